@@ -1,0 +1,1 @@
+"""Recipes: one small file per command that a user would type."""

@@ -1,0 +1,200 @@
+"""Every config key: its default (the paper's value where the paper has one), meaning and limits.
+
+Other configs start from `get_config()` and change what differs. Not meant to be run by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from lgm_jax import probe
+from lgm_jax.augment import PRESETS
+from lgm_jax.errors import UserError, unknown_name
+
+STAGES = ("distill", "probe", "baselines", "report")
+Check = Callable[[str, Any], None]
+
+# Counts are int32 on the device; this leaves room for products of two of them with a batch.
+_LARGEST = 10**7
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One config key.
+
+    Attributes:
+        default: The default; a bare type stands for "unset, of this type".
+        help: One line for `--help`.
+        check: Raises for a value that is not allowed. Not called for an unset key.
+    """
+
+    default: Any
+    help: str
+    check: Check | None = None
+
+
+def at_least(low: int) -> Check:
+    return _range(low, _LARGEST, f"from {low} to {_LARGEST}")
+
+
+def above(low: float) -> Check:
+    return _range(math.nextafter(low, math.inf), 1e6, f"above {low:g}, at most 1e6")
+
+
+def between(low: float, high: float) -> Check:
+    return _range(low, high, f"between {low:g} and {high:g}")
+
+
+def one_of(*values: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        if value not in values:
+            raise unknown_name(f"config.{name}", value, list(values), "one of")
+
+    return check
+
+
+def some_of(*values: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        for item in split_list(value):
+            one_of(*values)(name, item)
+        if not split_list(value):
+            raise UserError(f"config.{name} is empty: name some of {', '.join(values)}")
+
+    return check
+
+
+def _range(low: float, high: float, text: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        # Written so that NaN, which compares false with everything, is refused too.
+        if not (low <= value <= high):
+            raise UserError(f"config.{name} must be {text}, not {value}")
+
+    return check
+
+
+KEYS: Mapping[str, Key] = {
+    "seed": Key(0, "root of all randomness", between(0, 2**31 - 1)),
+    "ipc": Key(1, "synthetic images per class", at_least(1)),
+    "steps": Key(5000, "updates of the images", at_least(0)),
+    "copies": Key(10, "augmentations of each synthetic image in a step", at_least(1)),
+    "objective": Key("lgm", "what to match: lgm, linear gradient matching", one_of("lgm")),
+    "learning_rate": Key(0.002, "of Adam on the images", above(0)),
+    "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
+    "images.kind": Key("pyramid", "parametrisation", one_of("pyramid", "pixels")),
+    "images.resolution": Key(
+        int, "side of the images in px (default: 8/7 of the crop)", between(1, 4096)
+    ),
+    "images.crop": Key(
+        int, "side of the crops the backbone sees (default: the backbone's)", between(1, 4096)
+    ),
+    "images.init": Key(
+        "noise", "start: noise, zero, or real (pixels only)", one_of("noise", "zero", "real")
+    ),
+    "images.decorrelate": Key(True, "parametrise decorrelated colours"),
+    "images.start_resolution": Key(1, "pyramid levels up to this side from the start", at_least(1)),
+    "images.grow_every": Key(200, "steps per new pyramid level; 0: all at once", at_least(0)),
+    "augment.preset": Key("paper", "augmentation of real and synthetic images", one_of(*PRESETS)),
+    "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
+    "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
+    "augment.scale_max": Key(float, "largest area of a crop, likewise", between(1e-4, 1)),
+    "augment.noise": Key(float, "probability of noise, likewise", between(0, 1)),
+    "augment.noise_mean": Key(float, "mean of the noise, likewise", between(-1, 1)),
+    "augment.noise_std": Key(float, "std of the noise, likewise", between(0, 10)),
+    "data.name": Key("digits", "data set: digits or folder", one_of("digits", "folder")),
+    "data.folder": Key("", "for data.name=folder: where the images lie"),
+    "data.split_seed": Key(0, "of the split, where the data has none", between(0, 2**31 - 1)),
+    "backbone.name": Key("digits_contrastive", "what to distil against: a name or a folder"),
+    "backbone.normalization": Key(
+        "native", "mean and std of the inputs", one_of("native", "imagenet")
+    ),
+    "backbone.dtype": Key("float32", "what it computes in", one_of("float32", "bfloat16")),
+    "eval_backbones": Key("", "names or folders, comma-separated (default: backbone.name)"),
+    "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
+    "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
+    "probe.batch": Key(100, "images per update", at_least(1)),
+    "probe.runs": Key(5, "repetitions, trained side by side", at_least(1)),
+    "probe.augment": Key(
+        "fresh", "new augmentations every epoch, a few views, or none", one_of(*probe.AUGMENTS)
+    ),
+    "probe.views": Key(10, "for probe.augment=views: augmentations per image", at_least(1)),
+    "checkpoint_every": Key(500, "steps", at_least(1)),
+    "keep_checkpoints": Key(2, "newest checkpoints to keep", at_least(1)),
+    "log_every": Key(50, "steps per line of metrics.jsonl", at_least(1)),
+    "image_every": Key(500, "steps per picture of all images", at_least(1)),
+    "stages": Key(",".join(STAGES), "what to do, comma-separated", some_of(*STAGES)),
+}
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """All keys at their defaults, locked."""
+    config = ml_collections.ConfigDict()
+    for name, key in KEYS.items():
+        *sections, leaf = name.split(".")
+        parent = config
+        for section in sections:
+            if section not in parent:
+                parent[section] = ml_collections.ConfigDict()
+            parent = parent[section]
+        unset = isinstance(key.default, type)
+        parent[leaf] = config_dict.placeholder(key.default) if unset else key.default
+    return config.lock()
+
+
+def parse_arg(arg: str | None, *allowed: str) -> str:
+    """Checks the part of `--config=file.py:arg` behind the colon.
+
+    Raises:
+        UserError: If the config does not know the argument.
+    """
+    if arg and arg not in allowed:
+        raise unknown_name("config argument", arg, list(allowed), "this config has")
+    return arg or ""
+
+
+def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Turns a recipe into a quick test of everything it does, in seconds rather than hours."""
+    config.update(steps=6, copies=1, checkpoint_every=3, image_every=3, log_every=2)
+    config.images.grow_every = 2
+    config.probe.update(epochs=2, full_epochs=1, runs=2, views=1)
+    return config
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """All values by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{name}.{inner}": v for inner, v in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def split_list(value: str) -> list[str]:
+    """The items of a comma-separated string."""
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that cannot work, before anything is computed.
+
+    Raises:
+        UserError: Naming the key, the value and what is allowed.
+    """
+    flat = flatten(config)
+    for name in flat:
+        if name not in KEYS:
+            raise unknown_name("config key", name, list(KEYS), "see --help")
+    for name, key in KEYS.items():
+        if name not in flat:
+            raise UserError(f"the config has no {name}: start from configs/common.py")
+        if key.check is not None and flat[name] is not None:
+            key.check(name, flat[name])
+    if config.images.init == "real" and config.images.kind != "pixels":
+        raise UserError("config.images.init=real needs config.images.kind=pixels")

@@ -1,0 +1,138 @@
+"""Distils a data set for a frozen backbone: `python launch.py --config=FILE --workdir=FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from configs import common
+from lgm_jax.errors import UserError, unknown_name
+
+USAGE = """\
+usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
+
+Distils a labelled image data set into a few synthetic images per class, for a frozen backbone,
+and says how good they are. Run again, it goes on where it stopped and repeats nothing.
+
+  --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
+                        quick for a test of everything in seconds
+  --workdir=FOLDER      where everything is written; made if need be
+  --overwrite           throw away another distillation in FOLDER
+  --config.KEY=VALUE    change one key of the recipe
+  --help                this text
+
+exit codes: 0 done; 2 bad input (one line that starts with "error:"); 130 interrupted by Ctrl-C,
+start again to go on; others are bugs
+
+keys, with the default of configs/common.py (a recipe may have another):
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses flags, runs the stages, and turns bad input into one line and exit code 2."""
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        print(USAGE + _describe_keys())
+        return 0
+    try:
+        config, workdir, overwrite = parse(argv)
+        run(config, workdir, overwrite)
+    except UserError as error:
+        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: start again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
+    """Reads the command line.
+
+    Returns:
+        The checked config, the workdir, and whether to overwrite.
+
+    Raises:
+        UserError: For anything that absl or ml_collections would answer with a traceback.
+    """
+    # ml_collections wants the config before its overrides; a person need not.
+    argv = [argv[0], *sorted(_join(argv[1:]), key=lambda a: a.lstrip("-")[:7] != "config=")]
+    values = flags.FlagValues()
+    config_flag = config_flags.DEFINE_config_file(
+        "config", None, "recipe", flag_values=values, sys_argv=list(argv)
+    )
+    workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
+    overwrite = flags.DEFINE_bool("overwrite", False, "start anew", flag_values=values)
+    _check_names(argv)
+    try:
+        rest = values(argv)
+    except flags.UnrecognizedFlagError as error:
+        known = ["--config", "--workdir", "--overwrite", "--help"]
+        raise unknown_name("flag", f"--{error.flagname}", known) from error
+    except flags.Error as error:
+        raise UserError(f"cannot read the command line: {error}") from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag; see --help")
+    config = config_flag.value
+    if not isinstance(config, ConfigDict):
+        raise UserError("the config file's get_config() returns no ConfigDict")
+    common.check(config)
+    if not workdir.value:
+        raise UserError("no workdir: add --workdir=runs/NAME")
+    return config, workdir.value, overwrite.value
+
+
+def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
+    """Runs the stages that the config names."""
+    from lgm_jax import stages
+
+    logging.set_verbosity(logging.ERROR)
+    session = stages.open_session(config, common.flatten(config), workdir, overwrite=overwrite)
+    for stage in common.split_list(config.stages):
+        stages.STAGES[stage](session)
+
+
+def _join(arguments: Sequence[str]) -> list[str]:
+    """Writes `--config FILE` and `--workdir FOLDER` as one argument each."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].lstrip("-") in ("config", "workdir") and argument[:1] != "-":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _check_names(argv: Sequence[str]) -> None:
+    """Refuses a config file or config keys that do not exist, before they are looked up."""
+    arguments = [a.lstrip("-").partition("=") for a in argv[1:] if a.startswith("-")]
+    files = [value for name, _, value in arguments if name == "config"]
+    if not any(files):
+        raise UserError("no config: add --config=configs/quickstart.py, or see --help")
+    for file in files:
+        path = Path(file.partition(":")[0])
+        if not path.is_file():
+            near = sorted(str(p) for p in path.parent.glob("*.py") if p.name[:1] not in "_")
+            raise unknown_name("config file", str(path), near or ["configs/quickstart.py"])
+        if path.suffix != ".py" or "def get_config" not in path.read_text(errors="replace"):
+            raise UserError(f"config file {path} is no Python file with a get_config()")
+    for name, _, _ in arguments:
+        key = name.removeprefix("config.")
+        if name.startswith("config.") and key not in common.KEYS:
+            raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
+
+
+def _describe_keys() -> str:
+    width = max(map(len, common.KEYS))
+    lines = []
+    for name, key in common.KEYS.items():
+        default = "unset" if isinstance(key.default, type) else repr(key.default)
+        lines.append(f"  {name:<{width}}  {key.help} [{default}]")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,6 @@
+"""Dataset distillation for frozen, pre-trained vision models."""
+
+from lgm_jax.distilled import load_distilled
+
+__all__ = ["__version__", "load_distilled"]
+__version__ = "0.1.0"

@@ -1,0 +1,269 @@
+"""Linear gradient matching: one pure step, and the loop that repeats it.
+
+Source: arXiv 2511.16674, section 3 and appendix A.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange, repeat
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from lgm_jax import images as image_ops
+from lgm_jax import objectives
+from lgm_jax.augment import PRESETS, Augmentation, augment
+from lgm_jax.data.sampling import batch_indices
+from lgm_jax.images import Levels
+
+# Separate random streams, so that changing one kind of draw leaves the others as they were.
+_INIT, _GROW, _HEAD, _REAL, _REAL_VIEW, _SYN_VIEW = range(6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides which images come out, given backbone and data.
+
+    Attributes:
+        num_classes: Number of classes `k`.
+        resolution: Side of the synthetic images, in pixels.
+        crop: Side of the augmented crops that the backbone sees.
+        ipc: Synthetic images per class.
+        copies: Augmentations of each synthetic image in a step; the real batch has as many images
+            as there are augmented synthetic ones.
+        learning_rate: Adam's.
+        head_std: Standard deviation of the random head's kernel.
+        kind: `pyramid` or `pixels`.
+        init: `noise`, `zero`, or `real` (pixels only: start from given images).
+        decorrelate: Whether parameters are decorrelated colours.
+        start_resolution: Pyramid levels up to this side count from the start.
+        grow_every: Steps between one new level and the next.
+        augmentation: Of real and synthetic images alike; `None` for the centre crop.
+    """
+
+    num_classes: int
+    resolution: int
+    crop: int
+    ipc: int = 1
+    copies: int = 10
+    learning_rate: float = 0.002
+    head_std: float = 0.01
+    kind: str = "pyramid"
+    init: str = "noise"
+    decorrelate: bool = True
+    start_resolution: int = 1
+    grow_every: int = 200
+    augmentation: Augmentation | None = PRESETS["paper"]
+
+    @property
+    def num_images(self) -> int:
+        return self.ipc * self.num_classes
+
+    @property
+    def batch(self) -> int:
+        """Real images, and augmented synthetic images, per step."""
+        return self.num_images * self.copies
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return image_ops.level_sizes(self.resolution, self.kind)
+
+    def num_active(self, step: Any) -> Any:
+        return image_ops.num_active(step, self.sizes, self.start_resolution, self.grow_every)
+
+    def labels(self) -> Int[Array, " s"]:
+        """Labels of the synthetic images: class by class, `ipc` of each."""
+        return jnp.repeat(jnp.arange(self.num_classes, dtype=jnp.int32), self.ipc)
+
+
+@flax.struct.dataclass
+class State:
+    """What a step changes.
+
+    Attributes:
+        step: Number of updates made, int32.
+        levels: The images' parameters.
+        opt_state: Adam's.
+    """
+
+    step: Int[Array, ""]
+    levels: Levels
+    opt_state: Any
+
+
+class Memory(NamedTuple):
+    """A whole real set on the device: images (n, h, w, 3) uint8, labels (n,) int32."""
+
+    images: UInt8[Array, "n h w 3"]
+    labels: Int[Array, " n"]
+
+
+Source = Any
+Draw = Callable[[Source, Int[Array, ""]], tuple[UInt8[Array, "b h w 3"], Int[Array, " b"]]]
+Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
+
+
+def init_state(
+    key: Key[Array, ""], recipe: Recipe, start: Float[Array, "s h w 3"] | None = None
+) -> State:
+    """The state before the first step.
+
+    Args:
+        key: The run's root key.
+        recipe: The recipe.
+        start: Images in [0, 1] to start from, for `init="real"`.
+    """
+    if recipe.init == "real":
+        if start is None or recipe.kind != "pixels":
+            raise ValueError("init='real' needs kind='pixels' and images to start from")
+        levels = image_ops.from_images(start, decorrelate=recipe.decorrelate)
+    else:
+        levels = image_ops.init_pyramid(
+            jax.random.fold_in(key, _INIT),
+            recipe.num_images,
+            recipe.resolution,
+            kind=recipe.kind,
+            init=recipe.init,
+            active=recipe.num_active(0),
+        )
+    return State(jnp.zeros((), jnp.int32), levels, _optimizer(recipe).init(levels))
+
+
+def make_draw(key: Key[Array, ""], recipe: Recipe) -> Draw:
+    """Draws each step's real batch from a set that lies on the device, inside the step."""
+    key = jax.random.fold_in(key, _REAL)
+
+    def draw(memory: Memory, step: Int[Array, ""]) -> tuple[Array, Array]:
+        chosen = batch_indices(key, step, recipe.batch, memory.labels.shape[0])
+        return memory.images[chosen], memory.labels[chosen]
+
+    return draw
+
+
+def make_step(
+    apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
+    recipe: Recipe,
+    key: Key[Array, ""],
+    draw: Draw,
+) -> Step:
+    """Makes the update `step(state, params, source) -> state, loss`, pure and ready to be jitted.
+
+    Args:
+        apply: The backbone's `apply(params, images)`.
+        recipe: The recipe.
+        key: The run's root key; all randomness is folded from it and from `state.step`.
+        draw: `draw(source, step)` gives the step's real images, uint8, and labels.
+    """
+    optimizer = _optimizer(recipe)
+    labels_syn = repeat(recipe.labels(), "s -> (s copies)", copies=recipe.copies)
+
+    def step(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
+        images_real, labels_real = draw(source, state.step)
+        keys_real = _keys(key, _REAL_VIEW, state.step, images_real.shape[0])
+        keys_syn = _keys(key, _SYN_VIEW, state.step, recipe.num_images)
+        keys_syn = jax.vmap(lambda k: _fold_range(k, recipe.copies))(keys_syn)
+        active = recipe.num_active(state.step)
+
+        views_real = augment(keys_real, to_float(images_real), recipe.crop, recipe.augmentation)
+        features_real = apply(params, views_real)
+        head = objectives.init_head(
+            jax.random.fold_in(jax.random.fold_in(key, _HEAD), state.step),
+            features_real.shape[-1],
+            recipe.num_classes,
+            recipe.head_std,
+        )
+
+        def loss_fn(levels: Levels) -> Float[Array, ""]:
+            images_syn = image_ops.decode(levels, active, decorrelate=recipe.decorrelate)
+            views_syn = augment(
+                rearrange(keys_syn, "s copies -> (s copies)"),
+                repeat(images_syn, "s h w c -> (s copies) h w c", copies=recipe.copies),
+                recipe.crop,
+                recipe.augmentation,
+            )
+            features_syn = apply(params, views_syn)
+            return objectives.gradient_matching_loss(
+                head, features_syn, labels_syn, features_real, labels_real
+            )
+
+        loss, gradient = jax.value_and_grad(loss_fn)(state.levels)
+        updates, opt_state = optimizer.update(gradient, state.opt_state)
+        levels = optax.apply_updates(state.levels, updates)
+        return State(state.step + 1, levels, opt_state), loss
+
+    return step
+
+
+def make_grow(recipe: Recipe, key: Key[Array, ""]) -> Callable[[State], State]:
+    """Makes the function that adds a pyramid level and creates Adam's state anew."""
+    optimizer = _optimizer(recipe)
+
+    def grow(state: State) -> State:
+        levels = image_ops.grow_pyramid(
+            state.levels,
+            jax.random.fold_in(jax.random.fold_in(key, _GROW), state.step),
+            recipe.num_active(state.step) - 1,
+            recipe.init,
+        )
+        return State(state.step, levels, optimizer.init(levels))
+
+    return grow
+
+
+def grows_at(recipe: Recipe, step: int) -> bool:
+    """Whether the pyramid gets a new level after `step` updates, before the next."""
+    return step > 0 and recipe.num_active(step) > recipe.num_active(step - 1)
+
+
+def run(
+    step: Step,
+    grow: Callable[[State], State],
+    recipe: Recipe,
+    state: State,
+    params: Any,
+    sources: Callable[[int], Source],
+    steps: int,
+) -> Iterator[tuple[State, Float[Array, ""]]]:
+    """Repeats the step until `steps` updates are made, and yields after each.
+
+    The yielded loss is still being computed: reading it waits for the device. `step` may donate
+    its state's buffers, so a yielded state is to be read before the next one is asked for.
+
+    Args:
+        step: From `make_step`, jitted.
+        grow: From `make_grow`, jitted.
+        recipe: The recipe.
+        state: Where to start; `init_state`, or a restored one.
+        params: The backbone's parameters.
+        sources: What `step` draws its real batch from, by step number.
+        steps: Updates to have been made at the end.
+    """
+    for number in range(int(state.step), steps):
+        if grows_at(recipe, number):
+            state = grow(state)
+        state, loss = step(state, params, sources(number))
+        yield state, loss
+
+
+def to_float(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    """uint8 images as float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.adam(recipe.learning_rate)
+
+
+def _keys(key: Key[Array, ""], stream: int, step: Int[Array, ""], count: int) -> Key[Array, " n"]:
+    return _fold_range(jax.random.fold_in(jax.random.fold_in(key, stream), step), count)
+
+
+def _fold_range(key: Key[Array, ""], count: int) -> Key[Array, " n"]:
+    # Folding in an index, unlike splitting, gives image i the same key whatever their number is.
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))

@@ -1,0 +1,51 @@
+"""All images of a set in one picture, with the names of their classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+
+_CELL, _GAP, _FONT = 128, 8, 13
+_INK, _PAPER = (32, 32, 32), (255, 255, 255)
+
+
+def draw_grid(
+    images: Float[np.ndarray, "n h w 3"], captions: Sequence[str], columns: int | None = None
+) -> Image.Image:
+    """Draws images in rows, each above its caption.
+
+    Small images are enlarged by whole numbers without smoothing, so that their pixels stay
+    visible; large ones are shown as they are.
+
+    Args:
+        images: Images in [0, 1].
+        captions: One per image; cut where they do not fit.
+        columns: Images per row; about a square by default.
+    """
+    side = images.shape[1]
+    factor = max(1, _CELL // side)
+    cell = side * factor
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    font = ImageFont.load_default(_FONT)
+    step_x, step_y = cell + _GAP, cell + _GAP + _FONT + 6
+    canvas = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = _GAP + i % columns * step_x, _GAP + i // columns * step_y
+        pixels = Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
+        canvas.paste(pixels.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + cell + 2), _fit(caption, font, cell), font=font, fill=_INK)
+    return canvas
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

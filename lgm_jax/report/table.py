@@ -1,0 +1,40 @@
+"""The accuracy table of a run, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """Top-1 accuracy of every probe of `results.json`, a column per evaluation backbone."""
+    probes = results["probe"]
+    if not probes:
+        return "no probes were trained"
+    backbones = list(probes)
+    methods = list(dict.fromkeys(method for entries in probes.values() for method in entries))
+    ipc = results["ipc"]
+    titles = {
+        "distilled": f"distilled, {ipc} per class",
+        "random": f"random real, {ipc} per class",
+        "full": "full training set",
+    }
+    rows = [["top-1 % (mean ± std)", *backbones]]
+    for method in methods:
+        cells = [_cell(probes[backbone].get(method)) for backbone in backbones]
+        rows.append([titles.get(method, method), *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    return f"{entry['top1_mean']:.1f} ± {entry['top1_std']:.1f}" if entry else "-"

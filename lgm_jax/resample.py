@@ -1,0 +1,60 @@
+"""Bilinear resampling as small dense matrices, equal to PyTorch's.
+
+An image is resampled separably by one (out, in) matrix per axis. A row holds the hat function
+relu(1 - |x|) around the place in the input that the output pixel's centre falls on. Two matrix
+products take the place of gathers, whose gradients are scatter-adds: slow on TPUs and
+non-deterministic on GPUs.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Float
+
+
+def crop_matrix(
+    start: Float[Array, ""], size: Float[Array, ""], in_size: int, out_size: int
+) -> Float[Array, "out in"]:
+    """Resamples an interval of one axis, equal to `grid_sample` with zeros beyond the edge.
+
+    Args:
+        start: Where the interval begins, as a fraction of the axis.
+        size: Its signed length, as a fraction of the axis; a negative one runs backwards (a flip).
+        in_size: Pixels of the axis.
+        out_size: Pixels to make. No antialiasing, as in `grid_sample`.
+
+    Returns:
+        Rows of hat-function weights. They are not renormalised at the edges: a pixel beyond the
+        first or last centre is blended with black, as PyTorch's zero padding does.
+    """
+    dtype = jnp.result_type(start, size)
+    centers = (jnp.arange(out_size, dtype=dtype) + 0.5) / out_size
+    places = (start + size * centers) * in_size - 0.5
+    return _hat(places, in_size)
+
+
+def enlarge_matrix(
+    in_size: int, out_size: int, dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "out in"]:
+    """Enlarges a whole axis, equal to `F.interpolate(mode="bilinear", align_corners=False)`.
+
+    Places beyond the first or last pixel's centre are clamped to it, so every row sums to one.
+    """
+    centers = (jnp.arange(out_size, dtype=dtype) + 0.5) / out_size
+    return _hat(jnp.clip(centers * in_size - 0.5, 0, in_size - 1), in_size)
+
+
+def resample(
+    image: Float[Array, "h w c"], rows: Float[Array, "out_h h"], columns: Float[Array, "out_w w"]
+) -> Float[Array, "out_h out_w c"]:
+    """Applies one matrix per axis to an image."""
+    return jnp.einsum(
+        "yh,xw,hwc->yxc", rows, columns, image, precision=Precision.HIGHEST, optimize="greedy"
+    )
+
+
+def _hat(places: Float[Array, " out"], in_size: int) -> Float[Array, "out in"]:
+    distance = jnp.abs(places[:, None] - jnp.arange(in_size, dtype=places.dtype)[None, :])
+    return jax.nn.relu(1 - distance)

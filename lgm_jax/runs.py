@@ -1,0 +1,181 @@
+"""The run folder: what a run writes, and what it remembers so that nothing is done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from lgm_jax.errors import UserError
+
+CONFIG, STAGES, METRICS, RESULTS, GRID = (
+    "config.json",
+    "stages.json",
+    "metrics.jsonl",
+    "results.json",
+    "grid.png",
+)
+CHECKPOINTS, DISTILLED, PROGRESS = "checkpoints", "distilled", "progress"
+_OUTPUTS = (CONFIG, STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS)
+
+Inputs = Mapping[str, Any]
+
+
+class Run:
+    """A run folder and its record of finished stages.
+
+    A stage is finished for certain inputs: the config values, weights and data that its result
+    depends on. It is found again by these, and redone when one of them changes.
+    """
+
+    def __init__(self, path: epath.Path):
+        """Wraps a folder that `open_run` has checked."""
+        self.path = path
+
+    def find(self, stage: str, inputs: Inputs) -> Any | None:
+        """The result of a stage that was finished with these inputs, if it was."""
+        record = self._records().get(stage)
+        return record["result"] if record and record["inputs"] == _plain(inputs) else None
+
+    def finish(self, stage: str, inputs: Inputs, result: Any, seconds: float) -> None:
+        """Records a stage as finished.
+
+        Args:
+            stage: Its name.
+            inputs: What its result depends on.
+            result: Whatever it found, as JSON.
+            seconds: What it took, earlier interrupted attempts included where known.
+        """
+        records = self._records()
+        records[stage] = {"inputs": _plain(inputs), "result": result, "seconds": round(seconds, 3)}
+        write_json(self.path / STAGES, records)
+
+    def seconds(self) -> dict[str, float]:
+        """What each finished stage took."""
+        return {stage: record["seconds"] for stage, record in self._records().items()}
+
+    def _records(self) -> dict[str, Any]:
+        return read_json(self.path / STAGES) or {}
+
+
+def open_run(
+    workdir: str,
+    identity: Inputs,
+    description: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> Run:
+    """Opens a run folder, or makes one.
+
+    Args:
+        workdir: The folder.
+        identity: What makes a distillation this one and no other.
+        description: What else goes into `config.json`.
+        overwrite: Whether a distillation with another identity may be thrown away.
+
+    Raises:
+        UserError: If the folder is a file, belongs to another distillation (the keys that differ
+            are named), or holds files that are not a run's and would be overwritten.
+    """
+    path = epath.Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"workdir {workdir} is a file; name a folder")
+    earlier = read_json(path / CONFIG)
+    if earlier is None:
+        taken = [name for name in _OUTPUTS if (path / name).exists()]
+        if taken:
+            raise UserError(
+                f"workdir {workdir} is not a run's folder, but has {', '.join(taken)}, which a run "
+                "would overwrite; name another"
+            )
+    else:
+        changes = _changes(earlier.get("identity", {}), _plain(identity))
+        if changes and not overwrite:
+            raise UserError(
+                f"workdir {workdir} belongs to another distillation: {'; '.join(changes)}; name "
+                "another workdir, or add --overwrite to throw its images away"
+            )
+        if changes:
+            _remove_outputs(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make workdir {workdir}: {error.strerror}") from error
+    write_json(path / CONFIG, {"identity": _plain(identity), **description})
+    return Run(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, devices and the commit of the source, if it is a git checkout."""
+    import flax
+    import jax
+    import numpy
+    import optax
+
+    import lgm_jax
+
+    source = Path(lgm_jax.__file__).parent
+    git = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    modules = (lgm_jax, jax, flax, optax, numpy)
+    return {
+        "versions": {module.__name__: module.__version__ for module in modules}
+        | {"python": platform.python_version()},
+        "devices": [device.device_kind for device in jax.devices()],
+        "commit": commit,
+    }
+
+
+def digest(inputs: Inputs) -> str:
+    """A short name for a set of inputs, to make one stage's inputs part of another's."""
+    text = json.dumps(_plain(inputs), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_json(path: epath.Path) -> Any | None:
+    """The content of a JSON file, or `None` if there is none.
+
+    Raises:
+        UserError: If the file is not JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes a JSON file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def _plain(inputs: Inputs) -> dict[str, Any]:
+    # What comes back from a JSON file: tuples are lists there.
+    return json.loads(json.dumps(dict(inputs)))
+
+
+def _changes(old: Inputs, new: Inputs) -> list[str]:
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} is {old.get(name)} there, not {new.get(name)}" for name in names]
+
+
+def _remove_outputs(path: epath.Path) -> None:
+    for name in _OUTPUTS:
+        output = path / name
+        if output.is_dir():
+            output.rmtree()
+        elif output.exists():
+            output.unlink()

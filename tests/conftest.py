@@ -1,0 +1,102 @@
+"""Strict numerics for every test, shapes checked at run time, no network. Set before JAX starts."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import ipaddress
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxtyping
+
+# Every jaxtyping annotation of the package is an assertion under test. Before its first import.
+jaxtyping.install_import_hook("lgm_jax", "beartype.beartype")
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from lgm_jax.backbones import abstract_vit, port, specs
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_connect = socket.socket.connect
+
+
+def _connect_locally(self: socket.socket, address: Any) -> None:
+    host = address[0] if self.family in (socket.AF_INET, socket.AF_INET6) else "127.0.0.1"
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        raise OSError(f"tests do not use the network: {address}")
+    _connect(self, address)
+
+
+socket.socket.connect = _connect_locally
+
+TINY_VIT = dict(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=4)
+"""`model_args` of the smallest Vision Transformer that has more than one of everything."""
+
+
+def timm_config(pool: str = "token", **model_args: Any) -> dict[str, Any]:
+    """A `config.json` in timm's format with statistics of its own."""
+    return {
+        "architecture": "vit_tiny_patch16_224",
+        "global_pool": pool,
+        "model_args": TINY_VIT | model_args,
+        "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.25]},
+    }
+
+
+def loud_params(shapes: dict[str, tuple[int, ...]], seed: int) -> port.Params:
+    """Random weights under which a wrong GELU or epsilon shows.
+
+    What writes to the residual stream is small, so that an epsilon counts beside its variance;
+    what reads from it is large, so that the MLP works where exact and tanh GELU differ.
+    """
+    rng = np.random.default_rng(seed)
+    params: port.Params = {}
+    for path, shape in sorted(shapes.items()):
+        gain = 2.0 if path.split("/")[-2:-1] in (["qkv"], ["up"]) else 0.03
+        if path.endswith("kernel"):
+            value = gain * rng.normal(size=shape) / np.sqrt(shape[-2])
+        elif path.endswith("scale"):
+            value = 1 + 0.3 * rng.normal(size=shape)
+        else:
+            value = 0.03 * rng.normal(size=shape)
+        leaf = params
+        *parents, name = path.split("/")
+        for parent in parents:
+            leaf = leaf.setdefault(parent, {})
+        leaf[name] = value.astype(np.float32)
+    return params
+
+
+@pytest.fixture(scope="session")
+def write_vit() -> Callable[..., Path]:
+    """Writes a random tiny Vision Transformer in timm's format: `write_vit(folder, pool=...)`."""
+
+    def write(folder: Path, *, pool: str = "token", seed: int = 0, **model_args: Any) -> Path:
+        config = timm_config(pool, **model_args)
+        spec, _ = specs.from_timm(config)
+        params = loud_params(abstract_vit(spec)[1], seed)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        tensors = port.export_params(port.timm_vit(spec), params, spec)
+        safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def vit_folder(write_vit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny Vision Transformer; not to be changed."""
+    return write_vit(tmp_path_factory.mktemp("backbones") / "tiny")

@@ -1,0 +1,301 @@
+"""Trains the embedded backbones, without labels, on the training part of the digits.
+
+    python tools/pretrain_digits.py --method=contrastive --out=FOLDER
+
+`contrastive` follows MoCo-v3 (arXiv 2104.02057): InfoNCE between two augmented views, a momentum
+encoder for the keys, a prediction head for the queries. `distilled` follows DINO (arXiv
+2104.14294): a student matches the centred, sharpened output of its momentum teacher. Labels are
+read only to print how well a linear head does on the validation part; the test part is not read.
+Each takes about 20 minutes on two CPU cores and writes timm's format (`config.json`,
+`model.safetensors` in float16), so `timm.create_model(architecture, **model_args)` loads it too.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors.numpy
+from absl import app, flags
+from flax import nnx
+from sklearn.linear_model import LogisticRegression
+from tqdm import tqdm
+
+from lgm_jax.backbones import port
+from lgm_jax.backbones.vit import ViT, ViTSpec
+from lgm_jax.data.digits import RESOLUTION, load_digits
+
+_METHOD = flags.DEFINE_enum("method", "contrastive", ["contrastive", "distilled"], "Objective.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
+_EPOCHS = flags.DEFINE_integer("epochs", 250, "Passes over the training part.")
+_BATCH = flags.DEFINE_integer("batch", 127, "Images a step; 127 is a ninth of the training part.")
+_SEED = flags.DEFINE_integer("seed", 0, "Root random seed.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 2e-3, "Peak, after a linear warm-up.")
+_WIDTH = flags.DEFINE_integer("width", 128, "Token dimension.")
+_DEPTH = flags.DEFINE_integer("depth", 4, "Blocks.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.2, "Of the InfoNCE softmax.")
+_WARP = flags.DEFINE_float("warp", 0.8, "Strength of the geometric augmentation.")
+
+PATCH = 8
+MEAN, STD = 0.5, 0.5
+HEAD_WIDTH, EMBEDDING, PROTOTYPES = 512, 128, 512
+MOMENTUM = 0.99
+
+
+class Learner(NamedTuple):
+    """What the optimiser changes, and its slow copy."""
+
+    online: Any
+    momentum: Any
+    opt_state: Any
+    center: jax.Array
+
+
+def augment(key: jax.Array, image: jax.Array, warp: float) -> jax.Array:
+    """One view of one image (32, 32, 3): affine and elastic warp, contrast, blur, noise, patch."""
+    keys = iter(jax.random.split(key, 24))
+
+    def uniform(low: float, high: float, shape: tuple[int, ...] = ()) -> jax.Array:
+        return jax.random.uniform(next(keys), shape, jnp.float32, low, high)
+
+    angle, shear = uniform(-0.35, 0.35) * warp, uniform(-0.3, 0.3) * warp
+    scale = jnp.exp(uniform(-0.35, 0.35, (2,)) * warp)
+    rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+    matrix = rotation @ jnp.array([[1.0, 0.0], [0.0, 1.0]]).at[1, 0].set(shear) / scale[:, None]
+    grid = jnp.stack(
+        jnp.meshgrid(jnp.arange(RESOLUTION), jnp.arange(RESOLUTION), indexing="ij"), -1
+    ).astype(jnp.float32)
+    middle = (RESOLUTION - 1) / 2
+    where = (grid - middle) @ matrix.T + middle + uniform(-4.0, 4.0, (1, 1, 2)) * warp
+    elastic = jax.random.normal(next(keys), (4, 4, 2)) * uniform(0.0, 1.5) * warp
+    where += jax.image.resize(elastic, (RESOLUTION, RESOLUTION, 2), "cubic")
+    sample = functools.partial(
+        jax.scipy.ndimage.map_coordinates, order=1, mode="constant", cval=0.0
+    )
+    grey = sample(image[..., 0], [where[..., 0], where[..., 1]])
+
+    blurred = jax.image.resize(
+        jax.image.resize(grey, (RESOLUTION // 2, RESOLUTION // 2), "linear"), grey.shape, "cubic"
+    )
+    grey = jnp.where(uniform(0.0, 1.0) < 0.3, blurred, grey)
+    grey = jnp.clip(grey, 0.0, 1.0) ** jnp.exp(uniform(-0.5, 0.5))
+    # Each channel gets its own ink and paper: distilled images are in colour.
+    colored = uniform(0.0, 1.0) < 0.5
+    ink, paper = uniform(0.6, 1.1, (1, 1, 3)), uniform(0.0, 0.4, (1, 1, 3))
+    ink = jnp.where(colored, ink, ink[..., :1])
+    paper = jnp.where(colored, paper, paper[..., :1])
+    view = paper + (ink - paper) * grey[..., None]
+
+    corner, side = uniform(0.0, 1.0, (2,)) * RESOLUTION, uniform(3.0, 12.0)
+    inside = jnp.all((grid >= corner) & (grid < corner + side), axis=-1, keepdims=True)
+    view = jnp.where(inside & (uniform(0.0, 1.0) < 0.3), uniform(0.0, 1.0), view)
+    noise = jax.random.normal(next(keys), view.shape) * uniform(0.0, 0.2)
+    return view + jnp.where(uniform(0.0, 1.0) < 0.5, noise, 0.0)
+
+
+class Head(nnx.Module):
+    """A two-layer MLP with batch normalisation from the batch's own statistics."""
+
+    def __init__(self, inputs: int, outputs: int, *, normalize: bool, rngs: nnx.Rngs):
+        self.up = nnx.Linear(inputs, HEAD_WIDTH, use_bias=False, rngs=rngs)
+        self.down = nnx.Linear(HEAD_WIDTH, outputs, use_bias=False, rngs=rngs)
+        self.normalize = normalize
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.down(jax.nn.relu(_standardize(self.up(x))))
+        return _standardize(x) if self.normalize else x
+
+
+def _standardize(x: jax.Array) -> jax.Array:
+    mean = jnp.mean(x, axis=0, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(jnp.var(x, axis=0, keepdims=True) + 1e-5)
+
+
+class Prototypes(nnx.Module):
+    """Cosines with learned unit vectors: DINO's weight-normalised last layer."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _unit(x) @ _unit(self.kernel[...].T).T
+
+
+class Network(nnx.Module):
+    """Backbone, projector, and what the method puts on top."""
+
+    def __init__(self, spec: ViTSpec, method: str, *, rngs: nnx.Rngs):
+        self.backbone = ViT(spec, dtype=jnp.float32, rngs=rngs)
+        self.projector = Head(spec.width, EMBEDDING, normalize=method == "contrastive", rngs=rngs)
+        self.predictor: nnx.Module = (
+            Head(EMBEDDING, EMBEDDING, normalize=False, rngs=rngs)
+            if method == "contrastive"
+            else Prototypes(EMBEDDING, PROTOTYPES, rngs=rngs)
+        )
+
+    def features(self, images: jax.Array) -> jax.Array:
+        return self.backbone((images - MEAN) / STD)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-8)
+
+
+def contrastive_loss(
+    online: Network, momentum: Network, views: jax.Array, temperature: float, center: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Symmetric InfoNCE between queries of one view and keys of the other (views: (2, b, ...))."""
+    queries = [_unit(online.predictor(online.projector(online.features(v)))) for v in views]
+    keys = [jax.lax.stop_gradient(_unit(momentum.projector(momentum.features(v)))) for v in views]
+    labels = jnp.arange(views.shape[1])
+    loss = jnp.zeros(())
+    for query, key in ((queries[0], keys[1]), (queries[1], keys[0])):
+        logits = query @ key.T / temperature
+        loss += jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return loss, center
+
+
+def distilled_loss(
+    online: Network, momentum: Network, views: jax.Array, temperature: float, center: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the student's view to the teacher's other view, centred and sharpened."""
+    student = [online.predictor(online.projector(online.features(v))) / 0.1 for v in views]
+    raw = [momentum.predictor(momentum.projector(momentum.features(v))) for v in views[:2]]
+    teacher = [
+        jax.lax.stop_gradient(jax.nn.softmax((r - center) / (0.2 * temperature))) for r in raw
+    ]
+    pairs = [(s, t) for s in range(len(student)) for t in range(2) if s != t]
+    losses = [
+        -jnp.mean(jnp.sum(teacher[t] * jax.nn.log_softmax(student[s]), axis=-1)) for s, t in pairs
+    ]
+    batch_center = jnp.mean(jnp.concatenate(raw), axis=0, keepdims=True)
+    return jnp.mean(jnp.stack(losses)), 0.9 * center + 0.1 * jax.lax.stop_gradient(batch_center)
+
+
+def main(_: list[str]) -> None:
+    data = load_digits()
+    train, val = data.splits["train"], data.splits["val"]
+    images = jnp.asarray(train.load(np.arange(len(train.labels))), jnp.float32) / 255
+    images_val = jnp.asarray(val.load(np.arange(len(val.labels))), jnp.float32) / 255
+    spec = ViTSpec(
+        RESOLUTION, PATCH, _WIDTH.value, _DEPTH.value, _WIDTH.value // 32, 4 * _WIDTH.value
+    )
+    root = jax.random.key(_SEED.value)
+    method, temperature, warp = _METHOD.value, _TEMPERATURE.value, _WARP.value
+    network = Network(spec, method, rngs=nnx.Rngs(jax.random.fold_in(root, 0)))
+    definition, variables = nnx.split(network)
+    params = nnx.to_pure_dict(variables)
+    per_epoch = len(train.labels) // _BATCH.value
+    steps = _EPOCHS.value * per_epoch
+    schedule = optax.warmup_cosine_decay_schedule(0.0, _LEARNING_RATE.value, steps // 10, steps)
+    decayed = jax.tree.map(lambda p: p.ndim > 1, params)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(3.0), optax.adamw(schedule, weight_decay=0.05, mask=decayed)
+    )
+    learner = Learner(params, params, optimizer.init(params), jnp.zeros((1, PROTOTYPES)))
+    objective = contrastive_loss if method == "contrastive" else distilled_loss
+
+    @jax.jit
+    def step(learner: Learner, number: jax.Array, batch: jax.Array) -> tuple[Learner, jax.Array]:
+        key = jax.random.fold_in(jax.random.fold_in(root, 1), number)
+        views = jax.vmap(
+            lambda k: jax.vmap(functools.partial(augment, warp=warp))(
+                jax.random.split(k, batch.shape[0]), batch
+            )
+        )(jax.random.split(key, 2))
+
+        def loss_fn(online: Any) -> tuple[jax.Array, jax.Array]:
+            return objective(
+                nnx.merge(definition, nnx.State(online)),
+                nnx.merge(definition, nnx.State(learner.momentum)),
+                views,
+                temperature,
+                learner.center,
+            )
+
+        (loss, center), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.online)
+        updates, opt_state = optimizer.update(grads, learner.opt_state, learner.online)
+        online = optax.apply_updates(learner.online, updates)
+        rate = 1 - (1 - MOMENTUM) * 0.5 * (1 + jnp.cos(jnp.pi * number / steps))
+        momentum = jax.tree.map(lambda m, o: rate * m + (1 - rate) * o, learner.momentum, online)
+        return Learner(online, momentum, opt_state, center), loss
+
+    @jax.jit
+    def embed(params: Any, images: jax.Array) -> jax.Array:
+        return nnx.merge(definition, nnx.State(params)).features(images)
+
+    started = time.time()
+    with tqdm(total=steps, unit="step", mininterval=5) as bar:
+        for epoch in range(_EPOCHS.value):
+            order = jax.random.permutation(jax.random.fold_in(root, 2 + epoch), len(train.labels))
+            for i in range(per_epoch):
+                batch = images[order[i * _BATCH.value : (i + 1) * _BATCH.value]]
+                learner, loss = step(learner, jnp.asarray(epoch * per_epoch + i), batch)
+                bar.update()
+            if (epoch + 1) % 25 == 0 or epoch + 1 == _EPOCHS.value:
+                for name, params in (("online", learner.online), ("momentum", learner.momentum)):
+                    report = evaluate(
+                        np.asarray(embed(params, images)),
+                        train.labels,
+                        np.asarray(embed(params, images_val)),
+                        val.labels,
+                    )
+                    tqdm.write(f"epoch {epoch + 1} loss {float(loss):.3f} {name}: {report}")
+    write(Path(_OUT.value), spec, learner.momentum["backbone"])
+    print(f"{_OUT.value}: {time.time() - started:.0f} s")
+
+
+def evaluate(train: np.ndarray, labels: np.ndarray, val: np.ndarray, labels_val: np.ndarray) -> str:
+    """Validation accuracy of a linear head, of class means, and of one random image a class."""
+    linear = LogisticRegression(max_iter=2000, C=1.0).fit(train, labels).score(val, labels_val)
+
+    def nearest(anchors: np.ndarray) -> float:
+        distances = ((val[:, None] - anchors[None]) ** 2).sum(-1)
+        return float((distances.argmin(1) == labels_val).mean())
+
+    means = np.stack([train[labels == c].mean(0) for c in range(10)])
+    rng = np.random.default_rng(0)
+    ones = [
+        nearest(np.stack([train[rng.choice(np.flatnonzero(labels == c))] for c in range(10)]))
+        for _ in range(20)
+    ]
+    return f"linear {linear:.1%}, class means {nearest(means):.1%}, 1-NN {np.mean(ones):.1%}"
+
+
+def write(folder: Path, spec: ViTSpec, params: Any) -> None:
+    """Saves the backbone in timm's format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = port.export_params(port.timm_vit(spec), params, spec, np.float16)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "num_features": spec.width,
+        "model_args": {
+            "img_size": spec.resolution,
+            "patch_size": spec.patch,
+            "embed_dim": spec.width,
+            "depth": spec.depth,
+            "num_heads": spec.heads,
+            "global_pool": "token",
+            "num_classes": 0,
+        },
+        "pretrained_cfg": {
+            "input_size": [3, spec.resolution, spec.resolution],
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
+            "num_classes": 0,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
