@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 def random(
     labels: Int[np.ndarray, " n"], ipc: int, num_classes: int, runs: int, seed: int
-) -> Int[np.ndarray, "runs k*ipc"]:
+) -> Int[np.ndarray, "runs images"]:
     """Draws `ipc` images of each class without replacement, anew for each run.
 
     Args:

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -82,18 +81,18 @@ class Recipe:
         return jnp.repeat(jnp.arange(self.num_classes, dtype=jnp.int32), self.ipc)
 
 
-@flax.struct.dataclass
-class State:
+class State(NamedTuple):
     """What a step changes.
 
     Attributes:
-        step: Number of updates made, int32.
-        levels: The images' parameters.
+        step: Number of updates made, () int32.
+        levels: The images' parameters, `images.Levels`.
         opt_state: Adam's.
     """
 
-    step: Int[Array, ""]
-    levels: Levels
+    # JAX rebuilds pytrees around placeholders, so the fields cannot promise arrays.
+    step: Any
+    levels: Any
     opt_state: Any
 
 

@@ -81,11 +81,7 @@ def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
     dot, square_a, square_b = (
         _inner(a, b) for a, b in ((tree_a, tree_b), (tree_a,) * 2, (tree_b,) * 2)
     )
-    # Two square roots rather than one of the product: squares of small gradients would underflow.
-    tiny = jnp.finfo(jnp.float32).tiny
-    return 1 - dot * jax.lax.rsqrt(jnp.maximum(square_a, tiny)) * jax.lax.rsqrt(
-        jnp.maximum(square_b, tiny)
-    )
+    return 1 - dot * _inverse_root(square_a) * _inverse_root(square_b)
 
 
 def gradient_matching_loss(
@@ -114,6 +110,13 @@ def gradient_matching_loss(
         head_gradient(head, features_syn, labels_syn, weights_syn),
         head_gradient(head, features_real, labels_real, weights_real),
     )
+
+
+def _inverse_root(square: Float[Array, ""]) -> Float[Array, ""]:
+    """1 / sqrt(square), and a constant zero where that is not a normal number."""
+    # One root for each tree: the product of two small squares would underflow.
+    normal = square >= jnp.finfo(jnp.float32).tiny
+    return jnp.where(normal, jax.lax.rsqrt(jnp.where(normal, square, 1)), 0)
 
 
 def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:

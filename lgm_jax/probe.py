@@ -26,7 +26,7 @@ from lgm_jax.data.dataset import Split
 from lgm_jax.distill import to_float
 from lgm_jax.progress import progress
 
-Images = Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"]
+Images = Float[Array, "pool h w 3"] | UInt8[Array, "pool h w 3"]
 AUGMENTS = ("fresh", "views", "none")
 
 # Images embedded at a time; bounds memory, and results do not depend on it.

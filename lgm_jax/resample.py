@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -36,7 +37,7 @@ def crop_matrix(
 
 
 def enlarge_matrix(
-    in_size: int, out_size: int, dtype: jnp.dtype = jnp.float32
+    in_size: int, out_size: int, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "out in"]:
     """Enlarges a whole axis, equal to `F.interpolate(mode="bilinear", align_corners=False)`.
 

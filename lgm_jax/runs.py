@@ -57,8 +57,12 @@ class Run:
         write_json(self.path / STAGES, records)
 
     def seconds(self) -> dict[str, float]:
-        """What each finished stage took."""
-        return {stage: record["seconds"] for stage, record in self._records().items()}
+        """What each stage took; the parts of a stage, named `stage/part`, are added up."""
+        total: dict[str, float] = {}
+        for name, record in self._records().items():
+            stage = name.split("/")[0]
+            total[stage] = round(total.get(stage, 0.0) + record["seconds"], 3)
+        return total
 
     def _records(self) -> dict[str, Any]:
         return read_json(self.path / STAGES) or {}

@@ -475,7 +475,8 @@ def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None
 
 
 def _stage_name(method: str, backbone: Backbone) -> str:
-    return f"probe/{method}/{backbone.name}"
+    stage = "probe" if method == "distilled" else "baselines"
+    return f"{stage}/{method}/{backbone.name}"
 
 
 def _without_path(value: Any) -> Any:

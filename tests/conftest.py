@@ -41,6 +41,16 @@ def _connect_locally(self: socket.socket, address: Any) -> None:
 
 socket.socket.connect = _connect_locally
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    # flax.nnx.State is generic over typing.Hashable, an old spelling that beartype remarks on.
+    config.addinivalue_line(
+        "filterwarnings",
+        r"ignore:.*typing\.Hashable deprecated:"
+        "beartype.roar.BeartypeDecorHintPep585DeprecationWarning",
+    )
+
+
 TINY_VIT = dict(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=4)
 """`model_args` of the smallest Vision Transformer that has more than one of everything."""
 

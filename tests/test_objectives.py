@@ -168,13 +168,13 @@ def test_gradient_to_synthetic_features_matches_finite_differences(soft):
     with jax.enable_x64(True):
         real, labels_real = _batch(1, dtype=np.float64)
         syn, labels_syn = _batch(2, n=4, dtype=np.float64)
-        labels_syn = _probabilities(3, 4).astype(np.float64) if soft else labels_syn
+        labels_syn = _probabilities(3, 4).astype(jnp.float64) if soft else labels_syn
         weights = jnp.asarray([1.0, 0.5, 2.0, 0.0])
         head = _head(dtype=np.float64)
 
         def loss(features):
             return objectives.gradient_matching_loss(
-                head, features, labels_syn, real, labels_real, weights_syn=weights
+                head, jnp.asarray(features), labels_syn, real, labels_real, weights_syn=weights
             )
 
         assert loss(syn).dtype == jnp.float64

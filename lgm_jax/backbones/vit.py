@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Pool = Literal["cls", "mean"]
@@ -52,7 +53,7 @@ class ViTSpec:
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused query-key-value projection."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = spec.heads
         self.qkv = nnx.Linear(spec.width, 3 * spec.width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
@@ -68,7 +69,7 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers around an exact GELU (JAX's default is the tanh approximation)."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.up = nnx.Linear(spec.width, spec.mlp_width, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(spec.mlp_width, spec.width, dtype=dtype, rngs=rngs)
 
@@ -79,7 +80,7 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm_attention = nnx.LayerNorm(
             spec.width, epsilon=spec.norm_eps, dtype=dtype, rngs=rngs
         )
@@ -95,7 +96,7 @@ class Block(nnx.Module):
 class ViT(nnx.Module):
     """Normalised pixels to one feature vector per image."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.spec = spec
         self.embed = nnx.Linear(spec.patch**2 * 3, spec.width, dtype=dtype, rngs=rngs)
         init = nnx.initializers.truncated_normal(0.02)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 SPLITS = ("train", "val", "test")
 
 
+@runtime_checkable
 class Split(Protocol):
     """Random access to labelled images.
 

@@ -1,0 +1,323 @@
+"""The program as a person starts it: what it writes, what it skips, what it refuses."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import launch
+import lgm_jax
+from configs import common
+
+QUICK = "--config=configs/quickstart.py:quick"
+ROOT = Path(__file__).parents[1]
+
+
+def start(*arguments, workdir=None):
+    """Runs the program in this process; gives its exit code."""
+    where = [f"--workdir={workdir}"] if workdir else []
+    return launch.main(["launch.py", *map(str, arguments), *where])
+
+
+def refuse(capsys, *arguments, workdir=None):
+    """Runs the program, which must refuse with one line and exit code 2; gives the line."""
+    capsys.readouterr()
+    assert start(*arguments, workdir=workdir) == 2
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"error: [^\n]+\n", captured.err), captured.err
+    return captured.err
+
+
+def snapshot(folder):
+    """Content and modification time of every file."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def logged_steps(workdir):
+    """The step of each line of metrics.jsonl."""
+    return [
+        json.loads(line)["step"]
+        for line in (workdir / "metrics.jsonl").read_text().split("\n")
+        if line
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished quick run."""
+    workdir = tmp_path_factory.mktemp("run") / "quick"
+    assert start(QUICK, workdir=workdir) == 0
+    return workdir
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path):
+    """A finished quick run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of random photos, 6 of each of 2 classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for i in range(6):
+            pixels = rng.integers(0, 255, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def test_results_have_the_documented_schema(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results) == {
+        *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
+        *("final_loss", "backbones", "seconds", "probe"),
+    }
+    assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
+    assert results["backbones"] == ["digits_contrastive"]
+    assert set(results["seconds"]) == {"distill", "probe", "baselines"}
+    assert 0 < results["final_loss"] < 2
+    methods = results["probe"]["digits_contrastive"]
+    assert set(methods) == {"distilled", "random", "full"}
+    for entry in methods.values():
+        assert set(entry) == {
+            *("top1_mean", "top1_std", "top5_mean", "top5_std", "top1_runs"),
+            *("solver", "epochs", "augment", "groups", "worst_group"),
+        }
+        assert len(entry["top1_runs"]) == 2
+        assert np.isclose(entry["top1_mean"], np.mean(entry["top1_runs"]))
+        assert 0 <= entry["top1_mean"] <= entry["top5_mean"] <= 100
+
+
+def test_distilled_images_load_back_and_match_their_pngs(finished):
+    images, labels, names = lgm_jax.load_distilled(finished)
+    assert images.shape == (10, 32, 32, 3)
+    assert images.dtype == np.float32
+    assert labels.tolist() == list(range(10))
+    assert names[3] == "three"
+    lines = (finished / "distilled" / "metadata.jsonl").read_text().splitlines()
+    assert len(lines) == 10
+    for image, entry in zip(images, map(json.loads, lines), strict=True):
+        png = np.asarray(Image.open(finished / "distilled" / entry["file_name"]))
+        # Half a grey level is what rounding to 8 bits costs.
+        assert np.abs(png / 255 - image).max() <= 0.5 / 255 + 1e-6
+
+
+def test_run_leaves_pictures_metrics_and_provenance(finished):
+    assert Image.open(finished / "grid.png").size[0] > 4 * 128
+    assert sorted(p.name for p in (finished / "progress").iterdir()) == [
+        "step_000003.png",
+        "step_000006.png",
+    ]
+    assert logged_steps(finished) == [2, 4, 6]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["config"]["steps"] == 6
+    assert config["provenance"]["versions"]["lgm_jax"] == lgm_jax.__version__
+    assert len(config["provenance"]["weights"]["digits_contrastive"]) == 64
+
+
+def test_second_start_repeats_nothing(run_copy, capsys):
+    before = snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints")
+    stages = json.loads((run_copy / "stages.json").read_text())
+    assert start(QUICK, workdir=run_copy) == 0
+    assert "6 steps are done" in capsys.readouterr().out
+    assert snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints") == before
+    assert json.loads((run_copy / "stages.json").read_text()) == stages
+
+
+def test_changed_probe_key_keeps_the_distillation(run_copy):
+    before = snapshot(run_copy / "distilled")
+    assert start(QUICK, "--config.probe.epochs=3", workdir=run_copy) == 0
+    assert snapshot(run_copy / "distilled") == before
+    results = json.loads((run_copy / "results.json").read_text())
+    assert results["probe"]["digits_contrastive"]["distilled"]["epochs"] == 3
+
+
+def test_more_steps_continue_as_if_never_stopped(finished, run_copy, tmp_path):
+    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=run_copy) == 0
+    whole = tmp_path / "whole"
+    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=whole) == 0
+    longer, fresh, shorter = (
+        lgm_jax.load_distilled(folder)[0] for folder in (run_copy, whole, finished)
+    )
+    np.testing.assert_array_equal(longer, fresh)
+    assert not np.array_equal(longer, shorter)
+    assert logged_steps(run_copy) == [2, 4, 6, 8]
+
+
+def test_lost_output_is_made_again(run_copy, finished):
+    (run_copy / "stages.json").unlink()
+    shutil.rmtree(run_copy / "distilled")
+    shutil.rmtree(run_copy / "checkpoints" / "6")
+    assert start(QUICK, "--config.stages=distill,report", workdir=run_copy) == 0
+    np.testing.assert_array_equal(
+        lgm_jax.load_distilled(run_copy)[0], lgm_jax.load_distilled(finished)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["--config="]),
+        (("--config=configs/quickstrat.py",), ["configs/quickstrat.py", "configs/quickstart.py"]),
+        (("--config=README.md",), ["README.md", "get_config"]),
+        (("--config=configs/quickstart.py:fast",), ["fast", "quick"]),
+        ((QUICK,), ["--workdir"]),
+        ((QUICK, "--config.stepz=1", "--workdir=w"), ["stepz", "steps"]),
+        ((QUICK, "--config.images=1", "--workdir=w"), ["images"]),
+        ((QUICK, "--config.steps=many", "--workdir=w"), ["config.steps", "many"]),
+        ((QUICK, "--config.steps=1.5", "--workdir=w"), ["config.steps", "1.5"]),
+        ((QUICK, "--config.steps=-1", "--workdir=w"), ["config.steps", "-1"]),
+        ((QUICK, "--config.steps=" + "9" * 30, "--workdir=w"), ["config.steps"]),
+        ((QUICK, "--config.ipc=0", "--workdir=w"), ["config.ipc", "0"]),
+        ((QUICK, "--config.ipc=5000", "--workdir=w"), ["config.ipc", "5000", "smallest class"]),
+        ((QUICK, "--config.learning_rate=nan", "--workdir=w"), ["learning_rate", "nan"]),
+        ((QUICK, "--config.objective=lgmm", "--workdir=w"), ["lgmm", "lgm"]),
+        ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
+        ((QUICK, "--config.images.resolution=16", "--workdir=w"), ["images.resolution", "crop"]),
+        ((QUICK, "--config.images.crop=16", "--workdir=w"), ["images.crop", "32"]),
+        ((QUICK, "--config.augment.scale_min=1", "--config.augment.scale_max=0.5", "--workdir=w"),
+         ["scale_min", "scale_max"]),
+        ((QUICK, "--config.backbone.name=digit_contrastive", "--workdir=w"),
+         ["digit_contrastive", "did you mean digits_contrastive"]),
+        ((QUICK, "--config.eval_backbones=nope", "--workdir=w"), ["nope", "digits_contrastive"]),
+        ((QUICK, "--config.stages=distil", "--workdir=w"), ["distil", "distill"]),
+        ((QUICK, "--config.stages=,", "--workdir=w"), ["config.stages", "empty"]),
+        ((QUICK, "--config.data.name=folder", "--workdir=w"), ["--config.data.folder"]),
+        ((QUICK, "--config.data.name=folder", "--config.data.folder=nowhere", "--workdir=w"),
+         ["nowhere"]),
+        ((QUICK, "--workdri=w"), ["--workdri", "--workdir"]),
+        ((QUICK, "extra", "--workdir=w"), ["extra"]),
+        ((QUICK, "--workdir"), ["workdir"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_with_one_line_and_leaves_no_trace(
+    arguments, words, capsys, tmp_path, monkeypatch
+):
+    for name in ("configs", "README.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    line = refuse(capsys, *arguments)
+    assert all(word in line for word in words), line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "configs"]
+
+
+def test_workdir_of_another_distillation_is_refused_by_key(run_copy, capsys):
+    before = snapshot(run_copy)
+    line = refuse(capsys, QUICK, "--config.seed=1", "--config.copies=2", workdir=run_copy)
+    assert "seed is 0 there, not 1" in line
+    assert "copies is 1 there, not 2" in line
+    assert "--overwrite" in line
+    assert snapshot(run_copy) == before
+
+
+def test_fewer_steps_than_were_made_are_refused(run_copy, capsys):
+    before = snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints")
+    line = refuse(capsys, QUICK, "--config.steps=2", workdir=run_copy)
+    assert "6 steps" in line
+    assert snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints") == before
+
+
+def test_overwrite_starts_anew_and_keeps_what_is_not_ours(run_copy, finished):
+    (run_copy / "notes.txt").write_text("mine")
+    arguments = (QUICK, "--config.seed=1", "--overwrite", "--config.stages=distill")
+    assert start(*arguments, workdir=run_copy) == 0
+    assert (run_copy / "notes.txt").read_text() == "mine"
+    new, old = (lgm_jax.load_distilled(folder)[0] for folder in (run_copy, finished))
+    assert not np.array_equal(new, old)
+
+
+def test_overwrite_keeps_the_same_distillation(run_copy, capsys):
+    assert start(QUICK, "--overwrite", workdir=run_copy) == 0
+    assert "6 steps are done" in capsys.readouterr().out
+
+
+def test_workdir_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert "is a file" in refuse(capsys, QUICK, workdir=tmp_path / "file")
+    assert "Not a directory" in refuse(capsys, QUICK, workdir=tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_workdir_with_foreign_files_of_our_names_is_refused(tmp_path, capsys):
+    (tmp_path / "grid.png").write_text("mine")
+    assert "grid.png" in refuse(capsys, QUICK, workdir=tmp_path)
+    assert (tmp_path / "grid.png").read_text() == "mine"
+
+
+def test_damaged_record_is_named(run_copy, capsys):
+    (run_copy / "stages.json").write_text("{")
+    assert "stages.json is damaged" in refuse(capsys, QUICK, workdir=run_copy)
+
+
+def test_folder_of_photos_runs_to_the_end(photos, tmp_path):
+    arguments = (
+        "--config=configs/dinov2_folder.py:quick",
+        f"--config.data.folder={photos}",
+        "--config.copies=2",
+    )
+    assert start(*arguments, workdir=tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    entry = results["probe"]["digits_contrastive"]["distilled"]
+    assert results["num_classes"] == 2
+    assert entry["top5_mean"] is None
+    assert str(photos) not in (tmp_path / "run" / "results.json").read_text()
+    assert (tmp_path / "run" / "grid.png").is_file()
+
+
+def test_bad_folders_are_refused(photos, tmp_path, capsys):
+    def attempt(folder):
+        config = "--config=configs/dinov2_folder.py:quick"
+        return refuse(capsys, config, f"--config.data.folder={folder}", workdir=tmp_path / "run")
+
+    broken = Path(shutil.copytree(photos, tmp_path / "broken"))
+    image = next((broken / "dog").iterdir())
+    for image in (broken / "dog").iterdir():
+        image.write_bytes(image.read_bytes()[:200])
+    assert "cannot read image" in attempt(broken)
+    assert image.parent.name in attempt(broken)
+    hollow = Path(shutil.copytree(photos, tmp_path / "hollow"))
+    (hollow / "ant").mkdir()
+    assert "ant" in attempt(hollow)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in attempt(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("kind", ["pixels", "pyramid"])
+@pytest.mark.parametrize("init", ["noise", "zero", "real"])
+def test_every_parametrisation_and_start_runs(kind, init, tmp_path):
+    if (kind, init) == ("pyramid", "real"):
+        return
+    arguments = (f"--config.images.kind={kind}", f"--config.images.init={init}")
+    arguments += ("--config.stages=distill", "--config.steps=2", "--config.ipc=2")
+    assert start(QUICK, *arguments, workdir=tmp_path / "run") == 0
+    images, labels, _ = lgm_jax.load_distilled(tmp_path / "run")
+    assert images.shape == (20, 32, 32, 3)
+    assert labels.tolist() == [label for label in range(10) for _ in range(2)]
+
+
+def test_help_names_every_key_and_ends_well(capsys):
+    assert start("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in common.KEYS)
+
+
+def test_program_runs_from_a_shell(tmp_path):
+    command = [sys.executable, "launch.py", "--config", "configs/quickstart.py:quick"]
+    command += ["--workdir", str(tmp_path / "run"), "--config.stages=distill,probe,report"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "distilled, 1 per class" in done.stdout
+    assert done.stderr == ""
+    command[-1] = "--config.seed=-1"
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: config.seed")
