@@ -88,10 +88,12 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
 def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     """Runs the stages that the config names."""
     from lgm_jax import stages
+    from lgm_jax.session import open_session
 
     logging.set_verbosity(logging.ERROR)
-    session = stages.open_session(config, common.flatten(config), workdir, overwrite=overwrite)
-    for stage in common.split_list(config.stages):
+    session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
+    named = common.split_list(config.stages)
+    for stage in filter(named.__contains__, common.STAGES):
         stages.STAGES[stage](session)
 
 

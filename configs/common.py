@@ -96,6 +96,7 @@ KEYS: Mapping[str, Key] = {
     "images.init": Key(
         "noise", "start: noise, zero, or real (pixels only)", one_of("noise", "zero", "real")
     ),
+    "images.source": Key("", "evaluate the images of this folder; needs stages without distill"),
     "images.decorrelate": Key(True, "parametrise decorrelated colours"),
     "images.start_resolution": Key(1, "pyramid levels up to this side from the start", at_least(1)),
     "images.grow_every": Key(200, "steps per new pyramid level; 0: all at once", at_least(0)),
@@ -123,6 +124,16 @@ KEYS: Mapping[str, Key] = {
         "fresh", "new augmentations every epoch, a few views, or none", one_of(*probe.AUGMENTS)
     ),
     "probe.views": Key(10, "for probe.augment=views: augmentations per image", at_least(1)),
+    "probe.share_views": Key(False, "runs share augmentations; understates the spread"),
+    "probe.solver": Key(
+        "adam",
+        "adam as in the paper, or lbfgs on views (epochs: iterations)",
+        one_of(*probe.SOLVERS),
+    ),
+    "probe.ridge": Key(0.01, "for probe.solver=lbfgs: weight of the ridge", between(0, 1e6)),
+    "probe.split": Key(
+        "test", "evaluate on test, or on val to tune a recipe", one_of("test", "val")
+    ),
     "checkpoint_every": Key(500, "steps", at_least(1)),
     "keep_checkpoints": Key(2, "newest checkpoints to keep", at_least(1)),
     "log_every": Key(50, "steps per line of metrics.jsonl", at_least(1)),
@@ -198,3 +209,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             key.check(name, flat[name])
     if config.images.init == "real" and config.images.kind != "pixels":
         raise UserError("config.images.init=real needs config.images.kind=pixels")
+    if config.probe.solver == "lbfgs" and config.probe.augment == "fresh":
+        raise UserError("config.probe.solver=lbfgs needs config.probe.augment=views or none")
+    if config.images.source and "distill" in split_list(config.stages):
+        raise UserError(
+            "config.images.source names finished images: add --config.stages=probe,baselines,report"
+        )

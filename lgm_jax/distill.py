@@ -250,9 +250,11 @@ def run(
         yield state, loss
 
 
-def to_float(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-    """uint8 images as float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+def to_float(
+    images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"],
+) -> Float[Array, "n h w 3"]:
+    """uint8 images as float32 in [0, 1]; float ones as they are."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:

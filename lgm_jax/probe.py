@@ -7,8 +7,9 @@ random baseline, its own images. Runs are a leading axis `runs` of every array.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from lgm_jax import objectives
@@ -26,28 +27,40 @@ from lgm_jax.data.dataset import Split
 from lgm_jax.distill import to_float
 from lgm_jax.progress import progress
 
+Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
 Images = Float[Array, "pool h w 3"] | UInt8[Array, "pool h w 3"]
+Heads = dict[str, Float[Array, "runs ..."]]
 AUGMENTS = ("fresh", "views", "none")
+SOLVERS = ("adam", "lbfgs")
 
 # Images embedded at a time; bounds memory, and results do not depend on it.
 _EMBED_BATCH = 256
 
+# Epochs compiled into one call, between two updates of the progress bar.
+_EPOCHS_PER_CALL = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a probe is trained: Adam with a cosine schedule to zero, as the authors do.
+    """How a probe is trained: by default Adam with a cosine schedule to zero, as the authors do.
 
     Attributes:
         epochs: Passes over the images.
         batch: Images per update.
         runs: Independent repetitions, trained side by side.
-        learning_rate: For a batch of 256; scaled linearly with `batch`. Independent of devices.
+        crop: Side of the crops the backbone sees, in pixels.
         augment: `fresh` recomputes features of newly augmented images in every epoch (the
             authors' way), `views` computes those of `views` augmentations once and cycles through
             them, `none` computes those of the centre crop once.
-        views: Augmentations of each image for `views`.
         augmentation: Flip and crop; the authors add no noise here.
-        crop: Side of the crops the backbone sees, in pixels.
+        views: Augmentations of each image for `views`.
+        solver: `adam`, or `lbfgs`: the minimum of the cross-entropy over all views plus a ridge,
+            which has no epochs, batches or learning rate, and needs `views` or `none`.
+        share_views: Whether runs share their augmentations; the spread then leaves them out.
+        learning_rate: Adam's, for a batch of 256; scaled linearly with `batch`, and so
+            independent of the number of devices.
+        ridge: Weight of half the squared kernel for `lbfgs`, on features scaled to a root mean
+            square of one.
     """
 
     epochs: int
@@ -57,7 +70,10 @@ class Protocol:
     augment: str
     augmentation: Augmentation | None
     views: int = 1
+    solver: str = "adam"
+    share_views: bool = False
     learning_rate: float = 0.001
+    ridge: float = 0.01
 
 
 @flax.struct.dataclass
@@ -78,7 +94,7 @@ def train(
     protocol: Protocol,
     *,
     label: str = "probe",
-) -> dict[str, Float[Array, "runs ..."]]:
+) -> Heads:
     """Trains one head per run.
 
     Args:
@@ -93,31 +109,75 @@ def train(
 
     Returns:
         Heads `{"kernel": (runs, d, k), "bias": (runs, k)}`.
+
+    Raises:
+        ValueError: If the solver is `lbfgs` and the augmentation `fresh`.
     """
-    keys = jax.random.split(key, 3)
-    num_images = rows.shape[1]
-    batch = min(protocol.batch, num_images)
-    updates = protocol.epochs * math.ceil(num_images / batch)
-    rate = protocol.learning_rate * protocol.batch / 256
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, updates))
+    key_heads, key_views, key_orders = jax.random.split(key, 3)
+    if protocol.solver == "lbfgs":
+        if protocol.augment == "fresh":
+            raise ValueError(
+                "lbfgs minimises over a fixed set of views; fresh ones have no minimum"
+            )
+        table = view_table(key_views, backbone, images, rows, protocol, label)
+        return _lbfgs(jnp.asarray(table), labels, num_classes, protocol.epochs, protocol.ridge)
     heads = jax.vmap(lambda k: objectives.init_head(k, backbone.feature_dim, num_classes))(
-        jax.random.split(keys[0], protocol.runs)
+        jax.random.split(key_heads, protocol.runs)
     )
-    fit = Fit(heads, optimizer.init(heads))
+    fit = Fit(heads, _adam(protocol, rows.shape[1]).init(heads))
     if protocol.augment == "fresh":
-        source: Any = (backbone.params, images, rows, labels)
-        features_of = _make_fresh(backbone, protocol, keys[1])
+        source: Any = (backbone.params, images, rows, labels, key_views)
     else:
-        table = _view_table(keys[1], backbone, images, rows, protocol, label)
-        source, features_of = (table, labels), _cached
-    epoch = jax.jit(_make_epoch(features_of, optimizer, keys[2], batch), donate_argnums=0)
-    for number in progress(range(protocol.epochs), f"{label}: epochs"):
-        fit = epoch(fit, source, number)
+        table = view_table(key_views, backbone, images, rows, protocol, label)
+        source = (jnp.asarray(table), labels)
+    apply = backbone.apply if protocol.augment == "fresh" else None
+    per_call = _EPOCHS_PER_CALL if apply is None else 1
+    for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
+        numbers = jnp.arange(start, min(start + per_call, protocol.epochs))
+        fit = _epochs(fit, source, numbers, key_orders, apply=apply, protocol=protocol)
     return fit.heads
 
 
+def view_table(
+    key: Key[Array, ""],
+    backbone: Backbone,
+    images: Images,
+    rows: Int[Array, "runs n"],
+    protocol: Protocol,
+    label: str = "probe",
+) -> Float[np.ndarray, "runs views n d"]:
+    """Features of all views of all images, computed once.
+
+    A view belongs to a run, a number and an image; without augmentation there is only one.
+    """
+    runs, num_images = rows.shape
+    views = protocol.views if protocol.augment == "views" else 1
+    # Runs that see the same are computed once.
+    same = protocol.share_views or protocol.augment == "none"
+    if same and bool(jnp.all(rows == rows[:1])):
+        runs, rows = 1, rows[:1]
+    wanted = [(r, v, i) for r in range(runs) for v in range(views) for i in range(num_images)]
+    table = np.empty((len(wanted), backbone.feature_dim), np.float32)
+    pool, chosen = np.asarray(images), np.asarray(rows)
+    batch = min(_EMBED_BATCH, len(wanted))
+    for start in progress(range(0, len(wanted), batch), f"{label}: views"):
+        part = np.resize(np.asarray(wanted[start : start + batch], np.int32), (batch, 3))
+        pixels = pool[chosen[part[:, 0], part[:, 2]]]
+        features = _features(
+            backbone.params,
+            to_float(jnp.asarray(pixels)),
+            key,
+            jnp.asarray(part),
+            apply=backbone.apply,
+            protocol=protocol,
+        )
+        table[start : start + batch] = np.asarray(features)[: len(wanted) - start]
+    whole = table.reshape(runs, views, num_images, -1)
+    return np.broadcast_to(whole, (protocol.runs, *whole.shape[1:]))
+
+
 def evaluate(
-    heads: Mapping[str, Float[Array, "runs ..."]],
+    heads: Heads,
     features: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
 ) -> dict[str, np.ndarray | None]:
@@ -135,134 +195,156 @@ def evaluate(
 
 def embed(backbone: Backbone, split: Split, crop: int, label: str = "") -> Float[np.ndarray, "n d"]:
     """Features of the centre crops of a whole split, in its order."""
-
-    @jax.jit
-    def features(params: Any, images: Images) -> Float[Array, "n d"]:
-        return backbone.apply(params, center_crop(to_float(images), crop))
-
     indices = np.arange(len(split.labels))
     batches = [indices[i : i + _EMBED_BATCH] for i in range(0, len(indices), _EMBED_BATCH)]
     parts = []
     for batch in progress(batches, f"{label}: features"):
         # The last batch repeats an image, so that one compiled shape serves all.
         padded = np.resize(batch, min(_EMBED_BATCH, len(indices)))
-        parts.append(np.asarray(features(backbone.params, split.load(padded)))[: len(batch)])
+        images = to_float(jnp.asarray(split.load(padded)))
+        features = _crop_features(backbone.params, images, apply=backbone.apply, crop=crop)
+        parts.append(np.asarray(features)[: len(batch)])
     return np.concatenate(parts)
 
 
-def _make_epoch(
-    features_of: Callable[..., Float[Array, "runs b d"]],
-    optimizer: optax.GradientTransformation,
+@functools.partial(jax.jit, static_argnames=("apply", "protocol"))
+def _features(
+    params: Any,
+    pixels: Float[Array, "b h w 3"],
     key: Key[Array, ""],
-    batch: int,
-) -> Callable[[Fit, Any, Int[Array, ""]], Fit]:
-    def epoch(fit: Fit, source: Any, number: Int[Array, ""]) -> Fit:
-        labels = source[-1]
-        runs, num_images = labels.shape
-        steps = math.ceil(num_images / batch)
-        order_keys = jax.random.split(jax.random.fold_in(key, number), runs)
-        orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(order_keys)
+    places: Int[Array, "b 3"],
+    *,
+    apply: Apply,
+    protocol: Protocol,
+) -> Float[Array, "b d"]:
+    """Features of augmented images; a place is an image's run, view and number in the run."""
+
+    def fold(place: Int[Array, " 3"]) -> Key[Array, ""]:
+        run = 0 if protocol.share_views else place[0]
+        return jax.random.fold_in(
+            jax.random.fold_in(jax.random.fold_in(key, run), place[1]), place[2]
+        )
+
+    augmentation = protocol.augmentation if protocol.augment != "none" else None
+    return apply(params, augment(jax.vmap(fold)(places), pixels, protocol.crop, augmentation))
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "crop"))
+def _crop_features(
+    params: Any, images: Float[Array, "n h w 3"], *, apply: Apply, crop: int
+) -> Float[Array, "n d"]:
+    return apply(params, center_crop(images, crop))
+
+
+def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
+    updates = protocol.epochs * math.ceil(num_images / protocol.batch)
+    rate = protocol.learning_rate * protocol.batch / 256
+    return optax.adam(optax.cosine_decay_schedule(rate, updates))
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "protocol"), donate_argnums=0)
+def _epochs(
+    fit: Fit,
+    source: Any,
+    numbers: Int[Array, " epochs"],
+    key: Key[Array, ""],
+    *,
+    apply: Apply | None,
+    protocol: Protocol,
+) -> Fit:
+    """Some epochs of Adam, on the images of `source` if given an `apply`, else on its features."""
+    labels = source[1] if apply is None else source[3]
+    runs, num_images = labels.shape
+    batch = min(protocol.batch, num_images)
+    steps = math.ceil(num_images / batch)
+    optimizer = _adam(protocol, num_images)
+
+    def features_of(epoch: Int[Array, ""], indices: Int[Array, "runs b"]) -> Array:
+        if apply is None:
+            table = source[0]
+            view = jax.lax.dynamic_index_in_dim(table, epoch % table.shape[1], 1, keepdims=False)
+            return jnp.take_along_axis(view, indices[..., None], axis=1)
+        params, images, rows, _, key_views = source
+        chosen = images[jnp.take_along_axis(rows, indices, axis=1).reshape(-1)]
+        owners = jnp.broadcast_to(jnp.arange(runs)[:, None], indices.shape)
+        places = jnp.stack([owners, jnp.broadcast_to(epoch, indices.shape), indices], axis=-1)
+        features = _features(
+            params,
+            to_float(chosen),
+            key_views,
+            places.reshape(-1, 3),
+            apply=apply,
+            protocol=protocol,
+        )
+        return features.reshape(runs, batch, -1)
+
+    def update(fit: Fit, batch: tuple[Array, ...]) -> tuple[Fit, None]:
+        epoch, indices, weights = batch
+        features = features_of(epoch, indices)
+        targets = jnp.take_along_axis(labels, indices, axis=1)
+        gradient = jax.vmap(objectives.head_gradient)(fit.heads, features, targets, weights)
+        updates, opt_state = optimizer.update(gradient, fit.opt_state)
+        return Fit(optax.apply_updates(fit.heads, updates), opt_state), None
+
+    def epoch(fit: Fit, number: Int[Array, ""]) -> tuple[Fit, None]:
+        keys = jax.random.split(jax.random.fold_in(key, number), runs)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys)
         # The last batch of an epoch is filled up with images of weight zero.
         padding = ((0, 0), (0, steps * batch - num_images))
-        weights = jnp.pad(jnp.ones((runs, num_images), jnp.float32), padding)
-        chosen, weights = (
-            rearrange(jnp.pad(orders, padding), "runs (steps b) -> steps runs b", b=batch),
-            rearrange(weights, "runs (steps b) -> steps runs b", b=batch),
+        weights = jnp.ones((runs, num_images), jnp.float32)
+        batches = (
+            rearrange(jnp.pad(array, padding), "runs (steps b) -> steps runs b", b=batch)
+            for array in (orders, weights)
         )
+        return jax.lax.scan(update, fit, (jnp.broadcast_to(number, (steps,)), *batches))
 
-        def update(fit: Fit, batch: tuple[Array, Array]) -> tuple[Fit, None]:
-            indices, weights = batch
-            features = features_of(source, number, indices)
-            targets = jnp.take_along_axis(labels, indices, axis=1)
-            gradient = jax.vmap(objectives.head_gradient)(fit.heads, features, targets, weights)
-            updates, opt_state = optimizer.update(gradient, fit.opt_state)
-            return Fit(optax.apply_updates(fit.heads, updates), opt_state), None
-
-        return jax.lax.scan(update, fit, (chosen, weights))[0]
-
-    return epoch
+    return jax.lax.scan(epoch, fit, numbers)[0]
 
 
-def _make_fresh(
-    backbone: Backbone, protocol: Protocol, key: Key[Array, ""]
-) -> Callable[..., Float[Array, "runs b d"]]:
-    def features_of(source: Any, epoch: Int[Array, ""], indices: Int[Array, "runs b"]) -> Array:
-        params, images, rows, _ = source
-        return _view(
-            backbone, params, images, rows, indices, jax.random.fold_in(key, epoch), protocol
-        )
+@functools.partial(jax.jit, static_argnames=("num_classes", "iterations"))
+def _lbfgs(
+    table: Float[Array, "runs views n d"],
+    labels: Int[Array, "runs n"],
+    num_classes: int,
+    iterations: int,
+    ridge: float,
+) -> Heads:
+    """Minimises each run's cross-entropy over all views of all its images, plus a ridge."""
 
-    return features_of
+    def solve(table: Float[Array, "views n d"], labels: Int[Array, " n"]) -> dict[str, Array]:
+        features = rearrange(table, "views n d -> (views n) d")
+        targets = jnp.tile(labels, table.shape[0])
+        # A ridge means the same for every backbone once features have the same scale.
+        scale = jax.lax.rsqrt(jnp.mean(features**2))
 
+        def loss(head: dict[str, Array]) -> Float[Array, ""]:
+            penalty = 0.5 * ridge * jnp.sum(head["kernel"] ** 2)
+            return objectives.linear_probe_loss(head, features * scale, targets) + penalty
 
-def _cached(source: Any, epoch: Int[Array, ""], indices: Int[Array, "runs b"]) -> Array:
-    table, _ = source
-    view = jax.lax.dynamic_index_in_dim(table, epoch % table.shape[1], axis=1, keepdims=False)
-    return jnp.take_along_axis(view, indices[..., None], axis=1)
+        solver = optax.lbfgs()
+        value_and_grad = optax.value_and_grad_from_state(loss)
 
+        def update(carry: Any, _: None) -> tuple[Any, None]:
+            head, state = carry
+            value, gradient = value_and_grad(head, state=state)
+            updates, state = solver.update(
+                gradient, state, head, value=value, grad=gradient, value_fn=loss
+            )
+            return (optax.apply_updates(head, updates), state), None
 
-def _view(
-    backbone: Backbone,
-    params: Any,
-    images: Images,
-    rows: Int[Array, "runs n"],
-    indices: Int[Array, "runs b"],
-    key: Key[Array, ""],
-    protocol: Protocol,
-) -> Float[Array, "runs b d"]:
-    """Features of one augmentation of some images; keys belong to a run and an image."""
-    runs, count = indices.shape
-    pool = rearrange(jnp.take_along_axis(rows, indices, axis=1), "runs b -> (runs b)")
-    keys = jax.vmap(
-        lambda run, row: jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, run), i))(
-            row
-        )
-    )(jnp.arange(runs), indices)
-    chosen = images[pool]
-    views = augment(
-        keys.reshape(-1),
-        to_float(chosen) if chosen.dtype == jnp.uint8 else chosen,
-        protocol.crop,
-        protocol.augmentation if protocol.augment != "none" else None,
-    )
-    return rearrange(backbone.apply(params, views), "(runs b) d -> runs b d", runs=runs, b=count)
+        head = {
+            "kernel": jnp.zeros((features.shape[-1], num_classes), jnp.float32),
+            "bias": jnp.zeros((num_classes,), jnp.float32),
+        }
+        (head, _), _ = jax.lax.scan(update, (head, solver.init(head)), length=iterations)
+        return {"kernel": head["kernel"] * scale, "bias": head["bias"]}
 
-
-def _view_table(
-    key: Key[Array, ""],
-    backbone: Backbone,
-    images: Images,
-    rows: Int[Array, "runs n"],
-    protocol: Protocol,
-    label: str,
-) -> Float[Array, "runs views n d"]:
-    """Features of all views of all images, computed once."""
-    views = protocol.views if protocol.augment == "views" else 1
-    # Without augmentation every run that trains on the same images has the same features.
-    shared = protocol.augment == "none" and bool(jnp.all(rows == rows[:1]))
-    kept = rows[:1] if shared else rows
-    runs, num_images = kept.shape
-    batch = min(num_images, max(1, _EMBED_BATCH // runs))
-
-    @jax.jit
-    def features(params: Any, images: Images, indices: Array, view: Array) -> Array:
-        chosen = repeat(indices, "b -> runs b", runs=runs)
-        key_view = jax.random.fold_in(key, view)
-        return _view(backbone, params, images, kept, chosen, key_view, protocol)
-
-    starts = range(0, num_images, batch)
-    table = np.empty((runs, views, num_images, backbone.feature_dim), np.float32)
-    for view, start in progress([(v, s) for v in range(views) for s in starts], f"{label}: views"):
-        stop = min(start + batch, num_images)
-        indices = np.resize(np.arange(start, stop, dtype=np.int32), batch)
-        part = features(backbone.params, images, jnp.asarray(indices), jnp.asarray(view))
-        table[:, view, start:stop] = np.asarray(part)[:, : stop - start]
-    return jnp.asarray(np.broadcast_to(table, (rows.shape[0], *table.shape[1:])))
+    return jax.vmap(solve)(table, labels)
 
 
 @jax.jit
 def _ranks(
-    heads: Mapping[str, Float[Array, "runs ..."]],
+    heads: Heads,
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
 ) -> Int[Array, "runs n"]:
@@ -273,4 +355,4 @@ def _ranks(
         right = jnp.take_along_axis(scores, labels[:, None], axis=-1)
         return jnp.sum(scores > right, axis=-1)
 
-    return jax.vmap(ranks)(dict(heads))
+    return jax.vmap(ranks)(heads)

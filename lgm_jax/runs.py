@@ -21,8 +21,8 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "results.json",
     "grid.png",
 )
-CHECKPOINTS, DISTILLED, PROGRESS = "checkpoints", "distilled", "progress"
-_OUTPUTS = (CONFIG, STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS)
+CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
+_OUTPUTS = (CONFIG, STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES)
 
 Inputs = Mapping[str, Any]
 

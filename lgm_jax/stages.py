@@ -6,9 +6,10 @@ A stage takes a `Session`, does what the run folder does not hold yet, and recor
 from __future__ import annotations
 
 import dataclasses
-import functools
+import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,151 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, images, probe, runs
-from lgm_jax.augment import PRESETS, Augmentation
+from lgm_jax import baselines, distill, images, probe, runs
 from lgm_jax.backbones import Backbone
-from lgm_jax.data.dataset import ArraySplit, Dataset
-from lgm_jax.distilled import load_distilled, save_distilled
+from lgm_jax.data.dataset import ArraySplit
+from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-
-# Training images are held in memory, decoded.
-_MEMORY_LIMIT = 8 * 2**30
+from lgm_jax.session import Session
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
 
-METHODS = ("distilled", "random", "full")
-
-_DISTILL_KEYS = (
-    "seed",
-    "ipc",
-    "copies",
-    "objective",
-    "learning_rate",
-    "head_std",
-    "images",
-    "augment",
-    "data.name",
-    "backbone.normalization",
-    "backbone.dtype",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """A checked config with everything it names loaded, and the folder it writes to."""
-
-    config: ConfigDict
-    dataset: Dataset
-    backbone: Backbone
-    eval_backbones: Sequence[Backbone]
-    recipe: distill.Recipe
-    identity: Mapping[str, Any]
-    run: runs.Run
-
-    @property
-    def key(self) -> jax.Array:
-        return jax.random.key(self.config.seed)
-
-    @functools.cached_property
-    def train(self) -> ArraySplit:
-        """The training images, decoded."""
-        return data.in_memory(
-            self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT, progress="training images"
-        )
-
-    @functools.cached_property
-    def test_features(self) -> dict[str, np.ndarray]:
-        """Features of the test images by evaluation backbone."""
-        test = self.dataset.splits["test"]
-        return {
-            b.name: probe.embed(b, test, self.recipe.crop, f"test, {b.name}")
-            for b in self.eval_backbones
-        }
-
-
-def open_session(
-    config: ConfigDict, flat: Mapping[str, Any], workdir: str, *, overwrite: bool
-) -> Session:
-    """Loads what a config names, checks that it fits together, and opens the run folder.
-
-    Args:
-        config: The config.
-        flat: Its values by dotted name.
-        workdir: The run folder.
-        overwrite: Whether another distillation in it may be thrown away.
-
-    Raises:
-        UserError: If anything is missing or does not fit; the folder is then as it was.
-    """
-    options = {"normalization": config.backbone.normalization, "dtype": config.backbone.dtype}
-    backbone = backbones.load(config.backbone.name, **options)
-    names = [name.strip() for name in config.eval_backbones.split(",") if name.strip()]
-    others = {
-        name: backbones.load(name, **options) for name in names if name != config.backbone.name
-    }
-    evaluated = [others.get(name, backbone) for name in names] or [backbone]
-
-    crop = config.images.crop or backbone.resolution
-    # The paper's 256 px for crops of 224.
-    resolution = config.images.resolution or round(crop * 8 / 7)
-    for b in [backbone, *evaluated]:
-        if b.resolution != crop:
-            raise UserError(f"config.images.crop is {crop}, but {b.name} takes {b.resolution} px")
-    if resolution < crop:
-        raise UserError(
-            f"config.images.resolution ({resolution}) is smaller than the crop ({crop})"
-        )
-    dataset = data.load_dataset(
-        config.data.name,
-        folder=config.data.folder,
-        resolution=resolution,
-        seed=config.data.split_seed,
-    )
-    smallest = np.bincount(dataset.splits["train"].labels, minlength=dataset.num_classes).min()
-    if config.ipc > smallest:
-        raise UserError(
-            f"config.ipc is {config.ipc}, but the smallest class has {smallest} training images"
-        )
-    recipe = distill.Recipe(
-        num_classes=dataset.num_classes,
-        resolution=resolution,
-        crop=crop,
-        ipc=config.ipc,
-        copies=config.copies,
-        learning_rate=config.learning_rate,
-        head_std=config.head_std,
-        kind=config.images.kind,
-        init=config.images.init,
-        decorrelate=config.images.decorrelate,
-        start_resolution=config.images.start_resolution,
-        grow_every=config.images.grow_every,
-        augmentation=_augmentation(config.augment),
-    )
-    identity = {
-        name: value
-        for name, value in flat.items()
-        if any(name == key or name.startswith(f"{key}.") for key in _DISTILL_KEYS)
-    } | {
-        "images.crop": crop,
-        "images.resolution": resolution,
-        "backbone.name": backbone.name,
-        "backbone.sha256": backbone.sha256,
-        "data.fingerprint": dataset.fingerprint,
-    }
-    description = {
-        "config": {k: _without_path(v) for k, v in flat.items()},
-        "provenance": runs.provenance()
-        | {"weights": {b.name: b.sha256 for b in [backbone, *evaluated]}}
-        | {"data": {"name": dataset.name, "fingerprint": dataset.fingerprint}},
-    }
-    run = runs.open_run(workdir, identity, description, overwrite=overwrite)
-    return Session(config, dataset, backbone, evaluated, recipe, identity, run)
+METHODS = ("distilled", "centroids", "neighbors", "random", "full")
 
 
 def distill_stage(session: Session) -> None:
@@ -197,63 +68,57 @@ def distill_stage(session: Session) -> None:
 
 
 def probe_stage(session: Session) -> None:
-    """Trains and evaluates probes on the distilled images."""
+    """Trains and evaluates probes on the distilled images.
 
-    def pool() -> tuple[np.ndarray, np.ndarray]:
-        distilled, labels, _ = load_distilled(str(session.run.path))
-        return distilled, labels
-
-    _probe(session, "distilled", pool, session.config.probe.epochs)
+    Raises:
+        UserError: If there are none.
+    """
+    distilled = session.distilled
+    if distilled is None:
+        raise UserError("workdir has no distilled images yet: add distill to config.stages")
+    _probe(session, "distilled", lambda: distilled)
 
 
 def baselines_stage(session: Session) -> None:
-    """Trains and evaluates probes on random real images and on the whole training set."""
-    config = session.config
-    train = session.dataset.splits["train"]
-    rows = baselines.random(
-        train.labels, config.ipc, session.dataset.num_classes, config.probe.runs, config.seed
-    )
-    chosen, rows = np.unique(rows, return_inverse=True)
-    _probe(
-        session,
-        "random",
-        lambda: (train.load(chosen), train.labels[chosen]),
-        config.probe.epochs,
-        rows,
-    )
-    _probe(
-        session,
-        "full",
-        lambda: (session.train.images, session.train.labels),
-        config.probe.full_epochs,
-    )
+    """Trains and evaluates probes on real images: chosen in four ways, and all of them."""
+    config, train = session.config, session.dataset.splits["train"]
+    classes, runs_ = session.dataset.num_classes, config.probe.runs
+
+    def chosen(rows: np.ndarray) -> ArraySplit:
+        return ArraySplit(train.load(rows), train.labels[rows])
+
+    drawn = baselines.random(train.labels, config.ipc, classes, runs_, config.seed)
+    pool, rows = np.unique(drawn, return_inverse=True)
+    _probe(session, "random", lambda: chosen(pool), rows)
+    _probe(session, "centroids", lambda: chosen(session.centroids))
+    if session.distilled is not None:
+        _probe(session, "neighbors", lambda: chosen(_neighbors(session)))
+    _probe(session, "full", lambda: session.train)
 
 
 def report_stage(session: Session) -> None:
     """Writes `results.json` and `grid.png`, and prints the table."""
     config, run = session.config, session.run
-    distilled_inputs = {**session.identity, "steps": config.steps}
-    distilled = run.find("distill", distilled_inputs)
+    record = run.find("distill", {**session.identity, "steps": config.steps})
+    own = session.source is None
     results = {
         "version": 1,
         "dataset": session.dataset.name,
         "ipc": config.ipc,
-        "objective": config.objective,
+        "objective": config.objective if own else None,
         "num_classes": session.dataset.num_classes,
-        "steps": config.steps,
+        "steps": config.steps if own else None,
         "seed": config.seed,
-        "final_loss": distilled["final_loss"] if distilled else None,
-        "backbones": [session.backbone.name],
+        "final_loss": record["final_loss"] if record else None,
+        "backbones": [session.backbone.name] if own else [],
         "seconds": run.seconds(),
         "probe": _collect(session),
     }
     runs.write_json(run.path / runs.RESULTS, results)
-    if distilled:
-        rendered, labels, names = load_distilled(str(run.path))
-        _write_grid(run.path / runs.GRID, rendered, [names[label] for label in labels])
     print(format_table(results))
     print(f"results: {run.path / runs.RESULTS}")
-    if distilled:
+    if session.distilled is not None:
+        _write_grid(run.path / runs.GRID, *_pairs(session))
         print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
 
 
@@ -331,10 +196,12 @@ def _render(session: Session, state: distill.State) -> np.ndarray:
     return np.asarray(images.decode(state.levels, active, decorrelate=session.recipe.decorrelate))
 
 
-def _write_grid(path: epath.Path, pictures: np.ndarray, captions: Sequence[str]) -> None:
+def _write_grid(
+    path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    draw_grid(pictures, captions).save(buffer, "PNG")
+    draw_grid(pictures, captions, columns).save(buffer, "PNG")
     path.write_bytes(buffer.getvalue())
 
 
@@ -344,25 +211,6 @@ def _start_images(session: Session) -> jax.Array | None:
     train, config = session.dataset.splits["train"], session.config
     rows = baselines.random(train.labels, config.ipc, session.dataset.num_classes, 1, config.seed)
     return distill.to_float(jnp.asarray(train.load(rows[0])))
-
-
-def _augmentation(config: ConfigDict) -> Augmentation | None:
-    preset = PRESETS[config.preset]
-    changes = {
-        name: config[name]
-        for name in ("flip", "noise", "noise_mean", "noise_std")
-        if config[name] is not None
-    }
-    low, high = config.scale_min, config.scale_max
-    if preset is None:
-        if changes or low is not None or high is not None:
-            raise UserError("config.augment.preset=none leaves nothing to change by other keys")
-        return None
-    low = preset.scale[0] if low is None else low
-    high = preset.scale[1] if high is None else high
-    if low > high:
-        raise UserError(f"config.augment.scale_min ({low}) exceeds scale_max ({high})")
-    return dataclasses.replace(preset, scale=(low, high), **changes)
 
 
 def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str, Any]:
@@ -379,21 +227,30 @@ def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str
         "data": session.dataset.fingerprint,
         "weights": backbone.sha256,
     }
-    if method == "distilled":
-        inputs["distilled"] = runs.digest({**session.identity, "steps": config.steps})
-    elif method != "full":
-        inputs["ipc"] = config.ipc
+    if method == "full":
+        return inputs
+    inputs["ipc"] = config.ipc
+    if method in ("centroids", "neighbors"):
+        inputs["chosen_by"] = session.backbone.sha256
+    if method in ("distilled", "neighbors") and session.distilled is not None:
+        inputs["images"] = hashlib.sha256(session.distilled.images.tobytes()).hexdigest()
     return inputs
 
 
 def _probe(
     session: Session,
     method: str,
-    pool: Callable[[], tuple[np.ndarray, np.ndarray]],
-    epochs: int,
+    pool: Callable[[], ArraySplit],
     rows: np.ndarray | None = None,
 ) -> None:
-    """Probes every evaluation backbone that has no result for these inputs yet."""
+    """Probes every evaluation backbone that has no result for these inputs yet.
+
+    Args:
+        session: The session.
+        method: The row of the results.
+        pool: Gives the images to train on.
+        rows: Which of them each run trains on, (runs, n); all by default.
+    """
     config, run = session.config.probe, session.run
     todo = [b for b in session.eval_backbones if _find_probe(session, method, b) is None]
     if not todo:
@@ -401,32 +258,39 @@ def _probe(
         return
     augmentation = session.recipe.augmentation
     protocol = probe.Protocol(
-        epochs=epochs,
+        epochs=config.full_epochs if method == "full" else config.epochs,
         batch=config.batch,
         runs=config.runs,
         crop=session.recipe.crop,
         augment=config.augment,
         augmentation=dataclasses.replace(augmentation, noise=0.0) if augmentation else None,
         views=config.views,
+        solver=config.solver,
+        share_views=config.share_views,
+        ridge=config.ridge,
     )
-    pool_images, pool_labels = pool()
+    images_pool = pool()
     if rows is None:
-        rows = np.broadcast_to(np.arange(len(pool_labels)), (config.runs, len(pool_labels)))
-    test = session.dataset.splits["test"]
+        every = np.arange(len(images_pool.labels))
+        rows = np.broadcast_to(every, (config.runs, len(every)))
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     for backbone in todo:
         started = time.perf_counter()
         heads = probe.train(
             jax.random.fold_in(session.key, stream),
             backbone,
-            jnp.asarray(pool_images),
-            jnp.asarray(pool_labels[rows]),
+            jnp.asarray(images_pool.images),
+            jnp.asarray(images_pool.labels[rows]),
             jnp.asarray(rows, jnp.int32),
             session.dataset.num_classes,
             protocol,
             label=f"{method}, {backbone.name}",
         )
-        scores = probe.evaluate(heads, session.test_features[backbone.name], test.labels)
+        scores = probe.evaluate(
+            heads,
+            session.features(backbone, config.split),
+            session.dataset.splits[config.split].labels,
+        )
         result = _summary(scores, protocol)
         run.finish(
             _stage_name(method, backbone),
@@ -451,7 +315,7 @@ def _summary(scores: Mapping[str, Any], protocol: probe.Protocol) -> dict[str, A
         **moments("top1"),
         **moments("top5"),
         "top1_runs": [float(value) for value in scores["top1"]],
-        "solver": "adam",
+        "solver": protocol.solver,
         "epochs": protocol.epochs,
         "augment": protocol.augment,
         "groups": None,
@@ -470,6 +334,33 @@ def _collect(session: Session) -> dict[str, dict[str, Any]]:
     return table
 
 
+def _neighbors(session: Session) -> np.ndarray:
+    """Indices of the training images that look most like the distilled ones to the backbone."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    backbone, crop = session.backbone, session.recipe.crop
+    return baselines.neighbors(
+        session.features(backbone, "train"),
+        session.dataset.splits["train"].labels,
+        probe.embed(backbone, session.distilled, crop, "distilled"),
+        session.distilled.labels,
+    )
+
+
+def _pairs(session: Session) -> tuple[np.ndarray, list[str], int]:
+    """Each distilled image, the centroid of its class beside it, captions, and columns."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    names = [session.dataset.class_names[label] for label in session.distilled.labels]
+    train = session.dataset.splits["train"]
+    by_class = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
+    real = train.load(by_class[session.distilled.labels]).astype(np.float32) / 255
+    pictures = np.stack([session.distilled.images, real], axis=1)
+    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
+    captions = [text for name in names for text in (name, f"{name}, real")]
+    return pictures.reshape(-1, *pictures.shape[2:]), captions, columns
+
+
 def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None:
     return session.run.find(_stage_name(method, backbone), _probe_inputs(session, method, backbone))
 
@@ -477,7 +368,3 @@ def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None
 def _stage_name(method: str, backbone: Backbone) -> str:
     stage = "probe" if method == "distilled" else "baselines"
     return f"{stage}/{method}/{backbone.name}"
-
-
-def _without_path(value: Any) -> Any:
-    return epath.Path(value).name if isinstance(value, str) and "/" in value else value

@@ -79,8 +79,8 @@ def test_runs_differ_even_on_the_same_images(backbone):
 def test_one_view_of_no_augmentation_is_the_centre_crop(backbone):
     """Without augmentation, cached features are those that evaluation sees."""
     split = colors(3, 14)
-    table = probe._view_table(
-        jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(14), protocol(), ""
+    table = probe.view_table(
+        jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(14), protocol()
     )
     features = probe.embed(backbone, split, SIDE)
     assert table.shape == (3, 1, 14, 24)
@@ -93,11 +93,11 @@ def test_features_do_not_depend_on_the_batch_they_are_in(backbone, monkeypatch):
     monkeypatch.setattr(probe, "_EMBED_BATCH", 5)
     np.testing.assert_allclose(probe.embed(backbone, split, SIDE), whole, rtol=1e-5, atol=1e-6)
     views = protocol(augment="views", views=2)
-    arguments = (jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(23), views, "")
-    small = probe._view_table(*arguments)
+    arguments = (jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(23), views)
+    small = probe.view_table(*arguments)
     monkeypatch.undo()
     # Measured: 3e-6, where a kernel as large as this one meets float32.
-    np.testing.assert_allclose(small, probe._view_table(*arguments), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(small, probe.view_table(*arguments), rtol=1e-5, atol=1e-5)
 
 
 def test_last_short_batch_counts_each_image_once(backbone):

@@ -4,8 +4,7 @@
 
 `contrastive` follows MoCo-v3 (arXiv 2104.02057): InfoNCE between two augmented views, a momentum
 encoder for the keys, a prediction head for the queries. `distilled` follows DINO (arXiv
-2104.14294): a student matches the sharpened output of its momentum teacher, balanced over the
-prototypes by Sinkhorn-Knopp as in DINOv2 (arXiv 2304.07193). Labels are
+2104.14294): a student matches the centred, sharpened output of its momentum teacher. Labels are
 read only to print how well a linear head does on the validation part; the test part is not read.
 Each takes about 20 minutes on two CPU cores and writes timm's format (`config.json`,
 `model.safetensors` in float16), so `timm.create_model(architecture, **model_args)` loads it too.
@@ -46,9 +45,8 @@ _WARP = flags.DEFINE_float("warp", 0.8, "Strength of the geometric augmentation.
 
 PATCH = 8
 MEAN, STD = 0.5, 0.5
-HEAD_WIDTH, EMBEDDING, PROTOTYPES = 512, 128, 256
+HEAD_WIDTH, EMBEDDING, PROTOTYPES = 512, 128, 512
 MOMENTUM = 0.99
-_ZERO = jnp.zeros(())
 
 
 class Learner(NamedTuple):
@@ -57,6 +55,7 @@ class Learner(NamedTuple):
     online: Any
     momentum: Any
     opt_state: Any
+    center: jax.Array
 
 
 def augment(key: jax.Array, image: jax.Array, warp: float) -> jax.Array:
@@ -150,38 +149,34 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def contrastive_loss(
-    online: Network, momentum: Network, views: jax.Array, temperature: float
-) -> jax.Array:
+    online: Network, momentum: Network, views: jax.Array, temperature: float, center: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Symmetric InfoNCE between queries of one view and keys of the other (views: (2, b, ...))."""
     queries = [_unit(online.predictor(online.projector(online.features(v)))) for v in views]
     keys = [jax.lax.stop_gradient(_unit(momentum.projector(momentum.features(v)))) for v in views]
     labels = jnp.arange(views.shape[1])
-    loss = _ZERO
+    loss = jnp.zeros(())
     for query, key in ((queries[0], keys[1]), (queries[1], keys[0])):
         logits = query @ key.T / temperature
         loss += jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-    return loss
+    return loss, center
 
 
 def distilled_loss(
-    online: Network, momentum: Network, views: jax.Array, temperature: float
-) -> jax.Array:
-    """Cross-entropy of the student's view to the teacher's balanced assignment of the other."""
+    online: Network, momentum: Network, views: jax.Array, temperature: float, center: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the student's view to the teacher's other view, centred and sharpened."""
     student = [online.predictor(online.projector(online.features(v))) / 0.1 for v in views]
-    teacher = [momentum.predictor(momentum.projector(momentum.features(v))) for v in views]
-    targets = jax.lax.stop_gradient(_balance(jnp.concatenate(teacher) / (0.3 * temperature)))
-    target_a, target_b = jnp.split(targets, 2)
-    pairs = ((student[0], target_b), (student[1], target_a))
-    return sum((-jnp.mean(jnp.sum(t * jax.nn.log_softmax(s), axis=-1)) for s, t in pairs), _ZERO)
-
-
-def _balance(logits: jax.Array) -> jax.Array:
-    """Sinkhorn-Knopp: rows become distributions that use all prototypes equally."""
-    scores = logits - jnp.max(logits)
-    for _ in range(3):
-        scores -= jax.nn.logsumexp(scores, axis=0, keepdims=True)
-        scores -= jax.nn.logsumexp(scores, axis=1, keepdims=True)
-    return jnp.exp(scores)
+    raw = [momentum.predictor(momentum.projector(momentum.features(v))) for v in views[:2]]
+    teacher = [
+        jax.lax.stop_gradient(jax.nn.softmax((r - center) / (0.2 * temperature))) for r in raw
+    ]
+    pairs = [(s, t) for s in range(len(student)) for t in range(2) if s != t]
+    losses = [
+        -jnp.mean(jnp.sum(teacher[t] * jax.nn.log_softmax(student[s]), axis=-1)) for s, t in pairs
+    ]
+    batch_center = jnp.mean(jnp.concatenate(raw), axis=0, keepdims=True)
+    return jnp.mean(jnp.stack(losses)), 0.9 * center + 0.1 * jax.lax.stop_gradient(batch_center)
 
 
 def main(_: list[str]) -> None:
@@ -204,7 +199,7 @@ def main(_: list[str]) -> None:
     optimizer = optax.chain(
         optax.clip_by_global_norm(3.0), optax.adamw(schedule, weight_decay=0.05, mask=decayed)
     )
-    learner = Learner(params, params, optimizer.init(params))
+    learner = Learner(params, params, optimizer.init(params), jnp.zeros((1, PROTOTYPES)))
     objective = contrastive_loss if method == "contrastive" else distilled_loss
 
     @jax.jit
@@ -216,20 +211,21 @@ def main(_: list[str]) -> None:
             )
         )(jax.random.split(key, 2))
 
-        def loss_fn(online: Any) -> jax.Array:
+        def loss_fn(online: Any) -> tuple[jax.Array, jax.Array]:
             return objective(
                 nnx.merge(definition, nnx.State(online)),
                 nnx.merge(definition, nnx.State(learner.momentum)),
                 views,
                 temperature,
+                learner.center,
             )
 
-        loss, grads = jax.value_and_grad(loss_fn)(learner.online)
+        (loss, center), grads = jax.value_and_grad(loss_fn, has_aux=True)(learner.online)
         updates, opt_state = optimizer.update(grads, learner.opt_state, learner.online)
         online = optax.apply_updates(learner.online, updates)
         rate = 1 - (1 - MOMENTUM) * 0.5 * (1 + jnp.cos(jnp.pi * number / steps))
         momentum = jax.tree.map(lambda m, o: rate * m + (1 - rate) * o, learner.momentum, online)
-        return Learner(online, momentum, opt_state), loss
+        return Learner(online, momentum, opt_state, center), loss
 
     @jax.jit
     def embed(params: Any, images: jax.Array) -> jax.Array:

@@ -93,12 +93,15 @@ def import_params(
             if tensors[key].ndim != len(row.theirs.split()):
                 raise UserError(f"the weights' {key} has shape {tensors[key].shape}")
         layers = [rearrange(tensors[key], f"{row.theirs} -> {row.ours}") for key in keys]
-        array = np.stack(layers) if "{}" in row.key else layers[0]
-        if array.shape != shapes[row.path]:
-            raise UserError(
-                f"the weights' {keys[0]} has shape {tensors[keys[0]].shape}, which gives "
-                f"{array.shape} where {shapes[row.path]} is needed"
-            )
+        stacked = "{}" in row.key
+        shape = shapes[row.path][1:] if stacked else shapes[row.path]
+        for key, layer in zip(keys, layers, strict=True):
+            if layer.shape != shape:
+                raise UserError(
+                    f"the weights' {key} has shape {tensors[key].shape}, which gives "
+                    f"{layer.shape} where {shape} is needed"
+                )
+        array = np.stack(layers) if stacked else layers[0]
         _assign(params, row.path, array.astype(np.float32))
     return params
 

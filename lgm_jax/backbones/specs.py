@@ -94,6 +94,10 @@ def from_timm(config: Mapping[str, Any]) -> tuple[ViTSpec, Preprocessing]:
             f"a patch of {arguments['patch_size']} px does not divide an image of "
             f"{arguments['img_size']} px"
         )
+    if arguments["embed_dim"] % arguments["num_heads"]:
+        raise UserError(
+            f"{arguments['num_heads']} heads do not divide a width of {arguments['embed_dim']}"
+        )
     spec = ViTSpec(
         resolution=arguments["img_size"],
         patch=arguments["patch_size"],

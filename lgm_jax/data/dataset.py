@@ -29,7 +29,7 @@ class Split(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySplit:
-    """A split that is already in memory: images (n, r, r, 3) uint8, labels (n,) int32."""
+    """A split in memory: images (n, r, r, 3) uint8, or float in [0, 1]; labels (n,) int32."""
 
     images: np.ndarray
     labels: np.ndarray

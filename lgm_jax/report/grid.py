@@ -18,8 +18,8 @@ def draw_grid(
 ) -> Image.Image:
     """Draws images in rows, each above its caption.
 
-    Small images are enlarged by whole numbers without smoothing, so that their pixels stay
-    visible; large ones are shown as they are.
+    Small images are enlarged smoothly by whole numbers, which makes their shapes easier to read
+    than blocks; large ones are shown as they are.
 
     Args:
         images: Images in [0, 1].
@@ -38,7 +38,7 @@ def draw_grid(
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = _GAP + i % columns * step_x, _GAP + i // columns * step_y
         pixels = Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
-        canvas.paste(pixels.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+        canvas.paste(pixels.resize((cell, cell), Image.Resampling.BICUBIC), (x, y))
         draw.text((x, y + cell + 2), _fit(caption, font, cell), font=font, fill=_INK)
     return canvas
 

@@ -16,6 +16,8 @@ def format_table(results: Mapping[str, Any]) -> str:
     ipc = results["ipc"]
     titles = {
         "distilled": f"distilled, {ipc} per class",
+        "centroids": f"real nearest to class mean, {ipc} per class",
+        "neighbors": f"real nearest to distilled, {ipc} per class",
         "random": f"random real, {ipc} per class",
         "full": "full training set",
     }
