@@ -120,7 +120,8 @@ def train(
                 "lbfgs minimises over a fixed set of views; fresh ones have no minimum"
             )
         table = view_table(key_views, backbone, images, rows, protocol, label)
-        return _lbfgs(jnp.asarray(table), labels, num_classes, protocol.epochs, protocol.ridge)
+        ridge = jnp.float32(protocol.ridge)
+        return _lbfgs(jnp.asarray(table), labels, num_classes, protocol.epochs, ridge)
     heads = jax.vmap(lambda k: objectives.init_head(k, backbone.feature_dim, num_classes))(
         jax.random.split(key_heads, protocol.runs)
     )
@@ -307,7 +308,7 @@ def _lbfgs(
     labels: Int[Array, "runs n"],
     num_classes: int,
     iterations: int,
-    ridge: float,
+    ridge: Float[Array, ""],
 ) -> Heads:
     """Minimises each run's cross-entropy over all views of all its images, plus a ridge."""
 

@@ -87,7 +87,7 @@ def test_results_have_the_documented_schema(finished):
     assert set(results["seconds"]) == {"distill", "probe", "baselines"}
     assert 0 < results["final_loss"] < 2
     methods = results["probe"]["digits_contrastive"]
-    assert set(methods) == {"distilled", "random", "full"}
+    assert set(methods) == {"distilled", "centroids", "neighbors", "random", "full"}
     for entry in methods.values():
         assert set(entry) == {
             *("top1_mean", "top1_std", "top5_mean", "top5_std", "top1_runs"),
@@ -107,13 +107,17 @@ def test_distilled_images_load_back_and_match_their_pngs(finished):
     lines = (finished / "distilled" / "metadata.jsonl").read_text().splitlines()
     assert len(lines) == 10
     for image, entry in zip(images, map(json.loads, lines), strict=True):
-        png = np.asarray(Image.open(finished / "distilled" / entry["file_name"]))
+        with Image.open(finished / "distilled" / entry["file_name"]) as file:
+            png = np.asarray(file)
         # Half a grey level is what rounding to 8 bits costs.
         assert np.abs(png / 255 - image).max() <= 0.5 / 255 + 1e-6
 
 
 def test_run_leaves_pictures_metrics_and_provenance(finished):
-    assert Image.open(finished / "grid.png").size[0] > 4 * 128
+    with Image.open(finished / "grid.png") as grid:
+        # Ten pairs of a distilled and a real image.
+        assert grid.size[0] > 4 * 128
+        assert grid.size[1] > 5 * 128
     assert sorted(p.name for p in (finished / "progress").iterdir()) == [
         "step_000003.png",
         "step_000006.png",
@@ -190,6 +194,7 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.backbone.name=digit_contrastive", "--workdir=w"),
          ["digit_contrastive", "did you mean digits_contrastive"]),
         ((QUICK, "--config.eval_backbones=nope", "--workdir=w"), ["nope", "digits_contrastive"]),
+        ((QUICK, "--config.probe.augment=fresh", "--workdir=w"), ["lbfgs", "probe.augment"]),
         ((QUICK, "--config.stages=distil", "--workdir=w"), ["distil", "distill"]),
         ((QUICK, "--config.stages=,", "--workdir=w"), ["config.stages", "empty"]),
         ((QUICK, "--config.data.name=folder", "--workdir=w"), ["--config.data.folder"]),
@@ -303,6 +308,49 @@ def test_every_parametrisation_and_start_runs(kind, init, tmp_path):
     images, labels, _ = lgm_jax.load_distilled(tmp_path / "run")
     assert images.shape == (20, 32, 32, 3)
     assert labels.tolist() == [label for label in range(10) for _ in range(2)]
+
+
+def test_foreign_images_are_probed(finished, tmp_path, capsys):
+    """The PNGs alone, without our arrays, score like the run they come from."""
+    pngs = tmp_path / "pngs"
+    shutil.copytree(finished / "distilled", pngs, ignore=shutil.ignore_patterns("distilled.npz"))
+    arguments = (QUICK, f"--config.images.source={pngs}", "--config.probe.epochs=20")
+    assert "stages" in refuse(capsys, *arguments, workdir=tmp_path / "run")
+    stages = "--config.stages=probe,baselines,report"
+    assert start(*arguments, stages, workdir=tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["backbones"] == []
+    assert results["steps"] is None
+    own = shutil.copytree(finished, tmp_path / "own")
+    assert start(QUICK, "--config.probe.epochs=20", workdir=own) == 0
+    expected = json.loads((own / "results.json").read_text())
+    for method in ("distilled", "neighbors", "random"):
+        ours, theirs = (
+            r["probe"]["digits_contrastive"][method]["top1_mean"] for r in (expected, results)
+        )
+        # One of 360 test images may change sides through 8-bit rounding.
+        assert abs(ours - theirs) <= 100 / 360 + 1e-4
+    other = Path(shutil.copytree(pngs, tmp_path / "nine"))
+    shutil.rmtree(other / "9_nine")
+    refused = refuse(
+        capsys, QUICK, stages, f"--config.images.source={other}", workdir=tmp_path / "run2"
+    )
+    assert "9 classes" in refused
+
+
+def test_probing_nothing_is_refused(tmp_path, capsys):
+    line = refuse(capsys, QUICK, "--config.stages=probe", workdir=tmp_path / "run")
+    assert "distill" in line
+
+
+def test_validation_images_are_not_the_test_images(run_copy):
+    before = json.loads((run_copy / "results.json").read_text())
+    assert start(QUICK, "--config.probe.split=val", workdir=run_copy) == 0
+    after = json.loads((run_copy / "results.json").read_text())
+    full = [r["probe"]["digits_contrastive"]["full"]["top1_runs"] for r in (before, after)]
+    # Accuracies are whole numbers of 360 and of 288 images.
+    assert all(abs(a * 3.6 - round(a * 3.6)) < 1e-3 for a in full[0])
+    assert all(abs(a * 2.88 - round(a * 2.88)) < 1e-3 for a in full[1])
 
 
 def test_help_names_every_key_and_ends_well(capsys):

@@ -137,3 +137,59 @@ def test_random_baseline_draws_each_class_without_repeats():
     np.testing.assert_array_equal(rows, baselines.random(labels, 3, 4, 5, seed=0))
     with pytest.raises(ValueError, match="fewer than 11"):
         baselines.random(labels, 11, 4, 5, seed=0)
+
+
+def test_centroids_are_the_images_nearest_to_the_mean():
+    features = np.array([[0.0], [1.0], [5.0], [10.0], [11.0], [15.0]], np.float32)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    # Means 2 and 12: distances 2, 1, 3 and 2, 1, 3.
+    np.testing.assert_array_equal(baselines.centroids(features, labels, 1, 2), [1, 4])
+    np.testing.assert_array_equal(baselines.centroids(features, labels, 2, 2), [1, 0, 4, 3])
+
+
+def test_neighbors_are_of_the_same_class_and_ignore_length():
+    features = np.array([[1.0, 0.0], [0.0, 9.0], [1.0, 1.0], [0.1, 0.0]], np.float32)
+    labels = np.array([0, 0, 1, 1])
+    features_syn = np.array([[1.0, 4.0], [7.0, 0.0]], np.float32)
+    chosen = baselines.neighbors(features, labels, features_syn, np.array([0, 1]))
+    np.testing.assert_array_equal(chosen, [1, 3])
+
+
+def test_lbfgs_reaches_the_minimum(backbone):
+    """At the minimum the gradient of cross-entropy plus ridge vanishes, whatever the start."""
+    split = colors(1, 33)
+    settings = protocol(solver="lbfgs", augment="views", views=2, epochs=150, ridge=0.05)
+    arguments = (jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(33), settings)
+    key_views = jax.random.split(arguments[0], 3)[1]
+    heads = train(backbone, split, settings)
+    table = probe.view_table(key_views, *arguments[1:])
+    features = jnp.asarray(table[1].reshape(66, -1))
+    scale = jax.lax.rsqrt(jnp.mean(features**2))
+    head = {"kernel": heads["kernel"][1] / scale, "bias": heads["bias"][1]}
+    labels = jnp.tile(jnp.asarray(split.labels), 2)
+    gradient = probe.objectives.head_gradient(head, features * scale, labels)
+    # Measured: 1e-6; the ridge alone is 1e-2.
+    np.testing.assert_allclose(gradient["kernel"], -0.05 * head["kernel"], atol=1e-5)
+    np.testing.assert_allclose(gradient["bias"], 0, atol=1e-5)
+
+
+def test_lbfgs_refuses_images_that_change(backbone):
+    with pytest.raises(ValueError, match="lbfgs"):
+        train(backbone, colors(1, 33), protocol(solver="lbfgs", augment="fresh"))
+
+
+def test_shared_views_are_the_same_for_all_runs(backbone):
+    split = colors(1, 14)
+    tables = [
+        probe.view_table(
+            jax.random.key(0),
+            backbone,
+            jnp.asarray(split.images),
+            rows_of(14),
+            protocol(augment="views", views=2, share_views=share),
+        )
+        for share in (True, False)
+    ]
+    np.testing.assert_array_equal(tables[0][0], tables[0][1])
+    assert not np.allclose(tables[1][0], tables[1][1], atol=1e-2)
+    np.testing.assert_allclose(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-5)

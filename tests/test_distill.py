@@ -1,0 +1,281 @@
+"""Laws of the distillation step and its loop, on a tiny Vision Transformer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lgm_jax import distill
+from lgm_jax.backbones import Backbone, load
+from lgm_jax.data.sampling import batch_indices
+from lgm_jax.images import decode
+
+KEY = jax.random.key(0)
+# The pyramid of 8 px has sides 1, 2, 4, 8: it grows after 3, 6 and 9 steps.
+RECIPE = distill.Recipe(
+    num_classes=2, resolution=8, crop=8, copies=2, learning_rate=0.1, grow_every=3
+)
+STEPS = 11
+
+
+@pytest.fixture(scope="module")
+def backbone(write_vit, tmp_path_factory) -> Backbone:
+    folder = tmp_path_factory.mktemp("distill") / "vit"
+    return load(write_vit(folder, img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2))
+
+
+@pytest.fixture(scope="module")
+def memory() -> distill.Memory:
+    """Two classes that a linear head tells apart: reddish and bluish noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(12) % 2
+    images = rng.integers(0, 120, (12, 8, 8, 3))
+    images[labels == 0, ..., 0] += 130
+    images[labels == 1, ..., 2] += 130
+    return distill.Memory(jnp.asarray(images, jnp.uint8), jnp.asarray(labels, jnp.int32))
+
+
+class Program(NamedTuple):
+    """A compiled run and the times its step was traced."""
+
+    step: Any
+    grow: Any
+    recipe: distill.Recipe
+    traces: list[int]
+
+    def run(self, state, params, memory, steps) -> Iterator[tuple[distill.State, jax.Array]]:
+        return distill.run(
+            self.step, self.grow, self.recipe, state, params, lambda step: memory, steps
+        )
+
+
+def _compile(backbone: Backbone, recipe: distill.Recipe, **jit: Any) -> Program:
+    draw = distill.make_draw(KEY, recipe)
+    step = distill.make_step(backbone.apply, recipe, KEY, draw)
+    traces = []
+
+    def counted(state, params, source):
+        traces.append(1)
+        return step(state, params, source)
+
+    return Program(jax.jit(counted, **jit), jax.jit(distill.make_grow(recipe, KEY)), recipe, traces)
+
+
+@pytest.fixture(scope="module")
+def program(backbone) -> Program:
+    return _compile(backbone, RECIPE)
+
+
+@pytest.fixture(scope="module")
+def history(program, backbone, memory) -> list[tuple[distill.State, float]]:
+    """Every state of an uninterrupted run, the start included, with the losses."""
+    state = distill.init_state(KEY, RECIPE)
+    states = [(jax.device_get(state), np.nan)]
+    for after, loss in program.run(state, backbone.params, memory, STEPS):
+        states.append((jax.device_get(after), float(loss)))
+    return states
+
+
+@pytest.fixture(scope="module")
+def donating(backbone) -> Program:
+    """The same program compiled again, as another process would, and donating its state."""
+    return _compile(backbone, RECIPE, donate_argnums=0)
+
+
+def _assert_identical(actual: Any, expected: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_a_run_through_the_whole_pyramid_compiles_its_step_once(program, history):
+    assert [distill.grows_at(RECIPE, step) for step in range(STEPS)] == [
+        step in (3, 6, 9) for step in range(STEPS)
+    ]
+    assert len(program.traces) == 1
+    assert program.step._cache_size() == 1
+    assert program.grow._cache_size() == 1
+
+
+def test_it_makes_the_steps_it_was_asked_for(history):
+    assert [int(state.step) for state, _ in history] == list(range(STEPS + 1))
+    assert all(0 < loss < 2 for _, loss in history[1:])
+
+
+def test_a_finished_run_makes_no_more(program, backbone, memory, history):
+    state = jax.tree.map(jnp.asarray, history[5][0])
+    assert list(program.run(state, backbone.params, memory, 5)) == []
+
+
+def test_levels_come_into_play_one_by_one(history):
+    for state, _ in history[1:]:
+        # A level is drawn before the step that first uses it.
+        active = RECIPE.num_active(int(state.step) - 1)
+        for i, level in enumerate(state.levels):
+            assert bool(np.all(level == 0)) == (i >= active)
+
+
+def test_every_active_level_moves_in_every_step(history):
+    for (before, _), (after, _) in itertools.pairwise(history):
+        for i in range(RECIPE.num_active(int(before.step))):
+            assert np.any(before.levels[i] != after.levels[i])
+
+
+# Just before a growth, just after one, and in between.
+@pytest.mark.parametrize("stop", [1, 3, 4, 9])
+def test_an_interrupted_run_gives_the_same_images_to_the_bit(
+    program, backbone, memory, history, stop
+):
+    state = jax.tree.map(jnp.asarray, history[stop][0])
+    *_, (last, loss) = program.run(state, backbone.params, memory, STEPS)
+    _assert_identical(jax.device_get(last), history[-1][0])
+    assert float(loss) == history[-1][1]
+
+
+def test_another_process_continues_to_the_bit(donating, backbone, memory, history):
+    state = jax.tree.map(jnp.asarray, history[5][0])
+    for after, loss in donating.run(state, backbone.params, memory, 8):
+        expected, expected_loss = history[int(after.step)]
+        _assert_identical(jax.device_get(after), expected)
+        assert float(loss) == expected_loss
+
+
+def test_donating_the_state_changes_nothing(donating, backbone, memory, history):
+    first = distill.init_state(KEY, RECIPE)
+    *_, (last, _) = donating.run(first, backbone.params, memory, STEPS)
+    _assert_identical(jax.device_get(last), history[-1][0])
+    assert first.levels[0].is_deleted()
+
+
+def test_growing_creates_adams_state_anew(program, history):
+    before = jax.tree.map(jnp.asarray, history[3][0])
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(before.opt_state))
+    after = program.grow(before)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(after.opt_state))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert int(after.step) == 3
+    np.testing.assert_allclose(after.levels[0], before.levels[0] / 2, rtol=1e-6)
+
+
+def test_the_first_step_is_adams_first(history):
+    # lr * sign(gradient), whatever the gradient's scale.
+    moved = np.abs(history[1][0].levels[0] - history[0][0].levels[0])
+    np.testing.assert_allclose(moved, RECIPE.learning_rate, rtol=1e-3)
+
+
+@pytest.mark.parametrize("step", [3, 9])
+def test_the_step_after_a_growth_is_adams_first(program, history, step):
+    grown = program.grow(jax.tree.map(jnp.asarray, history[step][0]))
+    after = history[step + 1][0]
+    for i in range(RECIPE.num_active(step)):
+        moved = np.abs(after.levels[i] - grown.levels[i])
+        assert np.max(moved) <= RECIPE.learning_rate * (1 + 1e-5)
+        assert np.median(moved) > 0.9 * RECIPE.learning_rate
+
+
+def test_the_loss_falls_and_the_colours_are_found(backbone, memory):
+    recipe = dataclasses.replace(RECIPE, grow_every=4, copies=4, init="zero")
+    program = _compile(backbone, recipe)
+    start = distill.init_state(KEY, recipe)
+    states, losses = zip(*program.run(start, backbone.params, memory, 40), strict=True)
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:4])
+    red, blue = np.asarray(decode(states[-1].levels)).mean(axis=(1, 2))
+    assert red[0] - red[2] > 0.1
+    assert blue[2] - blue[0] > 0.1
+
+
+def test_two_images_per_class(backbone, memory):
+    recipe = dataclasses.replace(RECIPE, ipc=2)
+    assert recipe.num_images == 4
+    assert recipe.batch == 8
+    np.testing.assert_array_equal(recipe.labels(), [0, 0, 1, 1])
+    program = _compile(backbone, recipe)
+    start = distill.init_state(KEY, recipe)
+    *_, (state, _) = program.run(start, backbone.params, memory, 2)
+    images = np.asarray(decode(state.levels, recipe.num_active(1)))
+    assert images.shape == (4, 8, 8, 3)
+    assert np.max(np.abs(images[0] - images[1])) > 0.01
+
+
+@pytest.fixture(scope="module")
+def plain(backbone) -> Program:
+    """Pixels from real images, seen once a step as they are."""
+    recipe = dataclasses.replace(RECIPE, kind="pixels", init="real", copies=1, augmentation=None)
+    return _compile(backbone, recipe)
+
+
+def test_pixels_start_from_real_images(plain, backbone, memory):
+    start = distill.to_float(memory.images[:2])
+    state = distill.init_state(KEY, plain.recipe, start)
+    np.testing.assert_allclose(decode(state.levels), start, atol=1.01e-3)
+    # One level from the start: no growth, and Adam keeps its moments.
+    assert not any(distill.grows_at(plain.recipe, step) for step in range(STEPS))
+    *_, (last, _) = plain.run(state, backbone.params, memory, 4)
+    assert int(last.opt_state[0].count) == 4
+    assert len(last.levels) == 1
+    assert np.max(np.abs(decode(last.levels) - start)) > 0.05
+
+
+def test_images_that_are_the_whole_real_set_have_zero_loss(plain, backbone, memory):
+    start = distill.to_float(memory.images[:2])
+    state = distill.init_state(KEY, plain.recipe, start)
+    same, other = (
+        distill.Memory(memory.images[part], memory.labels[part])
+        for part in (slice(0, 2), slice(2, 4))
+    )
+    _, loss = plain.step(state, backbone.params, same)
+    _, other_loss = plain.step(state, backbone.params, other)
+    # The parameters' sigmoid keeps black and white a thousandth away.
+    assert abs(float(loss)) < 1e-4 * float(other_loss)
+
+
+@pytest.mark.parametrize("change", [{"kind": "pyramid"}, {"kind": "pixels"}])
+def test_starting_from_real_images_needs_pixels_and_images(change):
+    recipe = dataclasses.replace(RECIPE, init="real", **change)
+    start = jnp.zeros((2, 8, 8, 3)) if change["kind"] == "pyramid" else None
+    with pytest.raises(ValueError, match="needs kind='pixels' and images"):
+        distill.init_state(KEY, recipe, start)
+
+
+def test_every_step_draws_other_views_and_another_head(program, backbone, memory, history):
+    # The same images at another step number: everything random differs, so the loss does.
+    state = jax.tree.map(jnp.asarray, history[1][0])
+    losses = [
+        float(program.step(state._replace(step=jnp.int32(n)), backbone.params, memory)[1])
+        for n in (0, 1, 2)
+    ]
+    assert len(set(losses)) == 3
+
+
+def test_each_kind_of_draw_has_a_stream_of_its_own(program, backbone, memory):
+    wide = dataclasses.replace(RECIPE, head_std=1.0)
+    a, b = distill.init_state(KEY, RECIPE), distill.init_state(KEY, wide)
+    _assert_identical(a.levels, b.levels)
+    # A larger real batch than synthetic: the first synthetic image keeps its start.
+    more = distill.init_state(KEY, dataclasses.replace(RECIPE, num_classes=3))
+    np.testing.assert_array_equal(more.levels[0][:2], a.levels[0])
+
+
+def test_weights_are_an_argument_not_a_constant(program, backbone, memory):
+    state = distill.init_state(KEY, RECIPE)
+    _, loss = program.step(state, backbone.params, memory)
+    other = jax.tree.map(lambda leaf: 1.5 * leaf, backbone.params)
+    _, other_loss = program.step(state, other, memory)
+    assert float(loss) != float(other_loss)
+    assert program.step._cache_size() == 1
+
+
+@pytest.mark.parametrize(("batch", "num_images"), [(4, 12), (5, 12), (12, 12), (7, 3), (1, 1)])
+def test_every_image_is_drawn_once_per_epoch(batch, num_images):
+    indices = jax.jit(lambda step: batch_indices(KEY, step, batch, num_images))
+    steps = -(-3 * num_images // batch)
+    drawn = np.concatenate([indices(jnp.int32(step)) for step in range(steps)])
+    epochs = drawn[: 3 * num_images].reshape(3, num_images)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(num_images), (3, 1)))
+    if num_images == 12:
+        assert np.any(epochs[0] != epochs[1])

@@ -1,0 +1,92 @@
+"""What the README and the recipes promise."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import launch
+from configs import common
+from lgm_jax import backbones, probe
+from lgm_jax.backbones import specs
+from lgm_jax.data.digits import load_digits
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem[0] != "_")
+
+
+def snippets(word):
+    """The README's Python examples that contain a word."""
+    text = (ROOT / "README.md").read_text()
+    return [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if word in code]
+
+
+def train_accuracy(features, labels, kernel, bias):
+    scores = np.asarray(features) @ np.asarray(kernel) + np.asarray(bias)
+    return np.mean(np.argmax(scores, axis=-1) == np.asarray(labels))
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    """A folder in which `runs/quickstart` is a finished, very short run."""
+    folder = tmp_path_factory.mktemp("clone")
+    config = "--config=configs/quickstart.py:quick"
+    workdir = f"--workdir={folder}/runs/quickstart"
+    assert launch.main(["launch.py", config, workdir, "--config.stages=distill"]) == 0
+    (folder / "lgm_jax").symlink_to(ROOT / "lgm_jax")
+    return folder
+
+
+def test_readme_ablation_example_gives_an_image_gradient():
+    (code,) = snippets("image_gradient")
+    names: dict = {}
+    exec(code, names)
+    features = jax.random.normal(jax.random.key(1), (20, names["backbone"].feature_dim))
+    gradient = names["image_gradient"](names["levels"], features, jnp.arange(20) % 10)
+    assert [leaf.shape for leaf in gradient] == [leaf.shape for leaf in names["levels"]]
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in gradient)
+
+
+def test_readme_jax_example_learns_the_images(quick_run, monkeypatch):
+    monkeypatch.chdir(quick_run)
+    (code,) = snippets("load_distilled")
+    names: dict = {}
+    exec(code, names)
+    head = names["head"]
+    assert train_accuracy(names["features"], names["labels"], head["kernel"], head["bias"]) == 1
+
+
+@pytest.mark.parametrize("name", specs.NAMES)
+def test_embedded_backbone_is_small_and_linearly_separates_the_digits(name):
+    weights = specs.NAMES[name].folder / "model.safetensors"
+    assert weights.stat().st_size <= 3_000_000
+    data, backbone = load_digits(), backbones.load(name)
+    train, test = (probe.embed(backbone, data.splits[split], 32) for split in ("train", "test"))
+    head = LogisticRegression(C=1.0, max_iter=3000).fit(train, data.splits["train"].labels)
+    assert head.score(test, data.splits["test"].labels) >= 0.95
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_built_and_checked(path):
+    argv = ["launch.py", f"--config={path}", "--workdir=unused"]
+    config, workdir, overwrite = launch.parse(argv)
+    assert set(common.flatten(config)) == set(common.KEYS)
+    assert (workdir, overwrite) == ("unused", False)
+    if path.stem != "common":
+        quick, _, _ = launch.parse([argv[0], f"{argv[1]}:quick", argv[2]])
+        assert quick.steps < config.steps
+
+
+def test_defaults_are_the_papers():
+    config = common.get_config()
+    assert (config.steps, config.copies, config.learning_rate) == (5000, 10, 0.002)
+    assert (config.head_std, config.images.grow_every, config.augment.preset) == (
+        0.01,
+        200,
+        "paper",
+    )
+    assert (config.probe.epochs, config.probe.batch, config.probe.augment) == (1000, 100, "fresh")
