@@ -113,30 +113,39 @@ def train(
     Raises:
         ValueError: If the solver is `lbfgs` and the augmentation `fresh`.
     """
-    key_heads, key_views, key_orders = jax.random.split(key, 3)
+    key_views, key_fit = jax.random.split(key)
+    if protocol.augment == "fresh":
+        if protocol.solver == "lbfgs":
+            raise ValueError("lbfgs minimises over fixed views; fresh ones have no minimum")
+        source = (backbone.params, images, rows, labels, key_views)
+        return _adam_fit(key_fit, source, num_classes, protocol, label, backbone)
+    table = view_table(key_views, backbone, images, rows, protocol, label)
+    return train_on_features(key_fit, table, labels, num_classes, protocol, label=label)
+
+
+def train_on_features(
+    key: Key[Array, ""],
+    table: Float[np.ndarray, "runs views n d"],
+    labels: Int[Array, "runs n"],
+    num_classes: int,
+    protocol: Protocol,
+    *,
+    label: str = "probe",
+) -> Heads:
+    """Trains one head per run on features that are known already.
+
+    Args:
+        key: Random key.
+        table: Features of each run's images under each view.
+        labels: Their labels.
+        num_classes: Number of classes `k`.
+        protocol: How to train.
+        label: What the progress bar says.
+    """
     if protocol.solver == "lbfgs":
-        if protocol.augment == "fresh":
-            raise ValueError(
-                "lbfgs minimises over a fixed set of views; fresh ones have no minimum"
-            )
-        table = view_table(key_views, backbone, images, rows, protocol, label)
         ridge = jnp.float32(protocol.ridge)
         return _lbfgs(jnp.asarray(table), labels, num_classes, protocol.epochs, ridge)
-    heads = jax.vmap(lambda k: objectives.init_head(k, backbone.feature_dim, num_classes))(
-        jax.random.split(key_heads, protocol.runs)
-    )
-    fit = Fit(heads, _adam(protocol, rows.shape[1]).init(heads))
-    if protocol.augment == "fresh":
-        source: Any = (backbone.params, images, rows, labels, key_views)
-    else:
-        table = view_table(key_views, backbone, images, rows, protocol, label)
-        source = (jnp.asarray(table), labels)
-    apply = backbone.apply if protocol.augment == "fresh" else None
-    per_call = _EPOCHS_PER_CALL if apply is None else 1
-    for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
-        numbers = jnp.arange(start, min(start + per_call, protocol.epochs))
-        fit = _epochs(fit, source, numbers, key_orders, apply=apply, protocol=protocol)
-    return fit.heads
+    return _adam_fit(key, (jnp.asarray(table), labels), num_classes, protocol, label)
 
 
 def view_table(
@@ -235,6 +244,30 @@ def _crop_features(
     params: Any, images: Float[Array, "n h w 3"], *, apply: Apply, crop: int
 ) -> Float[Array, "n d"]:
     return apply(params, center_crop(images, crop))
+
+
+def _adam_fit(
+    key: Key[Array, ""],
+    source: Any,
+    num_classes: int,
+    protocol: Protocol,
+    label: str,
+    backbone: Backbone | None = None,
+) -> Heads:
+    """Trains with Adam: on images if given a backbone, else on features."""
+    key_heads, key_orders = jax.random.split(key)
+    feature_dim = source[0].shape[-1] if backbone is None else backbone.feature_dim
+    num_images = (source[1] if backbone is None else source[3]).shape[1]
+    heads = jax.vmap(lambda k: objectives.init_head(k, feature_dim, num_classes))(
+        jax.random.split(key_heads, protocol.runs)
+    )
+    fit = Fit(heads, _adam(protocol, num_images).init(heads))
+    apply = None if backbone is None else backbone.apply
+    per_call = _EPOCHS_PER_CALL if backbone is None else 1
+    for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
+        numbers = jnp.arange(start, min(start + per_call, protocol.epochs))
+        fit = _epochs(fit, source, numbers, key_orders, apply=apply, protocol=protocol)
+    return fit.heads
 
 
 def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:

@@ -276,16 +276,20 @@ def _probe(
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     for backbone in todo:
         started = time.perf_counter()
-        heads = probe.train(
-            jax.random.fold_in(session.key, stream),
-            backbone,
-            jnp.asarray(images_pool.images),
-            jnp.asarray(images_pool.labels[rows]),
-            jnp.asarray(rows, jnp.int32),
-            session.dataset.num_classes,
-            protocol,
-            label=f"{method}, {backbone.name}",
-        )
+        key = jax.random.fold_in(session.key, stream)
+        labels = jnp.asarray(images_pool.labels[rows])
+        label = f"{method}, {backbone.name}"
+        classes = session.dataset.num_classes
+        if method == "full" and config.augment == "none":
+            # Their features are in the run folder already, or will be wanted there again.
+            features = session.features(backbone, "train")
+            table = np.broadcast_to(features, (config.runs, 1, *features.shape))
+            heads = probe.train_on_features(key, table, labels, classes, protocol, label=label)
+        else:
+            pool_images, chosen = jnp.asarray(images_pool.images), jnp.asarray(rows, jnp.int32)
+            heads = probe.train(
+                key, backbone, pool_images, labels, chosen, classes, protocol, label=label
+            )
         scores = probe.evaluate(
             heads,
             session.features(backbone, config.split),

@@ -52,7 +52,7 @@ def train(backbone, split, protocol, rows=None, seed=0):
 
 @pytest.mark.parametrize("augment", probe.AUGMENTS)
 def test_probe_learns_what_is_separable(backbone, augment):
-    heads = train(backbone, colors(1, 33), protocol(augment=augment, views=2))
+    heads = train(backbone, colors(1, 33), protocol(augment=augment, views=2, epochs=60))
     test = colors(2, 70)
     scores = probe.evaluate(heads, probe.embed(backbone, test, SIDE), test.labels)
     assert scores["top1"].shape == (3,)
@@ -160,7 +160,7 @@ def test_lbfgs_reaches_the_minimum(backbone):
     split = colors(1, 33)
     settings = protocol(solver="lbfgs", augment="views", views=2, epochs=150, ridge=0.05)
     arguments = (jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(33), settings)
-    key_views = jax.random.split(arguments[0], 3)[1]
+    key_views = jax.random.split(arguments[0])[0]
     heads = train(backbone, split, settings)
     table = probe.view_table(key_views, *arguments[1:])
     features = jnp.asarray(table[1].reshape(66, -1))
