@@ -32,7 +32,11 @@ class Entry:
 NAMES: Mapping[str, Entry] = {
     "digits_contrastive": Entry(
         _WEIGHTS / "digits_contrastive",
-        "1.3 M parameters, 32 px, trained on handwritten digits in the manner of MoCo-v3",
+        "0.8 M parameters, 32 px, trained on handwritten digits in the manner of MoCo-v3",
+    ),
+    "digits_distilled": Entry(
+        _WEIGHTS / "digits_distilled",
+        "0.8 M parameters, 32 px, trained on handwritten digits in the manner of DINO",
     ),
 }
 
