@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lgm_jax import backbones
 from lgm_jax.distilled import save_distilled
@@ -15,11 +14,6 @@ from lgm_jax.distilled import save_distilled
 ROOT = Path(__file__).parents[2]
 
 
-# The example opens its config in passing and leaves closing it to the interpreter.
-@pytest.mark.filterwarnings(
-    r"ignore:Exception ignored.*unclosed file.*config\.json:pytest.PytestUnraisableExceptionWarning",
-    r"ignore:unclosed file.*config\.json:ResourceWarning",
-)
 def test_readme_torch_example_learns_the_images(tmp_path, monkeypatch):
     (code,) = (
         code
