@@ -12,6 +12,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from lgm_jax.errors import UserError
+from lgm_jax.runs import replacing
 
 ARRAYS = "distilled.npz"
 METADATA = "metadata.jsonl"
@@ -46,7 +47,7 @@ def save_distilled(
         entry = {"file_name": name, "label": label, "class_name": class_names[label]}
         lines.append(json.dumps(entry, ensure_ascii=False))
     (folder / METADATA).write_text("\n".join(lines) + "\n")
-    with (folder / ARRAYS).open("wb") as file:
+    with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file, images=images, labels=labels, class_names=np.asarray(class_names, np.str_)
         )

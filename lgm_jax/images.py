@@ -107,7 +107,7 @@ def grow_pyramid(
         active: How many levels count before growing.
         init: `noise` draws the new level from N(0, 1) / (active + 1), `zero` leaves it zero.
     """
-    count = jnp.asarray(active, jnp.float32)
+    count = jnp.asarray(active, levels[0].dtype)
     sizes = [level.shape[1] for level in levels]
     noise = _noise(key, levels[0].shape[0], sizes)
 

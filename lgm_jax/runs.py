@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,15 @@ def read_json(path: epath.Path) -> Any | None:
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes a JSON file so that a reader sees the old content or the new, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def replacing(path: epath.Path) -> Iterator[epath.Path]:
+    """A temporary file that takes the place of `path` once it is written without an error."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    yield temporary
     temporary.replace(path)
 
 

@@ -89,10 +89,8 @@ class Session:
             backbone, self.dataset.splits[split], self.recipe.crop, f"{split}, {backbone.name}"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
+        with runs.replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, features)
-        temporary.replace(path)
         return features
 
     @functools.cached_property

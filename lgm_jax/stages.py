@@ -147,7 +147,8 @@ class _Metrics:
     def write(self, step: int, loss: float, rate: float) -> None:
         line = {"step": step, "loss": loss, "steps_per_second": rate, "seconds": self.elapsed()}
         self._lines.append({name: round(value, 6) for name, value in line.items()})
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        with runs.replacing(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
 
 
 def _distill(

@@ -193,7 +193,7 @@ def test_layers_are_stacked_in_order(vit_folder):
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _assert_refused("digit_contrastive", "'digit_contrastive'", "did you mean digits_contrastive?")
+    _assert_refused("digit_contrastive", "'digit_contrastive'", "did you mean digits_contrastive")
     _assert_refused("nonsense", "no such folder; known names: ", *specs.NAMES)
 
 
@@ -296,6 +296,20 @@ def test_an_unknown_architecture_is_answered_with_the_nearest(folder):
 def test_an_unsupported_model_argument_is_named(folder, change):
     _edit_model_args(folder, **change)
     _assert_refused(folder, f"unknown timm model argument {next(iter(change))!r}")
+
+
+def test_arguments_that_timm_writes_in_full_are_read(folder):
+    _edit_model_args(folder, img_size=[16, 16], in_chans=3, num_classes=0, global_pool="token")
+    assert load(folder).resolution == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"img_size": [16, 24]}, "images of 16 x 24 px"), ({"in_chans": 1}, "three channels")],
+)
+def test_backbones_for_other_images_are_refused(folder, change, words):
+    _edit_model_args(folder, **change)
+    _assert_refused(folder, words)
 
 
 def test_an_unsupported_pooling_is_named(folder):

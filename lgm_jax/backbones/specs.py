@@ -87,6 +87,14 @@ def from_timm(config: Mapping[str, Any]) -> tuple[ViTSpec, Preprocessing]:
     extra = dict(config.get("model_args", {}))
     pool = extra.pop("global_pool", config.get("global_pool", "token"))
     extra.pop("num_classes", None)
+    # timm itself writes these two in full: 3, and (height, width).
+    if extra.pop("in_chans", 3) != 3:
+        raise UserError("a backbone that does not take three channels is not supported")
+    if isinstance(extra.get("img_size"), list):
+        height, width = extra["img_size"]
+        if height != width:
+            raise UserError(f"a backbone for images of {height} x {width} px is not supported")
+        extra["img_size"] = height
     for name, value in extra.items():
         if name not in _TIMM_ARGUMENTS:
             raise unknown_name("timm model argument", name, list(_TIMM_ARGUMENTS), "supported")

@@ -58,8 +58,12 @@ def _import_torchvision() -> None:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
+        # Kept on the function: the operators go when their library object does.
         _import_torchvision.library = torch.library.Library("torchvision", "DEF")
-        _import_torchvision.library.define("nms(Tensor dets, Tensor scores, float iou) -> Tensor")
+        for name in ("nms", "qnms"):
+            _import_torchvision.library.define(
+                f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor"
+            )
         import torchvision  # noqa: F401
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import timm
+import timm.models
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -101,6 +102,15 @@ def compare(folder: Path, model: torch.nn.Module, count: int) -> tuple[float, fl
 def test_features_and_image_gradient_are_timms(pool, count, tmp_path):
     folder = tmp_path / "vit"
     error, gradient_error = compare(folder, publish(folder, pool), count)
+    assert error <= TOLERANCE
+    assert gradient_error <= GRADIENT_TOLERANCE
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_a_folder_that_timm_saves_is_read(pool, tmp_path):
+    model = publish(tmp_path / "ours", pool)
+    timm.models.save_for_hf(model, tmp_path / "theirs", safe_serialization=True)
+    error, gradient_error = compare(tmp_path / "theirs", model, 1)
     assert error <= TOLERANCE
     assert gradient_error <= GRADIENT_TOLERANCE
 
