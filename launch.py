@@ -73,7 +73,10 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
         known = ["--config", "--workdir", "--overwrite", "--help"]
         raise unknown_name("flag", f"--{error.flagname}", known) from error
     except flags.Error as error:
-        raise UserError(f"cannot read the command line: {error}") from error
+        raise UserError(f"cannot read the command line: {_last_line(error)}") from error
+    except (AttributeError, ImportError, KeyError, NameError, SyntaxError, TypeError) as error:
+        reason = f"{type(error).__name__}: {_last_line(error)}"
+        raise UserError(f"the config file cannot be loaded: {reason}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; see --help")
     config = config_flag.value
@@ -106,6 +109,10 @@ def _join(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[-1]
 
 
 def _check_names(argv: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from lgm_jax.errors import UserError, unknown_name
 STAGES = ("distill", "probe", "baselines", "report")
 Check = Callable[[str, Any], None]
 
-# Counts are int32 on the device; this leaves room for products of two of them with a batch.
+# Far above anything useful; products of counts are checked where they are formed.
 _LARGEST = 10**7
 
 

@@ -382,11 +382,16 @@ def _ranks(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
 ) -> Int[Array, "runs n"]:
-    """How many classes score higher than the right one."""
+    """How many classes come before the right one; ties go to the lower index, as in argmax.
+
+    An image with a score that is not finite is wrong, whatever its rank would be.
+    """
 
     def ranks(head: dict[str, Array]) -> Int[Array, " n"]:
         scores = objectives.logits(head, features)
         right = jnp.take_along_axis(scores, labels[:, None], axis=-1)
-        return jnp.sum(scores > right, axis=-1)
+        before = jnp.arange(scores.shape[-1])[None, :] < labels[:, None]
+        ranks = jnp.sum((scores > right) | ((scores == right) & before), axis=-1)
+        return jnp.where(jnp.all(jnp.isfinite(scores), axis=-1), ranks, scores.shape[-1])
 
     return jax.vmap(ranks)(heads)

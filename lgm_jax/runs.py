@@ -23,7 +23,8 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "grid.png",
 )
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
-_OUTPUTS = (CONFIG, STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES)
+# The config comes last: as long as it is there, the rest is known to be a run's.
+_OUTPUTS = (STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES, CONFIG)
 
 Inputs = Mapping[str, Any]
 
@@ -43,6 +44,11 @@ class Run:
         """The result of a stage that was finished with these inputs, if it was."""
         record = self._records().get(stage)
         return record["result"] if record and record["inputs"] == _plain(inputs) else None
+
+    def latest(self, stage: str) -> Any | None:
+        """The result of the last time a stage was finished, whatever its inputs were."""
+        record = self._records().get(stage)
+        return record["result"] if record else None
 
     def finish(self, stage: str, inputs: Inputs, result: Any, seconds: float) -> None:
         """Records a stage as finished.
@@ -155,9 +161,12 @@ def read_json(path: epath.Path) -> Any | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return value
 
 
 def write_json(path: epath.Path, value: Any) -> None:

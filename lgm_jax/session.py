@@ -75,9 +75,7 @@ class Session:
     def features(self, backbone: Backbone, split: str) -> np.ndarray:
         """Features of the centre crops of a split, computed once per run folder."""
         inputs = {
-            "weights": backbone.sha256,
-            "normalization": self.config.backbone.normalization,
-            "dtype": self.config.backbone.dtype,
+            "backbone": backbone.fingerprint,
             "data": self.dataset.fingerprint,
             "crop": self.recipe.crop,
         }
@@ -162,6 +160,10 @@ def open_session(
         grow_every=config.images.grow_every,
         augmentation=_augmentation(config.augment),
     )
+    if config.steps * recipe.batch >= 2**31:
+        raise UserError(
+            f"config.steps x {recipe.batch} images a step do not fit 32 bits; lower config.steps"
+        )
     identity = {
         name: value
         for name, value in flat.items()
@@ -170,7 +172,7 @@ def open_session(
         "images.crop": crop,
         "images.resolution": resolution,
         "backbone.name": backbone.name,
-        "backbone.sha256": backbone.sha256,
+        "backbone.fingerprint": backbone.fingerprint,
         "data.fingerprint": dataset.fingerprint,
     }
     description = {
@@ -181,9 +183,19 @@ def open_session(
     }
     source = _read_source(config.images.source, dataset, resolution)
     if source is not None:
-        identity["images.source"] = hashlib.sha256(source.images.tobytes()).hexdigest()
+        if len(source.labels) != config.ipc * dataset.num_classes:
+            raise UserError(
+                f"{config.images.source} has {len(source.labels)} images for {dataset.num_classes} "
+                f"classes; set config.ipc, which is {config.ipc}, to the number per class"
+            )
+        identity["images.source"] = content_hash(source)
     run = runs.open_run(workdir, identity, description, overwrite=overwrite)
     return Session(config, dataset, backbone, evaluated, recipe, identity, source, run)
+
+
+def content_hash(split: ArraySplit) -> str:
+    """Changes when images or labels do."""
+    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
 
 
 def _read_source(folder: str, dataset: Dataset, resolution: int) -> ArraySplit | None:

@@ -6,7 +6,6 @@ A stage takes a `Session`, does what the run folder does not hold yet, and recor
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -22,12 +21,12 @@ from etils import epath
 from lgm_jax import baselines, distill, images, probe, runs
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit
-from lgm_jax.distilled import save_distilled
+from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-from lgm_jax.session import Session
+from lgm_jax.session import Session, content_hash
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -45,7 +44,8 @@ def distill_stage(session: Session) -> None:
 
     config, recipe, run, steps = session.config, session.recipe, session.run, session.config.steps
     inputs = {**session.identity, "steps": steps}
-    if run.find("distill", inputs) is not None:
+    done = run.find("distill", inputs) is not None
+    if done and (run.path / runs.DISTILLED / ARRAYS).exists():
         print(f"distill: {steps} steps are done")
         return
     with Checkpoints(run.path / runs.CHECKPOINTS, config.keep_checkpoints) as checkpoints:
@@ -99,15 +99,16 @@ def baselines_stage(session: Session) -> None:
 def report_stage(session: Session) -> None:
     """Writes `results.json` and `grid.png`, and prints the table."""
     config, run = session.config, session.run
-    record = run.find("distill", {**session.identity, "steps": config.steps})
     own = session.source is None
+    # What `distilled/` holds, which may be older than the config.
+    record = run.latest("distill") if own else None
     results = {
         "version": 1,
         "dataset": session.dataset.name,
         "ipc": config.ipc,
         "objective": config.objective if own else None,
         "num_classes": session.dataset.num_classes,
-        "steps": config.steps if own else None,
+        "steps": record["steps"] if record else None,
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
         "backbones": [session.backbone.name] if own else [],
@@ -144,6 +145,10 @@ class _Metrics:
         """Seconds spent, in earlier processes too."""
         return self._before + time.perf_counter() - self._clock
 
+    def last_loss(self) -> float | None:
+        """The newest loss of earlier processes."""
+        return self._lines[-1]["loss"] if self._lines else None
+
     def write(self, step: int, loss: float, rate: float) -> None:
         line = {"step": step, "loss": loss, "steps_per_second": rate, "seconds": self.elapsed()}
         self._lines.append({name: round(value, 6) for name, value in line.items()})
@@ -164,7 +169,7 @@ def _distill(
     memory = distill.Memory(jnp.asarray(session.train.images), jnp.asarray(session.train.labels))
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
-    loss = None
+    loss = metrics.last_loss()
     try:
         updates = distill.run(
             jax.jit(step_fn),
@@ -226,15 +231,15 @@ def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str
         "normalization": config.backbone.normalization,
         "dtype": config.backbone.dtype,
         "data": session.dataset.fingerprint,
-        "weights": backbone.sha256,
+        "backbone": backbone.fingerprint,
     }
     if method == "full":
         return inputs
     inputs["ipc"] = config.ipc
     if method in ("centroids", "neighbors"):
-        inputs["chosen_by"] = session.backbone.sha256
+        inputs["chosen_by"] = session.backbone.fingerprint
     if method in ("distilled", "neighbors") and session.distilled is not None:
-        inputs["images"] = hashlib.sha256(session.distilled.images.tobytes()).hexdigest()
+        inputs["images"] = content_hash(session.distilled)
     return inputs
 
 
@@ -296,7 +301,7 @@ def _probe(
             session.features(backbone, config.split),
             session.dataset.splits[config.split].labels,
         )
-        result = _summary(scores, protocol)
+        result = _summary(scores, protocol, config.split)
         run.finish(
             _stage_name(method, backbone),
             _probe_inputs(session, method, backbone),
@@ -306,7 +311,7 @@ def _probe(
         print(f"{method}: {result['top1_mean']:.1f} % on {backbone.name}", flush=True)
 
 
-def _summary(scores: Mapping[str, Any], protocol: probe.Protocol) -> dict[str, Any]:
+def _summary(scores: Mapping[str, Any], protocol: probe.Protocol, split: str) -> dict[str, Any]:
     """One entry of `results.json`; std is the sample's (one degree of freedom), 0 for one run."""
 
     def moments(name: str) -> dict[str, float | None]:
@@ -323,6 +328,7 @@ def _summary(scores: Mapping[str, Any], protocol: probe.Protocol) -> dict[str, A
         "solver": protocol.solver,
         "epochs": protocol.epochs,
         "augment": protocol.augment,
+        "split": split,
         "groups": None,
         "worst_group": None,
     }

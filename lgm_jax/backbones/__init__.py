@@ -43,6 +43,7 @@ class Backbone:
         mean: Per-channel mean that `apply` subtracts.
         std: Per-channel standard deviation that `apply` divides by.
         sha256: Hash of the weights file.
+        fingerprint: Changes when the weights, the architecture or the normalisation do.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     sha256: str
+    fingerprint: str
 
 
 def load(
@@ -97,6 +99,7 @@ def load(
         mean=preprocessing.mean,
         std=preprocessing.std,
         sha256=sha256,
+        fingerprint=hashlib.sha256(f"{sha256} {spec} {preprocessing} {dtype}".encode()).hexdigest(),
     )
 
 

@@ -21,7 +21,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         "random": f"random real, {ipc} per class",
         "full": "full training set",
     }
-    rows = [["top-1 % (mean ± std)", *backbones]]
+    splits = {entry["split"] for entries in probes.values() for entry in entries.values()}
+    rows = [[f"top-1 % on {' and '.join(sorted(splits))} (mean ± std)", *backbones]]
     for method in methods:
         cells = [_cell(probes[backbone].get(method)) for backbone in backbones]
         rows.append([titles.get(method, method), *cells])

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from unittest import mock
 
 import jax
-import numpy as np
 import pytest
 
 _MISSING = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
@@ -69,13 +68,6 @@ def _import_torchvision() -> None:
 
 if not _MISSING:
     _import_timm()
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
-    """A floating-point type; with JAX's 64-bit mode on for float64."""
-    with jax.enable_x64(request.param == "float64"):
-        yield np.dtype(request.param)
 
 
 @pytest.fixture

@@ -73,6 +73,6 @@ def test_loss_and_image_gradient_are_double_backwards(soft, std):
     (expected,) = torch.autograd.grad(theirs, leaf)
 
     assert 0.05 < theirs.item() < 1.95
-    np.testing.assert_allclose(loss, theirs.item(), rtol=1e-5)
+    np.testing.assert_allclose(loss, theirs.item(), rtol=1e-5)  # measured: 2.4e-7
     error = np.abs(gradient - expected.numpy()).max() / expected.abs().max().item()
-    assert error <= 1e-4
+    assert error <= 1e-4  # measured: 9.2e-7
