@@ -22,7 +22,8 @@ class Checkpoints:
             keep: How many to keep.
         """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        # Orbax takes absolute paths only.
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, if there is any."""

@@ -353,6 +353,13 @@ def test_validation_images_are_not_the_test_images(run_copy):
     assert all(abs(a * 2.88 - round(a * 2.88)) < 1e-3 for a in full[1])
 
 
+def test_workdir_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = f"--config={ROOT}/configs/quickstart.py:quick"
+    assert start(config, "--config.stages=distill", workdir="runs/here") == 0
+    assert (tmp_path / "runs" / "here" / "checkpoints" / "6").is_dir()
+
+
 def test_help_names_every_key_and_ends_well(capsys):
     assert start("--help") == 0
     text = capsys.readouterr().out
