@@ -1,12 +1,13 @@
 """Trains the embedded backbones, without labels, on the training part of the digits.
 
     python tools/pretrain_digits.py --method=contrastive --out=FOLDER
+    python tools/pretrain_digits.py --method=distilled --warp=0.6 --epochs=330 --out=FOLDER
 
 `contrastive` follows MoCo-v3 (arXiv 2104.02057): InfoNCE between two augmented views, a momentum
 encoder for the keys, a prediction head for the queries. `distilled` follows DINO (arXiv
 2104.14294): a student matches the centred, sharpened output of its momentum teacher. Labels are
 read only to print how well a linear head does on the validation part; the test part is not read.
-Each takes about 20 minutes on two CPU cores and writes timm's format (`config.json`,
+They take 20 to 30 minutes on two CPU cores and writes timm's format (`config.json`,
 `model.safetensors` in float16), so `timm.create_model(architecture, **model_args)` loads it too.
 """
 
@@ -40,7 +41,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Root random seed.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 2e-3, "Peak, after a linear warm-up.")
 _WIDTH = flags.DEFINE_integer("width", 128, "Token dimension.")
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.2, "Of the InfoNCE softmax.")
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.2, "Of InfoNCE; the DINO teacher has a fifth of it."
+)
 _WARP = flags.DEFINE_float("warp", 0.8, "Strength of the geometric augmentation.")
 
 PATCH = 8
