@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import probe
+from lgm_jax import backbones, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.errors import UserError, unknown_name
 
@@ -69,6 +69,11 @@ def some_of(*values: str) -> Check:
     return check
 
 
+def pooling(name: str, value: Any) -> None:
+    """Refuses what is no pooling of a backbone."""
+    backbones.check_pooling(value)
+
+
 def _range(low: float, high: float, text: str) -> Check:
     def check(name: str, value: Any) -> None:
         # Written so that NaN, which compares false with everything, is refused too.
@@ -110,12 +115,23 @@ KEYS: Mapping[str, Key] = {
     "data.name": Key("digits", "data set: digits or folder", one_of("digits", "folder")),
     "data.folder": Key("", "for data.name=folder: where the images lie"),
     "data.split_seed": Key(0, "of the split, where the data has none", between(0, 2**31 - 1)),
-    "backbone.name": Key("digits_contrastive", "what to distil against: a name or a folder"),
-    "backbone.normalization": Key(
-        "native", "mean and std of the inputs", one_of("native", "imagenet")
+    "backbone.name": Key(
+        "digits_contrastive",
+        "what to distil against: a name (python -m lgm_jax.backbones), folder or hub id",
     ),
-    "backbone.dtype": Key("float32", "what it computes in", one_of("float32", "bfloat16")),
-    "eval_backbones": Key("", "names or folders, comma-separated (default: backbone.name)"),
+    "backbone.normalization": Key(
+        "native", "mean and std of the inputs", one_of(*backbones.NORMALIZATIONS)
+    ),
+    "backbone.dtype": Key("float32", "what it computes in", one_of(*backbones.DTYPES)),
+    "backbone.params_dtype": Key(
+        "float32", "what its weights are kept in", one_of(*backbones.DTYPES)
+    ),
+    "backbone.attention": Key("auto", "attention kernel", one_of(*backbones.ATTENTIONS)),
+    "backbone.pooling": Key(
+        "native", "features: native, cls, mean, cls+mean; cls:4 of the last 4 blocks", pooling
+    ),
+    "backbone.revision": Key("", "branch, tag or commit of a backbone from the hub"),
+    "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)"),
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
     "probe.batch": Key(100, "images per update", at_least(1)),

@@ -1,4 +1,4 @@
-"""Bilinear resampling as small dense matrices, equal to PyTorch's.
+"""Bilinear and bicubic resampling as small dense matrices, equal to PyTorch's.
 
 An image is resampled separably by one (out, in) matrix per axis. A row holds the hat function
 relu(1 - |x|) around the place in the input that the output pixel's centre falls on. Two matrix
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import Precision
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -47,6 +48,39 @@ def enlarge_matrix(
     return _hat(jnp.clip(centers * in_size - 0.5, 0, in_size - 1), in_size)
 
 
+def bicubic_matrix(
+    in_size: int, out_size: int, *, antialias: bool = False
+) -> Float[np.ndarray, "out in"]:
+    """Resizes a whole axis, equal to `F.interpolate(mode="bicubic", align_corners=False)`.
+
+    Positions of Vision Transformers are resized so. `jax.image.resize` has another cubic and
+    antialiases by default.
+
+    Args:
+        in_size: Pixels of the axis.
+        out_size: Pixels to make.
+        antialias: As in `F.interpolate`: widens the filter when shrinking, takes a cubic with
+            a = -0.5 in place of -0.75, and renormalises at the edges in place of clamping.
+
+    Returns:
+        Rows of weights, float64.
+    """
+    scale = in_size / out_size
+    width = max(scale, 1.0) if antialias else 1.0
+    centers = (np.arange(out_size) + 0.5) * scale - 0.5
+    if antialias:
+        distance = (np.arange(in_size)[None, :] - centers[:, None]) / width
+        weights = _cubic(distance, -0.5)
+        return weights / weights.sum(axis=1, keepdims=True)
+    first = np.floor(centers).astype(int) - 1
+    matrix = np.zeros((out_size, in_size))
+    for tap in range(4):
+        column = first + tap
+        weights = _cubic(column - centers, -0.75)
+        np.add.at(matrix, (np.arange(out_size), np.clip(column, 0, in_size - 1)), weights)
+    return matrix
+
+
 def resample(
     image: Float[Array, "h w c"], rows: Float[Array, "out_h h"], columns: Float[Array, "out_w w"]
 ) -> Float[Array, "out_h out_w c"]:
@@ -54,6 +88,14 @@ def resample(
     return jnp.einsum(
         "yh,xw,hwc->yxc", rows, columns, image, precision=Precision.HIGHEST, optimize="greedy"
     )
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def _hat(places: Float[Array, " out"], in_size: int) -> Float[Array, "out in"]:

@@ -35,6 +35,8 @@ _DISTILL_KEYS = (
     "data.name",
     "backbone.normalization",
     "backbone.dtype",
+    "backbone.params_dtype",
+    "backbone.pooling",
 )
 
 
@@ -116,20 +118,16 @@ def open_session(
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
-    options = {"normalization": config.backbone.normalization, "dtype": config.backbone.dtype}
-    backbone = backbones.load(config.backbone.name, **options)
+    backbone = _load_backbone(config, config.backbone.name, config.images.crop)
+    crop = backbone.resolution
     names = [name.strip() for name in config.eval_backbones.split(",") if name.strip()]
     others = {
-        name: backbones.load(name, **options) for name in names if name != config.backbone.name
+        name: _load_backbone(config, name, crop) for name in names if name != config.backbone.name
     }
     evaluated = [others.get(name, backbone) for name in names] or [backbone]
 
-    crop = config.images.crop or backbone.resolution
     # The paper's 256 px for crops of 224.
     resolution = config.images.resolution or round(crop * 8 / 7)
-    for b in [backbone, *evaluated]:
-        if b.resolution != crop:
-            raise UserError(f"config.images.crop is {crop}, but {b.name} takes {b.resolution} px")
     if resolution < crop:
         raise UserError(
             f"config.images.resolution ({resolution}) is smaller than the crop ({crop})"
@@ -178,7 +176,7 @@ def open_session(
     description = {
         "config": {k: _without_path(v) for k, v in flat.items()},
         "provenance": runs.provenance()
-        | {"weights": {b.name: b.sha256 for b in [backbone, *evaluated]}}
+        | {"weights": {b.name: b.provenance for b in [backbone, *evaluated]}}
         | {"data": {"name": dataset.name, "fingerprint": dataset.fingerprint}},
     }
     source = _read_source(config.images.source, dataset, resolution)
@@ -216,6 +214,27 @@ def _read_source(folder: str, dataset: Dataset, resolution: int) -> ArraySplit |
         shape = (len(images), resolution, resolution, 3)
         images = np.asarray(jax.image.resize(images, shape, "linear"))
     return ArraySplit(images, labels)
+
+
+def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
+    options = config.backbone
+    # A revision belongs to one repository, that of the backbone to distil against.
+    revision = options.revision if name == options.name else ""
+    try:
+        return backbones.load(
+            name,
+            normalization=options.normalization,
+            dtype=options.dtype,
+            params_dtype=options.params_dtype,
+            attention=options.attention,
+            pooling=options.pooling,
+            resolution=crop,
+            revision=revision or None,
+        )
+    except UserError as error:
+        if crop is not None and "does not divide an image" in str(error):
+            raise UserError(f"config.images.crop={crop}, and {name}: {error}") from error
+        raise
 
 
 def _augmentation(config: ConfigDict) -> Augmentation | None:

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lgm_jax.backbones import abstract_vit, port, specs
+from lgm_jax.backbones import abstract_vit, configs, port
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -98,11 +98,12 @@ def write_vit() -> Callable[..., Path]:
 
     def write(folder: Path, *, pool: str = "token", seed: int = 0, **model_args: Any) -> Path:
         config = timm_config(pool, **model_args)
-        spec, _ = specs.from_timm(config)
+        published = configs.read_config(config, {})
+        spec, form = published.spec, port.FORMATS[published.form]
         params = loud_params(abstract_vit(spec)[1], seed)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
-        tensors = port.export_params(port.timm_vit(spec), params, spec)
+        tensors = port.export_params(form, spec, params)
         safetensors.numpy.save_file(tensors, folder / "model.safetensors")
         return folder
 

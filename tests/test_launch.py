@@ -126,7 +126,9 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
     assert config["provenance"]["versions"]["lgm_jax"] == lgm_jax.__version__
-    assert len(config["provenance"]["weights"]["digits_contrastive"]) == 64
+    weights = config["provenance"]["weights"]["digits_contrastive"]
+    assert (weights["source"], weights["revision"]) == ("digits_contrastive", None)
+    assert len(weights["sha256"]["model.safetensors"]) == 64
 
 
 def test_second_start_repeats_nothing(run_copy, capsys):
@@ -188,7 +190,7 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.objective=lgmm", "--workdir=w"), ["lgmm", "lgm"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
         ((QUICK, "--config.images.resolution=16", "--workdir=w"), ["images.resolution", "crop"]),
-        ((QUICK, "--config.images.crop=16", "--workdir=w"), ["images.crop", "32"]),
+        ((QUICK, "--config.images.crop=20", "--workdir=w"), ["images.crop=20", "a patch of 8 px"]),
         ((QUICK, "--config.augment.scale_min=1", "--config.augment.scale_max=0.5", "--workdir=w"),
          ["scale_min", "scale_max"]),
         ((QUICK, "--config.backbone.name=digit_contrastive", "--workdir=w"),

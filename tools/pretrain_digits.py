@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from lgm_jax.backbones import port
-from lgm_jax.backbones.vit import ViT, ViTSpec
+from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, ViT, ViTSpec
 from lgm_jax.data.digits import RESOLUTION, load_digits
 
 _METHOD = flags.DEFINE_enum("method", "contrastive", ["contrastive", "distilled"], "Objective.")
@@ -188,7 +188,12 @@ def main(_: list[str]) -> None:
     images = jnp.asarray(train.load(np.arange(len(train.labels))), jnp.float32) / 255
     images_val = jnp.asarray(val.load(np.arange(len(val.labels))), jnp.float32) / 255
     spec = ViTSpec(
-        RESOLUTION, PATCH, _WIDTH.value, _DEPTH.value, _WIDTH.value // 32, 4 * _WIDTH.value
+        resolution=RESOLUTION,
+        width=_WIDTH.value,
+        depth=_DEPTH.value,
+        embed=EmbedSpec(PATCH),
+        attention=AttentionSpec(_WIDTH.value // 32),
+        mlp=MlpSpec(4 * _WIDTH.value),
     )
     root = jax.random.key(_SEED.value)
     method, temperature, warp = _METHOD.value, _TEMPERATURE.value, _WARP.value
@@ -275,7 +280,7 @@ def evaluate(train: np.ndarray, labels: np.ndarray, val: np.ndarray, labels_val:
 def write(folder: Path, spec: ViTSpec, params: Any) -> None:
     """Saves the backbone in timm's format."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = port.export_params(port.timm_vit(spec), params, spec, np.float16)
+    tensors = port.export_params(port.FORMATS["timm_vit"], spec, params, np.float16)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     config = {
         "architecture": "vit_tiny_patch16_224",
@@ -283,10 +288,10 @@ def write(folder: Path, spec: ViTSpec, params: Any) -> None:
         "num_features": spec.width,
         "model_args": {
             "img_size": spec.resolution,
-            "patch_size": spec.patch,
+            "patch_size": spec.embed.patch,
             "embed_dim": spec.width,
             "depth": spec.depth,
-            "num_heads": spec.heads,
+            "num_heads": spec.attention.heads,
             "global_pool": "token",
             "num_classes": 0,
         },

@@ -1,6 +1,7 @@
-"""Frozen, pre-trained backbones: `load(name or folder)` gives pure functions of images.
+"""Frozen, pre-trained backbones: `load(name, folder or hub id)` gives pure functions of images.
 
-Weights are safetensors files beside the `config.json` they were published with.
+`python -m lgm_jax.backbones` lists the names. Weights are safetensors files, taken from the
+package, a local folder or the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,30 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones import port, specs
-from lgm_jax.backbones.vit import ViT, ViTSpec
+from lgm_jax.backbones import configs, files, port, specs
+from lgm_jax.backbones.configs import Preprocessing, Published
+from lgm_jax.backbones.files import Files
+from lgm_jax.backbones.vit import AttentionKernel, Pool, PoolSpec, ViT, ViTSpec
 from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.resample import bicubic_matrix
 
-__all__ = ["Backbone", "load"]
+__all__ = [
+    "ATTENTIONS",
+    "DTYPES",
+    "NORMALIZATIONS",
+    "Backbone",
+    "check_pooling",
+    "load",
+    "read_checkpoint",
+]
 
-_NORMALIZATIONS = ("native", "imagenet")
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+NORMALIZATIONS = ("native", "imagenet")
+ATTENTIONS = ("auto", "cudnn", "xla")
+DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+_POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
+_POOLS: Mapping[str, Pool] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +51,22 @@ class Backbone:
     """A frozen feature extractor.
 
     Attributes:
-        name: Its registered name, or its folder's base name plus 8 digits of the weights' hash.
+        name: Its registered name, or its folder's or repository's base name plus 8 digits of the
+            weights' hash.
         apply: `apply(params, images) -> features`; images (n, r, r, 3) float32 in [0, 1], features
             (n, d) float32. Pure: the parameters are an argument, so that compiled code does not
             hold them as constants. Normalises the images with `mean` and `std` itself.
-        params: Nested dict of float32 arrays.
+        params: Nested dict of arrays.
         feature_dim: Number of features `d`.
-        resolution: Side of the images it takes, in pixels.
+        resolution: Side `r` of the images it takes, in pixels.
         mean: Per-channel mean that `apply` subtracts.
         std: Per-channel standard deviation that `apply` divides by.
-        sha256: Hash of the weights file.
-        fingerprint: Changes when the weights, the architecture or the normalisation do.
+        sha256: Hash of the weights file; of the files' hashes where there are several.
+        fingerprint: Changes when the features do: with weights, architecture, pooling, resolution,
+            normalisation or dtype.
+        provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or
+            `None`), `sha256` by file.
+        published: What the checkpoint says it is.
     """
 
     name: str
@@ -55,68 +78,133 @@ class Backbone:
     std: tuple[float, float, float]
     sha256: str
     fingerprint: str
+    provenance: Mapping[str, Any]
+    published: Published
 
 
 def load(
-    name_or_folder: str | Path, *, normalization: str = "native", dtype: str = "float32"
+    source: str | Path,
+    *,
+    normalization: str = "native",
+    dtype: str = "float32",
+    params_dtype: str = "float32",
+    attention: str = "auto",
+    pooling: str = "native",
+    resolution: int | None = None,
+    revision: str | None = None,
 ) -> Backbone:
-    """Loads a backbone by registered name, or from a local folder in timm's format.
+    """Loads a backbone by registered name, from a local folder, or from the hub.
 
     Args:
-        name_or_folder: A name (see `specs.NAMES`), or a folder that holds timm's `config.json`
-            and `model.safetensors`.
+        source: A registered name (see `specs.NAMES`); a folder with `config.json` (timm's,
+            transformers', or of an export) and `model.safetensors`, for which the network is never
+            touched; or a repository `owner/name` of the Hugging Face hub with the same files.
         normalization: `native` normalises images with the statistics the weights were trained
             with, `imagenet` with ImageNet's, as the authors' code does for every backbone.
         dtype: What the backbone computes in, `float32` or `bfloat16`; features are float32.
+        params_dtype: What its parameters are kept in, likewise.
+        attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `xla` runs anywhere;
+            `auto` takes the first where it can.
+        pooling: `native` gives the features that the family is used with. `cls`, `mean` (of patch
+            tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those of the
+            last four blocks; no projection or pooling head follows.
+        resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
+            upstream resizes them. By default what the backbone is used at.
+        revision: Branch, tag or commit, for the hub only.
 
     Raises:
-        UserError: If the name is unknown, a file is missing or broken, or the weights do not fit.
+        UserError: If the name is unknown, files are missing, broken or cannot be downloaded, or
+            the weights do not fit.
     """
-    name = str(name_or_folder)
-    if normalization not in _NORMALIZATIONS:
-        raise unknown_name("backbone.normalization", normalization, list(_NORMALIZATIONS))
-    if dtype not in _DTYPES:
-        raise unknown_name("backbone.dtype", dtype, list(_DTYPES))
-    if name in specs.NAMES:
-        folder = specs.NAMES[name].folder
-    elif Path(name).is_dir():
-        folder = Path(name)
-    else:
-        raise unknown_name("backbone", name, list(specs.NAMES), "no such folder; known names")
-    config = _read_config(folder)
-    tensors, sha256 = _read_tensors(folder / "model.safetensors")
-    spec, preprocessing = specs.from_timm(config)
+    name = str(source)
+    for kind, value, known in (
+        ("backbone.normalization", normalization, NORMALIZATIONS),
+        ("backbone.dtype", dtype, DTYPES),
+        ("backbone.params_dtype", params_dtype, DTYPES),
+        ("backbone.attention", attention, ATTENTIONS),
+    ):
+        if value not in known:
+            raise unknown_name(kind, value, list(known))
+    check_pooling(pooling)
+    found, published, params = read_checkpoint(name, params_dtype=params_dtype, revision=revision)
+    spec, statistics = published.spec, published.preprocessing
     if normalization == "imagenet":
-        preprocessing = specs.Preprocessing(specs.IMAGENET_MEAN, specs.IMAGENET_STD)
-    definition, shapes = abstract_vit(spec, _DTYPES[dtype])
-    params = port.import_params(port.timm_vit(spec), tensors, spec.depth, shapes)
+        statistics = configs.IMAGENET
+    spec, params = _with_pooling(spec, params, pooling)
+    spec, params = _at_resolution(spec, params, resolution or published.resolution)
+    kernel = _attention_kernel(attention, spec, dtype)
+    definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
+    hashes = found.sha256()
+    sha256 = next(iter(hashes.values())) if len(hashes) == 1 else _digest(hashes)
+    registered = name in specs.NAMES
     return Backbone(
-        name=name if name in specs.NAMES else f"{folder.resolve().name}_{sha256[:8]}",
-        apply=make_apply(definition, spec, preprocessing),
+        name=name if registered else f"{Path(found.origin).name}_{sha256[:8]}",
+        apply=make_apply(definition, spec, statistics, DTYPES[dtype]),
         params=jax.tree.map(jnp.asarray, params),
-        feature_dim=spec.width,
+        feature_dim=spec.feature_dim,
         resolution=spec.resolution,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        mean=statistics.mean,
+        std=statistics.std,
         sha256=sha256,
-        fingerprint=hashlib.sha256(f"{sha256} {spec} {preprocessing} {dtype}".encode()).hexdigest(),
+        # How attention is computed is left out: it is to change no more than rounding.
+        fingerprint=_digest([sha256, repr(spec), repr(statistics), dtype, params_dtype]),
+        provenance={"source": found.origin, "revision": found.revision, "sha256": hashes},
+        published=published,
     )
 
 
+def read_checkpoint(
+    source: str | Path, *, params_dtype: str = "float32", revision: str | None = None
+) -> tuple[Files, Published, port.Params]:
+    """A backbone's files, what they say it is, and its parameters as they were published.
+
+    Args:
+        source: As for `load`.
+        params_dtype: What parameters are turned into, `float32` or `bfloat16`.
+        revision: As for `load`.
+
+    Raises:
+        UserError: As for `load`.
+    """
+    found, published = _find(str(source), revision)
+    form = port.FORMATS[published.form]
+    _, shapes = abstract_vit(published.spec)
+    with files.open_tensors(found.weights) as tensors:
+        try:
+            params = port.import_params(form, published.spec, tensors, shapes, DTYPES[params_dtype])
+        except UserError as error:
+            raise UserError(f"{found}: {error}") from error
+    return found, published, params
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuses what is no pooling.
+
+    Raises:
+        UserError: Saying what there is.
+    """
+    if not _POOLING.fullmatch(pooling):
+        known = ["native", "cls", "mean", "cls+mean", "cls:4", "mean:4", "cls+mean:4"]
+        raise unknown_name("backbone.pooling", pooling, known, "for example")
+
+
 def abstract_vit(
-    spec: ViTSpec, dtype: Any = jnp.float32
+    spec: ViTSpec, dtype: Any = jnp.float32, kernel: AttentionKernel = "xla"
 ) -> tuple[nnx.GraphDef, dict[str, tuple[int, ...]]]:
     """The module's definition and its parameters' shapes by path, without allocating any."""
-    module = nnx.eval_shape(lambda: ViT(spec, dtype=dtype, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: ViT(spec, dtype=dtype, kernel=kernel, rngs=nnx.Rngs(0)))
     definition, state = nnx.split(module)
     shapes = {path: leaf.shape for path, leaf in port.flatten(nnx.to_pure_dict(state)).items()}
     return definition, shapes
 
 
 def make_apply(
-    definition: nnx.GraphDef, spec: ViTSpec, preprocessing: specs.Preprocessing
+    definition: nnx.GraphDef, spec: ViTSpec, statistics: Preprocessing, dtype: Any = jnp.float32
 ) -> Callable[[Any, Float[Array, "n h w 3"]], Float[Array, "n d"]]:
     """Binds a module's definition into a pure `apply(params, images)`."""
+    # Accelerators round the operands of float32 products unless told not to: who asks for float32
+    # gets it, who wants speed asks for bfloat16.
+    precision = "highest" if dtype == jnp.float32 else "default"
 
     def apply(params: Any, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         if images.shape[1:] != (spec.resolution, spec.resolution, 3):
@@ -124,36 +212,120 @@ def make_apply(
                 f"the backbone takes images of {spec.resolution} x {spec.resolution} x 3, "
                 f"not {' x '.join(map(str, images.shape[1:]))}: set images.crop"
             )
-        mean = jnp.asarray(preprocessing.mean, images.dtype).reshape(1, 1, 1, 3)
-        std = jnp.asarray(preprocessing.std, images.dtype).reshape(1, 1, 1, 3)
-        features = nnx.merge(definition, nnx.State(params))((images - mean) / std)
+        mean = jnp.asarray(statistics.mean, images.dtype).reshape(1, 1, 1, 3)
+        std = jnp.asarray(statistics.std, images.dtype).reshape(1, 1, 1, 3)
+        with jax.default_matmul_precision(precision):
+            features = nnx.merge(definition, nnx.State(params))((images - mean) / std)
         return features.astype(jnp.float32)
 
     return apply
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.json: a backbone folder needs timm's")
+def _find(name: str, revision: str | None) -> tuple[Files, Published]:
+    """The files of a backbone, and what they are."""
+    if name in specs.NAMES:
+        entry = specs.NAMES[name]
+        if entry.folder is not None:
+            _refuse_revision(name, revision)
+            found = files.from_folder(entry.folder)
+            return found, _read(found)
+        return _from_sources(entry, revision)
+    folder = Path(name)
+    if folder.is_dir():
+        _refuse_revision(name, revision)
+        found = files.from_folder(folder)
+    elif _HUB_ID.fullmatch(name):
+        found = files.from_hub(name, revision)
+    else:
+        raise unknown_name("backbone", name, list(specs.NAMES), "no such folder; known names")
+    return found, _read(found)
+
+
+def _refuse_revision(name: str, revision: str | None) -> None:
+    if revision:
+        raise UserError(f"backbone.revision is for the hub, and {name} is not loaded from there")
+
+
+def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Published]:
+    refused: UserError | None = None
+    for source in entry.sources:
+        try:
+            found = files.from_hub(source.repo, revision, need_config=False)
+        except files.NoSafetensors as error:
+            refused = refused or error
+        else:
+            return found, entry.published(source.form)
+    assert refused is not None
+    raise refused
+
+
+def _read(found: Files) -> Published:
     try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or "architecture" not in config:
-        raise UserError(f"{path} names no architecture: only timm's format is supported")
-    return config
+        return configs.read_config(found.config, found.preprocessor)
+    except UserError as error:
+        raise UserError(f"the config.json of {found} is not understood: {error}") from error
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    import safetensors
-    import safetensors.numpy
+def _with_pooling(spec: ViTSpec, params: port.Params, pooling: str) -> tuple[ViTSpec, port.Params]:
+    """The backbone with other features than its family's."""
+    match = _POOLING.fullmatch(pooling)
+    if match is None or match["kind"] is None:
+        return spec, params
+    kind, blocks = _POOLS[match["kind"]], int(match["blocks"] or 1)
+    if "cls" in kind and not spec.embed.class_token:
+        raise UserError(f"backbone.pooling={pooling}: the backbone has no class token, try mean")
+    if blocks > spec.depth:
+        raise UserError(f"backbone.pooling={pooling}: the backbone has {spec.depth} blocks")
+    changed = dataclasses.replace(spec, pool=PoolSpec(kind, blocks))
+    kept = {name: leaf for name, leaf in params.items() if name not in ("pool", "project")}
+    return changed, kept
 
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no {path.name}: weights are read from safetensors only")
-    data = path.read_bytes()
-    try:
-        tensors = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file: {error}") from error
-    return tensors, hashlib.sha256(data).hexdigest()
+
+def _at_resolution(
+    spec: ViTSpec, params: port.Params, resolution: int
+) -> tuple[ViTSpec, port.Params]:
+    """The backbone for images of another size, its positions resized as upstream does."""
+    if resolution in (0, spec.resolution):
+        return spec, params
+    changed = dataclasses.replace(spec, resolution=resolution)
+    configs.check_spec(changed)
+    if spec.embed.positions == "none":
+        return changed, params
+    matrix = bicubic_matrix(spec.grid, changed.grid, antialias=spec.embed.antialias)
+    positions = np.asarray(params["positions"])
+    prefix = positions.shape[1] - spec.grid**2
+    old = positions[0, prefix:].reshape(spec.grid, spec.grid, -1).astype(np.float64)
+    new = np.einsum("yh,xw,hwd->yxd", matrix, matrix, old, optimize=True)
+    new = new.reshape(1, changed.grid**2, -1).astype(positions.dtype)
+    return changed, params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
+
+
+def _attention_kernel(attention: str, spec: ViTSpec, dtype: str) -> AttentionKernel:
+    """Chooses how attention is computed.
+
+    Raises:
+        UserError: If the fused kernel is asked for where it cannot run.
+    """
+    head_width = spec.width // spec.attention.heads
+    device = jax.devices()[0]
+    # The limits of cuDNN's kernel, as JAX checks them.
+    obstacles = {
+        "an NVIDIA GPU of compute capability 8.0 or more": device.platform == "gpu"
+        and _capability(device) >= (8, 0),
+        "backbone.dtype=bfloat16": dtype == "bfloat16",
+        "a head width of at most 128, divisible by 8": head_width <= 128 and head_width % 8 == 0,
+    }
+    lacking = [what for what, fulfilled in obstacles.items() if not fulfilled]
+    if attention == "cudnn" and lacking:
+        raise UserError(f"backbone.attention=cudnn needs {', '.join(lacking)}; set it to auto")
+    return "xla" if attention == "xla" or lacking else "cudnn"
+
+
+def _capability(device: Any) -> tuple[int, ...]:
+    # AMD's devices give a name like gfx942 in its place.
+    parts = str(getattr(device, "compute_capability", "")).split(".")
+    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else (0,)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,17 +1,21 @@
 """Key maps between published checkpoints and our parameters, total in both directions.
 
-Each row of a map names a parameter of ours, the checkpoint's key for it, and two einops patterns:
+Each row of a map names a parameter of ours, the checkpoint's keys for it, and two einops patterns:
 how the checkpoint lays the array out, and how we do. Read left to right a row imports; read right
-to left it exports. A key that is left over or missing on either side is an error that names it.
+to left it exports. A key that is left over or missing on either side is an error that names it;
+what a checkpoint holds beyond the backbone (a classifier, a text tower) is listed by its format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from einops import rearrange
+from jax.typing import DTypeLike
 
 from lgm_jax.backbones.vit import ViTSpec
 from lgm_jax.errors import UserError
@@ -20,105 +24,355 @@ Params = dict[str, Any]
 
 
 class Row(NamedTuple):
-    """One parameter: our path, the checkpoint's key (`{}` stands for the layer), both layouts."""
+    """One parameter of ours and where a checkpoint keeps it.
+
+    Attributes:
+        path: Ours, with slashes.
+        keys: The checkpoint's, `{}` standing for the layer. Several arrays are joined along their
+            first axis.
+        theirs: The checkpoint's layout.
+        ours: Our layout.
+    """
 
     path: str
-    key: str
+    keys: tuple[str, ...]
     theirs: str
     ours: str
 
 
-def _linear(path: str, key: str) -> list[Row]:
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a family's checkpoints name things.
+
+    Attributes:
+        rows: The key map of a spec.
+        ignored: Patterns of keys that are no part of the backbone.
+        prefixes: What may stand before every key of the backbone, as where it is a part of a
+            larger model.
+        aliases: Keys that some checkpoints have in place of others.
+    """
+
+    rows: Callable[[ViTSpec], list[Row]]
+    ignored: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _linear(path: str, *keys: str, bias: bool = True) -> list[Row]:
     # PyTorch stores (out, in), we store (in, out).
-    return [
-        Row(f"{path}/kernel", f"{key}.weight", "o i", "i o"),
-        Row(f"{path}/bias", f"{key}.bias", "o", "o"),
-    ]
+    rows = [Row(f"{path}/kernel", tuple(f"{key}.weight" for key in keys), "o i", "i o")]
+    if bias:
+        rows.append(Row(f"{path}/bias", tuple(f"{key}.bias" for key in keys), "o", "o"))
+    return rows
 
 
 def _norm(path: str, key: str) -> list[Row]:
     return [
-        Row(f"{path}/scale", f"{key}.weight", "d", "d"),
-        Row(f"{path}/bias", f"{key}.bias", "d", "d"),
+        Row(f"{path}/scale", (f"{key}.weight",), "d", "d"),
+        Row(f"{path}/bias", (f"{key}.bias",), "d", "d"),
     ]
 
 
-def timm_vit(spec: ViTSpec) -> list[Row]:
-    """timm's VisionTransformer: plain ViTs, MoCo-v3, and our embedded backbones."""
-    return [
-        Row("cls", "cls_token", "a b d", "a b d"),
-        Row("positions", "pos_embed", "a n d", "a n d"),
-        Row("embed/kernel", "patch_embed.proj.weight", "d c p q", "(p q c) d"),
-        Row("embed/bias", "patch_embed.proj.bias", "d", "d"),
+def _vector(path: str, *keys: str) -> Row:
+    return Row(path, keys, "d", "d")
+
+
+def _tokens(path: str, key: str, theirs: str = "a n d") -> Row:
+    """A token, or positions, that we store with a leading axis of one."""
+    return Row(path, (key,), theirs, "a n d" if theirs == "a n d" else "1 n d")
+
+
+def _patches(spec: ViTSpec, key: str) -> list[Row]:
+    rows = [Row("embed/project/kernel", (f"{key}.weight",), "d c p q", "(p q c) d")]
+    return rows + ([_vector("embed/project/bias", f"{key}.bias")] if spec.embed.bias else [])
+
+
+def _attention(spec: ViTSpec, *keys: str, path: str = "blocks/attention") -> list[Row]:
+    """Query, key and value: one fused key, or three."""
+    rows = _linear(f"{path}/qkv", *keys, bias=spec.attention.biases == "qkv")
+    if spec.attention.biases == "qv":
+        query, _, value = keys
+        rows.append(_vector(f"{path}/bias_qv", f"{query}.bias", f"{value}.bias"))
+    return rows
+
+
+def _timm_vit(spec: ViTSpec) -> list[Row]:
+    """timm's VisionTransformer: plain ViTs, DINO, MoCo-v3, MAE, CLIP; our embedded backbones."""
+    rows = [
+        *_patches(spec, "patch_embed.proj"),
         *_norm("blocks/norm_attention", "blocks.{}.norm1"),
-        *_linear("blocks/attention/qkv", "blocks.{}.attn.qkv"),
+        *_attention(spec, "blocks.{}.attn.qkv"),
         *_linear("blocks/attention/out", "blocks.{}.attn.proj"),
         *_norm("blocks/norm_mlp", "blocks.{}.norm2"),
         *_linear("blocks/mlp/up", "blocks.{}.mlp.fc1"),
         *_linear("blocks/mlp/down", "blocks.{}.mlp.fc2"),
-        *_norm("norm", "norm" if spec.pool == "cls" else "fc_norm"),
+        *_norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm"),
+    ]
+    if spec.embed.class_token:
+        rows.append(_tokens("cls", "cls_token"))
+    if spec.embed.registers:
+        rows.append(_tokens("registers", "reg_token"))
+    if spec.embed.positions != "none":
+        rows.append(_tokens("positions", "pos_embed"))
+    if spec.embed.norm:
+        rows += _norm("norm_embed", "norm_pre")
+    if spec.layer_scale:
+        rows.append(_vector("blocks/scale_attention", "blocks.{}.ls1.gamma"))
+        rows.append(_vector("blocks/scale_mlp", "blocks.{}.ls2.gamma"))
+    if spec.pool.projection:
+        # CLIP's; it has no bias, but timm adds one of zeros, which is left out below.
+        rows += _linear("project", "head", bias=False)
+    return rows
+
+
+def _timm_eva(spec: ViTSpec) -> list[Row]:
+    """timm's Eva, as EVA-02 uses it: the fused form (tiny, small) and the split one (base, large).
+
+    The two forms go together in what is published: fused have one query-key-value matrix and one
+    gate-value matrix, split have three and two, and a norm in the MLP.
+    """
+    attention, mlp = "blocks.{}.attn", "blocks.{}.mlp"
+    if spec.mlp.norm:
+        parts = [f"{attention}.{part}_proj" for part in "qkv"]
+        rows = [
+            *_attention(spec, *parts),
+            *_linear("blocks/mlp/up", f"{mlp}.fc1_g", f"{mlp}.fc1_x"),
+            *_norm("blocks/mlp/norm", f"{mlp}.norm"),
+        ]
+    else:
+        biases = (f"{attention}.q_bias", f"{attention}.v_bias")
+        rows = [
+            *_linear("blocks/attention/qkv", f"{attention}.qkv", bias=False),
+            _vector("blocks/attention/bias_qv", *biases),
+            *_linear("blocks/mlp/up", f"{mlp}.fc1"),
+        ]
+    if spec.attention.norm:
+        rows += _norm("blocks/attention/norm", f"{attention}.norm")
+    return [
+        *rows,
+        _tokens("cls", "cls_token"),
+        _tokens("positions", "pos_embed"),
+        *_patches(spec, "patch_embed.proj"),
+        *_norm("blocks/norm_attention", "blocks.{}.norm1"),
+        *_linear("blocks/attention/out", f"{attention}.proj"),
+        *_norm("blocks/norm_mlp", "blocks.{}.norm2"),
+        *_linear("blocks/mlp/down", f"{mlp}.fc2"),
+        *_norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm"),
     ]
 
 
+def _hf_vit(spec: ViTSpec) -> list[Row]:
+    """transformers' ViT (DINO among them), and the encoder of its ViTMAE."""
+    layer = "encoder.layer.{}"
+    return [
+        _tokens("cls", "embeddings.cls_token"),
+        _tokens("positions", "embeddings.position_embeddings"),
+        *_patches(spec, "embeddings.patch_embeddings.projection"),
+        *_norm("blocks/norm_attention", f"{layer}.layernorm_before"),
+        *_attention(
+            spec, *(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
+        ),
+        *_linear("blocks/attention/out", f"{layer}.attention.output.dense"),
+        *_norm("blocks/norm_mlp", f"{layer}.layernorm_after"),
+        *_linear("blocks/mlp/up", f"{layer}.intermediate.dense"),
+        *_linear("blocks/mlp/down", f"{layer}.output.dense"),
+        *_norm("norm", "layernorm"),
+    ]
+
+
+def _hf_dinov2(spec: ViTSpec) -> list[Row]:
+    """transformers' Dinov2, with registers or without; the largest has a gated MLP."""
+    layer = "encoder.layer.{}"
+    up, down = ("weights_in", "weights_out") if spec.mlp.gated else ("fc1", "fc2")
+    rows = [
+        _tokens("cls", "embeddings.cls_token"),
+        _tokens("positions", "embeddings.position_embeddings"),
+        *_patches(spec, "embeddings.patch_embeddings.projection"),
+        *_norm("blocks/norm_attention", f"{layer}.norm1"),
+        *_attention(
+            spec, *(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
+        ),
+        *_linear("blocks/attention/out", f"{layer}.attention.output.dense"),
+        _vector("blocks/scale_attention", f"{layer}.layer_scale1.lambda1"),
+        *_norm("blocks/norm_mlp", f"{layer}.norm2"),
+        *_linear("blocks/mlp/up", f"{layer}.mlp.{up}"),
+        *_linear("blocks/mlp/down", f"{layer}.mlp.{down}"),
+        _vector("blocks/scale_mlp", f"{layer}.layer_scale2.lambda1"),
+        *_norm("norm", "layernorm"),
+    ]
+    if spec.embed.registers:
+        rows.append(_tokens("registers", "embeddings.register_tokens"))
+    return rows
+
+
+def _hf_dinov3(spec: ViTSpec) -> list[Row]:
+    """transformers' DINOv3ViT."""
+    layer = "layer.{}"
+    up = ("gate_proj", "up_proj") if spec.mlp.gated else ("up_proj",)
+    rows = [
+        _tokens("cls", "embeddings.cls_token"),
+        *_patches(spec, "embeddings.patch_embeddings"),
+        *_norm("blocks/norm_attention", f"{layer}.norm1"),
+        *_attention(spec, *(f"{layer}.attention.{part}_proj" for part in "qkv")),
+        *_linear("blocks/attention/out", f"{layer}.attention.o_proj"),
+        _vector("blocks/scale_attention", f"{layer}.layer_scale1.lambda1"),
+        *_norm("blocks/norm_mlp", f"{layer}.norm2"),
+        *_linear("blocks/mlp/up", *(f"{layer}.mlp.{part}" for part in up)),
+        *_linear("blocks/mlp/down", f"{layer}.mlp.down_proj"),
+        _vector("blocks/scale_mlp", f"{layer}.layer_scale2.lambda1"),
+        *_norm("norm", "norm"),
+    ]
+    if spec.embed.registers:
+        rows.append(_tokens("registers", "embeddings.register_tokens"))
+    return rows
+
+
+def _openai_layers(spec: ViTSpec) -> list[Row]:
+    """What CLIP and SigLIP share in transformers."""
+    layer = "encoder.layers.{}"
+    return [
+        *_patches(spec, "embeddings.patch_embedding"),
+        _tokens("positions", "embeddings.position_embedding.weight", "n d"),
+        *_norm("blocks/norm_attention", f"{layer}.layer_norm1"),
+        *_attention(spec, *(f"{layer}.self_attn.{part}_proj" for part in "qkv")),
+        *_linear("blocks/attention/out", f"{layer}.self_attn.out_proj"),
+        *_norm("blocks/norm_mlp", f"{layer}.layer_norm2"),
+        *_linear("blocks/mlp/up", f"{layer}.mlp.fc1"),
+        *_linear("blocks/mlp/down", f"{layer}.mlp.fc2"),
+        *_norm("norm", "post_layernorm"),
+    ]
+
+
+def _hf_clip(spec: ViTSpec) -> list[Row]:
+    """transformers' CLIP: the visual tower and its projection."""
+    return [
+        *_openai_layers(spec),
+        Row("cls", ("embeddings.class_embedding",), "d", "1 1 d"),
+        # Spelt so in every checkpoint.
+        *_norm("norm_embed", "pre_layrnorm"),
+        *_linear("project", "/visual_projection", bias=False),
+    ]
+
+
+def _hf_siglip(spec: ViTSpec) -> list[Row]:
+    """transformers' SigLIP: the visual tower and its attention pooling."""
+    head = "head.attention"
+    return [
+        *_openai_layers(spec),
+        _tokens("pool/query", "head.probe"),
+        Row("pool/qkv/kernel", (f"{head}.in_proj_weight",), "o i", "i o"),
+        Row("pool/qkv/bias", (f"{head}.in_proj_bias",), "o", "o"),
+        *_linear("pool/out", f"{head}.out_proj"),
+        *_norm("pool/norm", "head.layernorm"),
+        *_linear("pool/mlp/up", "head.mlp.fc1"),
+        *_linear("pool/mlp/down", "head.mlp.fc2"),
+    ]
+
+
+FORMATS: Mapping[str, Format] = {
+    "timm_vit": Format(_timm_vit, (r"head\..*",)),
+    "timm_eva": Format(
+        _timm_eva,
+        (r"head\..*", r"mask_token", r"lm_head\..*"),
+        # Weights as they left masked pre-training; timm renames them too when it loads them.
+        aliases={"fc_norm.weight": "norm.weight", "fc_norm.bias": "norm.bias"},
+    ),
+    "hf_vit": Format(
+        _hf_vit,
+        (r"pooler\..*", r"classifier\..*", r"decoder\..*", r"embeddings\.mask_token"),
+        ("", "vit."),
+    ),
+    "hf_dinov2": Format(
+        _hf_dinov2,
+        (r"embeddings\.mask_token", r"classifier\..*"),
+        ("", "dinov2.", "dinov2_with_registers."),
+    ),
+    # Without registers, transformers stores an array of none.
+    "hf_dinov3": Format(_hf_dinov3, (r"embeddings\.(mask_token|register_tokens)",)),
+    "hf_clip": Format(
+        _hf_clip,
+        (
+            r"text_model\..*",
+            r"text_projection\..*",
+            r"logit_scale",
+            r"(vision_model\.)?embeddings\.position_ids",
+        ),
+        ("vision_model.", ""),
+    ),
+    "hf_siglip": Format(
+        _hf_siglip,
+        (r"text_model\..*", r"logit_scale", r"logit_bias"),
+        ("vision_model.", ""),
+    ),
+}
+
+
+def find_prefix(form: Format, spec: ViTSpec, keys: Sequence[str]) -> str:
+    """What stands before the backbone's keys in a checkpoint; the first choice if none fits."""
+    wanted = {key for row in form.rows(spec) for key in _keys(row, 1, "")}
+    found = {prefix: sum(prefix + key in keys for key in wanted) for prefix in form.prefixes}
+    return max(form.prefixes, key=lambda prefix: found[prefix])
+
+
 def import_params(
-    rows: Sequence[Row],
+    form: Format,
+    spec: ViTSpec,
     tensors: Mapping[str, np.ndarray],
-    depth: int,
     shapes: Mapping[str, tuple[int, ...]],
+    dtype: DTypeLike = np.float32,
 ) -> Params:
-    """Turns a checkpoint's tensors into nested float32 parameters.
+    """Turns a checkpoint's tensors into nested parameters.
 
     Args:
-        rows: The key map.
+        form: The checkpoint's format.
+        spec: The backbone's shape. Rows whose keys have a `{}` are stacked along a new first axis.
         tensors: The checkpoint, key to array.
-        depth: Number of layers; rows whose key has a `{}` are stacked along a new first axis.
         shapes: The shape that each of our paths must have.
+        dtype: Of the parameters.
 
     Raises:
         UserError: If keys are missing or left over (all are named), or a shape is wrong.
     """
-    wanted = {row: _keys(row, depth) for row in rows}
-    flat_wanted = {key for keys in wanted.values() for key in keys}
-    missing, left_over = sorted(flat_wanted - set(tensors)), sorted(set(tensors) - flat_wanted)
-    if missing or left_over:
-        parts = [
-            f"{what} {', '.join(keys)}"
-            for what, keys in (("missing keys:", missing), ("left-over keys:", left_over))
-            if keys
-        ]
-        raise UserError(f"the weights do not fit this architecture: {'; '.join(parts)}")
+    rows = form.rows(spec)
+    prefix = find_prefix(form, spec, list(tensors))
+    wanted = {
+        row: [_known_as(key, tensors, form) for key in _keys(row, spec.depth, prefix)]
+        for row in rows
+    }
+    _check_keys({key for keys in wanted.values() for key in keys}, tensors, form)
     params: Params = {}
     for row, keys in wanted.items():
-        for key in keys:
-            if tensors[key].ndim != len(row.theirs.split()):
-                raise UserError(f"the weights' {key} has shape {tensors[key].shape}")
-        layers = [rearrange(tensors[key], f"{row.theirs} -> {row.ours}") for key in keys]
-        stacked = "{}" in row.key
-        shape = shapes[row.path][1:] if stacked else shapes[row.path]
-        for key, layer in zip(keys, layers, strict=True):
-            if layer.shape != shape:
-                raise UserError(
-                    f"the weights' {key} has shape {tensors[key].shape}, which gives "
-                    f"{layer.shape} where {shape} is needed"
-                )
-        array = np.stack(layers) if stacked else layers[0]
-        _assign(params, row.path, array.astype(np.float32))
+        shape = shapes[row.path][1:] if _stacked(row) else shapes[row.path]
+        parts = len(row.keys)
+        layers = [
+            _convert(row, keys[i : i + parts], tensors, shape) for i in range(0, len(keys), parts)
+        ]
+        array = np.stack(layers) if _stacked(row) else layers[0]
+        _assign(params, row.path, array.astype(dtype))
     return params
 
 
 def export_params(
-    rows: Sequence[Row], params: Params, spec: ViTSpec, dtype: type = np.float32
+    form: Format, spec: ViTSpec, params: Params, dtype: DTypeLike | None = None
 ) -> dict[str, np.ndarray]:
-    """The inverse of `import_params`: our parameters under the checkpoint's keys and layouts."""
+    """The inverse of `import_params`: our parameters under the checkpoint's keys and layouts.
+
+    Args:
+        form: The format.
+        spec: The backbone's shape.
+        params: Its parameters.
+        dtype: Of the result; the parameters' own by default.
+    """
     tensors = {}
-    for row in rows:
+    for row in form.rows(spec):
         array = np.asarray(_get(params, row.path))
-        layers = list(array) if "{}" in row.key else [array]
-        for key, layer in zip(_keys(row, spec.depth), layers, strict=True):
-            sizes = {"p": spec.patch, "q": spec.patch} if "(" in row.ours else {}
-            tensors[key] = np.ascontiguousarray(
-                rearrange(layer, f"{row.ours} -> {row.theirs}", **sizes).astype(dtype)
-            )
+        sizes = {"p": spec.embed.patch, "q": spec.embed.patch} if "(" in row.ours else {}
+        for i, layer in enumerate(array if _stacked(row) else [array]):
+            theirs = rearrange(layer, f"{row.ours} -> {row.theirs}", **sizes)
+            parts = np.split(theirs, len(row.keys), axis=0)
+            for key, part in zip(row.keys, parts, strict=True):
+                name = _full(key.format(i), form.prefixes[0])
+                tensors[name] = np.ascontiguousarray(part.astype(dtype or part.dtype))
     return tensors
 
 
@@ -133,8 +387,56 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _keys(row: Row, depth: int) -> list[str]:
-    return [row.key.format(i) for i in range(depth)] if "{}" in row.key else [row.key]
+def _known_as(key: str, tensors: Mapping[str, np.ndarray], form: Format) -> str:
+    alias = form.aliases.get(key, key)
+    return alias if alias in tensors and key not in tensors else key
+
+
+def _check_keys(wanted: set[str], tensors: Mapping[str, np.ndarray], form: Format) -> None:
+    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in form.ignored) or r"(?!)")
+    missing = sorted(wanted - set(tensors))
+    left_over = sorted(key for key in set(tensors) - wanted if not ignored.fullmatch(key))
+    if missing or left_over:
+        parts = [
+            f"{what} {', '.join(keys)}"
+            for what, keys in (("missing keys:", missing), ("left-over keys:", left_over))
+            if keys
+        ]
+        raise UserError(f"the weights do not fit this architecture: {'; '.join(parts)}")
+
+
+def _convert(
+    row: Row, keys: Sequence[str], tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
+    """One layer of one parameter, in our layout."""
+    parts = [tensors[key] for key in keys]
+    for key, part in zip(keys, parts, strict=True):
+        fits = part.ndim == len(row.theirs.split()) and part.shape[1:] == parts[0].shape[1:]
+        if not fits or part.shape[0] != parts[0].shape[0]:
+            raise UserError(f"the weights' {key} has shape {part.shape}")
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    layer = rearrange(joined, f"{row.theirs} -> {row.ours}")
+    if layer.shape != shape:
+        raise UserError(
+            f"the weights' {' + '.join(keys)} has shape {parts[0].shape}, which gives "
+            f"{layer.shape} where {shape} is needed"
+        )
+    return layer
+
+
+def _stacked(row: Row) -> bool:
+    return "{}" in row.keys[0]
+
+
+def _keys(row: Row, depth: int, prefix: str) -> list[str]:
+    """A row's keys in a checkpoint, layer by layer."""
+    layers = range(depth) if _stacked(row) else range(1)
+    return [_full(key.format(i), prefix) for i in layers for key in row.keys]
+
+
+def _full(key: str, prefix: str) -> str:
+    # A leading slash marks what lies beside the backbone, not in it.
+    return key[1:] if key[0] == "/" else prefix + key
 
 
 def _assign(params: Params, path: str, value: np.ndarray) -> None:

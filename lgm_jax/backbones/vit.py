@@ -1,13 +1,19 @@
 """One composable Vision Transformer in Flax NNX.
 
-Dimension letters: `b` images, `h w c` pixels, `n` tokens, `d` width, `l` layers.
-All blocks share one graph definition; their parameters are stacked along a leading layer axis and
-scanned, so compile time does not grow with depth.
+A spec is put together from parts: how an image becomes tokens, what a block's attention and MLP
+look like, and how tokens become a feature. Every family of backbones is a choice of parts.
+
+Dimension letters: `b` images, `h w c` pixels, `n` tokens, `d` width, `e` head width, `l` layers.
+Tokens are in the order class, registers, patches (row by row). All blocks share one graph
+definition; their parameters are stacked along a leading layer axis and scanned, so compile time
+does not grow with depth.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -17,7 +23,104 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-Pool = Literal["cls", "mean"]
+from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+AttentionKernel = Literal["xla", "cudnn"]
+Biases = Literal["qkv", "qv", ""]
+Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
+Positions = Literal["all", "patches", "none"]
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
+    # JAX's default is the tanh approximation, PyTorch's the exact function.
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedSpec:
+    """How an image becomes tokens.
+
+    Attributes:
+        patch: Side of a square patch, in pixels.
+        bias: Whether the patch projection has one.
+        class_token: Whether there is a class token.
+        registers: Number of register tokens; they carry no position.
+        positions: Learned (or fixed, but stored) positions: of class token and patches, of patches
+            only, or none.
+        antialias: Whether positions are shrunk to another grid with an antialiased filter, as timm
+            does; `transformers` does not.
+        norm: Whether tokens are normalised before the first block, as in CLIP.
+    """
+
+    patch: int
+    bias: bool = True
+    class_token: bool = True
+    registers: int = 0
+    positions: Positions = "all"
+    antialias: bool = False
+    norm: bool = False
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the first patch."""
+        return int(self.class_token) + self.registers
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec:
+    """A block's self-attention.
+
+    Attributes:
+        heads: Attention heads; divides the width.
+        biases: Which of query, key and value have a bias.
+        norm: Whether the heads' joint output is normalised before the last projection.
+        rotary: Rotary positions of the patch tokens.
+    """
+
+    heads: int
+    biases: Biases = "qkv"
+    norm: bool = False
+    rotary: Rotary | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpSpec:
+    """A block's MLP.
+
+    Attributes:
+        width: Hidden dimension.
+        activation: Its nonlinearity.
+        gated: Whether a second projection is multiplied by the activated first (SwiGLU).
+        norm: Whether the hidden layer is normalised.
+    """
+
+    width: int
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec:
+    """How tokens become one feature vector.
+
+    Attributes:
+        kind: After the last norm: the class token (`cls`), the mean of the patch tokens (`mean`),
+            both (`cls+mean`), or attention by a learned query (`map`). `mean_norm` takes the mean
+            first and normalises it.
+        blocks: For `cls` and `mean`: outputs of the last `blocks` blocks, each normalised, the
+            last block's at the end. For `cls+mean`: their class tokens and the last one's mean, as
+            in DINOv2's linear evaluation (`dinov2/eval/linear.py`).
+        projection: Features after a last linear layer without a bias; 0 for none.
+    """
+
+    kind: Pool = "cls"
+    blocks: int = 1
+    projection: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,111 +128,302 @@ class ViTSpec:
     """The shape of a Vision Transformer, as published with its weights.
 
     Attributes:
-        resolution: Side of the square input, in pixels.
-        patch: Side of a square patch, in pixels; divides `resolution`.
+        resolution: Side of the square input, in pixels; a multiple of the patch.
         width: Token dimension `d`.
         depth: Number of transformer blocks.
-        heads: Attention heads; divides `width`.
-        mlp_width: Hidden dimension of the block's MLP.
-        pool: `cls` takes the class token after the last norm; `mean` averages the patch tokens
-            and normalises the average.
-        norm_eps: LayerNorm epsilon (timm's ViTs use 1e-6, not PyTorch's default 1e-5).
+        embed: From pixels to tokens.
+        attention: Every block's attention.
+        mlp: Every block's MLP.
+        pool: From tokens to a feature vector.
+        layer_scale: Whether a block's two outputs are scaled by learned vectors.
+        norm_eps: LayerNorm epsilon. PyTorch's default is 1e-5, most families have another.
     """
 
     resolution: int
-    patch: int
     width: int
     depth: int
-    heads: int
-    mlp_width: int
-    pool: Pool = "cls"
+    embed: EmbedSpec
+    attention: AttentionSpec
+    mlp: MlpSpec
+    pool: PoolSpec = PoolSpec()
+    layer_scale: bool = False
     norm_eps: float = 1e-6
 
     @property
-    def num_patches(self) -> int:
-        return (self.resolution // self.patch) ** 2
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.resolution // self.embed.patch
+
+    @property
+    def num_positions(self) -> int:
+        """Stored positions."""
+        return {
+            "all": int(self.embed.class_token) + self.grid**2,
+            "patches": self.grid**2,
+            "none": 0,
+        }[self.embed.positions]
+
+    @property
+    def feature_dim(self) -> int:
+        """Number of features."""
+        parts = self.pool.blocks + (self.pool.kind == "cls+mean")
+        return self.pool.projection or parts * self.width
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused query-key-value projection."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.heads = spec.heads
-        self.qkv = nnx.Linear(spec.width, 3 * spec.width, dtype=dtype, rngs=rngs)
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, kernel: AttentionKernel, rngs: nnx.Rngs):
+        self.spec = spec.attention
+        self.kernel = kernel
+        self.qkv = nnx.Linear(
+            spec.width,
+            3 * spec.width,
+            use_bias=self.spec.biases == "qkv",
+            dtype=dtype,
+            rngs=rngs,
+        )
+        if self.spec.biases == "qv":
+            # Query's and value's, one behind the other.
+            self.bias_qv = nnx.Param(jnp.zeros((2 * spec.width,), jnp.float32))
+        if self.spec.norm:
+            self.norm = _norm(spec, spec.width, dtype, rngs)
         self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self, x: Float[Array, "b n d"], tables: tuple[Array, Array] | None
+    ) -> Float[Array, "b n d"]:
+        qkv = self.qkv(x)
+        if self.spec.biases == "qv":
+            query_bias, value_bias = jnp.split(self.bias_qv[...].astype(qkv.dtype), 2)
+            bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
+            qkv = qkv + bias[None, None, :]
         query, key, value = rearrange(
-            self.qkv(x), "b n (three heads e) -> three b n heads e", three=3, heads=self.heads
+            qkv, "b n (three heads e) -> three b n heads e", three=3, heads=self.spec.heads
         )
-        x = jax.nn.dot_product_attention(query, key, value)
-        return self.out(rearrange(x, "b n heads e -> b n (heads e)"))
+        if tables is not None and self.spec.rotary is not None:
+            query = rotate(query, *tables, self.spec.rotary.layout)
+            key = rotate(key, *tables, self.spec.rotary.layout)
+        x = jax.nn.dot_product_attention(query, key, value, implementation=self.kernel)
+        x = rearrange(x, "b n heads e -> b n (heads e)")
+        return self.out(self.norm(x) if self.spec.norm else x)
 
 
 class Mlp(nnx.Module):
-    """Two linear layers around an exact GELU (JAX's default is the tanh approximation)."""
+    """Two linear layers around an activation, gated or not."""
 
     def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.up = nnx.Linear(spec.width, spec.mlp_width, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(spec.mlp_width, spec.width, dtype=dtype, rngs=rngs)
+        self.spec = spec.mlp
+        hidden = self.spec.width
+        # The gate comes first.
+        outputs = 2 * hidden if self.spec.gated else hidden
+        self.up = nnx.Linear(spec.width, outputs, dtype=dtype, rngs=rngs)
+        if self.spec.norm:
+            self.norm = _norm(spec, hidden, dtype, rngs)
+        self.down = nnx.Linear(hidden, spec.width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+        x = self.up(x)
+        activate = _ACTIVATIONS[self.spec.activation]
+        if self.spec.gated:
+            gate, x = jnp.split(x, 2, axis=-1)
+            x = activate(gate) * x
+        else:
+            x = activate(x)
+        return self.down(self.norm(x) if self.spec.norm else x)
 
 
 class Block(nnx.Module):
     """A pre-norm transformer block."""
 
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, kernel: AttentionKernel, rngs: nnx.Rngs):
+        self.norm_attention = _norm(spec, spec.width, dtype, rngs)
+        self.attention = Attention(spec, dtype=dtype, kernel=kernel, rngs=rngs)
+        self.norm_mlp = _norm(spec, spec.width, dtype, rngs)
+        self.mlp = Mlp(spec, dtype=dtype, rngs=rngs)
+        if spec.layer_scale:
+            self.scale_attention = nnx.Param(jnp.ones((spec.width,), jnp.float32))
+            self.scale_mlp = nnx.Param(jnp.ones((spec.width,), jnp.float32))
+        self.layer_scale = spec.layer_scale
+
+    def __call__(
+        self, x: Float[Array, "b n d"], tables: tuple[Array, Array] | None
+    ) -> Float[Array, "b n d"]:
+        attended = self.attention(self.norm_attention(x), tables)
+        if self.layer_scale:
+            attended = attended * self.scale_attention[...].astype(x.dtype)[None, None, :]
+        x = x + attended
+        expanded = self.mlp(self.norm_mlp(x))
+        if self.layer_scale:
+            expanded = expanded * self.scale_mlp[...].astype(x.dtype)[None, None, :]
+        return x + expanded
+
+
+class Embed(nnx.Module):
+    """The patch projection: a convolution whose stride is its kernel, as one matrix product."""
+
     def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm_attention = nnx.LayerNorm(
-            spec.width, epsilon=spec.norm_eps, dtype=dtype, rngs=rngs
+        self.patch = spec.embed.patch
+        inputs = 3 * self.patch**2
+        self.project = nnx.Linear(
+            inputs, spec.width, use_bias=spec.embed.bias, dtype=dtype, rngs=rngs
         )
-        self.attention = Attention(spec, dtype=dtype, rngs=rngs)
-        self.norm_mlp = nnx.LayerNorm(spec.width, epsilon=spec.norm_eps, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        patches = rearrange(
+            images, "b (h p) (w q) c -> b (h w) (p q c)", p=self.patch, q=self.patch
+        )
+        return self.project(patches)
+
+
+class AttentionPool(nnx.Module):
+    """One learned query attends to all tokens, and an MLP follows: SigLIP's pooling head."""
+
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, kernel: AttentionKernel, rngs: nnx.Rngs):
+        self.heads, self.kernel = spec.attention.heads, kernel
+        self.query = nnx.Param(
+            nnx.initializers.truncated_normal(0.02)(rngs.params(), (1, 1, spec.width), jnp.float32)
+        )
+        self.qkv = nnx.Linear(spec.width, 3 * spec.width, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
+        self.norm = _norm(spec, spec.width, dtype, rngs)
         self.mlp = Mlp(spec, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        x = x + self.attention(self.norm_attention(x))
-        return x + self.mlp(self.norm_mlp(x))
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        probe = jnp.broadcast_to(self.query[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        # The projections share one matrix; the query's part of it sees one token only.
+        width = x.shape[-1]
+        params = nnx.to_pure_dict(nnx.state(self.qkv))
+        weights, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
+        query = probe @ weights[:, :width] + bias[None, None, :width]
+        key, value = jnp.split(x @ weights[:, width:] + bias[None, None, width:], 2, axis=-1)
+        split = functools.partial(rearrange, pattern="b n (heads e) -> b n heads e")
+        query, key, value = (split(part, heads=self.heads) for part in (query, key, value))
+        pooled = jax.nn.dot_product_attention(query, key, value, implementation=self.kernel)
+        pooled = self.out(rearrange(pooled, "b n heads e -> b n (heads e)"))
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
 
 class ViT(nnx.Module):
     """Normalised pixels to one feature vector per image."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        spec: ViTSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        kernel: AttentionKernel = "xla",
+    ):
         self.spec = spec
-        self.embed = nnx.Linear(spec.patch**2 * 3, spec.width, dtype=dtype, rngs=rngs)
+        embed = spec.embed
+        self.embed = Embed(spec, dtype=dtype, rngs=rngs)
         init = nnx.initializers.truncated_normal(0.02)
-        self.cls = nnx.Param(init(rngs.params(), (1, 1, spec.width), jnp.float32))
-        # The class token has a position too: it is the first one.
-        positions = (1, 1 + spec.num_patches, spec.width)
-        self.positions = nnx.Param(init(rngs.params(), positions, jnp.float32))
+        if embed.class_token:
+            self.cls = nnx.Param(init(rngs.params(), (1, 1, spec.width), jnp.float32))
+        if embed.registers:
+            shape = (1, embed.registers, spec.width)
+            self.registers = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        if embed.positions != "none":
+            shape = (1, spec.num_positions, spec.width)
+            self.positions = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        if embed.norm:
+            self.norm_embed = _norm(spec, spec.width, dtype, rngs)
 
         @nnx.split_rngs(splits=spec.depth)
         @nnx.vmap(in_axes=(0,), out_axes=0)
         def stack(rngs: nnx.Rngs) -> Block:
-            return Block(spec, dtype=dtype, rngs=rngs)
+            return Block(spec, dtype=dtype, kernel=kernel, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.norm = nnx.LayerNorm(spec.width, epsilon=spec.norm_eps, dtype=dtype, rngs=rngs)
+        self.norm = _norm(spec, spec.width, dtype, rngs)
+        if spec.pool.kind == "map":
+            self.pool = AttentionPool(spec, dtype=dtype, kernel=kernel, rngs=rngs)
+        if spec.pool.projection:
+            self.project = nnx.Linear(
+                spec.width,
+                spec.pool.projection,
+                use_bias=False,
+                dtype=dtype,
+                rngs=rngs,
+            )
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        x = self.tokens(images)
-        if self.spec.pool == "cls":
-            return self.norm(x)[:, 0]
-        return self.norm(jnp.mean(x[:, 1:], axis=1))
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b f"]:
+        outputs = self.blocks_out(self.tokens(images))
+        features = self.pooled(outputs)
+        return self.project(features) if self.spec.pool.projection else features
 
     def tokens(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
-        """The class and patch tokens after the last block, before the last norm."""
-        patches = rearrange(
-            images, "b (h p) (w q) c -> b (h w) (p q c)", p=self.spec.patch, q=self.spec.patch
-        )
-        x = self.embed(patches)
-        cls = jnp.broadcast_to(self.cls[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = jnp.concatenate([cls, x], axis=1) + self.positions[...].astype(x.dtype)
+        """The tokens that enter the first block."""
+        embed = self.spec.embed
+        x = self.embed(images)
+
+        def repeated(token: nnx.Param) -> Array:
+            value = token[...].astype(x.dtype)
+            return jnp.broadcast_to(value, (x.shape[0], *value.shape[1:]))
+
+        if embed.positions == "patches":
+            x = x + self.positions[...].astype(x.dtype)
+        prefix = [repeated(self.cls)] if embed.class_token else []
+        if embed.positions == "all":
+            x = jnp.concatenate([*prefix, x], axis=1) + self.positions[...].astype(x.dtype)
+            prefix = [x[:, :1]] if embed.class_token else []
+            x = x[:, len(prefix) :]
+        if embed.registers:
+            prefix.append(repeated(self.registers))
+        x = jnp.concatenate([*prefix, x], axis=1) if prefix else x
+        return self.norm_embed(x) if embed.norm else x
+
+    def blocks_out(self, x: Float[Array, "b n d"]) -> Float[Array, "l b n d"]:
+        """Outputs of the last `pool.blocks` blocks, before the last norm."""
+        spec = self.spec
         definition, stacked = nnx.split(self.blocks)
+        tables = None
+        if spec.attention.rotary is not None:
+            head_width = spec.width // spec.attention.heads
+            tables = rotary_tables(
+                spec.attention.rotary, spec.grid, head_width, spec.embed.num_prefix
+            )
 
-        def block(x: Array, params: nnx.State) -> tuple[Array, None]:
-            return nnx.merge(definition, params)(x), None
+        def block(x: Array, params: nnx.State) -> Array:
+            return nnx.merge(definition, params)(x, tables)
 
-        return jax.lax.scan(block, x, stacked)[0]
+        def last(x: Array, params: nnx.State) -> tuple[Array, None]:
+            return block(x, params), None
+
+        def each(x: Array, params: nnx.State) -> tuple[Array, Array]:
+            x = block(x, params)
+            return x, x
+
+        if spec.pool.blocks == 1:
+            return jax.lax.scan(last, x, stacked)[0][None]
+        # Outputs of early blocks are not kept.
+        first = spec.depth - spec.pool.blocks
+        early = jax.tree.map(lambda leaf: leaf[:first], stacked)
+        late = jax.tree.map(lambda leaf: leaf[first:], stacked)
+        return jax.lax.scan(each, jax.lax.scan(last, x, early)[0], late)[1]
+
+    def pooled(self, outputs: Float[Array, "l b n d"]) -> Float[Array, "b f"]:
+        """Features before a last projection."""
+        kind, prefix = self.spec.pool.kind, self.spec.embed.num_prefix
+        if kind == "mean_norm":
+            return self.norm(jnp.mean(outputs[-1][:, prefix:], axis=1))
+        # The class token alone does not need the other tokens normalised.
+        x = self.norm(outputs[:, :, :1] if kind == "cls" else outputs)
+        if kind == "map":
+            return self.pool(x[-1])
+        cls = rearrange(x[:, :, 0], "l b d -> b (l d)")
+        if kind == "cls":
+            return cls
+        means = jnp.mean(x[:, :, prefix:], axis=2)
+        if kind == "mean":
+            return rearrange(means, "l b d -> b (l d)")
+        return jnp.concatenate([cls, means[-1]], axis=-1)
+
+
+def _norm(spec: ViTSpec, width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    # The variance as a mean of squares less a square of means loses digits where means are large,
+    # as they are in the few outlier dimensions of large transformers.
+    return nnx.LayerNorm(
+        width, epsilon=spec.norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
+    )
