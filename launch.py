@@ -31,6 +31,16 @@ start again to go on; others are bugs
 keys, with the default of configs/common.py (a recipe may have another):
 """
 
+_FLAGS = ("config", "workdir", "overwrite", "nooverwrite")
+
+# By stage, the keys that its memory grows with.
+_LARGE = {
+    "distill": "config.copies, config.ipc or config.images.resolution",
+    "probe": "config.probe.batch, config.probe.views or config.probe.runs",
+    "baselines": "config.probe.batch, config.probe.views or config.probe.runs",
+    "report": "config.images.resolution or config.ipc",
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Parses flags, runs the stages, and turns bad input into one line and exit code 2."""
@@ -60,22 +70,22 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
     """
     # ml_collections wants the config before its overrides; a person need not.
     argv = [argv[0], *sorted(_join(argv[1:]), key=lambda a: a.lstrip("-")[:7] != "config=")]
+    _check_names(argv)
     values = flags.FlagValues()
     config_flag = config_flags.DEFINE_config_file(
         "config", None, "recipe", flag_values=values, sys_argv=list(argv)
     )
     workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
     overwrite = flags.DEFINE_bool("overwrite", False, "start anew", flag_values=values)
-    _check_names(argv)
     try:
         rest = values(argv)
-    except flags.UnrecognizedFlagError as error:
-        known = ["--config", "--workdir", "--overwrite", "--help"]
-        raise unknown_name("flag", f"--{error.flagname}", known) from error
+    except UserError:
+        raise
     except flags.Error as error:
-        raise UserError(f"cannot read the command line: {_last_line(error)}") from error
-    except (AttributeError, ImportError, KeyError, NameError, SyntaxError, TypeError) as error:
-        reason = f"{type(error).__name__}: {_last_line(error)}"
+        raise UserError(_reason(error)) from error
+    # A config file is Python, and may raise anything.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the config file cannot be loaded: {reason}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; see --help")
@@ -89,7 +99,13 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
-    """Runs the stages that the config names."""
+    """Runs the stages that the config names.
+
+    Raises:
+        UserError: For bad input, and where memory does not hold what the config asks for.
+    """
+    import jax
+
     from lgm_jax import stages
     from lgm_jax.session import open_session
 
@@ -97,7 +113,12 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
     named = common.split_list(config.stages)
     for stage in filter(named.__contains__, common.STAGES):
-        stages.STAGES[stage](session)
+        try:
+            stages.STAGES[stage](session)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
 
 
 def _join(arguments: Sequence[str]) -> list[str]:
@@ -111,12 +132,17 @@ def _join(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[-1]
+def _reason(error: Exception) -> str:
+    """What an error says, in one line and without the traceback that ml_collections includes."""
+    lines = str(error).strip().split("\n")
+    frames = [i for i, line in enumerate(lines) if line.startswith("  ")]
+    if frames:
+        return f"the config file cannot be loaded: {' '.join(lines[frames[-1] + 1 :])}"
+    return f"cannot read the command line: {' '.join(lines)}"
 
 
 def _check_names(argv: Sequence[str]) -> None:
-    """Refuses a config file or config keys that do not exist, before they are looked up."""
+    """Refuses a config file, config keys or flags that do not exist, before they are looked up."""
     arguments = [a.lstrip("-").partition("=") for a in argv[1:] if a.startswith("-")]
     files = [value for name, _, value in arguments if name == "config"]
     if not any(files):
@@ -124,7 +150,8 @@ def _check_names(argv: Sequence[str]) -> None:
     for file in files:
         path = Path(file.partition(":")[0])
         if not path.is_file():
-            near = sorted(str(p) for p in path.parent.glob("*.py") if p.name[:1] not in "_")
+            folder = path if path.is_dir() else path.parent
+            near = sorted(str(p) for p in folder.glob("*.py") if p.name[:1] not in "_")
             raise unknown_name("config file", str(path), near or ["configs/quickstart.py"])
         if path.suffix != ".py" or "def get_config" not in path.read_text(errors="replace"):
             raise UserError(f"config file {path} is no Python file with a get_config()")
@@ -132,6 +159,10 @@ def _check_names(argv: Sequence[str]) -> None:
         key = name.removeprefix("config.")
         if name.startswith("config.") and key not in common.KEYS:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
+        # A negative number is the value of the flag before it; absl's own flags are not for here.
+        if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:
+            known = ["--config", "--workdir", "--overwrite", "--help"]
+            raise unknown_name("flag", f"--{name}", known)
 
 
 def _describe_keys() -> str:

@@ -39,8 +39,8 @@ class Key:
     check: Check | None = None
 
 
-def at_least(low: int) -> Check:
-    return _range(low, _LARGEST, f"from {low} to {_LARGEST}")
+def at_least(low: int, high: int = _LARGEST) -> Check:
+    return _range(low, high, f"from {low} to {high}")
 
 
 def above(low: float) -> Check:
@@ -72,6 +72,11 @@ def some_of(*values: str) -> Check:
 def pooling(name: str, value: Any) -> None:
     """Refuses what is no pooling of a backbone."""
     backbones.check_pooling(value)
+
+
+def not_empty(name: str, value: Any) -> None:
+    if not value.strip():
+        raise UserError(f"config.{name} is empty: {KEYS[name].help}")
 
 
 def _range(low: float, high: float, text: str) -> Check:
@@ -118,6 +123,7 @@ KEYS: Mapping[str, Key] = {
     "backbone.name": Key(
         "digits_contrastive",
         "what to distil against: a name (python -m lgm_jax.backbones), folder or hub id",
+        not_empty,
     ),
     "backbone.normalization": Key(
         "native", "mean and std of the inputs", one_of(*backbones.NORMALIZATIONS)
@@ -135,11 +141,11 @@ KEYS: Mapping[str, Key] = {
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
     "probe.batch": Key(100, "images per update", at_least(1)),
-    "probe.runs": Key(5, "repetitions, trained side by side", at_least(1)),
+    "probe.runs": Key(5, "repetitions, trained side by side", at_least(1, 1000)),
     "probe.augment": Key(
         "fresh", "new augmentations every epoch, a few views, or none", one_of(*probe.AUGMENTS)
     ),
-    "probe.views": Key(10, "for probe.augment=views: augmentations per image", at_least(1)),
+    "probe.views": Key(10, "for probe.augment=views: augmentations per image", at_least(1, 1000)),
     "probe.share_views": Key(False, "runs share augmentations; understates the spread"),
     "probe.solver": Key(
         "adam",

@@ -6,9 +6,11 @@ from types import TracebackType
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 
-from lgm_jax.distill import State
+from lgm_jax.distill import State, is_finite
+from lgm_jax.errors import UserError
 
 
 class Checkpoints:
@@ -23,7 +25,8 @@ class Checkpoints:
         """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         # Orbax takes absolute paths only.
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self._folder = folder.resolve()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, if there is any."""
@@ -35,9 +38,23 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, template: State) -> State:
-        """The newest checkpoint, placed like the template."""
+        """The newest checkpoint, placed like the template.
+
+        Raises:
+            UserError: If it cannot be read, or holds numbers that are not finite.
+        """
+        step = self.latest_step()
         abstract = jax.eval_shape(lambda: template)
-        return self._manager.restore(self.latest_step(), args=ocp.args.StandardRestore(abstract))
+        advice = f"delete {self._folder / str(step)} to go on from the one before, or anew"
+        try:
+            _read_all(self._folder / str(step))
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        # What Orbax and its storage raise for missing or broken files has no common class.
+        except Exception as error:
+            raise UserError(f"the checkpoint of step {step} cannot be read: {advice}") from error
+        if not is_finite(state):
+            raise UserError(f"the checkpoint of step {step} is not finite: {advice}")
+        return state
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -50,3 +67,16 @@ class Checkpoints:
     ) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _read_all(checkpoint: epath.Path) -> None:
+    """Reads, and so verifies, everything in a checkpoint, one after the other.
+
+    Orbax reads all arrays at once: where one fails, the others go on and write tracebacks to
+    stderr when they find that nobody waits for them any more.
+    """
+    base = str(checkpoint / "default")
+    url = base if "://" in base else f"file://{base}"
+    store = ts.KvStore.open({"driver": "ocdbt", "base": f"{url}/"}).result()
+    for name in store.list().result():
+        store.read(name).result()

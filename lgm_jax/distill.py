@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange, repeat
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import images as image_ops
 from lgm_jax import objectives
@@ -248,6 +248,12 @@ def run(
             state = grow(state)
         state, loss = step(state, params, sources(number))
         yield state, loss
+
+
+@jax.jit
+def is_finite(state: State) -> Bool[Array, ""]:
+    """Whether every number of a state is finite; from one that is not, no step leads back."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
 
 
 def to_float(

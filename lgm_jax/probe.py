@@ -76,6 +76,39 @@ class Protocol:
     ridge: float = 0.01
 
 
+def repeats_differ(protocol: Protocol) -> bool:
+    """Whether runs on the same images differ.
+
+    Adam's do, by their initial head and the order of images; those of `lbfgs` by their
+    augmentations alone.
+    """
+    augmentation = protocol.augmentation
+    if protocol.solver == "adam":
+        return True
+    if protocol.augment == "none" or protocol.share_views or augmentation is None:
+        return False
+    return 0 < augmentation.flip < 1 or augmentation.scale[0] < 1 or augmentation.noise > 0
+
+
+def relevant(protocol: Protocol) -> dict[str, Any]:
+    """The fields that the heads depend on: other values of the rest give the same heads."""
+    fields = dataclasses.asdict(protocol)
+    unused = ["ridge"] if protocol.solver == "adam" else ["batch", "learning_rate"]
+    if protocol.augment == "none":
+        unused.append("augmentation")
+    if protocol.augment != "views":
+        unused.append("views")
+    if protocol.augment == "none" or protocol.runs == 1:
+        unused.append("share_views")
+    if protocol.augmentation is not None and protocol.augmentation.noise == 0:
+        fields["augmentation"] = {
+            name: value
+            for name, value in fields["augmentation"].items()
+            if name not in ("noise_mean", "noise_std")
+        }
+    return {name: value for name, value in fields.items() if name not in unused}
+
+
 @flax.struct.dataclass
 class Fit:
     """Heads in training: a head with a leading `runs` axis, and Adam's state."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,75 @@ Inputs = Mapping[str, Any]
 
 
 class Run:
-    """A run folder and its record of finished stages.
+    """A run folder and its record of stages.
 
     A stage is finished for certain inputs: the config values, weights and data that its result
-    depends on. It is found again by these, and redone when one of them changes.
+    depends on. It is found again by these, and redone when one of them changes. Beside its result
+    stand the processes that made it, which may be other ones than the latest.
+
+    Attributes:
+        path: The folder.
+        holds: `nothing` of a run, `this` distillation, or `another`.
     """
 
-    def __init__(self, path: epath.Path):
-        """Wraps a folder that `open_run` has checked."""
+    def __init__(self, path: epath.Path, holds: str):
+        """Wraps a folder that `check_run` has checked; changes nothing there."""
         self.path = path
+        self.holds = holds
+
+    def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
+        """Makes the folder ready to be written to; throws another distillation away.
+
+        Args:
+            identity: What makes a distillation this one and no other.
+            description: What else goes into `config.json`.
+
+        Raises:
+            UserError: If the folder cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.holds == "another":
+                _remove_outputs(self.path)
+            write_json(self.path / CONFIG, {"identity": _plain(identity), **description})
+        except OSError as error:
+            raise UserError(f"cannot write to workdir {self.path}: {error.strerror}") from error
 
     def find(self, stage: str, inputs: Inputs) -> Any | None:
         """The result of a stage that was finished with these inputs, if it was."""
-        record = self._records().get(stage)
-        return record["result"] if record and record["inputs"] == _plain(inputs) else None
+        record = self._records().get(stage, {})
+        return record["result"] if record.get("inputs") == _plain(inputs) else None
 
     def latest(self, stage: str) -> Any | None:
         """The result of the last time a stage was finished, whatever its inputs were."""
-        record = self._records().get(stage)
-        return record["result"] if record else None
+        return self._records().get(stage, {}).get("result")
 
-    def finish(self, stage: str, inputs: Inputs, result: Any, seconds: float) -> None:
+    def begin(self, stage: str, step: int, process: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Records that a process goes on with a stage from a step, before it does.
+
+        Args:
+            stage: Its name.
+            step: Where the process begins; what others did from there on is done again.
+            process: What is to be known of it.
+
+        Returns:
+            All processes that contribute, each with the step `from_step` where it began.
+        """
+        records = self._records()
+        record = records.setdefault(stage, {})
+        earlier = [made for made in record.get("made_by", []) if made["from_step"] < step]
+        record["made_by"] = [*earlier, {"from_step": step, **process}]
+        write_json(self.path / STAGES, records)
+        return record["made_by"]
+
+    def finish(
+        self,
+        stage: str,
+        inputs: Inputs,
+        result: Any,
+        seconds: float,
+        made_by: Sequence[Mapping[str, Any]],
+    ) -> None:
         """Records a stage as finished.
 
         Args:
@@ -58,36 +106,39 @@ class Run:
             inputs: What its result depends on.
             result: Whatever it found, as JSON.
             seconds: What it took, earlier interrupted attempts included where known.
+            made_by: The processes that contributed.
         """
         records = self._records()
-        records[stage] = {"inputs": _plain(inputs), "result": result, "seconds": round(seconds, 3)}
+        records[stage] = {
+            "inputs": _plain(inputs),
+            "result": result,
+            "seconds": round(seconds, 3),
+            "made_by": list(made_by),
+        }
         write_json(self.path / STAGES, records)
 
     def seconds(self) -> dict[str, float]:
         """What each stage took; the parts of a stage, named `stage/part`, are added up."""
         total: dict[str, float] = {}
         for name, record in self._records().items():
-            stage = name.split("/")[0]
-            total[stage] = round(total.get(stage, 0.0) + record["seconds"], 3)
+            if "seconds" in record:
+                stage = name.split("/")[0]
+                total[stage] = round(total.get(stage, 0.0) + record["seconds"], 3)
         return total
 
     def _records(self) -> dict[str, Any]:
-        return read_json(self.path / STAGES) or {}
+        records = read_json(self.path / STAGES) or {}
+        if not all(isinstance(record, dict) for record in records.values()):
+            raise UserError(f"{self.path / STAGES} is damaged: a stage's record is no JSON object")
+        return records
 
 
-def open_run(
-    workdir: str,
-    identity: Inputs,
-    description: Mapping[str, Any],
-    *,
-    overwrite: bool,
-) -> Run:
-    """Opens a run folder, or makes one.
+def check_run(workdir: str, identity: Inputs, *, overwrite: bool) -> Run:
+    """Checks that a run may use a folder; changes nothing there.
 
     Args:
-        workdir: The folder.
+        workdir: The folder; it need not exist.
         identity: What makes a distillation this one and no other.
-        description: What else goes into `config.json`.
         overwrite: Whether a distillation with another identity may be thrown away.
 
     Raises:
@@ -97,33 +148,26 @@ def open_run(
     path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
         raise UserError(f"workdir {workdir} is a file; name a folder")
-    earlier = read_json(path / CONFIG)
-    if earlier is None:
+    earlier = read_json(path / CONFIG) or {}
+    if not isinstance(earlier.get("identity"), dict):
         taken = [name for name in _OUTPUTS if (path / name).exists()]
         if taken:
             raise UserError(
                 f"workdir {workdir} is not a run's folder, but has {', '.join(taken)}, which a run "
                 "would overwrite; name another"
             )
-    else:
-        changes = _changes(earlier.get("identity", {}), _plain(identity))
-        if changes and not overwrite:
-            raise UserError(
-                f"workdir {workdir} belongs to another distillation: {'; '.join(changes)}; name "
-                "another workdir, or add --overwrite to throw its images away"
-            )
-        if changes:
-            _remove_outputs(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make workdir {workdir}: {error.strerror}") from error
-    write_json(path / CONFIG, {"identity": _plain(identity), **description})
-    return Run(path)
+        return Run(path, "nothing")
+    changes = _changes(earlier["identity"], _plain(identity))
+    if changes and not overwrite:
+        raise UserError(
+            f"workdir {workdir} belongs to another distillation: {'; '.join(changes)}; name "
+            "another workdir, or add --overwrite to throw its images away"
+        )
+    return Run(path, "another" if changes else "this")
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, devices and the commit of the source, if it is a git checkout."""
+    """Of this process: versions, devices and the commit of the source, if it is a git checkout."""
     import flax
     import jax
     import numpy
@@ -164,6 +208,8 @@ def read_json(path: epath.Path) -> Any | None:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object")
     return value

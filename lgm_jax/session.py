@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +18,24 @@ from lgm_jax import backbones, baselines, data, distill, probe, runs
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
-from lgm_jax.distilled import ARRAYS, load_distilled
+from lgm_jax.distilled import (
+    ARRAYS,
+    NUMBERED,
+    DistilledSet,
+    load_distilled,
+    read_distilled,
+    safe_name,
+)
 from lgm_jax.errors import UserError
 
 # Training images are held in memory, decoded.
 _MEMORY_LIMIT = 8 * 2**30
+
+# Images decoded at a time when nothing but their being readable matters.
+_CHECK_BATCH = 128
+
+# Class names listed in a message.
+_MOST_NAMED = 5
 
 _DISTILL_KEYS = (
     "seed",
@@ -52,6 +66,7 @@ class Session:
     identity: Mapping[str, Any]
     source: ArraySplit | None
     run: runs.Run
+    process: Mapping[str, Any]
 
     @property
     def key(self) -> jax.Array:
@@ -83,8 +98,11 @@ class Session:
         }
         path = self.run.path / runs.FEATURES / f"{split}_{backbone.name}_{runs.digest(inputs)}.npy"
         if path.exists():
-            with path.open("rb") as file:
-                return np.load(file, allow_pickle=False)
+            try:
+                with path.open("rb") as file:
+                    return np.load(file, allow_pickle=False)
+            except (OSError, EOFError, ValueError) as error:
+                raise UserError(f"{path} is damaged: delete it to have it made again") from error
         features = probe.embed(
             backbone, self.dataset.splits[split], self.recipe.crop, f"{split}, {backbone.name}"
         )
@@ -103,6 +121,29 @@ class Session:
             self.dataset.num_classes,
         )
 
+    def process_with(self, backbone: Backbone) -> dict[str, Any]:
+        """What made a result: this process, and the weights it used."""
+        return {**self.process, "weights": {backbone.name: backbone.provenance}}
+
+    def check_start(self) -> None:
+        """Loads what a run that begins anew needs, before anything is written or thrown away.
+
+        Raises:
+            UserError: If the stages would find no images to work with, if one cannot be read, or if
+                memory does not hold them.
+        """
+        replaces, named = self.run.holds == "another", _split(self.config.stages)
+        if self.source is None and "distill" not in named and (replaces or "probe" in named):
+            raise UserError(
+                "no images are distilled with this config: add distill to config.stages"
+            )
+        if replaces or "distill" in named:
+            _ = self.train
+        if replaces:
+            split = self.dataset.splits[self.config.probe.split]
+            for start in range(0, len(split.labels), _CHECK_BATCH):
+                split.load(np.arange(start, min(start + _CHECK_BATCH, len(split.labels))))
+
 
 def open_session(
     config: ConfigDict, flat: Mapping[str, Any], workdir: str, *, overwrite: bool
@@ -118,12 +159,11 @@ def open_session(
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
-    backbone = _load_backbone(config, config.backbone.name, config.images.crop)
+    own_name = os.path.expanduser(config.backbone.name)
+    backbone = _load_backbone(config, own_name, config.images.crop)
     crop = backbone.resolution
-    names = [name.strip() for name in config.eval_backbones.split(",") if name.strip()]
-    others = {
-        name: _load_backbone(config, name, crop) for name in names if name != config.backbone.name
-    }
+    names = [os.path.expanduser(name) for name in _split(config.eval_backbones)]
+    others = {name: _load_backbone(config, name, crop) for name in names if name != own_name}
     evaluated = [others.get(name, backbone) for name in names] or [backbone]
 
     # The paper's 256 px for crops of 224.
@@ -173,22 +213,17 @@ def open_session(
         "backbone.fingerprint": backbone.fingerprint,
         "data.fingerprint": dataset.fingerprint,
     }
-    description = {
-        "config": {k: _without_path(v) for k, v in flat.items()},
-        "provenance": runs.provenance()
-        | {"weights": {b.name: b.provenance for b in [backbone, *evaluated]}}
-        | {"data": {"name": dataset.name, "fingerprint": dataset.fingerprint}},
-    }
-    source = _read_source(config.images.source, dataset, resolution)
+    source = _read_source(config.images.source, dataset, resolution, config.ipc)
     if source is not None:
-        if len(source.labels) != config.ipc * dataset.num_classes:
-            raise UserError(
-                f"{config.images.source} has {len(source.labels)} images for {dataset.num_classes} "
-                f"classes; set config.ipc, which is {config.ipc}, to the number per class"
-            )
         identity["images.source"] = content_hash(source)
-    run = runs.open_run(workdir, identity, description, overwrite=overwrite)
-    return Session(config, dataset, backbone, evaluated, recipe, identity, source, run)
+    run = runs.check_run(os.path.expanduser(workdir), identity, overwrite=overwrite)
+    session = Session(
+        config, dataset, backbone, evaluated, recipe, identity, source, run, runs.provenance()
+    )
+    if run.holds != "this":
+        session.check_start()
+    run.open(identity, {"config": {k: _without_path(v) for k, v in flat.items()}})
+    return session
 
 
 def content_hash(split: ArraySplit) -> str:
@@ -196,30 +231,40 @@ def content_hash(split: ArraySplit) -> str:
     return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
 
 
-def _read_source(folder: str, dataset: Dataset, resolution: int) -> ArraySplit | None:
+def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit | None:
     """Finished images in the data set's label order and at the recipe's resolution."""
     if not folder:
         return None
-    images, labels, names = load_distilled(folder)
-    if len(names) != dataset.num_classes:
+    found = read_distilled(folder)
+    if len(found.class_names) != dataset.num_classes:
         raise UserError(
-            f"{folder} has {len(names)} classes, but {dataset.name} has {dataset.num_classes}"
+            f"{folder} has {len(found.class_names)} classes, but {dataset.name} has "
+            f"{dataset.num_classes}"
         )
-    if set(names) == set(dataset.class_names):
-        order = np.asarray([dataset.class_names.index(name) for name in names], np.int32)
-        labels = order[labels]
+    order, rule = _match_classes(found, dataset, folder)
+    labels, images = order[found.labels], found.images
+    counts = np.bincount(labels, minlength=dataset.num_classes)
+    if counts.min() != counts.max():
+        raise UserError(
+            f"{folder} has {counts.min()} to {counts.max()} images per class; all need as many"
+        )
+    if counts[0] != ipc:
+        raise UserError(
+            f"{folder} has {counts[0]} images per class: add --config.ipc={counts[0]}, it is {ipc}"
+        )
     if images.shape[1] != images.shape[2]:
         raise UserError(f"the images in {folder} are not square")
     if images.shape[1] != resolution:
         shape = (len(images), resolution, resolution, 3)
         images = np.asarray(jax.image.resize(images, shape, "linear"))
+    print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
     return ArraySplit(images, labels)
 
 
 def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
     options = config.backbone
     # A revision belongs to one repository, that of the backbone to distil against.
-    revision = options.revision if name == options.name else ""
+    revision = options.revision if name == os.path.expanduser(options.name) else ""
     try:
         return backbones.load(
             name,
@@ -235,6 +280,41 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
         if crop is not None and "does not divide an image" in str(error):
             raise UserError(f"config.images.crop={crop}, and {name}: {error}") from error
         raise
+
+
+def _match_classes(found: DistilledSet, dataset: Dataset, folder: str) -> tuple[np.ndarray, str]:
+    """From the labels of foreign images to the data set's, and the rule in words.
+
+    Names decide if all are the data set's. If none is, labels that the images come with decide.
+    """
+    # Names of folders were made fit for file systems.
+    plain = safe_name if found.labelled_by == NUMBERED else str
+    known = {plain(name): label for label, name in enumerate(dataset.class_names)}
+    names = [plain(name) for name in found.class_names]
+    foreign, lacking = set(names) - set(known), set(known) - set(names)
+    if not foreign and not lacking:
+        order = [known[name] for name in names]
+        return np.asarray(order, np.int32), "class name, all of which match"
+    if len(foreign) < len(set(names)):
+        raise UserError(
+            f"some classes of {folder} are {dataset.name}'s and some are not: "
+            f"{_listed(foreign or names)} there, {_listed(lacking)} here; give all the same names"
+        )
+    if found.labelled_by is None:
+        raise UserError(
+            f"no class of {folder} ({_listed(foreign)}) is one of {dataset.name}'s "
+            f"({_listed(lacking)}): name its folders as the classes, or <label>_<name>"
+        )
+    pairs = zip(names, dataset.class_names, strict=True)
+    meaning = [f"{theirs} is {ours}" for theirs, ours in pairs]
+    rule = f"{found.labelled_by}, since no class name matches: {_listed(meaning)}"
+    return np.arange(len(names), dtype=np.int32), rule
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = (sorted(names) if isinstance(names, set) else list(names))[:_MOST_NAMED]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _augmentation(config: ConfigDict) -> Augmentation | None:
@@ -256,5 +336,12 @@ def _augmentation(config: ConfigDict) -> Augmentation | None:
     return dataclasses.replace(preset, scale=(low, high), **changes)
 
 
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def _without_path(value: Any) -> Any:
-    return epath.Path(value).name if isinstance(value, str) and "/" in value else value
+    """No folder of the machine is written down, only its name; lists are comma-separated."""
+    if isinstance(value, str) and "/" in value:
+        return ",".join(epath.Path(name).name for name in _split(value))
+    return value

@@ -20,6 +20,7 @@ from etils import epath
 
 from lgm_jax import baselines, distill, images, probe, runs
 from lgm_jax.backbones import Backbone
+from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
@@ -38,10 +39,9 @@ def distill_stage(session: Session) -> None:
     """Distils the images, from the newest checkpoint if there is one.
 
     Raises:
-        UserError: If more steps were made already than the config asks for.
+        UserError: If more steps were made already than the config asks for, if the newest
+            checkpoint cannot be read, or if the loss or the images are no longer finite.
     """
-    from lgm_jax.checkpoints import Checkpoints
-
     config, recipe, run, steps = session.config, session.recipe, session.run, session.config.steps
     inputs = {**session.identity, "steps": steps}
     done = run.find("distill", inputs) is not None
@@ -58,13 +58,15 @@ def distill_stage(session: Session) -> None:
         if start:
             state = checkpoints.restore(state)
         metrics = _Metrics(run.path / runs.METRICS, start)
+        made_by = run.begin("distill", start, session.process_with(session.backbone))
         print(f"distill: {recipe.num_images} images, steps {start} to {steps}", flush=True)
-        state, loss = _distill(session, state, metrics, checkpoints.save)
+        state, loss = _distill(session, state, metrics, checkpoints)
         checkpoints.save(steps, state)
     rendered = _render(session, state)
     labels = np.asarray(recipe.labels())
     save_distilled(run.path / runs.DISTILLED, rendered, labels, session.dataset.class_names)
-    run.finish("distill", inputs, {"steps": steps, "final_loss": loss}, metrics.elapsed())
+    result = {"steps": steps, "final_loss": loss}
+    run.finish("distill", inputs, result, metrics.elapsed(), made_by)
 
 
 def probe_stage(session: Session) -> None:
@@ -135,9 +137,12 @@ class _Metrics:
     """`metrics.jsonl`: a line per `log_every` steps, none twice when a run goes on."""
 
     def __init__(self, path: epath.Path, start: int):
-        lines = path.read_text().splitlines() if path.exists() else []
         self._path = path
-        self._lines = [line for line in map(json.loads, lines) if line["step"] <= start]
+        try:
+            lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+            self._lines = [line for line in lines if line["step"] <= start]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{path} is damaged: delete it to go on without its lines") from error
         self._before = self._lines[-1]["seconds"] if self._lines else 0.0
         self._clock = time.perf_counter()
 
@@ -160,7 +165,7 @@ def _distill(
     session: Session,
     state: distill.State,
     metrics: _Metrics,
-    save: Callable[[int, distill.State], None],
+    checkpoints: Checkpoints,
 ) -> tuple[distill.State, float | None]:
     config, recipe, run = session.config, session.recipe, session.run
     draw = distill.make_draw(session.key, recipe)
@@ -169,7 +174,7 @@ def _distill(
     memory = distill.Memory(jnp.asarray(session.train.images), jnp.asarray(session.train.labels))
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
-    loss = metrics.last_loss()
+    loss, before = metrics.last_loss(), None
     try:
         updates = distill.run(
             jax.jit(step_fn),
@@ -182,18 +187,50 @@ def _distill(
         )
         for step, (state, pending) in enumerate(updates, int(state.step) + 1):  # noqa: B020
             bar.advance()
-            last = step == config.steps
-            if last or step % config.log_every == 0:
+            # Reading a loss waits for it; the one before leaves the device a step to work on.
+            _check_finite(session, checkpoints, step - 1, before)
+            before, last = pending, step == config.steps
+            logs, saves, draws = (
+                last or step % every == 0
+                for every in (config.log_every, config.checkpoint_every, config.image_every)
+            )
+            if logs or saves or draws:
+                _check_finite(session, checkpoints, step, pending, state)
+            if logs:
                 loss = float(pending)
                 metrics.write(step, loss, bar.report(step, loss))
-            if step % config.checkpoint_every == 0:
-                save(step, state)
-            if last or step % config.image_every == 0:
+            if saves:
+                checkpoints.save(step, state)
+            if draws:
                 picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 _write_grid(picture, _render(session, state), captions)
     finally:
         bar.close()
     return state, loss
+
+
+def _check_finite(
+    session: Session,
+    checkpoints: Checkpoints,
+    step: int,
+    loss: jax.Array | None,
+    state: distill.State | None = None,
+) -> None:
+    """Stops a distillation that has diverged; its later steps would all be lost."""
+    if loss is not None and not math.isfinite(float(loss)):
+        what = f"the loss is {float(loss)} at step {step}"
+    elif state is not None and not distill.is_finite(state):
+        what = f"the images are no longer finite after step {step}"
+    else:
+        return
+    newest, config = checkpoints.latest_step(), session.config
+    saved = f"checkpoint {newest} is sound" if newest else "there is no checkpoint yet"
+    raise UserError(
+        f"{what}: {saved}, and the same command goes on from there; likely causes are "
+        f"config.learning_rate={config.learning_rate:g} (too high) and "
+        f"config.backbone.dtype={config.backbone.dtype} (bfloat16 is coarse); another value needs "
+        "another workdir or --overwrite"
+    )
 
 
 def _render(session: Session, state: distill.State) -> np.ndarray:
@@ -219,17 +256,34 @@ def _start_images(session: Session) -> jax.Array | None:
     return distill.to_float(jnp.asarray(train.load(rows[0])))
 
 
+def _protocol(session: Session, method: str) -> probe.Protocol:
+    """How a row is trained: once, if repetitions could not differ."""
+    config, augmentation = session.config.probe, session.recipe.augmentation
+    protocol = probe.Protocol(
+        epochs=config.full_epochs if method == "full" else config.epochs,
+        batch=config.batch,
+        runs=config.runs,
+        crop=session.recipe.crop,
+        augment=config.augment,
+        augmentation=dataclasses.replace(augmentation, noise=0.0) if augmentation else None,
+        views=config.views,
+        solver=config.solver,
+        share_views=config.share_views,
+        ridge=config.ridge,
+    )
+    # Random images are drawn anew for each run.
+    once = method != "random" and not probe.repeats_differ(protocol)
+    return dataclasses.replace(protocol, runs=1) if once else protocol
+
+
 def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str, Any]:
-    """What the probe of a method depends on."""
+    """What the probe of a method depends on, and nothing else."""
     config = session.config
     inputs = {
         "seed": config.seed,
-        "probe": config.probe.to_dict(),
-        "augment": config.augment.to_dict(),
-        "crop": session.recipe.crop,
+        "protocol": probe.relevant(_protocol(session, method)),
+        "split": config.probe.split,
         "resolution": session.recipe.resolution,
-        "normalization": config.backbone.normalization,
-        "dtype": config.backbone.dtype,
         "data": session.dataset.fingerprint,
         "backbone": backbone.fingerprint,
     }
@@ -262,23 +316,11 @@ def _probe(
     if not todo:
         print(f"{method}: done")
         return
-    augmentation = session.recipe.augmentation
-    protocol = probe.Protocol(
-        epochs=config.full_epochs if method == "full" else config.epochs,
-        batch=config.batch,
-        runs=config.runs,
-        crop=session.recipe.crop,
-        augment=config.augment,
-        augmentation=dataclasses.replace(augmentation, noise=0.0) if augmentation else None,
-        views=config.views,
-        solver=config.solver,
-        share_views=config.share_views,
-        ridge=config.ridge,
-    )
+    protocol = _protocol(session, method)
     images_pool = pool()
     if rows is None:
         every = np.arange(len(images_pool.labels))
-        rows = np.broadcast_to(every, (config.runs, len(every)))
+        rows = np.broadcast_to(every, (protocol.runs, len(every)))
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     for backbone in todo:
         started = time.perf_counter()
@@ -289,7 +331,7 @@ def _probe(
         if method == "full" and config.augment == "none":
             # Their features are in the run folder already, or will be wanted there again.
             features = session.features(backbone, "train")
-            table = np.broadcast_to(features, (config.runs, 1, *features.shape))
+            table = np.broadcast_to(features, (protocol.runs, 1, *features.shape))
             heads = probe.train_on_features(key, table, labels, classes, protocol, label=label)
         else:
             pool_images, chosen = jnp.asarray(images_pool.images), jnp.asarray(rows, jnp.int32)
@@ -307,18 +349,20 @@ def _probe(
             _probe_inputs(session, method, backbone),
             result,
             time.perf_counter() - started,
+            [session.process_with(backbone)],
         )
-        print(f"{method}: {result['top1_mean']:.1f} % on {backbone.name}", flush=True)
+        once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
+        print(f"{method}: {result['top1_mean']:.1f} % on {backbone.name}{once}", flush=True)
 
 
 def _summary(scores: Mapping[str, Any], protocol: probe.Protocol, split: str) -> dict[str, Any]:
-    """One entry of `results.json`; std is the sample's (one degree of freedom), 0 for one run."""
+    """One entry of `results.json`; std is the sample's (ddof 1), null for one run."""
 
     def moments(name: str) -> dict[str, float | None]:
         values = scores[name]
         if values is None:
             return {f"{name}_mean": None, f"{name}_std": None}
-        std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return {f"{name}_mean": float(np.mean(values)), f"{name}_std": std}
 
     return {

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,8 @@ from PIL import Image
 import launch
 import lgm_jax
 from configs import common
+from lgm_jax import distill, runs
+from lgm_jax.session import open_session
 
 QUICK = "--config=configs/quickstart.py:quick"
 ROOT = Path(__file__).parents[1]
@@ -125,12 +129,31 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
     assert logged_steps(finished) == [2, 4, 6]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
-    assert config["provenance"]["versions"]["lgm_jax"] == lgm_jax.__version__
-    weights = config["provenance"]["weights"]["digits_contrastive"]
-    assert (weights["source"], weights["revision"]) == ("digits_contrastive", None)
-    assert len(weights["sha256"]["model.safetensors"]) == 64
+    assert len(config["identity"]["data.fingerprint"]) == 64
+    stages = json.loads((finished / "stages.json").read_text())
+    assert len(stages) == 6
+    for record in stages.values():
+        (process,) = record["made_by"]
+        assert process["versions"]["lgm_jax"] == lgm_jax.__version__
+        assert process["devices"] == ["cpu"]
+        weights = process["weights"]["digits_contrastive"]
+        assert (weights["source"], weights["revision"]) == ("digits_contrastive", None)
+        assert len(weights["sha256"]["model.safetensors"]) == 64
 
 
+@pytest.fixture
+def later(monkeypatch):
+    """Pretends to be a later process on another machine."""
+    monkeypatch.setattr(runs, "provenance", lambda: {"commit": "later"})
+
+
+def commits(workdir, stage):
+    """The steps from which processes contributed to a stage, with their commits."""
+    made_by = json.loads((workdir / "stages.json").read_text())[stage]["made_by"]
+    return [(made.get("from_step"), made["commit"]) for made in made_by]
+
+
+@pytest.mark.usefixtures("later")
 def test_second_start_repeats_nothing(run_copy, capsys):
     before = snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints")
     stages = json.loads((run_copy / "stages.json").read_text())
@@ -140,15 +163,22 @@ def test_second_start_repeats_nothing(run_copy, capsys):
     assert json.loads((run_copy / "stages.json").read_text()) == stages
 
 
-def test_changed_probe_key_keeps_the_distillation(run_copy):
-    before = snapshot(run_copy / "distilled")
+@pytest.mark.usefixtures("later")
+def test_changed_probe_key_keeps_the_distillation_and_who_made_it(run_copy):
+    before, made_by = snapshot(run_copy / "distilled"), commits(run_copy, "distill")
     assert start(QUICK, "--config.probe.epochs=3", workdir=run_copy) == 0
     assert snapshot(run_copy / "distilled") == before
+    assert commits(run_copy, "distill") == made_by
+    assert commits(run_copy, "probe/distilled/digits_contrastive") == [(None, "later")]
+    # Its epochs are of their own.
+    assert commits(run_copy, "baselines/full/digits_contrastive") != [(None, "later")]
     results = json.loads((run_copy / "results.json").read_text())
     assert results["probe"]["digits_contrastive"]["distilled"]["epochs"] == 3
 
 
+@pytest.mark.usefixtures("later")
 def test_more_steps_continue_as_if_never_stopped(finished, run_copy, tmp_path):
+    ((_, first),) = commits(run_copy, "distill")
     assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=run_copy) == 0
     whole = tmp_path / "whole"
     assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=whole) == 0
@@ -158,6 +188,7 @@ def test_more_steps_continue_as_if_never_stopped(finished, run_copy, tmp_path):
     np.testing.assert_array_equal(longer, fresh)
     assert not np.array_equal(longer, shorter)
     assert logged_steps(run_copy) == [2, 4, 6, 8]
+    assert commits(run_copy, "distill") == [(0, first), (6, "later")]
 
 
 def test_lost_output_is_made_again(run_copy, finished):
@@ -197,6 +228,15 @@ def test_lost_output_is_made_again(run_copy, finished):
          ["digit_contrastive", "did you mean digits_contrastive"]),
         ((QUICK, "--config.eval_backbones=nope", "--workdir=w"), ["nope", "digits_contrastive"]),
         ((QUICK, "--config.probe.augment=fresh", "--workdir=w"), ["lbfgs", "probe.augment"]),
+        ((QUICK, "--config.backbone.name=", "--workdir=w"), ["config.backbone.name is empty"]),
+        ((QUICK, "--config.backbone.name=~/nope", "--workdir=w"), ["nope", "no such folder"]),
+        ((QUICK, "--config.objective=a\nb", "--workdir=w"), ["objective"]),
+        ((QUICK, "--config.probe.runs=1000000", "--workdir=w"), ["probe.runs", "1000"]),
+        ((QUICK, "--config.seed", "-1", "--workdir=w"), ["config.seed", "-1"]),
+        ((QUICK, "--config.seed=1", "-1", "--workdir=w"), ["'1'"]),
+        ((QUICK, "--flagfile=nowhere", "--workdir=w"), ["--flagfile", "--workdir"]),
+        (("--config=configs", "--workdir=w"), ["configs/quickstart.py"]),
+        (("--config=configs/common.py:quick", "--workdir=w"), ["cannot be loaded", "get_config()"]),
         ((QUICK, "--config.stages=distil", "--workdir=w"), ["distil", "distill"]),
         ((QUICK, "--config.stages=,", "--workdir=w"), ["config.stages", "empty"]),
         ((QUICK, "--config.data.name=folder", "--workdir=w"), ["--config.data.folder"]),
@@ -243,6 +283,27 @@ def test_overwrite_starts_anew_and_keeps_what_is_not_ours(run_copy, finished):
     assert not np.array_equal(new, old)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise ValueError('one\\ntwo')", "ValueError: one two"),
+        ("return 1 / 0", "ZeroDivisionError"),
+        ("return 3", "ConfigDict"),
+        ("return common.missing", "AttributeError"),
+        ("config = common.get_config(); config.ipc = 'three'; return config", "ipc"),
+        ("config = common.get_config(); config.images = 3; return config", "images"),
+        ("config = common.get_config().unlock(); config.foo = 3; return config", "foo"),
+        ("config = common.get_config().unlock(); del config.ipc; return config", "no ipc"),
+        ("return )", "SyntaxError"),
+    ],
+)
+def test_bad_config_file_is_refused(body, words, tmp_path, capsys):
+    file = tmp_path / "recipe.py"
+    file.write_text(f"from configs import common\ndef get_config(): {body}\n")
+    assert words in refuse(capsys, f"--config={file}", workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_overwrite_keeps_the_same_distillation(run_copy, capsys):
     assert start(QUICK, "--overwrite", workdir=run_copy) == 0
     assert "6 steps are done" in capsys.readouterr().out
@@ -261,9 +322,27 @@ def test_workdir_with_foreign_files_of_our_names_is_refused(tmp_path, capsys):
     assert (tmp_path / "grid.png").read_text() == "mine"
 
 
-def test_damaged_record_is_named(run_copy, capsys):
-    (run_copy / "stages.json").write_text("{")
-    assert "stages.json is damaged" in refuse(capsys, QUICK, workdir=run_copy)
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("stages.json", "steps=8", "stages.json is damaged"),
+        ("config.json", "steps=8", "config.json is damaged"),
+        ("metrics.jsonl", "steps=8", "metrics.jsonl is damaged"),
+        (
+            "checkpoints/6/default/manifest.ocdbt",
+            "steps=8",
+            "checkpoint of step 6 cannot be read: delete",
+        ),
+        ("features/*", "probe.ridge=1", "is damaged: delete it"),
+        ("distilled/distilled.npz", "probe.ridge=1", "distilled.npz is damaged"),
+    ],
+)
+def test_damaged_file_of_a_run_is_named(run_copy, capsys, name, change, words):
+    files = list(run_copy.glob(name))
+    assert files
+    for file in files:
+        file.write_bytes(b"{")
+    assert words in refuse(capsys, QUICK, f"--config.{change}", workdir=run_copy)
 
 
 def test_folder_of_photos_runs_to_the_end(photos, tmp_path):
@@ -297,6 +376,25 @@ def test_bad_folders_are_refused(photos, tmp_path, capsys):
     assert "ant" in attempt(hollow)
     (tmp_path / "empty").mkdir()
     assert "empty" in attempt(tmp_path / "empty")
+
+
+def test_overwrite_throws_away_nothing_before_the_new_images_were_read(photos, tmp_path, capsys):
+    config = ("--config=configs/dinov2_folder.py:quick", "--config.stages=distill")
+    workdir = tmp_path / "run"
+    assert start(*config, f"--config.data.folder={photos}", workdir=workdir) == 0
+    before = snapshot(workdir)
+    for split in ("train", "test"):
+        folder = tmp_path / split
+        for name in ("train", "test"):
+            shutil.copytree(photos, folder / name)
+        for image in (folder / split / "dog").iterdir():
+            image.write_bytes(image.read_bytes()[:200])
+        arguments = (*config, f"--config.data.folder={folder}", "--overwrite")
+        assert f"{split}/dog" in refuse(capsys, *arguments, workdir=workdir)
+        assert snapshot(workdir) == before
+    train = f"--config.data.folder={tmp_path / 'train'}"
+    refuse(capsys, *config, train, workdir=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("kind", ["pixels", "pyramid"])
@@ -340,9 +438,176 @@ def test_foreign_images_are_probed(finished, tmp_path, capsys):
     assert "9 classes" in refused
 
 
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def open_source(folder, workdir, ipc=1):
+    """The foreign images that a session of the quick recipe would evaluate."""
+    config, _, _ = launch.parse(["launch.py", QUICK, f"--workdir={workdir}"])
+    config.images.source, config.stages, config.ipc = str(folder), "probe", ipc
+    return open_session(config, common.flatten(config), str(workdir), overwrite=False).source
+
+
+def write_classes(folder, names, count=1):
+    """A folder of PNGs per class; image `i` is of grey level `10 i`."""
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((32, 32, 3), 10 * i, np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (DIGITS, "class name"),
+        # A prefix that is wrong for this data set: the names know better.
+        ([f"{(i + 3) % 10}_{name}" for i, name in enumerate(DIGITS)], "class name"),
+        ([f"{i}_{name}" for i, name in enumerate("abcdefghij")], "<label>_<name> folders"),
+    ],
+)
+def test_foreign_labels_follow_the_rule_that_is_printed(names, rule, tmp_path, capsys):
+    source = open_source(write_classes(tmp_path / "set", names), tmp_path / "run")
+    brightness = source.images.mean(axis=(1, 2, 3)) * 25.5
+    np.testing.assert_allclose(brightness, source.labels, atol=1e-4)
+    assert f"10 images, labels by {rule}" in capsys.readouterr().out
+
+
+def test_metadata_labels_decide_where_no_name_is_known(tmp_path, capsys):
+    folder = write_classes(tmp_path / "set", "jihgfedcba")
+    lines = [{"file_name": f"{name}/0.png", "label": i} for i, name in enumerate("jihgfedcba")]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = open_source(folder, tmp_path / "run")
+    brightness = source.images.mean(axis=(1, 2, 3)) * 25.5
+    np.testing.assert_allclose(brightness, source.labels, atol=1e-4)
+    assert "labels by metadata.jsonl, since no class name matches: j is zero, i is one" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([*DIGITS[:9], "neun"], ["neun there", "nine here"]),
+        ([f"{i}_{name}" for i, name in enumerate(["null", *DIGITS[1:]])], ["null", "zero"]),
+        (list("abcdefghij"), ["a, b, c, d, e and 5 more", "<label>_<name>"]),
+    ],
+)
+def test_foreign_classes_that_do_not_fit_are_named(names, words, tmp_path, capsys):
+    folder = write_classes(tmp_path / "set", names)
+    arguments = (QUICK, "--config.stages=probe", f"--config.images.source={folder}")
+    line = refuse(capsys, *arguments, workdir=tmp_path / "run")
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_foreign_images_need_as_many_per_class_as_the_config_says(tmp_path, capsys):
+    folder = write_classes(tmp_path / "set", DIGITS, count=2)
+    assert len(open_source(folder, tmp_path / "run", ipc=2).labels) == 20
+    arguments = (QUICK, "--config.stages=probe", f"--config.images.source={folder}")
+    assert "--config.ipc=2" in refuse(capsys, *arguments, workdir=tmp_path / "run2")
+    (folder / "nine" / "0.png").unlink()
+    assert "1 to 2 images" in refuse(capsys, *arguments, workdir=tmp_path / "run2")
+
+
+def test_home_is_expanded_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_classes(tmp_path / "set", DIGITS)
+    shutil.copytree(ROOT / "lgm_jax/backbones/weights/digits_distilled", tmp_path / "weights")
+    config, workdir, _ = launch.parse(["launch.py", QUICK, "--workdir=~/run"])
+    config.images.source, config.stages = "~/set", "probe"
+    config.backbone.name = config.eval_backbones = "~/weights"
+    session = open_session(config, common.flatten(config), workdir, overwrite=False)
+    assert session.backbone.name.startswith("weights_")
+    assert (tmp_path / "run" / "config.json").is_file()
+    assert str(tmp_path) not in (tmp_path / "run" / "config.json").read_text()
+
+
+def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(run_copy, capsys):
+    exact = (QUICK, "--config.probe.augment=none")
+    assert start(*exact, workdir=run_copy) == 0
+    table = capsys.readouterr().out
+    methods = json.loads((run_copy / "results.json").read_text())["probe"]["digits_contrastive"]
+    for method, entry in methods.items():
+        spread = method == "random"
+        assert len(entry["top1_runs"]) == (2 if spread else 1)
+        assert (entry["top1_std"] is not None) == spread
+        assert (f"{method}: {entry['top1_mean']:.1f} % on digits_contrastive, trained once") in (
+            table
+        ) or spread
+    assert methods["random"]["top1_std"] > 0
+    assert "± 0.0" not in table
+    assert "one run, so no spread was measured" in table
+    # The order of runs, views and batches is nothing to them.
+    changes = ("probe.views=3", "probe.batch=7", "probe.share_views=true", "probe.full_epochs=2")
+    arguments = [f"--config.{change}" for change in changes]
+    assert start(*exact, *arguments, workdir=run_copy) == 0
+    text = capsys.readouterr().out
+    for method in ("distilled", "random", "centroids", "neighbors"):
+        assert f"{method}: done" in text
+    assert "full: done" not in text
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [("loss", "the loss is nan at step 5:"), ("levels", "no longer finite after step 4:")],
+)
+def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
+    broken, words, finished, tmp_path, capsys, monkeypatch
+):
+    make_step = distill.make_step
+
+    def make_broken_step(*arguments):
+        step = make_step(*arguments)
+
+        def broken_step(state, params, source):
+            after, loss = step(state, params, source)
+            bad = jnp.where(state.step >= (4 if broken == "loss" else 3), jnp.nan, 0)
+            if broken == "loss":
+                return after, loss + bad
+            return after._replace(levels=tuple(v + bad for v in after.levels)), loss
+
+        return broken_step
+
+    monkeypatch.setattr(distill, "make_step", make_broken_step)
+    arguments = (QUICK, "--config.stages=distill")
+    line = refuse(capsys, *arguments, workdir=tmp_path / "run")
+    assert words in line
+    assert "checkpoint 3 is sound" in line
+    assert "config.learning_rate=0.03" in line
+    assert "config.backbone.dtype=float32" in line
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+    assert all(step < 5 for step in logged_steps(tmp_path / "run"))
+    assert not (tmp_path / "run" / "distilled").exists()
+    monkeypatch.undo()
+    assert start(*arguments, workdir=tmp_path / "run") == 0
+    np.testing.assert_array_equal(
+        lgm_jax.load_distilled(tmp_path / "run")[0], lgm_jax.load_distilled(finished)[0]
+    )
+
+
+def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch):
+    def exhaust(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(distill, "make_step", lambda *_: exhaust)
+    line = refuse(capsys, QUICK, "--config.stages=distill", workdir=tmp_path / "run")
+    assert "out of memory in stage distill: lower config.copies" in line
+
+
 def test_probing_nothing_is_refused(tmp_path, capsys):
     line = refuse(capsys, QUICK, "--config.stages=probe", workdir=tmp_path / "run")
-    assert "distill" in line
+    assert "add distill to config.stages" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["probe", "baselines", "report"])
+def test_overwrite_without_anything_instead_is_refused(run_copy, capsys, stage):
+    before = snapshot(run_copy)
+    arguments = (QUICK, "--config.seed=1", "--overwrite", f"--config.stages={stage}")
+    assert "add distill to config.stages" in refuse(capsys, *arguments, workdir=run_copy)
+    assert snapshot(run_copy) == before
 
 
 def test_validation_images_are_not_the_test_images(run_copy):

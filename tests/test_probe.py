@@ -1,5 +1,7 @@
 """Probes and baselines on features whose answer is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,10 @@ from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit
 
 SIDE, CLASSES = 4, 7
+SILENT = dataclasses.replace(PRESETS["paper"], noise=0.0)
+QUIET = dataclasses.replace(SILENT, noise_mean=0.3, noise_std=0.7)
+# Flips always, crops never.
+FIXED = dataclasses.replace(SILENT, flip=1.0, scale=(1.0, 1.0))
 
 
 def colors(seed, count):
@@ -193,3 +199,65 @@ def test_shared_views_are_the_same_for_all_runs(backbone):
     np.testing.assert_array_equal(tables[0][0], tables[0][1])
     assert not np.allclose(tables[1][0], tables[1][1], atol=1e-2)
     np.testing.assert_allclose(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "differ"),
+    [
+        ({"solver": "lbfgs", "augment": "none"}, False),
+        ({"solver": "lbfgs", "augment": "views"}, True),
+        ({"solver": "lbfgs", "augment": "views", "share_views": True}, False),
+        ({"solver": "lbfgs", "augment": "views", "augmentation": FIXED}, False),
+        ({"solver": "adam", "augment": "none"}, True),
+    ],
+)
+def test_runs_that_cannot_differ_are_known_beforehand(backbone, changes, differ):
+    settings = protocol(views=2, epochs=5, **changes)
+    assert probe.repeats_differ(settings) == differ
+    kernel = train(backbone, colors(1, 20), settings)["kernel"]
+    # Measured: 5e-3 and more where they differ, to rounding of a batched solve where not.
+    assert (np.abs(kernel[0] - kernel[1]).max() > 1e-4) == differ
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (
+            {"solver": "adam", "augment": "none"},
+            {"ridge": 1.0, "views": 5, "share_views": True, "augmentation": None},
+        ),
+        ({"solver": "lbfgs", "augment": "none"}, {"batch": 3, "learning_rate": 2.0}),
+        (
+            {"solver": "lbfgs", "augment": "views", "augmentation": SILENT, "runs": 1},
+            {"augmentation": QUIET, "share_views": True},
+        ),
+    ],
+)
+def test_fields_that_are_not_relevant_change_nothing(backbone, base, change):
+    one, other = (protocol(epochs=3, **base | extra) for extra in ({}, change))
+    assert one != other
+    assert probe.relevant(one) == probe.relevant(other)
+    kernels = [train(backbone, colors(1, 20), settings)["kernel"] for settings in (one, other)]
+    np.testing.assert_array_equal(*kernels)
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ({"augment": "none"}, {"batch": 3}),
+        ({"augment": "none"}, {"learning_rate": 0.5}),
+        ({"augment": "none"}, {"epochs": 4}),
+        ({"augment": "none"}, {"runs": 4}),
+        ({"augment": "none"}, {"augment": "views"}),
+        ({"augment": "none"}, {"solver": "lbfgs"}),
+        ({"augment": "none", "solver": "lbfgs"}, {"ridge": 1.0}),
+        ({"augment": "views"}, {"views": 2}),
+        ({"augment": "views"}, {"share_views": True}),
+        ({"augment": "fresh"}, {"augmentation": SILENT}),
+        ({"augment": "fresh"}, {"augmentation": None}),
+        ({"augment": "fresh"}, {"augmentation": QUIET}),
+    ],
+)
+def test_fields_that_change_the_heads_are_relevant(base, change):
+    one, other = (protocol(**base | extra) for extra in ({}, change))
+    assert probe.relevant(one) != probe.relevant(other)

@@ -66,7 +66,7 @@ class Backbone:
             normalisation or dtype.
         provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or
             `None`), `sha256` by file.
-        published: What the checkpoint says it is.
+        published: What the checkpoint says it is; `None` for a backbone made by hand.
     """
 
     name: str
@@ -78,8 +78,8 @@ class Backbone:
     std: tuple[float, float, float]
     sha256: str
     fingerprint: str
-    provenance: Mapping[str, Any]
-    published: Published
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    published: Published | None = None
 
 
 def load(
@@ -253,10 +253,12 @@ def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Publ
             found = files.from_hub(source.repo, revision, need_config=False)
         except files.NoSafetensors as error:
             refused = refused or error
+        except UserError as error:
+            # The first repository's trouble is the one to tell.
+            raise refused or error from None
         else:
             return found, entry.published(source.form)
-    assert refused is not None
-    raise refused
+    raise refused or UserError("a backbone without a source of weights")
 
 
 def _read(found: Files) -> Published:

@@ -129,6 +129,7 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
         NoSafetensors: If the repository holds weights of another kind only.
         UserError: If it cannot be reached or read.
     """
+    import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def fetch(name: str) -> Path | None:
@@ -136,20 +137,18 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
         try:
             return _download(repo, name, revision)
         except LocalEntryNotFoundError:
+            cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
+            if cached is huggingface_hub._CACHED_NO_EXIST:
+                return None
             raise
         except EntryNotFoundError:
             return None
 
     with _explaining(repo, revision):
         # The weights first: what cannot be loaded is said before anything else is fetched.
-        index = None
-        try:
-            whole = fetch(WEIGHTS)
-        except LocalEntryNotFoundError:
-            # A cache filled earlier holds the shards and no record of the missing whole.
-            whole, index = None, fetch(_INDEX)
+        whole = fetch(WEIGHTS)
         if whole is None:
-            index = index or fetch(_INDEX)
+            index = fetch(_INDEX)
             if index is None:
                 raise NoSafetensors(
                     f"{repo} on the hub has no {WEIGHTS}, and other formats are not read (a pickle "
@@ -179,8 +178,25 @@ class NoSafetensors(UserError):
 
 def _download(repo: str, name: str, revision: str | None) -> Path:
     import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
-    return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
+    cached_only = False
+    try:
+        # Asked once: the download itself waits half a minute for a network that is not there.
+        huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(repo, name, revision=revision)
+        )
+    except EntryNotFoundError:
+        # Left to the download, which records in the cache that there is no such file.
+        pass
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception:
+        # Offline, or what the installed HTTP library raises where nobody answers.
+        cached_only = True
+    return Path(
+        huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached_only)
+    )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         "full": "full training set",
     }
     splits = {entry["split"] for entries in probes.values() for entry in entries.values()}
+    single = any(e["top1_std"] is None for entries in probes.values() for e in entries.values())
     rows = [[f"top-1 % on {' and '.join(sorted(splits))} (mean ± std)", *backbones]]
     for method in methods:
         cells = [_cell(probes[backbone].get(method)) for backbone in backbones]
@@ -36,8 +37,13 @@ def format_table(results: Mapping[str, Any]) -> str:
         )
         for row in rows
     ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    note = ["± -: one run, so no spread was measured"] if single else []
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *note])
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:
-    return f"{entry['top1_mean']:.1f} ± {entry['top1_std']:.1f}" if entry else "-"
+    if entry is None:
+        return "-"
+    # A spread that was not measured is no spread of zero.
+    std = "-" if entry["top1_std"] is None else f"{entry['top1_std']:.1f}"
+    return f"{entry['top1_mean']:.1f} ± {std:>3}"

@@ -1,0 +1,273 @@
+"""Backbones from the hub: the real client against a small server on this machine that imitates it.
+
+Also what the client's cache, its offline mode and its errors turn into.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from huggingface_hub import constants
+
+from lgm_jax import backbones
+from lgm_jax.backbones import configs, files, specs
+from lgm_jax.errors import UserError
+
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+
+
+@dataclasses.dataclass
+class Hub:
+    """A hub on this machine.
+
+    Attributes:
+        repos: Content of each file of each repository.
+        gated: Repositories that need terms accepted.
+        requests: What was asked for.
+    """
+
+    repos: dict[str, dict[str, bytes]]
+    gated: set[str]
+    requests: list[str]
+
+
+def _answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of `/owner/name/resolve/revision/file`."""
+    owner, name, _, revision, file = path.strip("/").split("/", 4)
+    repo = f"{owner}/{name}"
+    if repo not in hub.repos:
+        return 401, {"X-Error-Code": "RepoNotFound"}, b""
+    if repo in hub.gated:
+        return 403, {"X-Error-Code": "GatedRepo"}, b""
+    commit = COMMITS.get(revision, revision if revision in COMMITS.values() else None)
+    if commit is None:
+        return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+    if file not in hub.repos[repo]:
+        return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
+    body = hub.repos[repo][file]
+    etag = hashlib.sha256(body).hexdigest()
+    return 200, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}, body
+
+
+def _point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
+    """A running hub that the client is pointed to, with an empty cache."""
+    served = Hub({}, set(), [])
+
+    class Handler(BaseHTTPRequestHandler):
+        def _send(self, *, with_body: bool) -> None:
+            served.requests.append(self.path)
+            status, headers, body = _answer(served, self.path)
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if with_body:
+                self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self._send(with_body=False)
+
+        def do_GET(self) -> None:
+            self._send(with_body=True)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing is logged."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    _point_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield served
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def _publish(hub: Hub, repo: str, folder: Path) -> None:
+    hub.repos[repo] = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _message(source: str, **options) -> str:
+    with pytest.raises(UserError) as info:
+        backbones.load(source, **options)
+    message = str(info.value)
+    assert "\n" not in message
+    return message
+
+
+def _assert_equal(ours: backbones.Backbone, theirs: backbones.Backbone) -> None:
+    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_repository_is_downloaded_once_and_recorded(hub, vit_folder, monkeypatch):
+    _publish(hub, "someone/tiny", vit_folder)
+    backbone = backbones.load("someone/tiny")
+    _assert_equal(backbone, backbones.load(vit_folder))
+    digest = hashlib.sha256((vit_folder / files.WEIGHTS).read_bytes()).hexdigest()
+    assert backbone.name == f"tiny_{digest[:8]}"
+    assert backbone.provenance == {
+        "source": "someone/tiny",
+        "revision": COMMITS["main"],
+        "sha256": {files.WEIGHTS: digest},
+    }
+    assert any(path.endswith(files.WEIGHTS) for path in hub.requests)
+    # Then from the cache, without network too.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    again = backbones.load("someone/tiny")
+    _assert_equal(again, backbone)
+    assert again.provenance == backbone.provenance
+    assert hub.requests == []
+
+
+def test_a_revision_is_resolved_to_its_commit(hub, vit_folder):
+    _publish(hub, "someone/tiny", vit_folder)
+    assert backbones.load("someone/tiny", revision="v1").provenance["revision"] == COMMITS["v1"]
+    assert "has no revision 'v2'" in _message("someone/tiny", revision="v2")
+
+
+def test_a_revision_of_a_folder_is_refused(hub, vit_folder):
+    assert "backbone.revision is for the hub" in _message(str(vit_folder), revision="main")
+    assert "backbone.revision is for the hub" in _message("digits_distilled", revision="main")
+
+
+def test_a_folder_never_touches_the_network(hub, vit_folder):
+    backbones.load(vit_folder)
+    backbones.load("digits_contrastive")
+    assert hub.requests == []
+
+
+@pytest.fixture
+def registered(vit_folder, monkeypatch) -> str:
+    """A name of the table whose weights the hub may have in two places."""
+    published = configs.read_config(json.loads((vit_folder / files.CONFIG).read_text()), {})
+    entry = specs.Entry(
+        published.spec,
+        published.preprocessing,
+        (specs.Source("first/tiny", "timm_vit"), specs.Source("second/tiny", "timm_vit")),
+        "Apache-2.0",
+        "a test",
+        16,
+    )
+    monkeypatch.setattr(specs, "NAMES", {**specs.NAMES, "tiny_vit": entry})
+    return "tiny_vit"
+
+
+def test_a_registered_name_needs_weights_only(hub, vit_folder, registered):
+    hub.repos["first/tiny"] = {files.WEIGHTS: (vit_folder / files.WEIGHTS).read_bytes()}
+    backbone = backbones.load(registered)
+    assert backbone.name == registered
+    assert backbone.provenance["source"] == "first/tiny"
+    _assert_equal(backbone, backbones.load(vit_folder))
+    assert not any(path.endswith(files.CONFIG) for path in hub.requests)
+
+
+def test_the_first_source_with_safetensors_is_taken(hub, vit_folder, registered):
+    hub.repos["first/tiny"] = {"pytorch_model.bin": b"\x80\x04."}
+    assert "first/tiny on the hub has no model.safetensors" in _message(registered)
+    hub.repos["second/tiny"] = {files.WEIGHTS: (vit_folder / files.WEIGHTS).read_bytes()}
+    assert backbones.load(registered).provenance["source"] == "second/tiny"
+
+
+def test_shards_are_downloaded(hub, vit_folder, monkeypatch):
+    tensors = safetensors.numpy.load_file(vit_folder / files.WEIGHTS)
+    names = {key: f"model-{i % 2}.safetensors" for i, key in enumerate(tensors)}
+    hub.repos["someone/tiny"] = {
+        "config.json": (vit_folder / files.CONFIG).read_bytes(),
+        "model.safetensors.index.json": json.dumps({"weight_map": names}).encode(),
+    } | {
+        name: safetensors.numpy.save({k: v for k, v in tensors.items() if names[k] == name})
+        for name in set(names.values())
+    }
+    backbone = backbones.load("someone/tiny")
+    _assert_equal(backbone, backbones.load(vit_folder))
+    assert set(backbone.provenance["sha256"]) == set(names.values())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _assert_equal(backbones.load("someone/tiny"), backbone)
+
+
+def test_weights_that_are_a_pickle_are_refused_with_a_way_out(hub, vit_folder):
+    _publish(hub, "someone/tiny", vit_folder)
+    hub.repos["someone/tiny"]["pytorch_model.bin"] = hub.repos["someone/tiny"].pop(files.WEIGHTS)
+    message = _message("someone/tiny")
+    assert "has no model.safetensors" in message
+    assert "AutoModel.from_pretrained('someone/tiny').save_pretrained('FOLDER')" in message
+    assert not any(path.endswith(".bin") for path in hub.requests)
+
+
+def test_a_pickle_in_a_folder_is_named(tmp_path, vit_folder):
+    (tmp_path / "config.json").write_text((vit_folder / "config.json").read_text())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    message = _message(str(tmp_path))
+    assert "pytorch_model.bin is a pickle" in message
+    assert "save_pretrained('FOLDER')" in message
+
+
+def test_a_gated_repository_says_how_to_get_in(hub, vit_folder):
+    _publish(hub, "someone/tiny", vit_folder)
+    hub.gated.add("someone/tiny")
+    message = _message("someone/tiny")
+    assert "gated: accept its terms on its page" in message
+    assert "hf auth login" in message
+
+
+def test_an_unknown_repository_is_neither_folder_nor_repository(hub):
+    message = _message("someone/nothing")
+    assert "neither a folder here nor a repository on the hub" in message
+
+
+def test_a_repository_without_config_is_refused(hub, vit_folder):
+    hub.repos["someone/tiny"] = {files.WEIGHTS: (vit_folder / files.WEIGHTS).read_bytes()}
+    assert "someone/tiny on the hub has no config.json" in _message("someone/tiny")
+
+
+def test_broken_downloads_are_named(hub, vit_folder):
+    _publish(hub, "someone/tiny", vit_folder)
+    whole = hub.repos["someone/tiny"][files.WEIGHTS]
+    hub.repos["someone/tiny"][files.WEIGHTS] = whole[:100]
+    assert "truncated or not a safetensors file" in _message("someone/tiny")
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_network_it_is_said_what_to_download_and_where_to_put_it(
+    hub, registered, monkeypatch, offline
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    # Nobody listens there.
+    _point_to(monkeypatch, "http://127.0.0.1:9")
+    for source, repo in ((registered, "first/tiny"), ("someone/tiny", "someone/tiny")):
+        message = _message(source)
+        assert f"{repo} is not in the cache, and the hub cannot be reached" in message
+        assert f"hf download {repo}" in message
+        assert "give its path" in message
+
+
+@pytest.mark.parametrize("name", ["dinov2_vitb41", "a/b/c", "../missing", "owner/na me"])
+def test_what_can_be_no_repository_is_an_unknown_name(hub, name):
+    assert "unknown backbone" in _message(name)
+    assert hub.requests == []
+
+
+def test_near_names_are_offered(hub):
+    assert "did you mean dinov2_vitb14" in _message("dinov2_vitb41")
