@@ -33,16 +33,24 @@ class Family:
     """One kind of checkpoint.
 
     Attributes:
-        build: Makes a random model and saves it to a folder.
+        make: Makes a model.
+        save: Saves it to a folder as upstream does.
         features: `features(model, pixels)`: pixels (b, 3, r, r) normalised, at any resolution.
-        resolution: Side of the images that `build` makes it for, in pixels.
+        resolution: Side of the images that it is made for, in pixels.
         other: Another side.
     """
 
-    build: Callable[[Path], Model]
+    make: Callable[[], Model]
+    save: Callable[[Model, Path], None]
     features: Callable[[Model, torch.Tensor], torch.Tensor]
     resolution: int
     other: int
+
+    def build(self, folder: Path) -> Model:
+        """A random model, saved to a folder."""
+        model = randomize(self.make())
+        self.save(model, folder)
+        return model
 
 
 def randomize(model: Model, seed: int = 0) -> Model:
@@ -85,14 +93,14 @@ def save_timm(model: Model, folder: Path, architecture: str, arguments: Mapping[
 def timm_family(architecture: str, *, other: int, **arguments: Any) -> Family:
     arguments = {"num_classes": 0} | arguments
 
-    def build(folder: Path) -> Model:
+    def make() -> Model:
         # At another size the same weights are to be used as timm itself resizes them.
-        model = timm.create_model(architecture, **arguments, dynamic_img_size=True)
-        randomize(model)
-        save_timm(model, folder, architecture, arguments)
-        return model
+        return timm.create_model(architecture, **arguments, dynamic_img_size=True)
 
-    return Family(build, lambda model, pixels: model(pixels), arguments["img_size"], other)
+    def save(model: Model, folder: Path) -> None:
+        save_timm(model, folder, architecture, arguments)
+
+    return Family(make, save, lambda model, pixels: model(pixels), arguments["img_size"], other)
 
 
 def hf_family(
@@ -103,35 +111,33 @@ def hf_family(
     resolution: int,
     other: int,
 ) -> Family:
-    def build(folder: Path) -> Model:
-        model = randomize(model_class(config))
+    def save(model: Model, folder: Path) -> None:
         model.save_pretrained(folder)
         names = {"image_mean": STATISTICS["mean"], "image_std": STATISTICS["std"]}
         (folder / "preprocessor_config.json").write_text(json.dumps(names))
-        return model
 
-    return Family(build, features, resolution, other)
+    return Family(lambda: model_class(config), save, features, resolution, other)
 
 
-def _cls(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+def cls(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     return model(pixels).last_hidden_state[:, 0]
 
 
-def _cls_resized(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+def cls_resized(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     return model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0]
 
 
-def _mae(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+def mae(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     # Nothing is masked, so the shuffle of the patches does not reach the class token.
-    return _cls_resized(model.vit, pixels)
+    return cls_resized(model.vit, pixels)
 
 
-def _clip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+def clip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     pooled = model.vision_model(pixels, interpolate_pos_encoding=True).pooler_output
     return model.visual_projection(pooled)
 
 
-def _siglip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+def siglip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     tower = getattr(model, "vision_model", model)
     return tower(pixels, interpolate_pos_encoding=True).pooler_output
 
@@ -159,7 +165,7 @@ def tiny_families() -> dict[str, Family]:
     dinov2 = {**TINY, "image_size": 56, "patch_size": 14, "mlp_ratio": 2}
     registers = {"num_register_tokens": 2}
     sizes14 = {"resolution": 56, "other": 42}
-    clip = t.CLIPConfig(vision_config=vision16, text_config=TINY_TEXT, projection_dim=24)
+    whole_clip = t.CLIPConfig(vision_config=vision16, text_config=TINY_TEXT, projection_dim=24)
     return {
         "timm_cls": timm_family("vit_tiny_patch16_224", other=24, **timm16),
         "timm_mean": timm_family("vit_tiny_patch16_224", other=48, global_pool="avg", **timm16),
@@ -168,42 +174,42 @@ def tiny_families() -> dict[str, Family]:
         "timm_clip": timm_family("vit_base_patch16_clip_quickgelu_224", other=24, **timm16),
         "eva02_fused": timm_family("eva02_tiny_patch14_224", other=42, **timm14),
         "eva02_split": timm_family("eva02_base_patch14_224", other=84, **timm14),
-        "dinov2": hf_family(t.Dinov2Model, t.Dinov2Config(**dinov2), _cls, **sizes14),
+        "dinov2": hf_family(t.Dinov2Model, t.Dinov2Config(**dinov2), cls, **sizes14),
         "dinov2_gated": hf_family(
-            t.Dinov2Model, t.Dinov2Config(**dinov2, use_swiglu_ffn=True), _cls, **sizes14
+            t.Dinov2Model, t.Dinov2Config(**dinov2, use_swiglu_ffn=True), cls, **sizes14
         ),
         "dinov2_registers": hf_family(
             t.Dinov2WithRegistersModel,
             t.Dinov2WithRegistersConfig(**dinov2 | registers),
-            _cls,
+            cls,
             **sizes14,
         ),
         "dinov3": hf_family(
-            t.DINOv3ViTModel, t.DINOv3ViTConfig(**vision16, **registers), _cls, **sizes16
+            t.DINOv3ViTModel, t.DINOv3ViTConfig(**vision16, **registers), cls, **sizes16
         ),
         "dinov3_gated": hf_family(
             t.DINOv3ViTModel,
             t.DINOv3ViTConfig(**vision16, use_gated_mlp=True, hidden_act="silu"),
-            _cls,
+            cls,
             **sizes16,
         ),
-        "clip": hf_family(t.CLIPModel, clip, _clip, **sizes16),
+        "clip": hf_family(t.CLIPModel, whole_clip, clip, **sizes16),
         "clip_vision": hf_family(
             t.CLIPVisionModelWithProjection,
             t.CLIPVisionConfig(**vision16, projection_dim=24),
-            _clip,
+            clip,
             **sizes16,
         ),
         "siglip": hf_family(
             t.SiglipModel,
             t.SiglipConfig(vision_config=vision16, text_config=TINY_TEXT),
-            _siglip,
+            siglip,
             **sizes16,
         ),
         "siglip_vision": hf_family(
-            t.SiglipVisionModel, t.SiglipVisionConfig(**vision16), _siglip, **sizes16
+            t.SiglipVisionModel, t.SiglipVisionConfig(**vision16), siglip, **sizes16
         ),
-        "vit": hf_family(t.ViTModel, t.ViTConfig(**vision16), _cls_resized, **sizes16),
+        "vit": hf_family(t.ViTModel, t.ViTConfig(**vision16), cls_resized, **sizes16),
         "vit_mae": hf_family(
             t.ViTMAEForPreTraining,
             t.ViTMAEConfig(
@@ -214,7 +220,7 @@ def tiny_families() -> dict[str, Family]:
                 decoder_num_attention_heads=2,
                 decoder_intermediate_size=16,
             ),
-            _mae,
+            mae,
             **sizes16,
         ),
     }

@@ -1,0 +1,194 @@
+"""Registered backbones at full size: every key and shape, and, marked slow, the numbers.
+
+The table in `docs/backbones.md` is what `pytest -m slow -s tests/parity/test_backbones_full.py`
+prints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import timm
+import torch
+import transformers
+import upstream
+from einops import rearrange
+
+from lgm_jax import backbones
+from lgm_jax.backbones import abstract_vit, port, specs
+
+REGISTERED = {name: entry for name, entry in specs.NAMES.items() if entry.sources}
+PAPERS = ("dinov2_vitb14", "clip_vitb16", "eva02_vitb14", "mocov3_vitb16")
+OTHERS = ("dinov3_vitb16", "siglip_vitb16", "dino_vits8", "dinov2_vitb14_reg")
+
+
+def sizes(name: str) -> dict[str, int]:
+    """transformers' names for a backbone's sizes, taken from the name alone."""
+    letter = name.split("vit")[1][0]
+    width, depth, heads = {
+        "s": (384, 12, 6),
+        "b": (768, 12, 12),
+        "l": (1024, 24, 16),
+        "g": (1536, 40, 24),
+    }[letter]
+    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+
+
+def upstreams(name: str) -> upstream.Family:
+    """The family that upstream's documentation and registry give for a name."""
+    t = transformers
+    family, size = name.split("_")[:2]
+    patch = int(size.lstrip("vitsblg"))
+    mlp = {} if family in ("eva02", "mocov3", "dino", "mae") else sizes(name)
+    hidden = {"intermediate_size": 4 * mlp.get("hidden_size", 0)}
+    long = {"t": "tiny", "s": "small", "b": "base", "l": "large", "g": "giant"}[size[3]]
+    if family == "dinov2":
+        giant = {"use_swiglu_ffn": True} if long == "giant" else {}
+        config = {**mlp, **giant, "image_size": 518, "patch_size": 14}
+        if name.endswith("_reg"):
+            registers = t.Dinov2WithRegistersConfig(**config, num_register_tokens=4)
+            model, settings = t.Dinov2WithRegistersModel, registers
+        else:
+            model, settings = t.Dinov2Model, t.Dinov2Config(**config)
+        return upstream.hf_family(model, settings, upstream.cls, resolution=518, other=224)
+    if family == "clip":
+        side = 336 if name.endswith("336") else 224
+        vision = {**mlp, **hidden, "image_size": side, "patch_size": patch}
+        projected = {"projection_dim": 768 if long == "large" else 512}
+        settings = t.CLIPVisionConfig(**vision, **projected)
+        model = t.CLIPVisionModelWithProjection
+        return upstream.hf_family(model, settings, upstream.clip, resolution=side, other=2 * side)
+    if family == "dinov3":
+        settings = t.DINOv3ViTConfig(**mlp, **hidden, num_register_tokens=4)
+        return upstream.hf_family(
+            t.DINOv3ViTModel, settings, upstream.cls, resolution=224, other=256
+        )
+    if family in ("siglip", "siglip2"):
+        settings = t.SiglipVisionConfig(**mlp, **hidden)
+        return upstream.hf_family(
+            t.SiglipVisionModel, settings, upstream.siglip, resolution=224, other=256
+        )
+    if family == "eva02":
+        architecture, arguments = f"eva02_{long}_patch14_224", {}
+    else:
+        architecture = f"vit_{long}_patch16_224"
+        # MoCo-v3's small model has heads of 32 features.
+        heads = {"num_heads": 12} if name == "mocov3_vits16" else {}
+        arguments = {"patch_size": patch, **heads}
+    return upstream.timm_family(
+        architecture, other=14 * patch + 2 * patch, img_size=224, **arguments
+    )
+
+
+def layouts(form: port.Format, entry: specs.Entry) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The checkpoint that a key map reads: each key, and the shape it must have."""
+    spec, shapes = entry.spec, abstract_vit(entry.spec)[1]
+    for row in form.rows(spec):
+        shape = shapes[row.path][1:] if "{}" in row.keys[0] else shapes[row.path]
+        axes = {"p": spec.embed.patch, "q": spec.embed.patch} if "(" in row.ours else {}
+        one = np.broadcast_to(np.float32(0), shape)
+        theirs = rearrange(one, f"{row.ours} -> {row.theirs}", **axes).shape
+        part = (theirs[0] // len(row.keys), *theirs[1:])
+        for layer in range(spec.depth if "{}" in row.keys[0] else 1):
+            for key in row.keys:
+                yield key.format(layer).removeprefix("/"), part
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_the_number_of_parameters_is_upstreams(name):
+    with torch.device("meta"):
+        model = upstreams(name).make()
+    _, shapes = abstract_vit(REGISTERED[name].spec)
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    # A mask token is for training only.
+    named = dict(model.named_parameters())
+    assert count == sum(value.numel() for key, value in named.items() if "mask_token" not in key)
+
+
+TIMMS = [name for name, entry in REGISTERED.items() if entry.sources[0].form.startswith("timm")]
+
+
+@pytest.mark.parametrize("name", TIMMS)
+def test_every_key_and_shape_is_timms(name):
+    """transformers renames keys when it saves: there, the tiny models' files show the names."""
+    with torch.device("meta"):
+        model = upstreams(name).make()
+    theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert dict(layouts(port.FORMATS[REGISTERED[name].sources[0].form], REGISTERED[name])) == theirs
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTERED if name.startswith("clip")])
+def test_clips_second_source_has_the_same_weights(name):
+    side = 336 if name.endswith("336") else 224
+    long = "large" if "vitl" in name else "base"
+    patch = name.split("_")[1].lstrip("vitbl")
+    spec = REGISTERED[name].spec
+    with torch.device("meta"):
+        model = timm.create_model(
+            f"vit_{long}_patch{patch}_clip_quickgelu_{side}", num_classes=spec.pool.projection
+        )
+    theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    ours = dict(layouts(port.FORMATS["timm_vit"], REGISTERED[name]))
+    # timm adds a bias, of zeros, to the projection.
+    assert set(theirs) - set(ours) == {"head.bias"}
+    assert ours == {key: theirs[key] for key in ours}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PAPERS, *OTHERS])
+def test_numbers_at_full_size_are_upstreams(name, tmp_path):
+    family = upstreams(name)
+    model = family.build(tmp_path / name)
+    rows = []
+    for resolution in (family.resolution, family.other):
+        backbone = backbones.load(tmp_path / name, resolution=resolution)
+        for count in (1, 3):
+            error, gradient_error = upstream.compare(
+                backbone, lambda pixels: family.features(model, pixels), count
+            )
+            rows.append((resolution, count, error, gradient_error))
+    full = backbones.load(tmp_path / name, resolution=224)
+    half = backbones.load(tmp_path / name, resolution=224, dtype="bfloat16")
+    images = jnp.asarray(upstream.draw(4, 224))
+    a, b = (jax.jit(x.apply)(x.params, images) for x in (full, half))
+    cosines = jnp.sum(a * b, axis=1) / jnp.linalg.norm(a, axis=1) / jnp.linalg.norm(b, axis=1)
+    for resolution, count, error, gradient_error in rows:
+        print(f"| {name} | {resolution} | {count} | {error:.1e} | {gradient_error:.1e} | ", end="")
+        print(f"{jnp.min(cosines):.5f} |")
+    assert max(row[2] for row in rows) <= 1e-5
+    assert max(row[3] for row in rows) <= 1e-4
+    assert jnp.min(cosines) >= 0.999
+
+
+@pytest.mark.slow
+def test_compile_time_does_not_grow_with_depth():
+    """Forward and backward of a ViT-S of 12 and of 24 layers, alternately, best of three."""
+    import dataclasses
+
+    def compile_seconds(depth: int) -> float:
+        spec = dataclasses.replace(specs.NAMES["dino_vits16"].spec, depth=depth)
+        definition, shapes = abstract_vit(spec)
+        apply = backbones.make_apply(definition, spec, backbones.configs.IMAGENET)
+        params: port.Params = {}
+        for path, shape in shapes.items():
+            *parents, leaf = path.split("/")
+            inner = params
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32)
+        images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+        gradient = jax.jit(jax.grad(lambda x, p: jnp.sum(apply(p, x))))
+        started = time.perf_counter()
+        gradient.lower(images, params).compile()
+        return time.perf_counter() - started
+
+    compile_seconds(1)
+    pairs = [(compile_seconds(12), compile_seconds(24)) for _ in range(3)]
+    short, long = (min(times) for times in zip(*pairs, strict=True))
+    print(f"compile: 12 layers {short:.2f} s, 24 layers {long:.2f} s, {long / short:.2f} times")
+    assert long <= 1.3 * short
