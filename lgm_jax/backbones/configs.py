@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -271,11 +272,10 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
     kind = config["model_type"]
     if kind not in _TRANSFORMERS:
         raise unknown_name("transformers model_type", str(kind), list(_TRANSFORMERS), "supported")
-    from transformers import CONFIG_MAPPING
-
+    classes = _transformers_classes()
     fields = {k: v for k, v in config.items() if k not in ("model_type", "auto_map")}
     try:
-        parsed = CONFIG_MAPPING[kind](**fields)
+        parsed = classes[kind](**fields)
     except Exception as error:
         # transformers validates with several exception types of its own.
         raise UserError(
@@ -292,6 +292,22 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
         crop = crop.get("height", crop.get("shortest_edge", 0))
     fits = isinstance(crop, int) and crop > 0 and crop % published.spec.embed.patch == 0
     return dataclasses.replace(published, preprocessing=statistics, resolution=crop if fits else 0)
+
+
+def _transformers_classes() -> Mapping[str, Callable[..., Any]]:
+    """transformers' configuration classes by `model_type`."""
+    # It advises everyone without PyTorch to install it; configurations work without.
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        from transformers import CONFIG_MAPPING
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return CONFIG_MAPPING
 
 
 def _side(value: Any, name: str) -> Any:

@@ -74,15 +74,13 @@ def upstreams(name: str) -> upstream.Family:
             t.SiglipVisionModel, settings, upstream.siglip, resolution=224, other=256
         )
     if family == "eva02":
-        architecture, arguments = f"eva02_{long}_patch14_224", {}
+        patch, architecture, arguments = 14, f"eva02_{long}_patch14_224", {}
     else:
         architecture = f"vit_{long}_patch16_224"
         # MoCo-v3's small model has heads of 32 features.
         heads = {"num_heads": 12} if name == "mocov3_vits16" else {}
         arguments = {"patch_size": patch, **heads}
-    return upstream.timm_family(
-        architecture, other=14 * patch + 2 * patch, img_size=224, **arguments
-    )
+    return upstream.timm_family(architecture, other=18 * patch, img_size=224, **arguments)
 
 
 def layouts(form: port.Format, entry: specs.Entry) -> Iterator[tuple[str, tuple[int, ...]]]:
