@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, probe
+from lgm_jax import backbones, distill, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.errors import UserError, unknown_name
 
@@ -137,6 +137,13 @@ KEYS: Mapping[str, Key] = {
         "native", "features: native, cls, mean, cls+mean; cls:4 of the last 4 blocks", pooling
     ),
     "backbone.revision": Key("", "branch, tag or commit of a backbone from the hub"),
+    "real.source": Key(
+        "stream",
+        "real gradient: stream images, draw cached features, or exact over all of these",
+        one_of(*distill.REALS),
+    ),
+    "real.views": Key(1, "for cached and exact: augmentations of each image", between(1, 1000)),
+    "real.cache": Key("", "folder of features that runs share (default: in the workdir)"),
     "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)"),
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),

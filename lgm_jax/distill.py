@@ -44,6 +44,10 @@ class Recipe:
         start_resolution: Pyramid levels up to this side count from the start.
         grow_every: Steps between one new level and the next.
         augmentation: Of real and synthetic images alike; `None` for the centre crop.
+        real: Where the real gradient is from: `stream` embeds a batch of real images at every
+            step, `cached` draws a batch from features of `real_views` augmentations of each that
+            were computed once, `exact` takes all of these features at every step.
+        real_views: Augmentations of each real image, for `cached` and `exact`.
     """
 
     num_classes: int
@@ -59,6 +63,8 @@ class Recipe:
     start_resolution: int = 1
     grow_every: int = 200
     augmentation: Augmentation | None = PRESETS["paper"]
+    real: str = "stream"
+    real_views: int = 1
 
     @property
     def num_images(self) -> int:
@@ -103,8 +109,23 @@ class Memory(NamedTuple):
     labels: Int[Array, " n"]
 
 
+class FeatureMemory(NamedTuple):
+    """Its features on the device: (views, n, d) float32, labels (n,) int32."""
+
+    features: Float[Array, "views n d"]
+    labels: Int[Array, " n"]
+
+
+class Batch(NamedTuple):
+    """One step's real features, drawn on the host: (b, d) float32, labels (b,) int32."""
+
+    features: Float[Array, "b d"]
+    labels: Int[Array, " b"]
+
+
 Source = Any
-Draw = Callable[[Source, Int[Array, ""]], tuple[UInt8[Array, "b h w 3"], Int[Array, " b"]]]
+Real = Callable[[Any, Source, Int[Array, ""]], tuple[Float[Array, "b d"], Int[Array, " b"]]]
+REALS = ("stream", "cached", "exact")
 Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
 
 
@@ -134,22 +155,68 @@ def init_state(
     return State(jnp.zeros((), jnp.int32), levels, _optimizer(recipe).init(levels))
 
 
-def make_draw(key: Key[Array, ""], recipe: Recipe) -> Draw:
-    """Draws each step's real batch from a set that lies on the device, inside the step."""
-    key = jax.random.fold_in(key, _REAL)
+def make_stream(
+    apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
+    recipe: Recipe,
+    key: Key[Array, ""],
+) -> Real:
+    """Real features of a batch of images, drawn from a `Memory` inside the step and augmented."""
+    draw_key = jax.random.fold_in(key, _REAL)
 
-    def draw(memory: Memory, step: Int[Array, ""]) -> tuple[Array, Array]:
-        chosen = batch_indices(key, step, recipe.batch, memory.labels.shape[0])
-        return memory.images[chosen], memory.labels[chosen]
+    def stream(params: Any, memory: Memory, step: Int[Array, ""]) -> tuple[Array, Array]:
+        chosen = batch_indices(draw_key, step, recipe.batch, memory.labels.shape[0])
+        keys = _keys(key, _REAL_VIEW, step, recipe.batch)
+        images = to_float(memory.images[chosen])
+        features = apply(params, augment(keys, images, recipe.crop, recipe.augmentation))
+        return features, memory.labels[chosen]
 
-    return draw
+    return stream
+
+
+def make_cached(recipe: Recipe, key: Key[Array, ""]) -> Real:
+    """Real features of a batch, drawn from a `FeatureMemory` inside the step."""
+    rows = make_rows(recipe, key)
+
+    def cached(_: Any, memory: FeatureMemory, step: Int[Array, ""]) -> tuple[Array, Array]:
+        views, chosen = rows(step, memory.labels.shape[0])
+        return memory.features[views, chosen], memory.labels[chosen]
+
+    return cached
+
+
+def make_rows(
+    recipe: Recipe, key: Key[Array, ""]
+) -> Callable[[Int[Array, ""] | int, int], tuple[Int[Array, " b"], Int[Array, " b"]]]:
+    """Which cached features a step sees: `rows(step, n)` gives views and images.
+
+    Images come in the order in which they would be streamed; each is seen in a random view.
+    """
+    draw_key, view_key = (jax.random.fold_in(key, stream) for stream in (_REAL, _REAL_VIEW))
+
+    def rows(step: Int[Array, ""] | int, num_images: int) -> tuple[Array, Array]:
+        chosen = batch_indices(draw_key, step, recipe.batch, num_images)
+        view = jax.random.fold_in(view_key, step)
+        return jax.random.randint(view, (recipe.batch,), 0, recipe.real_views), chosen
+
+    return rows
+
+
+def given(_: Any, batch: Batch, step: Int[Array, ""]) -> tuple[Array, Array]:
+    """Real features that were drawn on the host."""
+    return batch.features, batch.labels
+
+
+def exact(_: Any, memory: FeatureMemory, step: Int[Array, ""]) -> tuple[Array, Array]:
+    """All real features."""
+    features = rearrange(memory.features, "views n d -> (views n) d")
+    return features, jnp.tile(memory.labels, memory.features.shape[0])
 
 
 def make_step(
     apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
     recipe: Recipe,
     key: Key[Array, ""],
-    draw: Draw,
+    real: Real,
 ) -> Step:
     """Makes the update `step(state, params, source) -> state, loss`, pure and ready to be jitted.
 
@@ -157,26 +224,24 @@ def make_step(
         apply: The backbone's `apply(params, images)`.
         recipe: The recipe.
         key: The run's root key; all randomness is folded from it and from `state.step`.
-        draw: `draw(source, step)` gives the step's real images, uint8, and labels.
+        real: `real(params, source, step)` gives the step's real features and labels.
     """
     optimizer = _optimizer(recipe)
     labels_syn = repeat(recipe.labels(), "s -> (s copies)", copies=recipe.copies)
 
     def step(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
-        images_real, labels_real = draw(source, state.step)
-        keys_real = _keys(key, _REAL_VIEW, state.step, images_real.shape[0])
         keys_syn = _keys(key, _SYN_VIEW, state.step, recipe.num_images)
         keys_syn = jax.vmap(lambda k: _fold_range(k, recipe.copies))(keys_syn)
         active = recipe.num_active(state.step)
 
-        views_real = augment(keys_real, to_float(images_real), recipe.crop, recipe.augmentation)
-        features_real = apply(params, views_real)
+        features_real, labels_real = real(params, source, state.step)
         head = objectives.init_head(
             jax.random.fold_in(jax.random.fold_in(key, _HEAD), state.step),
             features_real.shape[-1],
             recipe.num_classes,
             recipe.head_std,
         )
+        gradient_real = objectives.head_gradient_in_parts(head, features_real, labels_real)
 
         def loss_fn(levels: Levels) -> Float[Array, ""]:
             images_syn = image_ops.decode(levels, active, decorrelate=recipe.decorrelate)
@@ -186,10 +251,8 @@ def make_step(
                 recipe.crop,
                 recipe.augmentation,
             )
-            features_syn = apply(params, views_syn)
-            return objectives.gradient_matching_loss(
-                head, features_syn, labels_syn, features_real, labels_real
-            )
+            gradient_syn = objectives.head_gradient(head, apply(params, views_syn), labels_syn)
+            return objectives.cosine_distance(gradient_syn, gradient_real)
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.levels)
         updates, opt_state = optimizer.update(gradient, state.opt_state)

@@ -72,6 +72,34 @@ head_gradient = jax.grad(linear_probe_loss)
 """Gradient of `linear_probe_loss` with respect to the head, shaped like the head."""
 
 
+def head_gradient_in_parts(
+    head: Head, features: Float[Array, "n d"], labels: Int[Array, " n"], rows: int = 2**16
+) -> Head:
+    """`head_gradient` of very many images, whose class scores are never in memory all at once.
+
+    Args:
+        head: The linear head.
+        features: One row per image.
+        labels: Class indices.
+        rows: Images at a time.
+    """
+    count = features.shape[0]
+    if count <= rows:
+        return head_gradient(head, features, labels)
+    parts = -(-count // rows)
+    padding = parts * rows - count
+    weights = jnp.pad(jnp.ones((count,), features.dtype), (0, padding))
+    padded = (jnp.pad(features, ((0, padding), (0, 0))), jnp.pad(labels, (0, padding)), weights)
+    stacked = tuple(array.reshape(parts, rows, *array.shape[1:]) for array in padded)
+
+    def add(total: Head, part: tuple[Array, ...]) -> tuple[Head, None]:
+        features, labels, weights = part
+        gradient = head_gradient(head, features, labels, weights, denominator=float(count))
+        return jax.tree.map(jnp.add, total, gradient), None
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, head), stacked)[0]
+
+
 def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
     """One minus the cosine between two pytrees, each taken as one long vector.
 

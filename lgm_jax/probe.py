@@ -21,9 +21,8 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from lgm_jax import objectives
-from lgm_jax.augment import Augmentation, augment, center_crop
+from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
-from lgm_jax.data.dataset import Split
 from lgm_jax.distill import to_float
 from lgm_jax.progress import progress
 
@@ -236,20 +235,6 @@ def evaluate(
     return {"top1": top1, "top5": top5}
 
 
-def embed(backbone: Backbone, split: Split, crop: int, label: str = "") -> Float[np.ndarray, "n d"]:
-    """Features of the centre crops of a whole split, in its order."""
-    indices = np.arange(len(split.labels))
-    batches = [indices[i : i + _EMBED_BATCH] for i in range(0, len(indices), _EMBED_BATCH)]
-    parts = []
-    for batch in progress(batches, f"{label}: features"):
-        # The last batch repeats an image, so that one compiled shape serves all.
-        padded = np.resize(batch, min(_EMBED_BATCH, len(indices)))
-        images = to_float(jnp.asarray(split.load(padded)))
-        features = _crop_features(backbone.params, images, apply=backbone.apply, crop=crop)
-        parts.append(np.asarray(features)[: len(batch)])
-    return np.concatenate(parts)
-
-
 @functools.partial(jax.jit, static_argnames=("apply", "protocol"))
 def _features(
     params: Any,
@@ -270,13 +255,6 @@ def _features(
 
     augmentation = protocol.augmentation if protocol.augment != "none" else None
     return apply(params, augment(jax.vmap(fold)(places), pixels, protocol.crop, augmentation))
-
-
-@functools.partial(jax.jit, static_argnames=("apply", "crop"))
-def _crop_features(
-    params: Any, images: Float[Array, "n h w 3"], *, apply: Apply, crop: int
-) -> Float[Array, "n d"]:
-    return apply(params, center_crop(images, crop))
 
 
 def _adam_fit(

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, probe, runs
+from lgm_jax import backbones, baselines, data, distill, runs
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -27,9 +27,16 @@ from lgm_jax.distilled import (
     safe_name,
 )
 from lgm_jax.errors import UserError
+from lgm_jax.features import Rows, Views, embed
 
 # Training images are held in memory, decoded.
 _MEMORY_LIMIT = 8 * 2**30
+
+# Features up to this size lie on the device, larger ones are mapped from their files.
+FEATURES_ON_DEVICE = 2 * 2**30
+
+# The random stream of the views whose features are kept.
+_VIEW_STREAM = 103
 
 # Images decoded at a time when nothing but their being readable matters.
 _CHECK_BATCH = 128
@@ -51,6 +58,8 @@ _DISTILL_KEYS = (
     "backbone.dtype",
     "backbone.params_dtype",
     "backbone.pooling",
+    "real.source",
+    "real.views",
 )
 
 
@@ -90,26 +99,35 @@ class Session:
         return ArraySplit(images, labels)
 
     def features(self, backbone: Backbone, split: str) -> np.ndarray:
-        """Features of the centre crops of a split, computed once per run folder."""
+        """Features of the centre crops of a split, (n, d), computed once."""
+        return self._embed(backbone, split, Views(self.recipe.crop)).whole()[0]
+
+    @functools.cached_property
+    def real_features(self) -> Rows:
+        """Features of `real.views` augmentations of each training image, computed once."""
+        recipe = self.recipe
+        views = Views(recipe.crop, recipe.augmentation, recipe.real_views)
+        return self._embed(self.backbone, "train", views)
+
+    def _embed(self, backbone: Backbone, split: str, views: Views) -> Rows:
         inputs = {
             "backbone": backbone.fingerprint,
             "data": self.dataset.fingerprint,
-            "crop": self.recipe.crop,
+            "views": dataclasses.asdict(views),
+            "seed": self.config.seed if views.augmentation else None,
         }
-        path = self.run.path / runs.FEATURES / f"{split}_{backbone.name}_{runs.digest(inputs)}.npy"
-        if path.exists():
-            try:
-                with path.open("rb") as file:
-                    return np.load(file, allow_pickle=False)
-            except (OSError, EOFError, ValueError) as error:
-                raise UserError(f"{path} is damaged: delete it to have it made again") from error
-        features = probe.embed(
-            backbone, self.dataset.splits[split], self.recipe.crop, f"{split}, {backbone.name}"
+        shared = os.path.expanduser(self.config.real.cache)
+        folder = epath.Path(shared) if shared else self.run.path / runs.FEATURES
+        count = views.count * len(self.dataset.splits[split].labels)
+        return embed(
+            backbone,
+            self.dataset.splits[split],
+            views,
+            jax.random.fold_in(self.key, _VIEW_STREAM),
+            folder=folder / f"{split}_{backbone.name}_{runs.digest(inputs)}",
+            mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE,
+            label=f"{split}, {backbone.name}: features",
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with runs.replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, features)
-        return features
 
     @functools.cached_property
     def centroids(self) -> np.ndarray:
@@ -137,12 +155,16 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        if replaces or "distill" in named:
+        streams = self.recipe.real == "stream"
+        if streams and (replaces or "distill" in named):
             _ = self.train
         if replaces:
-            split = self.dataset.splits[self.config.probe.split]
-            for start in range(0, len(split.labels), _CHECK_BATCH):
-                split.load(np.arange(start, min(start + _CHECK_BATCH, len(split.labels))))
+            for name in (
+                [self.config.probe.split] if streams else [self.config.probe.split, "train"]
+            ):
+                split = self.dataset.splits[name]
+                for start in range(0, len(split.labels), _CHECK_BATCH):
+                    split.load(np.arange(start, min(start + _CHECK_BATCH, len(split.labels))))
 
 
 def open_session(
@@ -197,7 +219,13 @@ def open_session(
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
         augmentation=_augmentation(config.augment),
+        real=config.real.source,
+        real_views=config.real.views,
     )
+    if recipe.augmentation is None and recipe.real_views > 1:
+        raise UserError(
+            f"config.real.views is {recipe.real_views}, but without augmentation all are the same"
+        )
     if config.steps * recipe.batch >= 2**31:
         raise UserError(
             f"config.steps x {recipe.batch} images a step do not fit 32 bits; lower config.steps"

@@ -24,10 +24,11 @@ from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
+from lgm_jax.features import Views, embed
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-from lgm_jax.session import Session, content_hash
+from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -168,10 +169,9 @@ def _distill(
     checkpoints: Checkpoints,
 ) -> tuple[distill.State, float | None]:
     config, recipe, run = session.config, session.recipe, session.run
-    draw = distill.make_draw(session.key, recipe)
-    step_fn = distill.make_step(session.backbone.apply, recipe, session.key, draw)
+    real, sources = _real(session)
+    step_fn = distill.make_step(session.backbone.apply, recipe, session.key, real)
     grow = jax.jit(distill.make_grow(recipe, session.key))
-    memory = distill.Memory(jnp.asarray(session.train.images), jnp.asarray(session.train.labels))
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
     loss, before = metrics.last_loss(), None
@@ -182,7 +182,7 @@ def _distill(
             recipe,
             state,
             session.backbone.params,
-            lambda _: memory,
+            sources,
             config.steps,
         )
         for step, (state, pending) in enumerate(updates, int(state.step) + 1):  # noqa: B020
@@ -207,6 +207,49 @@ def _distill(
     finally:
         bar.close()
     return state, loss
+
+
+def _real(session: Session) -> tuple[distill.Real, Callable[[int], distill.Source]]:
+    """Where each step's real features are from: a function for the step, and what it draws from."""
+    recipe, key = session.recipe, session.key
+    if recipe.real == "stream":
+        images, labels = session.train.images, session.train.labels
+        memory = distill.Memory(jnp.asarray(images), jnp.asarray(labels))
+        return distill.make_stream(session.backbone.apply, recipe, key), lambda _: memory
+    labels = session.dataset.splits["train"].labels
+    _print_cost(session, len(labels))
+    rows = session.real_features
+    if rows.nbytes <= FEATURES_ON_DEVICE:
+        features = distill.FeatureMemory(jnp.asarray(rows.whole()), jnp.asarray(labels))
+        real = distill.exact if recipe.real == "exact" else distill.make_cached(recipe, key)
+        return real, lambda _: features
+    if recipe.real == "exact":
+        raise UserError(
+            f"the features take {rows.nbytes / 1e9:.3g} GB, more than the "
+            f"{FEATURES_ON_DEVICE / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
+            "real.views, or set real.source=cached"
+        )
+    choose = jax.jit(distill.make_rows(recipe, key), static_argnums=1)
+
+    def batch(step: int) -> distill.Batch:
+        views, chosen = map(np.asarray, choose(jnp.int32(step), len(labels)))
+        # Views times images may not fit 32 bits.
+        taken = rows.take(views.astype(np.int64) * len(labels) + chosen)
+        return distill.Batch(jnp.asarray(taken), jnp.asarray(labels[chosen]))
+
+    return distill.given, batch
+
+
+def _print_cost(session: Session, num_images: int) -> None:
+    """Says what embedding real images once costs, against embedding a batch at every step."""
+    recipe, steps = session.recipe, session.config.steps
+    once, streamed = recipe.real_views * num_images, steps * recipe.batch
+    print(
+        f"real features: {recipe.real_views} of each of {num_images} images, {once} embedded once; "
+        f"streaming would embed {streamed}"
+    )
+    if once > streamed:
+        print("note: for so few steps, real.source=stream embeds fewer images")
 
 
 def _check_finite(
@@ -397,7 +440,7 @@ def _neighbors(session: Session) -> np.ndarray:
     return baselines.neighbors(
         session.features(backbone, "train"),
         session.dataset.splits["train"].labels,
-        probe.embed(backbone, session.distilled, crop, "distilled"),
+        embed(backbone, session.distilled, Views(crop), session.key, label="distilled").whole()[0],
         session.distilled.labels,
     )
 

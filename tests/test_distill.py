@@ -57,8 +57,8 @@ class Program(NamedTuple):
 
 
 def _compile(backbone: Backbone, recipe: distill.Recipe, **jit: Any) -> Program:
-    draw = distill.make_draw(KEY, recipe)
-    step = distill.make_step(backbone.apply, recipe, KEY, draw)
+    real = distill.make_stream(backbone.apply, recipe, KEY)
+    step = distill.make_step(backbone.apply, recipe, KEY, real)
     traces = []
 
     def counted(state, params, source):
@@ -279,3 +279,70 @@ def test_every_image_is_drawn_once_per_epoch(batch, num_images):
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(num_images), (3, 1)))
     if num_images == 12:
         assert np.any(epochs[0] != epochs[1])
+
+
+# Where real features are from.
+
+
+@pytest.fixture(scope="module")
+def features(backbone, memory) -> distill.FeatureMemory:
+    """Two views of every real image: its features, and those of its mirror image."""
+    images = distill.to_float(memory.images)
+    views = [backbone.apply(backbone.params, x) for x in (images, images[:, :, ::-1])]
+    return distill.FeatureMemory(jnp.stack(views), memory.labels)
+
+
+def test_exact_is_the_gradient_over_all_features(backbone, features):
+    recipe = dataclasses.replace(RECIPE, real="exact", real_views=2)
+    found, labels = distill.exact(None, features, jnp.int32(0))
+    assert found.shape == (24, 16)
+    np.testing.assert_array_equal(found[:12], features.features[0])
+    np.testing.assert_array_equal(labels, jnp.tile(features.labels, 2))
+    step = jax.jit(distill.make_step(backbone.apply, recipe, KEY, distill.exact))
+    state = distill.init_state(KEY, recipe)
+    losses = []
+    for _ in range(30):
+        state, loss = step(state, backbone.params, features)
+        losses.append(float(loss))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_cached_draws_the_images_that_would_be_streamed(features):
+    recipe = dataclasses.replace(RECIPE, real="cached", real_views=2)
+    cached, rows = distill.make_cached(recipe, KEY), distill.make_rows(recipe, KEY)
+    seen = []
+    for number in range(30):
+        found, labels = cached(None, features, jnp.int32(number))
+        views, chosen = rows(number, 12)
+        np.testing.assert_array_equal(found, features.features[views, chosen])
+        np.testing.assert_array_equal(labels, features.labels[chosen])
+        # Drawn on the host, the same.
+        batch = distill.Batch(features.features[views, chosen], features.labels[chosen])
+        np.testing.assert_array_equal(distill.given(None, batch, jnp.int32(number))[0], found)
+        seen += list(zip(np.asarray(views).tolist(), np.asarray(chosen).tolist(), strict=True))
+    images = [image for _, image in seen]
+    stream = [batch_indices(jax.random.fold_in(KEY, 3), n, 4, 12) for n in range(30)]
+    assert images == np.concatenate(stream).tolist()
+    assert len(set(seen)) > 20
+
+
+def test_one_cached_view_of_the_whole_image_is_streaming(backbone, memory):
+    """Without augmentation a cached step is a streamed one."""
+    base = dataclasses.replace(RECIPE, augmentation=None)
+    apply, params = backbone.apply, backbone.params
+    whole = apply(params, distill.to_float(memory.images))[None]
+    sources = {
+        "stream": (distill.make_stream(apply, base, KEY), memory),
+        "cached": (
+            distill.make_cached(dataclasses.replace(base, real="cached"), KEY),
+            distill.FeatureMemory(whole, memory.labels),
+        ),
+    }
+    ends = []
+    for real, source in sources.values():
+        state = distill.init_state(KEY, base)
+        step = jax.jit(distill.make_step(apply, base, KEY, real))
+        for _ in range(3):
+            state, _ = step(state, params, source)
+        ends.append(decode(state.levels, 1))
+    np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-5)

@@ -333,7 +333,6 @@ def test_workdir_with_foreign_files_of_our_names_is_refused(tmp_path, capsys):
             "steps=8",
             "checkpoint of step 6 cannot be read: delete",
         ),
-        ("features/*", "probe.ridge=1", "is damaged: delete it"),
         ("distilled/distilled.npz", "probe.ridge=1", "distilled.npz is damaged"),
     ],
 )
@@ -343,6 +342,44 @@ def test_damaged_file_of_a_run_is_named(run_copy, capsys, name, change, words):
     for file in files:
         file.write_bytes(b"{")
     assert words in refuse(capsys, QUICK, f"--config.{change}", workdir=run_copy)
+
+
+def test_damaged_features_are_computed_again(run_copy, capsys):
+    shards = sorted(run_copy.glob("features/*/*.npy"))
+    before = snapshot(run_copy / "features")
+    assert shards
+    for shard in shards:
+        shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    launch.main(["launch.py", QUICK, f"--workdir={run_copy}", "--config.probe.ridge=1"])
+    assert "is damaged; its features are computed again" in capsys.readouterr().out
+    assert snapshot(run_copy / "features") == before
+
+
+@pytest.mark.parametrize("source", ["cached", "exact"])
+def test_real_features_can_be_computed_once(tmp_path, capsys, source):
+    arguments = (QUICK, f"--config.real.source={source}", "--config.real.views=2")
+    cache = f"--config.real.cache={tmp_path / 'cache'}"
+    for name in ("first", "second"):
+        workdir = f"--workdir={tmp_path / name}"
+        assert launch.main(["launch.py", *arguments, cache, workdir]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of each of 1149 images, 2298 embedded once; streaming would embed 60" in printed
+    assert "note: for so few steps, real.source=stream embeds fewer images" in printed
+    assert not (tmp_path / "first" / "features").exists()
+    first, second = (snapshot(tmp_path / name / "distilled") for name in ("first", "second"))
+    assert first == second
+    refused = refuse(capsys, QUICK, cache, workdir=tmp_path / "first")
+    assert "real.source" in refused
+
+
+def test_views_that_would_all_be_the_same_are_refused(tmp_path, capsys):
+    changes = (
+        "--config.real.source=exact",
+        "--config.real.views=2",
+        "--config.augment.preset=none",
+    )
+    message = refuse(capsys, "--config=configs/common.py", *changes, workdir=tmp_path / "w")
+    assert "real.views is 2" in message
 
 
 def test_folder_of_photos_runs_to_the_end(photos, tmp_path):

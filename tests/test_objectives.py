@@ -216,3 +216,15 @@ def test_init_head_is_normal_with_a_zero_bias():
     assert abs(jnp.mean(head["kernel"])) < 3e-4
     assert abs(jnp.std(head["kernel"]) - 0.01) < 2e-4
     assert jnp.any(head["kernel"] != objectives.init_head(jax.random.key(1), 200, 100)["kernel"])
+
+
+@pytest.mark.parametrize("rows", [3, 5, 20, 21, 64])
+def test_head_gradient_in_parts_is_the_head_gradient(rows):
+    rng = np.random.default_rng(0)
+    head = objectives.init_head(jax.random.key(0), 6, 4, 1.0)
+    features = jnp.asarray(rng.normal(size=(20, 6)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 4, 20), jnp.int32)
+    whole = objectives.head_gradient(head, features, labels)
+    parts = objectives.head_gradient_in_parts(head, features, labels, rows)
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-7)

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression
 
 import launch
 from configs import common
-from lgm_jax import backbones, probe
+from lgm_jax import backbones
 from lgm_jax.backbones import specs
 from lgm_jax.data.digits import load_digits
+from lgm_jax.features import Views, embed
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem[0] != "_")
@@ -65,7 +66,10 @@ def test_embedded_backbone_is_small_and_linearly_separates_the_digits(name):
     weights = specs.NAMES[name].folder / "model.safetensors"
     assert weights.stat().st_size <= 3_000_000
     data, backbone = load_digits(), backbones.load(name)
-    train, test = (probe.embed(backbone, data.splits[split], 32) for split in ("train", "test"))
+    train, test = (
+        embed(backbone, data.splits[split], Views(32), jax.random.key(0)).whole()[0]
+        for split in ("train", "test")
+    )
     head = LogisticRegression(C=1.0, max_iter=3000).fit(train, data.splits["train"].labels)
     assert head.score(test, data.splits["test"].labels) >= 0.95
 

@@ -1,0 +1,204 @@
+"""Features of real images under fixed views, computed once, kept in shards, checked when read.
+
+A shard is an `.npy` file of consecutive rows whose name holds the hash of its content. It appears
+whole or not at all, so a computation that was killed goes on where it stopped, and one that was
+damaged on disk is noticed and made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Int, Key
+
+from lgm_jax.augment import Augmentation, augment
+from lgm_jax.backbones import Backbone
+from lgm_jax.data.dataset import Split
+from lgm_jax.distill import to_float
+from lgm_jax.progress import progress
+
+# Rows of a shard: what a kill can cost, and what is read into memory at a time.
+_SHARD = 1024
+
+# Images embedded at a time; bounds memory, and results do not depend on it.
+_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views of an image are embedded.
+
+    Attributes:
+        crop: Side of the crops that the backbone sees, in pixels.
+        augmentation: What makes a view; `None` for the centre crop.
+        count: Views of each image; one without augmentation.
+    """
+
+    crop: int
+    augmentation: Augmentation | None = None
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Features in shards, which may be mapped from files rather than held in memory.
+
+    Attributes:
+        shards: Consecutive parts, each (rows, d) float32, all but the last of equal length.
+        views: Views of each image; row `view * n + image` holds an image's view.
+    """
+
+    shards: Sequence[np.ndarray]
+    views: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Views, images, features."""
+        rows = sum(len(shard) for shard in self.shards)
+        return self.views, rows // self.views, self.shards[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * 4
+
+    def whole(self) -> Float[np.ndarray, "views n d"]:
+        """All of them, in memory."""
+        return np.concatenate(self.shards).reshape(self.shape)
+
+    def take(self, rows: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b d"]:
+        """Some of them, in memory."""
+        length = len(self.shards[0])
+        taken = np.empty((len(rows), self.shape[2]), np.float32)
+        for number in np.unique(rows // length):
+            chosen = rows // length == number
+            taken[chosen] = self.shards[number][rows[chosen] % length]
+        return taken
+
+
+def embed(
+    backbone: Backbone,
+    split: Split,
+    views: Views,
+    key: Key[Array, ""],
+    *,
+    folder: epath.Path | None = None,
+    mapped: bool = False,
+    label: str = "features",
+) -> Rows:
+    """Features of every view of every image of a split, in its order.
+
+    Args:
+        backbone: The frozen backbone.
+        split: The images.
+        views: Which views of them.
+        key: Random key of the augmentations; a view's is folded from its number and the image's.
+        folder: Where shards are kept and looked for, a folder that belongs to these inputs alone;
+            `None` keeps nothing.
+        mapped: Whether shards of a local folder are mapped into memory rather than read.
+        label: What the progress bar says.
+    """
+    total = views.count * len(split.labels)
+    starts = range(0, total, _SHARD)
+    found = _find_shards(folder)
+    shards = []
+    for number, start in enumerate(progress(starts, label)):
+        rows = np.arange(start, min(start + _SHARD, total))
+        wanted = (len(rows), backbone.feature_dim)
+        shard = _read_shard(found.get(number), wanted, mapped=mapped)
+        if shard is None:
+            shard = _embed_rows(backbone, split, views, key, rows)
+            if folder is not None:
+                path = _write_shard(folder, number, shard)
+                if mapped:
+                    shard = _map(path)
+        shards.append(shard)
+    return Rows(shards, views.count)
+
+
+def _embed_rows(
+    backbone: Backbone,
+    split: Split,
+    views: Views,
+    key: Key[Array, ""],
+    rows: Int[np.ndarray, " n"],
+) -> Float[np.ndarray, "n d"]:
+    images = len(split.labels)
+    batch = min(_BATCH, len(rows))
+    parts = []
+    for start in range(0, len(rows), batch):
+        chosen = rows[start : start + batch]
+        # The last batch repeats a row, so that one compiled shape serves all.
+        padded = np.resize(chosen, batch)
+        features = _features(
+            backbone.params,
+            to_float(jnp.asarray(split.load(padded % images))),
+            key,
+            jnp.asarray(padded // images, jnp.int32),
+            jnp.asarray(padded % images, jnp.int32),
+            apply=backbone.apply,
+            views=views,
+        )
+        parts.append(np.asarray(features)[: len(chosen)])
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "views"))
+def _features(
+    params: Any,
+    images: Float[Array, "b h w 3"],
+    key: Key[Array, ""],
+    numbers: Int[Array, " b"],
+    indices: Int[Array, " b"],
+    *,
+    apply: Callable[[Any, Array], Array],
+    views: Views,
+) -> Float[Array, "b d"]:
+    fold = jax.vmap(lambda view, i: jax.random.fold_in(jax.random.fold_in(key, view), i))
+    return apply(params, augment(fold(numbers, indices), images, views.crop, views.augmentation))
+
+
+def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:
+    if folder is None or not folder.is_dir():
+        return {}
+    # Anything else there is the rest of a write that was cut off.
+    return {int(path.name.split("-")[0]): path for path in folder.glob("*-*.npy")}
+
+
+def _read_shard(
+    path: epath.Path | None, shape: tuple[int, int], *, mapped: bool
+) -> np.ndarray | None:
+    """A shard, or `None` if it is missing or not what was written."""
+    if path is None:
+        return None
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:32] != path.stem.split("-")[1]:
+        print(f"note: {path} is damaged; its features are computed again")
+        path.unlink()
+        return None
+    shard = _map(path) if mapped else np.load(io.BytesIO(content), allow_pickle=False)
+    return shard if shard.shape == shape else None
+
+
+def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Path:
+    buffer = io.BytesIO()
+    np.save(buffer, shard, allow_pickle=False)
+    content = buffer.getvalue()
+    path = folder / f"{number:06d}-{hashlib.sha256(content).hexdigest()[:32]}.npy"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+    return path
+
+
+def _map(path: epath.Path) -> np.ndarray:
+    return np.load(str(path), mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,165 @@
+"""Features that are computed once: what is kept, what is found again, what damage does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from lgm_jax import features
+from lgm_jax.augment import Augmentation, augment, center_crop
+from lgm_jax.backbones import Backbone, load
+from lgm_jax.data.dataset import ArraySplit
+from lgm_jax.distill import to_float
+from lgm_jax.features import Rows, Views, embed
+
+KEY = jax.random.key(3)
+FLIPS = Views(16, Augmentation(), 3)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def backbone(vit_folder) -> Backbone:
+    return load(vit_folder)
+
+
+class Counted:
+    """A split that counts the images it gives."""
+
+    def __init__(self, count: int):
+        rng = np.random.default_rng(0)
+        self.inner = ArraySplit(
+            rng.integers(0, 256, (count, 20, 20, 3)).astype(np.uint8), np.zeros(count, np.int32)
+        )
+        self.given = 0
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.inner.labels
+
+    def load(self, indices: np.ndarray) -> np.ndarray:
+        self.given += len(indices)
+        return self.inner.load(indices)
+
+
+@pytest.fixture
+def split(monkeypatch) -> Counted:
+    """Eleven images; shards of eight rows, batches of three."""
+    monkeypatch.setattr(features, "_SHARD", 8)
+    monkeypatch.setattr(features, "_BATCH", 3)
+    return Counted(11)
+
+
+def test_centre_crops_are_embedded_in_order(backbone, split):
+    images = to_float(jnp.asarray(split.inner.images))
+    expected = backbone.apply(backbone.params, center_crop(images, 16))
+    rows = embed(backbone, split, Views(16), KEY)
+    assert rows.shape == (1, 11, 32)
+    assert rows.nbytes == 11 * 32 * 4
+    np.testing.assert_allclose(rows.whole()[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_view_has_its_own_augmentation(backbone, split):
+    whole = embed(backbone, split, FLIPS, KEY).whole()
+    assert whole.shape == (3, 11, 32)
+    assert whole.dtype == np.float32
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 2), 10)
+    image = to_float(jnp.asarray(split.inner.images[10:]))
+    view = augment(key[None], image, 16, FLIPS.augmentation)
+    expected = backbone.apply(backbone.params, view)[0]
+    np.testing.assert_allclose(whole[2, 10], expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(whole[0] - whole[1]).max(axis=-1).min() > 1e-3
+
+
+def test_rows_are_taken_from_any_shard(backbone, split):
+    rows = embed(backbone, split, FLIPS, KEY)
+    wanted = np.asarray([32, 0, 8, 7, 32, 20])
+    np.testing.assert_array_equal(rows.take(wanted), rows.whole().reshape(33, 32)[wanted])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_kept_is_not_computed_again(backbone, split, tmp_path, mapped):
+    folder = epath.Path(tmp_path / "kept")
+    first = embed(backbone, split, FLIPS, KEY, folder=folder, mapped=mapped)
+    assert len(list(folder.iterdir())) == len(first.shards) == 5
+    assert all(isinstance(shard, np.memmap) == mapped for shard in first.shards)
+    split.given = 0
+    second = embed(backbone, split, FLIPS, KEY, folder=folder, mapped=mapped)
+    assert split.given == 0
+    np.testing.assert_array_equal(first.whole(), second.whole())
+    assert all(isinstance(shard, np.memmap) == mapped for shard in second.shards)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "unfinished"])
+def test_a_damaged_shard_alone_is_computed_again(backbone, split, tmp_path, damage):
+    folder = epath.Path(tmp_path / "kept")
+    first = embed(backbone, split, FLIPS, KEY, folder=folder).whole()
+    names = sorted(path.name for path in folder.iterdir())
+    path = folder / names[1]
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[:-3])
+    elif damage == "changed":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "unfinished":
+        path.with_name(path.name + ".tmp").write_bytes(content[:100])
+    split.given = 0
+    second = embed(backbone, split, FLIPS, KEY, folder=folder).whole()
+    # One shard's rows, in batches filled up to three.
+    assert split.given == 9
+    np.testing.assert_array_equal(first, second)
+    assert sorted(p.name for p in folder.glob("*.npy")) == names
+
+
+SCRIPT = """
+import sys, jax, numpy as np
+from etils import epath
+from lgm_jax import backbones, features
+from lgm_jax.augment import Augmentation
+from lgm_jax.data.dataset import ArraySplit
+
+features._SHARD = 16
+images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3)).astype(np.uint8)
+split = ArraySplit(images, np.zeros(400, np.int32))
+rows = features.embed(
+    backbones.load("digits_contrastive"), split, features.Views(32, Augmentation(), 2),
+    jax.random.key(0), folder=epath.Path(sys.argv[1]),
+)
+np.save(sys.argv[2], rows.whole())
+"""
+
+
+def test_a_kill_costs_one_shard(tmp_path):
+    """Killed while it computes, and started again: the features of an uninterrupted run."""
+
+    def command(name: str) -> list[str]:
+        folder, result = tmp_path / name, tmp_path / f"{name}.npy"
+        return [sys.executable, "-c", SCRIPT, str(folder), str(result)]
+
+    subprocess.run(command("whole"), check=True, cwd=ROOT)
+    process = subprocess.Popen(command("killed"), cwd=ROOT)
+    while process.poll() is None and len(list((tmp_path / "killed").glob("*.npy"))) < 3:
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path.name for path in (tmp_path / "killed").glob("*.npy")}
+    assert 3 <= len(kept) < 50
+    subprocess.run(command("killed"), check=True, cwd=ROOT)
+    names = {path.name for path in (tmp_path / "whole").glob("*.npy")}
+    assert kept < names == {path.name for path in (tmp_path / "killed").glob("*.npy")}
+    np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), np.load(tmp_path / "killed.npy"))
+
+
+def test_shards_make_one_array():
+    rows = Rows([np.ones((4, 3), np.float32), np.zeros((2, 3), np.float32)], 2)
+    assert rows.shape == (2, 3, 3)
+    assert rows.whole().sum() == 12
