@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import probe
+from lgm_jax import data, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.errors import UserError, unknown_name
 
@@ -107,8 +107,15 @@ KEYS: Mapping[str, Key] = {
     "augment.noise": Key(float, "probability of noise, likewise", between(0, 1)),
     "augment.noise_mean": Key(float, "mean of the noise, likewise", between(-1, 1)),
     "augment.noise_std": Key(float, "std of the noise, likewise", between(0, 10)),
-    "data.name": Key("digits", "data set: digits or folder", one_of("digits", "folder")),
-    "data.folder": Key("", "for data.name=folder: where the images lie"),
+    "data.name": Key("digits", "data set: see docs/data.md", one_of(*data.source_names())),
+    "data.folder": Key("", "where the images lie; for digits: unset"),
+    "data.subset": Key("", "classes to keep: a subset of ImageNet, or names or indices"),
+    "data.on_bad_image": Key(
+        "stop", "an image that cannot be read: stop, or skip it", one_of(*data.ON_BAD_IMAGE)
+    ),
+    "data.val_fraction": Key(
+        float, "train images to tune on, where none are (default: 0.2 of your own)", between(0, 0.9)
+    ),
     "data.split_seed": Key(0, "of the split, where the data has none", between(0, 2**31 - 1)),
     "backbone.name": Key("digits_contrastive", "what to distil against: a name or a folder"),
     "backbone.normalization": Key(

@@ -139,7 +139,18 @@ def open_session(
         folder=config.data.folder,
         resolution=resolution,
         seed=config.data.split_seed,
+        val_fraction=config.data.val_fraction,
+        subset=config.data.subset,
+        on_bad_image=config.data.on_bad_image,
     )
+    if config.probe.split not in dataset.splits:
+        raise UserError(
+            f"{dataset.name} has no {config.probe.split} images: to hold some training images out, "
+            "set --config.data.val_fraction=0.1"
+        )
+    summary = data.describe(dataset)
+    for note in summary["notes"]:
+        print(f"note: {note}")
     smallest = np.bincount(dataset.splits["train"].labels, minlength=dataset.num_classes).min()
     if config.ipc > smallest:
         raise UserError(
@@ -179,7 +190,7 @@ def open_session(
         "config": {k: _without_path(v) for k, v in flat.items()},
         "provenance": runs.provenance()
         | {"weights": {b.name: b.sha256 for b in [backbone, *evaluated]}}
-        | {"data": {"name": dataset.name, "fingerprint": dataset.fingerprint}},
+        | {"data": summary},
     }
     source = _read_source(config.images.source, dataset, resolution)
     if source is not None:

@@ -113,6 +113,7 @@ def report_stage(session: Session) -> None:
         "final_loss": record["final_loss"] if record else None,
         "backbones": [session.backbone.name] if own else [],
         "seconds": run.seconds(),
+        "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }
     runs.write_json(run.path / runs.RESULTS, results)

@@ -80,7 +80,7 @@ def test_results_have_the_documented_schema(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
-        *("final_loss", "backbones", "seconds", "probe"),
+        *("final_loss", "backbones", "seconds", "skipped_images", "probe"),
     }
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
