@@ -69,6 +69,11 @@ def some_of(*values: str) -> Check:
     return check
 
 
+def data_name(name: str, value: Any) -> None:
+    """A `Check`: a data source that exists, by name."""
+    data.check_name(value)
+
+
 def _range(low: float, high: float, text: str) -> Check:
     def check(name: str, value: Any) -> None:
         # Written so that NaN, which compares false with everything, is refused too.
@@ -107,8 +112,8 @@ KEYS: Mapping[str, Key] = {
     "augment.noise": Key(float, "probability of noise, likewise", between(0, 1)),
     "augment.noise_mean": Key(float, "mean of the noise, likewise", between(-1, 1)),
     "augment.noise_std": Key(float, "std of the noise, likewise", between(0, 10)),
-    "data.name": Key("digits", "data set: see docs/data.md", one_of(*data.source_names())),
-    "data.folder": Key("", "where the images lie; for digits: unset"),
+    "data.name": Key("digits", "data set: see docs/data.md", data_name),
+    "data.folder": Key("", "where the images lie; for TFDS: its data_dir"),
     "data.subset": Key("", "classes to keep: a subset of ImageNet, or names or indices"),
     "data.on_bad_image": Key(
         "stop", "an image that cannot be read: stop, or skip it", one_of(*data.ON_BAD_IMAGE)

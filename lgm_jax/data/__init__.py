@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lgm_jax.data import imagenet
+from lgm_jax.data import imagenet, tfds
 from lgm_jax.data.arrays import from_arrays, load_npz
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
 from lgm_jax.data.digits import load_digits
 from lgm_jax.data.folder import load_artbench, load_folder, load_imagenet
 from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
+from lgm_jax.data.huggingface import load_huggingface
 from lgm_jax.data.splits import check, describe, select_classes, skip_unreadable
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.progress import progress as show_progress
@@ -22,6 +23,7 @@ __all__ = [
     "ArraySplit",
     "Dataset",
     "Split",
+    "check_name",
     "describe",
     "from_arrays",
     "in_memory",
@@ -68,7 +70,7 @@ def load_dataset(
     """Opens a data set by name; nothing is decoded yet, unless bad images are to be skipped.
 
     Args:
-        name: One of `source_names()`.
+        name: One of `source_names()`, or `tfds:NAME` for any other set of TFDS.
         folder: Where the images lie.
         resolution: Side of the images to give, in pixels.
         seed: Seed of the split where the data set does not come with one.
@@ -82,9 +84,9 @@ def load_dataset(
         UserError: If the name is unknown, the folder is missing, not needed or not readable, or
             the labels are not in order.
     """
-    if name not in _SOURCES:
-        raise unknown_name("data set", name, source_names())
-    dataset = _SOURCES[name](_Request(name, folder, resolution, seed, val_fraction, subset))
+    check_name(name)
+    load = _SOURCES.get(name, _tfds)
+    dataset = load(_Request(name, folder, resolution, seed, val_fraction, subset))
     if subset:
         dataset = select_classes(dataset, subset)
     if on_bad_image == "skip":
@@ -94,8 +96,18 @@ def load_dataset(
 
 
 def source_names() -> list[str]:
-    """Every name that `load_dataset` knows."""
+    """Every name that `load_dataset` knows, beside `tfds:NAME`."""
     return list(_SOURCES)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that `load_dataset` does not know.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if name not in _SOURCES and not name.startswith(tfds.PREFIX):
+        raise unknown_name("data set", name, source_names())
 
 
 def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySplit:
@@ -165,6 +177,15 @@ def _npz(request: _Request) -> Dataset:
     return load_npz(_given(request, "the .npz file"), **request.common)
 
 
+def _huggingface(request: _Request) -> Dataset:
+    return load_huggingface(_given(request, "the folder of parquet files"), **request.common)
+
+
+def _tfds(request: _Request) -> Dataset:
+    name = request.name.removeprefix(tfds.PREFIX)
+    return tfds.load_tfds(name, request.folder, **request.common)
+
+
 def _given(request: _Request, what: str) -> str:
     if not request.folder:
         raise UserError(f"{request.name} needs {what}: set --config.data.folder=...")
@@ -179,4 +200,6 @@ _SOURCES: Mapping[str, Callable[[_Request], Dataset]] = {
     "artbench": _artbench,
     "waterbirds": _waterbirds,
     **dict.fromkeys(SPAWRIOUS, _spawrious),
+    "huggingface": _huggingface,
+    **dict.fromkeys(tfds.NAMES, _tfds),
 }
