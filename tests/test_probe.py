@@ -193,3 +193,21 @@ def test_shared_views_are_the_same_for_all_runs(backbone):
     np.testing.assert_array_equal(tables[0][0], tables[0][1])
     assert not np.allclose(tables[1][0], tables[1][1], atol=1e-2)
     np.testing.assert_allclose(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-5)
+
+
+def test_group_accuracy_counts_each_group_by_itself():
+    correct = np.asarray([[1, 1, 0, 0, 1, 0], [0, 0, 1, 1, 1, 1]], bool)
+    groups = np.asarray([0, 0, 0, 3, 1, 1])
+    expected = [[200 / 3, 50, np.nan, 0], [100 / 3, 100, np.nan, 100]]
+    np.testing.assert_allclose(probe.group_accuracy(correct, groups), expected)
+    assert probe.group_accuracy(correct, None) is None
+
+
+def test_groups_weighted_by_size_give_the_whole(backbone):
+    heads = train(backbone, colors(1, 33), protocol(epochs=2))
+    test = colors(2, 70)
+    groups = np.random.default_rng(0).integers(0, 4, 70)
+    scores = probe.evaluate(heads, probe.embed(backbone, test, SIDE), test.labels, groups)
+    assert 0 < scores["top1"].mean() < 100
+    weights = np.bincount(groups) / 70
+    np.testing.assert_allclose(scores["groups"] @ weights, scores["top1"], rtol=1e-5)
