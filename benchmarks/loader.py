@@ -103,7 +103,7 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
         for start in range(0, len(files), BATCH):
             ours.load(np.arange(start, min(start + BATCH, len(files))))
 
-    loaders = {
+    loaders: dict[str, Callable[[], None]] = {
         "torch_uint8": functools.partial(run, reference),
         "torch_float": functools.partial(run, PilPhotos(paths, as_float=True)),
         "lgm_jax": run_ours,
@@ -114,7 +114,7 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
             rate = len(files) / seconds(loader)
             best[name] = max(best[name], rate) if number else 0.0
     sample = np.arange(0, len(files), max(1, len(files) // 200))
-    expected = np.stack([reference[i].permute(1, 2, 0).numpy() for i in sample])
+    expected = np.stack([reference[int(i)].permute(1, 2, 0).numpy() for i in sample])
     difference = np.abs(ours.load(sample).astype(int) - expected)
     return {
         "images": len(files),

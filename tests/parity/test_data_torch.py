@@ -1,6 +1,11 @@
 """Images are resized and cropped as torchvision does, on files that a JPEG encoder wrote."""
 
 import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +14,8 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from lgm_jax.data.decode import decode, resize_and_crop
+
+ROOT = Path(__file__).parents[2]
 
 
 def photo(width, height):
@@ -41,3 +48,27 @@ def test_decode_resize_and_crop(size, place):
     assert difference.max() <= 1
     assert np.mean(difference > 0) < (0.005 if size[0] > size[1] else 1e-9)
     assert torch.tensor(expected).float().std() > 10
+
+
+def test_loader_benchmark_runs(tmp_path):
+    for name in ("cat", "dog"):
+        for i in range(5):
+            path = tmp_path / "photos" / "train" / name / f"{i}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo(60, 50))
+            test = tmp_path / "photos" / "test" / name / f"{i}.JPEG"
+            test.parent.mkdir(parents=True, exist_ok=True)
+            test.write_bytes(photo(60, 50))
+    command = [sys.executable, "benchmarks/loader.py", str(tmp_path / "photos"), "--rounds=1"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["images"] == 8
+    assert result["ratio_to_uint8"] > 0
+    assert result["largest_difference"] <= 1
