@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,17 @@ class TestTfds:
             expected = images_by_class(folder, split)
             assert images_by_class(tfds, split) == expected
             assert len(set.union(*expected)) == len(tfds.splits[split].labels)
+
+    def test_splits_pickle_for_worker_processes(self, built):
+        split = load_dataset("imagenette", folder=str(built / "tfds"), resolution=R).splits["test"]
+        copy = pickle.loads(pickle.dumps(split))
+        np.testing.assert_array_equal(copy.load(np.arange(12)), split.load(np.arange(12)))
+
+    def test_a_crop_is_chosen_by_its_place(self, built):
+        split = load_dataset("imagenette", folder=str(built / "tfds"), resolution=R).splits["test"]
+        ends = [split.load(np.arange(12), np.full((12, 2), place)) for place in (0.0, 0.999)]
+        middle = split.load(np.arange(12))
+        assert all(np.any(end != middle) for end in ends)
 
     def test_other_sets_and_feature_names(self, built):
         dataset = load_dataset("tfds:birds", folder=str(built / "tfds"), resolution=R)
@@ -265,7 +277,10 @@ class TestHuggingFace:
         for name, split in own.splits.items():
             np.testing.assert_array_equal(hub.splits[name].labels, split.labels)
             everything = np.arange(len(split.labels))
-            np.testing.assert_array_equal(hub.splits[name].load(everything), split.load(everything))
+            images = split.load(everything)
+            np.testing.assert_array_equal(hub.splits[name].load(everything), images)
+            copy = pickle.loads(pickle.dumps(hub.splits[name]))
+            np.testing.assert_array_equal(copy.load(everything), images)
 
     def test_refusals(self, stored):
         _, folder = stored
