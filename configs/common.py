@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, distill, probe
+from lgm_jax import backbones, data, distill, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.errors import UserError, unknown_name
 
@@ -79,6 +79,11 @@ def not_empty(name: str, value: Any) -> None:
         raise UserError(f"config.{name} is empty: {KEYS[name].help}")
 
 
+def data_name(name: str, value: Any) -> None:
+    """A `Check`: a data source that exists, by name."""
+    data.check_name(value)
+
+
 def _range(low: float, high: float, text: str) -> Check:
     def check(name: str, value: Any) -> None:
         # Written so that NaN, which compares false with everything, is refused too.
@@ -117,8 +122,15 @@ KEYS: Mapping[str, Key] = {
     "augment.noise": Key(float, "probability of noise, likewise", between(0, 1)),
     "augment.noise_mean": Key(float, "mean of the noise, likewise", between(-1, 1)),
     "augment.noise_std": Key(float, "std of the noise, likewise", between(0, 10)),
-    "data.name": Key("digits", "data set: digits or folder", one_of("digits", "folder")),
-    "data.folder": Key("", "for data.name=folder: where the images lie"),
+    "data.name": Key("digits", "data set: see docs/data.md", data_name),
+    "data.folder": Key("", "where the images lie; for TFDS: its data_dir"),
+    "data.subset": Key("", "classes to keep: a subset of ImageNet, or names or indices"),
+    "data.on_bad_image": Key(
+        "stop", "an image that cannot be read: stop, or skip it", one_of(*data.ON_BAD_IMAGE)
+    ),
+    "data.val_fraction": Key(
+        float, "train images to tune on, where none are (default: 0.2 of your own)", between(0, 0.9)
+    ),
     "data.split_seed": Key(0, "of the split, where the data has none", between(0, 2**31 - 1)),
     "backbone.name": Key(
         "digits_contrastive",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import objectives
 from lgm_jax.augment import Augmentation, augment
@@ -222,17 +222,43 @@ def evaluate(
     heads: Heads,
     features: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"] | None = None,
 ) -> dict[str, np.ndarray | None]:
     """Accuracy of each run's head.
 
+    Args:
+        heads: Heads with a leading `runs` axis.
+        features: Features of the images.
+        labels: Their labels.
+        groups: Their groups, numbers from 0.
+
     Returns:
-        `top1` and `top5`, each (runs,), in percent; `top5` is `None` below 6 classes.
+        `top1` and `top5`, each (runs,), in percent; `top5` is `None` below 6 classes. `groups` is
+        the top-1 accuracy within each group, (runs, largest group + 1), NaN for a group without
+        images; `None` without groups.
     """
     num_classes = heads["bias"].shape[-1]
     correct = _ranks(heads, jnp.asarray(features), jnp.asarray(labels))
     top1 = np.asarray(jnp.mean(correct == 0, axis=-1)) * 100
     top5 = np.asarray(jnp.mean(correct < 5, axis=-1)) * 100 if num_classes > 5 else None
-    return {"top1": top1, "top5": top5}
+    return {"top1": top1, "top5": top5, "groups": group_accuracy(np.asarray(correct == 0), groups)}
+
+
+def group_accuracy(
+    correct: Bool[np.ndarray, "runs n"], groups: Int[np.ndarray, " n"] | None
+) -> Float[np.ndarray, "runs g"] | None:
+    """Percentage of correct predictions within each group, NaN for a group without images.
+
+    Args:
+        correct: Which predictions of each run are right.
+        groups: The images' groups, numbers from 0; `None` gives `None`.
+    """
+    if groups is None:
+        return None
+    members = groups[None, :] == np.arange(groups.max() + 1)[:, None]
+    counts = members.sum(axis=1)
+    hits = correct.astype(np.float64) @ members.T
+    return np.where(counts > 0, 100 * hits / np.maximum(counts, 1), np.nan)
 
 
 @functools.partial(jax.jit, static_argnames=("apply", "protocol"))

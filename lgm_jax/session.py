@@ -199,7 +199,18 @@ def open_session(
         folder=config.data.folder,
         resolution=resolution,
         seed=config.data.split_seed,
+        val_fraction=config.data.val_fraction,
+        subset=config.data.subset,
+        on_bad_image=config.data.on_bad_image,
     )
+    if config.probe.split not in dataset.splits:
+        raise UserError(
+            f"{dataset.name} has no {config.probe.split} images: to hold some training images out, "
+            "set --config.data.val_fraction=0.1"
+        )
+    summary = data.describe(dataset)
+    for note in summary["notes"]:
+        print(f"note: {note}")
     smallest = np.bincount(dataset.splits["train"].labels, minlength=dataset.num_classes).min()
     if config.ipc > smallest:
         raise UserError(
@@ -250,7 +261,8 @@ def open_session(
     )
     if run.holds != "this":
         session.check_start()
-    run.open(identity, {"config": {k: _without_path(v) for k, v in flat.items()}})
+    settings = {k: _without_path(v) for k, v in flat.items()}
+    run.open(identity, {"config": settings, "data": summary})
     return session
 
 

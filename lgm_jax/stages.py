@@ -116,6 +116,7 @@ def report_stage(session: Session) -> None:
         "final_loss": record["final_loss"] if record else None,
         "backbones": [session.backbone.name] if own else [],
         "seconds": run.seconds(),
+        "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }
     runs.write_json(run.path / runs.RESULTS, results)
@@ -385,8 +386,9 @@ def _probe(
             heads,
             session.features(backbone, config.split),
             session.dataset.splits[config.split].labels,
+            session.dataset.splits[config.split].groups,
         )
-        result = _summary(scores, protocol, config.split)
+        result = _summary(scores, protocol, config.split, session.dataset.group_names)
         run.finish(
             _stage_name(method, backbone),
             _probe_inputs(session, method, backbone),
@@ -398,8 +400,15 @@ def _probe(
         print(f"{method}: {result['top1_mean']:.1f} % on {backbone.name}{once}", flush=True)
 
 
-def _summary(scores: Mapping[str, Any], protocol: probe.Protocol, split: str) -> dict[str, Any]:
-    """One entry of `results.json`; std is the sample's (ddof 1), null for one run."""
+def _summary(
+    scores: Mapping[str, Any], protocol: probe.Protocol, split: str, group_names: Sequence[str]
+) -> dict[str, Any]:
+    """One entry of `results.json`.
+
+    Std is the sample's (ddof 1), null for one run. `groups` is each group's accuracy,
+    `worst_group` that of each run's worst group, both as means over runs; groups without images
+    are left out.
+    """
 
     def moments(name: str) -> dict[str, float | None]:
         values = scores[name]
@@ -416,9 +425,18 @@ def _summary(scores: Mapping[str, Any], protocol: probe.Protocol, split: str) ->
         "epochs": protocol.epochs,
         "augment": protocol.augment,
         "split": split,
-        "groups": None,
-        "worst_group": None,
+        **_group_summary(scores["groups"], group_names),
     }
+
+
+def _group_summary(
+    accuracy: np.ndarray | None, group_names: Sequence[str]
+) -> dict[str, dict[str, float] | float | None]:
+    if accuracy is None:
+        return {"groups": None, "worst_group": None}
+    means = np.mean(accuracy, axis=0).tolist()
+    present = {name: mean for name, mean in zip(group_names, means, strict=False) if mean == mean}
+    return {"groups": present, "worst_group": float(np.mean(np.nanmin(accuracy, axis=1)))}
 
 
 def _collect(session: Session) -> dict[str, dict[str, Any]]:

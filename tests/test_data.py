@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgm_jax.data import ArraySplit, Dataset, in_memory, load_dataset
+from lgm_jax.data import ArraySplit, Dataset, Split, in_memory, load_dataset
 from lgm_jax.data.dataset import SPLITS
-from lgm_jax.data.folder import FolderSplit, load_folder
+from lgm_jax.data.folder import load_folder
+from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.sampling import batch_indices
 from lgm_jax.errors import UserError
 
@@ -41,13 +42,19 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def files(dataset: Dataset, split: str) -> list[str]:
     members = dataset.splits[split]
-    assert isinstance(members, FolderSplit)
-    return list(members.files)
+    assert isinstance(members, ImageSplit)
+    return [members.name(row) for row in range(len(members.labels))]
+
+
+def split_of(folder: Path, *names: str, resolution: int = RESOLUTION, orient: bool = True) -> Split:
+    zeros = np.zeros(len(names), np.int32)
+    return ImageSplit(
+        FileRecords(folder, names), np.arange(len(names)), zeros, resolution, orient=orient
+    )
 
 
 def load_one(path: Path, resolution: int = RESOLUTION) -> np.ndarray:
-    split = FolderSplit(path.parent, [path.name], np.zeros(1, np.int32), resolution)
-    return split.load(np.asarray([0]))[0]
+    return split_of(path.parent, path.name, resolution=resolution).load(np.asarray([0]))[0]
 
 
 @functools.cache
@@ -121,8 +128,12 @@ class TestInMemory:
     def test_more_than_one_batch(self):
         class Counted:
             labels = np.arange(300, dtype=np.int32)
+            groups = None
 
-            def load(self, indices: np.ndarray) -> np.ndarray:
+            def take(self, rows: np.ndarray) -> Split:
+                raise NotImplementedError
+
+            def load(self, indices: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
                 return np.broadcast_to(indices[:, None, None, None] % 256, (len(indices), 2, 2, 3))
 
         held = in_memory(Counted(), limit_bytes=10**6)
@@ -131,8 +142,12 @@ class TestInMemory:
     def test_refuses_before_decoding(self):
         class Large:
             labels = np.zeros(10**6, np.int32)
+            groups = None
 
-            def load(self, indices: np.ndarray) -> np.ndarray:
+            def take(self, rows: np.ndarray) -> Split:
+                raise NotImplementedError
+
+            def load(self, indices: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
                 assert len(indices) <= 1
                 return np.zeros((len(indices), 224, 224, 3), np.uint8)
 
@@ -163,12 +178,13 @@ class TestOneFolder:
     def test_images_belong_to_their_labels(self, tmp_path):
         write_classes(tmp_path, 10)
         split = load_folder(tmp_path, resolution=RESOLUTION).splits["train"]
+        assert isinstance(split, ImageSplit)
         # In an order of its own, with a repetition.
         indices = np.asarray([9, 0, 13, 0])
         images = split.load(indices)
         assert images.shape == (4, 8, 8, 3)
         np.testing.assert_array_equal(images[:, 0, 0, 0] // 100, split.labels[indices])
-        names = [int(Path(split.files[i]).stem) for i in indices]
+        names = [int(Path(split.name(i)).stem) for i in indices]
         np.testing.assert_array_equal(images[:, 4, 4, 1] % 100, names)
 
     @pytest.mark.parametrize(
@@ -571,7 +587,7 @@ def resize_and_crop(pixels: np.ndarray, resolution: int) -> np.ndarray:
 class TestBrokenImages:
     def check(self, path: Path, reason: str) -> None:
         write_image(path.parent / "good.png")
-        split = FolderSplit(path.parent, ["good.png", path.name], np.zeros(2, np.int32), 8)
+        split = split_of(path.parent, "good.png", path.name)
         with pytest.raises(UserError, match=rf"^cannot read image {path}: .*{reason}"):
             split.load(np.asarray([0, 1]))
         assert split.load(np.asarray([0])).shape == (1, 8, 8, 3)

@@ -84,7 +84,7 @@ def test_results_have_the_documented_schema(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
-        *("final_loss", "backbones", "seconds", "probe"),
+        *("final_loss", "backbones", "seconds", "skipped_images", "probe"),
     }
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
@@ -680,3 +680,71 @@ def test_program_runs_from_a_shell(tmp_path):
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: config.seed")
+
+
+def write_waterbirds(folder, rows):
+    """A set in WILDS' layout; the label shows in the red channel, the place in the blue one."""
+    lines = ["img_id,img_filename,y,split,place"]
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i, (y, split, place) in enumerate(rows):
+        pixels = rng.integers(0, 60, (36, 40, 3)) + np.asarray([150 * y, 0, 150 * place])
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+        lines.append(f"{i},{i}.png,{y},{split},{place}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_groups_and_worst_group_are_reported(tmp_path):
+    # No waterbird on land among the test images.
+    test = [(0, 2, 0)] * 3 + [(0, 2, 1)] * 2 + [(1, 2, 1)] * 5
+    rows = [(y, split, place) for split in (0, 1) for y in (0, 1) for place in (0, 1)] * 2 + test
+    folder = write_waterbirds(tmp_path / "birds", rows)
+    data = ("--config.data.name=waterbirds", f"--config.data.folder={folder}")
+    workdir = tmp_path / "run"
+    assert start(QUICK, *data, "--config.stages=baselines,report", workdir=workdir) == 0
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["skipped_images"] == {}
+    for entry in results["probe"]["digits_contrastive"].values():
+        assert set(entry["groups"]) == {
+            "landbird on land",
+            "landbird on water",
+            "waterbird on water",
+        }
+        sizes = {"landbird on land": 3, "landbird on water": 2, "waterbird on water": 5}
+        whole = sum(entry["groups"][name] * size for name, size in sizes.items()) / 10
+        assert np.isclose(whole, entry["top1_mean"], rtol=1e-5)
+        assert entry["worst_group"] <= min(entry["groups"].values()) + 1e-6
+    counts = json.loads((workdir / "config.json").read_text())["data"]["counts"]
+    assert counts["test"]["classes"] == {"landbird": 5, "waterbird": 5}
+
+
+def test_bad_images_are_listed_when_skipped_and_stop_a_run_otherwise(
+    photos, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (folder / "cat" / "6.jpg").write_bytes((folder / "cat" / "5.jpg").read_bytes()[:300])
+    options = (QUICK, "--config.data.name=folder", f"--config.data.folder={folder}")
+    options += ("--config.stages=baselines,report",)
+    assert f"cannot read image {folder}/cat/6.jpg" in refuse(
+        capsys, *options, workdir=tmp_path / "stopped"
+    )
+    skip = "--config.data.on_bad_image=skip"
+    assert start(*options, skip, workdir=tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"note: photos: 1 \w+ images cannot be read and are left out: cat/6", printed)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results["skipped_images"].values()) == [["cat/6.jpg"]]
+
+
+def test_tuning_on_images_that_a_benchmark_does_not_have_is_refused(tmp_path, capsys):
+    for split in ("train", "val"):
+        for wnid in ("n01440764", "n02102040"):
+            (tmp_path / split / wnid).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (32, 32)).save(tmp_path / split / wnid / f"{i}.JPEG")
+    options = (QUICK, "--config.data.name=imagenet", f"--config.data.folder={tmp_path}")
+    line = refuse(capsys, *options, "--config.probe.split=val", workdir=tmp_path / "run")
+    assert "imagenet has no val images" in line
+    assert "set --config.data.val_fraction=" in line

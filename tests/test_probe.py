@@ -264,3 +264,21 @@ def test_fields_that_are_not_relevant_change_nothing(backbone, base, change):
 def test_fields_that_change_the_heads_are_relevant(base, change):
     one, other = (protocol(**base | extra) for extra in ({}, change))
     assert probe.relevant(one) != probe.relevant(other)
+
+
+def test_group_accuracy_counts_each_group_by_itself():
+    correct = np.asarray([[1, 1, 0, 0, 1, 0], [0, 0, 1, 1, 1, 1]], bool)
+    groups = np.asarray([0, 0, 0, 3, 1, 1])
+    expected = [[200 / 3, 50, np.nan, 0], [100 / 3, 100, np.nan, 100]]
+    np.testing.assert_allclose(probe.group_accuracy(correct, groups), expected)
+    assert probe.group_accuracy(correct, None) is None
+
+
+def test_groups_weighted_by_size_give_the_whole(backbone):
+    heads = train(backbone, colors(1, 33), protocol(epochs=2))
+    test = colors(2, 70)
+    groups = np.random.default_rng(0).integers(0, 4, 70)
+    scores = probe.evaluate(heads, center_crops(backbone, test), test.labels, groups)
+    assert 0 < scores["top1"].mean() < 100
+    weights = np.bincount(groups) / 70
+    np.testing.assert_allclose(scores["groups"] @ weights, scores["top1"], rtol=1e-5)

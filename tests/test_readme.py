@@ -1,6 +1,7 @@
 """What the README and the recipes promise."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import jax
@@ -11,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 
 import launch
 from configs import common
-from lgm_jax import backbones
+from lgm_jax import backbones, data
 from lgm_jax.backbones import specs
+from lgm_jax.data import imagenet
 from lgm_jax.data.digits import load_digits
 from lgm_jax.features import Views, embed
 
@@ -65,13 +67,13 @@ def test_readme_jax_example_learns_the_images(quick_run, monkeypatch):
 def test_embedded_backbone_is_small_and_linearly_separates_the_digits(name):
     weights = specs.NAMES[name].folder / "model.safetensors"
     assert weights.stat().st_size <= 3_000_000
-    data, backbone = load_digits(), backbones.load(name)
+    digits, backbone = load_digits(), backbones.load(name)
     train, test = (
-        embed(backbone, data.splits[split], Views(32), jax.random.key(0)).whole()[0]
+        embed(backbone, digits.splits[split], Views(32), jax.random.key(0)).whole()[0]
         for split in ("train", "test")
     )
-    head = LogisticRegression(C=1.0, max_iter=3000).fit(train, data.splits["train"].labels)
-    assert head.score(test, data.splits["test"].labels) >= 0.95
+    head = LogisticRegression(C=1.0, max_iter=3000).fit(train, digits.splits["train"].labels)
+    assert head.score(test, digits.splits["test"].labels) >= 0.95
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -83,6 +85,37 @@ def test_every_config_is_built_and_checked(path):
     if path.stem != "common":
         quick, _, _ = launch.parse([argv[0], f"{argv[1]}:quick", argv[2]])
         assert quick.steps < config.steps
+
+
+def test_data_page_names_every_source_subset_and_key():
+    page = (ROOT / "docs" / "data.md").read_text()
+    keys = [key for key in common.KEYS if key.startswith("data.")]
+    for name in [*data.source_names(), *imagenet.SUBSETS]:
+        assert f"`{name}`" in page, name
+    for key in keys:
+        assert f"config.{key}" in page, key
+
+
+def test_data_page_says_how_arrays_become_a_data_set():
+    page = (ROOT / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"    (from lgm_jax import data\n    .*)\n", page)
+    names = {"images": np.zeros((20, 9, 9), np.uint8), "labels": np.arange(20) % 2}
+    exec(textwrap.dedent(f"    {code}"), names)
+    assert names["dataset"].num_classes == 2
+
+
+def test_recipes_of_the_paper_differ_where_it_says():
+    for model in ("clip", "dinov2", "eva02", "mocov3"):
+        large, small = (
+            launch.parse(
+                ["launch.py", f"--config={ROOT}/configs/{model}_{name}.py", "--workdir=x"]
+            )[0]
+            for name in ("in1k", "in100")
+        )
+        assert (large.copies, large.data.subset, large.data.name) == (3, "", "imagenet2012")
+        assert (small.copies, small.data.subset) == (10, "imagenet-100")
+        assert large.backbone.name == small.backbone.name
+        assert large.backbone.name.startswith(model)
 
 
 def test_defaults_are_the_papers():

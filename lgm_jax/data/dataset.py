@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, Int
 
 SPLITS = ("train", "val", "test")
+
+Places = Float[np.ndarray, "b 2"]
 
 
 @runtime_checkable
@@ -17,25 +22,48 @@ class Split(Protocol):
 
     Attributes:
         labels: (n,) int32, indices into the data set's class names.
+        groups: (n,) int32, indices into its group names, or `None` where it has no groups.
     """
 
     @property
     def labels(self) -> np.ndarray: ...
 
-    def load(self, indices: np.ndarray) -> np.ndarray:
-        """Images (len(indices), r, r, 3) uint8."""
+    @property
+    def groups(self) -> np.ndarray | None: ...
+
+    def load(self, indices: np.ndarray, places: Places | None = None) -> np.ndarray:
+        """Images (len(indices), r, r, 3) uint8.
+
+        Args:
+            indices: Which images.
+            places: Where to crop each image once its shorter side is `r`, from 0 (top, left) to
+                below 1 (bottom, right), uniform numbers making a uniform random crop; by default
+                the middle.
+        """
+        ...
+
+    def take(self, rows: np.ndarray) -> Split:
+        """The split that has only these images, in this order."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ArraySplit:
-    """A split in memory: images (n, r, r, 3) uint8, or float in [0, 1]; labels (n,) int32."""
+    """A split in memory: images (n, r, r, 3) uint8, or float in [0, 1]; labels (n,) int32.
+
+    Images are square already, so there is nothing left to crop.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
-    def load(self, indices: np.ndarray) -> np.ndarray:
+    def load(self, indices: np.ndarray, places: Places | None = None) -> np.ndarray:
         return self.images[indices]
+
+    def take(self, rows: np.ndarray) -> ArraySplit:
+        groups = None if self.groups is None else self.groups[rows]
+        return ArraySplit(self.images[rows], self.labels[rows], groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +73,42 @@ class Dataset:
     Attributes:
         name: Short name, free of paths.
         class_names: Human-readable, in label order.
-        splits: `train`, `val` and `test`; recipes are tuned on `val`, numbers reported on `test`.
+        splits: `train`, `test`, and `val` unless none is held out; recipes are tuned on `val`,
+            numbers reported on `test`.
         fingerprint: Changes when the images, labels or splits do.
+        group_names: Human-readable, in the order of the splits' groups; empty without groups.
+        wnids: The classes' WordNet names, where they are classes of ImageNet-1k; else empty.
+        skipped: By split, the images that cannot be read and were left out, without their folder.
     """
 
     name: str
     class_names: Sequence[str]
     splits: Mapping[str, Split]
     fingerprint: str
+    group_names: Sequence[str] = ()
+    wnids: Sequence[str] = ()
+    skipped: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def counts(self) -> dict[str, Int[np.ndarray, " k"]]:
+        """By split, how many images each class has."""
+        return {
+            name: np.bincount(split.labels, minlength=self.num_classes)
+            for name, split in self.splits.items()
+        }
+
+
+def digest(*facts: Any) -> str:
+    """A fingerprint of JSON values, bytes and arrays, each told apart from the next."""
+    result = hashlib.sha256()
+    for fact in facts:
+        if isinstance(fact, np.ndarray):
+            fact = f"{fact.dtype.str}{fact.shape}".encode() + fact.tobytes()
+        elif not isinstance(fact, bytes):
+            fact = json.dumps(fact).encode()
+        result.update(len(fact).to_bytes(8, "little"))
+        result.update(fact)
+    return result.hexdigest()

@@ -1,33 +1,48 @@
-"""A folder of images with one folder per class, split by its owner or here with a seed."""
+"""Folders of images with one folder per class: a person's own, ImageNet and ArtBench."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lgm_jax.data.dataset import Dataset, Split
+from lgm_jax.data import imagenet
+from lgm_jax.data.dataset import Dataset, Split, digest
+from lgm_jax.data.records import FileRecords, ImageSplit
+from lgm_jax.data.splits import complete, list_some
 from lgm_jax.errors import UserError
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-# Naming them keeps PIL from handing a disguised file to its other plugins: EPS runs Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _SPLIT_FOLDERS: Mapping[str, Sequence[str]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 _LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"
-_MOST_NAMED = 5
+_ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".zip", ".xz", ".bz2", ".7z", ".rar"})
+# Suffixes of images. A file with one of them counts, even if it turns out to be in a format that is
+# not read: ignoring it would lose an image without a word. So does a file without a suffix.
+_SUFFIXES = frozenset(
+    {
+        *("", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".dng", ".psd"),
+    }
+)
+_ARTBENCH = (
+    "art_nouveau",
+    "baroque",
+    "expressionism",
+    "impressionism",
+    "post_impressionism",
+    "realism",
+    "renaissance",
+    "romanticism",
+    "surrealism",
+    "ukiyo_e",
+)
 
 
 class _File(NamedTuple):
@@ -40,107 +55,159 @@ class _File(NamedTuple):
 _Classes = Mapping[str, Sequence[_File]]
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderSplit:
-    """A split whose images are decoded when asked for.
-
-    Attributes:
-        folder: The data folder.
-        files: The images' paths below it.
-        labels: (n,) int32, indices into the data set's class names.
-        resolution: Side `r` of the images that `load` gives, in pixels.
-    """
-
-    folder: Path
-    files: Sequence[str]
-    labels: Int[np.ndarray, " n"]
-    resolution: int
-
-    def load(self, indices: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b r r 3"]:
-        """Decodes images as torchvision's `Resize(r)` and `CenterCrop(r)` show them.
-
-        The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8
-        bits, and of an animation the first frame is taken.
-
-        Raises:
-            UserError: If an image cannot be read; the message names it.
-        """
-        images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
-        paths = [self.folder / self.files[index] for index in indices]
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(lambda path: _decode(path, self.resolution), paths)
-            for i, image in enumerate(decoded):
-                images[i] = image
-        return images
-
-
-def load_folder(folder: str | Path, *, resolution: int, seed: int = 0) -> Dataset:
+def load_folder(
+    folder: str | Path, *, resolution: int, seed: int = 0, val_fraction: float | None = None
+) -> Dataset:
     """Lists a folder of images; nothing is decoded yet.
 
     Two layouts are read. `train/<class>/*` comes with `val` (or `valid`, `validation`), `test` or
-    both: without `val`, a fifth of each class of `train` becomes it; without `test`, the given
-    `val` is reported on and a fifth of `train` takes its place. `<class>/*` alone is split into
-    about 70 % `train`, 10 % `val` and 20 % `test` of each class. A class too small for all three
-    keeps an image for `train` first, then for `test`.
+    both; `<class>/*` alone is split here, into about 70 % `train`, 10 % `val` and 20 % `test` of
+    each class. What the folder lacks is held out of `train`: see `splits.complete`.
 
-    Images may lie at any depth below their class. Hidden files and folders, and files with other
-    suffixes, are ignored. The split depends on names and seed, not on where the folder lies or in
-    which order the file system lists it. The fingerprint covers names, sizes, labels, splits and
-    resolution, but not what is in the files.
+    Images may lie at any depth below their class. Hidden files and folders, and files whose suffix
+    is not an image's, are ignored. The split depends on names and seed, not on where the folder
+    lies or in which order the file system lists it. The fingerprint covers names, sizes, labels,
+    splits and resolution, but not what is in the files. The EXIF orientation is honoured.
 
     Args:
         folder: The data folder; `~` is expanded.
         resolution: Side of the images to give, in pixels.
         seed: Seed of the split.
+        val_fraction: Part of the training images that becomes `val` where there is none.
 
     Raises:
         UserError: If the folder is missing or laid out otherwise, has fewer than two classes, a
             class without images or classes that differ between splits, if an image could not be
             held out for every split, or if a symbolic link leads nowhere or out of the folder.
     """
-    root = Path(os.path.expanduser(folder))
-    if not root.is_dir():
-        raise UserError(f"{folder} is not a folder: expected {_LAYOUT}")
-    classes = _read_splits(root, seed)
-    class_names = list(classes["train"])
-    splits: dict[str, Split] = {}
-    digest = hashlib.sha256(json.dumps([resolution, class_names]).encode())
-    for split, members in classes.items():
-        rows = [(file, label) for label, files in enumerate(members.values()) for file in files]
-        if not rows:
-            raise UserError(f"{root} has too few images per class to hold any out for {split!r}")
-        for file, label in rows:
-            digest.update(json.dumps([split, *file, label]).encode())
-        labels = np.asarray([label for _, label in rows], np.int32)
-        splits[split] = FolderSplit(root, [file.path for file, _ in rows], labels, resolution)
-    # `.` has no name of its own.
-    name = Path(os.path.abspath(root)).name
-    return Dataset(name, class_names, splits, digest.hexdigest())
+    root = open_folder(folder, _LAYOUT)
+    given = _given_splits(root) or {"train": ""}
+    classes = {split: _list_classes(root, inside) for split, inside in given.items()}
+    dataset = _make_dataset(root, given, classes, resolution, orient=True)
+    return complete(dataset, seed=seed, val_fraction=val_fraction)
 
 
-def _read_splits(root: Path, seed: int) -> dict[str, _Classes]:
-    given = _given_splits(root)
-    train_folder = given.get("train", "")
-    train = _list_classes(root, train_folder)
-    if len(train) < 2:
+def load_imagenet(
+    folder: str | Path,
+    *,
+    resolution: int,
+    seed: int = 0,
+    val_fraction: float | None = None,
+    only: Collection[str] = (),
+) -> Dataset:
+    """Lists ImageNet as it is unpacked: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
+
+    The official validation images are the `test` split. No other ones are held out of the training
+    images unless asked for, so that they are those of published results.
+
+    Args:
+        folder: The data folder; `~` is expanded.
+        resolution: Side of the images to give, in pixels.
+        seed: Seed of the split.
+        val_fraction: Part of the training images that becomes `val`; none by default.
+        only: WordNet names of the classes to list; all that there are by default.
+
+    Raises:
+        UserError: As for `load_folder`, or if a folder is not named after a class of ImageNet-1k.
+    """
+    layout = "<folder>/train/<wnid>/*.JPEG and <folder>/val/<wnid>/*.JPEG"
+    root = open_folder(folder, layout)
+    given = {"train": "train", "val": "val"}
+    for name in given.values():
+        if not (root / name).is_dir():
+            raise UserError(f"{root} has no folder {name}: expected {layout}")
+    if not any(entry.is_dir() for entry in _entries(root, "val")):
         raise UserError(
-            f"{root / train_folder} has one class only, {next(iter(train))!r}: expected {_LAYOUT}"
+            f"{root / 'val'} has no folders: move each image into the folder of its class, "
+            "val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt says"
         )
-    held_out = {split: _list_classes(root, given[split]) for split in given if split != "train"}
-    for split, classes in held_out.items():
-        _check_same_classes(root / train_folder, train, root / given[split], classes)
+    classes = {split: _list_classes(root, inside, only) for split, inside in given.items()}
+    strange = sorted(set(classes["train"]) - set(imagenet.wnids()))
+    if strange:
+        raise UserError(
+            f"{root / 'train'} has folders that are no classes of ImageNet-1k: "
+            f"{list_some(strange)}; for a data set of your own, set --config.data.name=folder"
+        )
+    dataset = _make_dataset(root, given, classes, resolution, orient=False, name="imagenet")
+    named = name_imagenet_classes(dataset)
+    return complete(named, seed=seed, val_fraction=val_fraction or 0.0)
 
-    rng = np.random.default_rng(seed)
-    if not given:
-        train, test = _hold_out(train, 0.2, rng)
-        train, val = _hold_out(train, 1 / 8, rng)
-    elif set(held_out) == {"val", "test"}:
-        val, test = held_out["val"], held_out["test"]
-    else:
-        # A recipe is tuned on `val`, so the images given to report on must not be it.
-        (test,) = held_out.values()
-        train, val = _hold_out(train, 0.2, rng)
-    return {"train": train, "val": val, "test": test}
+
+def load_artbench(
+    folder: str | Path, *, resolution: int, seed: int = 0, val_fraction: float | None = None
+) -> Dataset:
+    """Lists ArtBench-10 as its archive `artbench-10-imagefolder-split.tar` unpacks.
+
+    Its images are 256 x 256, so nothing is resized at that resolution. None of the training images
+    are held out unless asked for.
+
+    Args:
+        folder: The unpacked folder or the one it was unpacked in; `~` is expanded.
+        resolution: Side of the images to give, in pixels.
+        seed: Seed of the split.
+        val_fraction: Part of the training images that becomes `val`; none by default.
+
+    Raises:
+        UserError: As for `load_folder`, or if it does not hold ArtBench's ten styles.
+    """
+    layout = "train/<style>/*.jpg and test/<style>/*.jpg, as artbench-10-imagefolder-split.tar has"
+    root = open_folder(folder, layout)
+    inner = root / "artbench-10-imagefolder-split"
+    root = inner if inner.is_dir() else root
+    given = {"train": "train", "test": "test"}
+    for name in given.values():
+        if not (root / name).is_dir():
+            raise UserError(f"{root} has no folder {name}: expected {layout}")
+    classes = {split: _list_classes(root, inside) for split, inside in given.items()}
+    if tuple(sorted(classes["train"])) != _ARTBENCH:
+        raise UserError(f"{root / 'train'} has other folders than ArtBench's {list(_ARTBENCH)}")
+    dataset = _make_dataset(root, given, classes, resolution, orient=False, name="artbench")
+    return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
+
+
+def name_imagenet_classes(dataset: Dataset) -> Dataset:
+    """Gives classes called by their WordNet names the names that people use."""
+    numbers = {wnid: index for index, wnid in enumerate(imagenet.wnids())}
+    names = [imagenet.names()[numbers[wnid]] for wnid in dataset.class_names]
+    return dataclasses.replace(dataset, class_names=names, wnids=list(dataset.class_names))
+
+
+def open_folder(folder: str | Path, layout: str) -> Path:
+    """The folder, with `~` expanded.
+
+    Args:
+        folder: What was asked for.
+        layout: What is expected in it, for the message.
+
+    Raises:
+        UserError: If it is not a folder.
+    """
+    root = Path(os.path.expanduser(folder))
+    if root.is_dir():
+        return root
+    if root.is_file() and root.suffix in _ARCHIVES:
+        raise UserError(f"{folder} is an archive: unpack it, and give the folder that comes out")
+    raise UserError(f"{folder} is not a folder: expected {layout}")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image, going by the suffix of its name."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Refuses a path that leads out of the data folder, by `..` or by a symbolic link.
+
+    Raises:
+        UserError: If it does, or if it leads nowhere.
+    """
+    # A link to a folder above itself ends here too, once it was followed often enough.
+    if not os.path.exists(path):
+        kind = "is a symbolic link that leads nowhere or in a loop" if path.is_symlink() else ""
+        raise UserError(f"{path} {kind or 'does not exist'}")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        kind = "is a symbolic link that leads" if path.is_symlink() else "leads"
+        raise UserError(f"{path} {kind} out of {root}")
 
 
 def _given_splits(root: Path) -> dict[str, str]:
@@ -166,11 +233,13 @@ def _given_splits(root: Path) -> dict[str, str]:
     return given
 
 
-def _list_classes(root: Path, inside: str) -> _Classes:
+def _list_classes(root: Path, inside: str, only: Collection[str] = ()) -> _Classes:
     folder = root / inside
     names = [entry.name for entry in _entries(root, inside) if entry.is_dir()]
     if not names:
         raise UserError(f"{folder} has no class folders: expected {_LAYOUT}")
+    if only:
+        names = [name for name in names if name in only]
     classes = {name: list(_images(root, Path(inside, name).as_posix())) for name in names}
     for name, files in classes.items():
         if not files:
@@ -183,7 +252,7 @@ def _images(root: Path, inside: str) -> Iterator[_File]:
         path = f"{inside}/{entry.name}"
         if entry.is_dir():
             yield from _images(root, path)
-        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
+        elif is_image(entry.name) and entry.is_file():
             yield _File(path, entry.stat().st_size)
 
 
@@ -198,26 +267,39 @@ def _entries(root: Path, inside: str) -> list[os.DirEntry[str]]:
     entries = sorted(visible, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_symlink():
-            target = Path(os.path.realpath(entry.path))
-            if not target.is_relative_to(os.path.realpath(root)):
-                raise UserError(f"{entry.path} is a symbolic link that leads out of {root}")
-            # A link to a folder above itself ends here too, once it was followed often enough.
-            if not os.path.exists(entry.path):
-                raise UserError(f"{entry.path} is a symbolic link that leads nowhere or in a loop")
+            check_inside(Path(entry.path), root)
     return entries
 
 
-def _hold_out(
-    classes: _Classes, fraction: float, rng: np.random.Generator
-) -> tuple[_Classes, _Classes]:
-    """Splits off a part of each class, at least one image, but never the last one."""
-    kept, held_out = {}, {}
-    for name, files in classes.items():
-        count = min(max(1, round(fraction * len(files))), len(files) - 1)
-        order = rng.permutation(len(files))
-        held_out[name] = [files[i] for i in sorted(order[:count])]
-        kept[name] = [files[i] for i in sorted(order[count:])]
-    return kept, held_out
+def _make_dataset(
+    root: Path,
+    given: Mapping[str, str],
+    classes: Mapping[str, _Classes],
+    resolution: int,
+    *,
+    orient: bool,
+    name: str = "",
+) -> Dataset:
+    """The listed images, in the splits that the folder has."""
+    class_names = list(classes["train"])
+    if len(class_names) < 2:
+        what = f"one class only, {class_names[0]!r}" if class_names else "none of the classes"
+        raise UserError(f"{root / given['train']} has {what}: expected {_LAYOUT}")
+    splits: dict[str, Split] = {}
+    facts: list[object] = [resolution, orient, class_names]
+    for split, members in classes.items():
+        if split != "train":
+            _check_same_classes(
+                root / given["train"], classes["train"], root / given[split], members
+            )
+        files = [file for group in members.values() for file in group]
+        counts = [len(group) for group in members.values()]
+        labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        records = FileRecords(root, [file.path for file in files])
+        splits[split] = ImageSplit(records, np.arange(len(files)), labels, resolution, orient)
+        facts += [split, files, labels]
+    # `.` has no name of its own.
+    return Dataset(name or Path(os.path.abspath(root)).name, class_names, splits, digest(*facts))
 
 
 def _check_same_classes(
@@ -228,43 +310,5 @@ def _check_same_classes(
         (train_folder, folder, set(train) - set(classes)),
     ):
         if lacking:
-            names = ", ".join(sorted(lacking)[:_MOST_NAMED])
-            more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
-            raise UserError(f"{here} has classes that {there} lacks: {names}{more}")
-
-
-def _decode(path: Path, resolution: int) -> UInt8[np.ndarray, "r r 3"]:
-    try:
-        # Without JPEG's draft mode, which is faster but gives other pixels.
-        with Image.open(path, formats=_FORMATS) as image:
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise UserError(f"cannot read image {path}: not one of {', '.join(_FORMATS)}") from error
-    # Broken bytes make PIL's decoders raise almost anything, SyntaxError and struct.error included.
-    except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UserError(f"cannot read image {path}: {reason or type(error).__name__}") from error
-    return np.asarray(_resize_and_crop(rgb, resolution))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # PIL would clip at 255.
-        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit grey has no agreed range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _resize_and_crop(image: Image.Image, resolution: int) -> Image.Image:
-    width, height = image.size
-    short = min(width, height)
-    # The short side is exactly `resolution`; torchvision rounds the long one down.
-    width, height = int(resolution * width / short), int(resolution * height / short)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
-    return image.crop((left, top, left + resolution, top + resolution))
+            names = list_some(sorted(lacking))
+            raise UserError(f"{here} has classes that {there} lacks: {names}")

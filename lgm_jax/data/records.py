@@ -1,0 +1,172 @@
+"""Images as their source stores them, by number, and splits that decode them when asked to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from lgm_jax.data.dataset import Places
+from lgm_jax.data.decode import BadImageError, decode, resize_and_crop
+from lgm_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Records(Protocol):
+    """Stored images. Pickles, so that worker processes can have one.
+
+    Attributes:
+        where: Where they are stored, for messages.
+    """
+
+    @property
+    def where(self) -> str: ...
+
+    def read(self, number: int) -> bytes | np.ndarray:
+        """A file's bytes, or pixels (h, w), (h, w, 3) or (h, w, 4) uint8.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        ...
+
+    def name(self, number: int) -> str:
+        """What to call an image in messages and in results: never an absolute path."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecords:
+    """Image files below a folder, by their paths with slashes."""
+
+    folder: Path
+    files: Sequence[str]
+
+    @property
+    def where(self) -> str:
+        return str(self.folder)
+
+    def read(self, number: int) -> bytes:
+        return (self.folder / self.files[number]).read_bytes()
+
+    def name(self, number: int) -> str:
+        return self.files[number]
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelRecords:
+    """Images in memory, of one size: (n, h, w) or (n, h, w, c) uint8."""
+
+    where: str
+    images: UInt8[np.ndarray, "n h w *c"]
+
+    def read(self, number: int) -> UInt8[np.ndarray, "h w *c"]:
+        return self.images[number]
+
+    def name(self, number: int) -> str:
+        return f"image {number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSplit:
+    """A split whose images are decoded when asked for.
+
+    Attributes:
+        records: The stored images, perhaps more than the split has.
+        rows: (n,) Which of them it has.
+        labels: (n,) Indices into the data set's class names.
+        resolution: Side `r` of the images that `load` gives, in pixels.
+        orient: Whether the EXIF orientation is applied.
+        groups: (n,) Indices into the data set's group names.
+    """
+
+    records: Records
+    rows: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    resolution: int
+    orient: bool = False
+    groups: Int[np.ndarray, " n"] | None = None
+
+    def load(
+        self, indices: Int[np.ndarray, " b"], places: Places | None = None
+    ) -> UInt8[np.ndarray, "b r r 3"]:
+        """Decodes images in threads; see `decode` and `resize_and_crop`.
+
+        Raises:
+            UserError: If an image cannot be read; the message names it.
+        """
+        images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
+
+        def fill(i: int) -> None:
+            images[i] = self.load_one(indices[i], None if places is None else places[i])
+
+        _in_threads(fill, range(len(indices)))
+        return images
+
+    def load_one(
+        self, index: int | np.integer, place: Float[np.ndarray, " 2"] | None = None
+    ) -> UInt8[np.ndarray, "r r 3"]:
+        """Decodes one image, in the calling thread.
+
+        Raises:
+            UserError: If it cannot be read; the message names it.
+        """
+        try:
+            return resize_and_crop(self._decode(index), self.resolution, place)
+        except BadImageError as error:
+            name = f"{self.records.where}/{self.name(index)}"
+            raise UserError(f"cannot read image {name}: {error}") from error
+
+    def name(self, index: int | np.integer) -> str:
+        """What to call an image: never an absolute path."""
+        return self.records.name(int(self.rows[index]))
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> ImageSplit:
+        """The split that has only these images, in this order."""
+        groups = None if self.groups is None else self.groups[rows]
+        return dataclasses.replace(
+            self, rows=self.rows[rows], labels=self.labels[rows], groups=groups
+        )
+
+    def readable(self, indices: Int[np.ndarray, " b"]) -> list[bool]:
+        """Whether images can be decoded."""
+
+        def check(index: int) -> bool:
+            try:
+                self._decode(index)
+            except BadImageError:
+                return False
+            return True
+
+        return _in_threads(check, indices.tolist())
+
+    def _decode(self, index: int | np.integer) -> Image.Image:
+        try:
+            source = self.records.read(int(self.rows[index]))
+        except OSError as error:
+            raise BadImageError(error.strerror or str(error)) from error
+        return decode(source, orient=self.orient)
+
+
+def _in_threads(function: Callable[[int], T], items: Sequence[int]) -> list[T]:
+    """Maps in as many threads as there are cores; decoding and resizing release the GIL."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_num_cores()) as pool:
+        return list(pool.map(function, items))
+
+
+def _num_cores() -> int:
+    # Containers and schedulers give a process fewer cores than the machine has; macOS cannot say.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,214 @@
+"""TensorFlow Datasets, read as ArrayRecord files without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lgm_jax.data import cache, imagenet
+from lgm_jax.data.dataset import Dataset, Split, digest
+from lgm_jax.data.folder import name_imagenet_classes
+from lgm_jax.data.records import ImageSplit
+from lgm_jax.data.splits import complete
+from lgm_jax.errors import UserError
+from lgm_jax.progress import progress
+
+NAMES = (
+    "imagenet2012",
+    "imagenette",
+    "caltech_birds2011",
+    "stanford_dogs",
+    "oxford_flowers102",
+    "food101",
+    "cifar10",
+    "oxford_iiit_pet",
+)
+"""Sets that need no `tfds:` before their name."""
+
+PREFIX = "tfds:"
+
+_SPLITS: Mapping[str, str] = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+# Their test images have no labels.
+_UNLABELLED = frozenset({"imagenet2012"})
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_BUILD = "pip install 'lgm_jax[tfds_build]' && tfds"
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsRecords:
+    """The images of one split, as the files that they were built from."""
+
+    where: str
+    split: str
+    source: Any
+    image_key: str
+
+    def read(self, number: int) -> bytes:
+        try:
+            return self.source[number][self.image_key]
+        # A damaged shard: the reader raises several types of its own.
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise OSError(f"cannot read the record: {error}") from error
+
+    def name(self, number: int) -> str:
+        return f"{self.split}[{number}]"
+
+
+def load_tfds(
+    name: str,
+    data_dir: str = "",
+    *,
+    resolution: int,
+    seed: int = 0,
+    val_fraction: float | None = None,
+) -> Dataset:
+    """Opens a prepared TFDS data set that has an image and a label.
+
+    Reading the labels means reading every record once; they are then remembered on this machine.
+    The splits are TFDS's: where it has one beside `train`, that one is `test`, whatever it is
+    called. None of the training images are held out unless asked for. The EXIF orientation is
+    ignored, as TFDS does.
+
+    Args:
+        name: TFDS's name, perhaps with a configuration: `imagenette/320px-v2`.
+        data_dir: Where TFDS keeps its sets; by default `$TFDS_DATA_DIR` or
+            `~/tensorflow_datasets`.
+        resolution: Side of the images to give, in pixels.
+        seed: Seed of the split.
+        val_fraction: Part of the training images that becomes `val`; none by default.
+
+    Raises:
+        UserError: If TFDS is not installed, or the set is not prepared, is not in ArrayRecord
+            format, lacks files, or has no image, label or training images. Says what to type.
+    """
+    tfds = _import_tfds()
+    folder = _find(tfds, name, data_dir)
+    builder = _open(tfds, name, folder)
+    image_key, label_key = _find_features(tfds, name, builder.info.features)
+    decoders = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    identity = digest(
+        *((folder / file).read_bytes() for file in ("dataset_info.json", "features.json"))
+    )
+    base = name.split("/")[0]
+    splits: dict[str, Split] = {}
+    for split in builder.info.splits:
+        if split not in _SPLITS or (split == "test" and base in _UNLABELLED):
+            continue
+        for path in builder.info.splits[split].filepaths:
+            shard = folder / path.name.replace(".tfrecord-", ".array_record-")
+            if not shard.exists():
+                raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
+        source = builder.as_data_source(split, decoders=decoders)
+        labels = _labels(source, label_key, f"{base}, {split}", digest(identity, split, label_key))
+        records = TfdsRecords(str(folder), split, source, image_key)
+        splits[_SPLITS[split]] = ImageSplit(records, np.arange(len(labels)), labels, resolution)
+    if "train" not in splits:
+        raise UserError(f"{name} has splits {list(builder.info.splits)}: it needs one named train")
+    feature = builder.info.features[label_key]
+    class_names = list(feature.names or map(str, range(feature.num_classes)))
+    dataset = Dataset(base, class_names, splits, digest(identity, resolution))
+    if set(class_names) <= set(imagenet.wnids()):
+        dataset = name_imagenet_classes(dataset)
+    return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
+
+
+def _import_tfds() -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(f"TFDS is not installed: pip install 'lgm_jax[tfds]' ({error})") from error
+    return tensorflow_datasets
+
+
+def _find(tfds: Any, name: str, data_dir: str) -> Path:
+    """The folder of the newest version that is prepared."""
+    root = Path(
+        os.path.expanduser(
+            data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
+        )
+    )
+    if not re.fullmatch(r"\w+(/[\w.-]+)?", name) or ".." in name:
+        raise UserError(f"{name!r} is no TFDS name: expected NAME or NAME/CONFIGURATION")
+    versions = _versions(root / name)
+    if not versions and "/" not in name and (root / name).is_dir():
+        configured = {p.name: _versions(p) for p in sorted((root / name).iterdir()) if p.is_dir()}
+        found = {config: folders for config, folders in configured.items() if folders}
+        if len(found) > 1:
+            choices = " or ".join(f"{PREFIX}{name}/{config}" for config in found)
+            raise UserError(f"{name} is prepared in several ways: set --config.data.name={choices}")
+        versions = next(iter(found.values()), [])
+    if versions:
+        return versions[-1]
+    command = f"{_BUILD} build {name} --file_format=array_record --data_dir={root}"
+    raise UserError(f"{root} holds no {name}: {_manual(tfds, name, root)}{command}")
+
+
+def _versions(folder: Path) -> Sequence[Path]:
+    """Prepared versions below a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [
+        path
+        for path in folder.iterdir()
+        if _VERSION.fullmatch(path.name) and (path / "dataset_info.json").is_file()
+    ]
+    return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def _manual(tfds: Any, name: str, root: Path) -> str:
+    """What to do by hand before a set can be built, if anything."""
+    try:
+        text = tfds.builder_cls(name.split("/")[0]).MANUAL_DOWNLOAD_INSTRUCTIONS
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(f"TFDS knows no set {name!r}, and {root} holds none") from error
+    if not text:
+        return ""
+    words = " ".join(text.split()).rstrip(".")
+    return f"it needs files that only you can fetch ({words}); put them into " + (
+        f"{root / 'downloads' / 'manual'}, then: "
+    )
+
+
+def _open(tfds: Any, name: str, folder: Path) -> Any:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+    if "array_record" not in formats:
+        raise UserError(
+            f"{name} is prepared as {formats[0]}, which needs TensorFlow to read; convert it: "
+            f"{_BUILD} convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+        )
+    # Of several formats, TFDS takes the one that it can read at random.
+    return tfds.builder_from_directory(folder)
+
+
+def _find_features(tfds: Any, name: str, features: Any) -> tuple[str, str]:
+    """The names of the image and of the label."""
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    found = []
+    for kind, keys in (("image", images), ("label", labels)):
+        if kind not in keys and len(keys) != 1:
+            raise UserError(f"{name} has features {sorted(features)}: it needs one {kind}")
+        found.append(kind if kind in keys else keys[0])
+    return found[0], found[1]
+
+
+def _labels(source: Any, label_key: str, label: str, key: str) -> np.ndarray:
+    def read() -> np.ndarray:
+        return np.asarray(
+            [source[i][label_key] for i in progress(range(len(source)), f"{label}: labels")],
+            np.int32,
+        )
+
+    return cache.remember("labels", key, read)
