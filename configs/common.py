@@ -100,6 +100,9 @@ KEYS: Mapping[str, Key] = {
     "copies": Key(10, "augmentations of each synthetic image in a step", at_least(1)),
     "objective": Key("lgm", "what to match: lgm, linear gradient matching", one_of("lgm")),
     "learning_rate": Key(0.002, "of Adam on the images", above(0)),
+    "schedule": Key(
+        "constant", "of the learning rate: constant, or cosine to zero", one_of(*distill.SCHEDULES)
+    ),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
     "images.kind": Key("pyramid", "parametrisation", one_of("pyramid", "pixels")),
     "images.resolution": Key(

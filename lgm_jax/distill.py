@@ -37,6 +37,9 @@ class Recipe:
         copies: Augmentations of each synthetic image in a step; the real batch has as many images
             as there are augmented synthetic ones.
         learning_rate: Adam's.
+        schedule: `constant` as in the paper, or `cosine`: the learning rate falls to zero over
+            `steps` updates, whatever the pyramid does meanwhile.
+        steps: Updates that a `cosine` schedule is made for; unused otherwise.
         head_std: Standard deviation of the random head's kernel.
         kind: `pyramid` or `pixels`.
         init: `noise`, `zero`, or `real` (pixels only: start from given images).
@@ -65,6 +68,8 @@ class Recipe:
     augmentation: Augmentation | None = PRESETS["paper"]
     real: str = "stream"
     real_views: int = 1
+    schedule: str = "constant"
+    steps: int = 0
 
     @property
     def num_images(self) -> int:
@@ -78,6 +83,13 @@ class Recipe:
     @property
     def sizes(self) -> tuple[int, ...]:
         return image_ops.level_sizes(self.resolution, self.kind)
+
+    def learning_rate_factor(self, step: Any) -> Any:
+        """What the schedule multiplies the learning rate by, after `step` updates."""
+        if self.schedule == "constant":
+            return 1.0
+        done = jnp.minimum(jnp.asarray(step, jnp.float32) / self.steps, 1)
+        return 0.5 * (1 + jnp.cos(jnp.pi * done))
 
     def num_active(self, step: Any) -> Any:
         return image_ops.num_active(step, self.sizes, self.start_resolution, self.grow_every)
@@ -126,6 +138,7 @@ class Batch(NamedTuple):
 Source = Any
 Real = Callable[[Any, Source, Int[Array, ""]], tuple[Float[Array, "b d"], Int[Array, " b"]]]
 REALS = ("stream", "cached", "exact")
+SCHEDULES = ("constant", "cosine")
 Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
 
 
@@ -256,6 +269,9 @@ def make_step(
 
         loss, gradient = jax.value_and_grad(loss_fn)(state.levels)
         updates, opt_state = optimizer.update(gradient, state.opt_state)
+        # Not in the optimiser, whose count starts anew with every pyramid level.
+        factor = recipe.learning_rate_factor(state.step)
+        updates = jax.tree.map(lambda update: factor * update, updates)
         levels = optax.apply_updates(state.levels, updates)
         return State(state.step + 1, levels, opt_state), loss
 

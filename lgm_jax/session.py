@@ -50,6 +50,7 @@ _DISTILL_KEYS = (
     "copies",
     "objective",
     "learning_rate",
+    "schedule",
     "head_std",
     "images",
     "augment",
@@ -232,6 +233,8 @@ def open_session(
         augmentation=_augmentation(config.augment),
         real=config.real.source,
         real_views=config.real.views,
+        schedule=config.schedule,
+        steps=config.steps if config.schedule == "cosine" else 0,
     )
     if recipe.augmentation is None and recipe.real_views > 1:
         raise UserError(
@@ -252,6 +255,9 @@ def open_session(
         "backbone.fingerprint": backbone.fingerprint,
         "data.fingerprint": dataset.fingerprint,
     }
+    if recipe.schedule != "constant":
+        # Every step of it depends on the last one's number, so it cannot go on to more.
+        identity["steps"] = config.steps
     source = _read_source(config.images.source, dataset, resolution, config.ipc)
     if source is not None:
         identity["images.source"] = content_hash(source)

@@ -346,3 +346,27 @@ def test_one_cached_view_of_the_whole_image_is_streaming(backbone, memory):
             state, _ = step(state, params, source)
         ends.append(decode(state.levels, 1))
     np.testing.assert_allclose(*ends, rtol=1e-4, atol=1e-5)
+
+
+def test_cosine_schedule_ends_at_rest_and_starts_as_the_constant_one(backbone, memory):
+    """Adam's updates are bounded by its learning rate, so their size shows it."""
+    recipe = dataclasses.replace(RECIPE, schedule="cosine", steps=STEPS)
+    ends = {}
+    for name, settings in (("constant", RECIPE), ("cosine", recipe)):
+        program = _compile(backbone, settings)
+        start = distill.init_state(KEY, settings)
+        states = [start.levels] + [
+            state.levels for state, _ in program.run(start, backbone.params, memory, STEPS)
+        ]
+        ends[name] = states
+        assert len(program.traces) == 1
+    for a, b in zip(ends["constant"][1], ends["cosine"][1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    def largest(name: str, step: int) -> float:
+        pairs = zip(ends[name][step], ends[name][step + 1], strict=True)
+        return max(float(jnp.max(jnp.abs(b - a))) for a, b in pairs)
+
+    factor = 0.5 * (1 + np.cos(np.pi * (STEPS - 1) / STEPS))
+    assert largest("cosine", STEPS - 1) <= 1.01 * factor * recipe.learning_rate
+    assert largest("constant", STEPS - 1) > 10 * largest("cosine", STEPS - 1)
