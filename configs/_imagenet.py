@@ -21,6 +21,10 @@ def recipe(arg: str | None, backbone: str, *, subset: str = "", copies: int = 10
     config = common.get_config()
     config.copies = copies
     config.data.update(name="imagenet2012", subset=subset)
+    # Too many photos to hold decoded: features of one view of each are computed once, and a step
+    # reads those. The paper streams new views; `real.views` adds more.
+    config.real.source = "cached"
+    config.probe.augment = "none"
     # The authors' code normalises for every backbone with ImageNet's statistics.
     config.backbone.update(name=backbone, normalization="imagenet")
     return common.shrink(config) if mode == "quick" else config

@@ -11,6 +11,8 @@ import dataclasses
 import functools
 import hashlib
 import io
+import re
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +30,8 @@ from lgm_jax.progress import progress
 
 # Rows of a shard: what a kill can cost, and what is read into memory at a time.
 _SHARD = 1024
+
+_SHARD_NAME = re.compile(r"(?P<number>\d{6,})-[0-9a-f]{32}\.npy")
 
 # Images embedded at a time; bounds memory, and results do not depend on it.
 _BATCH = 128
@@ -107,6 +111,8 @@ def embed(
         label: What the progress bar says.
     """
     total = views.count * len(split.labels)
+    if folder is not None:
+        folder = folder / f"shards_of_{_SHARD}"
     starts = range(0, total, _SHARD)
     found = _find_shards(folder)
     shards = []
@@ -169,8 +175,9 @@ def _features(
 def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:
     if folder is None or not folder.is_dir():
         return {}
-    # Anything else there is the rest of a write that was cut off.
-    return {int(path.name.split("-")[0]): path for path in folder.glob("*-*.npy")}
+    # Anything else there is the rest of a write that was cut off, or somebody else's.
+    matches = ((_SHARD_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match["number"]): path for match, path in matches if match}
 
 
 def _read_shard(
@@ -179,10 +186,14 @@ def _read_shard(
     """A shard, or `None` if it is missing or not what was written."""
     if path is None:
         return None
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        # Another run that shares the folder has found it damaged.
+        return None
     if hashlib.sha256(content).hexdigest()[:32] != path.stem.split("-")[1]:
         print(f"note: {path} is damaged; its features are computed again")
-        path.unlink()
+        path.unlink(missing_ok=True)
         return None
     shard = _map(path) if mapped else np.load(io.BytesIO(content), allow_pickle=False)
     return shard if shard.shape == shape else None
@@ -194,7 +205,8 @@ def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Pa
     content = buffer.getvalue()
     path = folder / f"{number:06d}-{hashlib.sha256(content).hexdigest()[:32]}.npy"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    # Runs that share a folder may write the same shard at once: each its own file, of one content.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
     return path

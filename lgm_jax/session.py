@@ -126,7 +126,9 @@ class Session:
             views,
             jax.random.fold_in(self.key, _VIEW_STREAM),
             folder=folder / f"{split}_{backbone.name}_{runs.digest(inputs)}",
-            mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE,
+            # What lies in a bucket cannot be mapped.
+            mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE
+            and "://" not in os.fspath(folder),
             label=f"{split}, {backbone.name}: features",
         )
 
@@ -236,7 +238,8 @@ def open_session(
         schedule=config.schedule,
         steps=config.steps if config.schedule == "cosine" else 0,
     )
-    if recipe.augmentation is None and recipe.real_views > 1:
+    cached = recipe.real != "stream"
+    if cached and recipe.augmentation is None and recipe.real_views > 1:
         raise UserError(
             f"config.real.views is {recipe.real_views}, but without augmentation all are the same"
         )
@@ -255,6 +258,8 @@ def open_session(
         "backbone.fingerprint": backbone.fingerprint,
         "data.fingerprint": dataset.fingerprint,
     }
+    if not cached:
+        del identity["real.views"]
     if recipe.schedule != "constant":
         # Every step of it depends on the last one's number, so it cannot go on to more.
         identity["steps"] = config.steps

@@ -361,7 +361,9 @@ def _probe(
         print(f"{method}: done")
         return
     protocol = _protocol(session, method)
-    images_pool = pool()
+    # Features of the whole set are kept, so its images need not be decoded again.
+    known = method == "full" and config.augment == "none"
+    images_pool = session.dataset.splits["train"] if known else pool()
     if rows is None:
         every = np.arange(len(images_pool.labels))
         rows = np.broadcast_to(every, (protocol.runs, len(every)))
@@ -372,16 +374,15 @@ def _probe(
         labels = jnp.asarray(images_pool.labels[rows])
         label = f"{method}, {backbone.name}"
         classes = session.dataset.num_classes
-        if method == "full" and config.augment == "none":
-            # Their features are in the run folder already, or will be wanted there again.
-            features = session.features(backbone, "train")
-            table = np.broadcast_to(features, (protocol.runs, 1, *features.shape))
-            heads = probe.train_on_features(key, table, labels, classes, protocol, label=label)
-        else:
+        if isinstance(images_pool, ArraySplit) and not known:
             pool_images, chosen = jnp.asarray(images_pool.images), jnp.asarray(rows, jnp.int32)
             heads = probe.train(
                 key, backbone, pool_images, labels, chosen, classes, protocol, label=label
             )
+        else:
+            features = session.features(backbone, "train")
+            table = np.broadcast_to(features, (protocol.runs, 1, *features.shape))
+            heads = probe.train_on_features(key, table, labels, classes, protocol, label=label)
         scores = probe.evaluate(
             heads,
             session.features(backbone, config.split),

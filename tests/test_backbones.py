@@ -158,6 +158,33 @@ def test_parameters_are_an_argument(vit_folder):
     assert jnp.all(backbone.apply(zero, _images(1)) == 0)
 
 
+def test_images_that_are_not_floats_are_refused(vit_folder):
+    backbone = load(vit_folder)
+    # Shape checks, which are on under test, are as good.
+    with pytest.raises((UserError, TypeError)):
+        backbone.apply(backbone.params, jnp.zeros((1, 16, 16, 3), jnp.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_])
+def test_weights_that_are_not_floats_are_refused(folder, dtype):
+    _edit_tensors(folder, add={"norm.bias": np.ones(32, dtype)})
+    _assert_refused(folder, "norm.bias is ", "only F64, F32, F16, BF16 are read")
+
+
+def test_timms_older_flat_config_is_read(folder):
+    config = json.loads((folder / "config.json").read_text())
+    flat = {**config, **config.pop("pretrained_cfg")}
+    del flat["pretrained_cfg"]
+    (folder / "config.json").write_text(json.dumps(flat))
+    assert load(folder).mean == (0.5, 0.4, 0.3)
+
+
+def test_arguments_of_training_are_passed_over(folder):
+    expected = load(folder).published
+    _edit_model_args(folder, dynamic_img_size=True, drop_path_rate=0.1)
+    assert load(folder).published == expected
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8, 3), (1, 16, 24, 3)])
 def test_images_of_another_size_are_refused(vit_folder, shape):
     backbone = load(vit_folder)
@@ -236,6 +263,18 @@ def test_invalid_json_is_refused(folder, content):
         ('{"model_type": "vit", "patch_size": 15}', "does not divide an image of 224 px"),
         ('{"model_type": "lgm_jax"}', "no export of this version"),
         ('{"architecture": ["vit"]}', "unknown timm architecture"),
+        ('{"model_type": ["vit"]}', "unknown transformers model_type"),
+        (
+            '{"model_type": "dinov2", "num_hidden_layers": 1000000000}',
+            "num_hidden_layers is larger",
+        ),
+        ('{"model_type": "clip", "projection_dim": 0}', "projection_dim must be a positive"),
+        ('{"model_type": "clip", "vision_config": {"hidden_size": 1e400}}', "transformers refuses"),
+        ('{"model_type": "vit", "layer_norm_eps": NaN}', "norm_eps must be a positive number"),
+        ('{"model_type": "vit", "image_size": [224, 112]}', "image_size must be square"),
+        ('{"model_type": "dinov3_vit", "rope_theta": 0.0}', "rotary base must be a positive"),
+        ('{"model_type": "dinov3_vit", "num_register_tokens": -1}', "number of registers"),
+        ('{"architecture": "vit_tiny_patch16_224", "global_pool": ["a"]}', "timm pooling"),
     ],
 )
 def test_a_config_of_nothing_we_know_is_refused(folder, content, words):
@@ -252,7 +291,10 @@ def test_a_config_of_nothing_we_know_is_refused(folder, content, words):
         ({"embed_dim": -32}, "width must be a positive whole number"),
         ({"depth": True}, "depth must be a positive whole number"),
         ({"num_heads": 10**9}, "number of heads must be a positive whole number"),
-        ({"mlp_ratio": "4"}, "mlp_ratio must be a number"),
+        ({"mlp_ratio": "4"}, "mlp_ratio must be a positive number"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio must be a positive number"),
+        ({"act_layer": ["gelu"]}, "unknown timm activation"),
+        ({"reg_tokens": -1, "no_embed_class": True}, "number of registers"),
         ({"reg_tokens": 2}, "reg_tokens without no_embed_class"),
         ({"act_layer": "relu"}, "unknown timm activation 'relu'"),
     ],
@@ -270,11 +312,55 @@ def test_model_arguments_that_make_no_sense_are_named(folder, change, words):
         ({"std": [0.5, 0.0, 0.5]}, "std must be positive"),
         ({"std": ["a", "b", "c"]}, "std must be three numbers"),
         ({"input_size": 16}, "input_size must be three numbers"),
+        ({"input_size": [3, 16, 24]}, "input_size must be square"),
+        ({"std": [True, True, True]}, "std must be three numbers"),
     ],
 )
 def test_statistics_that_make_no_sense_are_named(folder, change, words):
     _edit_config(folder, pretrained_cfg=change)
     _assert_refused(folder, words)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "embed", "positions"), "foo"),
+        (("spec", "mlp", "activation"), "relu"),
+        (("spec", "pool", "blocks"), 99),
+        (("spec", "pool", "blocks"), None),
+        (("spec", "norm_eps"), "x"),
+        (("spec",), 3),
+        (("form",), "timm"),
+        (("resolution",), "x"),
+        (("preprocessing",), None),
+    ],
+)
+def test_an_export_that_was_changed_is_refused(folder, path, value):
+    published = configs.read_config(json.loads((folder / "config.json").read_text()), {})
+    written = json.loads(json.dumps(configs.to_ours(published)))
+    inner = written
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    (folder / "config.json").write_text(json.dumps(written))
+    _assert_refused(folder, "config.json")
+
+
+def test_statistics_are_the_familys_where_the_config_says_nothing():
+    for architecture, expected in (
+        ("eva02_base_patch14_224", configs.CLIP),
+        ("vit_base_patch16_clip_224", configs.CLIP),
+        ("vit_base_patch14_dinov2", configs.IMAGENET),
+    ):
+        found = configs.read_config({"architecture": architecture}, {})
+        assert found.preprocessing == expected
+
+
+def test_openais_weights_have_quick_gelu_whatever_their_name_says():
+    config = {"architecture": "vit_base_patch16_clip_224", "pretrained_cfg": {"tag": "openai"}}
+    assert configs.read_config(config, {}).spec.mlp.activation == "quick_gelu"
+    laion = {"architecture": "vit_base_patch16_clip_224", "pretrained_cfg": {"tag": "laion2b"}}
+    assert configs.read_config(laion, {}).spec.mlp.activation == "gelu"
 
 
 def test_sections_that_are_null_are_taken_for_empty(folder):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from lgm_jax import backbones
 from lgm_jax.backbones import configs, files, specs
@@ -205,6 +205,19 @@ def test_shards_are_downloaded(hub, vit_folder, monkeypatch):
     assert set(backbone.provenance["sha256"]) == set(names.values())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     _assert_equal(backbones.load("someone/tiny"), backbone)
+
+
+def test_a_cache_that_was_filled_by_downloading_is_enough(hub, vit_folder, registered, monkeypatch):
+    """Such a cache holds no record of the files that a repository lacks."""
+    _publish(hub, "someone/tiny", vit_folder)
+    _publish(hub, "second/tiny", vit_folder)
+    for repo in ("someone/tiny", "second/tiny"):
+        for name in hub.repos[repo]:
+            hf_hub_download(repo, name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _assert_equal(backbones.load("someone/tiny"), backbones.load(vit_folder))
+    # The first source is not in the cache, the second is.
+    assert backbones.load(registered).provenance["source"] == "second/tiny"
 
 
 def test_weights_that_are_a_pickle_are_refused_with_a_way_out(hub, vit_folder):

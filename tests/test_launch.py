@@ -345,7 +345,7 @@ def test_damaged_file_of_a_run_is_named(run_copy, capsys, name, change, words):
 
 
 def test_damaged_features_are_computed_again(run_copy, capsys):
-    shards = sorted(run_copy.glob("features/*/*.npy"))
+    shards = sorted(run_copy.glob("features/**/*.npy"))
     before = snapshot(run_copy / "features")
     assert shards
     for shard in shards:

@@ -126,12 +126,14 @@ def load(
         if value not in known:
             raise unknown_name(kind, value, list(known))
     check_pooling(pooling)
-    found, published, params = read_checkpoint(name, params_dtype=params_dtype, revision=revision)
+    # In float32 until positions are resized.
+    found, published, params = read_checkpoint(name, revision=revision)
     spec, statistics = published.spec, published.preprocessing
     if normalization == "imagenet":
         statistics = configs.IMAGENET
     spec, params = _with_pooling(spec, params, pooling)
     spec, params = _at_resolution(spec, params, resolution or published.resolution)
+    params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype]), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
     hashes = found.sha256()
@@ -212,8 +214,11 @@ def make_apply(
                 f"the backbone takes images of {spec.resolution} x {spec.resolution} x 3, "
                 f"not {' x '.join(map(str, images.shape[1:]))}: set images.crop"
             )
-        mean = jnp.asarray(statistics.mean, images.dtype).reshape(1, 1, 1, 3)
-        std = jnp.asarray(statistics.std, images.dtype).reshape(1, 1, 1, 3)
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f"the backbone takes floats in [0, 1], not {images.dtype}")
+        images = images.astype(jnp.float32)
+        mean = jnp.asarray(statistics.mean, jnp.float32).reshape(1, 1, 1, 3)
+        std = jnp.asarray(statistics.std, jnp.float32).reshape(1, 1, 1, 3)
         with jax.default_matmul_precision(precision):
             features = nnx.merge(definition, nnx.State(params))((images - mean) / std)
         return features.astype(jnp.float32)
@@ -251,7 +256,7 @@ def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Publ
     for source in entry.sources:
         try:
             found = files.from_hub(source.repo, revision, need_config=False)
-        except files.NoSafetensors as error:
+        except (files.NoSafetensors, files.NotCached) as error:
             refused = refused or error
         except UserError as error:
             # The first repository's trouble is the one to tell.

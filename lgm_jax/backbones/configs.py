@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
+from lgm_jax.backbones import rotary as rotary_module
+from lgm_jax.backbones import vit
 from lgm_jax.backbones.port import FORMATS
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import (
@@ -77,6 +80,8 @@ def read_config(config: Config, preprocessor: Config) -> Published:
     else:
         raise UserError("it names neither an architecture (timm) nor a model_type (transformers)")
     check_spec(published.spec)
+    if not _is_whole(published.resolution) or not 0 <= published.resolution <= _LARGEST:
+        raise UserError(f"resolution must be a whole number, not {published.resolution!r}")
     if min(published.preprocessing.std) <= 0:
         raise UserError(f"std must be positive, not {list(published.preprocessing.std)}")
     return published
@@ -97,8 +102,39 @@ def check_spec(spec: ViTSpec) -> None:
         "MLP width": spec.mlp.width,
     }
     for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**16:
+        if not _is_whole(size) or not 1 <= size <= _LARGEST:
             raise UserError(f"{name} must be a positive whole number, not {size!r}")
+    counts = {
+        "number of registers": spec.embed.registers,
+        "projection": spec.pool.projection,
+        "number of pooled blocks": spec.pool.blocks,
+    }
+    for name, count in counts.items():
+        if not _is_whole(count) or not 0 <= count <= _LARGEST:
+            raise UserError(f"{name} must be a whole number, not {count!r}")
+    if not 1 <= spec.pool.blocks <= spec.depth:
+        raise UserError(f"{spec.pool.blocks} blocks cannot be pooled of {spec.depth}")
+    rotary = spec.attention.rotary
+    positive = {"norm_eps": spec.norm_eps} | (
+        {} if rotary is None else {"rotary base": rotary.base}
+    )
+    for name, value in positive.items():
+        if not _is_number(value) or not 0 < value < 1e12:
+            raise UserError(f"{name} must be a positive number, not {value!r}")
+    chosen: list[tuple[str, Any, Any]] = [
+        ("positions", spec.embed.positions, vit.Positions),
+        ("biases", spec.attention.biases, vit.Biases),
+        ("activation", spec.mlp.activation, vit.Activation),
+        ("pooling", spec.pool.kind, vit.Pool),
+    ]
+    if rotary is not None:
+        chosen += [
+            ("rotary layout", rotary.layout, rotary_module.Layout),
+            ("rotary grid", rotary.grid, rotary_module.Grid),
+        ]
+    for name, choice, known in chosen:
+        if choice not in get_args(known):
+            raise unknown_name(name, str(choice), [str(k) for k in get_args(known)], "supported")
     if spec.resolution % spec.embed.patch:
         raise UserError(
             f"a patch of {spec.embed.patch} px does not divide an image of {spec.resolution} px"
@@ -136,16 +172,25 @@ _TIMM_VARIANTS: Mapping[str, Config] = {
 }
 # vit_base_patch16_224, vit_base_patch16_clip_quickgelu_224, vit_small_patch14_reg4_dinov2, ...
 _TIMM_VIT = re.compile(
-    rf"vit_(?P<size>{'|'.join(_TIMM_SIZES)})_patch(?P<patch>\d+)"
-    rf"(?P<variant>{'|'.join(_TIMM_VARIANTS)})(_(?P<resolution>\d+))?"
+    rf"vit_(?P<size>{'|'.join(_TIMM_SIZES)})_patch(?P<patch>\d{{1,4}})"
+    rf"(?P<variant>{'|'.join(_TIMM_VARIANTS)})(_(?P<resolution>\d{{1,5}}))?"
 )
 _TIMM_EVA = re.compile(
-    r"eva02_(?P<size>tiny|small|base|large)_patch(?P<patch>\d+)_(?P<resolution>\d+)"
+    r"eva02_(?P<size>tiny|small|base|large)_patch(?P<patch>\d{1,4})_(?P<resolution>\d{1,5})"
 )
+# More than any size of a Vision Transformer.
+_LARGEST = 2**16
 _TIMM_EXAMPLES = ["vit_base_patch16_224", "vit_base_patch14_dinov2", "eva02_base_patch14_224"]
 _TIMM_POOLS: Mapping[str, Pool] = {"token": "cls", "avg": "mean_norm"}
 # Arguments that change nothing here, and what they must be to do so.
 _TIMM_FIXED: Config = {"in_chans": 3, "qkv_bias": True, "class_token": True, "fc_norm": None}
+# Arguments of training, or of sizes that we settle otherwise.
+_TIMM_IDLE = frozenset(
+    {
+        *("dynamic_img_size", "dynamic_img_pad", "weight_init", "drop_rate", "drop_path_rate"),
+        *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+    }
+)
 _TIMM_COMMON = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
 _TIMM_VIT_ARGUMENTS = (
     *_TIMM_COMMON,
@@ -167,26 +212,32 @@ def _from_timm(config: Config) -> Published:
     match = plain or eva
     if match is None:
         raise unknown_name("timm architecture", str(architecture), _TIMM_EXAMPLES, "for example")
-    pretrained = _section(config, "pretrained_cfg")
+    # timm's older files have no such section, but its content in its place.
+    pretrained = _section(config, "pretrained_cfg") if "pretrained_cfg" in config else config
     # DINOv2's names carry no resolution.
     side = int(match["resolution"] or 518)
     input_size = pretrained.get("input_size", (3, side, side))
     if not isinstance(input_size, list | tuple) or len(input_size) != 3:
         raise UserError(f"pretrained_cfg.input_size must be three numbers, not {input_size!r}")
     arguments: dict[str, Any] = {
-        "img_size": input_size[-1],
+        "img_size": _side(list(input_size[1:]), "pretrained_cfg.input_size"),
         "patch_size": int(match["patch"]),
         "mlp_ratio": 4,
         **_TIMM_SIZES[match["size"]],
         **(_TIMM_EVA02 if plain is None else _TIMM_VARIANTS[plain["variant"] or ""]),
     }
     pool = arguments.pop("global_pool", "token")
+    # OpenAI's weights are published under a name that means plain GELU.
+    if pretrained.get("tag") == "openai":
+        arguments["act_layer"] = "quick_gelu"
     given = dict(_section(config, "model_args"))
     pool = given.pop("global_pool", config.get("global_pool") or pool)
     # Classifiers, and CLIP's projection, which timm keeps in the same place, are left out.
     given.pop("num_classes", None)
     known = _TIMM_VIT_ARGUMENTS if plain else _TIMM_COMMON
     for name, value in given.items():
+        if name in _TIMM_IDLE:
+            continue
         if name in _TIMM_FIXED:
             if value != _TIMM_FIXED[name]:
                 raise UserError(f"timm's {name}={value} is not supported")
@@ -194,25 +245,27 @@ def _from_timm(config: Config) -> Published:
             raise unknown_name("timm model argument", name, list(known), "supported")
         else:
             arguments[name] = _side(value, name) if name in ("img_size", "patch_size") else value
-    if pool not in _TIMM_POOLS:
+    if not isinstance(pool, str) or pool not in _TIMM_POOLS:
         raise unknown_name("timm pooling", str(pool), list(_TIMM_POOLS), "supported")
     for name in ("img_size", "patch_size", "embed_dim", "depth", "num_heads"):
         if not isinstance(arguments[name], int):
             raise UserError(f"timm's {name} must be a whole number, not {arguments[name]!r}")
-    if not isinstance(arguments["mlp_ratio"], int | float):
-        raise UserError(f"timm's mlp_ratio must be a number, not {arguments['mlp_ratio']!r}")
+    ratio = arguments["mlp_ratio"]
+    if not _is_number(ratio) or not 0 < ratio < 1e3:
+        raise UserError(f"timm's mlp_ratio must be a positive number, not {ratio!r}")
     build = _timm_vit_spec if plain else _timm_eva_spec
     spec = build(arguments, _TIMM_POOLS[pool], match["size"])
+    family = IMAGENET if plain and not plain["variant"].startswith("_clip") else CLIP
     statistics = Preprocessing(
-        _triple(pretrained.get("mean", IMAGENET.mean), "mean"),
-        _triple(pretrained.get("std", IMAGENET.std), "std"),
+        _triple(pretrained.get("mean", family.mean), "mean"),
+        _triple(pretrained.get("std", family.std), "std"),
     )
     return Published(spec, "timm_vit" if plain else "timm_eva", statistics)
 
 
 def _timm_vit_spec(arguments: Config, pool: Pool, size: str) -> ViTSpec:
     activation = arguments.get("act_layer", "gelu")
-    if activation not in _TIMM_ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _TIMM_ACTIVATIONS:
         raise unknown_name("timm activation", str(activation), list(_TIMM_ACTIVATIONS))
     registers = arguments.get("reg_tokens", 0)
     if not isinstance(registers, int):
@@ -270,19 +323,19 @@ def _timm_eva_spec(arguments: Config, pool: Pool, size: str) -> ViTSpec:
 def _from_transformers(config: Config, preprocessor: Config) -> Published:
     """A transformers configuration: its own class fills in what the file leaves out."""
     kind = config["model_type"]
-    if kind not in _TRANSFORMERS:
+    if not isinstance(kind, str) or kind not in _TRANSFORMERS:
         raise unknown_name("transformers model_type", str(kind), list(_TRANSFORMERS), "supported")
     classes = _transformers_classes()
-    fields = {k: v for k, v in config.items() if k not in ("model_type", "auto_map")}
-    try:
-        parsed = classes[kind](**fields)
-    except Exception as error:
-        # transformers validates with several exception types of its own.
-        raise UserError(
-            f"transformers refuses it: {str(error).strip().splitlines()[-1]}"
-        ) from error
     read, family = _TRANSFORMERS[kind]
-    published = read(parsed)
+    try:
+        published = read(classes[kind](**_bounded(config)))
+    except UserError:
+        raise
+    except Exception as error:
+        # transformers validates with exceptions of several kinds, or, in older versions, not at
+        # all: then it is our own reading that fails.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"transformers refuses it: {reason}") from error
     statistics = Preprocessing(
         _triple(preprocessor.get("image_mean", family.mean), "image_mean"),
         _triple(preprocessor.get("image_std", family.std), "image_std"),
@@ -292,6 +345,24 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
         crop = crop.get("height", crop.get("shortest_edge", 0))
     fits = isinstance(crop, int) and crop > 0 and crop % published.spec.embed.patch == 0
     return dataclasses.replace(published, preprocessing=statistics, resolution=crop if fits else 0)
+
+
+def _bounded(config: Config) -> dict[str, Any]:
+    """A configuration without what says nothing about the backbone, and without huge numbers.
+
+    transformers allocates lists of some lengths that it is given.
+    """
+    left_out = ("model_type", "auto_map", "num_labels", "id2label", "label2id", "text_config")
+    kept = {}
+    for name, value in config.items():
+        if name in left_out:
+            continue
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise UserError(f"{name} is larger than any Vision Transformer's")
+        kept[name] = (
+            _bounded(value) if name == "vision_config" and isinstance(value, dict) else value
+        )
+    return kept
 
 
 def _transformers_classes() -> Mapping[str, Callable[..., Any]]:
@@ -327,7 +398,7 @@ def _activation(name: str) -> Activation:
         "quick_gelu": "quick_gelu",
         "silu": "silu",
     }
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise unknown_name("activation", str(name), list(known), "supported")
     return known[name]
 
@@ -394,6 +465,10 @@ def _read_clip(config: Any) -> Published:
     vision = getattr(config, "vision_config", config)
     mlp = MlpSpec(vision.intermediate_size, _activation(vision.hidden_act))
     embed = EmbedSpec(_patch(vision), bias=False, norm=True)
+    if not _is_whole(config.projection_dim) or config.projection_dim < 1:
+        raise UserError(
+            f"projection_dim must be a positive whole number, not {config.projection_dim!r}"
+        )
     pool = PoolSpec("cls", projection=config.projection_dim)
     return Published(_hf_spec(vision, mlp, embed, pool=pool), "hf_clip", CLIP)
 
@@ -435,7 +510,7 @@ def _from_ours(config: Config) -> Published:
         rotary = attention.pop("rotary", None)
         attention["rotary"] = None if rotary is None else Rotary(**rotary)
         statistics = _section(config, "preprocessing")
-        if config["form"] not in FORMATS:
+        if not isinstance(config["form"], str) or config["form"] not in FORMATS:
             raise unknown_name("checkpoint format", str(config["form"]), list(FORMATS))
         return Published(
             ViTSpec(
@@ -453,8 +528,19 @@ def _from_ours(config: Config) -> Published:
             ),
             config.get("resolution", 0),
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"it is no export of this version: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"it is no export of this version: {reason}") from error
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 10**15
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _section(config: Config, name: str) -> Config:
@@ -466,7 +552,7 @@ def _section(config: Config, name: str) -> Config:
 
 def _triple(value: Any, name: str) -> Triple:
     fits = isinstance(value, list | tuple) and len(value) == 3
-    if not fits or not all(isinstance(x, int | float) and abs(x) < 1e3 for x in value):
+    if not fits or not all(_is_number(x) and abs(x) < 1e3 for x in value):
         raise UserError(f"{name} must be three numbers, not {value!r}")
     red, green, blue = map(float, value)
     return red, green, blue

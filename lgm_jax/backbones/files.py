@@ -16,6 +16,7 @@ from lgm_jax.errors import UserError
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _PICKLES = ("pytorch_model.bin", "model.bin", "*.pth", "*.pt", "*.pkl", "*.ckpt")
 
 
@@ -56,7 +57,11 @@ class Tensors(Mapping[str, np.ndarray]):
         self._handles = handles
 
     def __getitem__(self, key: str) -> np.ndarray:
-        return self._handles[key].get_tensor(key)
+        handle = self._handles[key]
+        kind = handle.get_slice(key).get_dtype()
+        if kind not in _FLOATS:
+            raise UserError(f"the weights' {key} is {kind}: only {', '.join(_FLOATS)} are read")
+        return handle.get_tensor(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handles)
@@ -87,23 +92,18 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
         yield Tensors(handles)
 
 
-def from_folder(folder: Path, *, need_config: bool = True) -> Files:
+def from_folder(folder: Path) -> Files:
     """The files of a local folder; nothing is downloaded.
-
-    Args:
-        folder: The folder.
-        need_config: Whether `config.json` must be there.
 
     Raises:
         UserError: If a file is missing or not what it should be.
     """
-    config, preprocessor = {}, {}
-    if (folder / CONFIG).is_file():
-        config = _read_json(folder / CONFIG)
-    elif need_config:
+    preprocessor = {}
+    if not (folder / CONFIG).is_file():
         raise UserError(
             f"{folder} has no {CONFIG}: a backbone's folder needs timm's or transformers'"
         )
+    config = _read_json(folder / CONFIG)
     if (folder / PREPROCESSOR).is_file():
         preprocessor = _read_json(folder / PREPROCESSOR)
     weights = [folder / WEIGHTS]
@@ -127,18 +127,20 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
 
     Raises:
         NoSafetensors: If the repository holds weights of another kind only.
+        NotCached: If it cannot be reached and is not in the cache.
         UserError: If it cannot be reached or read.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    def fetch(name: str) -> Path | None:
+    def fetch(name: str, *, optional: bool = False) -> Path | None:
         """The file, or `None` where the repository has no such file."""
         try:
             return _download(repo, name, revision)
         except LocalEntryNotFoundError:
             cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
-            if cached is huggingface_hub._CACHED_NO_EXIST:
+            # What `hf download` has filled holds no record of files that there are none of.
+            if optional or cached is huggingface_hub._CACHED_NO_EXIST:
                 return None
             raise
         except EntryNotFoundError:
@@ -146,7 +148,7 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
 
     with _explaining(repo, revision):
         # The weights first: what cannot be loaded is said before anything else is fetched.
-        whole = fetch(WEIGHTS)
+        index, whole = None, fetch(WEIGHTS, optional=True)
         if whole is None:
             index = fetch(_INDEX)
             if index is None:
@@ -154,12 +156,17 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
                     f"{repo} on the hub has no {WEIGHTS}, and other formats are not read (a pickle "
                     f"can run any code): {_conversion(repo)}"
                 )
-            weights = [path for name in _shards(index) if (path := fetch(name)) is not None]
+            weights = []
+            for name in _shards(index):
+                shard = fetch(name)
+                if shard is None:
+                    raise UserError(f"{repo} on the hub has no {name}, which its index names")
+                weights.append(shard)
         else:
             weights = [whole]
         config = preprocessor = None
         if need_config:
-            config, preprocessor = fetch(CONFIG), fetch(PREPROCESSOR)
+            config, preprocessor = fetch(CONFIG), fetch(PREPROCESSOR, optional=True)
             if config is None:
                 raise UserError(f"{repo} on the hub has no {CONFIG}")
     return Files(
@@ -174,6 +181,10 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
 
 class NoSafetensors(UserError):
     """A repository has weights, but not in a format that is safe to read."""
+
+
+class NotCached(UserError):
+    """A repository cannot be reached and is not in the cache."""
 
 
 def _download(repo: str, name: str, revision: str | None) -> Path:
@@ -222,7 +233,7 @@ def _explaining(repo: str, revision: str | None) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise UserError(f"{repo!r} is neither a folder nor a name on the hub: {error}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise UserError(
+        raise NotCached(
             f"{repo} is not in the cache, and the hub cannot be reached: on a machine with network "
             f"run `hf download {repo}` and copy the cache (HF_HOME), {folder}"
         ) from error
@@ -251,7 +262,8 @@ def _conversion(source: str) -> str:
 
 def _shards(index: Path) -> list[str]:
     content = _read_json(index).get("weight_map")
-    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+    strings = isinstance(content, dict) and all(isinstance(v, str) for v in content.values())
+    if not content or not strings:
         raise UserError(f"{index} has no weight_map")
     names = sorted(set(content.values()))
     for name in names:
@@ -263,7 +275,10 @@ def _shards(index: Path) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    # Broken text, broken JSON, and numbers of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.typing import DTypeLike
@@ -146,8 +147,6 @@ def _timm_eva(spec: ViTSpec) -> list[Row]:
             _vector("blocks/attention/bias_qv", *biases),
             *_linear("blocks/mlp/up", f"{mlp}.fc1"),
         ]
-    if spec.attention.norm:
-        rows += _norm("blocks/attention/norm", f"{attention}.norm")
     return [
         *rows,
         _tokens("cls", "cls_token"),
@@ -273,7 +272,7 @@ FORMATS: Mapping[str, Format] = {
     "timm_vit": Format(_timm_vit, (r"head\..*",)),
     "timm_eva": Format(
         _timm_eva,
-        (r"head\..*", r"mask_token", r"lm_head\..*"),
+        (r"head\..*", r"mask_token", r"lm_head\..*", r".*rope.*"),
         # Weights as they left masked pre-training; timm renames them too when it loads them.
         aliases={"fc_norm.weight": "norm.weight", "fc_norm.bias": "norm.bias"},
     ),
@@ -284,11 +283,13 @@ FORMATS: Mapping[str, Format] = {
     ),
     "hf_dinov2": Format(
         _hf_dinov2,
-        (r"embeddings\.mask_token", r"classifier\..*"),
+        (r"embeddings\.(mask_token|register_tokens)", r"classifier\..*"),
         ("", "dinov2.", "dinov2_with_registers."),
     ),
     # Without registers, transformers stores an array of none.
-    "hf_dinov3": Format(_hf_dinov3, (r"embeddings\.(mask_token|register_tokens)",)),
+    "hf_dinov3": Format(
+        _hf_dinov3, (r"embeddings\.(mask_token|register_tokens)", r"rope_embeddings\..*")
+    ),
     "hf_clip": Format(
         _hf_clip,
         (
@@ -301,7 +302,12 @@ FORMATS: Mapping[str, Format] = {
     ),
     "hf_siglip": Format(
         _hf_siglip,
-        (r"text_model\..*", r"logit_scale", r"logit_bias"),
+        (
+            r"text_model\..*",
+            r"logit_scale",
+            r"logit_bias",
+            r"(vision_model\.)?embeddings\.position_ids",
+        ),
         ("vision_model.", ""),
     ),
 }
@@ -339,7 +345,7 @@ def import_params(
         row: [_known_as(key, tensors, form) for key in _keys(row, spec.depth, prefix)]
         for row in rows
     }
-    _check_keys({key for keys in wanted.values() for key in keys}, tensors, form)
+    _check_keys({key for keys in wanted.values() for key in keys}, tensors, form, prefix)
     params: Params = {}
     for row, keys in wanted.items():
         shape = shapes[row.path][1:] if _stacked(row) else shapes[row.path]
@@ -392,10 +398,16 @@ def _known_as(key: str, tensors: Mapping[str, np.ndarray], form: Format) -> str:
     return alias if alias in tensors and key not in tensors else key
 
 
-def _check_keys(wanted: set[str], tensors: Mapping[str, np.ndarray], form: Format) -> None:
+def _check_keys(
+    wanted: set[str], tensors: Mapping[str, np.ndarray], form: Format, prefix: str
+) -> None:
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in form.ignored) or r"(?!)")
     missing = sorted(wanted - set(tensors))
-    left_over = sorted(key for key in set(tensors) - wanted if not ignored.fullmatch(key))
+    left_over = sorted(
+        key
+        for key in set(tensors) - wanted
+        if not ignored.fullmatch(key) and not ignored.fullmatch(key.removeprefix(prefix))
+    )
     if missing or left_over:
         parts = [
             f"{what} {', '.join(keys)}"
@@ -410,6 +422,10 @@ def _convert(
 ) -> np.ndarray:
     """One layer of one parameter, in our layout."""
     parts = [tensors[key] for key in keys]
+    for key, part in zip(keys, parts, strict=True):
+        # Whole numbers are quantised weights, whose scale lies elsewhere.
+        if not jnp.issubdtype(part.dtype, jnp.floating):
+            raise UserError(f"the weights' {key} is {part.dtype}, not a float")
     for key, part in zip(keys, parts, strict=True):
         fits = part.ndim == len(row.theirs.split()) and part.shape[1:] == parts[0].shape[1:]
         if not fits or part.shape[0] != parts[0].shape[0]:

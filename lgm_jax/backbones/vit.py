@@ -27,7 +27,7 @@ from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 AttentionKernel = Literal["xla", "cudnn"]
-Biases = Literal["qkv", "qv", ""]
+Biases = Literal["qkv", "qv"]
 Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
 Positions = Literal["all", "patches", "none"]
 
@@ -77,13 +77,11 @@ class AttentionSpec:
     Attributes:
         heads: Attention heads; divides the width.
         biases: Which of query, key and value have a bias.
-        norm: Whether the heads' joint output is normalised before the last projection.
         rotary: Rotary positions of the patch tokens.
     """
 
     heads: int
     biases: Biases = "qkv"
-    norm: bool = False
     rotary: Rotary | None = None
 
 
@@ -186,8 +184,6 @@ class Attention(nnx.Module):
         if self.spec.biases == "qv":
             # Query's and value's, one behind the other.
             self.bias_qv = nnx.Param(jnp.zeros((2 * spec.width,), jnp.float32))
-        if self.spec.norm:
-            self.norm = _norm(spec, spec.width, dtype, rngs)
         self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -205,8 +201,7 @@ class Attention(nnx.Module):
             query = rotate(query, *tables, self.spec.rotary.layout)
             key = rotate(key, *tables, self.spec.rotary.layout)
         x = jax.nn.dot_product_attention(query, key, value, implementation=self.kernel)
-        x = rearrange(x, "b n heads e -> b n (heads e)")
-        return self.out(self.norm(x) if self.spec.norm else x)
+        return self.out(rearrange(x, "b n heads e -> b n (heads e)"))
 
 
 class Mlp(nnx.Module):

@@ -127,7 +127,8 @@ def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySpl
     if size > limit_bytes:
         raise UserError(
             f"{count} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
-            f"limit of {limit_bytes / 1e9:.3g} GB"
+            f"limit of {limit_bytes / 1e9:.3g} GB: set --config.real.source=cached and "
+            "--config.probe.augment=none to work with features in their place"
         )
     if isinstance(split, ArraySplit):
         return split
