@@ -132,7 +132,7 @@ class TestTfds:
             load_dataset("food101", folder=str(built / "tfds"), resolution=R)
         assert str(error.value) == (
             "food101 is prepared as tfrecord, which needs TensorFlow to read; convert it: "
-            "pip install 'lgm_jax[tfds_build]' && tfds convert_format "
+            "pip install 'lgm_jax[tfdsbuild]' && tfds convert_format "
             f"--dataset_version_dir={built}/tfds/food101/1.0.0 --out_file_format=array_record"
         )
 

@@ -38,7 +38,7 @@ _SPLITS: Mapping[str, str] = {"train": "train", "validation": "val", "val": "val
 # Their test images have no labels.
 _UNLABELLED = frozenset({"imagenet2012"})
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_BUILD = "pip install 'lgm_jax[tfds_build]' && tfds"
+_BUILD = "pip install 'lgm_jax[tfdsbuild]' && tfds"
 
 
 @dataclasses.dataclass(frozen=True)
