@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lgm_jax import distill, objectives
+from lgm_jax.augment import center_crop
 
 CLASSES, SIDE, HIDDEN, FEATURES = 3, 12, 16, 6
 RECIPE = distill.Recipe(
@@ -76,7 +77,12 @@ def test_a_whole_run_is_pytorchs(x64, monkeypatch):
 
     key = jax.random.key(0)
     memory = distill.Memory(jnp.asarray(pixels), jnp.asarray(labels))
-    step = jax.jit(distill.make_step(apply, RECIPE, key, lambda memory, _: tuple(memory)))
+
+    def everything(params, memory, _):
+        images = center_crop(distill.to_float(memory.images), RECIPE.crop)
+        return apply(params, images), memory.labels
+
+    step = jax.jit(distill.make_step(apply, RECIPE, key, everything))
     grow = jax.jit(distill.make_grow(RECIPE, key))
     drawn = []
 
