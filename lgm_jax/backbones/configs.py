@@ -469,7 +469,9 @@ def _read_clip(config: Any) -> Published:
         raise UserError(
             f"projection_dim must be a positive whole number, not {config.projection_dim!r}"
         )
-    pool = PoolSpec("cls", projection=config.projection_dim)
+    # These classes save the tower alone, without its projection.
+    bare = {"CLIPVisionModel", "CLIPForImageClassification"} & set(config.architectures or ())
+    pool = PoolSpec("cls", projection=0 if bare else config.projection_dim)
     return Published(_hf_spec(vision, mlp, embed, pool=pool), "hf_clip", CLIP)
 
 

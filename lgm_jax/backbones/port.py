@@ -249,7 +249,7 @@ def _hf_clip(spec: ViTSpec) -> list[Row]:
         Row("cls", ("embeddings.class_embedding",), "d", "1 1 d"),
         # Spelt so in every checkpoint.
         *_norm("norm_embed", "pre_layrnorm"),
-        *_linear("project", "/visual_projection", bias=False),
+        *(_linear("project", "/visual_projection", bias=False) if spec.pool.projection else []),
     ]
 
 
@@ -295,6 +295,7 @@ FORMATS: Mapping[str, Format] = {
         (
             r"text_model\..*",
             r"text_projection\..*",
+            r"classifier\..*",
             r"logit_scale",
             r"(vision_model\.)?embeddings\.position_ids",
         ),

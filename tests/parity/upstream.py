@@ -200,6 +200,12 @@ def tiny_families() -> dict[str, Family]:
             clip,
             **sizes16,
         ),
+        "clip_tower": hf_family(
+            t.CLIPVisionModel,
+            t.CLIPVisionConfig(**vision16),
+            lambda model, pixels: model(pixels, interpolate_pos_encoding=True).pooler_output,
+            **sizes16,
+        ),
         "siglip": hf_family(
             t.SiglipModel,
             t.SiglipConfig(vision_config=vision16, text_config=TINY_TEXT),
