@@ -133,7 +133,7 @@ def load(
         statistics = configs.IMAGENET
     spec, params = _with_pooling(spec, params, pooling)
     spec, params = _at_resolution(spec, params, resolution or published.resolution)
-    params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype]), params)
+    params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
     hashes = found.sha256()

@@ -355,7 +355,7 @@ def import_params(
             _convert(row, keys[i : i + parts], tensors, shape) for i in range(0, len(keys), parts)
         ]
         array = np.stack(layers) if _stacked(row) else layers[0]
-        _assign(params, row.path, array.astype(dtype))
+        _assign(params, row.path, array.astype(dtype, copy=False))
     return params
 
 
