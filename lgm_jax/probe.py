@@ -157,7 +157,7 @@ def train(
 
 def train_on_features(
     key: Key[Array, ""],
-    table: Float[np.ndarray, "runs views n d"],
+    table: Float[np.ndarray, "tables views n d"],
     labels: Int[Array, "runs n"],
     num_classes: int,
     protocol: Protocol,
@@ -168,7 +168,7 @@ def train_on_features(
 
     Args:
         key: Random key.
-        table: Features of each run's images under each view.
+        table: Features of each run's images under each view; of length 1 if all runs share them.
         labels: Their labels.
         num_classes: Number of classes `k`.
         protocol: How to train.
@@ -187,8 +187,8 @@ def view_table(
     rows: Int[Array, "runs n"],
     protocol: Protocol,
     label: str = "probe",
-) -> Float[np.ndarray, "runs views n d"]:
-    """Features of all views of all images, computed once.
+) -> Float[np.ndarray, "tables views n d"]:
+    """Features of all views of all images, computed once; one table if all runs see the same.
 
     A view belongs to a run, a number and an image; without augmentation there is only one.
     """
@@ -214,8 +214,7 @@ def view_table(
             protocol=protocol,
         )
         table[start : start + batch] = np.asarray(features)[: len(wanted) - start]
-    whole = table.reshape(runs, views, num_images, -1)
-    return np.broadcast_to(whole, (protocol.runs, *whole.shape[1:]))
+    return table.reshape(runs, views, num_images, -1)
 
 
 def evaluate(
@@ -334,7 +333,8 @@ def _epochs(
         if apply is None:
             table = source[0]
             view = jax.lax.dynamic_index_in_dim(table, epoch % table.shape[1], 1, keepdims=False)
-            return jnp.take_along_axis(view, indices[..., None], axis=1)
+            owners = jnp.arange(runs) if len(view) == runs else jnp.zeros(runs, jnp.int32)
+            return view[owners[:, None], indices]
         params, images, rows, _, key_views = source
         chosen = images[jnp.take_along_axis(rows, indices, axis=1).reshape(-1)]
         owners = jnp.broadcast_to(jnp.arange(runs)[:, None], indices.shape)
@@ -374,7 +374,7 @@ def _epochs(
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "iterations"))
 def _lbfgs(
-    table: Float[Array, "runs views n d"],
+    table: Float[Array, "tables views n d"],
     labels: Int[Array, "runs n"],
     num_classes: int,
     iterations: int,
@@ -410,6 +410,8 @@ def _lbfgs(
         (head, _), _ = jax.lax.scan(update, (head, solver.init(head)), length=iterations)
         return {"kernel": head["kernel"] * scale, "bias": head["bias"]}
 
+    if len(table) < len(labels):
+        return jax.vmap(lambda targets: solve(table[0], targets))(labels)
     return jax.vmap(solve)(table, labels)
 
 

@@ -101,21 +101,29 @@ class Session:
 
     def features(self, backbone: Backbone, split: str) -> np.ndarray:
         """Features of the centre crops of a split, (n, d), computed once."""
-        return self._embed(backbone, split, Views(self.recipe.crop)).whole()[0]
+        return self.embed(backbone, split, Views(self.recipe.crop)).whole()[0]
 
     @functools.cached_property
     def real_features(self) -> Rows:
         """Features of `real.views` augmentations of each training image, computed once."""
         recipe = self.recipe
         views = Views(recipe.crop, recipe.augmentation, recipe.real_views)
-        return self._embed(self.backbone, "train", views)
+        return self.embed(self.backbone, "train", views)
 
-    def _embed(self, backbone: Backbone, split: str, views: Views) -> Rows:
+    def embed(self, backbone: Backbone, split: str, views: Views, draw: int = 0) -> Rows:
+        """Features of views of a whole split, from the store where it has them.
+
+        Args:
+            backbone: The frozen backbone.
+            split: Name of the split.
+            views: Which views of each image.
+            draw: Number of the draw of augmentations; the same one gives the same views.
+        """
         inputs = {
             "backbone": backbone.fingerprint,
             "data": self.dataset.fingerprint,
             "views": dataclasses.asdict(views),
-            "seed": self.config.seed if views.augmentation else None,
+            "seed": [self.config.seed, draw] if views.augmentation else None,
         }
         shared = os.path.expanduser(self.config.real.cache)
         folder = epath.Path(shared) if shared else self.run.path / runs.FEATURES
@@ -124,7 +132,7 @@ class Session:
             backbone,
             self.dataset.splits[split],
             views,
-            jax.random.fold_in(self.key, _VIEW_STREAM),
+            jax.random.fold_in(jax.random.fold_in(self.key, _VIEW_STREAM), draw),
             folder=folder / f"{split}_{backbone.name}_{runs.digest(inputs)}",
             # What lies in a bucket cannot be mapped.
             mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE

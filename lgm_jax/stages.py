@@ -21,7 +21,7 @@ from etils import epath
 from lgm_jax import baselines, distill, images, probe, runs
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
-from lgm_jax.data.dataset import ArraySplit
+from lgm_jax.data.dataset import Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views, embed
@@ -79,24 +79,20 @@ def probe_stage(session: Session) -> None:
     distilled = session.distilled
     if distilled is None:
         raise UserError("workdir has no distilled images yet: add distill to config.stages")
-    _probe(session, "distilled", lambda: distilled)
+    every = np.arange(len(distilled.labels))[None]
+    _probe(session, "distilled", distilled, lambda: every)
 
 
 def baselines_stage(session: Session) -> None:
     """Trains and evaluates probes on real images: chosen in four ways, and all of them."""
     config, train = session.config, session.dataset.splits["train"]
     classes, runs_ = session.dataset.num_classes, config.probe.runs
-
-    def chosen(rows: np.ndarray) -> ArraySplit:
-        return ArraySplit(train.load(rows), train.labels[rows])
-
     drawn = baselines.random(train.labels, config.ipc, classes, runs_, config.seed)
-    pool, rows = np.unique(drawn, return_inverse=True)
-    _probe(session, "random", lambda: chosen(pool), rows)
-    _probe(session, "centroids", lambda: chosen(session.centroids))
+    _probe(session, "random", train, lambda: drawn)
+    _probe(session, "centroids", train, lambda: session.centroids[None])
     if session.distilled is not None:
-        _probe(session, "neighbors", lambda: chosen(_neighbors(session)))
-    _probe(session, "full", lambda: session.train)
+        _probe(session, "neighbors", train, lambda: _neighbors(session)[None])
+    _probe(session, "full", train, lambda: np.arange(len(train.labels))[None])
 
 
 def report_stage(session: Session) -> None:
@@ -344,45 +340,27 @@ def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str
 def _probe(
     session: Session,
     method: str,
-    pool: Callable[[], ArraySplit],
-    rows: np.ndarray | None = None,
+    split: Split,
+    choose: Callable[[], np.ndarray],
 ) -> None:
     """Probes every evaluation backbone that has no result for these inputs yet.
 
     Args:
         session: The session.
         method: The row of the results.
-        pool: Gives the images to train on.
-        rows: Which of them each run trains on, (runs, n); all by default.
+        split: Images to train on.
+        choose: Gives the rows of the split that each run trains on, (runs, n), or (1, n) if all
+            train on the same.
     """
     config, run = session.config.probe, session.run
     todo = [b for b in session.eval_backbones if _find_probe(session, method, b) is None]
     if not todo:
         print(f"{method}: done")
         return
-    protocol = _protocol(session, method)
-    # Features of the whole set are kept, so its images need not be decoded again.
-    known = method == "full" and config.augment == "none"
-    images_pool = session.dataset.splits["train"] if known else pool()
-    if rows is None:
-        every = np.arange(len(images_pool.labels))
-        rows = np.broadcast_to(every, (protocol.runs, len(every)))
-    stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
+    protocol, rows = _protocol(session, method), choose()
     for backbone in todo:
         started = time.perf_counter()
-        key = jax.random.fold_in(session.key, stream)
-        labels = jnp.asarray(images_pool.labels[rows])
-        label = f"{method}, {backbone.name}"
-        classes = session.dataset.num_classes
-        if isinstance(images_pool, ArraySplit) and not known:
-            pool_images, chosen = jnp.asarray(images_pool.images), jnp.asarray(rows, jnp.int32)
-            heads = probe.train(
-                key, backbone, pool_images, labels, chosen, classes, protocol, label=label
-            )
-        else:
-            features = session.features(backbone, "train")
-            table = np.broadcast_to(features, (protocol.runs, 1, *features.shape))
-            heads = probe.train_on_features(key, table, labels, classes, protocol, label=label)
+        heads = _train(session, method, backbone, protocol, split, rows)
         scores = probe.evaluate(
             heads,
             session.features(backbone, config.split),
@@ -399,6 +377,38 @@ def _probe(
         )
         once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
         print(f"{method}: {result['top1_mean']:.1f} % on {backbone.name}{once}", flush=True)
+
+
+def _train(
+    session: Session,
+    method: str,
+    backbone: Backbone,
+    protocol: probe.Protocol,
+    split: Split,
+    rows: np.ndarray,
+) -> probe.Heads:
+    """Trains a head per run, on kept features as far as the protocol allows."""
+    stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
+    key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
+    classes = session.dataset.num_classes
+    labels = jnp.asarray(np.broadcast_to(split.labels[rows], (protocol.runs, rows.shape[1])))
+    table = None
+    if method != "distilled" and protocol.augment == "none":
+        table = session.features(backbone, "train")[rows][:, None]
+    elif method == "full" and protocol.augment == "views":
+        views = Views(protocol.crop, protocol.augmentation, protocol.views)
+        draws = 1 if protocol.share_views else protocol.runs
+        table = np.stack(
+            [session.embed(backbone, "train", views, draw).whole() for draw in range(draws)]
+        )
+    if table is not None:
+        return probe.train_on_features(key, table, labels, classes, protocol, label=label)
+    used, chosen = np.unique(rows, return_inverse=True)
+    pool = session.train.images if method == "full" else split.load(used)
+    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape), jnp.int32)
+    return probe.train(
+        key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label
+    )
 
 
 def _summary(

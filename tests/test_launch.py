@@ -16,7 +16,7 @@ from PIL import Image
 import launch
 import lgm_jax
 from configs import common
-from lgm_jax import distill, runs
+from lgm_jax import distill, features, runs
 from lgm_jax.session import open_session
 
 QUICK = "--config=configs/quickstart.py:quick"
@@ -373,6 +373,24 @@ def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     np.testing.assert_array_equal(first, second)
     refused = refuse(capsys, QUICK, cache, workdir=tmp_path / "first")
     assert "real.source" in refused
+
+
+def test_no_image_is_embedded_twice(tmp_path, monkeypatch):
+    """Distillation, baselines and probes share one store, under one view of one draw each."""
+    embedded = []
+
+    def spy(backbone, split, views, key, rows):
+        embedded.extend((len(split.labels), views, int(row)) for row in rows)
+        return compute(backbone, split, views, key, rows)
+
+    compute = features._embed_rows
+    monkeypatch.setattr(features, "_embed_rows", spy)
+    shared = ("--config.real.source=exact", "--config.augment.noise=0", "--config.real.views=2")
+    probes = ("--config.probe.share_views=True", "--config.probe.views=2")
+    assert start(QUICK, *shared, *probes, workdir=tmp_path / "run") == 0
+    assert len(embedded) == len(set(embedded))
+    views = {crop for size, crop, _ in embedded if size == 1149}
+    assert {v.count for v in views} == {1, 2}, "centre crops, and views for distillation and probe"
 
 
 def test_views_that_would_all_be_the_same_are_refused(tmp_path, capsys):

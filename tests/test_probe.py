@@ -94,8 +94,8 @@ def test_one_view_of_no_augmentation_is_the_centre_crop(backbone):
         jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(14), protocol()
     )
     features = center_crops(backbone, split)
-    assert table.shape == (3, 1, 14, 24)
-    np.testing.assert_allclose(table[1, 0], features, rtol=1e-5, atol=1e-6)
+    assert table.shape == (1, 1, 14, 24), "one for all three runs"
+    np.testing.assert_allclose(table[0, 0], features, rtol=1e-5, atol=1e-6)
 
 
 def test_features_do_not_depend_on_the_batch_they_are_in(backbone, monkeypatch):
@@ -199,7 +199,7 @@ def test_shared_views_are_the_same_for_all_runs(backbone):
         )
         for share in (True, False)
     ]
-    np.testing.assert_array_equal(tables[0][0], tables[0][1])
+    assert [len(table) for table in tables] == [1, 3]
     assert not np.allclose(tables[1][0], tables[1][1], atol=1e-2)
     np.testing.assert_allclose(tables[0][0], tables[1][0], rtol=1e-4, atol=1e-5)
 
