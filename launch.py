@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import common
 from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
 
 USAGE = """\
 usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
@@ -25,13 +29,15 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --config.KEY=VALUE    change one key of the recipe
   --help                this text
 
-exit codes: 0 done; 2 bad input (one line that starts with "error:"); 130 interrupted by Ctrl-C,
-start again to go on; others are bugs
+exit codes: 0 done; 2 bad input (one line that starts with "error:"); 75 interrupted by SIGTERM or
+SIGUSR1 and 130 by Ctrl-C, both after saving: start again to go on; others are bugs
 
 keys, with the default of configs/common.py (a recipe may have another):
 """
 
 _FLAGS = ("config", "workdir", "overwrite", "nooverwrite")
+
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 # By stage, the keys that its memory grows with.
 _LARGE = {
@@ -49,13 +55,17 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         config, workdir, overwrite = parse(argv)
-        run(config, workdir, overwrite)
+        with INTERRUPTS.handled():
+            run(config, workdir, overwrite)
     except UserError as error:
         print(f"error: {error}".replace("\n", " "), file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"interrupted by {interruption}: start again to go on", file=sys.stderr)
+        return interruption.exit_code
     except KeyboardInterrupt:
-        print("interrupted: start again to go on from the last checkpoint", file=sys.stderr)
-        return 130
+        # Before the run began.
+        return CTRL_C
     return 0
 
 
@@ -112,13 +122,35 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     logging.set_verbosity(logging.ERROR)
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
     named = common.split_list(config.stages)
-    for stage in filter(named.__contains__, common.STAGES):
-        try:
-            stages.STAGES[stage](session)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
+    with contextlib.closing(session.run):
+        for stage in filter(named.__contains__, common.STAGES):
+            try:
+                stages.STAGES[stage](session)
+            except Exception as error:
+                if _is_disk_full(error):
+                    raise UserError(
+                        f"no space is left for workdir {workdir}: make some, and start again to "
+                        "go on from the last checkpoint"
+                    ) from error
+                if not isinstance(error, jax.errors.JaxRuntimeError) or _OUT_OF_MEMORY not in str(
+                    error
+                ):
+                    raise
+                raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether this is, or was caused by, a write that found no space.
+
+    Orbax's storage says so in words only.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _join(arguments: Sequence[str]) -> list[str]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from types import TracebackType
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
+from jaxtyping import Array, UInt32
 
 from lgm_jax.distill import State, is_finite
 from lgm_jax.errors import UserError
+
+# Parts of a checkpoint.
+_STATE, _CHECK = "state", "check"
 
 
 class Checkpoints:
@@ -35,26 +40,46 @@ class Checkpoints:
     def save(self, step: int, state: State) -> None:
         """Starts writing a checkpoint; one that exists already is left as it is."""
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            check = {"checksum": int(_checksum(state))}
+            items = ocp.args.Composite(
+                **{_STATE: ocp.args.StandardSave(state), _CHECK: ocp.args.JsonSave(check)}
+            )
+            self._manager.save(step, args=items)
 
-    def restore(self, template: State) -> State:
-        """The newest checkpoint, placed like the template.
+    def restore(self, template: State) -> State | None:
+        """The newest checkpoint that is sound, placed like the template; `None` if there is none.
+
+        Newer ones that cannot be read, are not what was written, or hold numbers that are not
+        finite, are removed.
 
         Raises:
-            UserError: If it cannot be read, or holds numbers that are not finite.
+            UserError: If there are checkpoints, and none is sound.
         """
-        step = self.latest_step()
         abstract = jax.eval_shape(lambda: template)
-        advice = f"delete {self._folder / str(step)} to go on from the one before, or anew"
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            state = self._read(step, abstract)
+            if state is not None:
+                for damaged in steps[: steps.index(step)]:
+                    self._manager.delete(damaged)
+                return state
+            print(f"note: the checkpoint of step {step} is damaged and not used")
+        if steps:
+            raise UserError(f"no checkpoint in {self._folder} is sound: delete it to start anew")
+        return None
+
+    def _read(self, step: int, abstract: State) -> State | None:
+        items = ocp.args.Composite(
+            **{_STATE: ocp.args.StandardRestore(abstract), _CHECK: ocp.args.JsonRestore()}
+        )
         try:
-            _read_all(self._folder / str(step))
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            _read_all(self._folder / str(step) / _STATE)
+            found = self._manager.restore(step, args=items)
+            sound = found[_CHECK]["checksum"] == int(_checksum(found[_STATE]))
         # What Orbax and its storage raise for missing or broken files has no common class.
-        except Exception as error:
-            raise UserError(f"the checkpoint of step {step} cannot be read: {advice}") from error
-        if not is_finite(state):
-            raise UserError(f"the checkpoint of step {step} is not finite: {advice}")
-        return state
+        except Exception:
+            return None
+        return found[_STATE] if sound and is_finite(found[_STATE]) else None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -69,13 +94,27 @@ class Checkpoints:
         self._manager.close()
 
 
-def _read_all(checkpoint: epath.Path) -> None:
-    """Reads, and so verifies, everything in a checkpoint, one after the other.
+@jax.jit
+def _checksum(state: State) -> UInt32[Array, ""]:
+    """A number that changes when any bit of a state does: storage vouches for no array's content.
+
+    Odd weights, different from place to place, in arithmetic modulo 2^32.
+    """
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(state):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        weights = 2 * jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(0x9E3779B1) + jnp.uint32(1)
+        total = total * jnp.uint32(31) + jnp.sum(bits * weights, dtype=jnp.uint32)
+    return total
+
+
+def _read_all(folder: epath.Path) -> None:
+    """Reads everything that is stored in a folder, one after the other, or fails.
 
     Orbax reads all arrays at once: where one fails, the others go on and write tracebacks to
     stderr when they find that nobody waits for them any more.
     """
-    base = str(checkpoint / "default")
+    base = str(folder)
     url = base if "://" in base else f"file://{base}"
     store = ts.KvStore.open({"driver": "ocdbt", "base": f"{url}/"}).result()
     for name in store.list().result():

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 from etils import epath
 
 from lgm_jax.errors import UserError
@@ -22,6 +23,7 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "results.json",
     "grid.png",
 )
+LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
 # The config comes last: as long as it is there, the rest is known to be a run's.
 _OUTPUTS = (STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES, CONFIG)
@@ -41,10 +43,18 @@ class Run:
         holds: `nothing` of a run, `this` distillation, or `another`.
     """
 
-    def __init__(self, path: epath.Path, holds: str):
-        """Wraps a folder that `check_run` has checked; changes nothing there."""
+    def __init__(self, path: epath.Path, holds: str, found: Mapping[str, Any] | None = None):
+        """Wraps a folder that `check_run` has checked; changes nothing there.
+
+        Args:
+            path: The folder.
+            holds: What it holds.
+            found: The identity that was found there.
+        """
         self.path = path
         self.holds = holds
+        self._found = found
+        self._lock: filelock.FileLock | None = None
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
         """Makes the folder ready to be written to; throws another distillation away.
@@ -54,15 +64,36 @@ class Run:
             description: What else goes into `config.json`.
 
         Raises:
-            UserError: If the folder cannot be made or written to.
+            UserError: If the folder cannot be made or written to, or if another process uses it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._acquire()
             if self.holds == "another":
                 _remove_outputs(self.path)
             write_json(self.path / CONFIG, {"identity": _plain(identity), **description})
         except OSError as error:
             raise UserError(f"cannot write to workdir {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Leaves the folder to others."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        # Buckets know no locks. The system frees this one however the process ends.
+        if "://" in str(self.path):
+            return
+        self._lock = filelock.FileLock(str(self.path / LOCK))
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"another process is using workdir {self.path}: wait for it, or name another"
+            ) from None
+        if (read_json(self.path / CONFIG) or {}).get("identity") != self._found:
+            self.close()
+            raise UserError(f"another process has just used workdir {self.path}: start again")
 
     def find(self, stage: str, inputs: Inputs) -> Any | None:
         """The result of a stage that was finished with these inputs, if it was."""
@@ -163,7 +194,7 @@ def check_run(workdir: str, identity: Inputs, *, overwrite: bool) -> Run:
             f"workdir {workdir} belongs to another distillation: {'; '.join(changes)}; name "
             "another workdir, or add --overwrite to throw its images away"
         )
-    return Run(path, "another" if changes else "this")
+    return Run(path, "another" if changes else "this", earlier["identity"])
 
 
 def provenance() -> dict[str, Any]:

@@ -5,6 +5,7 @@ A stage takes a `Session`, does what the run folder does not hold yet, and recor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -25,6 +26,7 @@ from lgm_jax.data.dataset import Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views, embed
+from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
@@ -40,8 +42,9 @@ def distill_stage(session: Session) -> None:
     """Distils the images, from the newest checkpoint if there is one.
 
     Raises:
-        UserError: If more steps were made already than the config asks for, if the newest
-            checkpoint cannot be read, or if the loss or the images are no longer finite.
+        UserError: If more steps were made already than the config asks for, if no checkpoint
+            can be read, or if the loss or the images are no longer finite.
+        Interrupted: If a signal came, once the state is saved.
     """
     config, recipe, run, steps = session.config, session.recipe, session.run, session.config.steps
     inputs = {**session.identity, "steps": steps}
@@ -51,13 +54,14 @@ def distill_stage(session: Session) -> None:
         return
     with Checkpoints(run.path / runs.CHECKPOINTS, config.keep_checkpoints) as checkpoints:
         state = distill.init_state(session.key, recipe, _start_images(session))
-        start = checkpoints.latest_step() or 0
-        if start > steps:
+        newest = checkpoints.latest_step() or 0
+        if newest > steps:
             raise UserError(
-                f"workdir holds {start} steps, more than config.steps={steps}; name another workdir"
+                f"workdir holds {newest} steps, more than config.steps={steps}; name another "
+                "workdir"
             )
-        if start:
-            state = checkpoints.restore(state)
+        state = checkpoints.restore(state) or state
+        start = int(state.step)
         metrics = _Metrics(run.path / runs.METRICS, start)
         made_by = run.begin("distill", start, session.process_with(session.backbone))
         print(f"distill: {recipe.num_images} images, steps {start} to {steps}", flush=True)
@@ -172,7 +176,7 @@ def _distill(
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
     loss, before = metrics.last_loss(), None
-    try:
+    with contextlib.closing(bar), INTERRUPTS.deferred() as interrupted:
         updates = distill.run(
             jax.jit(step_fn),
             grow,
@@ -186,23 +190,23 @@ def _distill(
             bar.advance()
             # Reading a loss waits for it; the one before leaves the device a step to work on.
             _check_finite(session, checkpoints, step - 1, before)
-            before, last = pending, step == config.steps
+            before, last, leaving = pending, step == config.steps, interrupted()
             logs, saves, draws = (
                 last or step % every == 0
                 for every in (config.log_every, config.checkpoint_every, config.image_every)
             )
-            if logs or saves or draws:
+            if logs or saves or draws or leaving:
                 _check_finite(session, checkpoints, step, pending, state)
             if logs:
                 loss = float(pending)
                 metrics.write(step, loss, bar.report(step, loss))
-            if saves:
+            if saves or leaving:
                 checkpoints.save(step, state)
             if draws:
                 picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 _write_grid(picture, _render(session, state), captions)
-    finally:
-        bar.close()
+            if leaving:
+                break
     return state, loss
 
 

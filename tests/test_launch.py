@@ -1,12 +1,15 @@
 """The program as a person starts it: what it writes, what it skips, what it refuses."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +19,7 @@ from PIL import Image
 import launch
 import lgm_jax
 from configs import common
-from lgm_jax import distill, features, runs
+from lgm_jax import distill, features, runs, stages
 from lgm_jax.session import open_session
 
 QUICK = "--config=configs/quickstart.py:quick"
@@ -328,11 +331,7 @@ def test_workdir_with_foreign_files_of_our_names_is_refused(tmp_path, capsys):
         ("stages.json", "steps=8", "stages.json is damaged"),
         ("config.json", "steps=8", "config.json is damaged"),
         ("metrics.jsonl", "steps=8", "metrics.jsonl is damaged"),
-        (
-            "checkpoints/6/default/manifest.ocdbt",
-            "steps=8",
-            "checkpoint of step 6 cannot be read: delete",
-        ),
+        ("checkpoints/*/state/manifest.ocdbt", "steps=8", "checkpoints is sound: delete it"),
         ("distilled/distilled.npz", "probe.ridge=1", "distilled.npz is damaged"),
     ],
 )
@@ -342,6 +341,70 @@ def test_damaged_file_of_a_run_is_named(run_copy, capsys, name, change, words):
     for file in files:
         file.write_bytes(b"{")
     assert words in refuse(capsys, QUICK, f"--config.{change}", workdir=run_copy)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bits", "emptied", "other numbers"])
+def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, tmp_path, capsys, damage):
+    """The steps since then are made again, and the images are those of a run without the fault."""
+    newest = run_copy / "checkpoints" / "6"
+    if damage == "other numbers":
+        (metadata,) = newest.glob("check/metadata")
+        metadata.write_text('{"checksum": 1}')
+    for path in (newest / "state").glob("**/d/*"):
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(
+            {
+                "truncated": whole[:middle],
+                "bits": whole[:middle] + bytes(b ^ 1 for b in whole[middle:]),
+                "emptied": b"",
+                "other numbers": whole,
+            }[damage]
+        )
+    arguments = (QUICK, "--config.steps=8", "--config.stages=distill")
+    assert start(*arguments, workdir=run_copy) == 0
+    assert "note: the checkpoint of step 6 is damaged and not used" in capsys.readouterr().out
+    assert start(*arguments, workdir=tmp_path / "whole") == 0
+    damaged, sound = map(lgm_jax.load_distilled, (run_copy, tmp_path / "whole"))
+    np.testing.assert_array_equal(damaged[0], sound[0])
+    assert [begun for begun, _ in commits(run_copy, "distill")] == [0, 3]
+    assert sorted(path.name for path in (run_copy / "checkpoints").iterdir()) == ["6", "8"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signal_saves_and_the_next_start_goes_on(number, finished, tmp_path, capsys, monkeypatch):
+    class Signalled(stages.StepProgress):
+        def advance(self):
+            if self._start == 0:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(stages, "StepProgress", Signalled)
+    expected = 130 if number == signal.SIGINT else 75
+    assert start(QUICK, "--config.stages=distill", workdir=tmp_path / "run") == expected
+    assert capsys.readouterr().err == (f"interrupted by {number.name}: start again to go on\n")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["1"]
+    assert start(QUICK, "--config.stages=distill", workdir=tmp_path / "run") == 0
+    np.testing.assert_array_equal(
+        lgm_jax.load_distilled(tmp_path / "run")[0], lgm_jax.load_distilled(finished)[0]
+    )
+
+
+def test_second_launch_into_one_workdir_is_refused(run_copy, capsys):
+    with filelock.FileLock(str(run_copy / ".lock")):
+        before = snapshot(run_copy)
+        assert "another process is using workdir" in refuse(capsys, QUICK, workdir=run_copy)
+        assert snapshot(run_copy) == before
+    assert start(QUICK, workdir=run_copy) == 0
+
+
+def test_full_disk_is_one_line(run_copy, capsys):
+    """Writing to this device fails as writing to a full disk does."""
+    (run_copy / "metrics.jsonl.tmp").symlink_to("/dev/full")
+    line = refuse(capsys, QUICK, "--config.steps=8", workdir=run_copy)
+    assert "no space is left for workdir" in line
+    (run_copy / "metrics.jsonl.tmp").unlink()
+    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=run_copy) == 0
+    assert logged_steps(run_copy) == [2, 4, 6, 8]
 
 
 def test_damaged_features_are_computed_again(run_copy, capsys):

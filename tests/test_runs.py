@@ -16,7 +16,8 @@ def run(tmp_path):
     """An open run folder."""
     run = runs.check_run(str(tmp_path / "run"), IDENTITY, overwrite=False)
     run.open(IDENTITY, {"config": {}})
-    return run
+    yield run
+    run.close()
 
 
 def test_checking_a_folder_changes_nothing(tmp_path, run):
@@ -31,10 +32,28 @@ def test_checking_a_folder_changes_nothing(tmp_path, run):
     assert (run.path / runs.CONFIG).read_bytes() == before
 
 
+def test_folder_is_one_process_s_at_a_time(run):
+    second = runs.check_run(str(run.path), IDENTITY, overwrite=False)
+    with pytest.raises(UserError, match="another process is using"):
+        second.open(IDENTITY, {})
+    other = {"seed": 1}
+    third = runs.check_run(str(run.path), other, overwrite=True)
+    run.close()
+    fourth = runs.check_run(str(run.path), {"seed": 2}, overwrite=True)
+    third.open(other, {})
+    third.close()
+    with pytest.raises(UserError, match="another process has just used"):
+        fourth.open({"seed": 2}, {})
+    assert json.loads((run.path / runs.CONFIG).read_text())["identity"] == other
+
+
 def test_opening_throws_away_another_distillation_only(run):
     (run.path / runs.METRICS).write_text("old")
     (run.path / "notes.txt").write_text("mine")
-    runs.check_run(str(run.path), IDENTITY, overwrite=True).open(IDENTITY, {})
+    run.close()
+    same = runs.check_run(str(run.path), IDENTITY, overwrite=True)
+    same.open(IDENTITY, {})
+    same.close()
     assert (run.path / runs.METRICS).read_text() == "old"
     other = {"seed": 1}
     runs.check_run(str(run.path), other, overwrite=True).open(other, {})

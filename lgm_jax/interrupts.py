@@ -1,0 +1,83 @@
+"""Signals that ask a run to stop: work that can be saved is saved first.
+
+Schedulers send SIGTERM, or SIGUSR1 some time before they kill; people press Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+# The run saved what it had and wants to be started again (EX_TEMPFAIL of sysexits.h).
+REQUEUE = 75
+# What shells report for a program that Ctrl-C ended.
+CTRL_C = 130
+
+# Windows knows no SIGUSR1.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop. Not an error, so nothing that handles errors catches it.
+
+    Attributes:
+        number: The signal's number.
+        exit_code: What to exit with.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+        self.exit_code = CTRL_C if number == signal.SIGINT else REQUEUE
+
+
+class Interrupts:
+    """Turns signals into `Interrupted`, at once or where a loop says that it is ready."""
+
+    def __init__(self) -> None:
+        self._deferring = False
+        self._pending: int | None = None
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Within, signals raise `Interrupted`; afterwards their handlers are the ones before."""
+        self._pending = None
+        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[Callable[[], bool]]:
+        """Within, a first signal is only noted; the loop asks for it, saves, and leaves.
+
+        A second one is not waited for: it raises at once.
+
+        Yields:
+            Whether a signal has come.
+
+        Raises:
+            Interrupted: At the end, if one has come.
+        """
+        self._deferring = True
+        try:
+            yield lambda: self._pending is not None
+        finally:
+            self._deferring = False
+        if self._pending is not None:
+            raise Interrupted(self._pending)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if not self._deferring or self._pending is not None:
+            raise Interrupted(number)
+        self._pending = number
+
+
+# Signal handlers are the process's; so is this.
+INTERRUPTS = Interrupts()

@@ -1,0 +1,58 @@
+"""Signals: at once where nothing is to be saved, after saving where something is."""
+
+import os
+import signal
+
+import pytest
+
+from lgm_jax.interrupts import SIGNALS, Interrupted, Interrupts
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_stops_at_once_outside_a_loop(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as stopped, Interrupts().handled():
+        send(number)
+    assert stopped.value.exit_code == (130 if number == signal.SIGINT else 75)
+    assert signal.getsignal(number) is before
+
+
+def test_loop_hears_of_a_signal_and_leaves_when_ready():
+    interrupts, done = Interrupts(), []
+
+    def loop():
+        with interrupts.deferred() as interrupted:
+            for number in range(5):
+                if number == 2:
+                    send(signal.SIGTERM)
+                done.append(number)
+                if interrupted():
+                    break
+        done.append("not reached")
+
+    with interrupts.handled(), pytest.raises(Interrupted, match="SIGTERM"):
+        loop()
+    assert done == [0, 1, 2]
+
+
+def test_second_signal_is_not_waited_for():
+    interrupts, done = Interrupts(), []
+
+    def loop():
+        with interrupts.deferred():
+            send(signal.SIGINT)
+            done.append("first")
+            send(signal.SIGINT)
+            done.append("second")
+
+    with interrupts.handled(), pytest.raises(Interrupted):
+        loop()
+    assert done == ["first"]
+
+
+def test_nothing_that_handles_errors_swallows_it():
+    assert not issubclass(Interrupted, Exception)
