@@ -7,7 +7,9 @@ batch and the few parts that are decoded ahead.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
@@ -118,6 +120,7 @@ class Loader:
         self.workers = 0 if held else workers
         self._parts = parts
         self._iterator: Any = None
+        self._started = False
         self._next_step = 0
 
     def __call__(self, step: int) -> HostBatch:
@@ -129,6 +132,7 @@ class Loader:
         if self._iterator is None or step != self._next_step:
             self.close()
             self._iterator = iter(_read(self._parts, step, self.workers))
+            self._started = False
         self._next_step = step + 1
         numbers = self._parts.numbers
         images, indices = None, np.empty(len(numbers), np.int32)
@@ -149,6 +153,8 @@ class Loader:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+            # What was decoded ahead is in shared memory, and in cycles.
+            gc.collect()
 
     def __enter__(self) -> Loader:
         return self
@@ -164,7 +170,10 @@ class Loader:
     def _take(self) -> Iterator[dict[str, np.ndarray]]:
         for _ in range(self._parts.per_step):
             try:
-                yield next(self._iterator)
+                with contextlib.nullcontext() if self._started else _without_interrupts():
+                    part = next(self._iterator)
+                self._started = True
+                yield part
             except RuntimeError as error:
                 if "terminated unexpectedly" not in str(error):
                     raise
@@ -197,11 +206,22 @@ def _read(parts: Parts, step: int, workers: int) -> Any:
     return source.to_iter_dataset(alone).mp_prefetch(processes, worker_init_fn=_begin_worker)
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Has the processes that start meanwhile ignore Ctrl-C, which reaches all of a terminal.
+
+    The run's own process still gets it, in another thread, and ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(worker: int, workers: int) -> None:
     """Keeps a worker off the accelerator, and from outliving the run."""
     jax.config.update("jax_platforms", "cpu")
-    # Ctrl-C reaches every process of a terminal; the run's own ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

@@ -210,10 +210,12 @@ def _shuffled(
         mask |= mask >> shift
     half = jnp.maximum(1, (jax.lax.population_count(mask) + 1) // 2)
 
+    def mix_once(number: Int[Array, ""], value: UInt32[Array, ""]) -> UInt32[Array, ""]:
+        factor, summand = words[number]
+        value = (value * (factor | 1) + summand) & mask
+        return value ^ (value >> half)
+
     def mix(value: UInt32[Array, ""]) -> UInt32[Array, ""]:
-        for factor, summand in words:
-            value = (value * (factor | 1) + summand) & mask
-            value ^= value >> half
-        return value
+        return jax.lax.fori_loop(0, words.shape[0], mix_once, value)
 
     return jax.lax.while_loop(lambda value: value >= length, mix, mix(place))
