@@ -14,7 +14,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -170,10 +172,11 @@ class Loader:
     def _take(self) -> Iterator[dict[str, np.ndarray]]:
         for _ in range(self._parts.per_step):
             try:
-                with contextlib.nullcontext() if self._started else _without_interrupts():
-                    part = next(self._iterator)
-                self._started = True
-                yield part
+                if self._started:
+                    yield next(self._iterator)
+                else:
+                    self._started = True
+                    yield _first(self._iterator, self.workers)
             except RuntimeError as error:
                 if "terminated unexpectedly" not in str(error):
                     raise
@@ -206,22 +209,36 @@ def _read(parts: Parts, step: int, workers: int) -> Any:
     return source.to_iter_dataset(alone).mp_prefetch(processes, worker_init_fn=_begin_worker)
 
 
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Has the processes that start meanwhile ignore Ctrl-C, which reaches all of a terminal.
+def _first(iterator: Any, workers: int) -> dict[str, np.ndarray]:
+    """The first part, for which the workers start, so that they ignore Ctrl-C.
 
-    The run's own process still gets it, in another thread, and ends them.
+    It reaches every process of a terminal; the run's own ends the others.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = set(multiprocessing.active_children())
+    with ThreadPoolExecutor(1) as pool, _ignoring_interrupts():
+        first = pool.submit(next, iterator)
+        while not first.done() and len(set(multiprocessing.active_children()) - before) < workers:
+            time.sleep(0.01)
+    return first.result()
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Has the processes that start meanwhile begin without a handler of Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin_worker(worker: int, workers: int) -> None:
     """Keeps a worker off the accelerator, and from outliving the run."""
     jax.config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
