@@ -4,12 +4,14 @@
 
 `FOLDER` holds `train/<class>/*.JPEG`. With `--side`, copies of the photos enlarged to that width,
 at a ratio of 4:3 and quality 90 (about what ImageNet has), are written to a temporary folder and
-read instead. All give images of 256 px in batches of 128, with as many workers as there are cores:
+read instead. All give images of 256 px in batches of 128, with as many workers as there are cores,
+which have given a first batch before the clock starts:
 
 - `torch_float`: PyTorch's `DataLoader` in processes, with PIL doing what torchvision's
   `Resize(256)` and `CenterCrop(256)` do, then `ToTensor`, as the authors of the paper have it.
 - `torch_uint8`: the same with `PILToTensor`, a quarter of the bytes to hand over.
-- `lgm_jax`: this package's, in threads, uint8.
+- `lgm_jax`: this package's as a run uses it, in processes of Grain, shuffled, uint8.
+- `lgm_jax_threads`: the same with `data.workers=0`.
 
 They take turns, after one round that is not counted, and the fastest round of each counts.
 """
@@ -22,15 +24,18 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import torch
 from PIL import Image
 
 from lgm_jax.data.folder import load_folder
+from lgm_jax.data.loader import Loader, Parts
 from lgm_jax.data.records import FileRecords, ImageSplit
+from lgm_jax.data.sampling import Order
 
 RESOLUTION = 256
 BATCH = 128
@@ -94,24 +99,36 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
     files = [path.relative_to(folder).as_posix() for path in paths]
     labels = np.zeros(len(files), np.int32)
     ours = ImageSplit(FileRecords(folder, files), np.arange(len(files)), labels, RESOLUTION)
+    steps = max(1, len(files) // BATCH - 1)
 
-    def run(photos: PilPhotos) -> None:
-        for _ in torch.utils.data.DataLoader(photos, BATCH, num_workers=workers):
-            pass
+    def time_torch(photos: PilPhotos) -> float:
+        loader = torch.utils.data.DataLoader(
+            photos,
+            BATCH,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            # JAX has threads, which a fork would lose.
+            multiprocessing_context="spawn",
+        )
+        return seconds(iter(loader).__next__, steps)
 
-    def run_ours() -> None:
-        for start in range(0, len(files), BATCH):
-            ours.load(np.arange(start, min(start + BATCH, len(files))))
+    def time_ours(processes: int) -> float:
+        order = Order("shuffle", jax.random.key(0), labels, 1)
+        parts = Parts(ours, order, None, BATCH, steps + 1)
+        with Loader(parts, processes) as loader:
+            return seconds(functools.partial(call_in_turn, loader, iter(range(steps + 1))), steps)
 
-    loaders: dict[str, Callable[[], None]] = {
-        "torch_uint8": functools.partial(run, reference),
-        "torch_float": functools.partial(run, PilPhotos(paths, as_float=True)),
-        "lgm_jax": run_ours,
+    loaders: dict[str, Callable[[], float]] = {
+        "torch_uint8": functools.partial(time_torch, reference),
+        "torch_float": functools.partial(time_torch, PilPhotos(paths, as_float=True)),
+        "lgm_jax": functools.partial(time_ours, workers),
+        "lgm_jax_threads": functools.partial(time_ours, 0),
     }
     best = dict.fromkeys(loaders, 0.0)
     for number in range(rounds + 1):
         for name, loader in loaders.items():
-            rate = len(files) / seconds(loader)
+            rate = steps * BATCH / loader()
             best[name] = max(best[name], rate) if number else 0.0
     sample = np.arange(0, len(files), max(1, len(files) // 200))
     expected = np.stack([reference[int(i)].permute(1, 2, 0).numpy() for i in sample])
@@ -127,9 +144,16 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
     }
 
 
-def seconds(function: Callable[[], None]) -> float:
+def call_in_turn(loader: Loader, steps: Iterator[int]) -> None:
+    loader(next(steps))
+
+
+def seconds(give_batch: Callable[[], object], batches: int) -> float:
+    """What batches take after the first one, for which workers start."""
+    give_batch()
     start = time.perf_counter()
-    function()
+    for _ in range(batches):
+        give_batch()
     return time.perf_counter() - start
 
 

@@ -21,8 +21,9 @@ def recipe(arg: str | None, backbone: str, *, subset: str = "", copies: int = 10
     config = common.get_config()
     config.copies = copies
     config.data.update(name="imagenet2012", subset=subset)
-    # Too many photos to hold decoded: features of one view of each are computed once, and a step
-    # reads those. The paper streams new views; `real.views` adds more.
+    # Features of one view of each photo are computed once, and a step reads those; `real.views`
+    # adds more. The paper streams new views, as `real.source=stream` does, if the host decodes
+    # fast enough: thousands of photos a second.
     config.real.source = "cached"
     config.probe.augment = "none"
     # The authors' code normalises for every backbone with ImageNet's statistics.

@@ -15,6 +15,7 @@ from ml_collections import config_dict
 
 from lgm_jax import backbones, data, distill, probe
 from lgm_jax.augment import PRESETS
+from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
 
 STAGES = ("distill", "probe", "baselines", "report")
@@ -135,6 +136,22 @@ KEYS: Mapping[str, Key] = {
         float, "train images to tune on, where none are (default: 0.2 of your own)", between(0, 0.9)
     ),
     "data.split_seed": Key(0, "of the split, where the data has none", between(0, 2**31 - 1)),
+    "data.placement": Key(
+        "auto",
+        "images to stream: all on the device, or read by the host as needed; auto: by size",
+        one_of("auto", "device", "host"),
+    ),
+    "data.workers": Key(
+        int, "processes that read (default: cores less one); 0: threads", between(0, 1000)
+    ),
+    "data.crop": Key(
+        "auto",
+        "square of a streamed image: center; random, as in the paper, if the host reads; or auto",
+        one_of("auto", "center", "random"),
+    ),
+    "data.sampling": Key(
+        "shuffle", "images of a step: shuffle, or balanced by class", one_of(*SAMPLINGS)
+    ),
     "backbone.name": Key(
         "digits_contrastive",
         "what to distil against: a name (python -m lgm_jax.backbones), folder or hub id",

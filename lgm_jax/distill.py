@@ -18,11 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from lgm_jax import images as image_ops
 from lgm_jax import objectives
 from lgm_jax.augment import PRESETS, Augmentation, augment
-from lgm_jax.data.sampling import batch_indices
+from lgm_jax.data.sampling import step_indices
 from lgm_jax.images import Levels
 
 # Separate random streams, so that changing one kind of draw leaves the others as they were.
-_INIT, _GROW, _HEAD, _REAL, _REAL_VIEW, _SYN_VIEW = range(6)
+_INIT, _GROW, _HEAD, _REAL, _REAL_VIEW, _SYN_VIEW, _REAL_CROP = range(7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Recipe:
         schedule: `constant` as in the paper, or `cosine`: the learning rate falls to zero over
             `steps` updates, whatever the pyramid does meanwhile.
         steps: Updates that a `cosine` schedule is made for; unused otherwise.
+        sampling: Which real images a step sees, one of `data.sampling.SAMPLINGS`; `exact` sees all.
         head_std: Standard deviation of the random head's kernel.
         kind: `pyramid` or `pixels`.
         init: `noise`, `zero`, or `real` (pixels only: start from given images).
@@ -70,6 +71,7 @@ class Recipe:
     real_views: int = 1
     schedule: str = "constant"
     steps: int = 0
+    sampling: str = "shuffle"
 
     @property
     def num_images(self) -> int:
@@ -119,6 +121,21 @@ class Memory(NamedTuple):
 
     images: UInt8[Array, "n h w 3"]
     labels: Int[Array, " n"]
+
+
+class ImageBatch(NamedTuple):
+    """One step's real images, read on the host.
+
+    Attributes:
+        images: (b, h, w, 3) uint8.
+        labels: (b,) int32.
+        numbers: (b,) int32, which images of the step's batch these are: their random keys follow
+            from it, so that processes may share a batch out as they like.
+    """
+
+    images: UInt8[Array, "b h w 3"]
+    labels: Int[Array, " b"]
+    numbers: Int[Array, " b"]
 
 
 class FeatureMemory(NamedTuple):
@@ -177,7 +194,9 @@ def make_stream(
     draw_key = jax.random.fold_in(key, _REAL)
 
     def stream(params: Any, memory: Memory, step: Int[Array, ""]) -> tuple[Array, Array]:
-        chosen = batch_indices(draw_key, step, recipe.batch, memory.labels.shape[0])
+        chosen = step_indices(
+            recipe.sampling, draw_key, step, recipe.batch, memory.labels, recipe.num_classes
+        )
         keys = _keys(key, _REAL_VIEW, step, recipe.batch)
         images = to_float(memory.images[chosen])
         features = apply(params, augment(keys, images, recipe.crop, recipe.augmentation))
@@ -186,12 +205,34 @@ def make_stream(
     return stream
 
 
+def make_given_images(
+    apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
+    recipe: Recipe,
+    key: Key[Array, ""],
+) -> Real:
+    """Real features of images that the host has read, augmented as in `make_stream`."""
+    view_key = jax.random.fold_in(key, _REAL_VIEW)
+
+    def given_images(params: Any, batch: ImageBatch, step: Int[Array, ""]) -> tuple[Array, Array]:
+        step_key = jax.random.fold_in(view_key, step)
+        keys = jax.vmap(lambda number: jax.random.fold_in(step_key, number))(batch.numbers)
+        images = to_float(batch.images)
+        return apply(params, augment(keys, images, recipe.crop, recipe.augmentation)), batch.labels
+
+    return given_images
+
+
+def image_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """Random keys for reading images on the host: of which ones, and of where they are cropped."""
+    return jax.random.fold_in(key, _REAL), jax.random.fold_in(key, _REAL_CROP)
+
+
 def make_cached(recipe: Recipe, key: Key[Array, ""]) -> Real:
     """Real features of a batch, drawn from a `FeatureMemory` inside the step."""
     rows = make_rows(recipe, key)
 
     def cached(_: Any, memory: FeatureMemory, step: Int[Array, ""]) -> tuple[Array, Array]:
-        views, chosen = rows(step, memory.labels.shape[0])
+        views, chosen = rows(step, memory.labels)
         return memory.features[views, chosen], memory.labels[chosen]
 
     return cached
@@ -199,15 +240,17 @@ def make_cached(recipe: Recipe, key: Key[Array, ""]) -> Real:
 
 def make_rows(
     recipe: Recipe, key: Key[Array, ""]
-) -> Callable[[Int[Array, ""] | int, int], tuple[Int[Array, " b"], Int[Array, " b"]]]:
-    """Which cached features a step sees: `rows(step, n)` gives views and images.
+) -> Callable[[Int[Array, ""] | int, Int[Array, " n"]], tuple[Int[Array, " b"], Int[Array, " b"]]]:
+    """Which cached features a step sees: `rows(step, labels)` gives views and images.
 
     Images come in the order in which they would be streamed; each is seen in a random view.
     """
     draw_key, view_key = (jax.random.fold_in(key, stream) for stream in (_REAL, _REAL_VIEW))
 
-    def rows(step: Int[Array, ""] | int, num_images: int) -> tuple[Array, Array]:
-        chosen = batch_indices(draw_key, step, recipe.batch, num_images)
+    def rows(step: Int[Array, ""] | int, labels: Int[Array, " n"]) -> tuple[Array, Array]:
+        chosen = step_indices(
+            recipe.sampling, draw_key, step, recipe.batch, labels, recipe.num_classes
+        )
         view = jax.random.fold_in(view_key, step)
         return jax.random.randint(view, (recipe.batch,), 0, recipe.real_views), chosen
 

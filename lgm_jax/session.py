@@ -18,6 +18,8 @@ from lgm_jax import backbones, baselines, data, distill, runs
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
+from lgm_jax.data.loader import Loader, Parts, default_workers
+from lgm_jax.data.sampling import Crops, Order
 from lgm_jax.distilled import (
     ARRAYS,
     NUMBERED,
@@ -29,8 +31,11 @@ from lgm_jax.distilled import (
 from lgm_jax.errors import UserError
 from lgm_jax.features import Rows, Views, embed
 
-# Training images are held in memory, decoded.
+# Training images are held in memory, decoded, up to this size.
 _MEMORY_LIMIT = 8 * 2**30
+
+# Images to stream lie on the device up to this size where `data.placement` leaves it open.
+_ON_DEVICE_LIMIT = 2 * 2**30
 
 # Features up to this size lie on the device, larger ones are mapped from their files.
 FEATURES_ON_DEVICE = 2 * 2**30
@@ -55,6 +60,7 @@ _DISTILL_KEYS = (
     "images",
     "augment",
     "data.name",
+    "data.sampling",
     "backbone.normalization",
     "backbone.dtype",
     "backbone.params_dtype",
@@ -66,7 +72,12 @@ _DISTILL_KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A checked config with everything it names loaded, and the folder it writes to."""
+    """A checked config with everything it names loaded, and the folder it writes to.
+
+    Attributes:
+        on_host: Whether the images of a step are read by the host, rather than all on the device.
+        crop: Where images to stream are cropped before augmentation: `center` or `random`.
+    """
 
     config: ConfigDict
     dataset: Dataset
@@ -77,6 +88,8 @@ class Session:
     source: ArraySplit | None
     run: runs.Run
     process: Mapping[str, Any]
+    on_host: bool
+    crop: str
 
     @property
     def key(self) -> jax.Array:
@@ -88,6 +101,20 @@ class Session:
         return data.in_memory(
             self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT, progress="training images"
         )
+
+    def loader(self) -> Loader:
+        """Batches of training images that are read while the run goes on; to be closed."""
+        train, config = self.dataset.splits["train"], self.config
+        order_key, crop_key = distill.image_keys(self.key)
+        parts = Parts(
+            train,
+            Order(self.recipe.sampling, order_key, train.labels, self.recipe.num_classes),
+            Crops(crop_key) if self.crop == "random" else None,
+            self.recipe.batch,
+            config.steps,
+        )
+        workers = config.data.workers
+        return Loader(parts, default_workers() if workers is None else workers)
 
     @functools.cached_property
     def distilled(self) -> ArraySplit | None:
@@ -166,7 +193,9 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        streams = self.recipe.real == "stream"
+        if "baselines" in named and self.config.probe.augment != "none":
+            data.check_fits(self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT)
+        streams = self.recipe.real == "stream" and not self.on_host
         if streams and (replaces or "distill" in named):
             _ = self.train
         if replaces:
@@ -245,6 +274,7 @@ def open_session(
         real_views=config.real.views,
         schedule=config.schedule,
         steps=config.steps if config.schedule == "cosine" else 0,
+        sampling=config.data.sampling,
     )
     cached = recipe.real != "stream"
     if cached and recipe.augmentation is None and recipe.real_views > 1:
@@ -266,8 +296,15 @@ def open_session(
         "backbone.fingerprint": backbone.fingerprint,
         "data.fingerprint": dataset.fingerprint,
     }
+    on_host = not cached and _reads_on_host(config, dataset, resolution)
+    crop_at = _crop_at(config, dataset, on_host=on_host)
+    # Named only where they say something, so that what was distilled before goes on.
     if not cached:
         del identity["real.views"]
+    if recipe.sampling == "shuffle" or recipe.real == "exact":
+        del identity["data.sampling"]
+    if crop_at == "random":
+        identity["data.crop"] = crop_at
     if recipe.schedule != "constant":
         # Every step of it depends on the last one's number, so it cannot go on to more.
         identity["steps"] = config.steps
@@ -276,13 +313,48 @@ def open_session(
         identity["images.source"] = content_hash(source)
     run = runs.check_run(os.path.expanduser(workdir), identity, overwrite=overwrite)
     session = Session(
-        config, dataset, backbone, evaluated, recipe, identity, source, run, runs.provenance()
+        config,
+        dataset,
+        backbone,
+        evaluated,
+        recipe,
+        identity,
+        source,
+        run,
+        runs.provenance(),
+        on_host,
+        crop_at,
     )
     if run.holds != "this":
         session.check_start()
     settings = {k: _without_path(v) for k, v in flat.items()}
     run.open(identity, {"config": settings, "data": summary})
     return session
+
+
+def _reads_on_host(config: ConfigDict, dataset: Dataset, resolution: int) -> bool:
+    """Whether the images to stream are read by the host as they are needed."""
+    size = len(dataset.splits["train"].labels) * resolution**2 * 3
+    placement = config.data.placement
+    if placement == "device" and size > _MEMORY_LIMIT:
+        raise UserError(
+            f"the training images take {size / 1e9:.3g} GB, more than the "
+            f"{_MEMORY_LIMIT / 1e9:.3g} GB of config.data.placement=device: set "
+            "--config.data.placement=host"
+        )
+    return placement == "host" or (placement == "auto" and size > _ON_DEVICE_LIMIT)
+
+
+def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
+    """Where images are cropped before augmentation; those of an array are square already."""
+    if config.data.crop == "random" and not on_host:
+        raise UserError(
+            "config.data.crop=random needs --config.real.source=stream and "
+            "--config.data.placement=host: the device holds one crop of each image"
+        )
+    if not on_host or isinstance(dataset.splits["train"], ArraySplit):
+        return "center"
+    return "center" if config.data.crop == "center" else "random"
 
 
 def content_hash(split: ArraySplit) -> str:

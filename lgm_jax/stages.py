@@ -52,7 +52,10 @@ def distill_stage(session: Session) -> None:
     if done and (run.path / runs.DISTILLED / ARRAYS).exists():
         print(f"distill: {steps} steps are done")
         return
-    with Checkpoints(run.path / runs.CHECKPOINTS, config.keep_checkpoints) as checkpoints:
+    with (
+        Checkpoints(run.path / runs.CHECKPOINTS, config.keep_checkpoints) as checkpoints,
+        contextlib.ExitStack() as workers,
+    ):
         state = distill.init_state(session.key, recipe, _start_images(session))
         newest = checkpoints.latest_step() or 0
         if newest > steps:
@@ -65,7 +68,7 @@ def distill_stage(session: Session) -> None:
         metrics = _Metrics(run.path / runs.METRICS, start)
         made_by = run.begin("distill", start, session.process_with(session.backbone))
         print(f"distill: {recipe.num_images} images, steps {start} to {steps}", flush=True)
-        state, loss = _distill(session, state, metrics, checkpoints)
+        state, loss = _distill(session, state, metrics, checkpoints, workers)
         checkpoints.save(steps, state)
     rendered = _render(session, state)
     labels = np.asarray(recipe.labels())
@@ -168,9 +171,10 @@ def _distill(
     state: distill.State,
     metrics: _Metrics,
     checkpoints: Checkpoints,
+    workers: contextlib.ExitStack,
 ) -> tuple[distill.State, float | None]:
     config, recipe, run = session.config, session.recipe, session.run
-    real, sources = _real(session)
+    real, sources = _real(session, workers)
     step_fn = distill.make_step(session.backbone.apply, recipe, session.key, real)
     grow = jax.jit(distill.make_grow(recipe, session.key))
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
@@ -210,9 +214,24 @@ def _distill(
     return state, loss
 
 
-def _real(session: Session) -> tuple[distill.Real, Callable[[int], distill.Source]]:
-    """Where each step's real features are from: a function for the step, and what it draws from."""
+def _real(
+    session: Session, workers: contextlib.ExitStack
+) -> tuple[distill.Real, Callable[[int], distill.Source]]:
+    """Where each step's real features are from: a function for the step, and what it draws from.
+
+    Processes that read images end with `workers`.
+    """
     recipe, key = session.recipe, session.key
+    if session.on_host:
+        loader = workers.enter_context(session.loader())
+        how = f"{loader.workers} processes" if loader.workers else "threads"
+        count = len(session.dataset.splits["train"].labels)
+        print(f"real images: {recipe.batch} of {count} a step, read by {how}", flush=True)
+
+        def read(step: int) -> distill.ImageBatch:
+            return distill.ImageBatch(*map(jnp.asarray, loader(step)))
+
+        return distill.make_given_images(session.backbone.apply, recipe, key), read
     if recipe.real == "stream":
         images, labels = session.train.images, session.train.labels
         memory = distill.Memory(jnp.asarray(images), jnp.asarray(labels))
@@ -230,10 +249,10 @@ def _real(session: Session) -> tuple[distill.Real, Callable[[int], distill.Sourc
             f"{FEATURES_ON_DEVICE / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
             "real.views, or set real.source=cached"
         )
-    choose = jax.jit(distill.make_rows(recipe, key), static_argnums=1)
+    choose, all_labels = jax.jit(distill.make_rows(recipe, key)), jnp.asarray(labels)
 
     def batch(step: int) -> distill.Batch:
-        views, chosen = map(np.asarray, choose(jnp.int32(step), len(labels)))
+        views, chosen = map(np.asarray, choose(jnp.int32(step), all_labels))
         # Views times images may not fit 32 bits.
         taken = rows.take(views.astype(np.int64) * len(labels) + chosen)
         return distill.Batch(jnp.asarray(taken), jnp.asarray(labels[chosen]))

@@ -23,6 +23,7 @@ __all__ = [
     "ArraySplit",
     "Dataset",
     "Split",
+    "check_fits",
     "check_name",
     "describe",
     "from_arrays",
@@ -121,22 +122,33 @@ def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySpl
     Raises:
         UserError: If the images exceed the limit, or one cannot be read.
     """
+    shape = check_fits(split, limit_bytes=limit_bytes)
+    if isinstance(split, ArraySplit):
+        return split
+    count = len(split.labels)
+    images = np.empty(shape, np.uint8)
+    for start in show_progress(range(0, count, _BATCH), progress):
+        indices = np.arange(start, min(start + _BATCH, count))
+        images[indices] = split.load(indices)
+    return ArraySplit(images, split.labels, split.groups)
+
+
+def check_fits(split: Split, *, limit_bytes: int) -> tuple[int, ...]:
+    """The shape (n, r, r, 3) of all images of a split.
+
+    Raises:
+        UserError: If they exceed the limit as uint8, or the first cannot be read.
+    """
     count = len(split.labels)
     shape = (count, *split.load(np.arange(min(1, count))).shape[1:])
     size = int(np.prod(shape, dtype=np.int64))
     if size > limit_bytes:
         raise UserError(
             f"{count} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
-            f"limit of {limit_bytes / 1e9:.3g} GB: set --config.real.source=cached and "
-            "--config.probe.augment=none to work with features in their place"
+            f"limit of {limit_bytes / 1e9:.3g} GB: set --config.data.placement=host to distil from "
+            "them, and --config.probe.augment=none to train the probe of all images on features"
         )
-    if isinstance(split, ArraySplit):
-        return split
-    images = np.empty(shape, np.uint8)
-    for start in show_progress(range(0, count, _BATCH), progress):
-        indices = np.arange(start, min(start + _BATCH, count))
-        images[indices] = split.load(indices)
-    return ArraySplit(images, split.labels, split.groups)
+    return shape
 
 
 def _digits(request: _Request) -> Dataset:

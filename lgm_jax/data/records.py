@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,11 @@ class ImageSplit:
     orient: bool = False
     groups: Int[np.ndarray, " n"] | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the stored images are in memory, so that each copy of the split has them too."""
+        return isinstance(self.records, PixelRecords)
+
     def load(
         self, indices: Int[np.ndarray, " b"], places: Places | None = None
     ) -> UInt8[np.ndarray, "b r r 3"]:
@@ -158,14 +164,18 @@ class ImageSplit:
 
 
 def _in_threads(function: Callable[[int], T], items: Sequence[int]) -> list[T]:
-    """Maps in as many threads as there are cores; decoding and resizing release the GIL."""
-    if len(items) < 2:
+    """Maps in as many threads as there are cores; decoding and resizing release the GIL.
+
+    A worker process maps in its own thread: there are as many workers as there are cores to use.
+    """
+    if len(items) < 2 or multiprocessing.parent_process() is not None:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(_num_cores()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         return list(pool.map(function, items))
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Cores that this process may use."""
     # Containers and schedulers give a process fewer cores than the machine has; macOS cannot say.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
