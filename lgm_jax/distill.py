@@ -81,6 +81,10 @@ class Recipe:
         """Real images, and augmented synthetic images, per step."""
         return self.num_images * self.copies
 
+    def images_on(self, devices: int) -> int:
+        """Synthetic images that each of some devices has, padding included."""
+        return -(-self.num_images // devices)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         return image_ops.level_sizes(self.resolution, self.kind)

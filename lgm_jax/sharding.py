@@ -93,7 +93,8 @@ def divide(mesh: Mesh, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array
         pad = jnp.pad if isinstance(array, jax.Array) else np.pad
         array = pad(array, widths, constant_values=fill)
     spec = PartitionSpec(*(None,) * axis, AXIS)
-    return jax.device_put(array, NamedSharding(mesh, spec))
+    # XLA calls what one device has whole; another name for it would compile a step twice.
+    return jax.device_put(array, NamedSharding(mesh, spec if mesh.size > 1 else EVERYWHERE))
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
