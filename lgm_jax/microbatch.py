@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -116,15 +116,14 @@ def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> i
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
 
-def free_bytes(device: jax.Device, reserved: int) -> int:
+def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
     """Memory of a device for microbatches.
 
     Args:
-        device: The device.
+        stats: What the device reports of itself, `device.memory_stats()`.
         reserved: Bytes that will be needed for something else and are not taken yet.
     """
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
+    if not stats or "bytes_limit" not in stats:
         return _DEFAULT_BYTES // jax.local_device_count()
     return int(_USABLE * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - reserved
 

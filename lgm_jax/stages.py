@@ -247,7 +247,7 @@ def _microbatch_size(session: Session, mesh: Mesh) -> int:
     backbone = session.backbone
     return microbatch.choose_size(
         distill.view_bytes(backbone.apply, backbone.params, recipe, session.key),
-        microbatch.free_bytes(mesh.devices.flat[0], reserved),
+        microbatch.free_bytes(mesh.devices.flat[0].memory_stats(), reserved),
         images_here * recipe.copies,
     )
 

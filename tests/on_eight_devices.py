@@ -13,12 +13,23 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from scale import FEATURES, KEY, apply, make_feed, make_params, make_recipe, make_state
+from scale import (
+    FEATURES,
+    KEY,
+    apply,
+    make_feed,
+    make_params,
+    make_recipe,
+    make_state,
+    wide_heads,  # noqa: F401
+)
 
 from lgm_jax import distill, sharding
 from lgm_jax.checkpoints import Checkpoints
 
 jax.config.update("jax_enable_x64", True)
+
+pytestmark = pytest.mark.usefixtures("wide_heads")
 
 BYTES = {"f32": 4, "f64": 8, "s32": 4, "pred": 1}
 COLLECTIVE = re.compile(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(")

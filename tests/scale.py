@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from lgm_jax import distill, sharding
+from lgm_jax import distill, objectives, sharding
 
 KEY = jax.random.key(0)
 SIDE, FEATURES, REAL = 4, 6, 25
@@ -52,6 +53,18 @@ def make_state(recipe: distill.Recipe) -> distill.State:
         return leaf.astype(jnp.result_type(float)) if leaf.dtype == jnp.float32 else leaf
 
     return jax.tree.map(widen, distill.init_state(KEY, recipe))
+
+
+@pytest.fixture
+def wide_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads, and so their gradients, in float64 where that is on."""
+    init_head = objectives.init_head
+
+    def init_wide_head(*arguments: Any) -> objectives.Head:
+        head = init_head(*arguments)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), head)
+
+    monkeypatch.setattr(objectives, "init_head", init_wide_head)
 
 
 def make_feed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from typing import Any
 
 import jax
@@ -11,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import nest
-from scale import KEY, apply, make_feed, make_params, make_recipe, make_state
+from scale import (
+    KEY,
+    apply,
+    make_feed,
+    make_params,
+    make_recipe,
+    make_state,
+    wide_heads,  # noqa: F401
+)
 
 from lgm_jax import distill, microbatch
 from lgm_jax.backbones import abstract_vit, make_apply, specs
@@ -66,6 +73,7 @@ def test_what_fits_in_one_part_is_computed_once(tree):
         calls.clear()
 
 
+@pytest.mark.usefixtures("wide_heads")
 @pytest.mark.parametrize("source", ["stream", "exact"])
 def test_gradients_do_not_depend_on_microbatches(source):
     """Six images in three copies each, by numbers of views that divide them and that do not."""
@@ -81,7 +89,7 @@ def test_gradients_do_not_depend_on_microbatches(source):
     with jax.enable_x64(True):
         loss, whole = compute(None)
         assert all(np.abs(level).max() > 1e-6 for level in whole)
-        for size in (1, 2, 4, 7, 12, 18):
+        for size in (1, 2, 4, 7, 18):
             parts_loss, parts = compute(size)
             np.testing.assert_allclose(parts_loss, loss, rtol=0, atol=1e-14)
             for ours, theirs in zip(parts, whole, strict=True):
@@ -120,10 +128,8 @@ def test_memory_of_a_step_is_that_of_one_microbatch(layers):
 
 def test_the_size_is_what_fits_in_the_memory_of_a_device():
     reported = {"bytes_limit": 1000, "bytes_in_use": 100}
-    gpu = types.SimpleNamespace(memory_stats=lambda: reported)
-    cpu = types.SimpleNamespace(memory_stats=lambda: None)
-    assert microbatch.free_bytes(gpu, 200) == 600
-    assert microbatch.free_bytes(cpu, 200) == 4 * 2**30
+    assert microbatch.free_bytes(reported, 200) == 600
+    assert microbatch.free_bytes(None, 200) == 4 * 2**30 // jax.local_device_count()
     assert microbatch.choose_size(view_bytes=10, free=600, views=100) == 40
     assert microbatch.choose_size(view_bytes=10, free=600, views=30) == 30
     assert microbatch.choose_size(view_bytes=10, free=-5, views=30) == 1
