@@ -9,6 +9,7 @@ A mesh of `None` stands for one device and plain `jax.jit`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,10 +115,11 @@ def collect(mesh: Mesh, state: Any, count: int) -> Any:
 
     Where there is no padding, it is the state as it is, each device with its part.
     """
-    if count % mesh.size == 0:
-        return state
+    return state if count % mesh.size == 0 else _cut(state, count, mesh)
 
-    def cut(state: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[:count] if leaf.ndim else leaf, state)
 
-    return jax.jit(cut, out_shardings=NamedSharding(mesh, EVERYWHERE))(state)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _cut(state: Any, count: int, mesh: Mesh) -> Any:
+    whole = NamedSharding(mesh, EVERYWHERE)
+    cut = jax.tree.map(lambda leaf: leaf[:count] if leaf.ndim else leaf, state)
+    return jax.lax.with_sharding_constraint(cut, whole)

@@ -6,6 +6,7 @@ head gradients.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -64,6 +65,12 @@ def run(recipe: distill.Recipe, devices: int | None, size: int | None = None) ->
     return gradient, float(loss), jax.device_get(last)
 
 
+@functools.cache
+def expect(recipe: distill.Recipe) -> Any:
+    """The same on one device without a mesh."""
+    return run(recipe, None)
+
+
 def assert_close(actual: Any, expected: Any, count: int) -> None:
     """Equal up to rounding, relative to the largest number, in all but the padding."""
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -86,7 +93,7 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
 )
 def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, devices):
     recipe = make_recipe(num_classes, source, **changes)
-    gradient, loss, last = run(recipe, None)
+    gradient, loss, last = expect(recipe)
     largest = max(np.abs(leaf).max() for leaf in gradient)
     assert largest > 1e-6
     for number in devices:
@@ -101,7 +108,7 @@ def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, chan
 
 def test_microbatches_and_devices_together():
     recipe = make_recipe(10, "stream", copies=3, ipc=2)
-    gradient, loss, last = run(recipe, None)
+    gradient, loss, last = expect(recipe)
     for size in (2, 7):
         ours, our_loss, our_last = run(recipe, 8, size)
         assert abs(our_loss - loss) < 1e-12
@@ -121,6 +128,26 @@ def test_a_real_function_that_knows_no_devices_gives_the_same():
         losses.append((float(loss), np.asarray(after.opt_state[0].mu[0])[:4]))
     np.testing.assert_allclose(losses[0][0], losses[1][0], atol=1e-12)
     np.testing.assert_allclose(losses[0][1], losses[1][1], atol=1e-12)
+
+
+def test_batches_drawn_on_the_host_are_divided_and_padded():
+    recipe = make_recipe(10, "cached")
+    mesh, step, _, state, memory = make_program(recipe, 8)
+    views, chosen = distill.make_rows(recipe, KEY)(0, len(memory.labels))
+    batch = distill.Batch(
+        sharding.divide(mesh, memory.features[views, chosen]),
+        sharding.divide(mesh, memory.labels[chosen], fill=sharding.PADDING),
+    )
+    assert batch.labels.shape == (24,)
+    given = jax.jit(
+        distill.make_step(
+            apply, recipe, KEY, distill.given, mesh=mesh, source_specs=sharding.DIVIDED
+        )
+    )
+    after, loss = given(state, make_params(), batch)
+    expected, expected_loss = step(state, make_params(), memory)
+    assert abs(float(loss) - float(expected_loss)) < 1e-12
+    assert_close(after, jax.device_get(expected), recipe.num_images)
 
 
 @pytest.mark.parametrize("source", ["stream", "cached", "exact"])
@@ -155,7 +182,7 @@ def test_states_are_padded_and_cut_to_what_they_were():
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (5, 2)])
 def test_checkpoints_go_on_on_another_number_of_devices(before, after, tmp_path):
     recipe = make_recipe(10, "exact")
-    expected = run(recipe, None)[2]
+    expected = expect(recipe)[2]
     mesh, step, grow, state, source = make_program(recipe, before)
     *_, (state, _) = distill.run(step, grow, recipe, state, make_params(), lambda _: source, 1)
     with Checkpoints(epath.Path(tmp_path), 1) as checkpoints:
