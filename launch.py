@@ -41,7 +41,7 @@ _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 # By stage, the keys that its memory grows with.
 _LARGE = {
-    "distill": "config.copies, config.ipc or config.images.resolution",
+    "distill": "config.microbatch (stages.json holds what it was)",
     "probe": "config.probe.batch, config.probe.views or config.probe.runs",
     "baselines": "config.probe.batch, config.probe.views or config.probe.runs",
     "report": "config.images.resolution or config.ipc",
@@ -117,9 +117,12 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     import jax
 
     from lgm_jax import stages
+    from lgm_jax.data import cache
     from lgm_jax.session import open_session
 
     logging.set_verbosity(logging.ERROR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
     named = common.split_list(config.stages)
     with contextlib.closing(session.run):

@@ -105,6 +105,9 @@ KEYS: Mapping[str, Key] = {
         "constant", "of the learning rate: constant, or cosine to zero", one_of(*distill.SCHEDULES)
     ),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
+    "microbatch": Key(
+        int, "views in the backbone at a time on each device (default: what fits)", at_least(1)
+    ),
     "images.kind": Key("pyramid", "parametrisation", one_of("pyramid", "pixels")),
     "images.resolution": Key(
         int, "side of the images in px (default: 8/7 of the crop)", between(1, 4096)

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange, repeat
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import images as image_ops
-from lgm_jax import objectives
+from lgm_jax import microbatch, objectives, sharding
 from lgm_jax.augment import PRESETS, Augmentation, augment
 from lgm_jax.data.sampling import step_indices
 from lgm_jax.images import Levels
@@ -81,6 +82,10 @@ class Recipe:
     def batch(self) -> int:
         """Real images, and augmented synthetic images, per step."""
         return self.num_images * self.copies
+
+    def images_on(self, devices: int) -> int:
+        """Synthetic images that each of some devices has, padding included."""
+        return -(-self.num_images // devices)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -153,7 +158,12 @@ class Batch(NamedTuple):
 
 
 Source = Any
+Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
 Real = Callable[[Any, Source, Int[Array, ""]], tuple[Float[Array, "b d"], Int[Array, " b"]]]
+Embed = Callable[
+    [Any, Levels, Int[Array, " s"], Int[Array, " copies"], Int[Array, ""]],
+    Float[Array, "s copies d"],
+]
 REALS = ("stream", "cached", "exact")
 SCHEDULES = ("constant", "cosine")
 Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
@@ -186,38 +196,64 @@ def init_state(
 
 
 def make_stream(
-    apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
+    apply: Apply,
     recipe: Recipe,
     key: Key[Array, ""],
+    *,
+    mesh: Mesh | None = None,
+    microbatch_size: int | None = None,
 ) -> Real:
-    """Real features of a batch of images, drawn from a `Memory` inside the step and augmented."""
+    """Real features of a batch of images, drawn from a `Memory` inside the step and augmented.
+
+    Args:
+        apply: The backbone's `apply(params, images)`.
+        recipe: The recipe.
+        key: The run's root key.
+        mesh: The step's mesh, each device of which embeds its part of the batch; `None` gives the
+            whole batch.
+        microbatch_size: Images in the backbone at a time; all by default.
+    """
     draw_key = jax.random.fold_in(key, _REAL)
 
     def stream(params: Any, memory: Memory, step: Int[Array, ""]) -> tuple[Array, Array]:
-        chosen = step_indices(
+        drawn = step_indices(
             recipe.sampling, draw_key, step, recipe.batch, memory.labels, recipe.num_classes
         )
-        keys = _keys(key, _REAL_VIEW, step, recipe.batch)
-        images = to_float(memory.images[chosen])
-        features = apply(params, augment(keys, images, recipe.crop, recipe.augmentation))
-        return features, memory.labels[chosen]
+        view_key = jax.random.fold_in(jax.random.fold_in(key, _REAL_VIEW), step)
+
+        def embed(positions: Int[Array, " n"], chosen: Int[Array, " n"]) -> Float[Array, "n d"]:
+            images = to_float(memory.images[chosen])
+            keys = _fold_each(view_key, positions)
+            return apply(params, augment(keys, images, recipe.crop, recipe.augmentation))
+
+        positions, chosen, labels = _own_part(drawn, memory.labels, mesh)
+        return microbatch.map_in_parts(embed, microbatch_size, positions, chosen), labels
 
     return stream
 
 
 def make_given_images(
-    apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
-    recipe: Recipe,
-    key: Key[Array, ""],
+    apply: Apply, recipe: Recipe, key: Key[Array, ""], *, microbatch_size: int | None = None
 ) -> Real:
-    """Real features of images that the host has read, augmented as in `make_stream`."""
+    """Real features of images that the host has read, augmented as in `make_stream`.
+
+    Args:
+        apply: The backbone's `apply(params, images)`.
+        recipe: The recipe.
+        key: The run's root key.
+        microbatch_size: Images in the backbone at a time; all by default.
+    """
     view_key = jax.random.fold_in(key, _REAL_VIEW)
 
     def given_images(params: Any, batch: ImageBatch, step: Int[Array, ""]) -> tuple[Array, Array]:
         step_key = jax.random.fold_in(view_key, step)
-        keys = jax.vmap(lambda number: jax.random.fold_in(step_key, number))(batch.numbers)
-        images = to_float(batch.images)
-        return apply(params, augment(keys, images, recipe.crop, recipe.augmentation)), batch.labels
+
+        def embed(numbers: Int[Array, " n"], images: UInt8[Array, "n h w 3"]) -> Array:
+            keys = _fold_each(step_key, numbers)
+            return apply(params, augment(keys, to_float(images), recipe.crop, recipe.augmentation))
+
+        features = microbatch.map_in_parts(embed, microbatch_size, batch.numbers, batch.images)
+        return features, batch.labels
 
     return given_images
 
@@ -227,13 +263,21 @@ def image_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     return jax.random.fold_in(key, _REAL), jax.random.fold_in(key, _REAL_CROP)
 
 
-def make_cached(recipe: Recipe, key: Key[Array, ""]) -> Real:
-    """Real features of a batch, drawn from a `FeatureMemory` inside the step."""
+def make_cached(recipe: Recipe, key: Key[Array, ""], *, mesh: Mesh | None = None) -> Real:
+    """Real features of a batch, drawn from a `FeatureMemory` inside the step.
+
+    Args:
+        recipe: The recipe.
+        key: The run's root key.
+        mesh: The step's mesh, each device of which takes its part of the batch; `None` gives the
+            whole batch.
+    """
     rows = make_rows(recipe, key)
 
     def cached(_: Any, memory: FeatureMemory, step: Int[Array, ""]) -> tuple[Array, Array]:
-        views, chosen = rows(step, memory.labels)
-        return memory.features[views, chosen], memory.labels[chosen]
+        views, drawn = rows(step, memory.labels)
+        positions, chosen, labels = _own_part(drawn, memory.labels, mesh)
+        return memory.features[views[positions], chosen], labels
 
     return cached
 
@@ -268,49 +312,146 @@ def exact(_: Any, memory: FeatureMemory, step: Int[Array, ""]) -> tuple[Array, A
     return features, jnp.tile(memory.labels, memory.features.shape[0])
 
 
-def make_step(
-    apply: Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]],
+def make_embed(apply: Apply, recipe: Recipe, key: Key[Array, ""]) -> Embed:
+    """Makes `embed(params, levels, indices, copies, step)`: features of augmented images.
+
+    A view depends on the image's index among all, the copy's and the step, and on nothing else.
+
+    Args:
+        apply: The backbone's `apply(params, images)`.
+        recipe: The recipe.
+        key: The run's root key.
+    """
+    view_key = jax.random.fold_in(key, _SYN_VIEW)
+
+    def embed(
+        params: Any,
+        levels: Levels,
+        indices: Int[Array, " s"],
+        copies: Int[Array, " copies"],
+        step: Int[Array, ""],
+    ) -> Float[Array, "s copies d"]:
+        images = image_ops.decode(levels, recipe.num_active(step), decorrelate=recipe.decorrelate)
+        keys = _fold_each(jax.random.fold_in(view_key, step), indices)
+        keys = jax.vmap(lambda k: _fold_each(k, copies))(keys)
+        views = augment(
+            rearrange(keys, "s copies -> (s copies)"),
+            repeat(images, "s h w c -> (s copies) h w c", copies=copies.shape[0]),
+            recipe.crop,
+            recipe.augmentation,
+        )
+        return rearrange(apply(params, views), "(s copies) d -> s copies d", s=indices.shape[0])
+
+    return embed
+
+
+def make_gradient(
+    apply: Apply,
     recipe: Recipe,
     key: Key[Array, ""],
     real: Real,
+    *,
+    mesh: Mesh | None = None,
+    microbatch_size: int | None = None,
+) -> Callable[[State, Any, Source], tuple[Float[Array, ""], Levels]]:
+    """Makes `gradient(state, params, source)`: the loss, and its gradient in this device's levels.
+
+    On a mesh it is for `sharding.over_devices`: devices add up their head gradients, real and
+    synthetic, and exchange nothing else.
+
+    Args:
+        apply: The backbone's `apply(params, images)`.
+        recipe: The recipe.
+        key: The run's root key; all randomness is folded from it and from `state.step`.
+        real: `real(params, source, step)` gives real features and labels, those of this device or
+            the same on all; rows with the label `sharding.PADDING` have no weight.
+        mesh: The devices; `None` for one.
+        microbatch_size: Views in the backbone at a time; all by default.
+    """
+    embed = make_embed(apply, recipe, key)
+    head_key = jax.random.fold_in(key, _HEAD)
+
+    def sum_head_gradients(head: objectives.Head, features: Array, labels: Array) -> Any:
+        """The head gradient of all devices' images, known to each."""
+        weights = (labels != sharding.PADDING).astype(features.dtype)
+        share = objectives.head_gradient_in_parts(
+            sharding.own(head, mesh), features, labels, weights, denominator=1.0
+        )
+        summed, count = sharding.total((share, jnp.sum(weights)), mesh)
+        return jax.tree.map(lambda leaf: leaf / count, summed)
+
+    def gradient(state: State, params: Any, source: Source) -> tuple[Float[Array, ""], Levels]:
+        features_real, labels_real = real(params, source, state.step)
+        head = objectives.init_head(
+            jax.random.fold_in(head_key, state.step),
+            features_real.shape[-1],
+            recipe.num_classes,
+            recipe.head_std,
+        )
+        gradient_real = sum_head_gradients(head, features_real, labels_real)
+
+        indices = sharding.own_positions(state.levels[0].shape[0], mesh)
+        labels_syn = jnp.where(indices < recipe.num_images, indices // recipe.ipc, sharding.PADDING)
+
+        def embed_images(levels: Levels, indices: Int[Array, " s"]) -> Array:
+            def embed_copies(copies: Int[Array, " copies"]) -> Float[Array, "copies s d"]:
+                features = embed(params, levels, indices, copies, state.step)
+                return rearrange(features, "s copies d -> copies s d")
+
+            copies = jnp.arange(recipe.copies, dtype=jnp.int32)
+            features = microbatch.map_in_parts(embed_copies, microbatch_size, copies)
+            return rearrange(features, "copies s d -> s copies d")
+
+        def match(features: Float[Array, "s copies d"]) -> Float[Array, ""]:
+            gradient_syn = sum_head_gradients(
+                head,
+                rearrange(features, "s copies d -> (s copies) d"),
+                repeat(labels_syn, "s -> (s copies)", copies=recipe.copies),
+            )
+            return objectives.cosine_distance(gradient_syn, gradient_real)
+
+        # The cosine needs the features of all images, and its gradient is one of features; so the
+        # chain rule stops there. Images whose copies do not fit in a microbatch come one by one.
+        size = microbatch_size and max(1, microbatch_size // recipe.copies)
+        features, pullback = microbatch.vjp_in_parts(embed_images, size, state.levels, indices)
+        loss, gradient_features = jax.value_and_grad(match)(features)
+        return loss, pullback(gradient_features)
+
+    return gradient
+
+
+def make_step(
+    apply: Apply,
+    recipe: Recipe,
+    key: Key[Array, ""],
+    real: Real,
+    *,
+    mesh: Mesh | None = None,
+    source_specs: Any = sharding.EVERYWHERE,
+    microbatch_size: int | None = None,
 ) -> Step:
     """Makes the update `step(state, params, source) -> state, loss`, pure and ready to be jitted.
+
+    What comes out depends neither on the mesh nor on the size of microbatches, but for rounding.
 
     Args:
         apply: The backbone's `apply(params, images)`.
         recipe: The recipe.
         key: The run's root key; all randomness is folded from it and from `state.step`.
         real: `real(params, source, step)` gives the step's real features and labels.
+        mesh: The devices to work on, on which the state lies as `sharding.place` puts it; `None`
+            for one.
+        source_specs: How sources are laid out on them: each device has all of them, by default.
+        microbatch_size: Views in the backbone at a time on each device, which bounds the memory
+            that a step takes; by default all at once.
     """
     optimizer = _optimizer(recipe)
-    labels_syn = repeat(recipe.labels(), "s -> (s copies)", copies=recipe.copies)
+    gradient_fn = make_gradient(
+        apply, recipe, key, real, mesh=mesh, microbatch_size=microbatch_size
+    )
 
-    def step(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
-        keys_syn = _keys(key, _SYN_VIEW, state.step, recipe.num_images)
-        keys_syn = jax.vmap(lambda k: _fold_range(k, recipe.copies))(keys_syn)
-        active = recipe.num_active(state.step)
-
-        features_real, labels_real = real(params, source, state.step)
-        head = objectives.init_head(
-            jax.random.fold_in(jax.random.fold_in(key, _HEAD), state.step),
-            features_real.shape[-1],
-            recipe.num_classes,
-            recipe.head_std,
-        )
-        gradient_real = objectives.head_gradient_in_parts(head, features_real, labels_real)
-
-        def loss_fn(levels: Levels) -> Float[Array, ""]:
-            images_syn = image_ops.decode(levels, active, decorrelate=recipe.decorrelate)
-            views_syn = augment(
-                rearrange(keys_syn, "s copies -> (s copies)"),
-                repeat(images_syn, "s h w c -> (s copies) h w c", copies=recipe.copies),
-                recipe.crop,
-                recipe.augmentation,
-            )
-            gradient_syn = objectives.head_gradient(head, apply(params, views_syn), labels_syn)
-            return objectives.cosine_distance(gradient_syn, gradient_real)
-
-        loss, gradient = jax.value_and_grad(loss_fn)(state.levels)
+    def update(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
+        loss, gradient = gradient_fn(state, params, source)
         updates, opt_state = optimizer.update(gradient, state.opt_state)
         # Not in the optimiser, whose count starts anew with every pyramid level.
         factor = recipe.learning_rate_factor(state.step)
@@ -318,11 +459,25 @@ def make_step(
         levels = optax.apply_updates(state.levels, updates)
         return State(state.step + 1, levels, opt_state), loss
 
+    def step(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
+        specs = sharding.specs(state)
+        layout = (specs, sharding.EVERYWHERE, source_specs)
+        divided = sharding.over_devices(update, mesh, layout, (specs, sharding.EVERYWHERE))
+        return divided(state, params, source)
+
     return step
 
 
-def make_grow(recipe: Recipe, key: Key[Array, ""]) -> Callable[[State], State]:
-    """Makes the function that adds a pyramid level and creates Adam's state anew."""
+def make_grow(
+    recipe: Recipe, key: Key[Array, ""], *, mesh: Mesh | None = None
+) -> Callable[[State], State]:
+    """Makes the function that adds a pyramid level and creates Adam's state anew.
+
+    Args:
+        recipe: The recipe.
+        key: The run's root key.
+        mesh: As for `make_step`.
+    """
     optimizer = _optimizer(recipe)
 
     def grow(state: State) -> State:
@@ -332,9 +487,33 @@ def make_grow(recipe: Recipe, key: Key[Array, ""]) -> Callable[[State], State]:
             recipe.num_active(state.step) - 1,
             recipe.init,
         )
-        return State(state.step, levels, optimizer.init(levels))
+        return sharding.constrain(State(state.step, levels, optimizer.init(levels)), mesh)
 
     return grow
+
+
+def view_bytes(apply: Apply, params: Any, recipe: Recipe, key: Key[Array, ""]) -> int:
+    """Bytes that a step holds of every view that is in the backbone at a time; runs nothing.
+
+    Args:
+        apply: The backbone's `apply(params, images)`.
+        params: Its parameters, of which only shapes and types count.
+        recipe: The recipe.
+        key: Any random key.
+    """
+    embed = make_embed(apply, recipe, key)
+
+    def kept(count: int) -> int:
+        sides = recipe.sizes
+        levels = tuple(jax.ShapeDtypeStruct((count, n, n, 3), jnp.float32) for n in sides)
+
+        def features(levels: Levels, params: Any) -> Float[Array, "s copies d"]:
+            return embed(params, levels, jnp.arange(count), jnp.arange(1), jnp.int32(0))
+
+        return microbatch.kept_bytes(features, levels, params)
+
+    # The difference leaves out what is kept once, such as parameters.
+    return kept(2) - kept(1)
 
 
 def grows_at(recipe: Recipe, step: int) -> bool:
@@ -389,10 +568,18 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(recipe.learning_rate)
 
 
-def _keys(key: Key[Array, ""], stream: int, step: Int[Array, ""], count: int) -> Key[Array, " n"]:
-    return _fold_range(jax.random.fold_in(jax.random.fold_in(key, stream), step), count)
+def _own_part(
+    drawn: Int[Array, " b"], labels: Int[Array, " n"], mesh: Mesh | None
+) -> tuple[Int[Array, " p"], Int[Array, " p"], Int[Array, " p"]]:
+    """Positions in the batch, images and labels of this device's part of the images drawn."""
+    batch = drawn.shape[0]
+    each = batch if mesh is None else -(-batch // mesh.size)
+    positions = sharding.own_positions(each, mesh)
+    inside = jnp.minimum(positions, batch - 1)
+    chosen = drawn[inside]
+    return inside, chosen, jnp.where(positions < batch, labels[chosen], sharding.PADDING)
 
 
-def _fold_range(key: Key[Array, ""], count: int) -> Key[Array, " n"]:
+def _fold_each(key: Key[Array, ""], indices: Int[Array, " n"]) -> Key[Array, " n"]:
     # Folding in an index, unlike splitting, gives image i the same key whatever their number is.
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)

@@ -8,6 +8,7 @@ difference of large sums.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ from jaxtyping import Array, Float, Int, Key
 
 Head = dict[str, Float[Array, "..."]]
 Labels = Int[Array, " n"] | Float[Array, "n k"]
+
+# Class scores of so many rows and classes at a time: 16 MiB.
+_SCORES = 2**22
 
 
 def init_head(key: Key[Array, ""], feature_dim: int, num_classes: int, std: float = 0.01) -> Head:
@@ -73,29 +77,50 @@ head_gradient = jax.grad(linear_probe_loss)
 
 
 def head_gradient_in_parts(
-    head: Head, features: Float[Array, "n d"], labels: Int[Array, " n"], rows: int = 2**16
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    weights: Float[Array, " n"] | None = None,
+    *,
+    denominator: Float[Array, ""] | float | None = None,
+    rows: int | None = None,
 ) -> Head:
     """`head_gradient` of very many images, whose class scores are never in memory all at once.
+
+    Nor are they when it is differentiated with respect to the features.
 
     Args:
         head: The linear head.
         features: One row per image.
         labels: Class indices.
-        rows: Images at a time.
+        weights: As for `linear_probe_loss`.
+        denominator: Likewise.
+        rows: Images at a time; by default so many that their scores take 16 MiB.
     """
     count = features.shape[0]
+    if rows is None:
+        rows = max(1, _SCORES // head["bias"].shape[0])
     if count <= rows:
-        return head_gradient(head, features, labels)
+        return head_gradient(head, features, labels, weights, denominator=denominator)
+    if weights is None:
+        weights = jnp.ones((count,), features.dtype)
+    if denominator is None:
+        denominator = jnp.sum(weights)
     parts = -(-count // rows)
     padding = parts * rows - count
-    weights = jnp.pad(jnp.ones((count,), features.dtype), (0, padding))
-    padded = (jnp.pad(features, ((0, padding), (0, 0))), jnp.pad(labels, (0, padding)), weights)
+    padded = (
+        jnp.pad(features, ((0, padding), (0, 0))),
+        jnp.pad(labels, (0, padding)),
+        jnp.pad(weights, (0, padding)),
+    )
     stacked = tuple(array.reshape(parts, rows, *array.shape[1:]) for array in padded)
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def share(part: tuple[Array, ...]) -> Head:
+        return head_gradient(head, *part, denominator=denominator)
+
     def add(total: Head, part: tuple[Array, ...]) -> tuple[Head, None]:
-        features, labels, weights = part
-        gradient = head_gradient(head, features, labels, weights, denominator=float(count))
-        return jax.tree.map(jnp.add, total, gradient), None
+        return jax.tree.map(jnp.add, total, share(part)), None
 
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, head), stacked)[0]
 

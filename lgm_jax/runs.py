@@ -104,6 +104,11 @@ class Run:
         """The result of the last time a stage was finished, whatever its inputs were."""
         return self._records().get(stage, {}).get("result")
 
+    def last_process(self, stage: str) -> Mapping[str, Any]:
+        """What is known of the last process that began or finished a stage."""
+        made_by = self._records().get(stage, {}).get("made_by", [])
+        return made_by[-1] if made_by else {}
+
     def begin(self, stage: str, step: int, process: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Records that a process goes on with a stage from a step, before it does.
 

@@ -12,14 +12,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh, PartitionSpec
 
-from lgm_jax import baselines, distill, images, probe, runs
+from lgm_jax import baselines, distill, images, microbatch, probe, runs, sharding
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import Split
@@ -66,9 +67,19 @@ def distill_stage(session: Session) -> None:
         state = checkpoints.restore(state) or state
         start = int(state.step)
         metrics = _Metrics(run.path / runs.METRICS, start)
-        made_by = run.begin("distill", start, session.process_with(session.backbone))
-        print(f"distill: {recipe.num_images} images, steps {start} to {steps}", flush=True)
-        state, loss = _distill(session, state, metrics, checkpoints, workers)
+        mesh = sharding.make_mesh()
+        state = sharding.place(mesh, state)
+        size = _microbatch_size(session, mesh)
+        process = {**session.process_with(session.backbone), "microbatch": size}
+        made_by = run.begin("distill", start, process)
+        where = f"{mesh.size} devices, " if mesh.size > 1 else ""
+        print(
+            f"distill: {recipe.num_images} images, steps {start} to {steps}, {where}"
+            f"{size} views at a time",
+            flush=True,
+        )
+        feed = _real(session, mesh, size, workers)
+        state, loss = _distill(session, mesh, size, feed, state, metrics, checkpoints)
         checkpoints.save(steps, state)
     rendered = _render(session, state)
     labels = np.asarray(recipe.labels())
@@ -168,26 +179,36 @@ class _Metrics:
 
 def _distill(
     session: Session,
+    mesh: Mesh,
+    size: int,
+    feed: _Feed,
     state: distill.State,
     metrics: _Metrics,
     checkpoints: Checkpoints,
-    workers: contextlib.ExitStack,
 ) -> tuple[distill.State, float | None]:
+    """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
-    real, sources = _real(session, workers)
-    step_fn = distill.make_step(session.backbone.apply, recipe, session.key, real)
-    grow = jax.jit(distill.make_grow(recipe, session.key))
+    step_fn = distill.make_step(
+        session.backbone.apply,
+        recipe,
+        session.key,
+        feed.real,
+        mesh=mesh,
+        source_specs=feed.specs,
+        microbatch_size=size,
+    )
+    grow = distill.make_grow(recipe, session.key, mesh=mesh)
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
     loss, before = metrics.last_loss(), None
     with contextlib.closing(bar), INTERRUPTS.deferred() as interrupted:
         updates = distill.run(
-            jax.jit(step_fn),
-            grow,
+            jax.jit(step_fn, donate_argnums=0),
+            jax.jit(grow, donate_argnums=0),
             recipe,
             state,
-            session.backbone.params,
-            sources,
+            sharding.replicate(mesh, session.backbone.params),
+            feed.sources,
             config.steps,
         )
         for step, (state, pending) in enumerate(updates, int(state.step) + 1):  # noqa: B020
@@ -205,22 +226,64 @@ def _distill(
                 loss = float(pending)
                 metrics.write(step, loss, bar.report(step, loss))
             if saves or leaving:
-                checkpoints.save(step, state)
+                checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
             if draws:
                 picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
-                _write_grid(picture, _render(session, state), captions)
+                whole = sharding.collect(mesh, state, recipe.num_images)
+                _write_grid(picture, _render(session, whole), captions)
             if leaving:
                 break
-    return state, loss
+    return sharding.collect(mesh, state, recipe.num_images), loss
 
 
-def _real(
-    session: Session, workers: contextlib.ExitStack
-) -> tuple[distill.Real, Callable[[int], distill.Source]]:
-    """Where each step's real features are from: a function for the step, and what it draws from.
+def _microbatch_size(session: Session, mesh: Mesh) -> int:
+    """Views in the backbone at a time: as configured, as before, or what fits in memory."""
+    config, recipe = session.config, session.recipe
+    if config.microbatch is not None:
+        return config.microbatch
+    before = session.run.last_process("distill").get("microbatch")
+    if before is not None:
+        return before
+    images_here = recipe.images_on(mesh.size)
+    # Levels have a gradient; the state lies on the device already.
+    reserved = 4 * 3 * images_here * sum(side**2 for side in recipe.sizes)
+    reserved += _source_bytes(session, mesh)
+    backbone = session.backbone
+    return microbatch.choose_size(
+        distill.view_bytes(backbone.apply, backbone.params, recipe, session.key),
+        microbatch.free_bytes(mesh.devices.flat[0].memory_stats(), reserved),
+        images_here * recipe.copies,
+    )
 
-    Processes that read images end with `workers`.
+
+def _source_bytes(session: Session, mesh: Mesh) -> int:
+    """Memory that real images or their features take on a device, at most."""
+    recipe = session.recipe
+    if session.on_host:
+        # One batch in use, and the next.
+        return 2 * 3 * recipe.resolution**2 * -(-recipe.batch // mesh.size)
+    if recipe.real == "stream":
+        return session.train.images.nbytes
+    count = recipe.real_views * len(session.dataset.splits["train"].labels)
+    return min(4 * count * session.backbone.feature_dim, FEATURES_ON_DEVICE)
+
+
+class _Feed(NamedTuple):
+    """Where each step's real features are from.
+
+    Attributes:
+        real: The function for the step.
+        sources: What it draws from, by step number.
+        specs: How that is laid out on the mesh.
     """
+
+    real: distill.Real
+    sources: Callable[[int], distill.Source]
+    specs: Any = sharding.EVERYWHERE
+
+
+def _real(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack) -> _Feed:
+    """Processes that read images end with `workers`."""
     recipe, key = session.recipe, session.key
     if session.on_host:
         loader = workers.enter_context(session.loader())
@@ -229,20 +292,26 @@ def _real(
         print(f"real images: {recipe.batch} of {count} a step, read by {how}", flush=True)
 
         def read(step: int) -> distill.ImageBatch:
-            return distill.ImageBatch(*map(jnp.asarray, loader(step)))
+            images, labels, numbers = loader(step)
+            return distill.ImageBatch(
+                sharding.divide(mesh, images),
+                sharding.divide(mesh, labels, fill=sharding.PADDING),
+                sharding.divide(mesh, numbers),
+            )
 
-        return distill.make_given_images(session.backbone.apply, recipe, key), read
+        given = distill.make_given_images(session.backbone.apply, recipe, key, microbatch_size=size)
+        return _Feed(given, read, sharding.DIVIDED)
     if recipe.real == "stream":
         images, labels = session.train.images, session.train.labels
-        memory = distill.Memory(jnp.asarray(images), jnp.asarray(labels))
-        return distill.make_stream(session.backbone.apply, recipe, key), lambda _: memory
+        memory = sharding.replicate(mesh, distill.Memory(jnp.asarray(images), jnp.asarray(labels)))
+        apply = session.backbone.apply
+        real = distill.make_stream(apply, recipe, key, mesh=mesh, microbatch_size=size)
+        return _Feed(real, lambda _: memory)
     labels = session.dataset.splits["train"].labels
     _print_cost(session, len(labels))
     rows = session.real_features
     if rows.nbytes <= FEATURES_ON_DEVICE:
-        features = distill.FeatureMemory(jnp.asarray(rows.whole()), jnp.asarray(labels))
-        real = distill.exact if recipe.real == "exact" else distill.make_cached(recipe, key)
-        return real, lambda _: features
+        return _features_on_devices(session, mesh, rows.whole(), labels)
     if recipe.real == "exact":
         raise UserError(
             f"the features take {rows.nbytes / 1e9:.3g} GB, more than the "
@@ -255,9 +324,30 @@ def _real(
         views, chosen = map(np.asarray, choose(jnp.int32(step), all_labels))
         # Views times images may not fit 32 bits.
         taken = rows.take(views.astype(np.int64) * len(labels) + chosen)
-        return distill.Batch(jnp.asarray(taken), jnp.asarray(labels[chosen]))
+        return distill.Batch(
+            sharding.divide(mesh, taken),
+            sharding.divide(mesh, labels[chosen], fill=sharding.PADDING),
+        )
 
-    return distill.given, batch
+    return _Feed(distill.given, batch, sharding.DIVIDED)
+
+
+def _features_on_devices(
+    session: Session, mesh: Mesh, features: np.ndarray, labels: np.ndarray
+) -> _Feed:
+    """All features, on every device to draw from, or divided among them."""
+    if session.recipe.real == "exact":
+        divided = distill.FeatureMemory(
+            sharding.divide(mesh, features, axis=1),
+            sharding.divide(mesh, labels, fill=sharding.PADDING),
+        )
+        layout = PartitionSpec(None, sharding.AXIS), sharding.DIVIDED
+        specs = distill.FeatureMemory._make(layout)
+        return _Feed(distill.exact, lambda _: divided, specs)
+    memory = distill.FeatureMemory(jnp.asarray(features), jnp.asarray(labels))
+    memory = sharding.replicate(mesh, memory)
+    real = distill.make_cached(session.recipe, session.key, mesh=mesh)
+    return _Feed(real, lambda _: memory)
 
 
 def _print_cost(session: Session, num_images: int) -> None:

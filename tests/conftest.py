@@ -9,6 +9,8 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 # LLVM at -O1 compiles four times faster; XLA's own passes stay as they are.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Nothing is kept between one test run and the next.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
@@ -27,6 +29,7 @@ jaxtyping.install_import_hook("lgm_jax", "beartype.beartype")
 import numpy as np
 import pytest
 import safetensors.numpy
+from trees import nest
 
 from lgm_jax.backbones import abstract_vit, configs, port
 
@@ -75,7 +78,7 @@ def loud_params(shapes: dict[str, tuple[int, ...]], seed: int) -> port.Params:
     what reads from it is large, so that the MLP works where exact and tanh GELU differ.
     """
     rng = np.random.default_rng(seed)
-    params: port.Params = {}
+    params = {}
     for path, shape in sorted(shapes.items()):
         gain = 2.0 if path.split("/")[-2:-1] in (["qkv"], ["up"]) else 0.03
         if path.endswith("kernel"):
@@ -84,12 +87,8 @@ def loud_params(shapes: dict[str, tuple[int, ...]], seed: int) -> port.Params:
             value = 1 + 0.3 * rng.normal(size=shape)
         else:
             value = 0.03 * rng.normal(size=shape)
-        leaf = params
-        *parents, name = path.split("/")
-        for parent in parents:
-            leaf = leaf.setdefault(parent, {})
-        leaf[name] = value.astype(np.float32)
-    return params
+        params[path] = value.astype(np.float32)
+    return nest(params)
 
 
 @pytest.fixture(scope="session")

@@ -195,6 +195,23 @@ def test_more_steps_continue_as_if_never_stopped(finished, run_copy, tmp_path):
     assert commits(run_copy, "distill") == [(0, first), (6, "later")]
 
 
+def test_microbatches_are_chosen_recorded_and_used_again(run_copy, finished, capsys):
+    def begun():
+        made_by = json.loads((run_copy / "stages.json").read_text())["distill"]["made_by"]
+        return [(made["from_step"], made["microbatch"]) for made in made_by]
+
+    # Ten images in one copy each: all of them.
+    assert begun() == [(0, 10)]
+    stages = run_copy / "stages.json"
+    stages.write_text(stages.read_text().replace('"microbatch": 10', '"microbatch": 3'))
+    capsys.readouterr()
+    assert start(QUICK, "--config.steps=7", "--config.stages=distill", workdir=run_copy) == 0
+    assert "steps 6 to 7, 3 views at a time" in capsys.readouterr().out
+    more = ("--config.steps=8", "--config.microbatch=4", "--config.stages=distill")
+    assert start(QUICK, *more, workdir=run_copy) == 0
+    assert begun() == [(0, 3), (6, 3), (7, 4)]
+
+
 def test_lost_output_is_made_again(run_copy, finished):
     (run_copy / "stages.json").unlink()
     shutil.rmtree(run_copy / "distilled")
@@ -221,6 +238,7 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.steps=" + "9" * 30, "--workdir=w"), ["config.steps"]),
         ((QUICK, "--config.ipc=0", "--workdir=w"), ["config.ipc", "0"]),
         ((QUICK, "--config.ipc=5000", "--workdir=w"), ["config.ipc", "5000", "smallest class"]),
+        ((QUICK, "--config.microbatch=0", "--workdir=w"), ["config.microbatch", "0"]),
         ((QUICK, "--config.learning_rate=nan", "--workdir=w"), ["learning_rate", "nan"]),
         ((QUICK, "--config.objective=lgmm", "--workdir=w"), ["lgmm", "lgm"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
@@ -680,8 +698,8 @@ def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
 ):
     make_step = distill.make_step
 
-    def make_broken_step(*arguments):
-        step = make_step(*arguments)
+    def make_broken_step(*arguments, **options):
+        step = make_step(*arguments, **options)
 
         def broken_step(state, params, source):
             after, loss = step(state, params, source)
@@ -713,9 +731,9 @@ def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch
     def exhaust(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
-    monkeypatch.setattr(distill, "make_step", lambda *_: exhaust)
+    monkeypatch.setattr(distill, "make_step", lambda *_, **__: exhaust)
     line = refuse(capsys, QUICK, "--config.stages=distill", workdir=tmp_path / "run")
-    assert "out of memory in stage distill: lower config.copies" in line
+    assert "out of memory in stage distill: lower config.microbatch" in line
 
 
 def test_probing_nothing_is_refused(tmp_path, capsys):
@@ -765,6 +783,33 @@ def test_program_runs_from_a_shell(tmp_path):
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: config.seed")
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):
+    command = [sys.executable, "launch.py", QUICK, "--config.stages=distill"]
+    given = {variable: str(tmp_path / "kept"), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    # Whatever the machine's speed.
+    given["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    folders = {"XDG_CACHE_HOME": "kept/lgm_jax/compiled", "JAX_COMPILATION_CACHE_DIR": "kept"}
+    kept, images = [], []
+    for name in ("first", "second"):
+        workdir = tmp_path / name
+        done = subprocess.run(
+            [*command, f"--workdir={workdir}"],
+            cwd=ROOT,
+            env=os.environ | given,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        steps = (tmp_path / folders[variable]).glob("jit_step-*-cache")
+        kept.append([path.name for path in steps])
+        images.append(lgm_jax.load_distilled(workdir)[0])
+    assert len(kept[0]) == 1
+    assert kept[0] == kept[1]
+    np.testing.assert_array_equal(*images)
 
 
 def write_waterbirds(folder, rows):

@@ -225,6 +225,6 @@ def test_head_gradient_in_parts_is_the_head_gradient(rows):
     features = jnp.asarray(rng.normal(size=(20, 6)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 4, 20), jnp.int32)
     whole = objectives.head_gradient(head, features, labels)
-    parts = objectives.head_gradient_in_parts(head, features, labels, rows)
+    parts = objectives.head_gradient_in_parts(head, features, labels, rows=rows)
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-7)

@@ -1,0 +1,208 @@
+"""Laws of many devices, in float64; `test_sharding.py` runs them in a process of eight CPU devices.
+
+Gradients are compared, not images alone: Adam hides a wrong scale of the first, the cosine one of
+head gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from scale import (
+    FEATURES,
+    KEY,
+    apply,
+    make_feed,
+    make_params,
+    make_recipe,
+    make_state,
+    wide_heads,  # noqa: F401
+)
+
+from lgm_jax import distill, sharding
+from lgm_jax.checkpoints import Checkpoints
+
+jax.config.update("jax_enable_x64", True)
+
+pytestmark = pytest.mark.usefixtures("wide_heads")
+
+BYTES = {"f32": 4, "f64": 8, "s32": 4, "pred": 1}
+COLLECTIVE = re.compile(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(")
+
+
+def make_program(recipe: distill.Recipe, devices: int | None, size: int | None = None) -> Any:
+    """Some devices or no mesh, and on them a jitted step and growth, the start, and the source."""
+    mesh = devices and sharding.make_mesh(jax.devices()[:devices])
+    real, source, specs = make_feed(recipe, mesh, size)
+    step = distill.make_step(
+        apply, recipe, KEY, real, mesh=mesh, source_specs=specs, microbatch_size=size
+    )
+    state = make_state(recipe)
+    if mesh is not None:
+        state = sharding.place(mesh, state)
+    grow = jax.jit(distill.make_grow(recipe, KEY, mesh=mesh))
+    return mesh, jax.jit(step), grow, state, source
+
+
+def run(recipe: distill.Recipe, devices: int | None, size: int | None = None) -> Any:
+    """The raw gradient of the first step, its loss, and the state after three, one growth between.
+
+    Adam's first moment is a tenth of the gradient after one step.
+    """
+    _, step, grow, state, source = make_program(recipe, devices, size)
+    states = distill.run(step, grow, recipe, state, make_params(), lambda _: source, 3)
+    first, loss = next(states)
+    gradient = jax.tree.map(lambda moment: 10 * np.asarray(moment), first.opt_state[0].mu)
+    *_, (last, _) = states
+    assert step._cache_size() == 1
+    assert grow._cache_size() == 1
+    return gradient, float(loss), jax.device_get(last)
+
+
+@functools.cache
+def expect(recipe: distill.Recipe) -> Any:
+    """The same on one device without a mesh."""
+    return run(recipe, None)
+
+
+def assert_close(actual: Any, expected: Any, count: int) -> None:
+    """Equal up to rounding, relative to the largest number, in all but the padding."""
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        # Measured: 2e-15 of gradients, 1e-12 of states.
+        np.testing.assert_allclose(
+            ours[:count] if ours.ndim else ours, theirs, rtol=0, atol=1e-10 * np.abs(theirs).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("source", "num_classes", "changes", "devices"),
+    [
+        ("stream", 10, {}, [1, 2, 4, 8]),
+        ("stream", 4, {"copies": 3}, [8]),
+        ("stream", 8, {"ipc": 2}, [8]),
+        ("cached", 10, {}, [8]),
+        ("cached", 1000, {"copies": 1}, [8]),
+        ("exact", 10, {}, [4, 8]),
+    ],
+)
+def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, devices):
+    recipe = make_recipe(num_classes, source, **changes)
+    gradient, loss, last = expect(recipe)
+    largest = max(np.abs(leaf).max() for leaf in gradient)
+    assert largest > 1e-6
+    for number in devices:
+        ours, our_loss, our_last = run(recipe, number)
+        assert abs(our_loss - loss) < 1e-12
+        assert_close(ours, gradient, recipe.num_images)
+        assert_close(our_last, last, recipe.num_images)
+        for leaf in ours:
+            assert leaf.shape[0] == recipe.images_on(number) * number
+            assert not np.any(leaf[recipe.num_images :])
+
+
+def test_microbatches_and_devices_together():
+    recipe = make_recipe(10, "stream", copies=3, ipc=2)
+    gradient, loss, last = expect(recipe)
+    for size in (2, 7):
+        ours, our_loss, our_last = run(recipe, 8, size)
+        assert abs(our_loss - loss) < 1e-12
+        assert_close(ours, gradient, recipe.num_images)
+        assert_close(our_last, last, recipe.num_images)
+
+
+def test_a_real_function_that_knows_no_devices_gives_the_same():
+    recipe = make_recipe(4, "stream")
+    whole, memory, _ = make_feed(recipe)
+    losses = []
+    for number in (1, 8):
+        mesh = sharding.make_mesh(jax.devices()[:number])
+        step = jax.jit(distill.make_step(apply, recipe, KEY, whole, mesh=mesh))
+        state = sharding.place(mesh, make_state(recipe))
+        after, loss = step(state, make_params(), memory)
+        losses.append((float(loss), np.asarray(after.opt_state[0].mu[0])[:4]))
+    np.testing.assert_allclose(losses[0][0], losses[1][0], atol=1e-12)
+    np.testing.assert_allclose(losses[0][1], losses[1][1], atol=1e-12)
+
+
+def test_batches_drawn_on_the_host_are_divided_and_padded():
+    recipe = make_recipe(10, "cached")
+    mesh, step, _, state, memory = make_program(recipe, 8)
+    views, chosen = distill.make_rows(recipe, KEY)(0, len(memory.labels))
+    batch = distill.Batch(
+        sharding.divide(mesh, memory.features[views, chosen]),
+        sharding.divide(mesh, memory.labels[chosen], fill=sharding.PADDING),
+    )
+    assert batch.labels.shape == (24,)
+    given = jax.jit(
+        distill.make_step(
+            apply, recipe, KEY, distill.given, mesh=mesh, source_specs=sharding.DIVIDED
+        )
+    )
+    after, loss = given(state, make_params(), batch)
+    expected, expected_loss = step(state, make_params(), memory)
+    assert abs(float(loss) - float(expected_loss)) < 1e-12
+    assert_close(after, jax.device_get(expected), recipe.num_images)
+
+
+@pytest.mark.parametrize("source", ["stream", "cached", "exact"])
+def test_devices_exchange_two_head_gradients_and_nothing_else(source):
+    recipe = make_recipe(10, source)
+    sent = []
+    for devices in (2, 8):
+        _, step, _, state, memory = make_program(recipe, devices)
+        compiled = step.lower(state, make_params(), memory).compile().as_text()
+        found = COLLECTIVE.findall(compiled)
+        assert {kind for _, kind, _ in found} == {"all-reduce"}
+        arrays = [a for shapes, *_ in found for a in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+        numbers = sum(int(np.prod([int(n) for n in dims.split(",") if n])) for _, dims in arrays)
+        assert all(kind in BYTES for kind, _ in arrays)
+        sent.append(numbers)
+    gradients = 2 * 10 * (FEATURES + 1)
+    assert gradients <= sent[0] == sent[1] <= gradients + 1024 // 8
+
+
+def test_states_are_padded_and_cut_to_what_they_were():
+    recipe = make_recipe(10, "stream")
+    state = make_state(recipe)
+    for devices in (1, 3, 5, 8):
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        placed = sharding.place(mesh, state)
+        parts = {shard.data.shape[0] for shard in placed.levels[0].addressable_shards}
+        assert parts == {recipe.images_on(devices)}
+        back = sharding.collect(mesh, placed, recipe.num_images)
+        jax.tree.map(np.testing.assert_array_equal, back, state)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (5, 2)])
+def test_checkpoints_go_on_on_another_number_of_devices(before, after, tmp_path):
+    recipe = make_recipe(10, "exact")
+    expected = expect(recipe)[2]
+    mesh, step, grow, state, source = make_program(recipe, before)
+    *_, (state, _) = distill.run(step, grow, recipe, state, make_params(), lambda _: source, 1)
+    with Checkpoints(epath.Path(tmp_path), 1) as checkpoints:
+        checkpoints.save(1, sharding.collect(mesh, state, recipe.num_images))
+    with Checkpoints(epath.Path(tmp_path), 1) as checkpoints:
+        restored = checkpoints.restore(make_state(recipe))
+    assert restored.levels[0].shape[0] == recipe.num_images
+    mesh, step, grow, _, source = make_program(recipe, after)
+    state = sharding.place(mesh, restored)
+    *_, (last, _) = distill.run(step, grow, recipe, state, make_params(), lambda _: source, 3)
+    assert int(last.step) == 3
+    assert_close(jax.device_get(last), expected, recipe.num_images)
+
+
+def test_donated_states_are_reused_in_place():
+    recipe = make_recipe(10, "cached")
+    _, step, _, state, source = make_program(recipe, 8)
+    donating = jax.jit(step.__wrapped__, donate_argnums=0)
+    compiled = donating.lower(state, make_params(), source).compile().memory_analysis()
+    own = sum(leaf.nbytes // 8 for leaf in jax.tree.leaves(state) if leaf.ndim)
+    assert compiled.alias_size_in_bytes >= own
+    donating(state, make_params(), source)
+    assert all(level.is_deleted() for level in state.levels)
