@@ -117,9 +117,9 @@ def load(
         params_dtype: What its parameters are kept in, likewise.
         attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `xla` runs anywhere;
             `auto` takes the first where it can.
-        pooling: `native`, or `None`, gives the features that the family is used with. `cls`, `mean` (of patch
-            tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those of the
-            last four blocks; no projection or pooling head follows.
+        pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
+            (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
+            of the last four blocks; no projection or pooling head follows.
         resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
             upstream resizes them. By default what the backbone is used at.
         revision: Branch, tag or commit, for the hub only.

@@ -312,6 +312,11 @@ _TIMM_EXPECTED = (
     "timm's names are expected, not those of the model's authors: load the weights with timm and "
     "write them with timm.models.save_for_hf"
 )
+_IN_MEMORY = (
+    r"(.*\.)?layers?\.\d+\.attention\.[qkv]_proj\..*",
+    "the names of published files are expected, not those that transformers has in memory: write "
+    "the model with save_pretrained",
+)
 _TIMM_EVA_IGNORED = (r"head\..*", r"mask_token", r"lm_head\..*", r".*rope.*")
 
 FORMATS: Mapping[str, Format] = {
@@ -338,7 +343,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         advice=(
             # What timm joins, or has another architecture for.
-            r"(.*\.)?blocks\.\d+\.(mlp\.w1|attn\.inner_attn_ln)\..*|visual\..*",
+            r"(.*\.)?blocks\.\d+\.(mlp\.w1|attn\.inner_attn_ln)\..*|visual\..*|storage_tokens",
             _TIMM_EXPECTED,
         ),
     ),
@@ -352,11 +357,13 @@ FORMATS: Mapping[str, Format] = {
         # A pooler, a classifier, the decoders of masked image modelling and of ViTMAE.
         (r"pooler\..*", r"classifier\..*", r"decoder\..*", r"embeddings\.mask_token"),
         ("", "vit."),
+        advice=_IN_MEMORY,
     ),
     "hf_dinov2": Format(
         _hf_dinov2,
         (r"embeddings\.mask_token", r"classifier\..*"),
         ("", "dinov2.", "dinov2_with_registers."),
+        advice=_IN_MEMORY,
     ),
     "hf_dinov3": Format(
         _hf_dinov3,
