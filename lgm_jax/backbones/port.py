@@ -314,8 +314,8 @@ _TIMM_EXPECTED = (
 )
 _IN_MEMORY = (
     r"(.*\.)?layers?\.\d+\.attention\.[qkv]_proj\..*",
-    "the names of published files are expected, not those that transformers has in memory: write "
-    "the model with save_pretrained",
+    "published names are expected, not those that transformers has in memory: write the model with "
+    "save_pretrained",
 )
 _TIMM_EVA_IGNORED = (r"head\..*", r"mask_token", r"lm_head\..*", r".*rope.*")
 
