@@ -138,7 +138,7 @@ def test_keys_shapes_and_features_are_timms(name):
     ours = apply(params, jnp.asarray(images))
     with torch.no_grad():
         theirs = model(torch.from_numpy(2 * images - 1).permute(0, 3, 1, 2))
-    assert upstream.relative_error(ours, theirs) <= 1e-5  # measured: at most 1e-6
+    assert upstream.relative_error(ours, theirs) <= 1e-5  # measured: at most 1.2e-6
 
 
 @pytest.mark.slow
