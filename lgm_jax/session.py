@@ -407,10 +407,8 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
             resolution=crop,
             revision=revision or None,
         )
-    except UserError as error:
-        if crop is not None and "does not divide an image" in str(error):
-            raise UserError(f"config.images.crop={crop}, and {name}: {error}") from error
-        raise
+    except backbones.IndivisibleError as error:
+        raise UserError(f"config.images.crop={crop}, and {name}: {error}") from error
 
 
 def _match_classes(found: DistilledSet, dataset: Dataset, folder: str) -> tuple[np.ndarray, str]:

@@ -33,18 +33,22 @@ class Hub:
     Attributes:
         repos: Content of each file of each repository.
         gated: Repositories that need terms accepted.
+        broken: Whether every request is answered with an error of the server.
         requests: What was asked for.
     """
 
     repos: dict[str, dict[str, bytes]]
     gated: set[str]
     requests: list[str]
+    broken: bool = False
 
 
 def _answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of `/owner/name/resolve/revision/file`."""
     owner, name, _, revision, file = path.strip("/").split("/", 4)
     repo = f"{owner}/{name}"
+    if hub.broken:
+        return 500, {}, b""
     if repo not in hub.repos:
         return 401, {"X-Error-Code": "RepoNotFound"}, b""
     if repo in hub.gated:
@@ -174,6 +178,18 @@ def registered(vit_folder, monkeypatch) -> str:
     return "tiny_vit"
 
 
+def test_an_export_says_where_it_is_from(hub, vit_folder, tmp_path):
+    _publish(hub, "someone/tiny", vit_folder)
+    first = backbones.load("someone/tiny", revision="v1")
+    for source, folder in (("someone/tiny", "one"), (str(tmp_path / "one"), "two")):
+        revision = "v1" if folder == "one" else None
+        backbones.export(source, tmp_path / folder, revision=revision)
+        exported = backbones.load(tmp_path / folder)
+        assert exported.provenance["exported_from"] == first.provenance
+        assert exported.provenance["source"] == folder
+    assert first.provenance["revision"] == COMMITS["v1"]
+
+
 def test_a_registered_name_needs_weights_only(hub, vit_folder, registered):
     hub.repos["first/tiny"] = {files.WEIGHTS: (vit_folder / files.WEIGHTS).read_bytes()}
     backbone = backbones.load(registered)
@@ -225,7 +241,7 @@ def test_weights_that_are_a_pickle_are_refused_with_a_way_out(hub, vit_folder):
     hub.repos["someone/tiny"]["pytorch_model.bin"] = hub.repos["someone/tiny"].pop(files.WEIGHTS)
     message = _message("someone/tiny")
     assert "has no model.safetensors" in message
-    assert "AutoModel.from_pretrained('someone/tiny').save_pretrained('FOLDER')" in message
+    assert "`hf download someone/tiny --local-dir=FOLDER`, and give FOLDER" in message
     assert not any(path.endswith(".bin") for path in hub.requests)
 
 
@@ -234,7 +250,7 @@ def test_a_pickle_in_a_folder_is_named(tmp_path, vit_folder):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     message = _message(str(tmp_path))
     assert "pytorch_model.bin is a pickle" in message
-    assert "save_pretrained('FOLDER')" in message
+    assert "weights_only=True" in message
 
 
 def test_a_gated_repository_says_how_to_get_in(hub, vit_folder):
@@ -243,6 +259,37 @@ def test_a_gated_repository_says_how_to_get_in(hub, vit_folder):
     message = _message("someone/tiny")
     assert "gated: accept its terms on its page" in message
     assert "hf auth login" in message
+
+
+@pytest.mark.parametrize("trouble", ["gated", "gone", "broken"])
+@pytest.mark.parametrize("revision", [None, COMMITS["main"]])
+@pytest.mark.parametrize("filled_by", ["loading", "downloading"])
+def test_what_the_cache_holds_is_used_where_the_hub_refuses(
+    hub, vit_folder, trouble, revision, filled_by
+):
+    _publish(hub, "someone/tiny", vit_folder)
+    if filled_by == "loading":
+        backbones.load("someone/tiny", revision=revision)
+    else:
+        for name in hub.repos["someone/tiny"]:
+            hf_hub_download("someone/tiny", name, revision=revision)
+    if trouble == "gated":
+        hub.gated.add("someone/tiny")
+    elif trouble == "gone":
+        del hub.repos["someone/tiny"]
+    else:
+        hub.broken = True
+    backbone = backbones.load("someone/tiny", revision=revision)
+    _assert_equal(backbone, backbones.load(vit_folder))
+    assert backbone.provenance["revision"] == COMMITS["main"]
+
+
+def test_an_error_of_the_server_is_said(hub, vit_folder):
+    _publish(hub, "someone/tiny", vit_folder)
+    hub.broken = True
+    message = _message("someone/tiny")
+    assert "cannot download someone/tiny from the hub" in message
+    assert "500" in message
 
 
 def test_an_unknown_repository_is_neither_folder_nor_repository(hub):

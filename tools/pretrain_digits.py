@@ -7,7 +7,7 @@
 encoder for the keys, a prediction head for the queries. `distilled` follows DINO (arXiv
 2104.14294): a student matches the centred, sharpened output of its momentum teacher. Labels are
 read only to print how well a linear head does on the validation part; the test part is not read.
-They take 20 to 30 minutes on two CPU cores and writes timm's format (`config.json`,
+A run takes 20 to 30 minutes on two CPU cores and writes timm's format (`config.json`,
 `model.safetensors` in float16), so `timm.create_model(architecture, **model_args)` loads it too.
 """
 

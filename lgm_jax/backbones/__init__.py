@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lgm_jax.backbones import configs, files, port, specs
@@ -32,7 +34,9 @@ __all__ = [
     "DTYPES",
     "NORMALIZATIONS",
     "Backbone",
+    "IndivisibleError",
     "check_pooling",
+    "export",
     "load",
     "read_checkpoint",
 ]
@@ -44,6 +48,12 @@ DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
 _POOLS: Mapping[str, Pool] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Letters of an unknown name that a message repeats.
+_SHOWN = 100
+
+
+class IndivisibleError(UserError):
+    """The patch does not divide the resolution that was asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Backbone:
         fingerprint: Changes when the features do: with weights, architecture, pooling, resolution,
             normalisation or dtype.
         provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or
-            `None`), `sha256` by file.
+            `None`), `sha256` by file; for an export, `exported_from` has the same of its origin.
         published: What the checkpoint says it is; `None` for a backbone made by hand.
     """
 
@@ -86,10 +96,10 @@ def load(
     source: str | Path,
     *,
     normalization: str = "native",
-    dtype: str = "float32",
-    params_dtype: str = "float32",
+    dtype: DTypeLike = "float32",
+    params_dtype: DTypeLike = "float32",
     attention: str = "auto",
-    pooling: str = "native",
+    pooling: str | None = "native",
     resolution: int | None = None,
     revision: str | None = None,
 ) -> Backbone:
@@ -98,16 +108,18 @@ def load(
     Args:
         source: A registered name (see `specs.NAMES`); a folder with `config.json` (timm's,
             transformers', or of an export) and `model.safetensors`, for which the network is never
-            touched; or a repository `owner/name` of the Hugging Face hub with the same files.
+            touched; or a repository `owner/name` of the Hugging Face hub with the same files. A
+            `Path` is always a folder.
         normalization: `native` normalises images with the statistics the weights were trained
             with, `imagenet` with ImageNet's, as the authors' code does for every backbone.
-        dtype: What the backbone computes in, `float32` or `bfloat16`; features are float32.
+        dtype: What the backbone computes in, `float32` or `bfloat16`, by name or as `jnp.float32`;
+            features are float32.
         params_dtype: What its parameters are kept in, likewise.
         attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `xla` runs anywhere;
             `auto` takes the first where it can.
-        pooling: `native` gives the features that the family is used with. `cls`, `mean` (of patch
-            tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those of the
-            last four blocks; no projection or pooling head follows.
+        pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
+            (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
+            of the last four blocks; no projection or pooling head follows.
         resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
             upstream resizes them. By default what the backbone is used at.
         revision: Branch, tag or commit, for the hub only.
@@ -116,18 +128,17 @@ def load(
         UserError: If the name is unknown, files are missing, broken or cannot be downloaded, or
             the weights do not fit.
     """
-    name = str(source)
     for kind, value, known in (
         ("backbone.normalization", normalization, NORMALIZATIONS),
-        ("backbone.dtype", dtype, DTYPES),
-        ("backbone.params_dtype", params_dtype, DTYPES),
         ("backbone.attention", attention, ATTENTIONS),
     ):
         if value not in known:
-            raise unknown_name(kind, value, list(known))
+            raise unknown_name(kind, str(value), list(known))
+    dtype, params_dtype = _dtype("dtype", dtype), _dtype("params_dtype", params_dtype)
+    pooling = "native" if pooling is None else pooling
     check_pooling(pooling)
     # In float32 until positions are resized.
-    found, published, params = read_checkpoint(name, revision=revision)
+    found, published, params = read_checkpoint(source, revision=revision)
     spec, statistics = published.spec, published.preprocessing
     if normalization == "imagenet":
         statistics = configs.IMAGENET
@@ -136,11 +147,11 @@ def load(
     params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
-    hashes = found.sha256()
+    origin = provenance(found)
+    hashes = origin["sha256"]
     sha256 = next(iter(hashes.values())) if len(hashes) == 1 else _digest(hashes)
-    registered = name in specs.NAMES
     return Backbone(
-        name=name if registered else f"{Path(found.origin).name}_{sha256[:8]}",
+        name=str(source) if _registered(source) else f"{Path(found.origin).name}_{sha256[:8]}",
         apply=make_apply(definition, spec, statistics, DTYPES[dtype]),
         params=jax.tree.map(jnp.asarray, params),
         feature_dim=spec.feature_dim,
@@ -150,7 +161,7 @@ def load(
         sha256=sha256,
         # How attention is computed is left out: it is to change no more than rounding.
         fingerprint=_digest([sha256, repr(spec), repr(statistics), dtype, params_dtype]),
-        provenance={"source": found.origin, "revision": found.revision, "sha256": hashes},
+        provenance=origin,
         published=published,
     )
 
@@ -168,7 +179,7 @@ def read_checkpoint(
     Raises:
         UserError: As for `load`.
     """
-    found, published = _find(str(source), revision)
+    found, published = _find(source, revision)
     form = port.FORMATS[published.form]
     _, shapes = abstract_vit(published.spec)
     with files.open_tensors(found.weights) as tensors:
@@ -179,15 +190,55 @@ def read_checkpoint(
     return found, published, params
 
 
+def export(
+    source: str | Path, out: Path, *, revision: str | None = None, dtype: str = "float32"
+) -> None:
+    """Writes a backbone to a folder that `load` reads back identically.
+
+    Args:
+        source: As for `load`.
+        out: The folder to make.
+        revision: As for `load`.
+        dtype: What weights are written in.
+
+    Raises:
+        UserError: If it cannot be read, or the folder exists.
+    """
+    import safetensors.numpy
+
+    if out.exists():
+        raise UserError(f"{out} exists already: name another folder")
+    found, published, params = read_checkpoint(source, params_dtype=dtype, revision=revision)
+    tensors = port.export_params(port.FORMATS[published.form], published.spec, params)
+    origin = provenance(found)
+    # An export of an export is from where the first was.
+    origin = origin.get("exported_from", origin)
+    out.mkdir(parents=True)
+    safetensors.numpy.save_file(tensors, out / files.WEIGHTS)
+    content = json.dumps(configs.to_ours(published, origin), indent=1)
+    (out / files.CONFIG).write_text(content + "\n")
+
+
+def provenance(found: Files) -> dict[str, Any]:
+    """Where a backbone's files are from, as `Backbone.provenance` has it."""
+    origin = configs.origin(found.config)
+    return {
+        "source": found.origin,
+        "revision": found.revision,
+        "sha256": found.sha256(),
+        **({"exported_from": origin} if origin else {}),
+    }
+
+
 def check_pooling(pooling: str) -> None:
     """Refuses what is no pooling.
 
     Raises:
         UserError: Saying what there is.
     """
-    if not _POOLING.fullmatch(pooling):
+    if not isinstance(pooling, str) or not _POOLING.fullmatch(pooling):
         known = ["native", "cls", "mean", "cls+mean", "cls:4", "mean:4", "cls+mean:4"]
-        raise unknown_name("backbone.pooling", pooling, known, "for example")
+        raise unknown_name("backbone.pooling", str(pooling), known, "for example")
 
 
 def abstract_vit(
@@ -226,44 +277,61 @@ def make_apply(
     return apply
 
 
-def _find(name: str, revision: str | None) -> tuple[Files, Published]:
+def _registered(source: str | Path) -> bool:
+    # A path means a folder, whatever its name.
+    return isinstance(source, str) and source in specs.NAMES
+
+
+def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
     """The files of a backbone, and what they are."""
-    if name in specs.NAMES:
-        entry = specs.NAMES[name]
-        if entry.folder is not None:
-            _refuse_revision(name, revision)
-            found = files.from_folder(entry.folder)
-            return found, _read(found)
+    if not isinstance(source, str | Path) or not str(source):
+        raise UserError(f"backbone.name must be a name, a folder or a hub id, not {source!r}")
+    entry = specs.NAMES[str(source)] if _registered(source) else None
+    if entry is not None and entry.folder is None:
         return _from_sources(entry, revision)
-    folder = Path(name)
-    if folder.is_dir():
-        _refuse_revision(name, revision)
+    folder = (entry and entry.folder) or Path(source)
+    if os.path.isdir(folder):
+        if revision:
+            raise UserError(
+                f"backbone.revision is for the hub, and {source} is not loaded from there"
+            )
         found = files.from_folder(folder)
-    elif _HUB_ID.fullmatch(name):
-        found = files.from_hub(name, revision)
+    elif isinstance(source, Path):
+        raise UserError(f"there is no folder {source}")
+    elif _HUB_ID.fullmatch(source):
+        found = files.from_hub(source, revision)
     else:
-        raise unknown_name("backbone", name, list(specs.NAMES), "no such folder; known names")
+        known = list(specs.NAMES)
+        raise unknown_name("backbone", source[:_SHOWN], known, "no such folder; known names")
     return found, _read(found)
 
 
-def _refuse_revision(name: str, revision: str | None) -> None:
-    if revision:
-        raise UserError(f"backbone.revision is for the hub, and {name} is not loaded from there")
-
-
 def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Published]:
-    refused: UserError | None = None
+    refused = []
     for source in entry.sources:
         try:
             found = files.from_hub(source.repo, revision, need_config=False)
-        except (files.NoSafetensors, files.NotCached) as error:
-            refused = refused or error
         except UserError as error:
-            # The first repository's trouble is the one to tell.
-            raise refused or error from None
+            refused.append(error)
         else:
             return found, entry.published(source.form)
-    raise refused or UserError("a backbone without a source of weights")
+    # The first repository's trouble is the one to tell.
+    raise refused[0]
+
+
+def _dtype(kind: str, value: DTypeLike) -> str:
+    """The name of a type that backbones have.
+
+    Raises:
+        UserError: Saying what there is.
+    """
+    try:
+        name = value if isinstance(value, str) else jnp.dtype(value).name
+    except TypeError:
+        name = str(value)
+    if name not in DTYPES:
+        raise unknown_name(f"backbone.{kind}", name, list(DTYPES))
+    return name
 
 
 def _read(found: Files) -> Published:
@@ -294,6 +362,12 @@ def _at_resolution(
     """The backbone for images of another size, its positions resized as upstream does."""
     if resolution in (0, spec.resolution):
         return spec, params
+    if not isinstance(resolution, int) or isinstance(resolution, bool) or resolution < 0:
+        raise UserError(f"backbone resolution must be a positive whole number, not {resolution!r}")
+    if resolution % spec.embed.patch:
+        raise IndivisibleError(
+            f"a patch of {spec.embed.patch} px does not divide an image of {resolution} px"
+        )
     changed = dataclasses.replace(spec, resolution=resolution)
     configs.check_spec(changed)
     if spec.embed.positions == "none":
@@ -314,7 +388,7 @@ def _attention_kernel(attention: str, spec: ViTSpec, dtype: str) -> AttentionKer
         UserError: If the fused kernel is asked for where it cannot run.
     """
     head_width = spec.width // spec.attention.heads
-    device = jax.devices()[0]
+    device = _device()
     # The limits of cuDNN's kernel, as JAX checks them.
     obstacles = {
         "an NVIDIA GPU of compute capability 8.0 or more": device.platform == "gpu"
@@ -326,6 +400,11 @@ def _attention_kernel(attention: str, spec: ViTSpec, dtype: str) -> AttentionKer
     if attention == "cudnn" and lacking:
         raise UserError(f"backbone.attention=cudnn needs {', '.join(lacking)}; set it to auto")
     return "xla" if attention == "xla" or lacking else "cudnn"
+
+
+def _device() -> Any:
+    """A device that the backbone will run on: the default, which a user may have set."""
+    return next(iter(jnp.zeros(()).devices()))
 
 
 def _capability(device: Any) -> tuple[int, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from lgm_jax.backbones import rotary as rotary_module
-from lgm_jax.backbones import vit
+from lgm_jax.backbones import timm_names, vit
 from lgm_jax.backbones.port import FORMATS
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import (
@@ -20,6 +19,7 @@ from lgm_jax.backbones.vit import (
     MlpSpec,
     Pool,
     PoolSpec,
+    Positions,
     ViTSpec,
 )
 from lgm_jax.errors import UserError, unknown_name
@@ -42,6 +42,9 @@ class Preprocessing:
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+# More than any size of a Vision Transformer.
+_LARGEST = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ def read_config(config: Config, preprocessor: Config) -> Published:
     if config.get("model_type") == OURS:
         published = _from_ours(config)
     elif "architecture" in config:
-        published = _from_timm(config)
+        published = _from_timm(config, preprocessor)
     elif "model_type" in config:
         published = _from_transformers(config, preprocessor)
     else:
@@ -112,6 +115,18 @@ def check_spec(spec: ViTSpec) -> None:
     for name, count in counts.items():
         if not _is_whole(count) or not 0 <= count <= _LARGEST:
             raise UserError(f"{name} must be a whole number, not {count!r}")
+    flags = {
+        "embed.bias": spec.embed.bias,
+        "embed.class_token": spec.embed.class_token,
+        "embed.antialias": spec.embed.antialias,
+        "embed.norm": spec.embed.norm,
+        "mlp.gated": spec.mlp.gated,
+        "mlp.norm": spec.mlp.norm,
+        "layer_scale": spec.layer_scale,
+    }
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise UserError(f"{name} must be true or false, not {flag!r}")
     if not 1 <= spec.pool.blocks <= spec.depth:
         raise UserError(f"{spec.pool.blocks} blocks cannot be pooled of {spec.depth}")
     rotary = spec.attention.rotary
@@ -135,186 +150,284 @@ def check_spec(spec: ViTSpec) -> None:
     for name, choice, known in chosen:
         if choice not in get_args(known):
             raise unknown_name(name, str(choice), [str(k) for k in get_args(known)], "supported")
-    if spec.resolution % spec.embed.patch:
+    if spec.resolution < spec.embed.patch:
         raise UserError(
-            f"a patch of {spec.embed.patch} px does not divide an image of {spec.resolution} px"
+            f"a patch of {spec.embed.patch} px does not fit an image of {spec.resolution} px"
         )
     heads = spec.attention.heads
     if spec.width % heads:
         raise UserError(f"{heads} heads do not divide a width of {spec.width}")
-    if spec.attention.rotary is not None and spec.width // heads % 4:
-        raise UserError(f"rotary positions need a head width divisible by 4, not {spec.width}")
+    head_width = spec.width // heads
+    if rotary is not None and head_width % 4:
+        raise UserError(f"rotary positions need a head width divisible by 4, not {head_width}")
+    if spec.pool.kind in ("cls", "cls+mean") and not spec.embed.class_token:
+        raise UserError("there is no class token to pool")
 
 
 # timm.
 
-
-def _sizes(embed_dim: int, depth: int, num_heads: int, **other: Any) -> Config:
-    return {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, **other}
-
-
-# Keyword arguments of timm's registered models; values as in its registry.
-_TIMM_SIZES: Mapping[str, Config] = {
-    "tiny": _sizes(192, 12, 3),
-    "small": _sizes(384, 12, 6),
-    "base": _sizes(768, 12, 12),
-    "large": _sizes(1024, 24, 16),
-    "huge": _sizes(1280, 32, 16),
+_TIMM_VIT_DEFAULTS: Config = {
+    "img_size": 224,
+    "patch_size": 16,
+    "global_pool": "token",
+    "embed_dim": 768,
+    "depth": 12,
+    "num_heads": 12,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+    "init_values": None,
+    "class_token": True,
+    "no_embed_class": False,
+    "reg_tokens": 0,
+    "pre_norm": False,
+    "fc_norm": None,
+    "act_layer": "gelu",
 }
-_TIMM_CLIP = {"pre_norm": True, "norm_eps": 1e-5}
-_TIMM_EVA02 = {"mlp_ratio": 4 * 2 / 3, "global_pool": "avg"}
-_TIMM_VARIANTS: Mapping[str, Config] = {
-    "": {},
-    "_clip": _TIMM_CLIP,
-    "_clip_quickgelu": {**_TIMM_CLIP, "act_layer": "quick_gelu"},
-    "_dinov2": {"init_values": 1e-5},
-    "_reg4_dinov2": {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True},
+_TIMM_EVA_DEFAULTS: Config = {
+    "img_size": 224,
+    "patch_size": 16,
+    "global_pool": "avg",
+    "embed_dim": 768,
+    "depth": 12,
+    "num_heads": 12,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+    "qkv_fused": True,
+    "swiglu_mlp": False,
+    "swiglu_align_to": 0,
+    "scale_mlp": False,
+    "init_values": None,
+    "class_token": True,
+    "num_reg_tokens": 0,
+    "no_embed_class": False,
+    "use_abs_pos_emb": True,
+    "use_rot_pos_emb": False,
+    "rope_type": "cat",
+    "rope_temperature": 10000.0,
+    "rope_rotate_half": False,
+    "ref_feat_shape": None,
+    "use_fc_norm": None,
 }
-# vit_base_patch16_224, vit_base_patch16_clip_quickgelu_224, vit_small_patch14_reg4_dinov2, ...
-_TIMM_VIT = re.compile(
-    rf"vit_(?P<size>{'|'.join(_TIMM_SIZES)})_patch(?P<patch>\d{{1,4}})"
-    rf"(?P<variant>{'|'.join(_TIMM_VARIANTS)})(_(?P<resolution>\d{{1,5}}))?"
-)
-_TIMM_EVA = re.compile(
-    r"eva02_(?P<size>tiny|small|base|large)_patch(?P<patch>\d{1,4})_(?P<resolution>\d{1,5})"
-)
-# More than any size of a Vision Transformer.
-_LARGEST = 2**16
-_TIMM_EXAMPLES = ["vit_base_patch16_224", "vit_base_patch14_dinov2", "eva02_base_patch14_224"]
-_TIMM_POOLS: Mapping[str, Pool] = {"token": "cls", "avg": "mean_norm"}
-# Arguments that change nothing here, and what they must be to do so.
-_TIMM_FIXED: Config = {"in_chans": 3, "qkv_bias": True, "class_token": True, "fc_norm": None}
-# Arguments of training, or of sizes that we settle otherwise.
+# Arguments that are supported at their default only.
+_TIMM_FIXED: Config = {
+    "in_chans": 3,
+    "qk_norm": False,
+    "scale_attn_norm": False,
+    "scale_mlp_norm": False,
+    "proj_bias": True,
+    "pos_embed": "learn",
+    "final_norm": True,
+    "pool_include_prefix": False,
+    "num_kv_heads": None,
+    "scale_attn_inner": False,
+    "attn_type": "eva",
+    "attn_only_layer_scale": False,
+    "rope_grid_offset": 0.0,
+    "rope_grid_indexing": "ij",
+    "use_post_norm": False,
+    "use_pre_transformer_norm": False,
+    "use_post_transformer_norm": None,
+}
+# Arguments of training, of sizes that we settle otherwise, and of what follows the backbone.
 _TIMM_IDLE = frozenset(
     {
-        *("dynamic_img_size", "dynamic_img_pad", "weight_init", "drop_rate", "drop_path_rate"),
-        *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+        *("dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init", "num_classes"),
+        *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+        *("drop_path_rate", "head_init_scale"),
+        *("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords"),
     }
-)
-_TIMM_COMMON = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-_TIMM_VIT_ARGUMENTS = (
-    *_TIMM_COMMON,
-    *("pre_norm", "init_values", "reg_tokens", "no_embed_class", "act_layer"),
 )
 _TIMM_ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
     "gelu_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
+    "quickgelu": "quick_gelu",
     "silu": "silu",
+}
+_STATISTICS: Mapping[timm_names.Statistics, Preprocessing] = {
+    "imagenet": IMAGENET,
+    "clip": CLIP,
+    "half": HALF,
 }
 
 
-def _from_timm(config: Config) -> Published:
-    """timm's `architecture`, `model_args` and `pretrained_cfg`; ImageNet's statistics if unsaid."""
-    architecture = config["architecture"]
-    plain = _TIMM_VIT.fullmatch(str(architecture))
-    eva = _TIMM_EVA.fullmatch(str(architecture))
-    match = plain or eva
-    if match is None:
-        raise unknown_name("timm architecture", str(architecture), _TIMM_EXAMPLES, "for example")
+def _from_timm(config: Config, preprocessor: Config) -> Published:
+    """timm's `architecture`, `model_args` and `pretrained_cfg`."""
+    name = str(config["architecture"])
+    found = timm_names.read_name(name)
     # timm's older files have no such section, but its content in its place.
     pretrained = _section(config, "pretrained_cfg") if "pretrained_cfg" in config else config
-    # DINOv2's names carry no resolution.
-    side = int(match["resolution"] or 518)
-    input_size = pretrained.get("input_size", (3, side, side))
-    if not isinstance(input_size, list | tuple) or len(input_size) != 3:
-        raise UserError(f"pretrained_cfg.input_size must be three numbers, not {input_size!r}")
-    arguments: dict[str, Any] = {
-        "img_size": _side(list(input_size[1:]), "pretrained_cfg.input_size"),
-        "patch_size": int(match["patch"]),
-        "mlp_ratio": 4,
-        **_TIMM_SIZES[match["size"]],
-        **(_TIMM_EVA02 if plain is None else _TIMM_VARIANTS[plain["variant"] or ""]),
-    }
-    pool = arguments.pop("global_pool", "token")
-    # OpenAI's weights are published under a name that means plain GELU.
-    if pretrained.get("tag") == "openai":
+    defaults = _TIMM_VIT_DEFAULTS if found.form == "timm_vit" else _TIMM_EVA_DEFAULTS
+    arguments = {**defaults, **found.arguments, "img_size": _timm_side(pretrained, found.side)}
+    if config.get("global_pool"):
+        arguments["global_pool"] = config["global_pool"]
+    if _trained_with_quick_gelu(name, pretrained):
         arguments["act_layer"] = "quick_gelu"
-    given = dict(_section(config, "model_args"))
-    pool = given.pop("global_pool", config.get("global_pool") or pool)
-    # Classifiers, and CLIP's projection, which timm keeps in the same place, are left out.
-    given.pop("num_classes", None)
-    known = _TIMM_VIT_ARGUMENTS if plain else _TIMM_COMMON
-    for name, value in given.items():
-        if name in _TIMM_IDLE:
+    for key, value in _section(config, "model_args").items():
+        if key in _TIMM_IDLE:
             continue
-        if name in _TIMM_FIXED:
-            if value != _TIMM_FIXED[name]:
-                raise UserError(f"timm's {name}={value} is not supported")
-        elif name not in known:
-            raise unknown_name("timm model argument", name, list(known), "supported")
-        else:
-            arguments[name] = _side(value, name) if name in ("img_size", "patch_size") else value
-    if not isinstance(pool, str) or pool not in _TIMM_POOLS:
-        raise unknown_name("timm pooling", str(pool), list(_TIMM_POOLS), "supported")
-    for name in ("img_size", "patch_size", "embed_dim", "depth", "num_heads"):
-        if not isinstance(arguments[name], int):
-            raise UserError(f"timm's {name} must be a whole number, not {arguments[name]!r}")
+        if key in defaults:
+            arguments[key] = _side(value, key) if key in ("img_size", "patch_size") else value
+        elif key not in _TIMM_FIXED:
+            raise unknown_name("timm model argument", key, list(defaults), "supported")
+        elif value != _TIMM_FIXED[key]:
+            raise UserError(f"timm's {key}={value} is not supported")
+    _check_timm(arguments, defaults)
+    build = _timm_vit if found.form == "timm_vit" else _timm_eva
+    spec, form = build(arguments)
+    return Published(spec, form, _timm_statistics(pretrained, preprocessor, found))
+
+
+def _timm_side(pretrained: Config, default: int) -> Any:
+    size = pretrained.get("input_size", (3, default, default))
+    if not isinstance(size, list | tuple) or len(size) != 3:
+        raise UserError(f"pretrained_cfg.input_size must be three numbers, not {size!r}")
+    return _side(list(size[1:]), "pretrained_cfg.input_size")
+
+
+def _trained_with_quick_gelu(architecture: str, pretrained: Config) -> bool:
+    """Whether weights need another GELU than the name they are published under stands for."""
+    if "_clip_" not in architecture:
+        return False
+    said = "natively QuickGELU" in str(pretrained.get("notes"))
+    return said or f"{architecture}.{pretrained.get('tag')}" in timm_names.QUICK_GELU
+
+
+def _check_timm(arguments: Config, defaults: Config) -> None:
+    """Refuses values of a type that timm's class does not take."""
+    for name, default in defaults.items():
+        value = arguments[name]
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise UserError(f"timm's {name} must be true or false, not {value!r}")
+        if _is_whole(default) and (not _is_whole(value) or abs(value) > _LARGEST):
+            raise UserError(
+                f"timm's {name} must be a whole number up to {_LARGEST}, not {value!r:.50}"
+            )
     ratio = arguments["mlp_ratio"]
     if not _is_number(ratio) or not 0 < ratio < 1e3:
         raise UserError(f"timm's mlp_ratio must be a positive number, not {ratio!r}")
-    build = _timm_vit_spec if plain else _timm_eva_spec
-    spec = build(arguments, _TIMM_POOLS[pool], match["size"])
-    family = IMAGENET if plain and not plain["variant"].startswith("_clip") else CLIP
-    statistics = Preprocessing(
-        _triple(pretrained.get("mean", family.mean), "mean"),
-        _triple(pretrained.get("std", family.std), "std"),
-    )
-    return Published(spec, "timm_vit" if plain else "timm_eva", statistics)
 
 
-def _timm_vit_spec(arguments: Config, pool: Pool, size: str) -> ViTSpec:
-    activation = arguments.get("act_layer", "gelu")
+def _timm_statistics(
+    pretrained: Config, preprocessor: Config, found: timm_names.Architecture
+) -> Preprocessing:
+    parts = {}
+    for name in ("mean", "std"):
+        value = pretrained.get(name) or preprocessor.get(f"image_{name}")
+        if value is None and found.statistics is not None:
+            value = getattr(_STATISTICS[found.statistics], name)
+        if value is None:
+            raise UserError(
+                f"pretrained_cfg has no {name}, and timm's weights of this architecture differ in "
+                'it: add "mean" and "std", three numbers each, as the weights were trained with'
+            )
+        parts[name] = _triple(value, name)
+    return Preprocessing(**parts)
+
+
+def _timm_pool(pool: Any, fc_norm: Any) -> Pool:
+    known: Mapping[tuple[Any, Any], Pool] = {
+        ("token", None): "cls",
+        ("token", False): "cls",
+        ("avg", None): "mean_norm",
+        ("avg", True): "mean_norm",
+        ("avg", False): "mean",
+        ("map", None): "map",
+        ("map", False): "map",
+    }
+    if not isinstance(pool, str) or pool not in {name for name, _ in known}:
+        raise unknown_name("timm pooling", str(pool), ["token", "avg", "map"], "supported")
+    if not isinstance(fc_norm, bool | None) or (pool, fc_norm) not in known:
+        raise UserError(f"timm's global_pool={pool} with fc_norm={fc_norm} is not supported")
+    return known[pool, fc_norm]
+
+
+def _timm_positions(arguments: Config, registers: int) -> Positions:
+    if not arguments.get("use_abs_pos_emb", True):
+        return "none"
+    if arguments["no_embed_class"]:
+        return "patches"
+    return "tokens" if registers else "all"
+
+
+def _timm_vit(arguments: Config) -> tuple[ViTSpec, str]:
+    """The shape of timm's VisionTransformer, and its checkpoint's format."""
+    activation = arguments["act_layer"]
     if not isinstance(activation, str) or activation not in _TIMM_ACTIVATIONS:
         raise unknown_name("timm activation", str(activation), list(_TIMM_ACTIVATIONS))
-    registers = arguments.get("reg_tokens", 0)
-    if not isinstance(registers, int):
-        raise UserError(f"timm's reg_tokens must be a whole number, not {registers!r}")
-    if registers and not arguments.get("no_embed_class"):
-        raise UserError("timm's reg_tokens without no_embed_class is not supported")
-    normed = bool(arguments.get("pre_norm"))
-    return ViTSpec(
+    hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
+    if arguments.get("mlp_layer") == "swiglu_packed":
+        mlp = MlpSpec(hidden // 2, "silu", gated=True)
+    else:
+        mlp = MlpSpec(hidden, _TIMM_ACTIVATIONS[activation])
+    normed = arguments["pre_norm"]
+    spec = ViTSpec(
         resolution=arguments["img_size"],
         width=arguments["embed_dim"],
         depth=arguments["depth"],
         embed=EmbedSpec(
             patch=arguments["patch_size"],
             bias=not normed,
-            registers=registers,
-            positions="patches" if arguments.get("no_embed_class") else "all",
+            class_token=arguments["class_token"],
+            registers=arguments["reg_tokens"],
+            positions=_timm_positions(arguments, arguments["reg_tokens"]),
             antialias=True,
             norm=normed,
         ),
-        attention=AttentionSpec(heads=arguments["num_heads"]),
-        mlp=MlpSpec(
-            int(arguments["embed_dim"] * arguments["mlp_ratio"]), _TIMM_ACTIVATIONS[activation]
-        ),
-        pool=PoolSpec(pool),
-        layer_scale=bool(arguments.get("init_values")),
+        attention=AttentionSpec(arguments["num_heads"], "qkv" if arguments["qkv_bias"] else "none"),
+        mlp=mlp,
+        pool=PoolSpec(_timm_pool(arguments["global_pool"], arguments["fc_norm"])),
+        layer_scale=bool(arguments["init_values"]),
         norm_eps=arguments.get("norm_eps", 1e-6),
     )
+    return spec, "timm_vit"
 
 
-def _timm_eva_spec(arguments: Config, pool: Pool, size: str) -> ViTSpec:
-    return ViTSpec(
+def _timm_eva(arguments: Config) -> tuple[ViTSpec, str]:
+    """The shape of timm's Eva, and its checkpoint's format."""
+    gated, normed, align = (arguments[x] for x in ("swiglu_mlp", "scale_mlp", "swiglu_align_to"))
+    if normed == arguments["qkv_fused"] or (normed and not gated):
+        raise UserError("timm's scale_mlp, qkv_fused and swiglu_mlp in this combination")
+    hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
+    if gated and align > 0:
+        hidden += -hidden % align
+    registers = arguments["num_reg_tokens"]
+    pool = _timm_pool(arguments["global_pool"], arguments["use_fc_norm"])
+    if pool == "map":
+        raise UserError("timm's global_pool=map is not supported for this architecture")
+    spec = ViTSpec(
         resolution=arguments["img_size"],
         width=arguments["embed_dim"],
         depth=arguments["depth"],
-        embed=EmbedSpec(patch=arguments["patch_size"], antialias=True),
+        embed=EmbedSpec(
+            patch=arguments["patch_size"],
+            class_token=arguments["class_token"],
+            registers=registers,
+            positions=_timm_positions(arguments, registers),
+            antialias=True,
+        ),
         attention=AttentionSpec(
-            heads=arguments["num_heads"],
-            biases="qv",
-            rotary=Rotary("interleaved", "index", base=10000.0, reference=16),
+            arguments["num_heads"],
+            "qv" if arguments["qkv_bias"] else "none",
+            _timm_rotary(arguments) if arguments["use_rot_pos_emb"] else None,
         ),
-        mlp=MlpSpec(
-            int(arguments["embed_dim"] * arguments["mlp_ratio"]),
-            "silu",
-            gated=True,
-            # The larger two normalise the hidden layer.
-            norm=size in ("base", "large"),
-        ),
+        mlp=MlpSpec(hidden, "silu" if gated else "gelu", gated=gated, norm=normed),
         pool=PoolSpec(pool),
+        layer_scale=arguments["init_values"] is not None,
+        norm_eps=arguments.get("norm_eps", 1e-6),
     )
+    return spec, "timm_dinov3" if gated and align else "timm_eva"
+
+
+def _timm_rotary(arguments: Config) -> Rotary:
+    layout: rotary_module.Layout = "half" if arguments["rope_rotate_half"] else "interleaved"
+    base, kind = arguments["rope_temperature"], arguments["rope_type"]
+    if kind == "dinov3":
+        return Rotary(layout, "centered", base)
+    reference = _side(arguments["ref_feat_shape"], "ref_feat_shape")
+    if kind != "cat" or not _is_whole(reference) or not 0 < reference <= _LARGEST:
+        raise UserError(f"timm's rope_type={kind} with ref_feat_shape={reference!r}")
+    return Rotary(layout, "index", base, reference)
 
 
 # transformers.
@@ -340,10 +453,12 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
         _triple(preprocessor.get("image_mean", family.mean), "image_mean"),
         _triple(preprocessor.get("image_std", family.std), "image_std"),
     )
+    # Before the patch divides anything.
+    check_spec(published.spec)
     crop = preprocessor.get("crop_size") or preprocessor.get("size") or 0
     if isinstance(crop, Mapping):
         crop = crop.get("height", crop.get("shortest_edge", 0))
-    fits = isinstance(crop, int) and crop > 0 and crop % published.spec.embed.patch == 0
+    fits = _is_whole(crop) and crop > 0 and crop % published.spec.embed.patch == 0
     return dataclasses.replace(published, preprocessing=statistics, resolution=crop if fits else 0)
 
 
@@ -441,7 +556,8 @@ def _read_dinov2(config: Any) -> Published:
         mlp = MlpSpec(hidden, _activation(config.hidden_act))
     registers = getattr(config, "num_register_tokens", 0)
     # The two classes of transformers resize positions differently.
-    embed = EmbedSpec(_patch(config), registers=registers, antialias=registers > 0)
+    antialias = config.model_type == "dinov2_with_registers"
+    embed = EmbedSpec(_patch(config), registers=registers, antialias=antialias)
     return Published(_hf_spec(config, mlp, embed, layer_scale=True), "hf_dinov2", IMAGENET)
 
 
@@ -500,9 +616,14 @@ _TRANSFORMERS: Mapping[str, tuple[Callable[[Any], Published], Preprocessing]] = 
 # Ours.
 
 
-def to_ours(published: Published) -> dict[str, Any]:
-    """The `config.json` of an exported backbone; `read_config` is its inverse."""
-    return {"model_type": OURS, **dataclasses.asdict(published)}
+def to_ours(published: Published, origin: Config | None = None) -> dict[str, Any]:
+    """The `config.json` of an exported backbone; `read_config` and `origin` are its inverse."""
+    return {"model_type": OURS, **dataclasses.asdict(published), "origin": dict(origin or {})}
+
+
+def origin(config: Config) -> dict[str, Any]:
+    """Where an exported backbone was from; empty for others."""
+    return dict(_section(config, "origin")) if config.get("model_type") == OURS else {}
 
 
 def _from_ours(config: Config) -> Published:

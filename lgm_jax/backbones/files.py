@@ -118,7 +118,8 @@ def from_folder(folder: Path) -> Files:
 def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True) -> Files:
     """The files of a repository of the Hugging Face hub: from the cache, or downloaded into it.
 
-    A progress bar, the cache's place, offline mode and tokens are `huggingface_hub`'s.
+    A progress bar, the cache's place, offline mode and tokens are `huggingface_hub`'s. Where the
+    hub does not hand a repository out, for whatever reason, what the cache holds of it is used.
 
     Args:
         repo: `owner/name`.
@@ -126,35 +127,48 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
         need_config: Whether `config.json` must be there.
 
     Raises:
-        NoSafetensors: If the repository holds weights of another kind only.
-        NotCached: If it cannot be reached and is not in the cache.
-        UserError: If it cannot be reached or read.
+        UserError: If it cannot be reached or read, or holds weights of another kind only.
     """
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+    )
 
     def fetch(name: str, *, optional: bool = False) -> Path | None:
         """The file, or `None` where the repository has no such file."""
         try:
-            return _download(repo, name, revision)
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo, name, revision=revision, local_files_only=refusal is not None
+                )
+            )
         except LocalEntryNotFoundError:
+            if refusal is None:
+                raise
             cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
             # What `hf download` has filled holds no record of files that there are none of.
             if optional or cached is huggingface_hub._CACHED_NO_EXIST:
                 return None
+            # The hub's own words, where it has answered.
+            if isinstance(refusal, HfHubHTTPError):
+                raise refusal from None
             raise
         except EntryNotFoundError:
             return None
 
     with _explaining(repo, revision):
+        refusal = _refusal(repo, revision)
         # The weights first: what cannot be loaded is said before anything else is fetched.
         index, whole = None, fetch(WEIGHTS, optional=True)
         if whole is None:
             index = fetch(_INDEX)
             if index is None:
-                raise NoSafetensors(
+                raise UserError(
                     f"{repo} on the hub has no {WEIGHTS}, and other formats are not read (a pickle "
-                    f"can run any code): {_conversion(repo)}"
+                    f"can run any code): `hf download {repo} --local-dir=FOLDER`, and give FOLDER, "
+                    "to be told how to convert them"
                 )
             weights = []
             for name in _shards(index):
@@ -179,35 +193,27 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
     )
 
 
-class NoSafetensors(UserError):
-    """A repository has weights, but not in a format that is safe to read."""
+def _refusal(repo: str, revision: str | None) -> Exception | None:
+    """Why the hub does not hand a repository out; `None` where it does.
 
-
-class NotCached(UserError):
-    """A repository cannot be reached and is not in the cache."""
-
-
-def _download(repo: str, name: str, revision: str | None) -> Path:
+    Asked once: a download waits half a minute for a network that is not there.
+    """
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-    cached_only = False
     try:
-        # Asked once: the download itself waits half a minute for a network that is not there.
         huggingface_hub.get_hf_file_metadata(
-            huggingface_hub.hf_hub_url(repo, name, revision=revision)
+            huggingface_hub.hf_hub_url(repo, WEIGHTS, revision=revision)
         )
     except EntryNotFoundError:
         # Left to the download, which records in the cache that there is no such file.
-        pass
-    except (HfHubHTTPError, HFValidationError):
+        return None
+    except HFValidationError:
         raise
-    except Exception:
-        # Offline, or what the installed HTTP library raises where nobody answers.
-        cached_only = True
-    return Path(
-        huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached_only)
-    )
+    # Offline, gated, out of order, or what the installed HTTP library raises where nobody answers.
+    except Exception as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager
@@ -233,7 +239,7 @@ def _explaining(repo: str, revision: str | None) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise UserError(f"{repo!r} is neither a folder nor a name on the hub: {error}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise NotCached(
+        raise UserError(
             f"{repo} is not in the cache, and the hub cannot be reached: on a machine with network "
             f"run `hf download {repo}` and copy the cache (HF_HOME), {folder}"
         ) from error
@@ -249,15 +255,15 @@ def _no_safetensors(folder: Path, name: str) -> str:
     text = f"{folder} has no {name}: weights are read from safetensors only"
     pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
     if pickles:
-        text += f", {pickles[0]} is a pickle and can run any code: {_conversion(str(folder))}"
+        # The other files, with the statistics, stay beside it, whichever library wrote them.
+        text += (
+            f", {pickles[0]} is a pickle and can run any code: convert it with `python -c "
+            '"import torch, safetensors.torch as s; '
+            f"t = torch.load({str(folder / pickles[0])!r}, weights_only=True); "
+            "s.save_file({k: v.clone().contiguous() for k, v in t.items()}, "
+            f'{str(folder / WEIGHTS)!r})"`'
+        )
     return text
-
-
-def _conversion(source: str) -> str:
-    return (
-        'where you trust it, convert it with `python -c "from transformers import AutoModel; '
-        f"AutoModel.from_pretrained('{source}').save_pretrained('FOLDER')\"` and give FOLDER"
-    )
 
 
 def _shards(index: Path) -> list[str]:

@@ -9,6 +9,7 @@ what a checkpoint holds beyond the backbone (a classifier, a text tower) is list
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,12 +34,19 @@ class Row(NamedTuple):
             first axis.
         theirs: The checkpoint's layout.
         ours: Our layout.
+        shares: How many of equal parts of the first axis each key holds; one each if empty.
     """
 
     path: str
     keys: tuple[str, ...]
     theirs: str
     ours: str
+    shares: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> list[int]:
+        """Where each key but the last ends along the first axis, in parts of it."""
+        return list(itertools.accumulate(self.shares or (1,) * len(self.keys)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +58,15 @@ class Format:
         ignored: Patterns of keys that are no part of the backbone.
         prefixes: What may stand before every key of the backbone, as where it is a part of a
             larger model.
-        aliases: Keys that some checkpoints have in place of others.
+        aliases: Patterns of keys, and what some checkpoints have in their place.
+        advice: A pattern of keys that belong to another format, and what to do with such a file.
     """
 
     rows: Callable[[ViTSpec], list[Row]]
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
-    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: tuple[tuple[str, str], ...] = ()
+    advice: tuple[str, str] | None = None
 
 
 def _linear(path: str, *keys: str, bias: bool = True) -> list[Row]:
@@ -97,18 +107,14 @@ def _attention(spec: ViTSpec, *keys: str, path: str = "blocks/attention") -> lis
     return rows
 
 
-def _timm_vit(spec: ViTSpec) -> list[Row]:
-    """timm's VisionTransformer: plain ViTs, DINO, MoCo-v3, MAE, CLIP; our embedded backbones."""
-    rows = [
-        *_patches(spec, "patch_embed.proj"),
-        *_norm("blocks/norm_attention", "blocks.{}.norm1"),
-        *_attention(spec, "blocks.{}.attn.qkv"),
-        *_linear("blocks/attention/out", "blocks.{}.attn.proj"),
-        *_norm("blocks/norm_mlp", "blocks.{}.norm2"),
-        *_linear("blocks/mlp/up", "blocks.{}.mlp.fc1"),
-        *_linear("blocks/mlp/down", "blocks.{}.mlp.fc2"),
-        *_norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm"),
-    ]
+def _timm_norm(spec: ViTSpec) -> list[Row]:
+    # timm moves the last norm behind the mean where it stands behind the mean.
+    return _norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm")
+
+
+def _timm_tokens(spec: ViTSpec) -> list[Row]:
+    """What timm's two classes share: the tokens that enter the first block."""
+    rows = _patches(spec, "patch_embed.proj")
     if spec.embed.class_token:
         rows.append(_tokens("cls", "cls_token"))
     if spec.embed.registers:
@@ -117,47 +123,81 @@ def _timm_vit(spec: ViTSpec) -> list[Row]:
         rows.append(_tokens("positions", "pos_embed"))
     if spec.embed.norm:
         rows += _norm("norm_embed", "norm_pre")
+    return rows
+
+
+def _timm_vit(spec: ViTSpec) -> list[Row]:
+    """timm's VisionTransformer: plain ViTs, DeiT, DINO, MoCo-v3, MAE, DINOv2, CLIP, SigLIP."""
+    rows = [
+        *_timm_tokens(spec),
+        *_norm("blocks/norm_attention", "blocks.{}.norm1"),
+        *_attention(spec, "blocks.{}.attn.qkv"),
+        *_linear("blocks/attention/out", "blocks.{}.attn.proj"),
+        *_norm("blocks/norm_mlp", "blocks.{}.norm2"),
+        *_linear("blocks/mlp/up", "blocks.{}.mlp.fc1"),
+        *_linear("blocks/mlp/down", "blocks.{}.mlp.fc2"),
+        *_timm_norm(spec),
+    ]
     if spec.layer_scale:
         rows.append(_vector("blocks/scale_attention", "blocks.{}.ls1.gamma"))
         rows.append(_vector("blocks/scale_mlp", "blocks.{}.ls2.gamma"))
+    if spec.pool.kind == "map":
+        rows += _timm_pool("attn_pool")
     if spec.pool.projection:
         # CLIP's; it has no bias, but timm adds one of zeros, which is left out below.
         rows += _linear("project", "head", bias=False)
     return rows
 
 
-def _timm_eva(spec: ViTSpec) -> list[Row]:
-    """timm's Eva, as EVA-02 uses it: the fused form (tiny, small) and the split one (base, large).
+def _timm_pool(key: str) -> list[Row]:
+    """timm's AttentionPoolLatent: the query's projection is apart from key's and value's."""
+    parts = [f"{key}.q", f"{key}.kv"]
+    weights, biases = (tuple(f"{part}.{leaf}" for part in parts) for leaf in ("weight", "bias"))
+    return [
+        _tokens("pool/query", f"{key}.latent"),
+        Row("pool/qkv/kernel", weights, "o i", "i o", (1, 2)),
+        Row("pool/qkv/bias", biases, "o", "o", (1, 2)),
+        *_linear("pool/out", f"{key}.proj"),
+        *_norm("pool/norm", f"{key}.norm"),
+        *_linear("pool/mlp/up", f"{key}.mlp.fc1"),
+        *_linear("pool/mlp/down", f"{key}.mlp.fc2"),
+    ]
 
-    The two forms go together in what is published: fused have one query-key-value matrix and one
-    gate-value matrix, split have three and two, and a norm in the MLP.
+
+def _timm_eva(spec: ViTSpec, *, split_gate: bool = False) -> list[Row]:
+    """timm's Eva: the first EVA, and EVA-02 fused (tiny, small) and split (base, large).
+
+    The two forms of EVA-02 go together in what is published: fused have one query-key-value matrix
+    and one gate-value matrix, split have three and two, and a norm in the MLP.
     """
     attention, mlp = "blocks.{}.attn", "blocks.{}.mlp"
     if spec.mlp.norm:
-        parts = [f"{attention}.{part}_proj" for part in "qkv"]
-        rows = [
-            *_attention(spec, *parts),
-            *_linear("blocks/mlp/up", f"{mlp}.fc1_g", f"{mlp}.fc1_x"),
-            *_norm("blocks/mlp/norm", f"{mlp}.norm"),
-        ]
+        rows = _attention(spec, *(f"{attention}.{part}_proj" for part in "qkv"))
+        rows += _norm("blocks/mlp/norm", f"{mlp}.norm")
     else:
-        biases = (f"{attention}.q_bias", f"{attention}.v_bias")
-        rows = [
-            *_linear("blocks/attention/qkv", f"{attention}.qkv", bias=False),
-            _vector("blocks/attention/bias_qv", *biases),
-            *_linear("blocks/mlp/up", f"{mlp}.fc1"),
-        ]
+        rows = _linear("blocks/attention/qkv", f"{attention}.qkv", bias=False)
+        if spec.attention.biases == "qv":
+            biases = (f"{attention}.q_bias", f"{attention}.v_bias")
+            rows.append(_vector("blocks/attention/bias_qv", *biases))
+    up = ("fc1_g", "fc1_x") if spec.mlp.norm or (split_gate and spec.mlp.gated) else ("fc1",)
+    if spec.layer_scale:
+        rows.append(_vector("blocks/scale_attention", "blocks.{}.gamma_1"))
+        rows.append(_vector("blocks/scale_mlp", "blocks.{}.gamma_2"))
     return [
         *rows,
-        _tokens("cls", "cls_token"),
-        _tokens("positions", "pos_embed"),
-        *_patches(spec, "patch_embed.proj"),
+        *_timm_tokens(spec),
         *_norm("blocks/norm_attention", "blocks.{}.norm1"),
         *_linear("blocks/attention/out", f"{attention}.proj"),
         *_norm("blocks/norm_mlp", "blocks.{}.norm2"),
+        *_linear("blocks/mlp/up", *(f"{mlp}.{part}" for part in up)),
         *_linear("blocks/mlp/down", f"{mlp}.fc2"),
-        *_norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm"),
+        *_timm_norm(spec),
     ]
+
+
+def _timm_dinov3(spec: ViTSpec) -> list[Row]:
+    """timm's Eva, as DINOv3 uses it: the gate apart from the value, query, key, value in one."""
+    return _timm_eva(spec, split_gate=True)
 
 
 def _hf_vit(spec: ViTSpec) -> list[Row]:
@@ -268,27 +308,72 @@ def _hf_siglip(spec: ViTSpec) -> list[Row]:
     ]
 
 
+_TIMM_EXPECTED = (
+    "timm's names are expected, not those of the model's authors: load the weights with timm and "
+    "write them with timm.models.save_for_hf"
+)
+_IN_MEMORY = (
+    r"(.*\.)?layers?\.\d+\.attention\.[qkv]_proj\..*",
+    "published names are expected, not those that transformers has in memory: write the model with "
+    "save_pretrained",
+)
+_TIMM_EVA_IGNORED = (r"head\..*", r"mask_token", r"lm_head\..*", r".*rope.*")
+
 FORMATS: Mapping[str, Format] = {
-    "timm_vit": Format(_timm_vit, (r"head\..*",)),
+    "timm_vit": Format(
+        _timm_vit,
+        (r"head\..*",),
+        advice=(
+            r"blocks\.\d+\.(gamma_1|mlp\.w12\.weight)|(.*\.)?visual\..*|register_tokens",
+            _TIMM_EXPECTED,
+        ),
+    ),
     "timm_eva": Format(
         _timm_eva,
-        (r"head\..*", r"mask_token", r"lm_head\..*", r".*rope.*"),
-        # Weights as they left masked pre-training; timm renames them too when it loads them.
-        aliases={"fc_norm.weight": "norm.weight", "fc_norm.bias": "norm.bias"},
+        _TIMM_EVA_IGNORED,
+        aliases=(
+            # Weights as they left masked pre-training; timm renames them too when it loads them.
+            (r"fc_norm\.(.*)", r"norm.\1"),
+            # The authors' names.
+            (r"(.*\.)mlp\.fc1_g\.(.*)", r"\1mlp.w1.\2"),
+            (r"(.*\.)mlp\.fc1_x\.(.*)", r"\1mlp.w2.\2"),
+            (r"(.*\.)mlp\.fc2\.(.*)", r"\1mlp.w3.\2"),
+            (r"(.*\.)mlp\.norm\.(.*)", r"\1mlp.ffn_ln.\2"),
+            (r"(.*\.attn\.[qv])_proj\.bias", r"\1_bias"),
+        ),
+        advice=(
+            # What timm joins, or has another architecture for.
+            r"(.*\.)?blocks\.\d+\.(mlp\.w1|attn\.inner_attn_ln)\..*|visual\..*|storage_tokens",
+            _TIMM_EXPECTED,
+        ),
+    ),
+    "timm_dinov3": Format(
+        _timm_dinov3,
+        _TIMM_EVA_IGNORED,
+        advice=(r"storage_tokens|blocks\.\d+\.ls1\.gamma", _TIMM_EXPECTED),
     ),
     "hf_vit": Format(
         _hf_vit,
+        # A pooler, a classifier, the decoders of masked image modelling and of ViTMAE.
         (r"pooler\..*", r"classifier\..*", r"decoder\..*", r"embeddings\.mask_token"),
         ("", "vit."),
+        advice=_IN_MEMORY,
     ),
     "hf_dinov2": Format(
         _hf_dinov2,
-        (r"embeddings\.(mask_token|register_tokens)", r"classifier\..*"),
+        (r"embeddings\.mask_token", r"classifier\..*"),
         ("", "dinov2.", "dinov2_with_registers."),
+        advice=_IN_MEMORY,
     ),
-    # Without registers, transformers stores an array of none.
     "hf_dinov3": Format(
-        _hf_dinov3, (r"embeddings\.(mask_token|register_tokens)", r"rope_embeddings\..*")
+        _hf_dinov3,
+        (r"embeddings\.mask_token", r"rope_embeddings\..*", r"classifier\..*"),
+        # As the class holds it in memory, which it leaves off when it saves.
+        aliases=((r"layer\.(.*)", r"model.layer.\1"),),
+        advice=(
+            r"storage_tokens|blocks\..*",
+            "transformers' names are expected, as layer.0.norm1.weight, not those of the authors",
+        ),
     ),
     "hf_clip": Format(
         _hf_clip,
@@ -305,6 +390,7 @@ FORMATS: Mapping[str, Format] = {
         _hf_siglip,
         (
             r"text_model\..*",
+            r"classifier\..*",
             r"logit_scale",
             r"logit_bias",
             r"(vision_model\.)?embeddings\.position_ids",
@@ -376,7 +462,8 @@ def export_params(
         sizes = {"p": spec.embed.patch, "q": spec.embed.patch} if "(" in row.ours else {}
         for i, layer in enumerate(array if _stacked(row) else [array]):
             theirs = rearrange(layer, f"{row.ours} -> {row.theirs}", **sizes)
-            parts = np.split(theirs, len(row.keys), axis=0)
+            ends = np.asarray(row.ends) * (len(theirs) // row.ends[-1])
+            parts = np.split(theirs, ends[:-1], axis=0)
             for key, part in zip(row.keys, parts, strict=True):
                 name = _full(key.format(i), form.prefixes[0])
                 tensors[name] = np.ascontiguousarray(part.astype(dtype or part.dtype))
@@ -395,8 +482,10 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known_as(key: str, tensors: Mapping[str, np.ndarray], form: Format) -> str:
-    alias = form.aliases.get(key, key)
-    return alias if alias in tensors and key not in tensors else key
+    if key in tensors:
+        return key
+    others = (re.sub(f"^{pattern}$", other, key) for pattern, other in form.aliases)
+    return next((other for other in others if other in tensors), key)
 
 
 def _check_keys(
@@ -407,7 +496,10 @@ def _check_keys(
     left_over = sorted(
         key
         for key in set(tensors) - wanted
-        if not ignored.fullmatch(key) and not ignored.fullmatch(key.removeprefix(prefix))
+        if not ignored.fullmatch(key)
+        and not ignored.fullmatch(key.removeprefix(prefix))
+        # Without registers, transformers stores an array of none.
+        and tensors[key].size
     )
     if missing or left_over:
         parts = [
@@ -415,6 +507,8 @@ def _check_keys(
             for what, keys in (("missing keys:", missing), ("left-over keys:", left_over))
             if keys
         ]
+        if form.advice and any(re.fullmatch(form.advice[0], key) for key in left_over):
+            parts.append(form.advice[1])
         raise UserError(f"the weights do not fit this architecture: {'; '.join(parts)}")
 
 
@@ -427,9 +521,10 @@ def _convert(
         # Whole numbers are quantised weights, whose scale lies elsewhere.
         if not jnp.issubdtype(part.dtype, jnp.floating):
             raise UserError(f"the weights' {key} is {part.dtype}, not a float")
-    for key, part in zip(keys, parts, strict=True):
+    shares = np.diff([0, *row.ends])
+    for key, part, share in zip(keys, parts, shares, strict=True):
         fits = part.ndim == len(row.theirs.split()) and part.shape[1:] == parts[0].shape[1:]
-        if not fits or part.shape[0] != parts[0].shape[0]:
+        if not fits or part.shape[0] * shares[0] != parts[0].shape[0] * share:
             raise UserError(f"the weights' {key} has shape {part.shape}")
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
     layer = rearrange(joined, f"{row.theirs} -> {row.ours}")

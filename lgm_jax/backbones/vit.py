@@ -27,9 +27,9 @@ from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 AttentionKernel = Literal["xla", "cudnn"]
-Biases = Literal["qkv", "qv"]
+Biases = Literal["qkv", "qv", "none"]
 Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
-Positions = Literal["all", "patches", "none"]
+Positions = Literal["all", "tokens", "patches", "none"]
 
 _ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
     # JAX's default is the tanh approximation, PyTorch's the exact function.
@@ -48,9 +48,9 @@ class EmbedSpec:
         patch: Side of a square patch, in pixels.
         bias: Whether the patch projection has one.
         class_token: Whether there is a class token.
-        registers: Number of register tokens; they carry no position.
-        positions: Learned (or fixed, but stored) positions: of class token and patches, of patches
-            only, or none.
+        registers: Number of register tokens.
+        positions: Learned (or fixed, but stored) positions: of class token and patches (`all`), of
+            every token, registers too (`tokens`), of patches only, or none.
         antialias: Whether positions are shrunk to another grid with an antialiased filter, as timm
             does; `transformers` does not.
         norm: Whether tokens are normalised before the first block, as in CLIP.
@@ -76,7 +76,7 @@ class AttentionSpec:
 
     Attributes:
         heads: Attention heads; divides the width.
-        biases: Which of query, key and value have a bias.
+        biases: Which of query, key and value have a bias: all, all but the key, or none.
         rotary: Rotary positions of the patch tokens.
     """
 
@@ -126,7 +126,8 @@ class ViTSpec:
     """The shape of a Vision Transformer, as published with its weights.
 
     Attributes:
-        resolution: Side of the square input, in pixels; a multiple of the patch.
+        resolution: Side of the square input, in pixels. What is left of it where the patch does
+            not divide it, at the lower and right edge, is not read.
         width: Token dimension `d`.
         depth: Number of transformer blocks.
         embed: From pixels to tokens.
@@ -157,6 +158,7 @@ class ViTSpec:
         """Stored positions."""
         return {
             "all": int(self.embed.class_token) + self.grid**2,
+            "tokens": self.embed.num_prefix + self.grid**2,
             "patches": self.grid**2,
             "none": 0,
         }[self.embed.positions]
@@ -265,14 +267,19 @@ class Embed(nnx.Module):
         )
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        # A convolution leaves out what is left at the lower and right edge.
+        side = images.shape[1] // self.patch * self.patch
         patches = rearrange(
-            images, "b (h p) (w q) c -> b (h w) (p q c)", p=self.patch, q=self.patch
+            images[:, :side, :side],
+            "b (h p) (w q) c -> b (h w) (p q c)",
+            p=self.patch,
+            q=self.patch,
         )
         return self.project(patches)
 
 
 class AttentionPool(nnx.Module):
-    """One learned query attends to all tokens, and an MLP follows: SigLIP's pooling head."""
+    """One learned query attends to all patches, and an MLP follows: SigLIP's pooling head."""
 
     def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, kernel: AttentionKernel, rngs: nnx.Rngs):
         self.heads, self.kernel = spec.attention.heads, kernel
@@ -357,17 +364,21 @@ class ViT(nnx.Module):
             value = token[...].astype(x.dtype)
             return jnp.broadcast_to(value, (x.shape[0], *value.shape[1:]))
 
+        cls = [repeated(self.cls)] if embed.class_token else []
+        registers = [repeated(self.registers)] if embed.registers else []
+        if embed.positions == "none":
+            return self._normed([*cls, *registers, x])
+        positions = self.positions[...].astype(x.dtype)
         if embed.positions == "patches":
-            x = x + self.positions[...].astype(x.dtype)
-        prefix = [repeated(self.cls)] if embed.class_token else []
-        if embed.positions == "all":
-            x = jnp.concatenate([*prefix, x], axis=1) + self.positions[...].astype(x.dtype)
-            prefix = [x[:, :1]] if embed.class_token else []
-            x = x[:, len(prefix) :]
-        if embed.registers:
-            prefix.append(repeated(self.registers))
-        x = jnp.concatenate([*prefix, x], axis=1) if prefix else x
-        return self.norm_embed(x) if embed.norm else x
+            return self._normed([*cls, *registers, x + positions])
+        if embed.positions == "tokens":
+            cls, registers = [*cls, *registers], []
+        x = jnp.concatenate([*cls, x], axis=1) + positions
+        return self._normed([x[:, : len(cls)], *registers, x[:, len(cls) :]] if registers else [x])
+
+    def _normed(self, parts: list[Array]) -> Float[Array, "b n d"]:
+        x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        return self.norm_embed(x) if self.spec.embed.norm else x
 
     def blocks_out(self, x: Float[Array, "b n d"]) -> Float[Array, "l b n d"]:
         """Outputs of the last `pool.blocks` blocks, before the last norm."""
@@ -386,17 +397,22 @@ class ViT(nnx.Module):
         def last(x: Array, params: nnx.State) -> tuple[Array, None]:
             return block(x, params), None
 
-        def each(x: Array, params: nnx.State) -> tuple[Array, Array]:
-            x = block(x, params)
-            return x, x
-
-        if spec.pool.blocks == 1:
+        count = spec.pool.blocks
+        if count == 1:
             return jax.lax.scan(last, x, stacked)[0][None]
-        # Outputs of early blocks are not kept.
-        first = spec.depth - spec.pool.blocks
-        early = jax.tree.map(lambda leaf: leaf[:first], stacked)
-        late = jax.tree.map(lambda leaf: leaf[first:], stacked)
-        return jax.lax.scan(each, jax.lax.scan(last, x, early)[0], late)[1]
+
+        def each(
+            carry: tuple[Array, Array], numbered: tuple[nnx.State, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            params, slot = numbered
+            x = block(carry[0], params)
+            return (x, jax.lax.dynamic_update_index_in_dim(carry[1], x, slot, 0)), None
+
+        # One scan: parts of the stacked parameters would be copies of them. Early blocks' outputs
+        # go where the first one that is kept overwrites them.
+        slots = jnp.maximum(jnp.arange(spec.depth) - (spec.depth - count), 0)
+        kept = jnp.zeros((count, *x.shape), x.dtype)
+        return jax.lax.scan(each, (x, kept), (stacked, slots))[0][1]
 
     def pooled(self, outputs: Float[Array, "l b n d"]) -> Float[Array, "b f"]:
         """Features before a last projection."""
@@ -406,7 +422,7 @@ class ViT(nnx.Module):
         # The class token alone does not need the other tokens normalised.
         x = self.norm(outputs[:, :, :1] if kind == "cls" else outputs)
         if kind == "map":
-            return self.pool(x[-1])
+            return self.pool(x[-1, :, prefix:])
         cls = rearrange(x[:, :, 0], "l b d -> b (l d)")
         if kind == "cls":
             return cls

@@ -7,7 +7,6 @@ prints.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ import timm
 import torch
 import transformers
 import upstream
-from einops import rearrange
 
 from lgm_jax import backbones
 from lgm_jax.backbones import abstract_vit, port, specs
@@ -71,7 +69,7 @@ def upstreams(name: str) -> upstream.Family:
     if family in ("siglip", "siglip2"):
         settings = t.SiglipVisionConfig(**mlp, **hidden)
         return upstream.hf_family(
-            t.SiglipVisionModel, settings, upstream.siglip, resolution=224, other=256
+            t.SiglipVisionModel, settings, upstream.tower, resolution=224, other=256
         )
     if family == "eva02":
         patch, architecture, arguments = 14, f"eva02_{long}_patch14_224", {}
@@ -81,20 +79,6 @@ def upstreams(name: str) -> upstream.Family:
         heads = {"num_heads": 12} if name == "mocov3_vits16" else {}
         arguments = {"patch_size": patch, **heads}
     return upstream.timm_family(architecture, other=18 * patch, img_size=224, **arguments)
-
-
-def layouts(form: port.Format, entry: specs.Entry) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The checkpoint that a key map reads: each key, and the shape it must have."""
-    spec, shapes = entry.spec, abstract_vit(entry.spec)[1]
-    for row in form.rows(spec):
-        shape = shapes[row.path][1:] if "{}" in row.keys[0] else shapes[row.path]
-        axes = {"p": spec.embed.patch, "q": spec.embed.patch} if "(" in row.ours else {}
-        one = np.broadcast_to(np.float32(0), shape)
-        theirs = rearrange(one, f"{row.ours} -> {row.theirs}", **axes).shape
-        part = (theirs[0] // len(row.keys), *theirs[1:])
-        for layer in range(spec.depth if "{}" in row.keys[0] else 1):
-            for key in row.keys:
-                yield key.format(layer).removeprefix("/"), part
 
 
 @pytest.mark.parametrize("name", REGISTERED)
@@ -117,7 +101,8 @@ def test_every_key_and_shape_is_timms(name):
     with torch.device("meta"):
         model = upstreams(name).make()
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    assert dict(layouts(port.FORMATS[REGISTERED[name].sources[0].form], REGISTERED[name])) == theirs
+    form = port.FORMATS[REGISTERED[name].sources[0].form]
+    assert upstream.layouts(form, REGISTERED[name].spec) == theirs
 
 
 @pytest.mark.parametrize("name", [name for name in REGISTERED if name.startswith("clip")])
@@ -131,7 +116,7 @@ def test_clips_second_source_has_the_same_weights(name):
             f"vit_{long}_patch{patch}_clip_quickgelu_{side}", num_classes=spec.pool.projection
         )
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    ours = dict(layouts(port.FORMATS["timm_vit"], REGISTERED[name]))
+    ours = upstream.layouts(port.FORMATS["timm_vit"], spec)
     # timm adds a bias, of zeros, to the projection.
     assert set(theirs) - set(ours) == {"head.bias"}
     assert ours == {key: theirs[key] for key in ours}

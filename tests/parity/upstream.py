@@ -14,17 +14,22 @@ import numpy as np
 import timm
 import torch
 import transformers
+from einops import rearrange
 from safetensors.torch import save_file
 
 from lgm_jax import backbones
+from lgm_jax.backbones import abstract_vit, port
+from lgm_jax.backbones.vit import ViTSpec
 
 Model = torch.nn.Module
+Features = Callable[[Model, torch.Tensor], torch.Tensor]
 STATISTICS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.25]}
 
 _READS_THE_STREAM = (
     *("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "in_proj"),
     *("fc1", "up_proj", "gate_proj", "intermediate", "weights_in"),
 )
+_EMBEDDINGS = ("patch_embeddings", "position_embeddings", "cls_token")
 _SCALES = ("norm", "layrnorm", "gamma", "lambda", "scale")
 
 
@@ -38,6 +43,7 @@ class Family:
         features: `features(model, pixels)`: pixels (b, 3, r, r) normalised, at any resolution.
         resolution: Side of the images that it is made for, in pixels.
         other: Another side.
+        quiet: As for `randomize`.
     """
 
     make: Callable[[], Model]
@@ -45,20 +51,26 @@ class Family:
     features: Callable[[Model, torch.Tensor], torch.Tensor]
     resolution: int
     other: int
+    quiet: float = 1.0
 
     def build(self, folder: Path) -> Model:
         """A random model, saved to a folder."""
-        model = randomize(self.make())
+        model = randomize(self.make(), quiet=self.quiet)
         self.save(model, folder)
         return model
 
 
-def randomize(model: Model, seed: int = 0) -> Model:
+def randomize(model: Model, seed: int = 0, quiet: float = 1.0) -> Model:
     """Weights under which a wrong activation, epsilon, rotation or filter shows.
 
     What writes to the residual stream is small, so that an epsilon counts beside its variance;
     what reads from it is large, so that attention is peaked and the MLP works where activations
     differ. Positions are as large as what they are added to.
+
+    Args:
+        model: The model, changed in place.
+        seed: Of the weights.
+        quiet: Makes the tokens that enter the first block as much smaller.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -75,6 +87,8 @@ def randomize(model: Model, seed: int = 0) -> Model:
                 value.copy_((2.0 if reads else 0.03) * noise / value[0].numel() ** 0.5)
             else:
                 value.copy_(0.03 * noise)
+            if any(word in name for word in _EMBEDDINGS):
+                value.mul_(quiet)
     return model.eval()
 
 
@@ -110,13 +124,14 @@ def hf_family(
     *,
     resolution: int,
     other: int,
+    quiet: float = 1.0,
 ) -> Family:
     def save(model: Model, folder: Path) -> None:
         model.save_pretrained(folder)
         names = {"image_mean": STATISTICS["mean"], "image_std": STATISTICS["std"]}
         (folder / "preprocessor_config.json").write_text(json.dumps(names))
 
-    return Family(lambda: model_class(config), save, features, resolution, other)
+    return Family(lambda: model_class(config), save, features, resolution, other, quiet)
 
 
 def cls(model: Model, pixels: torch.Tensor) -> torch.Tensor:
@@ -124,12 +139,13 @@ def cls(model: Model, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def cls_resized(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+    # ViTMAE shuffles its patches, but masks none here: the class token does not see it.
     return model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0]
 
 
-def mae(model: Model, pixels: torch.Tensor) -> torch.Tensor:
-    # Nothing is masked, so the shuffle of the patches does not reach the class token.
-    return cls_resized(model.vit, pixels)
+def base(features: Features) -> Features:
+    """Features of what a model for a task is built around."""
+    return lambda model, pixels: features(getattr(model, model.base_model_prefix), pixels)
 
 
 def clip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
@@ -137,9 +153,10 @@ def clip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     return model.visual_projection(pooled)
 
 
-def siglip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
-    tower = getattr(model, "vision_model", model)
-    return tower(pixels, interpolate_pos_encoding=True).pooler_output
+def tower(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+    """What CLIP and SigLIP pool without a projection, whatever the model is for."""
+    vision = getattr(model, "vision_model", model)
+    return vision(pixels, interpolate_pos_encoding=True).pooler_output
 
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -155,79 +172,142 @@ TINY_TEXT = {
 }
 
 
+VISION16 = {**TINY, **TINY_MLP, "image_size": 32, "patch_size": 8}
+SIZES16 = {"resolution": 32, "other": 48}
+DINOV2 = {**TINY, "image_size": 56, "patch_size": 14, "mlp_ratio": 2}
+SIZES14 = {"resolution": 56, "other": 42}
+REGISTERS = {"num_register_tokens": 2}
+CLIP = transformers.CLIPConfig(vision_config=VISION16, text_config=TINY_TEXT, projection_dim=24)
+SIGLIP = transformers.SiglipConfig(vision_config=VISION16, text_config=TINY_TEXT)
+
+
 def tiny_families() -> dict[str, Family]:
     """The smallest of each kind that has more than one of everything."""
     t = transformers
-    vision16 = {**TINY, **TINY_MLP, "image_size": 32, "patch_size": 8}
-    sizes16 = {"resolution": 32, "other": 48}
     timm16 = {**TINY_TIMM, "img_size": 32, "patch_size": 8}
     timm14 = {**TINY_TIMM, "img_size": 56}
-    dinov2 = {**TINY, "image_size": 56, "patch_size": 14, "mlp_ratio": 2}
-    registers = {"num_register_tokens": 2}
-    sizes14 = {"resolution": 56, "other": 42}
-    whole_clip = t.CLIPConfig(vision_config=vision16, text_config=TINY_TEXT, projection_dim=24)
     return {
         "timm_cls": timm_family("vit_tiny_patch16_224", other=24, **timm16),
         "timm_mean": timm_family("vit_tiny_patch16_224", other=48, global_pool="avg", **timm16),
         "timm_dinov2": timm_family("vit_small_patch14_dinov2", other=42, **timm14),
         "timm_registers": timm_family("vit_small_patch14_reg4_dinov2", other=42, **timm14),
         "timm_clip": timm_family("vit_base_patch16_clip_quickgelu_224", other=24, **timm16),
+        "timm_siglip": timm_family("vit_base_patch16_siglip_224", other=48, **timm16),
+        "timm_dinov2_gated": timm_family("vit_giant_patch14_dinov2", other=42, **timm14),
+        "timm_dinov3": timm_family("vit_small_patch16_dinov3_qkvb", other=48, **timm16),
+        "timm_dinov3_gated": timm_family("vit_small_plus_patch16_dinov3", other=48, **timm16),
+        "eva": timm_family("eva_giant_patch14_224", other=42, **timm14),
         "eva02_fused": timm_family("eva02_tiny_patch14_224", other=42, **timm14),
         "eva02_split": timm_family("eva02_base_patch14_224", other=84, **timm14),
-        "dinov2": hf_family(t.Dinov2Model, t.Dinov2Config(**dinov2), cls, **sizes14),
+        "dinov2": hf_family(t.Dinov2Model, t.Dinov2Config(**DINOV2), cls, **SIZES14),
         "dinov2_gated": hf_family(
-            t.Dinov2Model, t.Dinov2Config(**dinov2, use_swiglu_ffn=True), cls, **sizes14
+            t.Dinov2Model, t.Dinov2Config(**DINOV2, use_swiglu_ffn=True), cls, **SIZES14
         ),
         "dinov2_registers": hf_family(
             t.Dinov2WithRegistersModel,
-            t.Dinov2WithRegistersConfig(**dinov2 | registers),
+            t.Dinov2WithRegistersConfig(**DINOV2 | REGISTERS),
             cls,
-            **sizes14,
+            **SIZES14,
+        ),
+        # The class decides how positions are resized, not the number of registers.
+        "dinov2_no_registers": hf_family(
+            t.Dinov2WithRegistersModel,
+            t.Dinov2WithRegistersConfig(**DINOV2, num_register_tokens=0),
+            cls,
+            **SIZES14,
         ),
         "dinov3": hf_family(
-            t.DINOv3ViTModel, t.DINOv3ViTConfig(**vision16, **registers), cls, **sizes16
+            t.DINOv3ViTModel, t.DINOv3ViTConfig(**VISION16, **REGISTERS), cls, **SIZES16
         ),
         "dinov3_gated": hf_family(
             t.DINOv3ViTModel,
-            t.DINOv3ViTConfig(**vision16, use_gated_mlp=True, hidden_act="silu"),
+            t.DINOv3ViTConfig(**VISION16, use_gated_mlp=True, hidden_act="silu"),
             cls,
-            **sizes16,
+            **SIZES16,
         ),
-        "clip": hf_family(t.CLIPModel, whole_clip, clip, **sizes16),
+        "clip": hf_family(t.CLIPModel, CLIP, clip, **SIZES16),
         "clip_vision": hf_family(
             t.CLIPVisionModelWithProjection,
-            t.CLIPVisionConfig(**vision16, projection_dim=24),
+            t.CLIPVisionConfig(**VISION16, projection_dim=24),
             clip,
-            **sizes16,
+            **SIZES16,
         ),
         "clip_tower": hf_family(
             t.CLIPVisionModel,
-            t.CLIPVisionConfig(**vision16),
-            lambda model, pixels: model(pixels, interpolate_pos_encoding=True).pooler_output,
-            **sizes16,
+            t.CLIPVisionConfig(**VISION16),
+            tower,
+            **SIZES16,
         ),
-        "siglip": hf_family(
-            t.SiglipModel,
-            t.SiglipConfig(vision_config=vision16, text_config=TINY_TEXT),
-            siglip,
-            **sizes16,
-        ),
+        "siglip": hf_family(t.SiglipModel, SIGLIP, tower, **SIZES16),
         "siglip_vision": hf_family(
-            t.SiglipVisionModel, t.SiglipVisionConfig(**vision16), siglip, **sizes16
+            t.SiglipVisionModel, t.SiglipVisionConfig(**VISION16), tower, **SIZES16
         ),
-        "vit": hf_family(t.ViTModel, t.ViTConfig(**vision16), cls_resized, **sizes16),
+        # Two pixels of each side are left over, as in SigLIP's patches of 14 px in 384.
+        "siglip_uneven": hf_family(
+            t.SiglipVisionModel,
+            t.SiglipVisionConfig(**VISION16 | {"image_size": 34}),
+            tower,
+            resolution=34,
+            other=48,
+        ),
+        # Their epsilon is 1e-12, which counts beside small variances only.
+        "vit": hf_family(t.ViTModel, t.ViTConfig(**VISION16), cls_resized, **SIZES16, quiet=1e-4),
         "vit_mae": hf_family(
             t.ViTMAEForPreTraining,
             t.ViTMAEConfig(
-                **vision16,
+                **VISION16,
                 mask_ratio=0.0,
                 decoder_hidden_size=16,
                 decoder_num_hidden_layers=1,
                 decoder_num_attention_heads=2,
                 decoder_intermediate_size=16,
             ),
-            mae,
-            **sizes16,
+            base(cls_resized),
+            **SIZES16,
+            quiet=1e-4,
+        ),
+    }
+
+
+def layouts(form: port.Format, spec: ViTSpec) -> dict[str, tuple[int, ...]]:
+    """The checkpoint that a key map reads: each key, and the shape it must have."""
+    shapes, found = abstract_vit(spec)[1], {}
+    for row in form.rows(spec):
+        stacked = "{}" in row.keys[0]
+        shape = shapes[row.path][1:] if stacked else shapes[row.path]
+        axes = {"p": spec.embed.patch, "q": spec.embed.patch} if "(" in row.ours else {}
+        one = np.broadcast_to(np.float32(0), shape)
+        theirs = rearrange(one, f"{row.ours} -> {row.theirs}", **axes).shape
+        for key, share in zip(row.keys, row.shares or (1,) * len(row.keys), strict=True):
+            part = (theirs[0] * share // row.ends[-1], *theirs[1:])
+            for layer in range(spec.depth if stacked else 1):
+                found[key.format(layer).removeprefix("/")] = part
+    return found
+
+
+def task_families() -> dict[str, Family]:
+    """Upstream's models for a task: the same backbones, with heads that are left out."""
+    t = transformers
+    return {
+        "dinov2_classifier": hf_family(
+            t.Dinov2ForImageClassification, t.Dinov2Config(**DINOV2), base(cls), **SIZES14
+        ),
+        "dinov2_registers_classifier": hf_family(
+            t.Dinov2WithRegistersForImageClassification,
+            t.Dinov2WithRegistersConfig(**DINOV2 | REGISTERS),
+            base(cls),
+            **SIZES14,
+        ),
+        "clip_classifier": hf_family(t.CLIPForImageClassification, CLIP, tower, **SIZES16),
+        "siglip_classifier": hf_family(t.SiglipForImageClassification, SIGLIP, tower, **SIZES16),
+        "vit_classifier": hf_family(
+            t.ViTForImageClassification, t.ViTConfig(**VISION16), base(cls_resized), **SIZES16
+        ),
+        "vit_masked": hf_family(
+            t.ViTForMaskedImageModeling, t.ViTConfig(**VISION16), base(cls_resized), **SIZES16
+        ),
+        "vit_mae_encoder": hf_family(
+            t.ViTMAEModel, t.ViTMAEConfig(**VISION16, mask_ratio=0.0), cls_resized, **SIZES16
         ),
     }
 
