@@ -72,7 +72,8 @@ def make_feed(
 ) -> tuple[distill.Real, Any, Any]:
     """Real function, what it draws from, and how that is laid out, for any source."""
     rng = np.random.default_rng(2)
-    labels = np.arange(REAL, dtype=np.int32) % recipe.num_classes
+    # Some of every class.
+    labels = np.arange(max(REAL, recipe.num_classes + 3), dtype=np.int32) % recipe.num_classes
     if recipe.real == "stream":
         # Not uint8, which becomes float32 and is rounded as it is augmented.
         pixels = rng.uniform(size=(len(labels), SIDE, SIDE, 3))
