@@ -44,7 +44,11 @@ class Checkpoints:
             UserError: If it cannot be read, or holds numbers that are not finite.
         """
         step = self.latest_step()
-        abstract = jax.eval_shape(lambda: template)
+        # Orbax would look for the devices that the checkpoint was written from.
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            template,
+        )
         advice = f"delete {self._folder / str(step)} to go on from the one before, or anew"
         try:
             _read_all(self._folder / str(step))
