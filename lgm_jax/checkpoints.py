@@ -55,7 +55,11 @@ class Checkpoints:
         Raises:
             UserError: If there are checkpoints, and none is sound.
         """
-        abstract = jax.eval_shape(lambda: template)
+        # Orbax would look for the devices that the checkpoint was written from.
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            template,
+        )
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             state = self._read(step, abstract)

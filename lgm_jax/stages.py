@@ -241,9 +241,10 @@ def _microbatch_size(session: Session, mesh: Mesh) -> int:
     config, recipe = session.config, session.recipe
     if config.microbatch is not None:
         return config.microbatch
-    before = session.run.last_process("distill").get("microbatch")
-    if before is not None:
-        return before
+    before = session.run.last_process("distill")
+    # Other devices round in other ways, and have other memory.
+    if "microbatch" in before and before.get("devices") == session.process.get("devices"):
+        return before["microbatch"]
     images_here = recipe.images_on(mesh.size)
     # Levels have a gradient; the state lies on the device already.
     reserved = 4 * 3 * images_here * sum(side**2 for side in recipe.sizes)

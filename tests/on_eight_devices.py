@@ -147,7 +147,7 @@ def test_batches_drawn_on_the_host_are_divided_and_padded():
     after, loss = given(state, make_params(), batch)
     expected, expected_loss = step(state, make_params(), memory)
     assert abs(float(loss) - float(expected_loss)) < 1e-12
-    assert_close(after, jax.device_get(expected), recipe.num_images)
+    assert_close(after, jax.device_get(expected), recipe.images_on(8) * 8)
 
 
 @pytest.mark.parametrize("source", ["stream", "cached", "exact"])
