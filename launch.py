@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -26,6 +29,8 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
                         quick for a test of everything in seconds
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
+  --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
+                        for --plan_devices=1 with --plan_memory=80 GB and --plan_tflops=PEAK each
   --config.KEY=VALUE    change one key of the recipe
   --help                this text
 
@@ -36,6 +41,8 @@ keys, with the default of configs/common.py (a recipe may have another):
 """
 
 _FLAGS = ("config", "workdir", "overwrite", "nooverwrite")
+
+_PLAN = "plan"
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -54,6 +61,10 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE + _describe_keys())
         return 0
     try:
+        planned, argv = _take_plan(argv)
+        if planned is not None:
+            print_plan(argv, planned)
+            return 0
         config, workdir, overwrite = parse(argv)
         with INTERRUPTS.handled():
             run(config, workdir, overwrite)
@@ -69,8 +80,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
+def parse(argv: Sequence[str], *, writes: bool = True) -> tuple[ConfigDict, str, bool]:
     """Reads the command line.
+
+    Args:
+        argv: The command line.
+        writes: Whether a workdir must be named.
 
     Returns:
         The checked config, the workdir, and whether to overwrite.
@@ -103,9 +118,52 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, str, bool]:
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
     common.check(config)
-    if not workdir.value:
+    if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
-    return config, workdir.value, overwrite.value
+    return config, workdir.value or "", overwrite.value
+
+
+def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
+    """Says what the steps of a config would take.
+
+    Args:
+        argv: The command line, without what is about the plan.
+        machine: The devices to plan for: text by field of `plan.Machine`.
+
+    Raises:
+        UserError: For bad input.
+    """
+    from lgm_jax import plan
+
+    config, _, _ = parse(argv, writes=False)
+    fields = {field.name: field for field in dataclasses.fields(plan.Machine)}
+    values: dict[str, Any] = {}
+    for name, text in machine.items():
+        if name not in fields:
+            known = [f"--{_PLAN}_{field}" for field in fields]
+            raise unknown_name("flag", f"--{_PLAN}_{name}", known)
+        try:
+            values[name] = int(text) if name == "devices" else float(text)
+        except ValueError:
+            values[name] = 0
+        if not 0 < values[name] < math.inf:
+            raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
+    print(plan.describe(config, plan.Machine(**values)))
+
+
+def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
+    """What is said of a plan, by the flags' names without `plan_`, and the other arguments."""
+    said: dict[str, str] | None = None
+    rest = []
+    for argument in argv:
+        name, _, value = argument.lstrip("-").partition("=")
+        if argument[:1] != "-" or name.split("_")[0] != _PLAN:
+            rest.append(argument)
+            continue
+        said = {} if said is None else said
+        if name != _PLAN:
+            said[name.removeprefix(f"{_PLAN}_")] = value
+    return said, rest
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:

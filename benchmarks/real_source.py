@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="where runs and features go")
     parser.add_argument("rest", nargs="*", help="more arguments for launch.py, behind --")
     options = parser.parse_args()
-    found = {way: [] for way in WAYS}
+    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {way: [] for way in WAYS}
     for seed in range(options.seeds):
         for source, views in WAYS:
             found[source, views].append(run(options, seed, source, views))

@@ -137,3 +137,8 @@ def choose_size(view_bytes: int, free: int, views: int) -> int:
         views: Views of one device in a step.
     """
     return max(1, min(views, int(free / (_MARGIN * view_bytes))))
+
+
+def needed_bytes(view_bytes: int, size: int) -> int:
+    """Memory that is reckoned with for `size` views at a time."""
+    return int(_MARGIN * view_bytes * size)

@@ -228,12 +228,7 @@ def open_session(
     others = {name: _load_backbone(config, name, crop) for name in names if name != own_name}
     evaluated = [others.get(name, backbone) for name in names] or [backbone]
 
-    # The paper's 256 px for crops of 224.
-    resolution = config.images.resolution or round(crop * 8 / 7)
-    if resolution < crop:
-        raise UserError(
-            f"config.images.resolution ({resolution}) is smaller than the crop ({crop})"
-        )
+    resolution = image_side(config, crop)
     dataset = data.load_dataset(
         config.data.name,
         folder=config.data.folder,
@@ -256,26 +251,7 @@ def open_session(
         raise UserError(
             f"config.ipc is {config.ipc}, but the smallest class has {smallest} training images"
         )
-    recipe = distill.Recipe(
-        num_classes=dataset.num_classes,
-        resolution=resolution,
-        crop=crop,
-        ipc=config.ipc,
-        copies=config.copies,
-        learning_rate=config.learning_rate,
-        head_std=config.head_std,
-        kind=config.images.kind,
-        init=config.images.init,
-        decorrelate=config.images.decorrelate,
-        start_resolution=config.images.start_resolution,
-        grow_every=config.images.grow_every,
-        augmentation=_augmentation(config.augment),
-        real=config.real.source,
-        real_views=config.real.views,
-        schedule=config.schedule,
-        steps=config.steps if config.schedule == "cosine" else 0,
-        sampling=config.data.sampling,
-    )
+    recipe = make_recipe(config, dataset.num_classes, crop)
     cached = recipe.real != "stream"
     if cached and recipe.augmentation is None and recipe.real_views > 1:
         raise UserError(
@@ -296,7 +272,7 @@ def open_session(
         "backbone.fingerprint": backbone.fingerprint,
         "data.fingerprint": dataset.fingerprint,
     }
-    on_host = not cached and _reads_on_host(config, dataset, resolution)
+    on_host = not cached and reads_on_host(config, len(dataset.splits["train"].labels), resolution)
     crop_at = _crop_at(config, dataset, on_host=on_host)
     # Named only where they say something, so that what was distilled before goes on.
     if not cached:
@@ -332,9 +308,56 @@ def open_session(
     return session
 
 
-def _reads_on_host(config: ConfigDict, dataset: Dataset, resolution: int) -> bool:
-    """Whether the images to stream are read by the host as they are needed."""
-    size = len(dataset.splits["train"].labels) * resolution**2 * 3
+def image_side(config: ConfigDict, crop: int) -> int:
+    """Side of the images that crops are taken from.
+
+    Raises:
+        UserError: If it is smaller than the crop.
+    """
+    # The paper's 256 px for crops of 224.
+    resolution = config.images.resolution or round(crop * 8 / 7)
+    if resolution < crop:
+        raise UserError(
+            f"config.images.resolution ({resolution}) is smaller than the crop ({crop})"
+        )
+    return resolution
+
+
+def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Recipe:
+    """What a config says of the images, given classes and the side of the backbone's crops.
+
+    Raises:
+        UserError: If it contradicts itself.
+    """
+    return distill.Recipe(
+        num_classes=num_classes,
+        resolution=image_side(config, crop),
+        crop=crop,
+        ipc=config.ipc,
+        copies=config.copies,
+        learning_rate=config.learning_rate,
+        head_std=config.head_std,
+        kind=config.images.kind,
+        init=config.images.init,
+        decorrelate=config.images.decorrelate,
+        start_resolution=config.images.start_resolution,
+        grow_every=config.images.grow_every,
+        augmentation=_augmentation(config.augment),
+        real=config.real.source,
+        real_views=config.real.views,
+        schedule=config.schedule,
+        steps=config.steps if config.schedule == "cosine" else 0,
+        sampling=config.data.sampling,
+    )
+
+
+def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
+    """Whether the images to stream are read by the host as they are needed.
+
+    Raises:
+        UserError: If the device is to hold more than it may.
+    """
+    size = num_images * resolution**2 * 3
     placement = config.data.placement
     if placement == "device" and size > _MEMORY_LIMIT:
         raise UserError(

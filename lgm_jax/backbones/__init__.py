@@ -38,6 +38,7 @@ __all__ = [
     "check_pooling",
     "export",
     "load",
+    "outline",
     "read_checkpoint",
 ]
 
@@ -139,11 +140,9 @@ def load(
     check_pooling(pooling)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)
-    spec, statistics = published.spec, published.preprocessing
-    if normalization == "imagenet":
-        statistics = configs.IMAGENET
-    spec, params = _with_pooling(spec, params, pooling)
-    spec, params = _at_resolution(spec, params, resolution or published.resolution)
+    statistics = configs.IMAGENET if normalization == "imagenet" else published.preprocessing
+    spec = _reshape(published.spec, pooling, resolution or published.resolution)
+    params = _fit(params, published.spec, spec)
     params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
@@ -230,6 +229,43 @@ def provenance(found: Files) -> dict[str, Any]:
     }
 
 
+def outline(
+    source: str | Path,
+    *,
+    dtype: DTypeLike = "float32",
+    params_dtype: DTypeLike = "float32",
+    pooling: str | None = "native",
+    resolution: int | None = None,
+) -> tuple[ViTSpec, Callable[..., Any], Any]:
+    """What is known of a backbone without its weights; of a registered name, without a download.
+
+    Args:
+        source: As for `load`, and so the others.
+        dtype: What it computes in.
+        params_dtype: What its parameters are kept in.
+        pooling: Which features it gives.
+        resolution: Side of the images, in pixels.
+
+    Returns:
+        Its shape, its `apply`, and its parameters as shapes and types.
+
+    Raises:
+        UserError: As for `load`.
+    """
+    dtype, params_dtype = _dtype("dtype", dtype), _dtype("params_dtype", params_dtype)
+    pooling = "native" if pooling is None else pooling
+    check_pooling(pooling)
+    entry = specs.NAMES[str(source)] if _registered(source) else None
+    if entry is not None and entry.folder is None:
+        published = entry.published(entry.sources[0].form)
+    else:
+        _, published = _find(source, None)
+    spec = _reshape(published.spec, pooling, resolution or published.resolution)
+    definition, _ = abstract_vit(spec, DTYPES[dtype])
+    apply = make_apply(definition, spec, published.preprocessing, DTYPES[dtype])
+    return spec, apply, abstract_params(spec, DTYPES[params_dtype])
+
+
 def check_pooling(pooling: str) -> None:
     """Refuses what is no pooling.
 
@@ -249,6 +285,13 @@ def abstract_vit(
     definition, state = nnx.split(module)
     shapes = {path: leaf.shape for path, leaf in port.flatten(nnx.to_pure_dict(state)).items()}
     return definition, shapes
+
+
+def abstract_params(spec: ViTSpec, dtype: Any = jnp.float32) -> Any:
+    """Parameters as shapes and types, nested as `apply` takes them."""
+    module = nnx.eval_shape(lambda: ViT(spec, rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(nnx.state(module))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
 
 
 def make_apply(
@@ -341,44 +384,44 @@ def _read(found: Files) -> Published:
         raise UserError(f"the config.json of {found} is not understood: {error}") from error
 
 
-def _with_pooling(spec: ViTSpec, params: port.Params, pooling: str) -> tuple[ViTSpec, port.Params]:
-    """The backbone with other features than its family's."""
+def _reshape(spec: ViTSpec, pooling: str, resolution: int) -> ViTSpec:
+    """A backbone's shape with other features, and for images of another size."""
     match = _POOLING.fullmatch(pooling)
-    if match is None or match["kind"] is None:
-        return spec, params
-    kind, blocks = _POOLS[match["kind"]], int(match["blocks"] or 1)
-    if "cls" in kind and not spec.embed.class_token:
-        raise UserError(f"backbone.pooling={pooling}: the backbone has no class token, try mean")
-    if blocks > spec.depth:
-        raise UserError(f"backbone.pooling={pooling}: the backbone has {spec.depth} blocks")
-    changed = dataclasses.replace(spec, pool=PoolSpec(kind, blocks))
-    kept = {name: leaf for name, leaf in params.items() if name not in ("pool", "project")}
-    return changed, kept
-
-
-def _at_resolution(
-    spec: ViTSpec, params: port.Params, resolution: int
-) -> tuple[ViTSpec, port.Params]:
-    """The backbone for images of another size, its positions resized as upstream does."""
+    if match is not None and match["kind"] is not None:
+        kind, blocks = _POOLS[match["kind"]], int(match["blocks"] or 1)
+        if "cls" in kind and not spec.embed.class_token:
+            raise UserError(
+                f"backbone.pooling={pooling}: the backbone has no class token, try mean"
+            )
+        if blocks > spec.depth:
+            raise UserError(f"backbone.pooling={pooling}: the backbone has {spec.depth} blocks")
+        spec = dataclasses.replace(spec, pool=PoolSpec(kind, blocks))
     if resolution in (0, spec.resolution):
-        return spec, params
+        return spec
     if not isinstance(resolution, int) or isinstance(resolution, bool) or resolution < 0:
         raise UserError(f"backbone resolution must be a positive whole number, not {resolution!r}")
     if resolution % spec.embed.patch:
         raise IndivisibleError(
             f"a patch of {spec.embed.patch} px does not divide an image of {resolution} px"
         )
-    changed = dataclasses.replace(spec, resolution=resolution)
-    configs.check_spec(changed)
-    if spec.embed.positions == "none":
-        return changed, params
-    matrix = bicubic_matrix(spec.grid, changed.grid, antialias=spec.embed.antialias)
+    spec = dataclasses.replace(spec, resolution=resolution)
+    configs.check_spec(spec)
+    return spec
+
+
+def _fit(params: port.Params, published: ViTSpec, spec: ViTSpec) -> port.Params:
+    """Parameters of another shape: without what pools, positions resized as upstream does."""
+    if spec.pool != published.pool:
+        params = {name: leaf for name, leaf in params.items() if name not in ("pool", "project")}
+    if spec.grid == published.grid or spec.embed.positions == "none":
+        return params
+    matrix = bicubic_matrix(published.grid, spec.grid, antialias=spec.embed.antialias)
     positions = np.asarray(params["positions"])
-    prefix = positions.shape[1] - spec.grid**2
-    old = positions[0, prefix:].reshape(spec.grid, spec.grid, -1).astype(np.float64)
+    prefix = positions.shape[1] - published.grid**2
+    old = positions[0, prefix:].reshape(published.grid, published.grid, -1).astype(np.float64)
     new = np.einsum("yh,xw,hwd->yxd", matrix, matrix, old, optimize=True)
-    new = new.reshape(1, changed.grid**2, -1).astype(positions.dtype)
-    return changed, params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
+    new = new.reshape(1, spec.grid**2, -1).astype(positions.dtype)
+    return params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
 
 
 def _attention_kernel(attention: str, spec: ViTSpec, dtype: str) -> AttentionKernel:

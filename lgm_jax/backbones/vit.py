@@ -169,6 +169,23 @@ class ViTSpec:
         parts = self.pool.blocks + (self.pool.kind == "cls+mean")
         return self.pool.projection or parts * self.width
 
+    @property
+    def flops(self) -> tuple[int, int]:
+        """Floating-point operations of one image's forward pass, of matrix products alone.
+
+        Two numbers: products with weights, and products of attention, which has no weights and so
+        twice the work backward where weights are frozen.
+        """
+        width, tokens = self.width, self.embed.num_prefix + self.grid**2
+        layers = 3 if self.mlp.gated else 2
+        block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
+        weights = 2 * self.grid**2 * 3 * self.embed.patch**2 * width + self.depth * block
+        attention = self.depth * 4 * tokens**2 * width
+        if self.pool.kind == "map":
+            weights += 4 * tokens * width**2 + 4 * width**2 + 4 * width * self.mlp.width
+            attention += 4 * tokens * width
+        return weights + 2 * width * self.pool.projection, attention
+
 
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused query-key-value projection."""

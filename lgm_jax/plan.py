@@ -1,0 +1,219 @@
+"""What a distillation would take, told without weights or images: arithmetic, memory, exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lgm_jax import backbones, data, distill, microbatch
+from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.data import imagenet
+from lgm_jax.errors import UserError
+from lgm_jax.session import FEATURES_ON_DEVICE, make_recipe, reads_on_host
+
+# Of the peak, in planning: what large products reach when all else is in their way.
+_SHARE = 0.45
+
+# ImageNet-1k's classes and training images, which a plan is made for before one has them.
+_IMAGENET = ("imagenet", "imagenet2012")
+_IMAGENET_TRAIN = 1_281_167
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What to plan for.
+
+    Attributes:
+        devices: How many.
+        memory: Of each, in 10^9 bytes.
+        tflops: Peak of each, in 10^12 floating-point operations a second; `None` if unknown.
+    """
+
+    devices: int = 1
+    memory: float = 80.0
+    tflops: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The costs of one step, those of a device where it says so.
+
+    Attributes:
+        flops: By part, of the matrix products on all devices.
+        exchanged: Bytes that each device adds up with the others.
+        memory: Bytes on a device, by part.
+        views: Augmented synthetic images of a device.
+        size: How many of them are in the backbone at a time.
+        embedded_once: Real views that are embedded before the first step.
+    """
+
+    flops: dict[str, float]
+    exchanged: int
+    memory: dict[str, float]
+    views: int
+    size: int
+    embedded_once: int
+
+    @property
+    def parts(self) -> int:
+        """Microbatches of a device in a step."""
+        return -(-self.views // self.size)
+
+
+def describe(config: ConfigDict, machine: Machine) -> str:
+    """The plan of a config, in words, for a person.
+
+    Args:
+        config: A checked config.
+        machine: What to plan for.
+
+    Raises:
+        UserError: If the backbone or the data set is not known well enough.
+    """
+    spec, apply, params = backbones.outline(
+        os.path.expanduser(config.backbone.name),
+        dtype=config.backbone.dtype,
+        params_dtype=config.backbone.params_dtype,
+        pooling=config.backbone.pooling,
+        resolution=config.images.crop,
+    )
+    num_classes, num_images = _size_of_data(config)
+    recipe = make_recipe(config, num_classes, spec.resolution)
+    streams = recipe.real == "stream" and reads_on_host(config, num_images, recipe.resolution)
+    plan = make_plan(
+        recipe, spec, apply, params, num_images, machine, config.microbatch, on_host=streams
+    )
+    total = sum(plan.flops.values())
+    lines = [
+        f"{config.backbone.name} at {spec.resolution} px, {recipe.num_images} images of "
+        f"{recipe.resolution} px x {recipe.copies} copies, real gradient: {recipe.real} of "
+        f"{num_images} images",
+        f"a step         {_si(total)}FLOP: {_listed(plan.flops, 'FLOP')}",
+        f"exchanged      {_si(float(plan.exchanged))}B a step and device"
+        + ("" if machine.devices > 1 else ", with more devices"),
+        f"memory         {_si(sum(plan.memory.values()))}B a device: {_listed(plan.memory, 'B')}",
+        f"microbatches   {plan.views} views a device in {plan.parts} of {plan.size}"
+        + (", nothing computed twice" if plan.parts == 1 else ", forward twice"),
+    ]
+    if sum(plan.memory.values()) > machine.memory * 1e9:
+        lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
+    if plan.embedded_once:
+        once = float(plan.embedded_once * sum(spec.flops))
+        lines.append(f"before         {plan.embedded_once} views embedded once, {_si(once)}FLOP")
+    if machine.tflops is not None:
+        rate = machine.devices * machine.tflops * 1e12 / total
+        hours = config.steps / (_SHARE * rate) / 3600
+        lines.append(
+            f"time           {rate:.3g} steps/s at the peak of {machine.devices} x "
+            f"{machine.tflops:g} TFLOP/s; {config.steps} steps at {_SHARE:.0%} of it: {hours:.2g} h"
+        )
+    return "\n".join(lines)
+
+
+def make_plan(
+    recipe: distill.Recipe,
+    spec: ViTSpec,
+    apply: distill.Apply,
+    params: Any,
+    num_images: int,
+    machine: Machine,
+    size: int | None = None,
+    *,
+    on_host: bool = False,
+) -> Plan:
+    """Counts what a step takes.
+
+    Args:
+        recipe: The recipe.
+        spec: The backbone's shape.
+        apply: Its `apply`.
+        params: Its parameters, of which only shapes and types count.
+        num_images: Training images.
+        machine: What to plan for.
+        size: Views in the backbone at a time; by default what fits.
+        on_host: Whether streamed images come from the host.
+    """
+    images_here = recipe.images_on(machine.devices)
+    views, real_here = images_here * recipe.copies, -(-recipe.batch // machine.devices)
+    weights = float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)))
+    side = 3 * recipe.resolution**2
+    features = 4 * recipe.real_views * num_images * spec.feature_dim
+    if recipe.real == "exact":
+        features = -(-features // machine.devices)
+    memory = {
+        "weights": weights,
+        # Parameters, Adam's two moments, the gradient; four bytes each.
+        "images": 16.0 * 3 * images_here * sum(n**2 for n in recipe.sizes),
+        "real": float(
+            min(features, FEATURES_ON_DEVICE)
+            if recipe.real != "stream"
+            else 2 * side * real_here
+            if on_host
+            else side * num_images
+        ),
+    }
+    view = distill.view_bytes(apply, params, recipe, jax.random.key(0))
+    if size is None:
+        stats = {"bytes_limit": int(machine.memory * 1e9)}
+        free = microbatch.free_bytes(stats, int(sum(memory.values())))
+        size = microbatch.choose_size(view, free, views)
+    size = min(size, views)
+    memory["microbatch"] = float(microbatch.needed_bytes(view, size))
+    with_weights, attention = spec.flops
+    batch = recipe.num_images * recipe.copies
+    head = 4.0 * spec.feature_dim * recipe.num_classes
+    rows = recipe.real_views * num_images if recipe.real == "exact" else recipe.batch
+    flops = {"synthetic forward": float(batch * (with_weights + attention))}
+    if size < views:
+        flops["again"] = flops["synthetic forward"]
+    flops["backward"] = float(batch * (with_weights + 2 * attention))
+    if recipe.real == "stream":
+        flops["real forward"] = float(recipe.batch * (with_weights + attention))
+    flops["heads"] = head * (rows + 3 * batch)
+    return Plan(
+        flops,
+        exchanged=2 * 4 * (recipe.num_classes * (spec.feature_dim + 1) + 1),
+        memory=memory,
+        views=views,
+        size=size,
+        embedded_once=0 if recipe.real == "stream" else recipe.real_views * num_images,
+    )
+
+
+def _size_of_data(config: ConfigDict) -> tuple[int, int]:
+    """Classes and training images, without decoding one."""
+    try:
+        dataset = data.load_dataset(
+            config.data.name,
+            folder=config.data.folder,
+            resolution=1,
+            seed=config.data.split_seed,
+            val_fraction=config.data.val_fraction,
+            subset=config.data.subset,
+            on_bad_image="stop",
+        )
+    except UserError:
+        if config.data.name not in _IMAGENET:
+            raise
+        subset = config.data.subset
+        count = 1000 if not subset else len(imagenet.SUBSETS.get(subset, subset.split(",")))
+        images = _IMAGENET_TRAIN * count // 1000
+        print(f"note: the data set is not there yet; planned for {images} training images")
+        return count, images
+    return dataset.num_classes, len(dataset.splits["train"].labels)
+
+
+def _listed(parts: dict[str, float], unit: str) -> str:
+    return ", ".join(f"{name} {_si(value)}{unit}" for name, value in parts.items())
+
+
+def _si(value: float) -> str:
+    """Three digits and a prefix."""
+    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "

@@ -1,0 +1,97 @@
+"""What a plan counts is what is computed, and it is told without weights or images."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import launch
+from lgm_jax import backbones, distill, plan
+from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+
+FAMILIES = {
+    "plain": {},
+    "gated": {"mlp": MlpSpec(80, "silu", gated=True)},
+    "map": {"pool": PoolSpec("map"), "embed": EmbedSpec(8, class_token=False)},
+    "projection": {"pool": PoolSpec(projection=24), "embed": EmbedSpec(8, registers=3)},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flops_are_those_of_the_compiled_products(family):
+    """One block, since XLA counts the body of a loop once."""
+    parts = {"embed": EmbedSpec(8), "mlp": MlpSpec(96), **FAMILIES[family]}
+    spec = ViTSpec(resolution=64, width=48, depth=1, attention=AttentionSpec(3), **parts)
+    definition, _ = backbones.abstract_vit(spec)
+    apply = backbones.make_apply(definition, spec, backbones.configs.HALF)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    params = backbones.abstract_params(spec)
+    text = jax.jit(apply).lower(params, images).as_text()
+    counted = sum(map(product_flops, products(text)))
+    assert counted == 2 * sum(spec.flops)
+
+
+def products(text: str) -> list[str]:
+    found = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(found) > 5
+    return found
+
+
+def product_flops(line: str) -> int:
+    """Twice the size of the result times that of what is summed over."""
+    left, result = (
+        [int(n) for n in re.findall(r"\d+(?=x)", shape)]
+        for shape in re.search(r": \(tensor<(\S+)>, .*\) -> tensor<(\S+)>", line).groups()
+    )
+    summed = re.search(r"contracting_dims = \[([\d, ]*)\]", line).group(1)
+    total = 2
+    for size in [*result, *(left[int(i)] for i in summed.split(","))]:
+        total *= size
+    return total
+
+
+def test_memory_and_exchange_follow_the_devices():
+    spec, apply, params = backbones.outline("digits_contrastive")
+    recipe = distill.Recipe(num_classes=10, resolution=32, crop=32, copies=4)
+    one, four = (
+        plan.make_plan(recipe, spec, apply, params, 1149, plan.Machine(devices, memory=0.1))
+        for devices in (1, 4)
+    )
+    assert (one.views, four.views) == (40, 12), "ten images on four devices are three each"
+    assert one.exchanged == four.exchanged == 2 * 4 * (10 * 129 + 1)
+    assert one.flops == four.flops
+    assert one.memory["weights"] == sum(leaf.size for leaf in jax.tree.leaves(params)) * 4
+    assert one.memory["real"] == 1149 * 32 * 32 * 3
+    small = plan.make_plan(
+        recipe, spec, apply, params, 1149, plan.Machine(memory=0.1), one.size // 2
+    )
+    assert small.parts > one.parts
+    assert small.memory["microbatch"] < one.memory["microbatch"]
+    assert small.flops["again"] == small.flops["synthetic forward"]
+
+
+def test_plan_is_printed_without_weights_or_data(capsys):
+    arguments = ["launch.py", "--config=configs/clip_in1k.py", "--plan", "--plan_tflops=400"]
+    assert launch.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "planned for 1281167 training images" in text
+    assert "exchanged      4.1 MB a step" in text
+    assert "steps/s at the peak of 1 x 400 TFLOP/s" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--plan_memory=none", "--plan_memory must be a positive number"),
+        ("--plan_devices=0", "--plan_devices must be a positive number"),
+        ("--plan_flops=3", "did you mean --plan_tflops"),
+        ("--config.images.crop=30", "does not divide"),
+        ("--config.backbone.name=nothing", "unknown backbone"),
+    ],
+)
+def test_bad_plans_are_refused(flag, words, capsys):
+    assert launch.main(["launch.py", "--config=configs/quickstart.py", "--plan", flag]) == 2
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", line)
+    assert words in line
