@@ -193,7 +193,7 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        if "baselines" in named and self.config.probe.augment != "none":
+        if "baselines" in named and self.config.probe.augment == "fresh":
             data.check_fits(self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT)
         streams = self.recipe.real == "stream" and not self.on_host
         if streams and (replaces or "distill" in named):
