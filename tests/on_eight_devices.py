@@ -74,7 +74,7 @@ def expect(recipe: distill.Recipe) -> Any:
 def assert_close(actual: Any, expected: Any, count: int) -> None:
     """Equal up to rounding, relative to the largest number, in all but the padding."""
     for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        # Measured: 2e-15 of gradients, 1e-12 of states.
+        # Measured: 7e-16 of gradients, 1e-13 of states.
         np.testing.assert_allclose(
             ours[:count] if ours.ndim else ours, theirs, rtol=0, atol=1e-10 * np.abs(theirs).max()
         )
