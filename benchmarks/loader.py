@@ -99,12 +99,14 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
     files = [path.relative_to(folder).as_posix() for path in paths]
     labels = np.zeros(len(files), np.int32)
     ours = ImageSplit(FileRecords(folder, files), np.arange(len(files)), labels, RESOLUTION)
-    steps = max(1, len(files) // BATCH - 1)
+    # One batch to start with, and one to time.
+    batch = min(BATCH, len(files) // 2)
+    steps = len(files) // batch - 1
 
     def time_torch(photos: PilPhotos) -> float:
         loader = torch.utils.data.DataLoader(
             photos,
-            BATCH,
+            batch,
             shuffle=True,
             drop_last=True,
             num_workers=workers,
@@ -115,7 +117,7 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
 
     def time_ours(processes: int) -> float:
         order = Order("shuffle", jax.random.key(0), labels, 1)
-        parts = Parts(ours, order, None, BATCH, steps + 1)
+        parts = Parts(ours, order, None, batch, steps + 1)
         with Loader(parts, processes) as loader:
             return seconds(functools.partial(call_in_turn, loader, iter(range(steps + 1))), steps)
 
@@ -128,7 +130,7 @@ def compare(folder: Path, rounds: int, workers: int) -> dict[str, float]:
     best = dict.fromkeys(loaders, 0.0)
     for number in range(rounds + 1):
         for name, loader in loaders.items():
-            rate = steps * BATCH / loader()
+            rate = steps * batch / loader()
             best[name] = max(best[name], rate) if number else 0.0
     sample = np.arange(0, len(files), max(1, len(files) // 200))
     expected = np.stack([reference[int(i)].permute(1, 2, 0).numpy() for i in sample])

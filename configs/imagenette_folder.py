@@ -27,11 +27,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The recipe; `:quick` runs everything in seconds, for tests."""
     mode = common.parse_arg(arg, "quick")
     config = common.get_config()
-    config.update(steps=400, copies=2, learning_rate=0.02, image_every=50, checkpoint_every=50)
-    config.log_every = 10
+    config.update(steps=700, copies=2, learning_rate=0.03, schedule="cosine", image_every=50)
+    config.update(checkpoint_every=50, log_every=10)
     config.data.name = "folder"
     config.real.source = "exact"
-    config.images.update(resolution=224, crop=224, grow_every=18)
-    config.augment.scale_min = 0.2
+    config.images.update(resolution=224, crop=224, grow_every=15)
+    config.augment.update(scale_min=0.5, noise=0.0)
     config.probe.update(solver="lbfgs", epochs=100, full_epochs=100, augment="none")
     return common.shrink(config) if mode == "quick" else config
