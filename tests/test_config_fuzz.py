@@ -1,0 +1,63 @@
+"""Whatever is typed for a config key is taken or refused with one line."""
+
+import contextlib
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import launch
+from configs import common
+from lgm_jax import session
+from lgm_jax.errors import UserError
+
+WORDS = [
+    "",
+    " ",
+    "none",
+    "nan",
+    "inf",
+    "-inf",
+    "true",
+    "a,b",
+    "../..",
+    "~",
+    "\x00",
+    "é" * 300,
+    "-1",
+]
+NUMBERS = st.one_of(
+    st.integers(-5, 300),
+    st.sampled_from([2**31, 2**63, 10**30, -(2**40)]),
+    st.floats(-10, 10),
+    st.sampled_from([1e-300, 1e300]),
+)
+KNOWN = sorted(
+    {
+        item
+        for key in common.KEYS.values()
+        if isinstance(key.default, str)
+        for item in key.default.split(",")
+    }
+    | {"bfloat16", "cosine", "exact", "pixels", "zero", "lbfgs", "views", "balanced", "cls:99"}
+)
+VALUES = st.one_of(NUMBERS.map(str), st.sampled_from(WORDS), st.sampled_from(KNOWN), st.text())
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(changes=st.dictionaries(st.sampled_from(sorted(common.KEYS)), VALUES, max_size=3))
+@example(changes={"images.crop": "0"})
+@example(changes={"augment.scale_min": "0.9", "augment.scale_max": "0.1"})
+@example(changes={"steps": "10000000", "copies": "10000000"})
+def test_any_value_is_taken_or_refused_with_one_line(changes, capsys):
+    arguments = [f"--config.{key}={value}" for key, value in changes.items()]
+    with contextlib.suppress(UserError):
+        config, _, _ = launch.parse(
+            ["launch.py", "--config=configs/quickstart.py", "--workdir=x", *arguments]
+        )
+        common.check(config)
+        recipe = session.make_recipe(config, 10, config.images.crop or 32)
+        assert recipe.resolution >= recipe.crop > 0
+        assert recipe.batch > 0
+    assert "Traceback" not in capsys.readouterr().err
