@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
 DISTILL = "--config.stages=distill"
 
-# Images after a few steps, two processes against one. Measured: 5e-6 for two devices of one.
+# Images after a few steps, two processes against one. Measured: 1.2e-5 after ten steps.
 ROUNDING = 1e-3
 
 
@@ -185,7 +185,7 @@ def test_signal_to_any_process_saves_and_ends_all(number, tmp_path):
         processes[number].send_signal(signal.SIGTERM)
         codes, said = finish(processes)
     assert codes == [75, 75]
-    assert said[0][1] == "interrupted by SIGTERM: start again to go on\n"
+    assert said[0][1].endswith("interrupted by SIGTERM: start again to go on\n")
     newest = newest_checkpoint(tmp_path / "run")
     out = run(2, tmp_path / "run", DISTILL, f"--config.steps={newest + 2}")
     assert f"steps {newest} to {newest + 2}" in out
