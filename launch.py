@@ -8,6 +8,7 @@ import errno
 import math
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
+from lgm_jax import hosts
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
 
@@ -31,16 +33,23 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
                         for --plan_devices=1 with --plan_memory=80 GB and --plan_tflops=PEAK each
+  --distributed=WHERE   one of several processes that share the work, each started with the same
+                        command: auto where JAX finds the others by itself (Slurm, Open MPI, GKE,
+                        TPU), or HOST:PORT of process 0 [off]; see docs/scaling.md
+  --num_processes=P     with HOST:PORT: how many processes there are
+  --process_id=I        with HOST:PORT: which one this is, from 0 to P - 1
   --config.KEY=VALUE    change one key of the recipe
   --help                this text
 
 exit codes: 0 done; 2 bad input (one line that starts with "error:"); 75 interrupted by SIGTERM or
-SIGUSR1 and 130 by Ctrl-C, both after saving: start again to go on; others are bugs
+SIGUSR1 and 130 by Ctrl-C, both after saving: start again to go on; 134 another process of the same
+run died: start all again; others are bugs
 
 keys, with the default of configs/common.py (a recipe may have another):
 """
 
-_FLAGS = ("config", "workdir", "overwrite", "nooverwrite")
+_VALUED = ("config", "workdir", "distributed", "num_processes", "process_id")
+_FLAGS = (*_VALUED, "overwrite", "nooverwrite")
 
 _PLAN = "plan"
 
@@ -65,22 +74,29 @@ def main(argv: Sequence[str]) -> int:
         if planned is not None:
             print_plan(argv, planned)
             return 0
-        config, workdir, overwrite = parse(argv)
-        with INTERRUPTS.handled():
+        config, workdir, overwrite, meeting = parse(argv)
+        with hosts.joined(meeting), INTERRUPTS.handled():
             run(config, workdir, overwrite)
     except UserError as error:
-        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
-        return 2
+        return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
-        print(f"interrupted by {interruption}: start again to go on", file=sys.stderr)
-        return interruption.exit_code
+        said = f"interrupted by {interruption}: start again to go on"
+        return hosts.leave(interruption.exit_code, said)
     except KeyboardInterrupt:
         # Before the run began.
-        return CTRL_C
+        return hosts.leave(CTRL_C, None)
+    except Exception:
+        if hosts.count() == 1:
+            raise
+        # The others would wait for this one.
+        traceback.print_exc()
+        return hosts.leave(1, None)
     return 0
 
 
-def parse(argv: Sequence[str], *, writes: bool = True) -> tuple[ConfigDict, str, bool]:
+def parse(
+    argv: Sequence[str], *, writes: bool = True
+) -> tuple[ConfigDict, str, bool, hosts.Meeting | None]:
     """Reads the command line.
 
     Args:
@@ -88,7 +104,8 @@ def parse(argv: Sequence[str], *, writes: bool = True) -> tuple[ConfigDict, str,
         writes: Whether a workdir must be named.
 
     Returns:
-        The checked config, the workdir, and whether to overwrite.
+        The checked config, the workdir, whether to overwrite, and where processes meet, if there
+        are several.
 
     Raises:
         UserError: For anything that absl or ml_collections would answer with a traceback.
@@ -102,6 +119,11 @@ def parse(argv: Sequence[str], *, writes: bool = True) -> tuple[ConfigDict, str,
     )
     workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
     overwrite = flags.DEFINE_bool("overwrite", False, "start anew", flag_values=values)
+    where = flags.DEFINE_string("distributed", "off", "where to meet", flag_values=values)
+    processes = [
+        flags.DEFINE_integer(name, None, "of several", flag_values=values)
+        for name in ("num_processes", "process_id")
+    ]
     try:
         rest = values(argv)
     except UserError:
@@ -120,7 +142,8 @@ def parse(argv: Sequence[str], *, writes: bool = True) -> tuple[ConfigDict, str,
     common.check(config)
     if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
-    return config, workdir.value or "", overwrite.value
+    meeting = _meeting(where.value, *(flag.value for flag in processes))
+    return config, workdir.value or "", overwrite.value, meeting
 
 
 def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
@@ -135,7 +158,7 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
     """
     from lgm_jax import plan
 
-    config, _, _ = parse(argv, writes=False)
+    config, *_ = parse(argv, writes=False)
     fields = {field.name: field for field in dataclasses.fields(plan.Machine)}
     values: dict[str, Any] = {}
     for name, text in machine.items():
@@ -179,6 +202,10 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     from lgm_jax.session import open_session
 
     logging.set_verbosity(logging.ERROR)
+    if jax.process_count() != hosts.count():
+        raise UserError(
+            f"JAX sees {jax.process_count()} processes here: add --distributed=auto to each"
+        )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
@@ -200,6 +227,34 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
                 raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
 
 
+def _meeting(where: str, num_processes: int | None, process_id: int | None) -> hosts.Meeting | None:
+    """What `--distributed` and the two flags that belong to it say.
+
+    Raises:
+        UserError: If they do not fit together.
+    """
+    if where in ("off", "auto"):
+        for name, value in (("num_processes", num_processes), ("process_id", process_id)):
+            if value is not None:
+                raise UserError(
+                    f"--{name} is for --distributed=HOST:PORT, but --distributed is {where}"
+                )
+        return hosts.Meeting() if where == "auto" else None
+    host, colon, port = where.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(
+            f"--distributed must be off, auto or HOST:PORT, for example 10.0.0.1:9876, not {where}"
+        )
+    if num_processes is None or process_id is None:
+        raise UserError(f"--distributed={where} needs --num_processes=P and --process_id=I")
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id must be from 0 to --num_processes - 1, not {process_id} of "
+            f"{num_processes}"
+        )
+    return hosts.Meeting(where, num_processes, process_id)
+
+
 def _is_disk_full(error: BaseException | None) -> bool:
     """Whether this is, or was caused by, a write that found no space.
 
@@ -215,10 +270,10 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def _join(arguments: Sequence[str]) -> list[str]:
-    """Writes `--config FILE` and `--workdir FOLDER` as one argument each."""
+    """Writes `--config FILE`, `--workdir FOLDER` and their like as one argument each."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1].lstrip("-") in ("config", "workdir") and argument[:1] != "-":
+        if joined and joined[-1].lstrip("-") in _VALUED and argument[:1] != "-":
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
@@ -254,7 +309,7 @@ def _check_names(argv: Sequence[str]) -> None:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
         # A negative number is the value of the flag before it; absl's own flags are not for here.
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:
-            known = ["--config", "--workdir", "--overwrite", "--help"]
+            known = [f"--{flag}" for flag in (*_VALUED, "overwrite", "help")]
             raise unknown_name("flag", f"--{name}", known)
 
 

@@ -11,6 +11,7 @@ import tensorstore as ts
 from etils import epath
 from jaxtyping import Array, UInt32
 
+from lgm_jax import hosts
 from lgm_jax.distill import State, is_finite
 from lgm_jax.errors import UserError
 
@@ -19,7 +20,10 @@ _STATE, _CHECK = "state", "check"
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last; a context manager that waits for pending writes."""
+    """The checkpoints of one run, newest last; a context manager that waits for pending writes.
+
+    Of several processes, all make the same calls, and each writes and reads its own parts.
+    """
 
     def __init__(self, folder: epath.Path, keep: int):
         """Opens, and creates if need be, a folder of checkpoints.
@@ -77,7 +81,8 @@ class Checkpoints:
             **{_STATE: ocp.args.StandardRestore(abstract), _CHECK: ocp.args.JsonRestore()}
         )
         try:
-            _read_all(self._folder / str(step) / _STATE)
+            if not hosts.first_says(_is_readable(self._folder / str(step) / _STATE)):
+                return None
             found = self._manager.restore(step, args=items)
             sound = found[_CHECK]["checksum"] == int(_checksum(found[_STATE]))
         # What Orbax and its storage raise for missing or broken files has no common class.
@@ -112,14 +117,21 @@ def _checksum(state: State) -> UInt32[Array, ""]:
     return total
 
 
-def _read_all(folder: epath.Path) -> None:
-    """Reads everything that is stored in a folder, one after the other, or fails.
+def _is_readable(folder: epath.Path) -> bool:
+    """Whether process 0 can read everything that is stored in a folder, one after the other.
 
     Orbax reads all arrays at once: where one fails, the others go on and write tracebacks to
     stderr when they find that nobody waits for them any more.
     """
+    if not hosts.is_first():
+        return True
     base = str(folder)
     url = base if "://" in base else f"file://{base}"
-    store = ts.KvStore.open({"driver": "ocdbt", "base": f"{url}/"}).result()
-    for name in store.list().result():
-        store.read(name).result()
+    try:
+        store = ts.KvStore.open({"driver": "ocdbt", "base": f"{url}/"}).result()
+        for name in store.list().result():
+            store.read(name).result()
+    # What storage raises for missing or broken files has no common class.
+    except Exception:
+        return False
+    return True

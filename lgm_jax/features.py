@@ -22,6 +22,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int, Key
 
+from lgm_jax import hosts
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
@@ -100,6 +101,8 @@ def embed(
 ) -> Rows:
     """Features of every view of every image of a split, in its order.
 
+    Of several processes, all are to call it: what is kept in a folder, they compute in turns.
+
     Args:
         backbone: The frozen backbone.
         split: The images.
@@ -113,11 +116,12 @@ def embed(
     total = views.count * len(split.labels)
     if folder is not None:
         folder = folder / f"shards_of_{_SHARD}"
-    starts = range(0, total, _SHARD)
+        if hosts.count() > 1:
+            _share_shards(backbone, split, views, key, folder, label)
     found = _find_shards(folder)
     shards = []
-    for number, start in enumerate(progress(starts, label)):
-        rows = np.arange(start, min(start + _SHARD, total))
+    for number in progress(range(-(-total // _SHARD)), label):
+        rows = _shard_rows(number, total)
         wanted = (len(rows), backbone.feature_dim)
         shard = _read_shard(found.get(number), wanted, mapped=mapped)
         if shard is None:
@@ -128,6 +132,27 @@ def embed(
                     shard = _map(path)
         shards.append(shard)
     return Rows(shards, views.count)
+
+
+def _share_shards(
+    backbone: Backbone,
+    split: Split,
+    views: Views,
+    key: Key[Array, ""],
+    folder: epath.Path,
+    label: str,
+) -> None:
+    """Makes the shards that are missing: process p of P those of numbers p, p + P, ..."""
+    total, found = views.count * len(split.labels), _find_shards(folder)
+    own = range(hosts.index(), -(-total // _SHARD), hosts.count())
+    for number in progress([number for number in own if number not in found], label):
+        rows = _shard_rows(number, total)
+        _write_shard(folder, number, _embed_rows(backbone, split, views, key, rows))
+    hosts.wait()
+
+
+def _shard_rows(number: int, total: int) -> Int[np.ndarray, " n"]:
+    return np.arange(number * _SHARD, min((number + 1) * _SHARD, total))
 
 
 def _embed_rows(

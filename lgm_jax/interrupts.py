@@ -41,11 +41,12 @@ class Interrupts:
     def __init__(self) -> None:
         self._deferring = False
         self._pending: int | None = None
+        self._agreed: int | None = None
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
         """Within, signals raise `Interrupted`; afterwards their handlers are the ones before."""
-        self._pending = None
+        self._pending = self._agreed = None
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         try:
             yield
@@ -54,10 +55,16 @@ class Interrupts:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[Callable[[], bool]]:
+    def deferred(
+        self, agree: Callable[[int], int] = lambda number: number
+    ) -> Iterator[Callable[[], bool]]:
         """Within, a first signal is only noted; the loop asks for it, saves, and leaves.
 
         A second one is not waited for: it raises at once.
+
+        Args:
+            agree: Of this process's signal, 0 for none, makes that of all processes, so that all
+                leave at the same step.
 
         Yields:
             Whether a signal has come.
@@ -66,15 +73,23 @@ class Interrupts:
             Interrupted: At the end, if one has come.
         """
         self._deferring = True
+
+        def interrupted() -> bool:
+            self._agreed = agree(self._pending or 0) or None
+            return self._agreed is not None
+
         try:
-            yield lambda: self._pending is not None
+            yield interrupted
         finally:
             self._deferring = False
-        if self._pending is not None:
-            raise Interrupted(self._pending)
+        number = self._pending or self._agreed
+        if number is not None:
+            raise Interrupted(number)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if not self._deferring or self._pending is not None:
+        # Where another process's signal ends the loop, this one's own may come while it saves.
+        ready = self._deferring or self._agreed is not None
+        if not ready or self._pending is not None:
             raise Interrupted(number)
         self._pending = number
 

@@ -8,12 +8,16 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from lgm_jax import hosts
+
 T = TypeVar("T")
 
 
 def progress(items: Sequence[T], label: str) -> Iterator[T]:
     """Iterates with a bar that disappears when done, and none where stderr is no terminal."""
-    return iter(tqdm(items, desc=label, disable=None, leave=False, dynamic_ncols=True, delay=1.0))
+    return iter(
+        tqdm(items, desc=label, disable=_disable(), leave=False, dynamic_ncols=True, delay=1.0)
+    )
 
 
 class StepProgress:
@@ -32,7 +36,7 @@ class StepProgress:
             total=steps,
             desc="distill",
             unit="step",
-            disable=None,
+            disable=_disable(),
             dynamic_ncols=True,
         )
 
@@ -57,3 +61,8 @@ class StepProgress:
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
         self._bar.close()
+
+
+def _disable() -> bool | None:
+    """No bar where stderr is no terminal, and one for all processes."""
+    return None if hosts.is_first() else True

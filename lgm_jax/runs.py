@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import filelock
 from etils import epath
 
+from lgm_jax import hosts
 from lgm_jax.errors import UserError
 
 CONFIG, STAGES, METRICS, RESULTS, GRID = (
@@ -30,6 +32,9 @@ _OUTPUTS = (STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FE
 
 Inputs = Mapping[str, Any]
 
+# Network file systems show a new file to other machines within a minute.
+_APPEARS_SECONDS = 90
+
 
 class Run:
     """A run folder and its record of stages.
@@ -37,6 +42,8 @@ class Run:
     A stage is finished for certain inputs: the config values, weights and data that its result
     depends on. It is found again by these, and redone when one of them changes. Beside its result
     stand the processes that made it, which may be other ones than the latest.
+
+    Of several processes, the first writes, and all remember the same.
 
     Attributes:
         path: The folder.
@@ -55,6 +62,7 @@ class Run:
         self.holds = holds
         self._found = found
         self._lock: filelock.FileLock | None = None
+        self._kept: dict[str, Any] | None = None
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
         """Makes the folder ready to be written to; throws another distillation away.
@@ -64,8 +72,21 @@ class Run:
             description: What else goes into `config.json`.
 
         Raises:
-            UserError: If the folder cannot be made or written to, or if another process uses it.
+            UserError: If the folder cannot be made or written to, if another run uses it, or if a
+                process of this run does not see it.
         """
+        # All have looked at it as it was.
+        hosts.wait()
+        if hosts.is_first():
+            self._take_over(identity, description)
+        hosts.wait()
+        if hosts.count() > 1:
+            self.await_file(CONFIG)
+            # All remember the stages as they are now, before the first writes to them.
+            self._kept = self._records()
+            hosts.wait()
+
+    def _take_over(self, identity: Inputs, description: Mapping[str, Any]) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._acquire()
@@ -79,6 +100,21 @@ class Run:
         """Leaves the folder to others."""
         if self._lock is not None:
             self._lock.release()
+
+    def await_file(self, name: str) -> None:
+        """Returns once this process sees what the first has written.
+
+        Raises:
+            UserError: If it does not.
+        """
+        deadline = time.monotonic() + _APPEARS_SECONDS
+        while not (self.path / name).exists():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"process {hosts.index()} does not see {self.path / name}: the workdir must be "
+                    "a folder that all processes share"
+                )
+            time.sleep(1)
 
     def _acquire(self) -> None:
         # Buckets know no locks. The system frees this one however the process ends.
@@ -124,7 +160,7 @@ class Run:
         record = records.setdefault(stage, {})
         earlier = [made for made in record.get("made_by", []) if made["from_step"] < step]
         record["made_by"] = [*earlier, {"from_step": step, **process}]
-        write_json(self.path / STAGES, records)
+        self._keep(records)
         return record["made_by"]
 
     def finish(
@@ -151,7 +187,7 @@ class Run:
             "seconds": round(seconds, 3),
             "made_by": list(made_by),
         }
-        write_json(self.path / STAGES, records)
+        self._keep(records)
 
     def seconds(self) -> dict[str, float]:
         """What each stage took; the parts of a stage, named `stage/part`, are added up."""
@@ -163,10 +199,18 @@ class Run:
         return total
 
     def _records(self) -> dict[str, Any]:
+        if self._kept is not None:
+            return self._kept
         records = read_json(self.path / STAGES) or {}
         if not all(isinstance(record, dict) for record in records.values()):
             raise UserError(f"{self.path / STAGES} is damaged: a stage's record is no JSON object")
         return records
+
+    def _keep(self, records: Mapping[str, Any]) -> None:
+        if self._kept is not None:
+            self._kept = _plain(records)
+        if hosts.is_first():
+            write_json(self.path / STAGES, records)
 
 
 def check_run(workdir: str, identity: Inputs, *, overwrite: bool) -> Run:

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, runs
+from lgm_jax import backbones, baselines, data, distill, hosts, runs
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -103,7 +103,10 @@ class Session:
         )
 
     def loader(self) -> Loader:
-        """Batches of training images that are read while the run goes on; to be closed."""
+        """Batches of training images that are read while the run goes on; to be closed.
+
+        Each process reads its own part of them.
+        """
         train, config = self.dataset.splits["train"], self.config
         order_key, crop_key = distill.image_keys(self.key)
         parts = Parts(
@@ -112,6 +115,8 @@ class Session:
             Crops(crop_key) if self.crop == "random" else None,
             self.recipe.batch,
             config.steps,
+            hosts.index(),
+            hosts.count(),
         )
         workers = config.data.workers
         return Loader(parts, default_workers() if workers is None else workers)
@@ -273,6 +278,11 @@ def open_session(
         "data.fingerprint": dataset.fingerprint,
     }
     on_host = not cached and reads_on_host(config, len(dataset.splits["train"].labels), resolution)
+    if recipe.real != "exact" and recipe.batch < hosts.count():
+        raise UserError(
+            f"a step has {recipe.batch} real images, fewer than the {hosts.count()} processes: "
+            "start fewer, or raise config.copies"
+        )
     crop_at = _crop_at(config, dataset, on_host=on_host)
     # Named only where they say something, so that what was distilled before goes on.
     if not cached:

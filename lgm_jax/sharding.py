@@ -88,6 +88,8 @@ def divide(mesh: Mesh, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array
         axis: Along which to divide.
         fill: What to pad with.
     """
+    if mesh.is_multi_process:
+        array = np.asarray(array)
     missing = -array.shape[axis] % mesh.size
     if missing:
         widths = [(0, missing if i == axis else 0) for i in range(array.ndim)]
@@ -95,12 +97,57 @@ def divide(mesh: Mesh, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array
         array = pad(array, widths, constant_values=fill)
     spec = PartitionSpec(*(None,) * axis, AXIS)
     # XLA calls what one device has whole; another name for it would compile a step twice.
-    return jax.device_put(array, NamedSharding(mesh, spec if mesh.size > 1 else EVERYWHERE))
+    return _put(array, NamedSharding(mesh, spec if mesh.size > 1 else EVERYWHERE))
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts the same on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, EVERYWHERE))
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, EVERYWHERE)), tree)
+
+
+def join(mesh: Mesh, rows: np.ndarray, count: int, *, fill: int = 0) -> jax.Array:
+    """Divides what the processes have together, each the rows that it has read.
+
+    Which device gets which rows is left open; it is the same for all arrays.
+
+    Args:
+        mesh: The devices.
+        rows: This process's, at most `count / processes`, rounded up.
+        count: Rows of all processes.
+        fill: What to pad with.
+    """
+    if not mesh.is_multi_process:
+        return divide(mesh, rows, fill=fill)
+    devices = [device for device in mesh.devices.flat if device in mesh.local_devices]
+    each = -(-count // mesh.size)
+    widths = [(0, each * len(devices) - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    parts = np.split(np.pad(rows, widths, constant_values=fill), len(devices))
+    return jax.make_array_from_single_device_arrays(
+        (each * mesh.size, *rows.shape[1:]),
+        NamedSharding(mesh, DIVIDED),
+        [jax.device_put(part, device) for part, device in zip(parts, devices, strict=True)],
+    )
+
+
+def fetch(mesh: Mesh, tree: Any) -> Any:
+    """Arrays of the mesh where a process can read them: each gets all of what is divided.
+
+    Within one process they are so as they are.
+    """
+    if not mesh.is_multi_process:
+        return tree
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _everywhere(tree, mesh))
+
+
+def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
+    """Makes `largest(number)`: of the numbers that the processes give, without waiting for it."""
+    reduce = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, EVERYWHERE))
+
+    def largest(number: int) -> jax.Array:
+        mine = np.full(len(mesh.local_devices), number, np.int32)
+        return reduce(join(mesh, mine, mesh.size))
+
+    return largest
 
 
 def place(mesh: Mesh, state: Any) -> Any:
@@ -116,6 +163,19 @@ def collect(mesh: Mesh, state: Any, count: int) -> Any:
     Where there is no padding, it is the state as it is, each device with its part.
     """
     return state if count % mesh.size == 0 else _cut(state, count, mesh)
+
+
+def _put(array: Any, layout: NamedSharding) -> jax.Array:
+    if layout.is_fully_addressable:
+        return jax.device_put(array, layout)
+    # Every process has all of it, and gives its own devices their parts.
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, layout, whole.__getitem__)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _everywhere(tree: Any, mesh: Mesh) -> Any:
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, EVERYWHERE))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh, PartitionSpec
 
-from lgm_jax import baselines, distill, images, microbatch, probe, runs, sharding
+from lgm_jax import baselines, distill, hosts, images, microbatch, probe, runs, sharding
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import Split
@@ -64,15 +64,19 @@ def distill_stage(session: Session) -> None:
                 f"workdir holds {newest} steps, more than config.steps={steps}; name another "
                 "workdir"
             )
+        mesh = sharding.make_mesh()
+        if mesh.is_multi_process:
+            # Orbax knows no arrays that each process has for itself.
+            state = sharding.replicate(mesh, state)
         state = checkpoints.restore(state) or state
         start = int(state.step)
         metrics = _Metrics(run.path / runs.METRICS, start)
-        mesh = sharding.make_mesh()
         state = sharding.place(mesh, state)
-        size = _microbatch_size(session, mesh)
+        size = hosts.first_says(_microbatch_size(session, mesh))
         process = {**session.process_with(session.backbone), "microbatch": size}
         made_by = run.begin("distill", start, process)
         where = f"{mesh.size} devices, " if mesh.size > 1 else ""
+        where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
         print(
             f"distill: {recipe.num_images} images, steps {start} to {steps}, {where}"
             f"{size} views at a time",
@@ -81,9 +85,12 @@ def distill_stage(session: Session) -> None:
         feed = _real(session, mesh, size, workers)
         state, loss = _distill(session, mesh, size, feed, state, metrics, checkpoints)
         checkpoints.save(steps, state)
-    rendered = _render(session, state)
-    labels = np.asarray(recipe.labels())
-    save_distilled(run.path / runs.DISTILLED, rendered, labels, session.dataset.class_names)
+    rendered = _render(session, mesh, state)
+    if hosts.is_first():
+        labels = np.asarray(recipe.labels())
+        save_distilled(run.path / runs.DISTILLED, rendered, labels, session.dataset.class_names)
+    hosts.wait()
+    run.await_file(f"{runs.DISTILLED}/{ARRAYS}")
     result = {"steps": steps, "final_loss": loss}
     run.finish("distill", inputs, result, metrics.elapsed(), made_by)
 
@@ -133,7 +140,8 @@ def report_stage(session: Session) -> None:
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }
-    runs.write_json(run.path / runs.RESULTS, results)
+    if hosts.is_first():
+        runs.write_json(run.path / runs.RESULTS, results)
     print(format_table(results))
     print(f"results: {run.path / runs.RESULTS}")
     if session.distilled is not None:
@@ -173,6 +181,8 @@ class _Metrics:
     def write(self, step: int, loss: float, rate: float) -> None:
         line = {"step": step, "loss": loss, "steps_per_second": rate, "seconds": self.elapsed()}
         self._lines.append({name: round(value, 6) for name, value in line.items()})
+        if not hosts.is_first():
+            return
         with runs.replacing(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
 
@@ -201,7 +211,8 @@ def _distill(
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
     loss, before = metrics.last_loss(), None
-    with contextlib.closing(bar), INTERRUPTS.deferred() as interrupted:
+    agree = _make_agree(mesh)
+    with contextlib.closing(bar), INTERRUPTS.deferred(agree) as interrupted:
         updates = distill.run(
             jax.jit(step_fn, donate_argnums=0),
             jax.jit(grow, donate_argnums=0),
@@ -230,10 +241,27 @@ def _distill(
             if draws:
                 picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 whole = sharding.collect(mesh, state, recipe.num_images)
-                _write_grid(picture, _render(session, whole), captions)
+                _write_grid(picture, _render(session, mesh, whole), captions)
             if leaving:
                 break
     return sharding.collect(mesh, state, recipe.num_images), loss
+
+
+def _make_agree(mesh: Mesh) -> Callable[[int], int]:
+    """Makes `agree(signal)`: the largest number that a process gave at the step before.
+
+    Reading it waits for the devices no longer than reading that step's loss does.
+    """
+    if not mesh.is_multi_process:
+        return lambda signal: signal
+    largest = sharding.make_largest(mesh)
+    pending = [largest(0)]
+
+    def agree(signal: int) -> int:
+        pending.append(largest(signal))
+        return int(pending.pop(0))
+
+    return agree
 
 
 def _microbatch_size(session: Session, mesh: Mesh) -> int:
@@ -252,7 +280,7 @@ def _microbatch_size(session: Session, mesh: Mesh) -> int:
     backbone = session.backbone
     return microbatch.choose_size(
         distill.view_bytes(backbone.apply, backbone.params, recipe, session.key),
-        microbatch.free_bytes(mesh.devices.flat[0].memory_stats(), reserved),
+        microbatch.free_bytes(mesh.local_devices[0].memory_stats(), reserved),
         images_here * recipe.copies,
     )
 
@@ -295,9 +323,9 @@ def _real(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack
         def read(step: int) -> distill.ImageBatch:
             images, labels, numbers = loader(step)
             return distill.ImageBatch(
-                sharding.divide(mesh, images),
-                sharding.divide(mesh, labels, fill=sharding.PADDING),
-                sharding.divide(mesh, numbers),
+                sharding.join(mesh, images, recipe.batch),
+                sharding.join(mesh, labels, recipe.batch, fill=sharding.PADDING),
+                sharding.join(mesh, numbers, recipe.batch),
             )
 
         given = distill.make_given_images(session.backbone.apply, recipe, key, microbatch_size=size)
@@ -322,12 +350,13 @@ def _real(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack
     choose, all_labels = jax.jit(distill.make_rows(recipe, key)), jnp.asarray(labels)
 
     def batch(step: int) -> distill.Batch:
-        views, chosen = map(np.asarray, choose(jnp.int32(step), all_labels))
+        drawn = choose(jnp.int32(step), all_labels)
+        views, chosen = (np.asarray(rows)[hosts.index() :: hosts.count()] for rows in drawn)
         # Views times images may not fit 32 bits.
         taken = rows.take(views.astype(np.int64) * len(labels) + chosen)
         return distill.Batch(
-            sharding.divide(mesh, taken),
-            sharding.divide(mesh, labels[chosen], fill=sharding.PADDING),
+            sharding.join(mesh, taken, recipe.batch),
+            sharding.join(mesh, labels[chosen], recipe.batch, fill=sharding.PADDING),
         )
 
     return _Feed(distill.given, batch, sharding.DIVIDED)
@@ -387,15 +416,18 @@ def _check_finite(
     )
 
 
-def _render(session: Session, state: distill.State) -> np.ndarray:
+def _render(session: Session, mesh: Mesh, state: distill.State) -> np.ndarray:
     # The last update was made with the levels that counted before it.
     active = session.recipe.num_active(max(0, int(state.step) - 1))
-    return np.asarray(images.decode(state.levels, active, decorrelate=session.recipe.decorrelate))
+    levels = sharding.fetch(mesh, state.levels)
+    return np.asarray(images.decode(levels, active, decorrelate=session.recipe.decorrelate))
 
 
 def _write_grid(
     path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
 ) -> None:
+    if not hosts.is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     draw_grid(pictures, captions, columns).save(buffer, "PNG")

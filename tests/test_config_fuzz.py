@@ -53,7 +53,7 @@ VALUES = st.one_of(NUMBERS.map(str), st.sampled_from(WORDS), st.sampled_from(KNO
 def test_any_value_is_taken_or_refused_with_one_line(changes, capsys):
     arguments = [f"--config.{key}={value}" for key, value in changes.items()]
     with contextlib.suppress(UserError):
-        config, _, _ = launch.parse(
+        config, *_ = launch.parse(
             ["launch.py", "--config=configs/quickstart.py", "--workdir=x", *arguments]
         )
         common.check(config)

@@ -54,5 +54,36 @@ def test_second_signal_is_not_waited_for():
     assert done == ["first"]
 
 
+def test_loop_leaves_for_a_signal_to_another_process_and_waits_for_its_own():
+    interrupts, done = Interrupts(), []
+
+    def loop():
+        given = iter([0, 0, signal.SIGTERM])
+        with interrupts.deferred(lambda own: max(own, next(given))) as interrupted:
+            while not interrupted():
+                done.append("step")
+            # A scheduler's own signal comes late, and saving is not cut short.
+            send(signal.SIGTERM)
+            done.append("saved")
+
+    with interrupts.handled(), pytest.raises(Interrupted) as stopped:
+        loop()
+    assert stopped.value.number == signal.SIGTERM
+    assert done == ["step", "step", "saved"]
+
+
+def test_late_signal_is_noted_after_the_loop_too():
+    interrupts = Interrupts()
+    with interrupts.handled():
+        with (
+            pytest.raises(Interrupted),
+            interrupts.deferred(lambda own: signal.SIGTERM) as interrupted,
+        ):
+            assert interrupted()
+        send(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            send(signal.SIGTERM)
+
+
 def test_nothing_that_handles_errors_swallows_it():
     assert not issubclass(Interrupted, Exception)

@@ -583,7 +583,7 @@ DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 def open_source(folder, workdir, ipc=1):
     """The foreign images that a session of the quick recipe would evaluate."""
-    config, _, _ = launch.parse(["launch.py", QUICK, f"--workdir={workdir}"])
+    config, *_ = launch.parse(["launch.py", QUICK, f"--workdir={workdir}"])
     config.images.source, config.stages, config.ipc = str(folder), "probe", ipc
     return open_session(config, common.flatten(config), str(workdir), overwrite=False).source
 
@@ -655,7 +655,7 @@ def test_home_is_expanded_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_classes(tmp_path / "set", DIGITS)
     shutil.copytree(ROOT / "lgm_jax/backbones/weights/digits_distilled", tmp_path / "weights")
-    config, workdir, _ = launch.parse(["launch.py", QUICK, "--workdir=~/run"])
+    config, workdir, *_ = launch.parse(["launch.py", QUICK, "--workdir=~/run"])
     config.images.source, config.stages = "~/set", "probe"
     config.backbone.name = config.eval_backbones = "~/weights"
     session = open_session(config, common.flatten(config), workdir, overwrite=False)

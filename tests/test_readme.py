@@ -79,11 +79,11 @@ def test_embedded_backbone_is_small_and_linearly_separates_the_digits(name):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_built_and_checked(path):
     argv = ["launch.py", f"--config={path}", "--workdir=unused"]
-    config, workdir, overwrite = launch.parse(argv)
+    config, workdir, overwrite, _ = launch.parse(argv)
     assert set(common.flatten(config)) == set(common.KEYS)
     assert (workdir, overwrite) == ("unused", False)
     if path.stem != "common":
-        quick, _, _ = launch.parse([argv[0], f"{argv[1]}:quick", argv[2]])
+        quick, *_ = launch.parse([argv[0], f"{argv[1]}:quick", argv[2]])
         assert quick.steps < config.steps
 
 

@@ -1,0 +1,237 @@
+"""The processes of one run: who they are, where they wait for each other, and how all end as one.
+
+All run the same program and come to the same waits in the same order. They talk through JAX's
+coordination service, which belongs to process 0 and, unlike collectives of devices, lets one wait
+for another however long it takes. A run of one process needs none of this: it is the first, waits
+for nobody, and ends as it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from lgm_jax.errors import UserError
+from lgm_jax.interrupts import SIGNALS
+
+T = TypeVar("T")
+
+# After a process has been silent for so long, JAX ends the others.
+_HEARTBEAT_SECONDS = 30
+
+# Between two looks at whether another process has ended the run.
+_LISTEN_SECONDS = 0.5
+
+# How long the others let process 0 come to the same end, and it waits for them to have heard.
+_COURTESY_SECONDS = 10.0
+
+# A wait for another process has no limit of its own: if that one dies, JAX ends this one.
+_FOREVER_MS = 30 * 24 * 3600 * 1000
+
+_END = "lgm_jax/end"
+
+_waits = itertools.count()
+_ending = threading.Lock()
+
+
+@dataclasses.dataclass
+class _Process:
+    """This process, and its line to the coordination service if there are others."""
+
+    client: Any = None
+    count: int = 1
+    index: int = 0
+
+
+_self = _Process()
+
+
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """Where processes meet.
+
+    Attributes:
+        address: `HOST:PORT` of process 0; `None` if JAX is to find everything by itself, as it
+            does under Slurm, Open MPI, GKE and on TPUs.
+        num_processes: How many there are.
+        process_id: Which one this is, from 0.
+    """
+
+    address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def count() -> int:
+    """The number of processes."""
+    return _self.count
+
+
+def index() -> int:
+    """Which process this is. On a TPU it may differ from `jax.process_index()`."""
+    return _self.index
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes for all."""
+    return index() == 0
+
+
+@contextlib.contextmanager
+def joined(meeting: Meeting | None) -> Iterator[None]:
+    """Within, this process is one of several; only the first prints. Before anything asks JAX.
+
+    Raises:
+        UserError: If the processes do not find each other.
+    """
+    if meeting is None:
+        yield
+        return
+    _join(meeting)
+    done = threading.Event()
+    listener = threading.Thread(target=_listen, args=(done,), daemon=True)
+    listener.start()
+    if not is_first():
+        # Libraries that are not Python's print too.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    yield
+    wait()
+    done.set()
+    listener.join()
+
+
+def wait() -> None:
+    """Returns once every process has come here."""
+    if count() > 1:
+        name = f"lgm_jax/wait/{next(_waits)}"
+        _patiently(lambda: _self.client.wait_at_barrier(name, _FOREVER_MS))
+
+
+def first_says(value: T) -> T:
+    """What process 0 found, for all: something that JSON can hold."""
+    if count() == 1:
+        return value
+    client, name = _self.client, f"lgm_jax/says/{next(_waits)}"
+    if is_first():
+        client.key_value_set(name, json.dumps(value))
+        return value
+    return json.loads(_patiently(lambda: client.blocking_key_value_get(name, _FOREVER_MS)))
+
+
+def leave(code: int, said: str | None) -> int:
+    """Says a last line on stderr and gives the exit code; of several processes, ends all.
+
+    The first to leave decides: the others, wherever they are, end with the same code, and process 0
+    says the line. Where all come to the same end, it is process 0's.
+
+    Args:
+        code: The exit code.
+        said: The line; `None` for none.
+    """
+    client = _self.client
+    if client is None:
+        if said:
+            print(said, file=sys.stderr)
+        return code
+    for number in SIGNALS:
+        # A scheduler's signals do not reach all processes at once.
+        signal.signal(number, signal.SIG_IGN)
+    word = json.dumps([code, said])
+    if not is_first():
+        with contextlib.suppress(RuntimeError):
+            client.blocking_key_value_get(_END, int(1000 * _COURTESY_SECONDS))
+    with contextlib.suppress(RuntimeError):
+        # Fails if another process was faster.
+        client.key_value_set(_END, word)
+    _end(*json.loads(client.blocking_key_value_get(_END, _FOREVER_MS)))
+    return code
+
+
+def _join(meeting: Meeting) -> None:
+    import jax
+
+    # Where JAX keeps what `initialize` makes; it has no public name.
+    from jax._src.distributed import global_state
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would handle SIGTERM, and only that.
+    jax.config.update("jax_enable_preemption_service", False)
+    # Ctrl-C is not heard in Python while this process waits for the others.
+    by_python = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        jax.distributed.initialize(
+            meeting.address,
+            meeting.num_processes,
+            meeting.process_id,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"--distributed=auto finds no Slurm, Open MPI, GKE or TPU here ({error}): give "
+            "--distributed=HOST:PORT --num_processes=P --process_id=I"
+        ) from error
+    except RuntimeError as error:
+        where = meeting.address or "auto"
+        reason = str(error).split("\n")[0]
+        raise UserError(f"the processes of --distributed={where} do not meet: {reason}") from error
+    finally:
+        signal.signal(signal.SIGINT, by_python)
+    _self.client = global_state.client
+    _self.count, _self.index = global_state.num_processes, global_state.process_id
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+    """Waits for a call, in another thread, so that this one hears signals meanwhile."""
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(call())
+        except RuntimeError as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer.result()
+
+
+def _listen(done: threading.Event) -> None:
+    """Ends this process when another has ended the run, whatever its main thread waits for."""
+    while not done.wait(_LISTEN_SECONDS):
+        try:
+            word = _self.client.key_value_try_get(_END)
+        except RuntimeError:
+            # Nobody has.
+            continue
+        _end(*json.loads(word))
+
+
+def _end(code: int, said: str | None) -> None:
+    """Ends this process at once; never returns, and is done only once."""
+    _ending.acquire()
+    client = _self.client
+    if not is_first():
+        client.key_value_set(f"{_END}/{index()}", "heard")
+    else:
+        if said:
+            print(said, file=sys.stderr)
+        # The service ends with this process, and JAX would abort who has not heard.
+        deadline = time.monotonic() + _COURTESY_SECONDS
+        for other in range(1, count()):
+            left = max(1, int(1000 * (deadline - time.monotonic())))
+            with contextlib.suppress(RuntimeError):
+                client.blocking_key_value_get(f"{_END}/{other}", left)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # An orderly exit would wait for the others, which wait for this one.
+    os._exit(code)
