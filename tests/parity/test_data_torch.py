@@ -70,5 +70,6 @@ def test_loader_benchmark_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["images"] == 8
-    assert result["ratio_to_uint8"] > 0
+    # Ratios of so few photos may round to nothing.
+    assert all(rate > 0 for name, rate in result.items() if name.endswith("_per_second"))
     assert result["largest_difference"] <= 1
