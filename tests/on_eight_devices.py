@@ -133,7 +133,7 @@ def test_a_real_function_that_knows_no_devices_gives_the_same():
 def test_batches_drawn_on_the_host_are_divided_and_padded():
     recipe = make_recipe(10, "cached")
     mesh, step, _, state, memory = make_program(recipe, 8)
-    views, chosen = distill.make_rows(recipe, KEY)(0, len(memory.labels))
+    views, chosen = distill.make_rows(recipe, KEY)(0, memory.labels)
     batch = distill.Batch(
         sharding.divide(mesh, memory.features[views, chosen]),
         sharding.divide(mesh, memory.labels[chosen], fill=sharding.PADDING),

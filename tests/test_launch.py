@@ -925,9 +925,12 @@ def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkey
     code, captured = run("--config.data.placement=device")
     assert code == 2
     assert re.fullmatch(r"error: [^\n]*--config\.data\.placement=host\n", captured.err)
-    code, captured = run("--config.stages=distill,baselines")
+    fresh = ("--config.probe.solver=adam", "--config.probe.augment=fresh")
+    code, captured = run("--config.stages=distill,baselines", *fresh)
     assert code == 2
-    assert re.fullmatch(r"error: [^\n]*--config\.probe\.augment=none[^\n]*\n", captured.err)
+    assert re.fullmatch(
+        r"error: [^\n]*--config\.probe\.augment=views or none[^\n]*\n", captured.err
+    )
     assert not (tmp_path / "w").exists()
     code, captured = run()
     assert code == 0
