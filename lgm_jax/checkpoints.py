@@ -86,7 +86,10 @@ class Checkpoints:
             found = self._manager.restore(step, args=items)
             sound = found[_CHECK]["checksum"] == int(_checksum(found[_STATE]))
         # What Orbax and its storage raise for missing or broken files has no common class.
-        except Exception:
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                # The device lacks memory; the files may be sound.
+                raise
             return None
         return found[_STATE] if sound and is_finite(found[_STATE]) else None
 

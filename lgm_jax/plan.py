@@ -13,7 +13,7 @@ from lgm_jax import backbones, data, distill, microbatch
 from lgm_jax.backbones.vit import ViTSpec
 from lgm_jax.data import imagenet
 from lgm_jax.errors import UserError
-from lgm_jax.session import FEATURES_ON_DEVICE, make_recipe, reads_on_host
+from lgm_jax.session import make_recipe, reads_on_host, source_bytes
 
 # Of the peak, in planning: what large products reach when all else is in their way.
 _SHARE = 0.45
@@ -138,23 +138,13 @@ def make_plan(
         on_host: Whether streamed images come from the host.
     """
     images_here = recipe.images_on(machine.devices)
-    views, real_here = images_here * recipe.copies, -(-recipe.batch // machine.devices)
-    weights = float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)))
-    side = 3 * recipe.resolution**2
-    features = 4 * recipe.real_views * num_images * spec.feature_dim
-    if recipe.real == "exact":
-        features = -(-features // machine.devices)
+    views = images_here * recipe.copies
+    real = source_bytes(recipe, num_images, spec.feature_dim, machine.devices, on_host=on_host)
     memory = {
-        "weights": weights,
+        "weights": float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))),
         # Parameters, Adam's two moments, the gradient; four bytes each.
         "images": 16.0 * 3 * images_here * sum(n**2 for n in recipe.sizes),
-        "real": float(
-            min(features, FEATURES_ON_DEVICE)
-            if recipe.real != "stream"
-            else 2 * side * real_here
-            if on_host
-            else side * num_images
-        ),
+        "real": float(real),
     }
     view = distill.view_bytes(apply, params, recipe, jax.random.key(0))
     if size is None:
@@ -164,16 +154,15 @@ def make_plan(
     size = min(size, views)
     memory["microbatch"] = float(microbatch.needed_bytes(view, size))
     with_weights, attention = spec.flops
-    batch = recipe.num_images * recipe.copies
     head = 4.0 * spec.feature_dim * recipe.num_classes
     rows = recipe.real_views * num_images if recipe.real == "exact" else recipe.batch
-    flops = {"synthetic forward": float(batch * (with_weights + attention))}
+    flops = {"synthetic forward": float(recipe.batch * (with_weights + attention))}
     if size < views:
         flops["again"] = flops["synthetic forward"]
-    flops["backward"] = float(batch * (with_weights + 2 * attention))
+    flops["backward"] = float(recipe.batch * (with_weights + 2 * attention))
     if recipe.real == "stream":
         flops["real forward"] = float(recipe.batch * (with_weights + attention))
-    flops["heads"] = head * (rows + 3 * batch)
+    flops["heads"] = head * (rows + 3 * recipe.batch)
     return Plan(
         flops,
         exchanged=2 * 4 * (recipe.num_classes * (spec.feature_dim + 1) + 1),

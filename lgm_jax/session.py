@@ -157,20 +157,29 @@ class Session:
             "views": dataclasses.asdict(views),
             "seed": [self.config.seed, draw] if views.augmentation else None,
         }
+        name = f"{split}_{backbone.name}_{runs.digest(inputs)}"
+        if name in self._embedded:
+            return self._embedded[name]
         shared = os.path.expanduser(self.config.real.cache)
         folder = epath.Path(shared) if shared else self.run.path / runs.FEATURES
         count = views.count * len(self.dataset.splits[split].labels)
-        return embed(
+        self._embedded[name] = embed(
             backbone,
             self.dataset.splits[split],
             views,
             jax.random.fold_in(jax.random.fold_in(self.key, _VIEW_STREAM), draw),
-            folder=folder / f"{split}_{backbone.name}_{runs.digest(inputs)}",
+            folder=folder / name,
             # What lies in a bucket cannot be mapped.
             mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE
             and "://" not in os.fspath(folder),
             label=f"{split}, {backbone.name}: features",
         )
+        return self._embedded[name]
+
+    @functools.cached_property
+    def _embedded(self) -> dict[str, Rows]:
+        """What was read from the store, or made for it: large ones are maps of files."""
+        return {}
 
     @functools.cached_property
     def centroids(self) -> np.ndarray:
@@ -376,6 +385,20 @@ def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
             "--config.data.placement=host"
         )
     return placement == "host" or (placement == "auto" and size > _ON_DEVICE_LIMIT)
+
+
+def source_bytes(
+    recipe: distill.Recipe, num_images: int, feature_dim: int, devices: int, *, on_host: bool
+) -> int:
+    """Memory that real images or their features take on a device, at most."""
+    image = 3 * recipe.resolution**2
+    if on_host:
+        # One batch in use, and the next.
+        return 2 * image * -(-recipe.batch // devices)
+    if recipe.real == "stream":
+        return image * num_images
+    features = min(4 * recipe.real_views * num_images * feature_dim, FEATURES_ON_DEVICE)
+    return -(-features // devices) if recipe.real == "exact" else features
 
 
 def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:

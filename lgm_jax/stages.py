@@ -31,7 +31,7 @@ from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash
+from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash, source_bytes
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -276,25 +276,16 @@ def _microbatch_size(session: Session, mesh: Mesh) -> int:
     images_here = recipe.images_on(mesh.size)
     # Levels have a gradient; the state lies on the device already.
     reserved = 4 * 3 * images_here * sum(side**2 for side in recipe.sizes)
-    reserved += _source_bytes(session, mesh)
     backbone = session.backbone
+    num_images = len(session.dataset.splits["train"].labels)
+    reserved += source_bytes(
+        recipe, num_images, backbone.feature_dim, mesh.size, on_host=session.on_host
+    )
     return microbatch.choose_size(
         distill.view_bytes(backbone.apply, backbone.params, recipe, session.key),
         microbatch.free_bytes(mesh.local_devices[0].memory_stats(), reserved),
         images_here * recipe.copies,
     )
-
-
-def _source_bytes(session: Session, mesh: Mesh) -> int:
-    """Memory that real images or their features take on a device, at most."""
-    recipe = session.recipe
-    if session.on_host:
-        # One batch in use, and the next.
-        return 2 * 3 * recipe.resolution**2 * -(-recipe.batch // mesh.size)
-    if recipe.real == "stream":
-        return session.train.images.nbytes
-    count = recipe.real_views * len(session.dataset.splits["train"].labels)
-    return min(4 * count * session.backbone.feature_dim, FEATURES_ON_DEVICE)
 
 
 class _Feed(NamedTuple):

@@ -29,7 +29,6 @@ jaxtyping.install_import_hook("lgm_jax", "beartype.beartype")
 import numpy as np
 import pytest
 import safetensors.numpy
-from trees import nest
 
 from lgm_jax.backbones import abstract_vit, configs, port
 
@@ -69,6 +68,18 @@ def timm_config(pool: str = "token", **model_args: Any) -> dict[str, Any]:
         "model_args": TINY_VIT | model_args,
         "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.25]},
     }
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Nested dicts of values by path, whose parts a slash divides."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        leaf = nested
+        *parents, name = path.split("/")
+        for parent in parents:
+            leaf = leaf.setdefault(parent, {})
+        leaf[name] = value
+    return nested
 
 
 def loud_params(shapes: dict[str, tuple[int, ...]], seed: int) -> port.Params:

@@ -18,10 +18,9 @@ from scale import (
     make_state,
     wide_heads,  # noqa: F401
 )
-from trees import nest
 
 from lgm_jax import distill, microbatch
-from lgm_jax.backbones import abstract_vit, make_apply, specs
+from lgm_jax.backbones import abstract_params, abstract_vit, make_apply, specs
 
 SIZES = (1, 2, 3, 4, 7, 9, 10, 11, None)
 
@@ -102,8 +101,8 @@ def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
     entry = specs.NAMES["dinov2_vitb14"]
     spec = dataclasses.replace(entry.spec, depth=layers, resolution=224)
-    definition, shapes = abstract_vit(spec)
-    params = nest({path: jax.ShapeDtypeStruct(s, jnp.float32) for path, s in shapes.items()})
+    definition, _ = abstract_vit(spec)
+    params = abstract_params(spec)
     vit = make_apply(definition, spec, entry.preprocessing)
     recipe = distill.Recipe(num_classes=1000, resolution=256, crop=224)
 
