@@ -20,7 +20,17 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh, PartitionSpec
 
-from lgm_jax import baselines, distill, hosts, images, microbatch, probe, runs, sharding
+from lgm_jax import (
+    baselines,
+    compilation,
+    distill,
+    hosts,
+    images,
+    microbatch,
+    probe,
+    runs,
+    sharding,
+)
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import Split
@@ -214,7 +224,7 @@ def _distill(
     agree = _make_agree(mesh)
     with contextlib.closing(bar), INTERRUPTS.deferred(agree) as interrupted:
         updates = distill.run(
-            jax.jit(step_fn, donate_argnums=0),
+            jax.jit(step_fn, donate_argnums=0, compiler_options=compilation.options()),
             jax.jit(grow, donate_argnums=0),
             recipe,
             state,

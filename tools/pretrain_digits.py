@@ -256,7 +256,9 @@ def main(_: list[str]) -> None:
                         val.labels,
                     )
                     tqdm.write(f"epoch {epoch + 1} loss {float(loss):.3f} {name}: {report}")
-    write(Path(_OUT.value), spec, learner.momentum["backbone"])
+    # As published: MoCo-v3's encoder of queries, DINO's teacher.
+    published = learner.online if method == "contrastive" else learner.momentum
+    write(Path(_OUT.value), spec, published["backbone"])
     print(f"{_OUT.value}: {time.time() - started:.0f} s")
 
 

@@ -1,0 +1,37 @@
+"""Options for XLA."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lgm_jax import compilation
+
+
+@pytest.fixture(autouse=True)
+def _anew():
+    compilation.options.cache_clear()
+    yield
+    compilation.options.cache_clear()
+
+
+def test_products_are_left_to_xla_on_cpus():
+    def product(x):
+        return jax.nn.gelu(x @ x)
+
+    matrix = jnp.ones((64, 64))
+    compiled = jax.jit(product, compiler_options=compilation.options()).lower(matrix).compile()
+    assert compilation.options()
+    assert "ynn_fusion" not in compiled.as_text()
+
+
+def test_options_that_a_jaxlib_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(compilation, "_CPU", {"xla_cpu_of_another_time": ""})
+    assert compilation.options() == {}
+    assert jax.jit(lambda x: x + 1, compiler_options=compilation.options())(1.0) == 2
+
+
+def test_accelerators_have_none(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compilation.options() == {}
