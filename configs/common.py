@@ -120,6 +120,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "images.source": Key("", "evaluate the images of this folder; needs stages without distill"),
     "images.decorrelate": Key(True, "parametrise decorrelated colours"),
+    "images.grey": Key(False, "images without colour, for data without"),
     "images.start_resolution": Key(1, "pyramid levels up to this side from the start", at_least(1)),
     "images.grow_every": Key(200, "steps per new pyramid level; 0: all at once", at_least(0)),
     "augment.preset": Key("paper", "augmentation of real and synthetic images", one_of(*PRESETS)),

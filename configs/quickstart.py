@@ -23,10 +23,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The recipe; `:quick` runs everything in seconds, for tests."""
     mode = common.parse_arg(arg, "quick")
     config = common.get_config()
-    config.update(steps=500, copies=5, learning_rate=0.03, image_every=100)
+    config.update(steps=800, copies=8, learning_rate=0.03, image_every=100)
     config.data.name = "digits"
     config.backbone.name = "digits_contrastive"
-    config.images.update(resolution=32, crop=32, init="zero", start_resolution=4, grow_every=60)
+    config.real.update(source="exact", views=8)
+    config.images.update(resolution=32, crop=32, init="zero", start_resolution=4, grow_every=100)
+    config.images.grey = True
     config.augment.update(preset="digits", scale_min=0.6)
     config.probe.update(solver="lbfgs", epochs=50, full_epochs=50, augment="views", views=4)
     if mode == "quick":

@@ -46,6 +46,7 @@ class Recipe:
         kind: `pyramid` or `pixels`.
         init: `noise`, `zero`, or `real` (pixels only: start from given images).
         decorrelate: Whether parameters are decorrelated colours.
+        grey: Whether images have no colour.
         start_resolution: Pyramid levels up to this side count from the start.
         grow_every: Steps between one new level and the next.
         augmentation: Of real and synthetic images alike; `None` for the centre crop.
@@ -73,6 +74,7 @@ class Recipe:
     schedule: str = "constant"
     steps: int = 0
     sampling: str = "shuffle"
+    grey: bool = False
 
     @property
     def num_images(self) -> int:
@@ -182,7 +184,7 @@ def init_state(
     if recipe.init == "real":
         if start is None or recipe.kind != "pixels":
             raise ValueError("init='real' needs kind='pixels' and images to start from")
-        levels = image_ops.from_images(start, decorrelate=recipe.decorrelate)
+        levels = image_ops.from_images(start, decorrelate=recipe.decorrelate, grey=recipe.grey)
     else:
         levels = image_ops.init_pyramid(
             jax.random.fold_in(key, _INIT),
@@ -312,6 +314,11 @@ def exact(_: Any, memory: FeatureMemory, step: Int[Array, ""]) -> tuple[Array, A
     return features, jnp.tile(memory.labels, memory.features.shape[0])
 
 
+def render(recipe: Recipe, levels: Levels, active: Any) -> Float[Array, "s h w 3"]:
+    """The images in [0, 1] that levels stand for, of which the first `active` count."""
+    return image_ops.decode(levels, active, decorrelate=recipe.decorrelate, grey=recipe.grey)
+
+
 def make_embed(apply: Apply, recipe: Recipe, key: Key[Array, ""]) -> Embed:
     """Makes `embed(params, levels, indices, copies, step)`: features of augmented images.
 
@@ -331,7 +338,7 @@ def make_embed(apply: Apply, recipe: Recipe, key: Key[Array, ""]) -> Embed:
         copies: Int[Array, " copies"],
         step: Int[Array, ""],
     ) -> Float[Array, "s copies d"]:
-        images = image_ops.decode(levels, recipe.num_active(step), decorrelate=recipe.decorrelate)
+        images = render(recipe, levels, recipe.num_active(step))
         keys = _fold_each(jax.random.fold_in(view_key, step), indices)
         keys = jax.vmap(lambda k: _fold_each(k, copies))(keys)
         views = augment(

@@ -28,6 +28,9 @@ Levels = tuple[Float[Array, "n _ _ 3"], ...]
 _COLOR = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 _COLOR /= np.linalg.norm(_COLOR, axis=0).max()
 
+# Grey is the mean of all three coordinates, of which each then changes an image in the same way.
+_GREY = np.full((3, 3), 1 / 3)
+
 # A sigmoid cannot reach 0 or 1, so `from_images` keeps this far away from them.
 _MARGIN = 1e-3
 
@@ -121,7 +124,11 @@ def grow_pyramid(
 
 
 def decode(
-    levels: Levels, active: int | Int[Array, ""] | None = None, *, decorrelate: bool = True
+    levels: Levels,
+    active: int | Int[Array, ""] | None = None,
+    *,
+    decorrelate: bool = True,
+    grey: bool = False,
 ) -> Float[Array, "n h w 3"]:
     """Renders images in [0, 1]: enlarge and sum the active levels, map colours, sigmoid(2x).
 
@@ -129,6 +136,7 @@ def decode(
         levels: All levels; the last one has the full resolution.
         active: How many count; all by default. The others get a zero gradient.
         decorrelate: Whether a parameter's three channels are decorrelated colours or plain RGB.
+        grey: Whether images have no colour, whatever `decorrelate` says.
     """
     resolution = levels[-1].shape[1]
     total = jnp.zeros((), levels[0].dtype)
@@ -136,22 +144,25 @@ def decode(
         if active is not None:
             level = jnp.where(i < active, level, 0)
         total = total + _enlarge(level, resolution)
-    if decorrelate:
-        color = jnp.asarray(_COLOR, total.dtype)
+    if grey or decorrelate:
+        color = jnp.asarray(_GREY if grey else _COLOR, total.dtype)
         total = jnp.einsum("...i,oi->...o", total, color, precision=Precision.HIGHEST)
     return jax.nn.sigmoid(2 * total)
 
 
-def from_images(images: Float[Array, "n h w 3"], *, decorrelate: bool = True) -> Levels:
+def from_images(
+    images: Float[Array, "n h w 3"], *, decorrelate: bool = True, grey: bool = False
+) -> Levels:
     """Pixel parameters that `decode` to given images, up to values within 0.001 of black or white.
 
     Args:
         images: Square images in [0, 1].
         decorrelate: As will be given to `decode`.
+        grey: As will be given to `decode`, and whose colours are then lost.
     """
     clipped = jnp.clip(images, _MARGIN, 1 - _MARGIN)
     total = (jnp.log(clipped) - jnp.log1p(-clipped)) / 2
-    if decorrelate:
+    if decorrelate and not grey:
         inverse = jnp.asarray(np.linalg.inv(_COLOR), total.dtype)
         total = jnp.einsum("...i,oi->...o", total, inverse, precision=Precision.HIGHEST)
     return (total,)

@@ -296,6 +296,8 @@ def open_session(
     # Named only where they say something, so that what was distilled before goes on.
     if not cached:
         del identity["real.views"]
+    if not recipe.grey:
+        del identity["images.grey"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if crop_at == "random":
@@ -359,6 +361,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         kind=config.images.kind,
         init=config.images.init,
         decorrelate=config.images.decorrelate,
+        grey=config.images.grey,
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
         augmentation=_augmentation(config.augment),

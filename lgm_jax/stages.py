@@ -25,7 +25,6 @@ from lgm_jax import (
     compilation,
     distill,
     hosts,
-    images,
     microbatch,
     probe,
     runs,
@@ -421,7 +420,7 @@ def _render(session: Session, mesh: Mesh, state: distill.State) -> np.ndarray:
     # The last update was made with the levels that counted before it.
     active = session.recipe.num_active(max(0, int(state.step) - 1))
     levels = sharding.fetch(mesh, state.levels)
-    return np.asarray(images.decode(levels, active, decorrelate=session.recipe.decorrelate))
+    return np.asarray(distill.render(session.recipe, levels, active))
 
 
 def _write_grid(

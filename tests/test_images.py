@@ -171,6 +171,18 @@ def test_from_images_inverts_decode(decorrelate):
     np.testing.assert_allclose(images.decode(levels, decorrelate=decorrelate), given, atol=3e-6)
 
 
+def test_grey_images_have_no_colour_and_keep_their_brightness():
+    colored = images.decode(_grown(2, 8, 4), grey=True)
+    assert jnp.all(colored == colored[..., :1])
+    assert float(jnp.std(colored)) > 0.05
+    given = jnp.repeat(
+        jnp.asarray(np.random.default_rng(0).random((2, 8, 8, 1)), jnp.float32), 3, -1
+    )
+    given = 0.002 + 0.996 * given
+    back = images.decode(images.from_images(given, grey=True), grey=True)
+    np.testing.assert_allclose(back, given, atol=3e-6)
+
+
 def test_black_and_white_come_back_within_a_thousandth():
     given = jnp.stack([jnp.zeros((4, 4, 3)), jnp.ones((4, 4, 3))])
     decoded = images.decode(images.from_images(given))

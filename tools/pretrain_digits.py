@@ -1,13 +1,14 @@
 """Trains the embedded backbones, without labels, on the training part of the digits.
 
-    python tools/pretrain_digits.py --method=contrastive --out=FOLDER
+    python tools/pretrain_digits.py --method=contrastive --temperature=0.07 --epochs=130 \
+        --out=FOLDER
     python tools/pretrain_digits.py --method=distilled --warp=0.6 --epochs=330 --out=FOLDER
 
 `contrastive` follows MoCo-v3 (arXiv 2104.02057): InfoNCE between two augmented views, a momentum
 encoder for the keys, a prediction head for the queries. `distilled` follows DINO (arXiv
 2104.14294): a student matches the centred, sharpened output of its momentum teacher. Labels are
 read only to print how well a linear head does on the validation part; the test part is not read.
-A run takes 20 to 30 minutes on two CPU cores and writes timm's format (`config.json`,
+A run takes 15 to 30 minutes on two CPU cores and writes timm's format (`config.json`,
 `model.safetensors` in float16), so `timm.create_model(architecture, **model_args)` loads it too.
 """
 
