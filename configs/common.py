@@ -99,12 +99,20 @@ KEYS: Mapping[str, Key] = {
     "ipc": Key(1, "synthetic images per class", at_least(1)),
     "steps": Key(5000, "updates of the images", at_least(0)),
     "copies": Key(10, "augmentations of each synthetic image in a step", at_least(1)),
-    "objective": Key("lgm", "what to match: lgm, linear gradient matching", one_of("lgm")),
+    "objective": Key(
+        "lgm",
+        "lgm: match head gradients; sfm: flows of class means; clp: fit a closed-form probe",
+        one_of(*distill.OBJECTIVES),
+    ),
     "learning_rate": Key(0.002, "of Adam on the images", above(0)),
     "schedule": Key(
         "constant", "of the learning rate: constant, or cosine to zero", one_of(*distill.SCHEDULES)
     ),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
+    "clp.ridge": Key(
+        0.01, "for objective=clp: ridge, in mean square norms of a feature", between(1e-4, 1e4)
+    ),
+    "clp.temperature": Key(0.1, "for objective=clp: divides the scores", between(1e-4, 1e4)),
     "microbatch": Key(
         int, "views in the backbone at a time on each device (default: what fits)", at_least(1)
     ),

@@ -1,6 +1,6 @@
-"""Linear gradient matching: one pure step, and the loop that repeats it.
+"""Distillation: one pure step, and the loop that repeats it.
 
-Source: arXiv 2511.16674, section 3 and appendix A.
+Source: arXiv 2511.16674, section 3 and appendix A; for other objectives, see `objectives`.
 """
 
 from __future__ import annotations
@@ -42,17 +42,20 @@ class Recipe:
             `steps` updates, whatever the pyramid does meanwhile.
         steps: Updates that a `cosine` schedule is made for; unused otherwise.
         sampling: Which real images a step sees, one of `data.sampling.SAMPLINGS`; `exact` sees all.
-        head_std: Standard deviation of the random head's kernel.
+        head_std: Standard deviation of the random head's kernel, for `lgm`.
         kind: `pyramid` or `pixels`.
         init: `noise`, `zero`, or `real` (pixels only: start from given images).
         decorrelate: Whether parameters are decorrelated colours.
         start_resolution: Pyramid levels up to this side count from the start.
         grow_every: Steps between one new level and the next.
         augmentation: Of real and synthetic images alike; `None` for the centre crop.
-        real: Where the real gradient is from: `stream` embeds a batch of real images at every
+        real: Where real features are from: `stream` embeds a batch of real images at every
             step, `cached` draws a batch from features of `real_views` augmentations of each that
             were computed once, `exact` takes all of these features at every step.
         real_views: Augmentations of each real image, for `cached` and `exact`.
+        objective: What images are distilled by, one of `OBJECTIVES`.
+        ridge: Of the closed-form probe, for `clp`; see `objectives.ridge_head`.
+        temperature: What its scores are divided by.
     """
 
     num_classes: int
@@ -73,6 +76,9 @@ class Recipe:
     schedule: str = "constant"
     steps: int = 0
     sampling: str = "shuffle"
+    objective: str = "lgm"
+    ridge: float = 0.01
+    temperature: float = 0.1
 
     @property
     def num_images(self) -> int:
@@ -86,6 +92,11 @@ class Recipe:
     def images_on(self, devices: int) -> int:
         """Synthetic images that each of some devices has, padding included."""
         return -(-self.num_images // devices)
+
+    @property
+    def needs_means_alone(self) -> bool:
+        """Whether all that a step asks of real images are the means of their classes."""
+        return self.objective == "sfm" and self.real == "exact"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -164,6 +175,9 @@ Embed = Callable[
     [Any, Levels, Int[Array, " s"], Int[Array, " copies"], Int[Array, ""]],
     Float[Array, "s copies d"],
 ]
+Match = Callable[[Float[Array, "n d"], Int[Array, " n"]], Float[Array, ""]]
+Prepare = Callable[[Float[Array, "b d"], Int[Array, " b"], Int[Array, ""]], Match]
+OBJECTIVES = ("lgm", "sfm", "clp")
 REALS = ("stream", "cached", "exact")
 SCHEDULES = ("constant", "cosine")
 Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
@@ -356,8 +370,7 @@ def make_gradient(
 ) -> Callable[[State, Any, Source], tuple[Float[Array, ""], Levels]]:
     """Makes `gradient(state, params, source)`: the loss, and its gradient in this device's levels.
 
-    On a mesh it is for `sharding.over_devices`: devices add up their head gradients, real and
-    synthetic, and exchange nothing else.
+    On a mesh it is for `sharding.over_devices`; what devices exchange is up to `make_prepare`.
 
     Args:
         apply: The backbone's `apply(params, images)`.
@@ -369,27 +382,10 @@ def make_gradient(
         microbatch_size: Views in the backbone at a time; all by default.
     """
     embed = make_embed(apply, recipe, key)
-    head_key = jax.random.fold_in(key, _HEAD)
-
-    def sum_head_gradients(head: objectives.Head, features: Array, labels: Array) -> Any:
-        """The head gradient of all devices' images, known to each."""
-        weights = (labels != sharding.PADDING).astype(features.dtype)
-        share = objectives.head_gradient_in_parts(
-            sharding.own(head, mesh), features, labels, weights, denominator=1.0
-        )
-        summed, count = sharding.total((share, jnp.sum(weights)), mesh)
-        return jax.tree.map(lambda leaf: leaf / count, summed)
+    prepare = make_prepare(recipe, key, mesh=mesh)
 
     def gradient(state: State, params: Any, source: Source) -> tuple[Float[Array, ""], Levels]:
-        features_real, labels_real = real(params, source, state.step)
-        head = objectives.init_head(
-            jax.random.fold_in(head_key, state.step),
-            features_real.shape[-1],
-            recipe.num_classes,
-            recipe.head_std,
-        )
-        gradient_real = sum_head_gradients(head, features_real, labels_real)
-
+        match = prepare(*real(params, source, state.step), state.step)
         indices = sharding.own_positions(state.levels[0].shape[0], mesh)
         labels_syn = jnp.where(indices < recipe.num_images, indices // recipe.ipc, sharding.PADDING)
 
@@ -402,22 +398,112 @@ def make_gradient(
             features = microbatch.map_in_parts(embed_copies, microbatch_size, copies)
             return rearrange(features, "copies s d -> s copies d")
 
-        def match(features: Float[Array, "s copies d"]) -> Float[Array, ""]:
-            gradient_syn = sum_head_gradients(
-                head,
+        def loss_of(features: Float[Array, "s copies d"]) -> Float[Array, ""]:
+            return match(
                 rearrange(features, "s copies d -> (s copies) d"),
                 repeat(labels_syn, "s -> (s copies)", copies=recipe.copies),
             )
-            return objectives.cosine_distance(gradient_syn, gradient_real)
 
-        # The cosine needs the features of all images, and its gradient is one of features; so the
+        # The loss needs the features of all images, and its gradient is one of features; so the
         # chain rule stops there. Images whose copies do not fit in a microbatch come one by one.
         size = microbatch_size and max(1, microbatch_size // recipe.copies)
         features, pullback = microbatch.vjp_in_parts(embed_images, size, state.levels, indices)
-        loss, gradient_features = jax.value_and_grad(match)(features)
+        loss, gradient_features = jax.value_and_grad(loss_of)(features)
         return loss, pullback(gradient_features)
 
     return gradient
+
+
+def make_prepare(recipe: Recipe, key: Key[Array, ""], *, mesh: Mesh | None = None) -> Prepare:
+    """Makes `prepare(features_real, labels_real, step)`, which gives `match(features, labels)`.
+
+    The latter is the objective's loss of all synthetic images, differentiable with respect to the
+    features of this device's. Both take what this device has; rows with the label
+    `sharding.PADDING` have no weight. The sums that devices exchange are, for `lgm`, the head
+    gradients of real and synthetic images; for `sfm`, their features' by class. For `clp` each
+    device gets the features of all synthetic images.
+
+    Args:
+        recipe: The recipe.
+        key: The run's root key.
+        mesh: The devices; `None` for one.
+    """
+    makers = {"lgm": _prepare_gradients, "sfm": _prepare_flows, "clp": _prepare_closed_form}
+    return makers[recipe.objective](recipe, key, mesh)
+
+
+def _prepare_gradients(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
+    head_key = jax.random.fold_in(key, _HEAD)
+
+    def sum_head_gradients(head: objectives.Head, features: Array, labels: Array) -> Any:
+        """The head gradient of all devices' images, known to each."""
+        weights = _weights(features, labels)
+        share = objectives.head_gradient_in_parts(
+            sharding.own(head, mesh), features, labels, weights, denominator=1.0
+        )
+        summed, count = sharding.total((share, jnp.sum(weights)), mesh)
+        return jax.tree.map(lambda leaf: leaf / count, summed)
+
+    def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
+        head = objectives.init_head(
+            jax.random.fold_in(head_key, step),
+            features_real.shape[-1],
+            recipe.num_classes,
+            recipe.head_std,
+        )
+        gradient_real = sum_head_gradients(head, features_real, labels_real)
+
+        def match(features: Array, labels: Array) -> Float[Array, ""]:
+            gradient_syn = sum_head_gradients(head, features, labels)
+            return objectives.cosine_distance(gradient_syn, gradient_real)
+
+        return match
+
+    return prepare
+
+
+def _prepare_flows(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
+    def sum_classes(features: Array, labels: Array) -> objectives.ClassSums:
+        """The sums of all devices' images, known to each."""
+        weights = _weights(features, labels)
+        share = objectives.class_sums(features, labels, recipe.num_classes, weights)
+        return sharding.total(share, mesh)
+
+    def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
+        sums_real = sum_classes(features_real, labels_real)
+
+        def match(features: Array, labels: Array) -> Float[Array, ""]:
+            return objectives.flow_distance(sum_classes(features, labels), sums_real)
+
+        return match
+
+    return prepare
+
+
+def _prepare_closed_form(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
+    def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
+        weights_real = _weights(features_real, labels_real)
+        count = sharding.total(jnp.sum(weights_real), mesh)
+
+        def match(features: Array, labels: Array) -> Float[Array, ""]:
+            # Every device solves for the head of all synthetic images, and tries it on its own
+            # real ones.
+            features, labels = sharding.gather((features, labels), mesh)
+            head = objectives.ridge_head(
+                features, labels, recipe.num_classes, recipe.ridge, _weights(features, labels)
+            )
+            share = objectives.linear_probe_loss_in_parts(
+                objectives.tempered(head, recipe.temperature),
+                features_real,
+                labels_real,
+                weights_real,
+                denominator=count,
+            )
+            return sharding.total(share, mesh)
+
+        return match
+
+    return prepare
 
 
 def make_step(
@@ -566,6 +652,10 @@ def to_float(
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(recipe.learning_rate)
+
+
+def _weights(features: Float[Array, "n d"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+    return (labels != sharding.PADDING).astype(features.dtype)
 
 
 def _own_part(

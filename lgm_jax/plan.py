@@ -44,7 +44,7 @@ class Plan:
 
     Attributes:
         flops: By part, of the matrix products on all devices.
-        exchanged: Bytes that each device adds up with the others.
+        exchanged: Bytes that each device adds up with the others, or gets from them.
         memory: Bytes on a device, by part.
         views: Augmented synthetic images of a device.
         size: How many of them are in the backbone at a time.
@@ -90,8 +90,8 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     total = sum(plan.flops.values())
     lines = [
         f"{config.backbone.name} at {spec.resolution} px, {recipe.num_images} images of "
-        f"{recipe.resolution} px x {recipe.copies} copies, real gradient: {recipe.real} of "
-        f"{num_images} images",
+        f"{recipe.resolution} px x {recipe.copies} copies, {recipe.objective} with real features: "
+        f"{recipe.real} of {num_images} images",
         f"a step         {_si(total)}FLOP: {_listed(plan.flops, 'FLOP')}",
         f"exchanged      {_si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
@@ -154,23 +154,57 @@ def make_plan(
     size = min(size, views)
     memory["microbatch"] = float(microbatch.needed_bytes(view, size))
     with_weights, attention = spec.flops
-    head = 4.0 * spec.feature_dim * recipe.num_classes
     rows = recipe.real_views * num_images if recipe.real == "exact" else recipe.batch
+    if recipe.needs_means_alone:
+        rows = recipe.num_classes
     flops = {"synthetic forward": float(recipe.batch * (with_weights + attention))}
     if size < views:
         flops["again"] = flops["synthetic forward"]
     flops["backward"] = float(recipe.batch * (with_weights + 2 * attention))
     if recipe.real == "stream":
         flops["real forward"] = float(recipe.batch * (with_weights + attention))
-    flops["heads"] = head * (rows + 3 * recipe.batch)
+    flops["objective"] = _objective_flops(recipe, spec.feature_dim, rows, machine.devices)
     return Plan(
         flops,
-        exchanged=2 * 4 * (recipe.num_classes * (spec.feature_dim + 1) + 1),
+        exchanged=_exchanged(recipe, spec.feature_dim, machine.devices),
         memory=memory,
         views=views,
         size=size,
         embedded_once=0 if recipe.real == "stream" else recipe.real_views * num_images,
     )
+
+
+def _objective_flops(recipe: distill.Recipe, dim: int, rows: int, devices: int) -> float:
+    """Of the matrix products that give the loss of features, and its gradient, on all devices.
+
+    Args:
+        recipe: The recipe.
+        dim: Number of features.
+        rows: Real features of a step.
+        devices: How many there are.
+    """
+    product, syn = 2.0 * dim * recipe.num_classes, recipe.batch
+    if recipe.objective == "lgm":
+        return 2 * product * (rows + 3 * syn)
+    if recipe.objective == "sfm":
+        return product * (rows + 2 * syn)
+    side = min(syn, dim)
+    # A Cholesky factor, the targets with it twice, and the head.
+    solved = side**3 / 3 + 4.0 * side**2 * recipe.num_classes + product * syn
+    # Every device solves; backwards it takes as much twice.
+    return 3 * (product * rows + devices * (2.0 * syn * dim * side + solved))
+
+
+def _exchanged(recipe: distill.Recipe, dim: int, devices: int) -> int:
+    """Bytes of a step that each device adds up with the others, or gets from them."""
+    sums = recipe.num_classes * (dim + 1)
+    if recipe.objective == "lgm":
+        return 2 * 4 * (sums + 1)
+    if recipe.objective == "sfm":
+        return 2 * 4 * sums
+    views = recipe.images_on(devices) * devices * recipe.copies
+    # Features and their gradient, labels, the loss and a count.
+    return 4 * (views * (2 * dim + 1) + 2)
 
 
 def _size_of_data(config: ConfigDict) -> tuple[int, int]:

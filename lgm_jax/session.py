@@ -67,6 +67,7 @@ _DISTILL_KEYS = (
     "backbone.pooling",
     "real.source",
     "real.views",
+    "clp",
 )
 
 
@@ -298,6 +299,10 @@ def open_session(
         del identity["real.views"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
+    if recipe.objective != "lgm":
+        del identity["head_std"]
+    if recipe.objective != "clp":
+        del identity["clp.ridge"], identity["clp.temperature"]
     if crop_at == "random":
         identity["data.crop"] = crop_at
     if recipe.schedule != "constant":
@@ -367,6 +372,9 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         schedule=config.schedule,
         steps=config.steps if config.schedule == "cosine" else 0,
         sampling=config.data.sampling,
+        objective=config.objective,
+        ridge=config.clp.ridge,
+        temperature=config.clp.temperature,
     )
 
 
@@ -397,7 +405,8 @@ def source_bytes(
         return 2 * image * -(-recipe.batch // devices)
     if recipe.real == "stream":
         return image * num_images
-    features = min(4 * recipe.real_views * num_images * feature_dim, FEATURES_ON_DEVICE)
+    rows = recipe.num_classes if recipe.needs_means_alone else recipe.real_views * num_images
+    features = min(4 * rows * feature_dim, FEATURES_ON_DEVICE)
     return -(-features // devices) if recipe.real == "exact" else features
 
 

@@ -131,6 +131,7 @@ def report_stage(session: Session) -> None:
         "dataset": session.dataset.name,
         "ipc": config.ipc,
         "objective": config.objective if own else None,
+        "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
         "num_classes": session.dataset.num_classes,
         "steps": record["steps"] if record else None,
         "seed": config.seed,
@@ -330,6 +331,9 @@ def _real(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack
     labels = session.dataset.splits["train"].labels
     _print_cost(session, len(labels))
     rows = session.real_features
+    if recipe.needs_means_alone:
+        means = rows.class_means(labels)[None]
+        return _features_on_devices(session, mesh, means, np.arange(means.shape[1], dtype=np.int32))
     if rows.nbytes <= FEATURES_ON_DEVICE:
         return _features_on_devices(session, mesh, rows.whole(), labels)
     if recipe.real == "exact":

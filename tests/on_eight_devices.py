@@ -89,6 +89,11 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
         ("cached", 10, {}, [8]),
         ("cached", 1000, {"copies": 1}, [8]),
         ("exact", 10, {}, [4, 8]),
+        ("stream", 10, {"objective": "sfm", "sampling": "balanced"}, [8]),
+        ("exact", 4, {"objective": "sfm"}, [3]),
+        # More synthetic views than features, and fewer.
+        ("cached", 10, {"objective": "clp"}, [8]),
+        ("exact", 5, {"objective": "clp", "copies": 1}, [3]),
     ],
 )
 def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, devices):
@@ -150,9 +155,12 @@ def test_batches_drawn_on_the_host_are_divided_and_padded():
     assert_close(after, jax.device_get(expected), recipe.images_on(8) * 8)
 
 
-@pytest.mark.parametrize("source", ["stream", "cached", "exact"])
-def test_devices_exchange_two_head_gradients_and_nothing_else(source):
-    recipe = make_recipe(10, source)
+@pytest.mark.parametrize(
+    ("source", "objective"),
+    [("stream", "lgm"), ("cached", "lgm"), ("exact", "lgm"), ("exact", "sfm")],
+)
+def test_devices_exchange_two_sums_and_nothing_else(source, objective):
+    recipe = make_recipe(10, source, objective=objective)
     sent = []
     for devices in (2, 8):
         _, step, _, state, memory = make_program(recipe, devices)
@@ -165,6 +173,21 @@ def test_devices_exchange_two_head_gradients_and_nothing_else(source):
         sent.append(numbers)
     gradients = 2 * 10 * (FEATURES + 1)
     assert gradients <= sent[0] == sent[1] <= gradients + 1024 // 8
+
+
+def test_a_closed_form_probe_exchanges_synthetic_features_alone():
+    recipe = make_recipe(10, "exact", objective="clp")
+    _, step, _, state, memory = make_program(recipe, 8)
+    compiled = step.lower(state, make_params(), memory).compile().as_text()
+    sizes = {}
+    for shapes, kind, _ in COLLECTIVE.findall(compiled):
+        found = [dims for _, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+        count = sum(int(np.prod([int(n) for n in dims.split(",") if n])) for dims in found)
+        sizes[kind] = sizes.get(kind, 0) + count
+    views = 2 * 8 * recipe.images_on(8)
+    # Features and labels of all, a device's part of the features' gradient, the loss and a count.
+    assert sizes.pop("all-gather") == views * (FEATURES + 1)
+    assert sum(sizes.values()) <= views * FEATURES + 2
 
 
 def test_states_are_padded_and_cut_to_what_they_were():

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import distill
+from lgm_jax import distill, objectives
 from lgm_jax.backbones import Backbone, load
 from lgm_jax.data.sampling import batch_indices
+from lgm_jax.features import Rows
 from lgm_jax.images import decode
 
 KEY = jax.random.key(0)
@@ -370,3 +371,61 @@ def test_cosine_schedule_ends_at_rest_and_starts_as_the_constant_one(backbone, m
     factor = 0.5 * (1 + np.cos(np.pi * (STEPS - 1) / STEPS))
     assert largest("cosine", STEPS - 1) <= 1.01 * factor * recipe.learning_rate
     assert largest("constant", STEPS - 1) > 10 * largest("cosine", STEPS - 1)
+
+
+# Rivals: the same step with another loss of features.
+
+
+def _by_hand(backbone, recipe, state, memory) -> jax.Array:
+    """The loss of a state, by the pure functions: features of all views, and of the real batch."""
+    indices, copies = jnp.arange(recipe.num_images), jnp.arange(recipe.copies)
+    embed = distill.make_embed(backbone.apply, recipe, KEY)
+    syn = embed(backbone.params, state.levels, indices, copies, state.step)
+    syn = syn.reshape(-1, syn.shape[-1])
+    real, labels_real = distill.make_stream(backbone.apply, recipe, KEY)(
+        backbone.params, memory, state.step
+    )
+    sets = syn, jnp.repeat(recipe.labels(), recipe.copies), real, labels_real
+    if recipe.objective == "sfm":
+        return objectives.flow_matching_loss(*sets, recipe.num_classes)
+    return objectives.closed_form_probe_loss(
+        *sets, recipe.num_classes, recipe.ridge, recipe.temperature
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "other"), [("sfm", {"head_std": 9.0}), ("clp", {"temperature": 9.0})]
+)
+def test_rivals_lower_the_loss_they_are_named_after(backbone, memory, objective, other):
+    recipe = dataclasses.replace(
+        RECIPE, objective=objective, copies=4, sampling="balanced", init="zero", grow_every=0
+    )
+    program = _compile(backbone, recipe)
+    start = distill.init_state(KEY, recipe)
+    states, losses = zip(*program.run(start, backbone.params, memory, 40), strict=True)
+    np.testing.assert_allclose(losses[0], _by_hand(backbone, recipe, start, memory), rtol=1e-4)
+    assert len(program.traces) == 1
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:4])
+    red, blue = np.asarray(decode(states[-1].levels)).mean(axis=(1, 2))
+    assert red[0] - red[2] > 0.1
+    assert blue[2] - blue[0] > 0.1
+    # Of what is not its own it knows nothing, and of its own something.
+    changed = dataclasses.replace(recipe, **other)
+    _, loss = _compile(backbone, changed).step(start, backbone.params, memory)
+    assert (float(loss) == float(losses[0])) == (objective == "sfm")
+
+
+def test_flows_over_all_features_need_their_class_means_alone(backbone, features):
+    recipe = dataclasses.replace(RECIPE, real="exact", real_views=2, objective="sfm")
+    assert recipe.needs_means_alone
+    rows = Rows([np.asarray(features.features[0]), np.asarray(features.features[1])], 2)
+    means = rows.class_means(np.asarray(features.labels))
+    short = distill.FeatureMemory(jnp.asarray(means)[None], jnp.arange(2, dtype=jnp.int32))
+    step = jax.jit(distill.make_step(backbone.apply, recipe, KEY, distill.exact))
+    state = distill.init_state(KEY, recipe)
+    (whole, loss), (ours, our_loss) = (
+        step(state, backbone.params, source) for source in (features, short)
+    )
+    np.testing.assert_allclose(our_loss, loss, rtol=1e-5)
+    for a, b in zip(ours.opt_state[0].mu, whole.opt_state[0].mu, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.max(jnp.abs(b))))

@@ -88,8 +88,9 @@ def test_results_have_the_documented_schema(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
-        *("final_loss", "backbones", "seconds", "skipped_images", "probe"),
+        *("final_loss", "backbones", "seconds", "skipped_images", "probe", "clp"),
     }
+    assert (results["objective"], results["clp"]) == ("lgm", None)
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
     assert set(results["seconds"]) == {"distill", "probe", "baselines"}
@@ -241,6 +242,8 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.microbatch=0", "--workdir=w"), ["config.microbatch", "0"]),
         ((QUICK, "--config.learning_rate=nan", "--workdir=w"), ["learning_rate", "nan"]),
         ((QUICK, "--config.objective=lgmm", "--workdir=w"), ["lgmm", "lgm"]),
+        ((QUICK, "--config.clp.ridge=0", "--workdir=w"), ["config.clp.ridge", "0.0001"]),
+        ((QUICK, "--config.clp.temperature=nan", "--workdir=w"), ["clp.temperature", "nan"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
         ((QUICK, "--config.images.resolution=16", "--workdir=w"), ["images.resolution", "crop"]),
         ((QUICK, "--config.images.crop=20", "--workdir=w"), ["images.crop=20", "a patch of 8 px"]),
@@ -455,6 +458,40 @@ def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     np.testing.assert_array_equal(first, second)
     refused = refuse(capsys, QUICK, cache, workdir=tmp_path / "first")
     assert "real.source" in refused
+
+
+@pytest.mark.parametrize(
+    ("objective", "source", "silent", "telling"),
+    [
+        ("sfm", "exact", ("--config.head_std=3", "--config.clp.ridge=1"), "--config.copies=2"),
+        ("clp", "cached", ("--config.head_std=3",), "--config.clp.ridge=1"),
+    ],
+)
+def test_rivals_run_and_depend_on_what_they_use(
+    objective, source, silent, telling, tmp_path, capsys
+):
+    arguments = (
+        QUICK,
+        *(f"--config.objective={objective}", f"--config.real.source={source}"),
+        *("--config.stages=distill,report", "--config.steps=2"),
+    )
+    assert start(*arguments, workdir=tmp_path) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["objective"] == objective
+    clp = {"ridge": 0.01, "temperature": 0.1} if objective == "clp" else None
+    assert results["clp"] == clp
+    capsys.readouterr()
+    assert start(*arguments, *silent, workdir=tmp_path) == 0
+    assert "2 steps are done" in capsys.readouterr().out
+    name = telling.removeprefix("--config.").split("=")[0]
+    assert f"{name} is" in refuse(capsys, *arguments, telling, workdir=tmp_path)
+
+
+def test_a_run_is_named_by_what_its_objective_reads(finished):
+    """So that runs go on which began before there were others."""
+    identity = json.loads((finished / "config.json").read_text())["identity"]
+    assert {"objective", "head_std"} < set(identity)
+    assert not {"clp.ridge", "clp.temperature", "real.views", "data.sampling"} & set(identity)
 
 
 def test_no_image_is_embedded_twice(tmp_path, monkeypatch):

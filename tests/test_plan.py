@@ -95,3 +95,19 @@ def test_bad_plans_are_refused(flag, words, capsys):
     line = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", line)
     assert words in line
+
+
+def test_each_objective_has_its_own_arithmetic_and_exchange():
+    spec, apply, params = backbones.outline("digits_contrastive")
+    plans = {}
+    for objective in distill.OBJECTIVES:
+        recipe = distill.Recipe(
+            num_classes=10, resolution=32, crop=32, copies=4, real="exact", objective=objective
+        )
+        machine = plan.Machine(2, memory=0.1)
+        plans[objective] = plan.make_plan(recipe, spec, apply, params, 1149, machine)
+    assert plans["sfm"].memory["real"] < plans["clp"].memory["real"] == plans["lgm"].memory["real"]
+    assert plans["sfm"].flops["objective"] == 2 * 128 * 10 * (10 + 2 * 40)
+    assert plans["sfm"].exchanged == plans["lgm"].exchanged - 2 * 4 == 2 * 4 * 10 * 129
+    assert plans["clp"].exchanged == 4 * (40 * (2 * 128 + 1) + 2)
+    assert plans["clp"].flops["objective"] > 3 * 2 * 128 * 10 * 1149
