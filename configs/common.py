@@ -75,9 +75,26 @@ def pooling(name: str, value: Any) -> None:
     backbones.check_pooling(value)
 
 
-def not_empty(name: str, value: Any) -> None:
-    if not value.strip():
+def different(name: str, value: Any) -> None:
+    """A `Check`: a list of at least one item, none twice."""
+    items = split_list(value)
+    if not items:
         raise UserError(f"config.{name} is empty: {KEYS[name].help}")
+    twice = next((item for item in items if items.count(item) > 1), None)
+    if twice is not None:
+        raise UserError(f"config.{name} names {twice} twice")
+
+
+def weights(name: str, value: Any) -> None:
+    """A `Check`: a list of positive numbers."""
+    for item in split_list(value):
+        try:
+            number = float(item)
+        except ValueError:
+            raise UserError(
+                f"config.{name} must be numbers, for example 2,1, not {value}"
+            ) from None
+        above(0)(name, number)
 
 
 def data_name(name: str, value: Any) -> None:
@@ -165,8 +182,12 @@ KEYS: Mapping[str, Key] = {
     ),
     "backbone.name": Key(
         "digits_contrastive",
-        "what to distil against: a name (python -m lgm_jax.backbones), folder or hub id",
-        not_empty,
+        "what to distil against, comma-separated: names (python -m lgm_jax.backbones), folders or "
+        "hub ids",
+        different,
+    ),
+    "backbone.weights": Key(
+        "", "of the losses against several backbones, comma-separated (default: equal)", weights
     ),
     "backbone.normalization": Key(
         "native", "mean and std of the inputs", one_of(*backbones.NORMALIZATIONS)
@@ -281,6 +302,16 @@ def check(config: ml_collections.ConfigDict) -> None:
             key.check(name, flat[name])
     if config.images.init == "real" and config.images.kind != "pixels":
         raise UserError("config.images.init=real needs config.images.kind=pixels")
+    count, weighted = len(split_list(config.backbone.name)), split_list(config.backbone.weights)
+    if weighted and len(weighted) != count:
+        raise UserError(
+            f"config.backbone.weights has {len(weighted)} numbers for the {count} backbones of "
+            "config.backbone.name; give one each"
+        )
+    if config.backbone.revision and count > 1:
+        raise UserError(
+            "config.backbone.revision is for one backbone: download the others, and name folders"
+        )
     if config.probe.solver == "lbfgs" and config.probe.augment == "fresh":
         raise UserError("config.probe.solver=lbfgs needs config.probe.augment=views or none")
     if config.images.source and "distill" in split_list(config.stages):

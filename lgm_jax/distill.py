@@ -6,7 +6,8 @@ Source: arXiv 2511.16674, section 3 and appendix A; for other objectives, see `o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -180,6 +181,7 @@ Prepare = Callable[[Float[Array, "b d"], Int[Array, " b"], Int[Array, ""]], Matc
 OBJECTIVES = ("lgm", "sfm", "clp")
 REALS = ("stream", "cached", "exact")
 SCHEDULES = ("constant", "cosine")
+Gradient = Callable[[State, Any, Source], tuple[Float[Array, ""], Levels]]
 Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
 
 
@@ -367,7 +369,7 @@ def make_gradient(
     *,
     mesh: Mesh | None = None,
     microbatch_size: int | None = None,
-) -> Callable[[State, Any, Source], tuple[Float[Array, ""], Levels]]:
+) -> Gradient:
     """Makes `gradient(state, params, source)`: the loss, and its gradient in this device's levels.
 
     On a mesh it is for `sharding.over_devices`; what devices exchange is up to `make_prepare`.
@@ -410,6 +412,29 @@ def make_gradient(
         features, pullback = microbatch.vjp_in_parts(embed_images, size, state.levels, indices)
         loss, gradient_features = jax.value_and_grad(loss_of)(features)
         return loss, pullback(gradient_features)
+
+    return gradient
+
+
+def weigh_gradients(gradients: Sequence[Gradient], weights: Sequence[float]) -> Gradient:
+    """The weighted sum of losses of the same images against several backbones, and its gradient.
+
+    Its parameters and its source are sequences with an entry for each. One backbone comes after the
+    other, and each has its images decoded and augmented anew, in the same views.
+
+    Args:
+        gradients: Of each backbone, from `make_gradient`.
+        weights: Of each loss.
+    """
+
+    def gradient(
+        state: State, params: Sequence[Any], sources: Sequence[Source]
+    ) -> tuple[Float[Array, ""], Levels]:
+        shares = [
+            jax.tree.map(lambda leaf, weight=weight: weight * leaf, one(state, *own))
+            for one, weight, *own in zip(gradients, weights, params, sources, strict=True)
+        ]
+        return jax.tree.map(lambda *leaves: functools.reduce(jnp.add, leaves), *shares)
 
     return gradient
 
@@ -531,10 +556,26 @@ def make_step(
         microbatch_size: Views in the backbone at a time on each device, which bounds the memory
             that a step takes; by default all at once.
     """
+    gradient = make_gradient(apply, recipe, key, real, mesh=mesh, microbatch_size=microbatch_size)
+    return make_step_along(gradient, recipe, mesh=mesh, source_specs=source_specs)
+
+
+def make_step_along(
+    gradient_fn: Gradient,
+    recipe: Recipe,
+    *,
+    mesh: Mesh | None = None,
+    source_specs: Any = sharding.EVERYWHERE,
+) -> Step:
+    """`make_step` along a gradient that is there already, such as that of several backbones.
+
+    Args:
+        gradient_fn: From `make_gradient` or `weigh_gradients`, for the same mesh.
+        recipe: The recipe.
+        mesh: As for `make_step`.
+        source_specs: Likewise.
+    """
     optimizer = _optimizer(recipe)
-    gradient_fn = make_gradient(
-        apply, recipe, key, real, mesh=mesh, microbatch_size=microbatch_size
-    )
 
     def update(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
         loss, gradient = gradient_fn(state, params, source)

@@ -111,6 +111,32 @@ def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, chan
             assert not np.any(leaf[recipe.num_images :])
 
 
+@pytest.mark.parametrize("source", ["stream", "exact"])
+def test_several_backbones_on_several_devices(source):
+    """Each its own weights and, where they are known beforehand, its own features."""
+    recipe, weights = make_recipe(5, source), (0.9, 0.1)
+    first, second = make_params()
+    params = (first, second), (first, second[:, ::-1] ** 3)
+
+    def compute(devices: int | None) -> Any:
+        mesh = devices and sharding.make_mesh(jax.devices()[:devices])
+        real, feed, specs = make_feed(recipe, mesh)
+        gradient = distill.make_gradient(apply, recipe, KEY, real, mesh=mesh)
+        step = distill.make_step_along(
+            distill.weigh_gradients([gradient] * 2, weights),
+            recipe,
+            mesh=mesh,
+            source_specs=(specs,) * 2,
+        )
+        state = make_state(recipe)
+        state = sharding.place(mesh, state) if mesh else state
+        return jax.jit(step)(state, params, (feed,) * 2)
+
+    (after, loss), (expected, expected_loss) = compute(3), compute(None)
+    assert abs(float(loss) - float(expected_loss)) < 1e-12
+    assert_close(after.opt_state[0].mu, expected.opt_state[0].mu, recipe.num_images)
+
+
 def test_microbatches_and_devices_together():
     recipe = make_recipe(10, "stream", copies=3, ipc=2)
     gradient, loss, last = expect(recipe)

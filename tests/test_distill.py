@@ -429,3 +429,38 @@ def test_flows_over_all_features_need_their_class_means_alone(backbone, features
     np.testing.assert_allclose(our_loss, loss, rtol=1e-5)
     for a, b in zip(ours.opt_state[0].mu, whole.opt_state[0].mu, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.max(jnp.abs(b))))
+
+
+# Several backbones at once.
+
+
+@pytest.fixture(scope="module")
+def other_backbone(write_vit, tmp_path_factory) -> Backbone:
+    """Another one, with fewer features."""
+    folder = tmp_path_factory.mktemp("other") / "vit"
+    return load(
+        write_vit(folder, seed=1, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+    )
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_several_backbones_have_the_weighted_sum_of_gradients(
+    backbone, other_backbone, memory, size
+):
+    both, weights = (backbone, other_backbone), (0.75, 0.25)
+    reals = [distill.make_stream(one.apply, RECIPE, KEY) for one in both]
+    gradients = [
+        distill.make_gradient(one.apply, RECIPE, KEY, real, microbatch_size=size)
+        for one, real in zip(both, reals, strict=True)
+    ]
+    state = distill.init_state(KEY, RECIPE)
+    params = tuple(one.params for one in both)
+    loss, gradient = jax.jit(distill.weigh_gradients(gradients, weights))(
+        state, params, (memory,) * 2
+    )
+    parts = [jax.jit(one)(state, own, memory) for one, own in zip(gradients, params, strict=True)]
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, *parts)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+    for ours, theirs in zip(gradient, expected[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+    assert float(parts[0][0]) != float(parts[1][0])

@@ -242,6 +242,15 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.microbatch=0", "--workdir=w"), ["config.microbatch", "0"]),
         ((QUICK, "--config.learning_rate=nan", "--workdir=w"), ["learning_rate", "nan"]),
         ((QUICK, "--config.objective=lgmm", "--workdir=w"), ["lgmm", "lgm"]),
+        ((QUICK, "--config.backbone.name=digits_contrastive,digits_contrastive", "--workdir=w"),
+         ["names digits_contrastive twice"]),
+        ((QUICK, "--config.backbone.weights=1,2", "--workdir=w"),
+         ["2 numbers", "1 backbones"]),
+        ((QUICK, "--config.backbone.weights=much", "--workdir=w"), ["backbone.weights", "much"]),
+        ((QUICK, "--config.backbone.weights=0", "--workdir=w"), ["backbone.weights", "above 0"]),
+        ((QUICK, "--config.backbone.name=digits_contrastive,digits_distilled",
+          "--config.backbone.revision=main", "--workdir=w"), ["revision is for one backbone"]),
+        ((QUICK, "--config.backbone.name=digits_contrastive,nope", "--workdir=w"), ["nope"]),
         ((QUICK, "--config.clp.ridge=0", "--workdir=w"), ["config.clp.ridge", "0.0001"]),
         ((QUICK, "--config.clp.temperature=nan", "--workdir=w"), ["clp.temperature", "nan"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
@@ -485,6 +494,30 @@ def test_rivals_run_and_depend_on_what_they_use(
     assert "2 steps are done" in capsys.readouterr().out
     name = telling.removeprefix("--config.").split("=")[0]
     assert f"{name} is" in refuse(capsys, *arguments, telling, workdir=tmp_path)
+
+
+def test_images_are_distilled_against_several_backbones(finished, tmp_path, capsys):
+    both = "digits_contrastive,digits_distilled"
+    arguments = (
+        *(QUICK, f"--config.backbone.name={both}", "--config.stages=distill,report"),
+        "--config.steps=2",
+    )
+    assert start(*arguments, workdir=tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["backbones"] == both.split(",")
+    (made,) = json.loads((tmp_path / "run" / "stages.json").read_text())["distill"]["made_by"]
+    assert list(made["weights"]) == both.split(",")
+    # Weights that are equal are the default, whatever their size.
+    capsys.readouterr()
+    assert start(*arguments, "--config.backbone.weights=2,2", workdir=tmp_path / "run") == 0
+    assert "2 steps are done" in capsys.readouterr().out
+    weighted = (*arguments, "--config.backbone.weights=3,1")
+    refused = refuse(capsys, *weighted, workdir=tmp_path / "run")
+    assert "backbone.weights is None there, not [0.75, 0.25]" in refused
+    assert "backbone.name is" in refuse(capsys, *arguments, workdir=finished)
+    exact = (*weighted, "--config.objective=sfm", "--config.real.source=exact")
+    assert start(*exact, workdir=tmp_path / "exact") == 0
+    assert "1149 embedded once by each of 2 backbones" in capsys.readouterr().out
 
 
 def test_a_run_is_named_by_what_its_objective_reads(finished):
