@@ -125,6 +125,8 @@ KEYS: Mapping[str, Key] = {
     "schedule": Key(
         "constant", "of the learning rate: constant, or cosine to zero", one_of(*distill.SCHEDULES)
     ),
+    "labels": Key("hard", "hard, or soft: learned along", one_of(*distill.LABEL_KINDS)),
+    "labels_learning_rate": Key(0.01, "of Adam on soft labels", above(0)),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
     "clp.ridge": Key(
         0.01, "for objective=clp: ridge, in mean square norms of a feature", between(1e-4, 1e4)

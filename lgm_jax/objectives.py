@@ -84,7 +84,7 @@ head_gradient = jax.grad(linear_probe_loss)
 def head_gradient_in_parts(
     head: Head,
     features: Float[Array, "n d"],
-    labels: Int[Array, " n"],
+    labels: Labels,
     weights: Float[Array, " n"] | None = None,
     *,
     denominator: Float[Array, ""] | float | None = None,
@@ -97,7 +97,7 @@ def head_gradient_in_parts(
     Args:
         head: The linear head.
         features: One row per image.
-        labels: Class indices.
+        labels: Class indices or probabilities.
         weights: As for `linear_probe_loss`.
         denominator: Likewise.
         rows: Images at a time; by default so many that their scores take 16 MiB.
@@ -155,7 +155,7 @@ class ClassSums(NamedTuple):
 
 def class_sums(
     features: Float[Array, "n d"],
-    labels: Int[Array, " n"],
+    labels: Labels,
     num_classes: int,
     weights: Float[Array, " n"] | None = None,
     *,
@@ -165,17 +165,17 @@ def class_sums(
 
     Args:
         features: One row per image.
-        labels: Class indices.
+        labels: Class indices, or probabilities, by which an image counts for each class.
         num_classes: Number of classes `k`.
         weights: Weight of each image; zero leaves it out. All one by default.
         rows: Images at a time; by default so many that their table of classes takes 16 MiB.
     """
     if weights is None:
-        weights = jnp.ones_like(features, shape=labels.shape)
+        weights = jnp.ones_like(features, shape=labels.shape[:1])
     rows = rows or _rows(num_classes)
 
     def share(features: Array, labels: Array, weights: Array) -> ClassSums:
-        table = jax.nn.one_hot(labels, num_classes, dtype=features.dtype) * weights[:, None]
+        table = _probabilities(labels, num_classes, features.dtype) * weights[:, None]
         summed = jnp.einsum("nk,nd->kd", table, features, precision=Precision.HIGHEST)
         return ClassSums(summed, jnp.sum(table, axis=0))
 
@@ -215,7 +215,7 @@ def flow_distance(sums_syn: ClassSums, sums_real: ClassSums) -> Float[Array, ""]
 
 def flow_matching_loss(
     features_syn: Float[Array, "s d"],
-    labels_syn: Int[Array, " s"],
+    labels_syn: Int[Array, " s"] | Float[Array, "s k"],
     features_real: Float[Array, "n d"],
     labels_real: Int[Array, " n"],
     num_classes: int,
@@ -269,12 +269,9 @@ def ridge_head(
     """
     if weights is None:
         weights = jnp.ones_like(features, shape=features.shape[:1])
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        targets = jax.nn.one_hot(labels, num_classes, dtype=features.dtype)
-    else:
-        targets = labels
     scale = jnp.sqrt(weights)[:, None]
-    rows, targets = scale * features, scale * targets
+    rows = scale * features
+    targets = scale * _probabilities(labels, num_classes, features.dtype)
     strength = ridge * jnp.sum(rows * rows) / jnp.sum(weights)
     product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
     count, dim = features.shape
@@ -379,6 +376,13 @@ def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
         tree_b,
     )
     return jax.tree.reduce(jnp.add, products)
+
+
+def _probabilities(labels: Labels, num_classes: int, dtype: Any) -> Float[Array, "n k"]:
+    """Of class indices, all zero for an index below zero; those that are given as they are."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    return labels
 
 
 def _rows(num_classes: int) -> int:

@@ -218,8 +218,9 @@ def _exchanged(recipe: distill.Recipe, dim: int, devices: int) -> int:
     if recipe.objective == "sfm":
         return 2 * 4 * sums
     views = recipe.images_on(devices) * devices * recipe.copies
-    # Features and their gradient, labels, the loss and a count.
-    return 4 * (views * (2 * dim + 1) + 2)
+    labels = 1 if recipe.label_kind == "hard" else 2 * recipe.num_classes
+    # Features and soft labels with their gradients, weights; the loss and a count.
+    return 4 * (views * (2 * dim + labels + 1) + 2)
 
 
 def _size_of_data(config: ConfigDict) -> tuple[int, int]:

@@ -24,7 +24,6 @@ from lgm_jax.distilled import (
     ARRAYS,
     NUMBERED,
     DistilledSet,
-    load_distilled,
     read_distilled,
     safe_name,
 )
@@ -68,6 +67,8 @@ _DISTILL_KEYS = (
     "real.source",
     "real.views",
     "clp",
+    "labels",
+    "labels_learning_rate",
 )
 
 
@@ -137,8 +138,8 @@ class Session:
             return self.source
         if not (self.run.path / runs.DISTILLED / ARRAYS).exists():
             return None
-        images, labels, _ = load_distilled(str(self.run.path))
-        return ArraySplit(images, labels)
+        found = read_distilled(str(self.run.path))
+        return ArraySplit(found.images, found.labels, probabilities=found.probabilities)
 
     def features(self, backbone: Backbone, split: str) -> np.ndarray:
         """Features of the centre crops of a split, (n, d), computed once."""
@@ -312,6 +313,8 @@ def open_session(
         del identity["real.views"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
+    if recipe.label_kind == "hard":
+        del identity["labels"], identity["labels_learning_rate"]
     if recipe.objective != "lgm":
         del identity["head_std"]
     if recipe.objective != "clp":
@@ -399,6 +402,8 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         objective=config.objective,
         ridge=config.clp.ridge,
         temperature=config.clp.temperature,
+        label_kind=config.labels,
+        labels_learning_rate=config.labels_learning_rate,
     )
 
 
@@ -461,7 +466,8 @@ def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
 
 def content_hash(split: ArraySplit) -> str:
     """Changes when images or labels do."""
-    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
+    soft = b"" if split.probabilities is None else split.probabilities.tobytes()
+    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes() + soft).hexdigest()
 
 
 def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit | None:
@@ -475,7 +481,10 @@ def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Ar
             f"{dataset.num_classes}"
         )
     order, rule = _match_classes(found, dataset, folder)
-    labels, images = order[found.labels], found.images
+    labels, images, soft = order[found.labels], found.images, found.probabilities
+    if soft is not None:
+        # Column `c` of theirs is of class `order[c]` of ours.
+        soft = soft[:, np.argsort(order)]
     counts = np.bincount(labels, minlength=dataset.num_classes)
     if counts.min() != counts.max():
         raise UserError(
@@ -491,7 +500,7 @@ def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Ar
         shape = (len(images), resolution, resolution, 3)
         images = np.asarray(jax.image.resize(images, shape, "linear"))
     print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
-    return ArraySplit(images, labels)
+    return ArraySplit(images, labels, probabilities=soft)
 
 
 def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lgm_jax import baselines, distill, hosts, images, microbatch, probe, runs, sharding
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
-from lgm_jax.data.dataset import Split
+from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views, embed
@@ -85,10 +85,10 @@ def distill_stage(session: Session) -> None:
         feed = _feed(session, mesh, size, workers)
         state, loss = _distill(session, mesh, size, feed, state, metrics, checkpoints)
         checkpoints.save(steps, state)
-    rendered = _render(session, mesh, state)
+    rendered, probabilities = _render(session, mesh, state), _probabilities(mesh, state)
     if hosts.is_first():
-        labels = np.asarray(recipe.labels())
-        save_distilled(run.path / runs.DISTILLED, rendered, labels, session.dataset.class_names)
+        labels, names = np.asarray(recipe.labels()), session.dataset.class_names
+        save_distilled(run.path / runs.DISTILLED, rendered, labels, names, probabilities)
     hosts.wait()
     run.await_file(f"{runs.DISTILLED}/{ARRAYS}")
     result = {"steps": steps, "final_loss": loss}
@@ -131,6 +131,7 @@ def report_stage(session: Session) -> None:
         "dataset": session.dataset.name,
         "ipc": config.ipc,
         "objective": config.objective if own else None,
+        "labels": _label_summary(session),
         "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
         "num_classes": session.dataset.num_classes,
         "steps": record["steps"] if record else None,
@@ -193,10 +194,10 @@ def _distill(
     mesh: Mesh,
     size: int,
     feed: _Feed,
-    state: distill.State,
+    state: distill.AnyState,
     metrics: _Metrics,
     checkpoints: Checkpoints,
-) -> tuple[distill.State, float | None]:
+) -> tuple[distill.AnyState, float | None]:
     """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
     gradients = [
@@ -426,7 +427,7 @@ def _check_finite(
     checkpoints: Checkpoints,
     step: int,
     loss: jax.Array | None,
-    state: distill.State | None = None,
+    state: distill.AnyState | None = None,
 ) -> None:
     """Stops a distillation that has diverged; its later steps would all be lost."""
     if loss is not None and not math.isfinite(float(loss)):
@@ -445,11 +446,18 @@ def _check_finite(
     )
 
 
-def _render(session: Session, mesh: Mesh, state: distill.State) -> np.ndarray:
+def _render(session: Session, mesh: Mesh, state: distill.AnyState) -> np.ndarray:
     # The last update was made with the levels that counted before it.
     active = session.recipe.num_active(max(0, int(state.step) - 1))
     levels = sharding.fetch(mesh, state.levels)
     return np.asarray(images.decode(levels, active, decorrelate=session.recipe.decorrelate))
+
+
+def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
+    """Of the classes of each image, where labels are learned."""
+    if not isinstance(state, distill.SoftState):
+        return None
+    return np.asarray(jax.nn.softmax(sharding.fetch(mesh, state.logits)))
 
 
 def _write_grid(
@@ -566,7 +574,9 @@ def _train(
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
     classes = session.dataset.num_classes
-    labels = jnp.asarray(np.broadcast_to(split.labels[rows], (protocol.runs, rows.shape[1])))
+    soft = split.probabilities if isinstance(split, ArraySplit) else None
+    targets = (split.labels if soft is None else soft)[rows]
+    labels = jnp.asarray(np.broadcast_to(targets, (protocol.runs, *targets.shape[1:])))
     table = None
     if method != "distilled" and protocol.augment == "none":
         table = session.features(backbone, "train")[rows][:, None]
@@ -580,7 +590,7 @@ def _train(
         return probe.train_on_features(key, table, labels, classes, protocol, label=label)
     used, chosen = np.unique(rows, return_inverse=True)
     pool = session.train.images if method == "full" else split.load(used)
-    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape), jnp.int32)
+    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape[:2]), jnp.int32)
     return probe.train(
         key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label
     )
@@ -623,6 +633,16 @@ def _group_summary(
     means = np.mean(accuracy, axis=0).tolist()
     present = {name: mean for name, mean in zip(group_names, means, strict=False) if mean == mean}
     return {"groups": present, "worst_group": float(np.mean(np.nanmin(accuracy, axis=1)))}
+
+
+def _label_summary(session: Session) -> dict[str, Any] | None:
+    """What kind of labels the images have, and the bytes that these take beside the images."""
+    if session.distilled is None:
+        return None
+    soft, hard = session.distilled.probabilities, session.distilled.labels
+    if soft is None:
+        return {"kind": "hard", "bytes": hard.nbytes}
+    return {"kind": "soft", "bytes": soft.nbytes}
 
 
 def _collect(session: Session) -> dict[str, dict[str, Any]]:

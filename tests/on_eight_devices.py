@@ -94,6 +94,8 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
         # More synthetic views than features, and fewer.
         ("cached", 10, {"objective": "clp"}, [8]),
         ("exact", 5, {"objective": "clp", "copies": 1}, [3]),
+        ("cached", 5, {"label_kind": "soft"}, [3]),
+        ("exact", 5, {"label_kind": "soft", "objective": "clp"}, [3]),
     ],
 )
 def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, devices):
@@ -211,8 +213,9 @@ def test_a_closed_form_probe_exchanges_synthetic_features_alone():
         count = sum(int(np.prod([int(n) for n in dims.split(",") if n])) for dims in found)
         sizes[kind] = sizes.get(kind, 0) + count
     views = 2 * 8 * recipe.images_on(8)
-    # Features and labels of all, a device's part of the features' gradient, the loss and a count.
-    assert sizes.pop("all-gather") == views * (FEATURES + 1)
+    # Features, labels and weights of all; a device's part of the features' gradient, the loss and
+    # a count.
+    assert sizes.pop("all-gather") == views * (FEATURES + 2)
     assert sum(sizes.values()) <= views * FEATURES + 2
 
 

@@ -464,3 +464,74 @@ def test_several_backbones_have_the_weighted_sum_of_gradients(
     for ours, theirs in zip(gradient, expected[1], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
     assert float(parts[0][0]) != float(parts[1][0])
+
+
+# Soft labels, learned along.
+
+SOFT = dataclasses.replace(RECIPE, label_kind="soft", labels_learning_rate=0.03)
+
+
+@pytest.fixture(scope="module")
+def soft_program(backbone) -> Program:
+    return _compile(backbone, SOFT)
+
+
+@pytest.fixture(scope="module")
+def soft_history(soft_program, backbone, memory) -> list[distill.SoftState]:
+    state = distill.init_state(KEY, SOFT)
+    after = soft_program.run(state, backbone.params, memory, STEPS)
+    return [jax.device_get(s) for s in (state, *(state for state, _ in after))]
+
+
+def test_soft_labels_start_near_the_hard_ones_and_images_as_with_them(soft_history, history):
+    first = soft_history[0]
+    assert isinstance(first, distill.SoftState)
+    np.testing.assert_allclose(jax.nn.softmax(first.logits), [[0.9, 0.1], [0.1, 0.9]], rtol=1e-5)
+    _assert_identical(first.levels, history[0][0].levels)
+    assert isinstance(history[0][0], distill.State)
+
+
+def test_soft_labels_have_an_adam_of_their_own_that_growing_leaves_alone(
+    soft_program, soft_history
+):
+    moved = np.abs(soft_history[1].logits - soft_history[0].logits)
+    np.testing.assert_allclose(moved, SOFT.labels_learning_rate, rtol=1e-3)
+    assert int(soft_history[-1].labels_opt_state[0].count) == STEPS
+    assert int(soft_history[-1].opt_state[0].count) < STEPS
+    before = jax.tree.map(jnp.asarray, soft_history[3])
+    grown = soft_program.grow(before)
+    _assert_identical(grown.labels_opt_state, before.labels_opt_state)
+    _assert_identical(grown.logits, before.logits)
+    assert soft_program.step._cache_size() == 1
+
+
+def test_an_interrupted_run_gives_the_same_soft_labels_to_the_bit(
+    soft_program, backbone, memory, soft_history
+):
+    state = jax.tree.map(jnp.asarray, soft_history[4])
+    *_, (last, _) = soft_program.run(state, backbone.params, memory, STEPS)
+    _assert_identical(jax.device_get(last), soft_history[-1])
+
+
+def test_gradient_in_soft_labels_is_that_of_the_objective(backbone, memory):
+    real = distill.make_stream(backbone.apply, SOFT, KEY)
+    state = distill.init_state(KEY, SOFT)
+    loss, (_, gradient) = jax.jit(distill.make_gradient(backbone.apply, SOFT, KEY, real))(
+        state, backbone.params, memory
+    )
+    features, labels = real(backbone.params, memory, state.step)
+    embed = distill.make_embed(backbone.apply, SOFT, KEY)
+    syn = embed(
+        backbone.params, state.levels, jnp.arange(2), jnp.arange(SOFT.copies), state.step
+    ).reshape(-1, features.shape[-1])
+    head = objectives.init_head(
+        jax.random.fold_in(jax.random.fold_in(KEY, distill._HEAD), 0), features.shape[-1], 2
+    )
+
+    def by_hand(logits):
+        soft = jnp.repeat(jax.nn.softmax(logits), SOFT.copies, axis=0)
+        return objectives.gradient_matching_loss(head, syn, soft, features, labels)
+
+    expected_loss, expected = jax.value_and_grad(by_hand)(state.logits)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-4)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6)

@@ -88,8 +88,9 @@ def test_results_have_the_documented_schema(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
-        *("final_loss", "backbones", "seconds", "skipped_images", "probe", "clp"),
+        *("final_loss", "backbones", "seconds", "skipped_images", "probe", "clp", "labels"),
     }
+    assert results["labels"] == {"kind": "hard", "bytes": 40}
     assert (results["objective"], results["clp"]) == ("lgm", None)
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
@@ -251,6 +252,7 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.backbone.name=digits_contrastive,digits_distilled",
           "--config.backbone.revision=main", "--workdir=w"), ["revision is for one backbone"]),
         ((QUICK, "--config.backbone.name=digits_contrastive,nope", "--workdir=w"), ["nope"]),
+        ((QUICK, "--config.labels=softer", "--workdir=w"), ["softer", "soft"]),
         ((QUICK, "--config.clp.ridge=0", "--workdir=w"), ["config.clp.ridge", "0.0001"]),
         ((QUICK, "--config.clp.temperature=nan", "--workdir=w"), ["clp.temperature", "nan"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
@@ -524,7 +526,36 @@ def test_a_run_is_named_by_what_its_objective_reads(finished):
     """So that runs go on which began before there were others."""
     identity = json.loads((finished / "config.json").read_text())["identity"]
     assert {"objective", "head_std"} < set(identity)
-    assert not {"clp.ridge", "clp.temperature", "real.views", "data.sampling"} & set(identity)
+    silent = {"clp.ridge", "clp.temperature", "labels", "labels_learning_rate", "backbone.weights"}
+    assert not silent & set(identity)
+
+
+def test_soft_labels_are_learned_probed_and_taken_along(tmp_path, capsys):
+    arguments = (QUICK, "--config.probe.augment=none")
+    learned = (*arguments, "--config.labels=soft", "--config.steps=4")
+    own, other = tmp_path / "own", tmp_path / "other"
+    assert start(*learned, "--config.stages=distill,probe,report", workdir=own) == 0
+    soft = np.load(own / "distilled" / "distilled.npz")["probabilities"]
+    assert soft.shape == (10, 10)
+    assert len(np.unique(soft.round(5))) > 20
+    results = [json.loads((own / "results.json").read_text())]
+    assert results[0]["labels"] == {"kind": "soft", "bytes": 400}
+    refused = refuse(capsys, *learned, "--config.labels_learning_rate=1", workdir=own)
+    assert "labels_learning_rate is 0.01 there" in refused
+    # Elsewhere they are the same labels, and without them another probe is trained.
+    foreign = (*arguments, f"--config.images.source={own}", "--config.stages=probe,report")
+    assert start(*foreign, workdir=other) == 0
+    arrays = dict(np.load(own / "distilled" / "distilled.npz"))
+    del arrays["probabilities"]
+    np.savez(own / "distilled" / "distilled.npz", **arrays)
+    assert start(*foreign, workdir=tmp_path / "hard") == 0
+    results += [
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("other", "hard")
+    ]
+    assert results[1]["labels"] == results[0]["labels"]
+    assert results[2]["labels"] == {"kind": "hard", "bytes": 40}
+    heads = [r["probe"]["digits_contrastive"]["distilled"]["top1_runs"] for r in results]
+    assert heads[0] == heads[1] != heads[2]
 
 
 def test_no_image_is_embedded_twice(tmp_path, monkeypatch):

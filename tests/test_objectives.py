@@ -434,3 +434,34 @@ def test_rivals_stay_float32_and_ask_for_full_precision(loss):
     products = text.count("dot_general[")
     assert products >= 2
     assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+
+
+# Soft labels.
+
+
+@pytest.mark.parametrize("loss", [_flow_loss, _probe_loss])
+def test_rivals_take_probabilities_and_have_a_gradient_in_them(loss):
+    (syn, labels), real = _every_class(1, 6), _every_class(2, 11)
+    np.testing.assert_allclose(
+        loss(syn, jax.nn.one_hot(labels, K), *real), loss(syn, labels, *real), rtol=1e-6
+    )
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(array, jnp.float64) for array in (syn, real[0])]
+        logits = jnp.asarray(np.random.default_rng(0).normal(size=(6, K)))
+
+        def of_logits(logits):
+            labels = jax.nn.softmax(jnp.asarray(logits))
+            return loss(wide[0], labels, wide[1], real[1])
+
+        assert jnp.max(jnp.abs(jax.grad(of_logits)(logits))) > 1e-3
+        check_grads(of_logits, (logits,), order=1, modes=["rev"], atol=1e-7, rtol=1e-7)
+
+
+def test_head_gradient_in_parts_takes_probabilities():
+    features, labels = _batch(1)[0], _probabilities(2)
+    _assert_trees_close(
+        objectives.head_gradient_in_parts(_head(), features, labels, rows=3),
+        objectives.head_gradient(_head(), features, labels),
+        rtol=1e-5,
+        atol=1e-7,
+    )

@@ -107,7 +107,7 @@ def test_each_objective_has_its_own_arithmetic_and_exchange():
     assert plans["sfm"].memory["real"] < plans["clp"].memory["real"] == plans["lgm"].memory["real"]
     assert plans["sfm"].flops["objective"] == 2 * 128 * 10 * (10 + 2 * 40)
     assert plans["sfm"].exchanged == plans["lgm"].exchanged - 2 * 4 == 2 * 4 * 10 * 129
-    assert plans["clp"].exchanged == 4 * (40 * (2 * 128 + 1) + 2)
+    assert plans["clp"].exchanged == 4 * (40 * (2 * 128 + 2) + 2)
     assert plans["clp"].flops["objective"] > 3 * 2 * 128 * 10 * 1149
 
 
