@@ -75,9 +75,26 @@ def pooling(name: str, value: Any) -> None:
     backbones.check_pooling(value)
 
 
-def not_empty(name: str, value: Any) -> None:
-    if not value.strip():
+def different(name: str, value: Any) -> None:
+    """A `Check`: a list of at least one item, none twice."""
+    items = split_list(value)
+    if not items:
         raise UserError(f"config.{name} is empty: {KEYS[name].help}")
+    twice = next((item for item in items if items.count(item) > 1), None)
+    if twice is not None:
+        raise UserError(f"config.{name} names {twice} twice")
+
+
+def weights(name: str, value: Any) -> None:
+    """A `Check`: a list of positive numbers."""
+    for item in split_list(value):
+        try:
+            number = float(item)
+        except ValueError:
+            raise UserError(
+                f"config.{name} must be numbers, for example 2,1, not {value}"
+            ) from None
+        above(0)(name, number)
 
 
 def data_name(name: str, value: Any) -> None:
@@ -99,12 +116,22 @@ KEYS: Mapping[str, Key] = {
     "ipc": Key(1, "synthetic images per class", at_least(1)),
     "steps": Key(5000, "updates of the images", at_least(0)),
     "copies": Key(10, "augmentations of each synthetic image in a step", at_least(1)),
-    "objective": Key("lgm", "what to match: lgm, linear gradient matching", one_of("lgm")),
+    "objective": Key(
+        "lgm",
+        "lgm: match head gradients; sfm: flows of class means; clp: fit a closed-form probe",
+        one_of(*distill.OBJECTIVES),
+    ),
     "learning_rate": Key(0.002, "of Adam on the images", above(0)),
     "schedule": Key(
         "constant", "of the learning rate: constant, or cosine to zero", one_of(*distill.SCHEDULES)
     ),
+    "labels": Key("hard", "hard, or soft: learned along", one_of(*distill.LABEL_KINDS)),
+    "labels_learning_rate": Key(0.01, "of Adam on soft labels", above(0)),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
+    "clp.ridge": Key(
+        0.01, "for objective=clp: ridge, in mean square norms of a feature", between(1e-4, 1e4)
+    ),
+    "clp.temperature": Key(0.1, "for objective=clp: divides the scores", between(1e-4, 1e4)),
     "microbatch": Key(
         int, "views in the backbone at a time on each device (default: what fits)", at_least(1)
     ),
@@ -158,8 +185,12 @@ KEYS: Mapping[str, Key] = {
     ),
     "backbone.name": Key(
         "digits_contrastive",
-        "what to distil against: a name (python -m lgm_jax.backbones), folder or hub id",
-        not_empty,
+        "what to distil against, comma-separated: names (python -m lgm_jax.backbones), folders or "
+        "hub ids",
+        different,
+    ),
+    "backbone.weights": Key(
+        "", "of the losses against several backbones, comma-separated (default: equal)", weights
     ),
     "backbone.normalization": Key(
         "native", "mean and std of the inputs", one_of(*backbones.NORMALIZATIONS)
@@ -274,6 +305,16 @@ def check(config: ml_collections.ConfigDict) -> None:
             key.check(name, flat[name])
     if config.images.init == "real" and config.images.kind != "pixels":
         raise UserError("config.images.init=real needs config.images.kind=pixels")
+    count, weighted = len(split_list(config.backbone.name)), split_list(config.backbone.weights)
+    if weighted and len(weighted) != count:
+        raise UserError(
+            f"config.backbone.weights has {len(weighted)} numbers for the {count} backbones of "
+            "config.backbone.name; give one each"
+        )
+    if config.backbone.revision and count > 1:
+        raise UserError(
+            "config.backbone.revision is for one backbone: download the others, and name folders"
+        )
     if config.probe.solver == "lbfgs" and config.probe.augment == "fresh":
         raise UserError("config.probe.solver=lbfgs needs config.probe.augment=views or none")
     if config.images.source and "distill" in split_list(config.stages):

@@ -1,12 +1,13 @@
-"""Linear gradient matching: one pure step, and the loop that repeats it.
+"""Distillation: one pure step, and the loop that repeats it.
 
-Source: arXiv 2511.16674, section 3 and appendix A.
+Source: arXiv 2511.16674, section 3 and appendix A; for other objectives, see `objectives`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,10 @@ from lgm_jax.images import Levels
 _INIT, _GROW, _HEAD, _REAL, _REAL_VIEW, _SYN_VIEW, _REAL_CROP = range(7)
 
 
+# Of an image's class when labels are learned.
+_FIRST_PROBABILITY = 0.9
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides which images come out, given backbone and data.
@@ -42,7 +47,7 @@ class Recipe:
             `steps` updates, whatever the pyramid does meanwhile.
         steps: Updates that a `cosine` schedule is made for; unused otherwise.
         sampling: Which real images a step sees, one of `data.sampling.SAMPLINGS`; `exact` sees all.
-        head_std: Standard deviation of the random head's kernel.
+        head_std: Standard deviation of the random head's kernel, for `lgm`.
         kind: `pyramid` or `pixels`.
         init: `noise`, `zero`, or `real` (pixels only: start from given images).
         decorrelate: Whether parameters are decorrelated colours.
@@ -50,10 +55,15 @@ class Recipe:
         start_resolution: Pyramid levels up to this side count from the start.
         grow_every: Steps between one new level and the next.
         augmentation: Of real and synthetic images alike; `None` for the centre crop.
-        real: Where the real gradient is from: `stream` embeds a batch of real images at every
+        real: Where real features are from: `stream` embeds a batch of real images at every
             step, `cached` draws a batch from features of `real_views` augmentations of each that
             were computed once, `exact` takes all of these features at every step.
         real_views: Augmentations of each real image, for `cached` and `exact`.
+        objective: What images are distilled by, one of `OBJECTIVES`.
+        ridge: Of the closed-form probe, for `clp`; see `objectives.ridge_head`.
+        temperature: What its scores are divided by.
+        label_kind: Whether labels of synthetic images are `hard`, or `soft` and learned.
+        labels_learning_rate: Adam's, for soft ones.
     """
 
     num_classes: int
@@ -75,6 +85,11 @@ class Recipe:
     steps: int = 0
     sampling: str = "shuffle"
     grey: bool = False
+    objective: str = "lgm"
+    ridge: float = 0.01
+    temperature: float = 0.1
+    label_kind: str = "hard"
+    labels_learning_rate: float = 0.01
 
     @property
     def num_images(self) -> int:
@@ -88,6 +103,11 @@ class Recipe:
     def images_on(self, devices: int) -> int:
         """Synthetic images that each of some devices has, padding included."""
         return -(-self.num_images // devices)
+
+    @property
+    def needs_means_alone(self) -> bool:
+        """Whether all that a step asks of real images are the means of their classes."""
+        return self.objective == "sfm" and self.real == "exact"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -121,6 +141,24 @@ class State(NamedTuple):
     step: Any
     levels: Any
     opt_state: Any
+
+
+class SoftState(NamedTuple):
+    """The same with labels that are learned along.
+
+    Attributes:
+        step: As of `State`.
+        levels: Likewise.
+        opt_state: Likewise.
+        logits: Whose softmax is the images' class probabilities, (s, k).
+        labels_opt_state: Their Adam's, which no new pyramid level touches.
+    """
+
+    step: Any
+    levels: Any
+    opt_state: Any
+    logits: Any
+    labels_opt_state: Any
 
 
 class Memory(NamedTuple):
@@ -166,14 +204,20 @@ Embed = Callable[
     [Any, Levels, Int[Array, " s"], Int[Array, " copies"], Int[Array, ""]],
     Float[Array, "s copies d"],
 ]
+AnyState = State | SoftState
+Match = Callable[[Float[Array, "n d"], objectives.Labels, Float[Array, " n"]], Float[Array, ""]]
+Prepare = Callable[[Float[Array, "b d"], Int[Array, " b"], Int[Array, ""]], Match]
+LABEL_KINDS = ("hard", "soft")
+OBJECTIVES = ("lgm", "sfm", "clp")
 REALS = ("stream", "cached", "exact")
 SCHEDULES = ("constant", "cosine")
-Step = Callable[[State, Any, Source], tuple[State, Float[Array, ""]]]
+Gradient = Callable[[AnyState, Any, Source], tuple[Float[Array, ""], Any]]
+Step = Callable[[AnyState, Any, Source], tuple[AnyState, Float[Array, ""]]]
 
 
 def init_state(
     key: Key[Array, ""], recipe: Recipe, start: Float[Array, "s h w 3"] | None = None
-) -> State:
+) -> AnyState:
     """The state before the first step.
 
     Args:
@@ -194,7 +238,18 @@ def init_state(
             init=recipe.init,
             active=recipe.num_active(0),
         )
-    return State(jnp.zeros((), jnp.int32), levels, _optimizer(recipe).init(levels))
+    state = State(jnp.zeros((), jnp.int32), levels, _optimizer(recipe).init(levels))
+    if recipe.label_kind == "hard":
+        return state
+    logits = init_logits(recipe)
+    return SoftState(*state, logits, _labels_optimizer(recipe).init(logits))
+
+
+def init_logits(recipe: Recipe) -> Float[Array, "s k"]:
+    """Soft labels before the first step: each image is of its class with a probability of 0.9."""
+    k = recipe.num_classes
+    scale = jnp.log(_FIRST_PROBABILITY * (k - 1) / (1 - _FIRST_PROBABILITY))
+    return scale * jax.nn.one_hot(recipe.labels(), k)
 
 
 def make_stream(
@@ -360,11 +415,12 @@ def make_gradient(
     *,
     mesh: Mesh | None = None,
     microbatch_size: int | None = None,
-) -> Callable[[State, Any, Source], tuple[Float[Array, ""], Levels]]:
+) -> Gradient:
     """Makes `gradient(state, params, source)`: the loss, and its gradient in this device's levels.
 
-    On a mesh it is for `sharding.over_devices`: devices add up their head gradients, real and
-    synthetic, and exchange nothing else.
+    Of a `SoftState`, in levels and logits.
+
+    On a mesh it is for `sharding.over_devices`; what devices exchange is up to `make_prepare`.
 
     Args:
         apply: The backbone's `apply(params, images)`.
@@ -376,29 +432,13 @@ def make_gradient(
         microbatch_size: Views in the backbone at a time; all by default.
     """
     embed = make_embed(apply, recipe, key)
-    head_key = jax.random.fold_in(key, _HEAD)
+    prepare = make_prepare(recipe, key, mesh=mesh)
 
-    def sum_head_gradients(head: objectives.Head, features: Array, labels: Array) -> Any:
-        """The head gradient of all devices' images, known to each."""
-        weights = (labels != sharding.PADDING).astype(features.dtype)
-        share = objectives.head_gradient_in_parts(
-            sharding.own(head, mesh), features, labels, weights, denominator=1.0
-        )
-        summed, count = sharding.total((share, jnp.sum(weights)), mesh)
-        return jax.tree.map(lambda leaf: leaf / count, summed)
-
-    def gradient(state: State, params: Any, source: Source) -> tuple[Float[Array, ""], Levels]:
-        features_real, labels_real = real(params, source, state.step)
-        head = objectives.init_head(
-            jax.random.fold_in(head_key, state.step),
-            features_real.shape[-1],
-            recipe.num_classes,
-            recipe.head_std,
-        )
-        gradient_real = sum_head_gradients(head, features_real, labels_real)
-
+    def gradient(state: AnyState, params: Any, source: Source) -> tuple[Float[Array, ""], Any]:
+        match = prepare(*real(params, source, state.step), state.step)
         indices = sharding.own_positions(state.levels[0].shape[0], mesh)
-        labels_syn = jnp.where(indices < recipe.num_images, indices // recipe.ipc, sharding.PADDING)
+        hard = jnp.where(indices < recipe.num_images, indices // recipe.ipc, sharding.PADDING)
+        logits = state.logits if isinstance(state, SoftState) else None
 
         def embed_images(levels: Levels, indices: Int[Array, " s"]) -> Array:
             def embed_copies(copies: Int[Array, " copies"]) -> Float[Array, "copies s d"]:
@@ -409,22 +449,144 @@ def make_gradient(
             features = microbatch.map_in_parts(embed_copies, microbatch_size, copies)
             return rearrange(features, "copies s d -> s copies d")
 
-        def match(features: Float[Array, "s copies d"]) -> Float[Array, ""]:
-            gradient_syn = sum_head_gradients(
-                head,
-                rearrange(features, "s copies d -> (s copies) d"),
-                repeat(labels_syn, "s -> (s copies)", copies=recipe.copies),
+        def loss_of(
+            features: Float[Array, "s copies d"], logits: Float[Array, "s k"] | None
+        ) -> Float[Array, ""]:
+            views = rearrange(features, "s copies d -> (s copies) d")
+            hard_labels, labels = (
+                repeat(of_images, "s ... -> (s copies) ...", copies=recipe.copies)
+                for of_images in (hard, hard if logits is None else jax.nn.softmax(logits))
             )
-            return objectives.cosine_distance(gradient_syn, gradient_real)
+            return match(views, labels, _weights(views, hard_labels))
 
-        # The cosine needs the features of all images, and its gradient is one of features; so the
+        # The loss needs the features of all images, and its gradient is one of features; so the
         # chain rule stops there. Images whose copies do not fit in a microbatch come one by one.
         size = microbatch_size and max(1, microbatch_size // recipe.copies)
         features, pullback = microbatch.vjp_in_parts(embed_images, size, state.levels, indices)
-        loss, gradient_features = jax.value_and_grad(match)(features)
-        return loss, pullback(gradient_features)
+        loss, (gradient_features, gradient_logits) = jax.value_and_grad(loss_of, argnums=(0, 1))(
+            features, logits
+        )
+        gradient_levels = pullback(gradient_features)
+        return loss, gradient_levels if logits is None else (gradient_levels, gradient_logits)
 
     return gradient
+
+
+def weigh_gradients(gradients: Sequence[Gradient], weights: Sequence[float]) -> Gradient:
+    """The weighted sum of losses of the same images against several backbones, and its gradient.
+
+    Its parameters and its source are sequences with an entry for each. One backbone comes after the
+    other, and each has its images decoded and augmented anew, in the same views.
+
+    Args:
+        gradients: Of each backbone, from `make_gradient`.
+        weights: Of each loss.
+    """
+
+    def gradient(
+        state: AnyState, params: Sequence[Any], sources: Sequence[Source]
+    ) -> tuple[Float[Array, ""], Any]:
+        shares = [
+            jax.tree.map(lambda leaf, weight=weight: weight * leaf, one(state, *own))
+            for one, weight, *own in zip(gradients, weights, params, sources, strict=True)
+        ]
+        return jax.tree.map(lambda *leaves: functools.reduce(jnp.add, leaves), *shares)
+
+    return gradient
+
+
+def make_prepare(recipe: Recipe, key: Key[Array, ""], *, mesh: Mesh | None = None) -> Prepare:
+    """Makes `prepare(features_real, labels_real, step)`: `match(features, labels, weights)`.
+
+    The latter is the objective's loss of all synthetic images, differentiable with respect to the
+    features and the probabilities of this device's. Both take what this device has; real rows with
+    the label `sharding.PADDING` have no weight. The sums that devices exchange are, for `lgm`, the
+    head gradients of real and synthetic images; for `sfm`, their features' by class. For `clp` each
+    device gets the features of all synthetic images.
+
+    Args:
+        recipe: The recipe.
+        key: The run's root key.
+        mesh: The devices; `None` for one.
+    """
+    makers = {"lgm": _prepare_gradients, "sfm": _prepare_flows, "clp": _prepare_closed_form}
+    return makers[recipe.objective](recipe, key, mesh)
+
+
+def _prepare_gradients(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
+    head_key = jax.random.fold_in(key, _HEAD)
+
+    def sum_head_gradients(
+        head: objectives.Head, features: Array, labels: Array, weights: Array
+    ) -> Any:
+        """The head gradient of all devices' images, known to each."""
+        share = objectives.head_gradient_in_parts(
+            sharding.own(head, mesh), features, labels, weights, denominator=1.0
+        )
+        summed, count = sharding.total((share, jnp.sum(weights)), mesh)
+        return jax.tree.map(lambda leaf: leaf / count, summed)
+
+    def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
+        head = objectives.init_head(
+            jax.random.fold_in(head_key, step),
+            features_real.shape[-1],
+            recipe.num_classes,
+            recipe.head_std,
+        )
+        weights_real = _weights(features_real, labels_real)
+        gradient_real = sum_head_gradients(head, features_real, labels_real, weights_real)
+
+        def match(features: Array, labels: Array, weights: Array) -> Float[Array, ""]:
+            gradient_syn = sum_head_gradients(head, features, labels, weights)
+            return objectives.cosine_distance(gradient_syn, gradient_real)
+
+        return match
+
+    return prepare
+
+
+def _prepare_flows(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
+    def sum_classes(features: Array, labels: Array, weights: Array) -> objectives.ClassSums:
+        """The sums of all devices' images, known to each."""
+        share = objectives.class_sums(features, labels, recipe.num_classes, weights)
+        return sharding.total(share, mesh)
+
+    def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
+        weights_real = _weights(features_real, labels_real)
+        sums_real = sum_classes(features_real, labels_real, weights_real)
+
+        def match(features: Array, labels: Array, weights: Array) -> Float[Array, ""]:
+            return objectives.flow_distance(sum_classes(features, labels, weights), sums_real)
+
+        return match
+
+    return prepare
+
+
+def _prepare_closed_form(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
+    def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
+        weights_real = _weights(features_real, labels_real)
+        count = sharding.total(jnp.sum(weights_real), mesh)
+
+        def match(features: Array, labels: Array, weights: Array) -> Float[Array, ""]:
+            # Every device solves for the head of all synthetic images, and tries it on its own
+            # real ones.
+            features, labels, weights = sharding.gather((features, labels, weights), mesh)
+            head = objectives.ridge_head(
+                features, labels, recipe.num_classes, recipe.ridge, weights
+            )
+            share = objectives.linear_probe_loss_in_parts(
+                objectives.tempered(head, recipe.temperature),
+                features_real,
+                labels_real,
+                weights_real,
+                denominator=count,
+            )
+            return sharding.total(share, mesh)
+
+        return match
+
+    return prepare
 
 
 def make_step(
@@ -452,21 +614,51 @@ def make_step(
         microbatch_size: Views in the backbone at a time on each device, which bounds the memory
             that a step takes; by default all at once.
     """
-    optimizer = _optimizer(recipe)
-    gradient_fn = make_gradient(
-        apply, recipe, key, real, mesh=mesh, microbatch_size=microbatch_size
-    )
+    gradient = make_gradient(apply, recipe, key, real, mesh=mesh, microbatch_size=microbatch_size)
+    return make_step_along(gradient, recipe, mesh=mesh, source_specs=source_specs)
 
-    def update(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
-        loss, gradient = gradient_fn(state, params, source)
-        updates, opt_state = optimizer.update(gradient, state.opt_state)
+
+def make_step_along(
+    gradient_fn: Gradient,
+    recipe: Recipe,
+    *,
+    mesh: Mesh | None = None,
+    source_specs: Any = sharding.EVERYWHERE,
+) -> Step:
+    """`make_step` along a gradient that is there already, such as that of several backbones.
+
+    Args:
+        gradient_fn: From `make_gradient` or `weigh_gradients`, for the same mesh.
+        recipe: The recipe.
+        mesh: As for `make_step`.
+        source_specs: Likewise.
+    """
+    optimizer, labels_optimizer = _optimizer(recipe), _labels_optimizer(recipe)
+
+    def descend(
+        optimizer: optax.GradientTransformation, gradient: Any, opt_state: Any, values: Any, at: Any
+    ) -> tuple[Any, Any]:
+        updates, opt_state = optimizer.update(gradient, opt_state)
         # Not in the optimiser, whose count starts anew with every pyramid level.
-        factor = recipe.learning_rate_factor(state.step)
+        factor = recipe.learning_rate_factor(at)
         updates = jax.tree.map(lambda update: factor * update, updates)
-        levels = optax.apply_updates(state.levels, updates)
-        return State(state.step + 1, levels, opt_state), loss
+        return optax.apply_updates(values, updates), opt_state
 
-    def step(state: State, params: Any, source: Source) -> tuple[State, Float[Array, ""]]:
+    def update(state: AnyState, params: Any, source: Source) -> tuple[AnyState, Float[Array, ""]]:
+        loss, gradient = gradient_fn(state, params, source)
+        soft = isinstance(state, SoftState)
+        levels, opt_state = descend(
+            optimizer, gradient[0] if soft else gradient, state.opt_state, state.levels, state.step
+        )
+        after = State(state.step + 1, levels, opt_state)
+        if not isinstance(state, SoftState):
+            return after, loss
+        logits, labels_opt_state = descend(
+            labels_optimizer, gradient[1], state.labels_opt_state, state.logits, state.step
+        )
+        return SoftState(*after, logits, labels_opt_state), loss
+
+    def step(state: AnyState, params: Any, source: Source) -> tuple[AnyState, Float[Array, ""]]:
         specs = sharding.specs(state)
         layout = (specs, sharding.EVERYWHERE, source_specs)
         divided = sharding.over_devices(update, mesh, layout, (specs, sharding.EVERYWHERE))
@@ -477,7 +669,7 @@ def make_step(
 
 def make_grow(
     recipe: Recipe, key: Key[Array, ""], *, mesh: Mesh | None = None
-) -> Callable[[State], State]:
+) -> Callable[[AnyState], AnyState]:
     """Makes the function that adds a pyramid level and creates Adam's state anew.
 
     Args:
@@ -487,14 +679,15 @@ def make_grow(
     """
     optimizer = _optimizer(recipe)
 
-    def grow(state: State) -> State:
+    def grow(state: AnyState) -> AnyState:
         levels = image_ops.grow_pyramid(
             state.levels,
             jax.random.fold_in(jax.random.fold_in(key, _GROW), state.step),
             recipe.num_active(state.step) - 1,
             recipe.init,
         )
-        return sharding.constrain(State(state.step, levels, optimizer.init(levels)), mesh)
+        grown = state._replace(levels=levels, opt_state=optimizer.init(levels))
+        return sharding.constrain(grown, mesh)
 
     return grow
 
@@ -530,13 +723,13 @@ def grows_at(recipe: Recipe, step: int) -> bool:
 
 def run(
     step: Step,
-    grow: Callable[[State], State],
+    grow: Callable[[AnyState], AnyState],
     recipe: Recipe,
-    state: State,
+    state: AnyState,
     params: Any,
     sources: Callable[[int], Source],
     steps: int,
-) -> Iterator[tuple[State, Float[Array, ""]]]:
+) -> Iterator[tuple[AnyState, Float[Array, ""]]]:
     """Repeats the step until `steps` updates are made, and yields after each.
 
     The yielded loss is still being computed: reading it waits for the device. `step` may donate
@@ -559,7 +752,7 @@ def run(
 
 
 @jax.jit
-def is_finite(state: State) -> Bool[Array, ""]:
+def is_finite(state: AnyState) -> Bool[Array, ""]:
     """Whether every number of a state is finite; from one that is not, no step leads back."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
 
@@ -573,6 +766,14 @@ def to_float(
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(recipe.learning_rate)
+
+
+def _weights(features: Float[Array, "n d"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+    return (labels != sharding.PADDING).astype(features.dtype)
+
+
+def _labels_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    return optax.adam(recipe.labels_learning_rate)
 
 
 def _own_part(

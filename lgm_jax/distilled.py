@@ -32,12 +32,14 @@ class DistilledSet:
         class_names: In label order.
         labelled_by: What gives the labels: `ARRAYS`, `METADATA` or `NUMBERED`; `None` if they are
             no more than the sorted order of the class folders.
+        probabilities: Of each class, float32, where labels are soft; only `ARRAYS` has them.
     """
 
     images: Float[np.ndarray, "n h w 3"]
     labels: Int[np.ndarray, " n"]
     class_names: list[str]
     labelled_by: str | None
+    probabilities: Float[np.ndarray, "n k"] | None = None
 
 
 class _Class(NamedTuple):
@@ -50,6 +52,7 @@ def save_distilled(
     images: Float[np.ndarray, "n h w 3"],
     labels: Int[np.ndarray, " n"],
     class_names: Sequence[str],
+    probabilities: Float[np.ndarray, "n k"] | None = None,
 ) -> None:
     """Writes one PNG per image, `metadata.jsonl`, and `distilled.npz` with the unrounded values.
 
@@ -61,6 +64,7 @@ def save_distilled(
         images: Images in [0, 1], float32.
         labels: Indices into `class_names`, int32.
         class_names: Human-readable, in label order.
+        probabilities: Of each class, float32; for soft labels.
     """
     folder = epath.Path(folder)
     counts: dict[int, int] = {}
@@ -75,9 +79,14 @@ def save_distilled(
         lines.append(json.dumps(entry, ensure_ascii=False))
     (folder / METADATA).write_text("\n".join(lines) + "\n")
     with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file, images=images, labels=labels, class_names=np.asarray(class_names, np.str_)
-        )
+        arrays = {
+            "images": images,
+            "labels": labels,
+            "class_names": np.asarray(class_names, np.str_),
+        }
+        if probabilities is not None:
+            arrays["probabilities"] = probabilities
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_distilled(
@@ -149,6 +158,7 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels, names = (arrays[key] for key in ("images", "labels", "class_names"))
+            soft = arrays.get("probabilities")
     except KeyError as error:
         raise UserError(f"{path} is no distilled set: {error.args[0]}") from error
     except Exception as error:
@@ -163,9 +173,17 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
         problem = f"labels are {labels.dtype} {labels.shape}, not one whole number per image"
     elif labels.min() < 0 or labels.max() >= len(names):
         problem = f"labels are not within 0 to {len(names) - 1}"
+    elif soft is not None and not _are_probabilities(soft, (len(images), len(names))):
+        problem = "probabilities are not float32 of each image and class, which add up to one"
     else:
-        return DistilledSet(images, labels.astype(np.int32), names.tolist(), ARRAYS)
+        return DistilledSet(images, labels.astype(np.int32), names.tolist(), ARRAYS, soft)
     raise UserError(f"{path} is no distilled set: {problem}")
+
+
+def _are_probabilities(values: np.ndarray, shape: tuple[int, int]) -> bool:
+    if values.dtype != np.float32 or values.shape != shape:
+        return False
+    return bool(values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-4))
 
 
 def _read_png(path: epath.Path) -> Float[np.ndarray, "h w 3"]:

@@ -88,6 +88,21 @@ class Rows:
             taken[chosen] = self.shards[number][rows[chosen] % length]
         return taken
 
+    def class_means(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k d"]:
+        """The mean features of each class, over all views of its images, without holding more.
+
+        Args:
+            labels: Of the images; of every class there is one.
+        """
+        counts = self.views * np.bincount(labels)
+        sums = np.zeros((len(counts), self.shape[2]), np.float64)
+        first = 0
+        for shard in self.shards:
+            images = np.arange(first, first + len(shard)) % len(labels)
+            np.add.at(sums, labels[images], shard)
+            first += len(shard)
+        return (sums / counts[:, None]).astype(np.float32)
+
 
 def embed(
     backbone: Backbone,

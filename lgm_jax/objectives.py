@@ -1,15 +1,20 @@
-"""Linear gradient matching as pure functions of features.
+"""What images are distilled by, as pure functions of features.
 
-A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. Dimension letters: `n` images, `d` features,
-`k` classes. Everything here is float32 at full product precision: accelerators would otherwise
-round the operands of a matrix product to TF32 or bfloat16, and the head gradient is a small
-difference of large sums.
+- LGM, linear gradient matching: arXiv 2511.16674, `gradient_matching_loss`.
+- SFM, statistical flow matching: arXiv 2602.05391, `flow_matching_loss`.
+- CLP-DD, the closed-form linear probe: arXiv 2605.07194, `closed_form_probe_loss`.
+
+A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. Dimension letters: `n` images, `s` synthetic
+ones, `d` features, `k` classes. Everything here is float32 at full product precision: accelerators
+would otherwise round the operands of a matrix product to TF32 or bfloat16, and head gradients and
+flows are small differences of large sums.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +84,7 @@ head_gradient = jax.grad(linear_probe_loss)
 def head_gradient_in_parts(
     head: Head,
     features: Float[Array, "n d"],
-    labels: Int[Array, " n"],
+    labels: Labels,
     weights: Float[Array, " n"] | None = None,
     *,
     denominator: Float[Array, ""] | float | None = None,
@@ -92,37 +97,229 @@ def head_gradient_in_parts(
     Args:
         head: The linear head.
         features: One row per image.
-        labels: Class indices.
+        labels: Class indices or probabilities.
         weights: As for `linear_probe_loss`.
         denominator: Likewise.
         rows: Images at a time; by default so many that their scores take 16 MiB.
     """
     count = features.shape[0]
-    if rows is None:
-        rows = max(1, _SCORES // head["bias"].shape[0])
+    rows = rows or _rows(head["bias"].shape[0])
     if count <= rows:
         return head_gradient(head, features, labels, weights, denominator=denominator)
     if weights is None:
         weights = jnp.ones((count,), features.dtype)
     if denominator is None:
         denominator = jnp.sum(weights)
-    parts = -(-count // rows)
-    padding = parts * rows - count
-    padded = (
-        jnp.pad(features, ((0, padding), (0, 0))),
-        jnp.pad(labels, (0, padding)),
-        jnp.pad(weights, (0, padding)),
+
+    def share(features: Array, labels: Array, weights: Array) -> Head:
+        return head_gradient(head, features, labels, weights, denominator=denominator)
+
+    start = jax.tree.map(jnp.zeros_like, head)
+    return _sum_of_parts(share, start, rows, features, labels, weights)
+
+
+def linear_probe_loss_in_parts(
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    weights: Float[Array, " n"],
+    *,
+    denominator: Float[Array, ""] | float,
+    rows: int | None = None,
+) -> Float[Array, ""]:
+    """`linear_probe_loss` in the memory of `head_gradient_in_parts`; arguments are the same."""
+    rows = rows or _rows(head["bias"].shape[0])
+    if features.shape[0] <= rows:
+        return linear_probe_loss(head, features, labels, weights, denominator=denominator)
+
+    def share(features: Array, labels: Array, weights: Array) -> Array:
+        return linear_probe_loss(head, features, labels, weights, denominator=denominator)
+
+    start = jnp.zeros_like(features, shape=())
+    return _sum_of_parts(share, start, rows, features, labels, weights)
+
+
+class ClassSums(NamedTuple):
+    """Of the features of each class, the weighted sum and the weight: what a flow needs to know.
+
+    Those of parts of a set add up to those of the set.
+
+    Attributes:
+        features: (k, d).
+        weights: (k,).
+    """
+
+    features: Float[Array, "k d"]
+    weights: Float[Array, " k"]
+
+
+def class_sums(
+    features: Float[Array, "n d"],
+    labels: Labels,
+    num_classes: int,
+    weights: Float[Array, " n"] | None = None,
+    *,
+    rows: int | None = None,
+) -> ClassSums:
+    """Adds up features by class, without scattering, so that the sum is the same every time.
+
+    Args:
+        features: One row per image.
+        labels: Class indices, or probabilities, by which an image counts for each class.
+        num_classes: Number of classes `k`.
+        weights: Weight of each image; zero leaves it out. All one by default.
+        rows: Images at a time; by default so many that their table of classes takes 16 MiB.
+    """
+    if weights is None:
+        weights = jnp.ones_like(features, shape=labels.shape[:1])
+    rows = rows or _rows(num_classes)
+
+    def share(features: Array, labels: Array, weights: Array) -> ClassSums:
+        table = _probabilities(labels, num_classes, features.dtype) * weights[:, None]
+        summed = jnp.einsum("nk,nd->kd", table, features, precision=Precision.HIGHEST)
+        return ClassSums(summed, jnp.sum(table, axis=0))
+
+    if features.shape[0] <= rows:
+        return share(features, labels, weights)
+    start = ClassSums(
+        jnp.zeros_like(features, shape=(num_classes, features.shape[1])),
+        jnp.zeros_like(features, shape=(num_classes,)),
     )
-    stacked = tuple(array.reshape(parts, rows, *array.shape[1:]) for array in padded)
+    return _sum_of_parts(share, start, rows, features, labels, weights)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def share(part: tuple[Array, ...]) -> Head:
-        return head_gradient(head, *part, denominator=denominator)
 
-    def add(total: Head, part: tuple[Array, ...]) -> tuple[Head, None]:
-        return jax.tree.map(jnp.add, total, share(part)), None
+def class_flows(sums: ClassSums, present: Float[Array, " k"]) -> Float[Array, "k d"]:
+    """The flow of every class: the mean of the other classes' means, minus its own.
 
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, head), stacked)[0]
+    Args:
+        sums: Of a set.
+        present: One for each class that counts, zero for the others, whose flow is zero. Those
+            that count have images in the set.
+    """
+    means = sums.features / jnp.where(present > 0, sums.weights, 1)[:, None] * present[:, None]
+    count = jnp.sum(present)
+    # The mean of the others less the own one, over a common denominator: none flows alone.
+    flows = (jnp.sum(means, axis=0, keepdims=True) - count * means) / jnp.maximum(count - 1, 1)
+    return flows * present[:, None]
+
+
+def flow_distance(sums_syn: ClassSums, sums_real: ClassSums) -> Float[Array, ""]:
+    """`flow_matching_loss` of sets of which the sums are known.
+
+    Classes that either set lacks are left out of both.
+    """
+    both = (sums_syn.weights > 0) & (sums_real.weights > 0)
+    present = both.astype(sums_syn.features.dtype)
+    return cosine_distance(class_flows(sums_syn, present), class_flows(sums_real, present))
+
+
+def flow_matching_loss(
+    features_syn: Float[Array, "s d"],
+    labels_syn: Int[Array, " s"] | Float[Array, "s k"],
+    features_real: Float[Array, "n d"],
+    labels_real: Int[Array, " n"],
+    num_classes: int,
+    weights_syn: Float[Array, " s"] | None = None,
+    weights_real: Float[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """Cosine distance between the class flows of a synthetic and a real set (SFM).
+
+    A flow is k / (k - 1) times the mean of all class means minus the class's own. So the loss is
+    that of centred class means: it is the same when either set is shifted, or scaled, or when both
+    are rotated together.
+
+    Source: statistical flow matching, arXiv 2602.05391.
+
+    Args:
+        features_syn: Features of augmented synthetic images.
+        labels_syn: Their labels.
+        features_real: Features of real images.
+        labels_real: Their labels; classes without an image are left out of both sets.
+        num_classes: Number of classes `k`.
+        weights_syn: Weight of each synthetic image.
+        weights_real: Weight of each real image.
+    """
+    return flow_distance(
+        class_sums(features_syn, labels_syn, num_classes, weights_syn),
+        class_sums(features_real, labels_real, num_classes, weights_real),
+    )
+
+
+def ridge_head(
+    features: Float[Array, "s d"],
+    labels: Int[Array, " s"] | Float[Array, "s k"],
+    num_classes: int,
+    ridge: float,
+    weights: Float[Array, " s"] | None = None,
+) -> Head:
+    """The head that kernel ridge regression to the labels gives: W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, no bias.
+
+    Solved in the smaller of sample and feature space, W = (Zᵀ Z + λ I)⁻¹ Zᵀ Y.
+
+    λ is `ridge` times the mean square norm of the features, so the same number means the same for
+    every backbone: features times a give W / a, and the same scores.
+
+    Args:
+        features: One row per image, Z.
+        labels: Class indices or probabilities, of which Y has a row each.
+        num_classes: Number of classes `k`.
+        ridge: Above zero.
+        weights: Weight of each image, of which the regression sees the square root times the row;
+            zero leaves it out. All one by default.
+    """
+    if weights is None:
+        weights = jnp.ones_like(features, shape=features.shape[:1])
+    scale = jnp.sqrt(weights)[:, None]
+    rows = scale * features
+    targets = scale * _probabilities(labels, num_classes, features.dtype)
+    strength = ridge * jnp.sum(rows * rows) / jnp.sum(weights)
+    product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
+    count, dim = features.shape
+    if count <= dim:
+        gram = product("sd,td->st", rows, rows)
+        kernel = product("sd,sk->dk", rows, _solve(gram, strength, targets))
+    else:
+        gram = product("sd,se->de", rows, rows)
+        kernel = _solve(gram, strength, product("sd,sk->dk", rows, targets))
+    return {"kernel": kernel, "bias": jnp.zeros_like(kernel, shape=(num_classes,))}
+
+
+def closed_form_probe_loss(
+    features_syn: Float[Array, "s d"],
+    labels_syn: Int[Array, " s"] | Float[Array, "s k"],
+    features_real: Float[Array, "n d"],
+    labels_real: Int[Array, " n"],
+    num_classes: int,
+    ridge: float = 0.01,
+    temperature: float = 0.1,
+    weights_syn: Float[Array, " s"] | None = None,
+    weights_real: Float[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """Cross-entropy on real images of the head that the synthetic ones give (CLP-DD).
+
+    softmax(Z_R W / τ) with W of `ridge_head`. It is the same when all features are scaled, or
+    rotated, together; not when they are shifted, for the head has no bias.
+
+    Source: closed-form linear-probe dataset distillation, arXiv 2605.07194, whose λ is absolute.
+
+    Args:
+        features_syn: Features of augmented synthetic images.
+        labels_syn: Their labels.
+        features_real: Features of real images.
+        labels_real: Their labels.
+        num_classes: Number of classes `k`.
+        ridge: As for `ridge_head`.
+        temperature: What scores are divided by, τ.
+        weights_syn: Weight of each synthetic image.
+        weights_real: Weight of each real image.
+    """
+    head = ridge_head(features_syn, labels_syn, num_classes, ridge, weights_syn)
+    return linear_probe_loss(tempered(head, temperature), features_real, labels_real, weights_real)
+
+
+def tempered(head: Head, temperature: float) -> Head:
+    """The head that gives the scores of another, divided by a temperature."""
+    return jax.tree.map(lambda leaf: leaf / temperature, head)
 
 
 def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
@@ -179,3 +376,41 @@ def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
         tree_b,
     )
     return jax.tree.reduce(jnp.add, products)
+
+
+def _probabilities(labels: Labels, num_classes: int, dtype: Any) -> Float[Array, "n k"]:
+    """Of class indices, all zero for an index below zero; those that are given as they are."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    return labels
+
+
+def _rows(num_classes: int) -> int:
+    """Images whose class scores take 16 MiB."""
+    return max(1, _SCORES // num_classes)
+
+
+def _sum_of_parts(share: Callable[..., Any], start: Any, rows: int, *arrays: Array) -> Any:
+    """Adds up what a function gives of so many rows at a time, in the memory of one such part.
+
+    Missing rows of the last part are zero, weights included.
+    """
+    count = arrays[0].shape[0]
+    parts = -(-count // rows)
+    padding = [(0, parts * rows - count)]
+    padded = (jnp.pad(array, padding + [(0, 0)] * (array.ndim - 1)) for array in arrays)
+    stacked = tuple(array.reshape(parts, rows, *array.shape[1:]) for array in padded)
+    once = jax.checkpoint(share, prevent_cse=False)
+
+    def add(total: Any, part: tuple[Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, once(*part)), None
+
+    return jax.lax.scan(add, start, stacked)[0]
+
+
+def _solve(
+    gram: Float[Array, "m m"], strength: Float[Array, ""], targets: Float[Array, "m k"]
+) -> Float[Array, "m k"]:
+    """(gram + strength I)⁻¹ targets, by Cholesky."""
+    shifted = gram + strength * jnp.eye(gram.shape[0], dtype=gram.dtype)
+    return jax.scipy.linalg.solve(shifted, targets, assume_a="pos")

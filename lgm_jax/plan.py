@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -38,13 +39,21 @@ class Machine:
     tflops: float | None = None
 
 
+class Outline(NamedTuple):
+    """A backbone without its weights: of its parameters only shapes and types are known."""
+
+    spec: ViTSpec
+    apply: distill.Apply
+    params: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The costs of one step, those of a device where it says so.
 
     Attributes:
         flops: By part, of the matrix products on all devices.
-        exchanged: Bytes that each device adds up with the others.
+        exchanged: Bytes that each device adds up with the others, or gets from them.
         memory: Bytes on a device, by part.
         views: Augmented synthetic images of a device.
         size: How many of them are in the backbone at a time.
@@ -74,24 +83,27 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     Raises:
         UserError: If the backbone or the data set is not known well enough.
     """
-    spec, apply, params = backbones.outline(
-        os.path.expanduser(config.backbone.name),
-        dtype=config.backbone.dtype,
-        params_dtype=config.backbone.params_dtype,
-        pooling=config.backbone.pooling,
-        resolution=config.images.crop,
-    )
+    names = config.backbone.name.split(",")
+    crop, outlines = config.images.crop, []
+    for name in filter(None, map(str.strip, names)):
+        found = backbones.outline(
+            os.path.expanduser(name),
+            dtype=config.backbone.dtype,
+            params_dtype=config.backbone.params_dtype,
+            pooling=config.backbone.pooling,
+            resolution=crop,
+        )
+        outlines.append(Outline(*found))
+        crop = outlines[0].spec.resolution
     num_classes, num_images = _size_of_data(config)
-    recipe = make_recipe(config, num_classes, spec.resolution)
+    recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
     streams = recipe.real == "stream" and reads_on_host(config, num_images, recipe.resolution)
-    plan = make_plan(
-        recipe, spec, apply, params, num_images, machine, config.microbatch, on_host=streams
-    )
+    plan = make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
     total = sum(plan.flops.values())
     lines = [
-        f"{config.backbone.name} at {spec.resolution} px, {recipe.num_images} images of "
-        f"{recipe.resolution} px x {recipe.copies} copies, real gradient: {recipe.real} of "
-        f"{num_images} images",
+        f"{config.backbone.name} at {recipe.crop} px, {recipe.num_images} images of "
+        f"{recipe.resolution} px x {recipe.copies} copies, {recipe.objective} with real features: "
+        f"{recipe.real} of {num_images} images",
         f"a step         {_si(total)}FLOP: {_listed(plan.flops, 'FLOP')}",
         f"exchanged      {_si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
@@ -102,7 +114,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     if sum(plan.memory.values()) > machine.memory * 1e9:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
     if plan.embedded_once:
-        once = float(plan.embedded_once * sum(spec.flops))
+        once = float(plan.embedded_once * sum(sum(outline.spec.flops) for outline in outlines))
         lines.append(f"before         {plan.embedded_once} views embedded once, {_si(once)}FLOP")
     if machine.tflops is not None:
         rate = machine.devices * machine.tflops * 1e12 / total
@@ -116,9 +128,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
 
 def make_plan(
     recipe: distill.Recipe,
-    spec: ViTSpec,
-    apply: distill.Apply,
-    params: Any,
+    outlines: Sequence[Outline],
     num_images: int,
     machine: Machine,
     size: int | None = None,
@@ -129,9 +139,7 @@ def make_plan(
 
     Args:
         recipe: The recipe.
-        spec: The backbone's shape.
-        apply: Its `apply`.
-        params: Its parameters, of which only shapes and types count.
+        outlines: The backbones to distil against.
         num_images: Training images.
         machine: What to plan for.
         size: Views in the backbone at a time; by default what fits.
@@ -139,38 +147,80 @@ def make_plan(
     """
     images_here = recipe.images_on(machine.devices)
     views = images_here * recipe.copies
-    real = source_bytes(recipe, num_images, spec.feature_dim, machine.devices, on_host=on_host)
+    dims = [outline.spec.feature_dim for outline in outlines]
+    real = source_bytes(recipe, num_images, dims, machine.devices, on_host=on_host)
+    leaves = jax.tree.leaves([outline.params for outline in outlines])
+    # Parameters, Adam's two moments, the gradient and that of the backbones before.
+    copies = 4.0 + (len(outlines) > 1)
     memory = {
-        "weights": float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))),
-        # Parameters, Adam's two moments, the gradient; four bytes each.
-        "images": 16.0 * 3 * images_here * sum(n**2 for n in recipe.sizes),
+        "weights": float(sum(x.size * x.dtype.itemsize for x in leaves)),
+        "images": 4 * copies * 3 * images_here * sum(n**2 for n in recipe.sizes),
         "real": float(real),
     }
-    view = distill.view_bytes(apply, params, recipe, jax.random.key(0))
+    view = sum(
+        distill.view_bytes(outline.apply, outline.params, recipe, jax.random.key(0))
+        for outline in outlines
+    )
     if size is None:
         stats = {"bytes_limit": int(machine.memory * 1e9)}
         free = microbatch.free_bytes(stats, int(sum(memory.values())))
         size = microbatch.choose_size(view, free, views)
     size = min(size, views)
     memory["microbatch"] = float(microbatch.needed_bytes(view, size))
-    with_weights, attention = spec.flops
-    head = 4.0 * spec.feature_dim * recipe.num_classes
+    products = [outline.spec.flops for outline in outlines]
+    with_weights, attention = (sum(part) for part in zip(*products, strict=True))
     rows = recipe.real_views * num_images if recipe.real == "exact" else recipe.batch
+    if recipe.needs_means_alone:
+        rows = recipe.num_classes
     flops = {"synthetic forward": float(recipe.batch * (with_weights + attention))}
     if size < views:
         flops["again"] = flops["synthetic forward"]
     flops["backward"] = float(recipe.batch * (with_weights + 2 * attention))
     if recipe.real == "stream":
         flops["real forward"] = float(recipe.batch * (with_weights + attention))
-    flops["heads"] = head * (rows + 3 * recipe.batch)
+    flops["objective"] = sum(_objective_flops(recipe, dim, rows, machine.devices) for dim in dims)
     return Plan(
         flops,
-        exchanged=2 * 4 * (recipe.num_classes * (spec.feature_dim + 1) + 1),
+        exchanged=sum(_exchanged(recipe, dim, machine.devices) for dim in dims),
         memory=memory,
         views=views,
         size=size,
         embedded_once=0 if recipe.real == "stream" else recipe.real_views * num_images,
     )
+
+
+def _objective_flops(recipe: distill.Recipe, dim: int, rows: int, devices: int) -> float:
+    """Of the matrix products that give the loss of features, and its gradient, on all devices.
+
+    Args:
+        recipe: The recipe.
+        dim: Number of features.
+        rows: Real features of a step.
+        devices: How many there are.
+    """
+    product, syn = 2.0 * dim * recipe.num_classes, recipe.batch
+    if recipe.objective == "lgm":
+        return 2 * product * (rows + 3 * syn)
+    if recipe.objective == "sfm":
+        return product * (rows + 2 * syn)
+    side = min(syn, dim)
+    # A Cholesky factor, the targets with it twice, and the head.
+    solved = side**3 / 3 + 4.0 * side**2 * recipe.num_classes + product * syn
+    # Every device solves; backwards it takes as much twice.
+    return 3 * (product * rows + devices * (2.0 * syn * dim * side + solved))
+
+
+def _exchanged(recipe: distill.Recipe, dim: int, devices: int) -> int:
+    """Bytes of a step that each device adds up with the others, or gets from them."""
+    sums = recipe.num_classes * (dim + 1)
+    if recipe.objective == "lgm":
+        return 2 * 4 * (sums + 1)
+    if recipe.objective == "sfm":
+        return 2 * 4 * sums
+    views = recipe.images_on(devices) * devices * recipe.copies
+    labels = 1 if recipe.label_kind == "hard" else 2 * recipe.num_classes
+    # Features and soft labels with their gradients, weights; the loss and a count.
+    return 4 * (views * (2 * dim + labels + 1) + 2)
 
 
 def _size_of_data(config: ConfigDict) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from lgm_jax.progress import progress
 
 Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
 Images = Float[Array, "pool h w 3"] | UInt8[Array, "pool h w 3"]
+Labels = Int[Array, "runs n"] | Float[Array, "runs n k"]
 Heads = dict[str, Float[Array, "runs ..."]]
 AUGMENTS = ("fresh", "views", "none")
 SOLVERS = ("adam", "lbfgs")
@@ -120,7 +121,7 @@ def train(
     key: Key[Array, ""],
     backbone: Backbone,
     images: Images,
-    labels: Int[Array, "runs n"],
+    labels: Labels,
     rows: Int[Array, "runs n"],
     num_classes: int,
     protocol: Protocol,
@@ -133,7 +134,7 @@ def train(
         key: Random key.
         backbone: The frozen backbone.
         images: A pool of images, uint8 or float in [0, 1].
-        labels: Labels of each run's images.
+        labels: Labels of each run's images: class indices, or probabilities.
         rows: Which images of the pool each run trains on.
         num_classes: Number of classes `k`.
         protocol: How to train.
@@ -158,7 +159,7 @@ def train(
 def train_on_features(
     key: Key[Array, ""],
     table: Float[np.ndarray, "tables views n d"],
-    labels: Int[Array, "runs n"],
+    labels: Labels,
     num_classes: int,
     protocol: Protocol,
     *,
@@ -169,7 +170,7 @@ def train_on_features(
     Args:
         key: Random key.
         table: Features of each run's images under each view; of length 1 if all runs share them.
-        labels: Their labels.
+        labels: Their labels: class indices, or probabilities.
         num_classes: Number of classes `k`.
         protocol: How to train.
         label: What the progress bar says.
@@ -324,7 +325,7 @@ def _epochs(
 ) -> Fit:
     """Some epochs of Adam, on the images of `source` if given an `apply`, else on its features."""
     labels = source[1] if apply is None else source[3]
-    runs, num_images = labels.shape
+    runs, num_images = labels.shape[:2]
     batch = min(protocol.batch, num_images)
     steps = math.ceil(num_images / batch)
     optimizer = _adam(protocol, num_images)
@@ -352,7 +353,7 @@ def _epochs(
     def update(fit: Fit, batch: tuple[Array, ...]) -> tuple[Fit, None]:
         epoch, indices, weights = batch
         features = features_of(epoch, indices)
-        targets = jnp.take_along_axis(labels, indices, axis=1)
+        targets = labels[jnp.arange(runs)[:, None], indices]
         gradient = jax.vmap(objectives.head_gradient)(fit.heads, features, targets, weights)
         updates, opt_state = optimizer.update(gradient, fit.opt_state)
         return Fit(optax.apply_updates(fit.heads, updates), opt_state), None
@@ -375,16 +376,16 @@ def _epochs(
 @functools.partial(jax.jit, static_argnames=("num_classes", "iterations"))
 def _lbfgs(
     table: Float[Array, "tables views n d"],
-    labels: Int[Array, "runs n"],
+    labels: Labels,
     num_classes: int,
     iterations: int,
     ridge: Float[Array, ""],
 ) -> Heads:
     """Minimises each run's cross-entropy over all views of all its images, plus a ridge."""
 
-    def solve(table: Float[Array, "views n d"], labels: Int[Array, " n"]) -> dict[str, Array]:
+    def solve(table: Float[Array, "views n d"], labels: objectives.Labels) -> dict[str, Array]:
         features = rearrange(table, "views n d -> (views n) d")
-        targets = jnp.tile(labels, table.shape[0])
+        targets = jnp.tile(labels, (table.shape[0],) + (1,) * (labels.ndim - 1))
         # A ridge means the same for every backbone once features have the same scale.
         scale = jax.lax.rsqrt(jnp.mean(features**2))
 

@@ -24,7 +24,6 @@ from lgm_jax.distilled import (
     ARRAYS,
     NUMBERED,
     DistilledSet,
-    load_distilled,
     read_distilled,
     safe_name,
 )
@@ -67,6 +66,9 @@ _DISTILL_KEYS = (
     "backbone.pooling",
     "real.source",
     "real.views",
+    "clp",
+    "labels",
+    "labels_learning_rate",
 )
 
 
@@ -75,13 +77,16 @@ class Session:
     """A checked config with everything it names loaded, and the folder it writes to.
 
     Attributes:
+        backbones: What to distil against; the first chooses centroids and neighbours.
+        weights: Of their losses, which add up to one.
         on_host: Whether the images of a step are read by the host, rather than all on the device.
         crop: Where images to stream are cropped before augmentation: `center` or `random`.
     """
 
     config: ConfigDict
     dataset: Dataset
-    backbone: Backbone
+    backbones: Sequence[Backbone]
+    weights: Sequence[float]
     eval_backbones: Sequence[Backbone]
     recipe: distill.Recipe
     identity: Mapping[str, Any]
@@ -90,6 +95,11 @@ class Session:
     process: Mapping[str, Any]
     on_host: bool
     crop: str
+
+    @property
+    def backbone(self) -> Backbone:
+        """The first to distil against."""
+        return self.backbones[0]
 
     @property
     def key(self) -> jax.Array:
@@ -128,19 +138,18 @@ class Session:
             return self.source
         if not (self.run.path / runs.DISTILLED / ARRAYS).exists():
             return None
-        images, labels, _ = load_distilled(str(self.run.path))
-        return ArraySplit(images, labels)
+        found = read_distilled(str(self.run.path))
+        return ArraySplit(found.images, found.labels, probabilities=found.probabilities)
 
     def features(self, backbone: Backbone, split: str) -> np.ndarray:
         """Features of the centre crops of a split, (n, d), computed once."""
         return self.embed(backbone, split, Views(self.recipe.crop)).whole()[0]
 
-    @functools.cached_property
-    def real_features(self) -> Rows:
+    def real_features(self, backbone: Backbone) -> Rows:
         """Features of `real.views` augmentations of each training image, computed once."""
         recipe = self.recipe
         views = Views(recipe.crop, recipe.augmentation, recipe.real_views)
-        return self.embed(self.backbone, "train", views)
+        return self.embed(backbone, "train", views)
 
     def embed(self, backbone: Backbone, split: str, views: Views, draw: int = 0) -> Rows:
         """Features of views of a whole split, from the store where it has them.
@@ -191,9 +200,9 @@ class Session:
             self.dataset.num_classes,
         )
 
-    def process_with(self, backbone: Backbone) -> dict[str, Any]:
+    def process_with(self, *backbones: Backbone) -> dict[str, Any]:
         """What made a result: this process, and the weights it used."""
-        return {**self.process, "weights": {backbone.name: backbone.provenance}}
+        return {**self.process, "weights": {b.name: b.provenance for b in backbones}}
 
     def check_start(self) -> None:
         """Loads what a run that begins anew needs, before anything is written or thrown away.
@@ -235,12 +244,18 @@ def open_session(
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
-    own_name = os.path.expanduser(config.backbone.name)
-    backbone = _load_backbone(config, own_name, config.images.crop)
-    crop = backbone.resolution
-    names = [os.path.expanduser(name) for name in _split(config.eval_backbones)]
-    others = {name: _load_backbone(config, name, crop) for name in names if name != own_name}
-    evaluated = [others.get(name, backbone) for name in names] or [backbone]
+    own, evaluated = (
+        [os.path.expanduser(name) for name in _split(names)]
+        for names in (config.backbone.name, config.eval_backbones)
+    )
+    # The first says how large crops are, and the others take them.
+    first = _load_backbone(config, own[0], config.images.crop)
+    crop = first.resolution
+    loaded = {own[0]: first}
+    for name in (*own[1:], *evaluated):
+        if name not in loaded:
+            loaded[name] = _load_backbone(config, name, crop)
+    distilled_against = [loaded[name] for name in own]
 
     resolution = image_side(config, crop)
     dataset = data.load_dataset(
@@ -282,8 +297,8 @@ def open_session(
     } | {
         "images.crop": crop,
         "images.resolution": resolution,
-        "backbone.name": backbone.name,
-        "backbone.fingerprint": backbone.fingerprint,
+        "backbone.name": ",".join(backbone.name for backbone in distilled_against),
+        "backbone.fingerprint": ",".join(b.fingerprint for b in distilled_against),
         "data.fingerprint": dataset.fingerprint,
     }
     on_host = not cached and reads_on_host(config, len(dataset.splits["train"].labels), resolution)
@@ -300,6 +315,15 @@ def open_session(
         del identity["images.grey"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
+    if recipe.label_kind == "hard":
+        del identity["labels"], identity["labels_learning_rate"]
+    if recipe.objective != "lgm":
+        del identity["head_std"]
+    if recipe.objective != "clp":
+        del identity["clp.ridge"], identity["clp.temperature"]
+    weights = backbone_weights(config)
+    if len(set(weights)) > 1:
+        identity["backbone.weights"] = weights
     if crop_at == "random":
         identity["data.crop"] = crop_at
     if recipe.schedule != "constant":
@@ -312,8 +336,9 @@ def open_session(
     session = Session(
         config,
         dataset,
-        backbone,
-        evaluated,
+        distilled_against,
+        weights,
+        [loaded[name] for name in evaluated or own],
         recipe,
         identity,
         source,
@@ -344,6 +369,13 @@ def image_side(config: ConfigDict, crop: int) -> int:
     return resolution
 
 
+def backbone_weights(config: ConfigDict) -> list[float]:
+    """Weights of the losses against each backbone to distil against, which add up to one."""
+    weights = [float(weight) for weight in _split(config.backbone.weights)]
+    weights = weights or [1.0] * len(_split(config.backbone.name))
+    return [weight / sum(weights) for weight in weights]
+
+
 def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Recipe:
     """What a config says of the images, given classes and the side of the backbone's crops.
 
@@ -370,6 +402,11 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         schedule=config.schedule,
         steps=config.steps if config.schedule == "cosine" else 0,
         sampling=config.data.sampling,
+        objective=config.objective,
+        ridge=config.clp.ridge,
+        temperature=config.clp.temperature,
+        label_kind=config.labels,
+        labels_learning_rate=config.labels_learning_rate,
     )
 
 
@@ -391,16 +428,30 @@ def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
 
 
 def source_bytes(
-    recipe: distill.Recipe, num_images: int, feature_dim: int, devices: int, *, on_host: bool
+    recipe: distill.Recipe,
+    num_images: int,
+    feature_dims: Sequence[int],
+    devices: int,
+    *,
+    on_host: bool,
 ) -> int:
-    """Memory that real images or their features take on a device, at most."""
+    """Memory that real images or their features take on a device, at most.
+
+    Args:
+        recipe: The recipe.
+        num_images: Real images.
+        feature_dims: Features of each backbone to distil against.
+        devices: How many there are.
+        on_host: Whether streamed images come from the host.
+    """
     image = 3 * recipe.resolution**2
     if on_host:
         # One batch in use, and the next.
         return 2 * image * -(-recipe.batch // devices)
     if recipe.real == "stream":
         return image * num_images
-    features = min(4 * recipe.real_views * num_images * feature_dim, FEATURES_ON_DEVICE)
+    rows = recipe.num_classes if recipe.needs_means_alone else recipe.real_views * num_images
+    features = sum(min(4 * rows * dim, FEATURES_ON_DEVICE) for dim in feature_dims)
     return -(-features // devices) if recipe.real == "exact" else features
 
 
@@ -418,7 +469,8 @@ def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
 
 def content_hash(split: ArraySplit) -> str:
     """Changes when images or labels do."""
-    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest()
+    soft = b"" if split.probabilities is None else split.probabilities.tobytes()
+    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes() + soft).hexdigest()
 
 
 def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit | None:
@@ -432,7 +484,10 @@ def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Ar
             f"{dataset.num_classes}"
         )
     order, rule = _match_classes(found, dataset, folder)
-    labels, images = order[found.labels], found.images
+    labels, images, soft = order[found.labels], found.images, found.probabilities
+    if soft is not None:
+        # Column `c` of theirs is of class `order[c]` of ours.
+        soft = soft[:, np.argsort(order)]
     counts = np.bincount(labels, minlength=dataset.num_classes)
     if counts.min() != counts.max():
         raise UserError(
@@ -448,12 +503,12 @@ def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Ar
         shape = (len(images), resolution, resolution, 3)
         images = np.asarray(jax.image.resize(images, shape, "linear"))
     print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
-    return ArraySplit(images, labels)
+    return ArraySplit(images, labels, probabilities=soft)
 
 
 def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
     options = config.backbone
-    # A revision belongs to one repository, that of the backbone to distil against.
+    # A revision belongs to one repository, that of the only backbone to distil against.
     revision = options.revision if name == os.path.expanduser(options.name) else ""
     try:
         return backbones.load(

@@ -2,7 +2,7 @@
 
 There is one mesh axis. Arrays along whose images are divided are padded to a multiple of the number
 of devices; padding has the label `PADDING` and counts for nothing. Inside `over_devices` code sees
-one device's part, and what devices know of each other comes from `total` alone.
+one device's part, and what devices know of each other comes from `total` and `gather` alone.
 
 A mesh of `None` stands for one device and plain `jax.jit`.
 """
@@ -71,6 +71,16 @@ def own(tree: Any, mesh: Mesh | None) -> Any:
 def total(tree: Any, mesh: Mesh | None) -> Any:
     """Sums over devices."""
     return tree if mesh is None else jax.lax.psum(tree, AXIS)
+
+
+def gather(tree: Any, mesh: Mesh | None) -> Any:
+    """What all devices have, on each, along the first axis in the order of `own_positions`.
+
+    The gradient of a device's part is the sum of what the devices make of it.
+    """
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, AXIS, tiled=True), tree)
 
 
 def own_positions(each: int, mesh: Mesh | None) -> Int[Array, " each"]:

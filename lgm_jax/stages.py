@@ -32,7 +32,7 @@ from lgm_jax import (
 )
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
-from lgm_jax.data.dataset import Split
+from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views, embed
@@ -82,7 +82,7 @@ def distill_stage(session: Session) -> None:
         metrics = _Metrics(run.path / runs.METRICS, start)
         state = sharding.place(mesh, state)
         size = hosts.first_says(_microbatch_size(session, mesh))
-        process = {**session.process_with(session.backbone), "microbatch": size}
+        process = {**session.process_with(*session.backbones), "microbatch": size}
         made_by = run.begin("distill", start, process)
         where = f"{mesh.size} devices, " if mesh.size > 1 else ""
         where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
@@ -91,13 +91,13 @@ def distill_stage(session: Session) -> None:
             f"{size} views at a time",
             flush=True,
         )
-        feed = _real(session, mesh, size, workers)
+        feed = _feed(session, mesh, size, workers)
         state, loss = _distill(session, mesh, size, feed, state, metrics, checkpoints)
         checkpoints.save(steps, state)
-    rendered = _render(session, mesh, state)
+    rendered, probabilities = _render(session, mesh, state), _probabilities(mesh, state)
     if hosts.is_first():
-        labels = np.asarray(recipe.labels())
-        save_distilled(run.path / runs.DISTILLED, rendered, labels, session.dataset.class_names)
+        labels, names = np.asarray(recipe.labels()), session.dataset.class_names
+        save_distilled(run.path / runs.DISTILLED, rendered, labels, names, probabilities)
     hosts.wait()
     run.await_file(f"{runs.DISTILLED}/{ARRAYS}")
     result = {"steps": steps, "final_loss": loss}
@@ -140,11 +140,13 @@ def report_stage(session: Session) -> None:
         "dataset": session.dataset.name,
         "ipc": config.ipc,
         "objective": config.objective if own else None,
+        "labels": _label_summary(session),
+        "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
         "num_classes": session.dataset.num_classes,
         "steps": record["steps"] if record else None,
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
-        "backbones": [session.backbone.name] if own else [],
+        "backbones": [backbone.name for backbone in session.backbones] if own else [],
         "seconds": run.seconds(),
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
@@ -201,21 +203,20 @@ def _distill(
     mesh: Mesh,
     size: int,
     feed: _Feed,
-    state: distill.State,
+    state: distill.AnyState,
     metrics: _Metrics,
     checkpoints: Checkpoints,
-) -> tuple[distill.State, float | None]:
+) -> tuple[distill.AnyState, float | None]:
     """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
-    step_fn = distill.make_step(
-        session.backbone.apply,
-        recipe,
-        session.key,
-        feed.real,
-        mesh=mesh,
-        source_specs=feed.specs,
-        microbatch_size=size,
-    )
+    gradients = [
+        distill.make_gradient(
+            backbone.apply, recipe, session.key, real, mesh=mesh, microbatch_size=size
+        )
+        for backbone, real in zip(session.backbones, feed.reals, strict=True)
+    ]
+    gradient = distill.weigh_gradients(gradients, session.weights)
+    step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
@@ -227,7 +228,7 @@ def _distill(
             jax.jit(grow, donate_argnums=0),
             recipe,
             state,
-            sharding.replicate(mesh, session.backbone.params),
+            sharding.replicate(mesh, tuple(backbone.params for backbone in session.backbones)),
             feed.sources,
             config.steps,
         )
@@ -283,62 +284,99 @@ def _microbatch_size(session: Session, mesh: Mesh) -> int:
     if "microbatch" in before and before.get("devices") == session.process.get("devices"):
         return before["microbatch"]
     images_here = recipe.images_on(mesh.size)
-    # Levels have a gradient; the state lies on the device already.
+    # Levels have a gradient, and another of the backbones before; the state lies on the device.
     reserved = 4 * 3 * images_here * sum(side**2 for side in recipe.sizes)
-    backbone = session.backbone
+    reserved *= min(2, len(session.backbones))
     num_images = len(session.dataset.splits["train"].labels)
     reserved += source_bytes(
-        recipe, num_images, backbone.feature_dim, mesh.size, on_host=session.on_host
+        recipe,
+        num_images,
+        [backbone.feature_dim for backbone in session.backbones],
+        mesh.size,
+        on_host=session.on_host,
+    )
+    # XLA may have one backbone's views in memory beside another's.
+    view_bytes = sum(
+        distill.view_bytes(backbone.apply, backbone.params, recipe, session.key)
+        for backbone in session.backbones
     )
     return microbatch.choose_size(
-        distill.view_bytes(backbone.apply, backbone.params, recipe, session.key),
+        view_bytes,
         microbatch.free_bytes(mesh.local_devices[0].memory_stats(), reserved),
         images_here * recipe.copies,
     )
 
 
 class _Feed(NamedTuple):
-    """Where each step's real features are from.
+    """Where each step's real features are from, for every backbone to distil against.
 
     Attributes:
-        real: The function for the step.
-        sources: What it draws from, by step number.
+        reals: The functions for the step.
+        sources: What they draw from, by step number.
         specs: How that is laid out on the mesh.
     """
 
+    reals: Sequence[distill.Real]
+    sources: Callable[[int], Sequence[distill.Source]]
+    specs: Sequence[Any]
+
+
+class _FeatureFeed(NamedTuple):
+    """The same, of features that are computed once, for one backbone."""
+
     real: distill.Real
-    sources: Callable[[int], distill.Source]
+    source: Callable[[int], distill.Source]
     specs: Any = sharding.EVERYWHERE
 
 
-def _real(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack) -> _Feed:
+def _feed(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack) -> _Feed:
     """Processes that read images end with `workers`."""
     recipe, key = session.recipe, session.key
+    if recipe.real != "stream":
+        _print_cost(session, len(session.dataset.splits["train"].labels))
+        feeds = [_feature_feed(session, mesh, backbone) for backbone in session.backbones]
+        return _Feed(
+            [feed.real for feed in feeds],
+            lambda step: tuple(feed.source(step) for feed in feeds),
+            tuple(feed.specs for feed in feeds),
+        )
+    applies = [backbone.apply for backbone in session.backbones]
     if session.on_host:
         loader = workers.enter_context(session.loader())
         how = f"{loader.workers} processes" if loader.workers else "threads"
         count = len(session.dataset.splits["train"].labels)
         print(f"real images: {recipe.batch} of {count} a step, read by {how}", flush=True)
 
-        def read(step: int) -> distill.ImageBatch:
+        def read(step: int) -> Sequence[distill.ImageBatch]:
             images, labels, numbers = loader(step)
-            return distill.ImageBatch(
+            batch = distill.ImageBatch(
                 sharding.join(mesh, images, recipe.batch),
                 sharding.join(mesh, labels, recipe.batch, fill=sharding.PADDING),
                 sharding.join(mesh, numbers, recipe.batch),
             )
+            return (batch,) * len(applies)
 
-        given = distill.make_given_images(session.backbone.apply, recipe, key, microbatch_size=size)
-        return _Feed(given, read, sharding.DIVIDED)
-    if recipe.real == "stream":
-        images, labels = session.train.images, session.train.labels
-        memory = sharding.replicate(mesh, distill.Memory(jnp.asarray(images), jnp.asarray(labels)))
-        apply = session.backbone.apply
-        real = distill.make_stream(apply, recipe, key, mesh=mesh, microbatch_size=size)
-        return _Feed(real, lambda _: memory)
+        given = [
+            distill.make_given_images(apply, recipe, key, microbatch_size=size) for apply in applies
+        ]
+        return _Feed(given, read, (sharding.DIVIDED,) * len(applies))
+    images, labels = session.train.images, session.train.labels
+    memory = sharding.replicate(mesh, distill.Memory(jnp.asarray(images), jnp.asarray(labels)))
+    reals = [
+        distill.make_stream(apply, recipe, key, mesh=mesh, microbatch_size=size)
+        for apply in applies
+    ]
+    memories = (memory,) * len(applies)
+    return _Feed(reals, lambda _: memories, (sharding.EVERYWHERE,) * len(applies))
+
+
+def _feature_feed(session: Session, mesh: Mesh, backbone: Backbone) -> _FeatureFeed:
+    recipe, key = session.recipe, session.key
     labels = session.dataset.splits["train"].labels
-    _print_cost(session, len(labels))
-    rows = session.real_features
+    rows = session.real_features(backbone)
+    if recipe.needs_means_alone:
+        means = rows.class_means(labels)[None]
+        return _features_on_devices(session, mesh, means, np.arange(means.shape[1], dtype=np.int32))
     if rows.nbytes <= FEATURES_ON_DEVICE:
         return _features_on_devices(session, mesh, rows.whole(), labels)
     if recipe.real == "exact":
@@ -359,12 +397,12 @@ def _real(session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack
             sharding.join(mesh, labels[chosen], recipe.batch, fill=sharding.PADDING),
         )
 
-    return _Feed(distill.given, batch, sharding.DIVIDED)
+    return _FeatureFeed(distill.given, batch, sharding.DIVIDED)
 
 
 def _features_on_devices(
     session: Session, mesh: Mesh, features: np.ndarray, labels: np.ndarray
-) -> _Feed:
+) -> _FeatureFeed:
     """All features, on every device to draw from, or divided among them."""
     if session.recipe.real == "exact":
         divided = distill.FeatureMemory(
@@ -373,20 +411,21 @@ def _features_on_devices(
         )
         layout = PartitionSpec(None, sharding.AXIS), sharding.DIVIDED
         specs = distill.FeatureMemory._make(layout)
-        return _Feed(distill.exact, lambda _: divided, specs)
+        return _FeatureFeed(distill.exact, lambda _: divided, specs)
     memory = distill.FeatureMemory(jnp.asarray(features), jnp.asarray(labels))
     memory = sharding.replicate(mesh, memory)
     real = distill.make_cached(session.recipe, session.key, mesh=mesh)
-    return _Feed(real, lambda _: memory)
+    return _FeatureFeed(real, lambda _: memory)
 
 
 def _print_cost(session: Session, num_images: int) -> None:
     """Says what embedding real images once costs, against embedding a batch at every step."""
     recipe, steps = session.recipe, session.config.steps
     once, streamed = recipe.real_views * num_images, steps * recipe.batch
+    backbones = f" by each of {len(session.backbones)} backbones"
     print(
-        f"real features: {recipe.real_views} of each of {num_images} images, {once} embedded once; "
-        f"streaming would embed {streamed}"
+        f"real features: {recipe.real_views} of each of {num_images} images, {once} embedded once"
+        f"{backbones if len(session.backbones) > 1 else ''}; streaming would embed {streamed}"
     )
     if once > streamed:
         print("note: for so few steps, real.source=stream embeds fewer images")
@@ -397,7 +436,7 @@ def _check_finite(
     checkpoints: Checkpoints,
     step: int,
     loss: jax.Array | None,
-    state: distill.State | None = None,
+    state: distill.AnyState | None = None,
 ) -> None:
     """Stops a distillation that has diverged; its later steps would all be lost."""
     if loss is not None and not math.isfinite(float(loss)):
@@ -416,11 +455,18 @@ def _check_finite(
     )
 
 
-def _render(session: Session, mesh: Mesh, state: distill.State) -> np.ndarray:
+def _render(session: Session, mesh: Mesh, state: distill.AnyState) -> np.ndarray:
     # The last update was made with the levels that counted before it.
     active = session.recipe.num_active(max(0, int(state.step) - 1))
     levels = sharding.fetch(mesh, state.levels)
     return np.asarray(distill.render(session.recipe, levels, active))
+
+
+def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
+    """Of the classes of each image, where labels are learned."""
+    if not isinstance(state, distill.SoftState):
+        return None
+    return np.asarray(jax.nn.softmax(sharding.fetch(mesh, state.logits)))
 
 
 def _write_grid(
@@ -537,7 +583,9 @@ def _train(
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
     classes = session.dataset.num_classes
-    labels = jnp.asarray(np.broadcast_to(split.labels[rows], (protocol.runs, rows.shape[1])))
+    soft = split.probabilities if isinstance(split, ArraySplit) else None
+    targets = (split.labels if soft is None else soft)[rows]
+    labels = jnp.asarray(np.broadcast_to(targets, (protocol.runs, *targets.shape[1:])))
     table = None
     if method != "distilled" and protocol.augment == "none":
         table = session.features(backbone, "train")[rows][:, None]
@@ -551,7 +599,7 @@ def _train(
         return probe.train_on_features(key, table, labels, classes, protocol, label=label)
     used, chosen = np.unique(rows, return_inverse=True)
     pool = session.train.images if method == "full" else split.load(used)
-    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape), jnp.int32)
+    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape[:2]), jnp.int32)
     return probe.train(
         key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label
     )
@@ -594,6 +642,16 @@ def _group_summary(
     means = np.mean(accuracy, axis=0).tolist()
     present = {name: mean for name, mean in zip(group_names, means, strict=False) if mean == mean}
     return {"groups": present, "worst_group": float(np.mean(np.nanmin(accuracy, axis=1)))}
+
+
+def _label_summary(session: Session) -> dict[str, Any] | None:
+    """What kind of labels the images have, and the bytes that these take beside the images."""
+    if session.distilled is None:
+        return None
+    soft, hard = session.distilled.probabilities, session.distilled.labels
+    if soft is None:
+        return {"kind": "hard", "bytes": hard.nbytes}
+    return {"kind": "soft", "bytes": soft.nbytes}
 
 
 def _collect(session: Session) -> dict[str, dict[str, Any]]:

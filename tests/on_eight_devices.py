@@ -89,6 +89,13 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
         ("cached", 10, {}, [8]),
         ("cached", 1000, {"copies": 1}, [8]),
         ("exact", 10, {}, [4, 8]),
+        ("stream", 10, {"objective": "sfm", "sampling": "balanced"}, [8]),
+        ("exact", 4, {"objective": "sfm"}, [3]),
+        # More synthetic views than features, and fewer.
+        ("cached", 10, {"objective": "clp"}, [8]),
+        ("exact", 5, {"objective": "clp", "copies": 1}, [3]),
+        ("cached", 5, {"label_kind": "soft"}, [3]),
+        ("exact", 5, {"label_kind": "soft", "objective": "clp"}, [3]),
     ],
 )
 def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, devices):
@@ -104,6 +111,32 @@ def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, chan
         for leaf in ours:
             assert leaf.shape[0] == recipe.images_on(number) * number
             assert not np.any(leaf[recipe.num_images :])
+
+
+@pytest.mark.parametrize("source", ["stream", "exact"])
+def test_several_backbones_on_several_devices(source):
+    """Each its own weights and, where they are known beforehand, its own features."""
+    recipe, weights = make_recipe(5, source), (0.9, 0.1)
+    first, second = make_params()
+    params = (first, second), (first, second[:, ::-1] ** 3)
+
+    def compute(devices: int | None) -> Any:
+        mesh = devices and sharding.make_mesh(jax.devices()[:devices])
+        real, feed, specs = make_feed(recipe, mesh)
+        gradient = distill.make_gradient(apply, recipe, KEY, real, mesh=mesh)
+        step = distill.make_step_along(
+            distill.weigh_gradients([gradient] * 2, weights),
+            recipe,
+            mesh=mesh,
+            source_specs=(specs,) * 2,
+        )
+        state = make_state(recipe)
+        state = sharding.place(mesh, state) if mesh else state
+        return jax.jit(step)(state, params, (feed,) * 2)
+
+    (after, loss), (expected, expected_loss) = compute(3), compute(None)
+    assert abs(float(loss) - float(expected_loss)) < 1e-12
+    assert_close(after.opt_state[0].mu, expected.opt_state[0].mu, recipe.num_images)
 
 
 def test_microbatches_and_devices_together():
@@ -150,9 +183,12 @@ def test_batches_drawn_on_the_host_are_divided_and_padded():
     assert_close(after, jax.device_get(expected), recipe.images_on(8) * 8)
 
 
-@pytest.mark.parametrize("source", ["stream", "cached", "exact"])
-def test_devices_exchange_two_head_gradients_and_nothing_else(source):
-    recipe = make_recipe(10, source)
+@pytest.mark.parametrize(
+    ("source", "objective"),
+    [("stream", "lgm"), ("cached", "lgm"), ("exact", "lgm"), ("exact", "sfm")],
+)
+def test_devices_exchange_two_sums_and_nothing_else(source, objective):
+    recipe = make_recipe(10, source, objective=objective)
     sent = []
     for devices in (2, 8):
         _, step, _, state, memory = make_program(recipe, devices)
@@ -165,6 +201,22 @@ def test_devices_exchange_two_head_gradients_and_nothing_else(source):
         sent.append(numbers)
     gradients = 2 * 10 * (FEATURES + 1)
     assert gradients <= sent[0] == sent[1] <= gradients + 1024 // 8
+
+
+def test_a_closed_form_probe_exchanges_synthetic_features_alone():
+    recipe = make_recipe(10, "exact", objective="clp")
+    _, step, _, state, memory = make_program(recipe, 8)
+    compiled = step.lower(state, make_params(), memory).compile().as_text()
+    sizes = {}
+    for shapes, kind, _ in COLLECTIVE.findall(compiled):
+        found = [dims for _, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)]
+        count = sum(int(np.prod([int(n) for n in dims.split(",") if n])) for dims in found)
+        sizes[kind] = sizes.get(kind, 0) + count
+    views = 2 * 8 * recipe.images_on(8)
+    # Features, labels and weights of all; a device's part of the features' gradient, the loss and
+    # a count.
+    assert sizes.pop("all-gather") == views * (FEATURES + 2)
+    assert sum(sizes.values()) <= views * FEATURES + 2
 
 
 def test_states_are_padded_and_cut_to_what_they_were():

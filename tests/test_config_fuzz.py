@@ -39,6 +39,7 @@ KNOWN = sorted(
         for item in key.default.split(",")
     }
     | {"bfloat16", "cosine", "exact", "pixels", "zero", "lbfgs", "views", "balanced", "cls:99"}
+    | {"sfm", "clp", "soft", "1,2"}
 )
 VALUES = st.one_of(NUMBERS.map(str), st.sampled_from(WORDS), st.sampled_from(KNOWN), st.text())
 

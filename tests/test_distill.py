@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import distill
+from lgm_jax import distill, objectives
 from lgm_jax.backbones import Backbone, load
 from lgm_jax.data.sampling import batch_indices
+from lgm_jax.features import Rows
 from lgm_jax.images import decode
 
 KEY = jax.random.key(0)
@@ -370,3 +371,167 @@ def test_cosine_schedule_ends_at_rest_and_starts_as_the_constant_one(backbone, m
     factor = 0.5 * (1 + np.cos(np.pi * (STEPS - 1) / STEPS))
     assert largest("cosine", STEPS - 1) <= 1.01 * factor * recipe.learning_rate
     assert largest("constant", STEPS - 1) > 10 * largest("cosine", STEPS - 1)
+
+
+# Rivals: the same step with another loss of features.
+
+
+def _by_hand(backbone, recipe, state, memory) -> jax.Array:
+    """The loss of a state, by the pure functions: features of all views, and of the real batch."""
+    indices, copies = jnp.arange(recipe.num_images), jnp.arange(recipe.copies)
+    embed = distill.make_embed(backbone.apply, recipe, KEY)
+    syn = embed(backbone.params, state.levels, indices, copies, state.step)
+    syn = syn.reshape(-1, syn.shape[-1])
+    real, labels_real = distill.make_stream(backbone.apply, recipe, KEY)(
+        backbone.params, memory, state.step
+    )
+    sets = syn, jnp.repeat(recipe.labels(), recipe.copies), real, labels_real
+    if recipe.objective == "sfm":
+        return objectives.flow_matching_loss(*sets, recipe.num_classes)
+    return objectives.closed_form_probe_loss(
+        *sets, recipe.num_classes, recipe.ridge, recipe.temperature
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "other"), [("sfm", {"head_std": 9.0}), ("clp", {"temperature": 9.0})]
+)
+def test_rivals_lower_the_loss_they_are_named_after(backbone, memory, objective, other):
+    recipe = dataclasses.replace(
+        RECIPE, objective=objective, copies=4, sampling="balanced", init="zero", grow_every=0
+    )
+    program = _compile(backbone, recipe)
+    start = distill.init_state(KEY, recipe)
+    states, losses = zip(*program.run(start, backbone.params, memory, 40), strict=True)
+    np.testing.assert_allclose(losses[0], _by_hand(backbone, recipe, start, memory), rtol=1e-4)
+    assert len(program.traces) == 1
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:4])
+    red, blue = np.asarray(decode(states[-1].levels)).mean(axis=(1, 2))
+    assert red[0] - red[2] > 0.1
+    assert blue[2] - blue[0] > 0.1
+    # Of what is not its own it knows nothing, and of its own something.
+    changed = dataclasses.replace(recipe, **other)
+    _, loss = _compile(backbone, changed).step(start, backbone.params, memory)
+    assert (float(loss) == float(losses[0])) == (objective == "sfm")
+
+
+def test_flows_over_all_features_need_their_class_means_alone(backbone, features):
+    recipe = dataclasses.replace(RECIPE, real="exact", real_views=2, objective="sfm")
+    assert recipe.needs_means_alone
+    rows = Rows([np.asarray(features.features[0]), np.asarray(features.features[1])], 2)
+    means = rows.class_means(np.asarray(features.labels))
+    short = distill.FeatureMemory(jnp.asarray(means)[None], jnp.arange(2, dtype=jnp.int32))
+    step = jax.jit(distill.make_step(backbone.apply, recipe, KEY, distill.exact))
+    state = distill.init_state(KEY, recipe)
+    (whole, loss), (ours, our_loss) = (
+        step(state, backbone.params, source) for source in (features, short)
+    )
+    np.testing.assert_allclose(our_loss, loss, rtol=1e-5)
+    for a, b in zip(ours.opt_state[0].mu, whole.opt_state[0].mu, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.max(jnp.abs(b))))
+
+
+# Several backbones at once.
+
+
+@pytest.fixture(scope="module")
+def other_backbone(write_vit, tmp_path_factory) -> Backbone:
+    """Another one, with fewer features."""
+    folder = tmp_path_factory.mktemp("other") / "vit"
+    return load(
+        write_vit(folder, seed=1, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+    )
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_several_backbones_have_the_weighted_sum_of_gradients(
+    backbone, other_backbone, memory, size
+):
+    both, weights = (backbone, other_backbone), (0.75, 0.25)
+    reals = [distill.make_stream(one.apply, RECIPE, KEY) for one in both]
+    gradients = [
+        distill.make_gradient(one.apply, RECIPE, KEY, real, microbatch_size=size)
+        for one, real in zip(both, reals, strict=True)
+    ]
+    state = distill.init_state(KEY, RECIPE)
+    params = tuple(one.params for one in both)
+    loss, gradient = jax.jit(distill.weigh_gradients(gradients, weights))(
+        state, params, (memory,) * 2
+    )
+    parts = [jax.jit(one)(state, own, memory) for one, own in zip(gradients, params, strict=True)]
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, *parts)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+    for ours, theirs in zip(gradient, expected[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+    assert float(parts[0][0]) != float(parts[1][0])
+
+
+# Soft labels, learned along.
+
+SOFT = dataclasses.replace(RECIPE, label_kind="soft", labels_learning_rate=0.03)
+
+
+@pytest.fixture(scope="module")
+def soft_program(backbone) -> Program:
+    return _compile(backbone, SOFT)
+
+
+@pytest.fixture(scope="module")
+def soft_history(soft_program, backbone, memory) -> list[distill.SoftState]:
+    state = distill.init_state(KEY, SOFT)
+    after = soft_program.run(state, backbone.params, memory, STEPS)
+    return [jax.device_get(s) for s in (state, *(state for state, _ in after))]
+
+
+def test_soft_labels_start_near_the_hard_ones_and_images_as_with_them(soft_history, history):
+    first = soft_history[0]
+    assert isinstance(first, distill.SoftState)
+    np.testing.assert_allclose(jax.nn.softmax(first.logits), [[0.9, 0.1], [0.1, 0.9]], rtol=1e-5)
+    _assert_identical(first.levels, history[0][0].levels)
+    assert isinstance(history[0][0], distill.State)
+
+
+def test_soft_labels_have_an_adam_of_their_own_that_growing_leaves_alone(
+    soft_program, soft_history
+):
+    moved = np.abs(soft_history[1].logits - soft_history[0].logits)
+    np.testing.assert_allclose(moved, SOFT.labels_learning_rate, rtol=1e-3)
+    assert int(soft_history[-1].labels_opt_state[0].count) == STEPS
+    assert int(soft_history[-1].opt_state[0].count) < STEPS
+    before = jax.tree.map(jnp.asarray, soft_history[3])
+    grown = soft_program.grow(before)
+    _assert_identical(grown.labels_opt_state, before.labels_opt_state)
+    _assert_identical(grown.logits, before.logits)
+    assert soft_program.step._cache_size() == 1
+
+
+def test_an_interrupted_run_gives_the_same_soft_labels_to_the_bit(
+    soft_program, backbone, memory, soft_history
+):
+    state = jax.tree.map(jnp.asarray, soft_history[4])
+    *_, (last, _) = soft_program.run(state, backbone.params, memory, STEPS)
+    _assert_identical(jax.device_get(last), soft_history[-1])
+
+
+def test_gradient_in_soft_labels_is_that_of_the_objective(backbone, memory):
+    real = distill.make_stream(backbone.apply, SOFT, KEY)
+    state = distill.init_state(KEY, SOFT)
+    loss, (_, gradient) = jax.jit(distill.make_gradient(backbone.apply, SOFT, KEY, real))(
+        state, backbone.params, memory
+    )
+    features, labels = real(backbone.params, memory, state.step)
+    embed = distill.make_embed(backbone.apply, SOFT, KEY)
+    syn = embed(
+        backbone.params, state.levels, jnp.arange(2), jnp.arange(SOFT.copies), state.step
+    ).reshape(-1, features.shape[-1])
+    head = objectives.init_head(
+        jax.random.fold_in(jax.random.fold_in(KEY, distill._HEAD), 0), features.shape[-1], 2
+    )
+
+    def by_hand(logits):
+        soft = jnp.repeat(jax.nn.softmax(logits), SOFT.copies, axis=0)
+        return objectives.gradient_matching_loss(head, syn, soft, features, labels)
+
+    expected_loss, expected = jax.value_and_grad(by_hand)(state.logits)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-4)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6)

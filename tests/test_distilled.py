@@ -171,3 +171,21 @@ def test_home_is_expanded(saved, monkeypatch):
     monkeypatch.setenv("HOME", str(saved.parent))
     images, _, _ = lgm_jax.load_distilled("~/set")
     np.testing.assert_array_equal(images, IMAGES)
+
+
+def test_soft_labels_come_back_and_foreign_ones_are_checked(tmp_path):
+    soft = np.asarray([[0.8, 0.1, 0.1], [0.0, 1.0, 0.0], [0.2, 0.3, 0.5]], np.float32)
+    save_distilled(tmp_path, IMAGES, LABELS, NAMES, soft)
+    found = read_distilled(tmp_path)
+    np.testing.assert_array_equal(found.probabilities, soft)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert len(lgm_jax.load_distilled(tmp_path)) == 3
+    for wrong in (soft[:2], soft.astype(np.float64), 2 * soft, soft - 0.5, soft * np.nan):
+        arrays = {"images": IMAGES, "labels": LABELS, "class_names": np.asarray(NAMES)}
+        np.savez(tmp_path / "distilled.npz", **arrays, probabilities=wrong)
+        with pytest.raises(UserError, match="probabilities are not float32 of each image"):
+            read_distilled(tmp_path)
+
+
+def test_hard_labels_bring_no_probabilities(saved):
+    assert read_distilled(saved).probabilities is None

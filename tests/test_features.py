@@ -175,3 +175,11 @@ def test_shards_make_one_array():
     rows = Rows([np.ones((4, 3), np.float32), np.zeros((2, 3), np.float32)], 2)
     assert rows.shape == (2, 3, 3)
     assert rows.whole().sum() == 12
+
+
+def test_class_means_are_over_all_views_and_shards():
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(size=(3, 5, 2)).astype(np.float32), np.asarray([0, 1, 1, 2, 0])
+    rows = features.Rows(np.split(values.reshape(15, 2), [7, 14]), 3)
+    means = [values[:, labels == c].reshape(-1, 2).mean(0) for c in range(3)]
+    np.testing.assert_allclose(rows.class_means(labels), means, rtol=1e-5, atol=1e-7)

@@ -88,8 +88,10 @@ def test_results_have_the_documented_schema(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
-        *("final_loss", "backbones", "seconds", "skipped_images", "probe"),
+        *("final_loss", "backbones", "seconds", "skipped_images", "probe", "clp", "labels"),
     }
+    assert results["labels"] == {"kind": "hard", "bytes": 40}
+    assert (results["objective"], results["clp"]) == ("lgm", None)
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
     assert set(results["seconds"]) == {"distill", "probe", "baselines"}
@@ -241,6 +243,18 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.microbatch=0", "--workdir=w"), ["config.microbatch", "0"]),
         ((QUICK, "--config.learning_rate=nan", "--workdir=w"), ["learning_rate", "nan"]),
         ((QUICK, "--config.objective=lgmm", "--workdir=w"), ["lgmm", "lgm"]),
+        ((QUICK, "--config.backbone.name=digits_contrastive,digits_contrastive", "--workdir=w"),
+         ["names digits_contrastive twice"]),
+        ((QUICK, "--config.backbone.weights=1,2", "--workdir=w"),
+         ["2 numbers", "1 backbones"]),
+        ((QUICK, "--config.backbone.weights=much", "--workdir=w"), ["backbone.weights", "much"]),
+        ((QUICK, "--config.backbone.weights=0", "--workdir=w"), ["backbone.weights", "above 0"]),
+        ((QUICK, "--config.backbone.name=digits_contrastive,digits_distilled",
+          "--config.backbone.revision=main", "--workdir=w"), ["revision is for one backbone"]),
+        ((QUICK, "--config.backbone.name=digits_contrastive,nope", "--workdir=w"), ["nope"]),
+        ((QUICK, "--config.labels=softer", "--workdir=w"), ["softer", "soft"]),
+        ((QUICK, "--config.clp.ridge=0", "--workdir=w"), ["config.clp.ridge", "0.0001"]),
+        ((QUICK, "--config.clp.temperature=nan", "--workdir=w"), ["clp.temperature", "nan"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
         ((QUICK, "--config.images.resolution=16", "--workdir=w"), ["images.resolution", "crop"]),
         ((QUICK, "--config.images.crop=20", "--workdir=w"), ["images.crop=20", "a patch of 8 px"]),
@@ -455,6 +469,93 @@ def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     np.testing.assert_array_equal(first, second)
     refused = refuse(capsys, QUICK, cache, workdir=tmp_path / "first")
     assert "real.source" in refused
+
+
+@pytest.mark.parametrize(
+    ("objective", "source", "silent", "telling"),
+    [
+        ("sfm", "exact", ("--config.head_std=3", "--config.clp.ridge=1"), "--config.copies=2"),
+        ("clp", "cached", ("--config.head_std=3",), "--config.clp.ridge=1"),
+    ],
+)
+def test_rivals_run_and_depend_on_what_they_use(
+    objective, source, silent, telling, tmp_path, capsys
+):
+    arguments = (
+        QUICK,
+        *(f"--config.objective={objective}", f"--config.real.source={source}"),
+        *("--config.stages=distill,report", "--config.steps=2"),
+    )
+    assert start(*arguments, workdir=tmp_path) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["objective"] == objective
+    clp = {"ridge": 0.01, "temperature": 0.1} if objective == "clp" else None
+    assert results["clp"] == clp
+    capsys.readouterr()
+    assert start(*arguments, *silent, workdir=tmp_path) == 0
+    assert "2 steps are done" in capsys.readouterr().out
+    name = telling.removeprefix("--config.").split("=")[0]
+    assert f"{name} is" in refuse(capsys, *arguments, telling, workdir=tmp_path)
+
+
+def test_images_are_distilled_against_several_backbones(finished, tmp_path, capsys):
+    both = "digits_contrastive,digits_distilled"
+    arguments = (
+        *(QUICK, f"--config.backbone.name={both}", "--config.stages=distill,report"),
+        "--config.steps=2",
+    )
+    assert start(*arguments, workdir=tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["backbones"] == both.split(",")
+    (made,) = json.loads((tmp_path / "run" / "stages.json").read_text())["distill"]["made_by"]
+    assert list(made["weights"]) == both.split(",")
+    # Weights that are equal are the default, whatever their size.
+    capsys.readouterr()
+    assert start(*arguments, "--config.backbone.weights=2,2", workdir=tmp_path / "run") == 0
+    assert "2 steps are done" in capsys.readouterr().out
+    weighted = (*arguments, "--config.backbone.weights=3,1")
+    refused = refuse(capsys, *weighted, workdir=tmp_path / "run")
+    assert "backbone.weights is None there, not [0.75, 0.25]" in refused
+    assert "backbone.name is" in refuse(capsys, *arguments, workdir=finished)
+    exact = (*weighted, "--config.objective=sfm", "--config.real.source=exact")
+    assert start(*exact, workdir=tmp_path / "exact") == 0
+    assert "1149 embedded once by each of 2 backbones" in capsys.readouterr().out
+
+
+def test_a_run_is_named_by_what_its_objective_reads(finished):
+    """So that runs go on which began before there were others."""
+    identity = json.loads((finished / "config.json").read_text())["identity"]
+    assert {"objective", "head_std"} < set(identity)
+    silent = {"clp.ridge", "clp.temperature", "labels", "labels_learning_rate", "backbone.weights"}
+    assert not silent & set(identity)
+
+
+def test_soft_labels_are_learned_probed_and_taken_along(tmp_path, capsys):
+    arguments = (QUICK, "--config.probe.augment=none")
+    learned = (*arguments, "--config.labels=soft", "--config.steps=4")
+    own, other = tmp_path / "own", tmp_path / "other"
+    assert start(*learned, "--config.stages=distill,probe,report", workdir=own) == 0
+    soft = np.load(own / "distilled" / "distilled.npz")["probabilities"]
+    assert soft.shape == (10, 10)
+    assert len(np.unique(soft.round(5))) > 20
+    results = [json.loads((own / "results.json").read_text())]
+    assert results[0]["labels"] == {"kind": "soft", "bytes": 400}
+    refused = refuse(capsys, *learned, "--config.labels_learning_rate=1", workdir=own)
+    assert "labels_learning_rate is 0.01 there" in refused
+    # Elsewhere they are the same labels, and without them another probe is trained.
+    foreign = (*arguments, f"--config.images.source={own}", "--config.stages=probe,report")
+    assert start(*foreign, workdir=other) == 0
+    arrays = dict(np.load(own / "distilled" / "distilled.npz"))
+    del arrays["probabilities"]
+    np.savez(own / "distilled" / "distilled.npz", **arrays)
+    assert start(*foreign, workdir=tmp_path / "hard") == 0
+    results += [
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("other", "hard")
+    ]
+    assert results[1]["labels"] == results[0]["labels"]
+    assert results[2]["labels"] == {"kind": "hard", "bytes": 40}
+    heads = [r["probe"]["digits_contrastive"]["distilled"]["top1_runs"] for r in results]
+    assert heads[0] == heads[1] != heads[2]
 
 
 def test_no_image_is_embedded_twice(tmp_path, monkeypatch):

@@ -73,12 +73,15 @@ def test_what_fits_in_one_part_is_computed_once(tree):
 
 
 @pytest.mark.usefixtures("wide_heads")
-@pytest.mark.parametrize("source", ["stream", "exact"])
-def test_gradients_do_not_depend_on_microbatches(source):
+@pytest.mark.parametrize(
+    ("source", "objective"),
+    [("stream", "lgm"), ("exact", "lgm"), ("exact", "sfm"), ("cached", "clp")],
+)
+def test_gradients_do_not_depend_on_microbatches(source, objective):
     """Six images in three copies each, by numbers of views that divide them and that do not."""
 
     def compute(size: int | None) -> tuple[jax.Array, Any]:
-        recipe = make_recipe(3, source, ipc=2, copies=3)
+        recipe = make_recipe(3, source, ipc=2, copies=3, objective=objective)
         real, feed, _ = make_feed(recipe, microbatch_size=size)
         gradient = distill.make_gradient(apply, recipe, KEY, real, microbatch_size=size)
         # All levels count.

@@ -52,20 +52,18 @@ def product_flops(line: str) -> int:
 
 
 def test_memory_and_exchange_follow_the_devices():
-    spec, apply, params = backbones.outline("digits_contrastive")
+    outline = plan.Outline(*backbones.outline("digits_contrastive"))
     recipe = distill.Recipe(num_classes=10, resolution=32, crop=32, copies=4)
     one, four = (
-        plan.make_plan(recipe, spec, apply, params, 1149, plan.Machine(devices, memory=0.1))
+        plan.make_plan(recipe, [outline], 1149, plan.Machine(devices, memory=0.1))
         for devices in (1, 4)
     )
     assert (one.views, four.views) == (40, 12), "ten images on four devices are three each"
     assert one.exchanged == four.exchanged == 2 * 4 * (10 * 129 + 1)
     assert one.flops == four.flops
-    assert one.memory["weights"] == sum(leaf.size for leaf in jax.tree.leaves(params)) * 4
+    assert one.memory["weights"] == sum(leaf.size for leaf in jax.tree.leaves(outline.params)) * 4
     assert one.memory["real"] == 1149 * 32 * 32 * 3
-    small = plan.make_plan(
-        recipe, spec, apply, params, 1149, plan.Machine(memory=0.1), one.size // 2
-    )
+    small = plan.make_plan(recipe, [outline], 1149, plan.Machine(memory=0.1), one.size // 2)
     assert small.parts > one.parts
     assert small.memory["microbatch"] < one.memory["microbatch"]
     assert small.flops["again"] == small.flops["synthetic forward"]
@@ -95,3 +93,32 @@ def test_bad_plans_are_refused(flag, words, capsys):
     line = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", line)
     assert words in line
+
+
+def test_each_objective_has_its_own_arithmetic_and_exchange():
+    outline = plan.Outline(*backbones.outline("digits_contrastive"))
+    plans = {}
+    for objective in distill.OBJECTIVES:
+        recipe = distill.Recipe(
+            num_classes=10, resolution=32, crop=32, copies=4, real="exact", objective=objective
+        )
+        machine = plan.Machine(2, memory=0.1)
+        plans[objective] = plan.make_plan(recipe, [outline], 1149, machine)
+    assert plans["sfm"].memory["real"] < plans["clp"].memory["real"] == plans["lgm"].memory["real"]
+    assert plans["sfm"].flops["objective"] == 2 * 128 * 10 * (10 + 2 * 40)
+    assert plans["sfm"].exchanged == plans["lgm"].exchanged - 2 * 4 == 2 * 4 * 10 * 129
+    assert plans["clp"].exchanged == 4 * (40 * (2 * 128 + 2) + 2)
+    assert plans["clp"].flops["objective"] > 3 * 2 * 128 * 10 * 1149
+
+
+def test_several_backbones_add_up():
+    outline = plan.Outline(*backbones.outline("digits_contrastive"))
+    recipe = distill.Recipe(num_classes=10, resolution=32, crop=32, copies=4, real="exact")
+    one, two = (
+        plan.make_plan(recipe, [outline] * number, 1149, plan.Machine(memory=1.0))
+        for number in (1, 2)
+    )
+    assert two.flops == {name: 2 * flops for name, flops in one.flops.items()}
+    assert two.exchanged == 2 * one.exchanged
+    for name, share in {"weights": 2, "real": 2, "images": 5 / 4}.items():
+        assert two.memory[name] == share * one.memory[name]

@@ -282,3 +282,30 @@ def test_groups_weighted_by_size_give_the_whole(backbone):
     assert 0 < scores["top1"].mean() < 100
     weights = np.bincount(groups) / 70
     np.testing.assert_allclose(scores["groups"] @ weights, scores["top1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"augment": "fresh", "epochs": 4},
+        {"augment": "views", "views": 2, "epochs": 4},
+        {"augment": "views", "views": 2, "epochs": 4, "solver": "lbfgs"},
+        {"solver": "lbfgs", "epochs": 4},
+    ],
+)
+def test_probes_train_on_probabilities(backbone, changes):
+    """Those of hard labels give the heads of hard labels; even ones, a head that knows nothing."""
+    split = colors(1, 15)
+    rows, chosen = rows_of(15), protocol(**changes)
+    hard = train(backbone, split, chosen)
+
+    def on(probabilities):
+        soft = jnp.broadcast_to(probabilities, (3, *probabilities.shape))
+        key, images = jax.random.key(0), jnp.asarray(split.images)
+        return probe.train(key, backbone, images, soft, rows, CLASSES, chosen)
+
+    sure = on(jax.nn.one_hot(split.labels, CLASSES))
+    for ours, theirs in zip(jax.tree.leaves(sure), jax.tree.leaves(hard), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    even = on(jnp.full((15, CLASSES), 1 / CLASSES))
+    assert jnp.std(even["kernel"]) < 0.5 * jnp.std(hard["kernel"])

@@ -51,12 +51,14 @@ class Split(Protocol):
 class ArraySplit:
     """A split in memory: images (n, r, r, 3) uint8, or float in [0, 1]; labels (n,) int32.
 
-    Images are square already, so there is nothing left to crop.
+    Images are square already, so there is nothing left to crop. Where labels are soft,
+    `probabilities` has those of all classes, (n, k) float32.
     """
 
     images: np.ndarray
     labels: np.ndarray
     groups: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
 
     def load(self, indices: np.ndarray, places: Places | None = None) -> np.ndarray:
         return self.images[indices]
