@@ -90,12 +90,10 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
         ("cached", 1000, {"copies": 1}, [8]),
         ("exact", 10, {}, [4, 8]),
         ("stream", 10, {"objective": "sfm", "sampling": "balanced"}, [8]),
-        ("exact", 4, {"objective": "sfm"}, [3]),
         # More synthetic views than features, and fewer.
         ("cached", 10, {"objective": "clp"}, [8]),
         ("exact", 5, {"objective": "clp", "copies": 1}, [3]),
         ("cached", 5, {"label_kind": "soft"}, [3]),
-        ("exact", 5, {"label_kind": "soft", "objective": "clp"}, [3]),
     ],
 )
 def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, devices):

@@ -393,10 +393,8 @@ def _by_hand(backbone, recipe, state, memory) -> jax.Array:
     )
 
 
-@pytest.mark.parametrize(
-    ("objective", "other"), [("sfm", {"head_std": 9.0}), ("clp", {"temperature": 9.0})]
-)
-def test_rivals_lower_the_loss_they_are_named_after(backbone, memory, objective, other):
+@pytest.mark.parametrize("objective", ["sfm", "clp"])
+def test_rivals_lower_the_loss_they_are_named_after(backbone, memory, objective):
     recipe = dataclasses.replace(
         RECIPE, objective=objective, copies=4, sampling="balanced", init="zero", grow_every=0
     )
@@ -409,10 +407,6 @@ def test_rivals_lower_the_loss_they_are_named_after(backbone, memory, objective,
     red, blue = np.asarray(decode(states[-1].levels)).mean(axis=(1, 2))
     assert red[0] - red[2] > 0.1
     assert blue[2] - blue[0] > 0.1
-    # Of what is not its own it knows nothing, and of its own something.
-    changed = dataclasses.replace(recipe, **other)
-    _, loss = _compile(backbone, changed).step(start, backbone.params, memory)
-    assert (float(loss) == float(losses[0])) == (objective == "sfm")
 
 
 def test_flows_over_all_features_need_their_class_means_alone(backbone, features):
@@ -443,14 +437,11 @@ def other_backbone(write_vit, tmp_path_factory) -> Backbone:
     )
 
 
-@pytest.mark.parametrize("size", [None, 3])
-def test_several_backbones_have_the_weighted_sum_of_gradients(
-    backbone, other_backbone, memory, size
-):
+def test_several_backbones_have_the_weighted_sum_of_gradients(backbone, other_backbone, memory):
     both, weights = (backbone, other_backbone), (0.75, 0.25)
     reals = [distill.make_stream(one.apply, RECIPE, KEY) for one in both]
     gradients = [
-        distill.make_gradient(one.apply, RECIPE, KEY, real, microbatch_size=size)
+        distill.make_gradient(one.apply, RECIPE, KEY, real, microbatch_size=3)
         for one, real in zip(both, reals, strict=True)
     ]
     state = distill.init_state(KEY, RECIPE)
