@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
-from lgm_jax import hosts
+from lgm_jax import determinism, hosts
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
 
@@ -75,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
             print_plan(argv, planned)
             return 0
         config, workdir, overwrite, meeting = parse(argv)
+        if config.deterministic:
+            os.environ["XLA_FLAGS"] = determinism.add_flags(os.environ.get("XLA_FLAGS", ""))
         with hosts.joined(meeting), INTERRUPTS.handled():
             run(config, workdir, overwrite)
     except UserError as error:

@@ -316,7 +316,7 @@ def open_session(
         identity,
         source,
         run,
-        runs.provenance(),
+        {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
     )
