@@ -461,9 +461,9 @@ def test_no_image_is_embedded_twice(tmp_path, monkeypatch):
     """Distillation, baselines and probes share one store, under one view of one draw each."""
     embedded = []
 
-    def spy(backbone, split, views, key, rows):
+    def spy(backbone, split, views, key, rows, mesh):
         embedded.extend((len(split.labels), views, int(row)) for row in rows)
-        return compute(backbone, split, views, key, rows)
+        return compute(backbone, split, views, key, rows, mesh)
 
     compute = features._embed_rows
     monkeypatch.setattr(features, "_embed_rows", spy)
