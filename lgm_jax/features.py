@@ -245,7 +245,12 @@ def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Pa
     folder.mkdir(parents=True, exist_ok=True)
     # Runs that share a folder may write the same shard at once: each its own file, of one content.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    temporary.write_bytes(content)
+    try:
+        temporary.write_bytes(content)
+    except OSError:
+        # On a full disk each attempt would leave some more.
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     return path
 
