@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
-from lgm_jax import hosts
+from lgm_jax import determinism, hosts
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
 
@@ -55,6 +55,9 @@ _PLAN = "plan"
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
+# Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # By stage, the keys that its memory grows with.
 _LARGE = {
     "distill": "config.microbatch (stages.json holds what it was)",
@@ -75,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
             print_plan(argv, planned)
             return 0
         config, workdir, overwrite, meeting = parse(argv)
+        if config.deterministic:
+            os.environ["XLA_FLAGS"] = determinism.add_flags(os.environ.get("XLA_FLAGS", ""))
         with hosts.joined(meeting), INTERRUPTS.handled():
             run(config, workdir, overwrite)
     except UserError as error:
@@ -201,7 +206,8 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     from lgm_jax.data import cache
     from lgm_jax.session import open_session
 
-    logging.set_verbosity(logging.ERROR)
+    # Orbax raises its errors, and before that logs their tracebacks wherever they pass.
+    logging.set_verbosity(logging.FATAL)
     if jax.process_count() != hosts.count():
         raise UserError(
             f"JAX sees {jax.process_count()} processes here: add --distributed=auto to each"
@@ -215,10 +221,11 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
             try:
                 stages.STAGES[stage](session)
             except Exception as error:
-                if _is_disk_full(error):
+                full = _find_full(error)
+                if full:
                     raise UserError(
-                        f"no space is left for workdir {workdir}: make some, and start again to "
-                        "go on from the last checkpoint"
+                        f"no space is left for workdir {workdir} ({full}): make some, and start "
+                        "again to go on from the last checkpoint"
                     ) from error
                 if not isinstance(error, jax.errors.JaxRuntimeError) or _OUT_OF_MEMORY not in str(
                     error
@@ -255,18 +262,18 @@ def _meeting(where: str, num_processes: int | None, process_id: int | None) -> h
     return hosts.Meeting(where, num_processes, process_id)
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether this is, or was caused by, a write that found no space.
+def _find_full(error: BaseException | None) -> str | None:
+    """What the system said to a write that found no space, if this is one or was caused by one.
 
     Orbax's storage says so in words only.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if os.strerror(errno.ENOSPC) in str(error):
-            return True
+        for number in _FULL:
+            said = os.strerror(number)
+            if said in str(error) or (isinstance(error, OSError) and error.errno == number):
+                return said
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def _join(arguments: Sequence[str]) -> list[str]:

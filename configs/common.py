@@ -135,6 +135,9 @@ KEYS: Mapping[str, Key] = {
     "microbatch": Key(
         int, "views in the backbone at a time on each device (default: what fits)", at_least(1)
     ),
+    "deterministic": Key(
+        False, "on GPUs: bit for bit the same after a restart, and slower; CPUs are so anyway"
+    ),
     "images.kind": Key("pyramid", "parametrisation", one_of("pyramid", "pixels")),
     "images.resolution": Key(
         int, "side of the images in px (default: 8/7 of the crop)", between(1, 4096)

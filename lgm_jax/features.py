@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from lgm_jax import hosts
+from lgm_jax import hosts, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
@@ -34,7 +34,7 @@ _SHARD = 1024
 
 _SHARD_NAME = re.compile(r"(?P<number>\d{6,})-[0-9a-f]{32}\.npy")
 
-# Images embedded at a time; bounds memory, and results do not depend on it.
+# Images embedded at a time on each device; bounds memory, and results do not depend on it.
 _BATCH = 128
 
 
@@ -113,6 +113,7 @@ def embed(
     folder: epath.Path | None = None,
     mapped: bool = False,
     label: str = "features",
+    mesh: Mesh | None = None,
 ) -> Rows:
     """Features of every view of every image of a split, in its order.
 
@@ -127,12 +128,22 @@ def embed(
             `None` keeps nothing.
         mapped: Whether shards of a local folder are mapped into memory rather than read.
         label: What the progress bar says.
+        mesh: Devices of this process that share each batch.
     """
     total = views.count * len(split.labels)
+
+    @functools.cache
+    def params() -> Any:
+        return sharding.replicate(mesh, backbone.params)
+
+    def compute(rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+        everywhere = dataclasses.replace(backbone, params=params())
+        return _embed_rows(everywhere, split, views, key, rows, mesh)
+
     if folder is not None:
         folder = folder / f"shards_of_{_SHARD}"
         if hosts.count() > 1:
-            _share_shards(backbone, split, views, key, folder, label)
+            _share_shards(compute, total, folder, label)
     found = _find_shards(folder)
     shards = []
     for number in progress(range(-(-total // _SHARD)), label):
@@ -140,7 +151,7 @@ def embed(
         wanted = (len(rows), backbone.feature_dim)
         shard = _read_shard(found.get(number), wanted, mapped=mapped)
         if shard is None:
-            shard = _embed_rows(backbone, split, views, key, rows)
+            shard = compute(rows)
             if folder is not None:
                 path = _write_shard(folder, number, shard)
                 if mapped:
@@ -150,19 +161,13 @@ def embed(
 
 
 def _share_shards(
-    backbone: Backbone,
-    split: Split,
-    views: Views,
-    key: Key[Array, ""],
-    folder: epath.Path,
-    label: str,
+    compute: Callable[[np.ndarray], np.ndarray], total: int, folder: epath.Path, label: str
 ) -> None:
     """Makes the shards that are missing: process p of P those of numbers p, p + P, ..."""
-    total, found = views.count * len(split.labels), _find_shards(folder)
+    found = _find_shards(folder)
     own = range(hosts.index(), -(-total // _SHARD), hosts.count())
     for number in progress([number for number in own if number not in found], label):
-        rows = _shard_rows(number, total)
-        _write_shard(folder, number, _embed_rows(backbone, split, views, key, rows))
+        _write_shard(folder, number, compute(_shard_rows(number, total)))
     hosts.wait()
 
 
@@ -176,9 +181,10 @@ def _embed_rows(
     views: Views,
     key: Key[Array, ""],
     rows: Int[np.ndarray, " n"],
+    mesh: Mesh | None,
 ) -> Float[np.ndarray, "n d"]:
     images = len(split.labels)
-    batch = min(_BATCH, len(rows))
+    batch = min(_BATCH * (mesh.size if mesh else 1), len(rows))
     parts = []
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
@@ -186,18 +192,19 @@ def _embed_rows(
         padded = np.resize(chosen, batch)
         features = _features(
             backbone.params,
-            to_float(jnp.asarray(split.load(padded % images))),
+            to_float(sharding.divide(mesh, split.load(padded % images))),
             key,
-            jnp.asarray(padded // images, jnp.int32),
-            jnp.asarray(padded % images, jnp.int32),
+            sharding.divide(mesh, (padded // images).astype(np.int32)),
+            sharding.divide(mesh, (padded % images).astype(np.int32)),
             apply=backbone.apply,
             views=views,
+            mesh=mesh,
         )
         parts.append(np.asarray(features)[: len(chosen)])
     return np.concatenate(parts)
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "views"))
+@functools.partial(jax.jit, static_argnames=("apply", "views", "mesh"))
 def _features(
     params: Any,
     images: Float[Array, "b h w 3"],
@@ -207,9 +214,15 @@ def _features(
     *,
     apply: Callable[[Any, Array], Array],
     views: Views,
+    mesh: Mesh | None,
 ) -> Float[Array, "b d"]:
-    fold = jax.vmap(lambda view, i: jax.random.fold_in(jax.random.fold_in(key, view), i))
-    return apply(params, augment(fold(numbers, indices), images, views.crop, views.augmentation))
+    def embed_part(common: Any, images: Array, numbers: Array, indices: Array) -> Array:
+        params, key = common
+        fold = jax.vmap(lambda view, i: jax.random.fold_in(jax.random.fold_in(key, view), i))
+        keys = fold(numbers, indices)
+        return apply(params, augment(keys, images, views.crop, views.augmentation))
+
+    return sharding.over_rows(embed_part, mesh)((params, key), images, numbers, indices)
 
 
 def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:
@@ -247,7 +260,12 @@ def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Pa
     folder.mkdir(parents=True, exist_ok=True)
     # Runs that share a folder may write the same shard at once: each its own file, of one content.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    temporary.write_bytes(content)
+    try:
+        temporary.write_bytes(content)
+    except OSError:
+        # On a full disk each attempt would leave some more.
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     return path
 

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from einops import rearrange
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from lgm_jax import objectives
+from lgm_jax import objectives, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.distill import to_float
@@ -33,7 +34,7 @@ Heads = dict[str, Float[Array, "runs ..."]]
 AUGMENTS = ("fresh", "views", "none")
 SOLVERS = ("adam", "lbfgs")
 
-# Images embedded at a time; bounds memory, and results do not depend on it.
+# Images embedded at a time on each device; bounds memory, and results do not depend on it.
 _EMBED_BATCH = 256
 
 # Epochs compiled into one call, between two updates of the progress bar.
@@ -127,6 +128,7 @@ def train(
     protocol: Protocol,
     *,
     label: str = "probe",
+    mesh: Mesh | None = None,
 ) -> Heads:
     """Trains one head per run.
 
@@ -139,6 +141,7 @@ def train(
         num_classes: Number of classes `k`.
         protocol: How to train.
         label: What the progress bar says.
+        mesh: Devices that share the work; of several processes, all make the same call.
 
     Returns:
         Heads `{"kernel": (runs, d, k), "bias": (runs, k)}`.
@@ -150,10 +153,11 @@ def train(
     if protocol.augment == "fresh":
         if protocol.solver == "lbfgs":
             raise ValueError("lbfgs minimises over fixed views; fresh ones have no minimum")
-        source = (backbone.params, images, rows, labels, key_views)
-        return _adam_fit(key_fit, source, num_classes, protocol, label, backbone)
-    table = view_table(key_views, backbone, images, rows, protocol, label)
-    return train_on_features(key_fit, table, labels, num_classes, protocol, label=label)
+        shared = sharding.replicate(mesh, (backbone.params, images, rows, labels))
+        source = (*shared, key_views)
+        return _adam_fit(key_fit, source, num_classes, protocol, label, mesh, backbone)
+    table = view_table(key_views, backbone, images, rows, protocol, label, mesh)
+    return train_on_features(key_fit, table, labels, num_classes, protocol, label=label, mesh=mesh)
 
 
 def train_on_features(
@@ -164,6 +168,7 @@ def train_on_features(
     protocol: Protocol,
     *,
     label: str = "probe",
+    mesh: Mesh | None = None,
 ) -> Heads:
     """Trains one head per run on features that are known already.
 
@@ -174,11 +179,16 @@ def train_on_features(
         num_classes: Number of classes `k`.
         protocol: How to train.
         label: What the progress bar says.
+        mesh: Devices that share the runs; of several processes, all make the same call.
     """
-    if protocol.solver == "lbfgs":
-        ridge = jnp.float32(protocol.ridge)
-        return _lbfgs(jnp.asarray(table), labels, num_classes, protocol.epochs, ridge)
-    return _adam_fit(key, (jnp.asarray(table), labels), num_classes, protocol, label)
+    if protocol.runs == 1:
+        mesh = None
+    source = _divide_runs(mesh, table, labels)
+    if protocol.solver == "adam":
+        return _adam_fit(key, source, num_classes, protocol, label, mesh)
+    ridge = jnp.float32(protocol.ridge)
+    heads = _lbfgs(*source, num_classes, protocol.epochs, ridge, mesh)
+    return sharding.fetch(mesh, sharding.collect(mesh, heads, protocol.runs))
 
 
 def view_table(
@@ -188,6 +198,7 @@ def view_table(
     rows: Int[Array, "runs n"],
     protocol: Protocol,
     label: str = "probe",
+    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "tables views n d"]:
     """Features of all views of all images, computed once; one table if all runs see the same.
 
@@ -202,19 +213,22 @@ def view_table(
     wanted = [(r, v, i) for r in range(runs) for v in range(views) for i in range(num_images)]
     table = np.empty((len(wanted), backbone.feature_dim), np.float32)
     pool, chosen = np.asarray(images), np.asarray(rows)
-    batch = min(_EMBED_BATCH, len(wanted))
+    batch = min(_EMBED_BATCH * (mesh.size if mesh else 1), len(wanted))
+    params = sharding.replicate(mesh, backbone.params)
     for start in progress(range(0, len(wanted), batch), f"{label}: views"):
         part = np.resize(np.asarray(wanted[start : start + batch], np.int32), (batch, 3))
         pixels = pool[chosen[part[:, 0], part[:, 2]]]
         features = _features(
-            backbone.params,
-            to_float(jnp.asarray(pixels)),
+            params,
+            to_float(sharding.divide(mesh, pixels)),
             key,
-            jnp.asarray(part),
+            sharding.divide(mesh, part),
             apply=backbone.apply,
             protocol=protocol,
+            mesh=mesh,
         )
-        table[start : start + batch] = np.asarray(features)[: len(wanted) - start]
+        count = min(batch, len(wanted) - start)
+        table[start : start + count] = np.asarray(features)[:count]
     return table.reshape(runs, views, num_images, -1)
 
 
@@ -223,6 +237,8 @@ def evaluate(
     features: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
     groups: Int[np.ndarray, " n"] | None = None,
+    *,
+    mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray | None]:
     """Accuracy of each run's head.
 
@@ -231,6 +247,7 @@ def evaluate(
         features: Features of the images.
         labels: Their labels.
         groups: Their groups, numbers from 0.
+        mesh: Devices of this process that share the images.
 
     Returns:
         `top1` and `top5`, each (runs,), in percent; `top5` is `None` below 6 classes. `groups` is
@@ -238,7 +255,8 @@ def evaluate(
         images; `None` without groups.
     """
     num_classes = heads["bias"].shape[-1]
-    correct = _ranks(heads, jnp.asarray(features), jnp.asarray(labels))
+    shared = sharding.divide(mesh, features), sharding.divide(mesh, labels)
+    correct = _ranks(heads, *shared, mesh=mesh)[:, : len(labels)]
     top1 = np.asarray(jnp.mean(correct == 0, axis=-1)) * 100
     top5 = np.asarray(jnp.mean(correct < 5, axis=-1)) * 100 if num_classes > 5 else None
     return {"top1": top1, "top5": top5, "groups": group_accuracy(np.asarray(correct == 0), groups)}
@@ -261,7 +279,26 @@ def group_accuracy(
     return np.where(counts > 0, 100 * hits / np.maximum(counts, 1), np.nan)
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "protocol"))
+def _divide_runs(
+    mesh: Mesh | None,
+    table: Float[np.ndarray, "tables views n d"],
+    labels: Int[Array, "runs n"],
+) -> tuple[Array, Array]:
+    """Gives each device its runs; the first ones again where there are fewer than on others."""
+    if mesh is None:
+        return jnp.asarray(table), labels
+    own = np.arange(-(-len(labels) // mesh.size) * mesh.size) % len(labels)
+    if len(table) == 1:
+        return sharding.replicate(mesh, table), sharding.divide(mesh, labels[own])
+    return sharding.divide(mesh, table[own]), sharding.divide(mesh, labels[own])
+
+
+def _runs_spec(table: Float[Array, "tables views n d"]) -> Any:
+    """How a table and labels are laid out where devices have their own runs."""
+    return sharding.EVERYWHERE if len(table) == 1 else sharding.DIVIDED, sharding.DIVIDED
+
+
+@functools.partial(jax.jit, static_argnames=("apply", "protocol", "mesh"))
 def _features(
     params: Any,
     pixels: Float[Array, "b h w 3"],
@@ -270,17 +307,23 @@ def _features(
     *,
     apply: Apply,
     protocol: Protocol,
+    mesh: Mesh | None,
 ) -> Float[Array, "b d"]:
     """Features of augmented images; a place is an image's run, view and number in the run."""
-
-    def fold(place: Int[Array, " 3"]) -> Key[Array, ""]:
-        run = 0 if protocol.share_views else place[0]
-        return jax.random.fold_in(
-            jax.random.fold_in(jax.random.fold_in(key, run), place[1]), place[2]
-        )
-
     augmentation = protocol.augmentation if protocol.augment != "none" else None
-    return apply(params, augment(jax.vmap(fold)(places), pixels, protocol.crop, augmentation))
+
+    def embed_part(common: Any, pixels: Array, places: Array) -> Array:
+        params, key = common
+
+        def fold(place: Int[Array, " 3"]) -> Key[Array, ""]:
+            run = 0 if protocol.share_views else place[0]
+            return jax.random.fold_in(
+                jax.random.fold_in(jax.random.fold_in(key, run), place[1]), place[2]
+            )
+
+        return apply(params, augment(jax.vmap(fold)(places), pixels, protocol.crop, augmentation))
+
+    return sharding.over_rows(embed_part, mesh)((params, key), pixels, places)
 
 
 def _adam_fit(
@@ -289,9 +332,13 @@ def _adam_fit(
     num_classes: int,
     protocol: Protocol,
     label: str,
+    mesh: Mesh | None,
     backbone: Backbone | None = None,
 ) -> Heads:
-    """Trains with Adam: on images if given a backbone, else on features."""
+    """Trains with Adam: on images if given a backbone, else on features.
+
+    Devices share each update's images, or, of features, the runs.
+    """
     key_heads, key_orders = jax.random.split(key)
     feature_dim = source[0].shape[-1] if backbone is None else backbone.feature_dim
     num_images = (source[1] if backbone is None else source[3]).shape[1]
@@ -299,12 +346,14 @@ def _adam_fit(
         jax.random.split(key_heads, protocol.runs)
     )
     fit = Fit(heads, _adam(protocol, num_images).init(heads))
+    lay_out = sharding.place if backbone is None else sharding.replicate
+    fit = lay_out(mesh, fit)
     apply = None if backbone is None else backbone.apply
     per_call = _EPOCHS_PER_CALL if backbone is None else 1
     for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
         numbers = jnp.arange(start, min(start + per_call, protocol.epochs))
-        fit = _epochs(fit, source, numbers, key_orders, apply=apply, protocol=protocol)
-    return fit.heads
+        fit = _epochs(fit, source, numbers, key_orders, apply=apply, protocol=protocol, mesh=mesh)
+    return sharding.fetch(mesh, sharding.collect(mesh, fit.heads, protocol.runs))
 
 
 def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
@@ -313,7 +362,7 @@ def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, updates))
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "protocol"), donate_argnums=0)
+@functools.partial(jax.jit, static_argnames=("apply", "protocol", "mesh"), donate_argnums=0)
 def _epochs(
     fit: Fit,
     source: Any,
@@ -322,8 +371,28 @@ def _epochs(
     *,
     apply: Apply | None,
     protocol: Protocol,
+    mesh: Mesh | None,
 ) -> Fit:
     """Some epochs of Adam, on the images of `source` if given an `apply`, else on its features."""
+    train = functools.partial(_train_epochs, apply=apply, protocol=protocol, mesh=mesh)
+    if apply is not None:
+        return sharding.replicated(train(fit, source, numbers, key), mesh)
+    own, common = (sharding.specs(fit), _runs_spec(source[0])), (sharding.EVERYWHERE,) * 2
+    train_own = sharding.over_devices(train, mesh, own + common, own[0])
+    return train_own(fit, source, numbers, key)
+
+
+def _train_epochs(
+    fit: Fit,
+    source: Any,
+    numbers: Int[Array, " epochs"],
+    key: Key[Array, ""],
+    *,
+    apply: Apply | None,
+    protocol: Protocol,
+    mesh: Mesh | None,
+) -> Fit:
+    """The same, for all runs, or for those that a device has of features."""
     labels = source[1] if apply is None else source[3]
     runs, num_images = labels.shape[:2]
     batch = min(protocol.batch, num_images)
@@ -347,6 +416,7 @@ def _epochs(
             places.reshape(-1, 3),
             apply=apply,
             protocol=protocol,
+            mesh=mesh,
         )
         return features.reshape(runs, batch, -1)
 
@@ -359,7 +429,9 @@ def _epochs(
         return Fit(optax.apply_updates(fit.heads, updates), opt_state), None
 
     def epoch(fit: Fit, number: Int[Array, ""]) -> tuple[Fit, None]:
-        keys = jax.random.split(jax.random.fold_in(key, number), runs)
+        keys = jax.random.split(jax.random.fold_in(key, number), protocol.runs)
+        if apply is None and mesh is not None:
+            keys = keys[sharding.own_positions(runs, mesh) % protocol.runs]
         orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys)
         # The last batch of an epoch is filled up with images of weight zero.
         padding = ((0, 0), (0, steps * batch - num_images))
@@ -373,17 +445,20 @@ def _epochs(
     return jax.lax.scan(epoch, fit, numbers)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "iterations"))
+@functools.partial(jax.jit, static_argnames=("num_classes", "iterations", "mesh"))
 def _lbfgs(
     table: Float[Array, "tables views n d"],
     labels: Labels,
     num_classes: int,
     iterations: int,
     ridge: Float[Array, ""],
+    mesh: Mesh | None,
 ) -> Heads:
     """Minimises each run's cross-entropy over all views of all its images, plus a ridge."""
 
-    def solve(table: Float[Array, "views n d"], labels: objectives.Labels) -> dict[str, Array]:
+    def solve(
+        table: Float[Array, "views n d"], labels: objectives.Labels, ridge: Float[Array, ""]
+    ) -> dict[str, Array]:
         features = rearrange(table, "views n d -> (views n) d")
         targets = jnp.tile(labels, (table.shape[0],) + (1,) * (labels.ndim - 1))
         # A ridge means the same for every backbone once features have the same scale.
@@ -411,27 +486,37 @@ def _lbfgs(
         (head, _), _ = jax.lax.scan(update, (head, solver.init(head)), length=iterations)
         return {"kernel": head["kernel"] * scale, "bias": head["bias"]}
 
-    if len(table) < len(labels):
-        return jax.vmap(lambda targets: solve(table[0], targets))(labels)
-    return jax.vmap(solve)(table, labels)
+    def solve_each(table: Array, labels: Array, ridge: Array) -> Heads:
+        if len(table) < len(labels):
+            return jax.vmap(lambda targets: solve(table[0], targets, ridge))(labels)
+        return jax.vmap(lambda features, targets: solve(features, targets, ridge))(table, labels)
+
+    layout = (*_runs_spec(table), sharding.EVERYWHERE)
+    solve_each = sharding.over_devices(solve_each, mesh, layout, sharding.DIVIDED, checked=False)
+    return solve_each(table, labels, ridge)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="mesh")
 def _ranks(
     heads: Heads,
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
+    *,
+    mesh: Mesh | None,
 ) -> Int[Array, "runs n"]:
     """How many classes come before the right one; ties go to the lower index, as in argmax.
 
     An image with a score that is not finite is wrong, whatever its rank would be.
     """
 
-    def ranks(head: dict[str, Array]) -> Int[Array, " n"]:
+    def ranks(head: dict[str, Array], features: Array, labels: Array) -> Int[Array, " n"]:
         scores = objectives.logits(head, features)
         right = jnp.take_along_axis(scores, labels[:, None], axis=-1)
         before = jnp.arange(scores.shape[-1])[None, :] < labels[:, None]
         ranks = jnp.sum((scores > right) | ((scores == right) & before), axis=-1)
         return jnp.where(jnp.all(jnp.isfinite(scores), axis=-1), ranks, scores.shape[-1])
 
-    return jax.vmap(ranks)(heads)
+    def rank_part(heads: Heads, features: Array, labels: Array) -> Int[Array, "n runs"]:
+        return jax.vmap(lambda head: ranks(head, features, labels))(heads).T
+
+    return sharding.over_rows(rank_part, mesh)(heads, features, labels).T

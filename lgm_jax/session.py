@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, hosts, runs
+from lgm_jax import backbones, baselines, data, distill, hosts, runs, sharding
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -182,6 +182,7 @@ class Session:
             mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE
             and "://" not in os.fspath(folder),
             label=f"{split}, {backbone.name}: features",
+            mesh=sharding.mesh_of_several(jax.local_devices()),
         )
         return self._embedded[name]
 
@@ -343,7 +344,7 @@ def open_session(
         identity,
         source,
         run,
-        runs.provenance(),
+        {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
     )

@@ -34,17 +34,57 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def mesh_of_several(devices: Sequence[jax.Device]) -> Mesh | None:
+    """A mesh over some devices; `None` over one."""
+    return make_mesh(devices) if len(devices) > 1 else None
+
+
 def over_devices(
-    function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any
+    function: Callable[..., Any],
+    mesh: Mesh | None,
+    in_specs: Any,
+    out_specs: Any,
+    *,
+    checked: bool = True,
 ) -> Callable[..., Any]:
     """Runs a function on every device of a mesh, each with its part of what is divided.
 
     JAX checks that what is returned as common to all devices is so. Without a mesh this is the
     function itself.
+
+    Args:
+        function: What to run.
+        mesh: The devices.
+        in_specs: How its arguments are laid out.
+        out_specs: How its results are.
+        checked: `False` for what returns nothing in common and sums nothing, but has loops that
+            the check cannot follow.
     """
     if mesh is None:
         return function
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=checked
+    )
+
+
+def over_rows(function: Callable[..., Array], mesh: Mesh | None) -> Callable[..., Array]:
+    """Runs `function(common, *rows)` on every device of a mesh, each with its part of the rows.
+
+    A row of the result may depend on the same row of each argument and on what is common, and on
+    no other. All devices get the whole result. To be called inside a jitted function.
+    """
+    if mesh is None:
+        return function
+
+    def run(common: Any, *rows: Array) -> Array:
+        count = len(rows[0])
+        missing = -count % mesh.size
+        filled = [jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for array in rows]
+        layout = (EVERYWHERE, *(DIVIDED,) * len(rows))
+        result = over_devices(function, mesh, layout, DIVIDED)(common, *filled)
+        return replicated(result, mesh)[:count]
+
+    return run
 
 
 def specs(tree: Any) -> Any:
@@ -58,6 +98,13 @@ def constrain(tree: Any, mesh: Mesh | None) -> Any:
         return tree
     layout = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree))
     return jax.lax.with_sharding_constraint(tree, layout)
+
+
+def replicated(tree: Any, mesh: Mesh | None) -> Any:
+    """Gives all devices the whole, inside a jitted function."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, EVERYWHERE))
 
 
 def own(tree: Any, mesh: Mesh | None) -> Any:
@@ -89,7 +136,7 @@ def own_positions(each: int, mesh: Mesh | None) -> Int[Array, " each"]:
     return first + jnp.arange(each, dtype=jnp.int32)
 
 
-def divide(mesh: Mesh, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array:
+def divide(mesh: Mesh | None, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array:
     """Gives each device its part of an array, padded to equal parts.
 
     Args:
@@ -98,6 +145,8 @@ def divide(mesh: Mesh, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array
         axis: Along which to divide.
         fill: What to pad with.
     """
+    if mesh is None:
+        return jnp.asarray(array)
     if mesh.is_multi_process:
         array = np.asarray(array)
     missing = -array.shape[axis] % mesh.size
@@ -110,8 +159,10 @@ def divide(mesh: Mesh, array: Any, *, axis: int = 0, fill: int = 0) -> jax.Array
     return _put(array, NamedSharding(mesh, spec if mesh.size > 1 else EVERYWHERE))
 
 
-def replicate(mesh: Mesh, tree: Any) -> Any:
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
     """Puts the same on every device."""
+    if mesh is None:
+        return tree
     return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, EVERYWHERE)), tree)
 
 
@@ -139,12 +190,12 @@ def join(mesh: Mesh, rows: np.ndarray, count: int, *, fill: int = 0) -> jax.Arra
     )
 
 
-def fetch(mesh: Mesh, tree: Any) -> Any:
+def fetch(mesh: Mesh | None, tree: Any) -> Any:
     """Arrays of the mesh where a process can read them: each gets all of what is divided.
 
     Within one process they are so as they are.
     """
-    if not mesh.is_multi_process:
+    if mesh is None or not mesh.is_multi_process:
         return tree
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _everywhere(tree, mesh))
 
@@ -160,19 +211,21 @@ def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
     return largest
 
 
-def place(mesh: Mesh, state: Any) -> Any:
+def place(mesh: Mesh | None, state: Any) -> Any:
     """Lays a state out as `specs` says, padded with images of zero."""
+    if mesh is None:
+        return state
     return jax.tree.map(
         lambda leaf: divide(mesh, leaf) if jnp.ndim(leaf) else replicate(mesh, leaf), state
     )
 
 
-def collect(mesh: Mesh, state: Any, count: int) -> Any:
+def collect(mesh: Mesh | None, state: Any, count: int) -> Any:
     """A placed state without its padding, which is the same whatever the number of devices.
 
     Where there is no padding, it is the state as it is, each device with its part.
     """
-    return state if count % mesh.size == 0 else _cut(state, count, mesh)
+    return state if mesh is None or count % mesh.size == 0 else _cut(state, count, mesh)
 
 
 def _put(array: Any, layout: NamedSharding) -> jax.Array:
@@ -185,11 +238,9 @@ def _put(array: Any, layout: NamedSharding) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _everywhere(tree: Any, mesh: Mesh) -> Any:
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, EVERYWHERE))
+    return replicated(tree, mesh)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _cut(state: Any, count: int, mesh: Mesh) -> Any:
-    whole = NamedSharding(mesh, EVERYWHERE)
-    cut = jax.tree.map(lambda leaf: leaf[:count] if leaf.ndim else leaf, state)
-    return jax.lax.with_sharding_constraint(cut, whole)
+    return replicated(jax.tree.map(lambda leaf: leaf[:count] if leaf.ndim else leaf, state), mesh)

@@ -558,6 +558,7 @@ def _probe(
             session.features(backbone, config.split),
             session.dataset.splits[config.split].labels,
             session.dataset.splits[config.split].groups,
+            mesh=sharding.mesh_of_several(jax.local_devices()),
         )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
         run.finish(
@@ -582,6 +583,7 @@ def _train(
     """Trains a head per run, on kept features as far as the protocol allows."""
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
+    mesh = sharding.mesh_of_several(jax.devices())
     classes = session.dataset.num_classes
     soft = split.probabilities if isinstance(split, ArraySplit) else None
     targets = (split.labels if soft is None else soft)[rows]
@@ -596,12 +598,14 @@ def _train(
             [session.embed(backbone, "train", views, draw).whole() for draw in range(draws)]
         )
     if table is not None:
-        return probe.train_on_features(key, table, labels, classes, protocol, label=label)
+        return probe.train_on_features(
+            key, table, labels, classes, protocol, label=label, mesh=mesh
+        )
     used, chosen = np.unique(rows, return_inverse=True)
     pool = session.train.images if method == "full" else split.load(used)
     owned = jnp.asarray(np.broadcast_to(chosen, labels.shape[:2]), jnp.int32)
     return probe.train(
-        key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label
+        key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label, mesh=mesh
     )
 
 
@@ -669,11 +673,19 @@ def _neighbors(session: Session) -> np.ndarray:
     """Indices of the training images that look most like the distilled ones to the backbone."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    backbone, crop = session.backbone, session.recipe.crop
+    backbone = session.backbone
+    features_syn = embed(
+        backbone,
+        session.distilled,
+        Views(session.recipe.crop),
+        session.key,
+        label="distilled",
+        mesh=sharding.mesh_of_several(jax.local_devices()),
+    )
     return baselines.neighbors(
         session.features(backbone, "train"),
         session.dataset.splits["train"].labels,
-        embed(backbone, session.distilled, Views(crop), session.key, label="distilled").whole()[0],
+        features_syn.whole()[0],
         session.distilled.labels,
     )
 

@@ -128,6 +128,19 @@ def test_a_damaged_shard_alone_is_computed_again(backbone, split, tmp_path, dama
     assert sorted(shards(tmp_path)) == names
 
 
+def test_shard_without_space_leaves_nothing(backbone, split, tmp_path, monkeypatch):
+    """Writing to this device fails as writing to a full disk does."""
+    embed(backbone, split, FLIPS, KEY, folder=epath.Path(tmp_path / "whole"))
+    first = min(shards(tmp_path))
+    monkeypatch.setattr(features.secrets, "token_hex", lambda _: "x")
+    folder = tmp_path / "full" / "shards_of_8"
+    folder.mkdir(parents=True)
+    (folder / f"{first}.x.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        embed(backbone, split, FLIPS, KEY, folder=epath.Path(tmp_path / "full"))
+    assert list(folder.iterdir()) == []
+
+
 SCRIPT = """
 import sys, jax, numpy as np
 from etils import epath

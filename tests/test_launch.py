@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -440,6 +441,26 @@ def test_full_disk_is_one_line(run_copy, capsys):
     assert logged_steps(run_copy) == [2, 4, 6, 8]
 
 
+def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys, caplog):
+    """No file may grow as large as a checkpoint's; Orbax would tell of it at length."""
+    arguments = (QUICK, "--config.steps=8", "--config.stages=distill")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        line = refuse(capsys, *arguments, "--config.checkpoint_every=1", workdir=run_copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "no space is left for workdir" in line
+    assert "go on from the last checkpoint" in line
+    assert not caplog.records
+    assert start(*arguments, workdir=run_copy) == 0
+    assert "steps 6 to 8" in capsys.readouterr().out
+    assert start(*arguments, workdir=tmp_path / "whole") == 0
+    np.testing.assert_array_equal(
+        lgm_jax.load_distilled(run_copy)[0], lgm_jax.load_distilled(tmp_path / "whole")[0]
+    )
+
+
 def test_damaged_features_are_computed_again(run_copy, capsys):
     shards = sorted(run_copy.glob("features/**/*.npy"))
     before = [shard.read_bytes() for shard in shards]
@@ -562,9 +583,9 @@ def test_no_image_is_embedded_twice(tmp_path, monkeypatch):
     """Distillation, baselines and probes share one store, under one view of one draw each."""
     embedded = []
 
-    def spy(backbone, split, views, key, rows):
+    def spy(backbone, split, views, key, rows, mesh):
         embedded.extend((len(split.labels), views, int(row)) for row in rows)
-        return compute(backbone, split, views, key, rows)
+        return compute(backbone, split, views, key, rows, mesh)
 
     compute = features._embed_rows
     monkeypatch.setattr(features, "_embed_rows", spy)

@@ -1,0 +1,36 @@
+"""Bit for bit the same results on GPUs: what XLA is told for it before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lgm_jax.errors import UserError
+
+FLAGS: Mapping[str, str] = {"xla_gpu_deterministic_ops": "true", "xla_gpu_autotune_level": "0"}
+"""No sums in the order in which threads finish, and no kernels chosen by how fast they just were.
+
+From the XLA documentation's page on determinism, and its flag definitions.
+"""
+
+
+def add_flags(flags: str) -> str:
+    """The content of `XLA_FLAGS` with what determinism needs; the other flags stay.
+
+    JAX reads that variable when it first asks for devices, and never again.
+
+    Raises:
+        UserError: If there are flags that say the opposite, or the name of a file of flags.
+    """
+    if flags.strip() and not flags.lstrip().startswith("-"):
+        raise UserError(
+            "config.deterministic cannot add to the file that XLA_FLAGS names: write its flags "
+            "into XLA_FLAGS"
+        )
+    given = dict(flag.lstrip("-").partition("=")[::2] for flag in flags.split())
+    for name, value in FLAGS.items():
+        if given.get(name, value) != value:
+            raise UserError(
+                f"config.deterministic needs {name}={value}, but XLA_FLAGS has "
+                f"{name}={given[name]}: take it out"
+            )
+    return " ".join([*flags.split(), *(f"--{name}={value}" for name, value in FLAGS.items())])
