@@ -123,15 +123,9 @@ class Ours:
             "real": lambda: embed(self.backbone.params, self.source, self.state.step),
             "synthetic": lambda: gradient(self.state, self.backbone.params, given),
         }
-        spec, _, _ = backbones.outline(folder, dtype=options.dtype, resolution=options.crop)
+        outline = backbones.outline(folder, dtype=options.dtype, resolution=options.crop)
         counted = plan.make_plan(
-            recipe,
-            spec,
-            backbone.apply,
-            backbone.params,
-            recipe.batch,
-            plan.Machine(),
-            size,
+            recipe, [plan.Outline(*outline)], recipe.batch, plan.Machine(), size
         )
         total = sum(counted.flops.values())
         self.facts |= {

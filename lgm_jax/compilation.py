@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # XLA hands whole blocks of a transformer to the YNNPACK library, whose generated code takes longer
 # than XLA's own fusions around plain matrix products: a step of a ViT-Ti is 1.15 to 1.3 times
@@ -25,3 +30,23 @@ def options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:
         return {}
     return _CPU
+
+
+class Program(Generic[P, T]):
+    """`jax.jit` with `options()`, for a whole program: XLA takes none for one within another.
+
+    Args:
+        function: What to compile; nothing happens before its first call.
+        arguments: Of `jax.jit`.
+    """
+
+    def __init__(self, function: Callable[P, T], **arguments: Any):
+        self._function, self._arguments = function, arguments
+
+    @functools.cached_property
+    def jitted(self) -> Any:
+        """The jitted function; starts the backend."""
+        return jax.jit(self._function, compiler_options=options(), **self._arguments)
+
+    def __call__(self, *values: P.args, **named: P.kwargs) -> T:
+        return self.jitted(*values, **named)

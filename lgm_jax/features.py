@@ -22,7 +22,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from lgm_jax import hosts, sharding
+from lgm_jax import compilation, hosts, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
@@ -204,7 +204,7 @@ def _embed_rows(
     return np.concatenate(parts)
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "views", "mesh"))
+@functools.partial(compilation.Program, static_argnames=("apply", "views", "mesh"))
 def _features(
     params: Any,
     images: Float[Array, "b h w 3"],

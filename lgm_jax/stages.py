@@ -224,7 +224,7 @@ def _distill(
     agree = _make_agree(mesh)
     with contextlib.closing(bar), INTERRUPTS.deferred(agree) as interrupted:
         updates = distill.run(
-            jax.jit(step_fn, donate_argnums=0, compiler_options=compilation.options()),
+            compilation.Program(step_fn, donate_argnums=0),
             jax.jit(grow, donate_argnums=0),
             recipe,
             state,

@@ -280,9 +280,9 @@ def test_features_do_not_depend_on_devices(monkeypatch):
     split, expected = make_split(10), None
     for devices in (1, 3, 8):
         mesh = sharding.mesh_of_several(jax.devices()[:devices])
-        before = features._features._cache_size()
+        before = features._features.jitted._cache_size()
         rows = features.embed(make_backbone(), split, views, KEY, mesh=mesh).whole()
-        assert features._features._cache_size() == before + 1
+        assert features._features.jitted._cache_size() == before + 1
         assert rows.shape == (2, 10, FEATURES)
         expected = rows if expected is None else expected
         # Measured: no difference in float64, of which features keep float32.

@@ -21,7 +21,7 @@ def test_products_are_left_to_xla_on_cpus():
         return jax.nn.gelu(x @ x)
 
     matrix = jnp.ones((64, 64))
-    compiled = jax.jit(product, compiler_options=compilation.options()).lower(matrix).compile()
+    compiled = compilation.Program(product).jitted.lower(matrix).compile()
     assert compilation.options()
     assert "ynn_fusion" not in compiled.as_text()
 
@@ -29,7 +29,7 @@ def test_products_are_left_to_xla_on_cpus():
 def test_options_that_a_jaxlib_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(compilation, "_CPU", {"xla_cpu_of_another_time": ""})
     assert compilation.options() == {}
-    assert jax.jit(lambda x: x + 1, compiler_options=compilation.options())(1.0) == 2
+    assert compilation.Program(lambda x: x + 1)(1.0) == 2
 
 
 def test_accelerators_have_none(monkeypatch):
