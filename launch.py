@@ -33,6 +33,8 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
                         for --plan_devices=1 with --plan_memory=80 GB and --plan_tflops=PEAK each
+  --profile             write a trace of a few steps to FOLDER/profile, for ui.perfetto.dev; with
+                        --config.profile=N, of N
   --distributed=WHERE   one of several processes that share the work, each started with the same
                         command: auto where JAX finds the others by itself (Slurm, Open MPI, GKE,
                         TPU), or HOST:PORT of process 0 [off]; see docs/scaling.md
@@ -52,6 +54,9 @@ _VALUED = ("config", "workdir", "distributed", "num_processes", "process_id")
 _FLAGS = (*_VALUED, "overwrite", "nooverwrite")
 
 _PLAN = "plan"
+
+# Short for a key.
+_PROFILE = {"--profile": "--config.profile=3"}
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -73,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE + _describe_keys())
         return 0
     try:
-        planned, argv = _take_plan(argv)
+        planned, argv = _take_plan([_PROFILE.get(argument, argument) for argument in argv])
         if planned is not None:
             print_plan(argv, planned)
             return 0

@@ -27,8 +27,20 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
 )
 LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
+PROFILE = "profile"
 # The config comes last: as long as it is there, the rest is known to be a run's.
-_OUTPUTS = (STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES, CONFIG)
+_OUTPUTS = (
+    STAGES,
+    METRICS,
+    RESULTS,
+    GRID,
+    CHECKPOINTS,
+    DISTILLED,
+    PROGRESS,
+    FEATURES,
+    PROFILE,
+    CONFIG,
+)
 
 Inputs = Mapping[str, Any]
 

@@ -37,6 +37,7 @@ from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views, embed
 from lgm_jax.interrupts import INTERRUPTS
+from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
@@ -222,7 +223,8 @@ def _distill(
     bar = StepProgress(int(state.step), config.steps)
     loss, before = metrics.last_loss(), None
     agree = _make_agree(mesh)
-    with contextlib.closing(bar), INTERRUPTS.deferred(agree) as interrupted:
+    trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
+    with contextlib.closing(bar), trace, INTERRUPTS.deferred(agree) as interrupted:
         updates = distill.run(
             compilation.Program(step_fn, donate_argnums=0),
             jax.jit(grow, donate_argnums=0),
@@ -234,6 +236,7 @@ def _distill(
         )
         for step, (state, pending) in enumerate(updates, int(state.step) + 1):  # noqa: B020
             bar.advance()
+            trace.advance(pending)
             # Reading a loss waits for it; the one before leaves the device a step to work on.
             _check_finite(session, checkpoints, step - 1, before)
             before, last, leaving = pending, step == config.steps, interrupted()

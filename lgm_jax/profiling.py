@@ -1,0 +1,48 @@
+"""A trace of a few steps, to see where their time goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from etils import epath
+
+# The first step compiles, the second may still find caches cold.
+_BEFORE = 2
+
+
+class StepTrace:
+    """A context that traces some of the steps of a loop, those after the first two.
+
+    Args:
+        folder: Where `plugins/profile/<time>/perfetto_trace.json.gz` is written, which
+            https://ui.perfetto.dev opens, and what XProf and TensorBoard read.
+        steps: How many; 0 for no trace at all.
+    """
+
+    def __init__(self, folder: epath.Path, steps: int):
+        self._folder, self._steps, self._done = folder, steps, 0
+        self._runs = False
+
+    def __enter__(self) -> StepTrace:
+        return self
+
+    def advance(self, result: Any) -> None:
+        """To be called with each step's result."""
+        self._done += 1
+        if self._done == _BEFORE and self._steps:
+            jax.block_until_ready(result)
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._runs = True
+        elif self._done == _BEFORE + self._steps:
+            jax.block_until_ready(result)
+            self._stop()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._runs:
+            self._runs = False
+            jax.profiler.stop_trace()
+            print(f"profile: {self._folder}, for https://ui.perfetto.dev", flush=True)
