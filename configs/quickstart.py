@@ -34,6 +34,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         solver="lbfgs", ridge=0.003, epochs=100, full_epochs=100, augment="views", views=4
     )
     if mode == "quick":
+        # Features of all images cost more than a few steps.
+        config.real.update(source="stream", views=1)
         return common.shrink(config)
     config.eval_backbones = "digits_contrastive,digits_distilled"
     return config
