@@ -282,7 +282,7 @@ def group_accuracy(
 def _divide_runs(
     mesh: Mesh | None,
     table: Float[np.ndarray, "tables views n d"],
-    labels: Int[Array, "runs n"],
+    labels: Labels,
 ) -> tuple[Array, Array]:
     """Gives each device its runs; the first ones again where there are fewer than on others."""
     if mesh is None:
