@@ -673,7 +673,7 @@ def test_every_parametrisation_and_start_runs(kind, init, tmp_path):
 
 
 def test_foreign_images_are_probed(finished, tmp_path, capsys):
-    """The PNGs alone, without our arrays, score like the run they come from."""
+    """The PNGs alone, without our arrays, score like the run they come from, but for rounding."""
     pngs = tmp_path / "pngs"
     shutil.copytree(finished / "distilled", pngs, ignore=shutil.ignore_patterns("distilled.npz"))
     arguments = (QUICK, f"--config.images.source={pngs}", "--config.probe.epochs=20")
@@ -684,14 +684,17 @@ def test_foreign_images_are_probed(finished, tmp_path, capsys):
     assert results["backbones"] == []
     assert results["steps"] is None
     own = shutil.copytree(finished, tmp_path / "own")
+    # A few steps leave little contrast, and what 8 bits do to that is not what is asked here.
+    arrays = dict(np.load(own / "distilled" / "distilled.npz"))
+    arrays["images"] = np.round(arrays["images"] * 255).astype(np.uint8).astype(np.float32) / 255
+    np.savez(own / "distilled" / "distilled.npz", **arrays)
     assert start(QUICK, "--config.probe.epochs=20", workdir=own) == 0
     expected = json.loads((own / "results.json").read_text())
-    for method, limit in (("random", 0), ("centroids", 0), ("distilled", 4)):
+    for method in ("random", "centroids", "distilled"):
         ours, theirs = (
             r["probe"]["digits_contrastive"][method]["top1_mean"] for r in (expected, results)
         )
-        # Measured: two of 360 test images change sides through 8-bit rounding.
-        assert abs(ours - theirs) <= limit * 100 / 360 + 1e-4
+        assert ours == pytest.approx(theirs, abs=1e-4)
     other = Path(shutil.copytree(pngs, tmp_path / "nine"))
     shutil.rmtree(other / "9_nine")
     refused = refuse(
@@ -818,7 +821,7 @@ def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(
 def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
     broken, words, finished, tmp_path, capsys, monkeypatch
 ):
-    make_step = distill.make_step
+    make_step = distill.make_step_along
 
     def make_broken_step(*arguments, **options):
         step = make_step(*arguments, **options)
@@ -832,7 +835,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
 
         return broken_step
 
-    monkeypatch.setattr(distill, "make_step", make_broken_step)
+    monkeypatch.setattr(distill, "make_step_along", make_broken_step)
     arguments = (QUICK, "--config.stages=distill")
     line = refuse(capsys, *arguments, workdir=tmp_path / "run")
     assert words in line
@@ -853,7 +856,7 @@ def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch
     def exhaust(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
-    monkeypatch.setattr(distill, "make_step", lambda *_, **__: exhaust)
+    monkeypatch.setattr(distill, "make_step_along", lambda *_, **__: exhaust)
     line = refuse(capsys, QUICK, "--config.stages=distill", workdir=tmp_path / "run")
     assert "out of memory in stage distill: lower config.microbatch" in line
 
