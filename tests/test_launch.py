@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -441,18 +440,24 @@ def test_full_disk_is_one_line(run_copy, capsys):
     assert logged_steps(run_copy) == [2, 4, 6, 8]
 
 
-def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys, caplog):
+def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys):
     """No file may grow as large as a checkpoint's; Orbax would tell of it at length."""
     arguments = (QUICK, "--config.steps=8", "--config.stages=distill")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        line = refuse(capsys, *arguments, "--config.checkpoint_every=1", workdir=run_copy)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "no space is left for workdir" in line
+    limited = (
+        "import resource, sys, launch; limits = resource.getrlimit(resource.RLIMIT_FSIZE); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1])); "
+        "sys.exit(launch.main(sys.argv))"
+    )
+    command = [sys.executable, "-c", limited, *arguments, "--config.checkpoint_every=1"]
+    # JAX would warn that it cannot keep what it compiled.
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    process = subprocess.run(
+        [*command, f"--workdir={run_copy}"], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: no space is left for workdir")
     assert "go on from the last checkpoint" in line
-    assert not caplog.records
     assert start(*arguments, workdir=run_copy) == 0
     assert "steps 6 to 8" in capsys.readouterr().out
     assert start(*arguments, workdir=tmp_path / "whole") == 0
