@@ -915,7 +915,9 @@ def test_program_runs_from_a_shell(tmp_path):
     assert refused.stderr.startswith("error: config.seed")
 
 
-@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+@pytest.mark.parametrize(
+    "variable", ["XDG_CACHE_HOME", pytest.param("JAX_COMPILATION_CACHE_DIR", marks=pytest.mark.slow)]
+)
 def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):
     command = [sys.executable, "launch.py", QUICK, "--config.stages=distill"]
     given = {variable: str(tmp_path / "kept"), "JAX_ENABLE_COMPILATION_CACHE": "true"}

@@ -50,6 +50,7 @@ def test_decode_resize_and_crop(size, place):
     assert torch.tensor(expected).float().std() > 10
 
 
+@pytest.mark.slow
 def test_loader_benchmark_runs(tmp_path):
     for name in ("cat", "dog"):
         for i in range(5):
