@@ -916,7 +916,11 @@ def test_program_runs_from_a_shell(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "variable", ["XDG_CACHE_HOME", pytest.param("JAX_COMPILATION_CACHE_DIR", marks=pytest.mark.slow)]
+    "variable",
+    [
+        "XDG_CACHE_HOME",
+        pytest.param("JAX_COMPILATION_CACHE_DIR", marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):
     command = [sys.executable, "launch.py", QUICK, "--config.stages=distill"]
