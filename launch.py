@@ -209,7 +209,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
 
     from lgm_jax import stages
     from lgm_jax.data import cache
-    from lgm_jax.session import open_session
+    from lgm_jax.session import open_session, split_list
 
     # Orbax raises its errors, and before that logs their tracebacks wherever they pass.
     logging.set_verbosity(logging.FATAL)
@@ -220,7 +220,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
-    named = common.split_list(config.stages)
+    named = split_list(config.stages)
     with contextlib.closing(session.run):
         for stage in filter(named.__contains__, common.STAGES):
             try:

@@ -102,23 +102,19 @@ class Ours:
         if not cached:
             real = distill.make_stream(backbone.apply, recipe, key, microbatch_size=size)
         self.state = distill.init_state(key, recipe)
-        options_xla = compilation.options()
         started = time.perf_counter()
-        step = jax.jit(
+        self._step = compilation.Program(
             distill.make_step(backbone.apply, recipe, key, real, microbatch_size=size),
             donate_argnums=0,
-            compiler_options=options_xla,
         )
-        self._step = step.lower(self.state, self.backbone.params, self.source).compile()
         self.timed("step")
         self._device = device
         self.facts = {"compile": time.perf_counter() - started}
         given = distill.Batch(jnp.ones((recipe.batch, backbone.feature_dim)), labels)
-        gradient = jax.jit(
-            distill.make_gradient(backbone.apply, recipe, key, distill.given, microbatch_size=size),
-            compiler_options=options_xla,
+        gradient = compilation.Program(
+            distill.make_gradient(backbone.apply, recipe, key, distill.given, microbatch_size=size)
         )
-        embed = jax.jit(real, compiler_options=options_xla)
+        embed = compilation.Program(real)
         self._parts: dict[str, Callable[[], Any]] = {
             "real": lambda: embed(self.backbone.params, self.source, self.state.step),
             "synthetic": lambda: gradient(self.state, self.backbone.params, given),

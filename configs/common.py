@@ -17,6 +17,7 @@ from lgm_jax import backbones, data, distill, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.session import split_list
 
 STAGES = ("distill", "probe", "baselines", "report")
 Check = Callable[[str, Any], None]
@@ -285,11 +286,6 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def split_list(value: str) -> list[str]:
-    """The items of a comma-separated string."""
-    return [item.strip() for item in value.split(",") if item.strip()]
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -9,9 +9,9 @@ Two minutes on two cores. Distils against `digits_contrastive` and evaluates the
     91.9, 88.6, 81.7, 98.9
 
 What mattered on validation images: the gradient over all training images in place of a batch (92.6
-for 90.1), no colour (on the other backbone 90 to 92 for 88 to 89, and digits that look like
-digits), more copies and steps (93.0 with 8 and 800, 91.5 with 5 and 500). One standard error of 288
-images is 1.5; `docs/quickstart.md` has the rest.
+for 90.1), no colour (on the other backbone 90 to 92 for 88 to 89, and strokes for blots), more
+copies and steps (93.0 with 8 and 800, 91.5 with 5 and 500). One standard error of 288 images is
+1.5; `docs/quickstart.md` has the rest.
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ from lgm_jax import backbones, data, distill, microbatch
 from lgm_jax.backbones.vit import ViTSpec
 from lgm_jax.data import imagenet
 from lgm_jax.errors import UserError
-from lgm_jax.session import make_recipe, reads_on_host, source_bytes
+from lgm_jax.session import make_recipe, reads_on_host, source_bytes, split_list
 
 # Of the peak, in planning: what large products reach when all else is in their way.
 _SHARE = 0.45
@@ -83,9 +83,8 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     Raises:
         UserError: If the backbone or the data set is not known well enough.
     """
-    names = config.backbone.name.split(",")
     crop, outlines = config.images.crop, []
-    for name in filter(None, map(str.strip, names)):
+    for name in split_list(config.backbone.name):
         found = backbones.outline(
             os.path.expanduser(name),
             dtype=config.backbone.dtype,

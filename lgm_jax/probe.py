@@ -366,20 +366,17 @@ def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
 def _epochs(
     fit: Fit,
     source: Any,
-    numbers: Int[Array, " epochs"],
-    key: Key[Array, ""],
-    *,
+    *drawn: Array,
     apply: Apply | None,
     protocol: Protocol,
     mesh: Mesh | None,
 ) -> Fit:
-    """Some epochs of Adam, on the images of `source` if given an `apply`, else on its features."""
+    """`_train_epochs`, compiled, with the work divided over a mesh."""
     train = functools.partial(_train_epochs, apply=apply, protocol=protocol, mesh=mesh)
     if apply is not None:
-        return sharding.replicated(train(fit, source, numbers, key), mesh)
+        return sharding.replicated(train(fit, source, *drawn), mesh)
     own, common = (sharding.specs(fit), _runs_spec(source[0])), (sharding.EVERYWHERE,) * 2
-    train_own = sharding.over_devices(train, mesh, own + common, own[0])
-    return train_own(fit, source, numbers, key)
+    return sharding.over_devices(train, mesh, own + common, own[0])(fit, source, *drawn)
 
 
 def _train_epochs(
@@ -392,7 +389,10 @@ def _train_epochs(
     protocol: Protocol,
     mesh: Mesh | None,
 ) -> Fit:
-    """The same, for all runs, or for those that a device has of features."""
+    """Some epochs of Adam, on the images of `source` if given an `apply`, else on its features.
+
+    Of all runs, or of those that a device has of features.
+    """
     labels = source[1] if apply is None else source[3]
     runs, num_images = labels.shape[:2]
     batch = min(protocol.batch, num_images)

@@ -29,8 +29,10 @@ class StepTrace:
 
     def advance(self, result: Any) -> None:
         """To be called with each step's result."""
+        if not self._steps:
+            return
         self._done += 1
-        if self._done == _BEFORE and self._steps:
+        if self._done == _BEFORE:
             jax.block_until_ready(result)
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._runs = True

@@ -212,7 +212,7 @@ class Session:
             UserError: If the stages would find no images to work with, if one cannot be read, or if
                 memory does not hold them.
         """
-        replaces, named = self.run.holds == "another", _split(self.config.stages)
+        replaces, named = self.run.holds == "another", split_list(self.config.stages)
         if self.source is None and "distill" not in named and (replaces or "probe" in named):
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
@@ -246,7 +246,7 @@ def open_session(
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
     own, evaluated = (
-        [os.path.expanduser(name) for name in _split(names)]
+        [os.path.expanduser(name) for name in split_list(names)]
         for names in (config.backbone.name, config.eval_backbones)
     )
     # The first says how large crops are, and the others take them.
@@ -372,8 +372,8 @@ def image_side(config: ConfigDict, crop: int) -> int:
 
 def backbone_weights(config: ConfigDict) -> list[float]:
     """Weights of the losses against each backbone to distil against, which add up to one."""
-    weights = [float(weight) for weight in _split(config.backbone.weights)]
-    weights = weights or [1.0] * len(_split(config.backbone.name))
+    weights = [float(weight) for weight in split_list(config.backbone.weights)]
+    weights = weights or [1.0] * len(split_list(config.backbone.name))
     return [weight / sum(weights) for weight in weights]
 
 
@@ -580,12 +580,13 @@ def _augmentation(config: ConfigDict) -> Augmentation | None:
     return dataclasses.replace(preset, scale=(low, high), **changes)
 
 
-def _split(names: str) -> list[str]:
+def split_list(names: str) -> list[str]:
+    """The items of a comma-separated string."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _without_path(value: Any) -> Any:
     """No folder of the machine is written down, only its name; lists are comma-separated."""
     if isinstance(value, str) and "/" in value:
-        return ",".join(epath.Path(name).name for name in _split(value))
+        return ",".join(epath.Path(name).name for name in split_list(value))
     return value
