@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
@@ -208,11 +208,11 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     import jax
 
     from lgm_jax import stages
+    from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
     from lgm_jax.session import open_session, split_list
 
-    # Orbax raises its errors, and before that logs their tracebacks wherever they pass.
-    logging.set_verbosity(logging.FATAL)
+    quiet_storage()
     if jax.process_count() != hosts.count():
         raise UserError(
             f"JAX sees {jax.process_count()} processes here: add --distributed=auto to each"

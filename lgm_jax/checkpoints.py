@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from absl import logging
 from etils import epath
 from jaxtyping import Array, UInt32
 
@@ -17,6 +22,24 @@ from lgm_jax.errors import UserError
 
 # Parts of a checkpoint.
 _STATE, _CHECK = "state", "check"
+
+
+def quiet_storage() -> None:
+    """Leaves a failed write to the error that it raises: from now on, nothing else tells of it.
+
+    Orbax logs the traceback of each error wherever it passes, before it raises it. Where one of the
+    writes that it makes side by side fails, it waits no longer for the others, and these print a
+    traceback each when they are done and find nobody to tell.
+    """
+    logging.set_verbosity(logging.FATAL)
+    hook = sys.unraisablehook
+    if getattr(hook, "func", None) is not _tell_unraisable:
+        sys.unraisablehook = functools.partial(_tell_unraisable, hook)
+
+
+def _tell_unraisable(tell: Callable[[Any], object], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        tell(unraisable)
 
 
 class Checkpoints:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import filelock
@@ -19,7 +20,7 @@ from PIL import Image
 import launch
 import lgm_jax
 from configs import common
-from lgm_jax import distill, features, runs, stages
+from lgm_jax import checkpoints, distill, features, runs, stages
 from lgm_jax import session as session_module
 from lgm_jax.session import open_session
 
@@ -464,6 +465,20 @@ def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys):
     np.testing.assert_array_equal(
         lgm_jax.load_distilled(run_copy)[0], lgm_jax.load_distilled(tmp_path / "whole")[0]
     )
+
+
+def test_writes_that_nobody_waits_for_are_not_told_of(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    for _ in range(2):
+        checkpoints.quiet_storage()
+    late, other = (
+        types.SimpleNamespace(exc_value=RuntimeError(said))
+        for said in ("Event loop is closed", "another")
+    )
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert told == [other]
 
 
 def test_damaged_features_are_computed_again(run_copy, capsys):
