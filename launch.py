@@ -95,9 +95,13 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         # Before the run began.
         return hosts.leave(CTRL_C, None)
-    except Exception:
+    except Exception as error:
         if hosts.count() == 1:
             raise
+        if hosts.tells_of_death(error):
+            reason = str(error).split("\n")[0]
+            said = f"error: another process of this run died: start all again ({reason})"
+            return hosts.leave(hosts.LOST, said)
         # The others would wait for this one.
         traceback.print_exc()
         return hosts.leave(1, None)

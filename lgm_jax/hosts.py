@@ -40,6 +40,15 @@ _FOREVER_MS = 30 * 24 * 3600 * 1000
 
 _END = "lgm_jax/end"
 
+# What a shell reports for a program that JAX aborts (SIGABRT) because another process died.
+LOST = 134
+
+# Of the errors of the coordination service, of gloo and of NCCL that a dead process causes.
+_DEATHS = (
+    *("heartbeat timeout", "CoordinationServiceError", "Failed to send RPC", "UNAVAILABLE"),
+    *("Connection closed by peer", "Connection reset by peer", "Socket closed", "Gloo", "NCCL"),
+)
+
 _waits = itertools.count()
 _ending = threading.Lock()
 
@@ -154,8 +163,24 @@ def leave(code: int, said: str | None) -> int:
     with contextlib.suppress(RuntimeError):
         # Fails if another process was faster.
         client.key_value_set(_END, word)
-    _end(*json.loads(client.blocking_key_value_get(_END, _FOREVER_MS)))
+    with contextlib.suppress(RuntimeError):
+        # Fails if JAX has given up the line because another process died.
+        word = client.blocking_key_value_get(_END, _FOREVER_MS)
+    _end(*json.loads(word))
     return code
+
+
+def tells_of_death(error: BaseException | None) -> bool:
+    """Whether an error was raised, or caused, by the death of another process.
+
+    JAX ends this process for it, but what waited for the other one may fail a moment earlier. It
+    has no class of error for that.
+    """
+    while error is not None:
+        if count() > 1 and any(word in str(error) for word in _DEATHS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _join(meeting: Meeting) -> None:
@@ -221,7 +246,8 @@ def _end(code: int, said: str | None) -> None:
     _ending.acquire()
     client = _self.client
     if not is_first():
-        client.key_value_set(f"{_END}/{index()}", "heard")
+        with contextlib.suppress(RuntimeError):
+            client.key_value_set(f"{_END}/{index()}", "heard")
     else:
         if said:
             print(said, file=sys.stderr)
