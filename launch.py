@@ -32,7 +32,8 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
-                        for --plan_devices=1 with --plan_memory=80 GB and --plan_tflops=PEAK each
+                        for --plan_devices=1 with --plan_memory=80 GB, --plan_tflops=PEAK and a
+                        line of --plan_bandwidth=GB/s to the others each
   --profile             write a trace of a few steps to FOLDER/profile, for ui.perfetto.dev; with
                         --config.profile=N, of N
   --distributed=WHERE   one of several processes that share the work, each started with the same

@@ -32,11 +32,13 @@ class Machine:
         devices: How many.
         memory: Of each, in 10^9 bytes.
         tflops: Peak of each, in 10^12 floating-point operations a second; `None` if unknown.
+        bandwidth: Of each one's line to the others, in 10^9 bytes a second; `None` if unknown.
     """
 
     devices: int = 1
     memory: float = 80.0
     tflops: float | None = None
+    bandwidth: float | None = None
 
 
 class Outline(NamedTuple):
@@ -115,12 +117,22 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     if plan.embedded_once:
         once = float(plan.embedded_once * sum(sum(outline.spec.flops) for outline in outlines))
         lines.append(f"before         {plan.embedded_once} views embedded once, {_si(once)}FLOP")
+    exchange = 0.0
+    if machine.bandwidth is not None and machine.devices > 1:
+        # In a ring, each sends its part of the sums on twice, all but once around.
+        sent = 2 * (machine.devices - 1) / machine.devices * plan.exchanged
+        exchange = sent / (machine.bandwidth * 1e9)
+        lines.append(f"exchange       {1e3 * exchange:.3g} ms a step at {machine.bandwidth:g} GB/s")
     if machine.tflops is not None:
-        rate = machine.devices * machine.tflops * 1e12 / total
-        hours = config.steps / (_SHARE * rate) / 3600
+        # A device may have one image more than another, and images of no weight fill up.
+        here = total * plan.views / recipe.batch / (machine.tflops * 1e12)
+        seconds = here / _SHARE + exchange
         lines.append(
-            f"time           {rate:.3g} steps/s at the peak of {machine.devices} x "
-            f"{machine.tflops:g} TFLOP/s; {config.steps} steps at {_SHARE:.0%} of it: {hours:.2g} h"
+            f"time           {1 / here:.3g} steps/s at the peak of {machine.devices} x "
+            f"{machine.tflops:g} TFLOP/s; at {_SHARE:.0%} of it"
+            + (" and with the exchange" if exchange else "")
+            + f" {1e3 * seconds:.3g} ms a step, {config.steps} steps in "
+            f"{config.steps * seconds / 3600:.2g} h"
         )
     return "\n".join(lines)
 

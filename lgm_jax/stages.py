@@ -249,12 +249,13 @@ def _distill(
             if logs:
                 loss = float(pending)
                 metrics.write(step, loss, bar.report(step, loss))
-            if saves or leaving:
-                checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
             if draws:
                 picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 whole = sharding.collect(mesh, state, recipe.num_images)
                 _write_grid(picture, _render(session, mesh, whole), captions)
+            if saves or leaving:
+                # Last of all: a run that goes on from here repeats nothing of this step.
+                checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
             if leaving:
                 break
     return sharding.collect(mesh, state, recipe.num_images), loss

@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import launch
@@ -76,6 +77,27 @@ def test_plan_is_printed_without_weights_or_data(capsys):
     assert "planned for 1281167 training images" in text
     assert "exchanged      4.1 MB a step" in text
     assert "steps/s at the peak of 1 x 400 TFLOP/s" in text
+
+
+def test_time_counts_padding_and_a_ring(capsys):
+    """Ten images on eight devices are two on each: a fifth of the work of one, not an eighth."""
+
+    def said(*flags):
+        arguments = ["--config=configs/quickstart.py", "--config.microbatch=80", "--plan"]
+        assert launch.main(["launch.py", *arguments, "--plan_tflops=1e-3", *flags]) == 0
+        return capsys.readouterr().out
+
+    rates = [
+        float(re.search(r"time +(\S+) steps/s", said(f"--plan_devices={n}"))[1]) for n in (1, 8)
+    ]
+    np.testing.assert_allclose(rates[1], 5 * rates[0], rtol=0.01)
+    text = said("--plan_devices=8", "--plan_bandwidth=1e-3")
+    exchanged = 2 * 4 * (10 * 129 + 1)
+    ms = 1e3 * 2 * 7 / 8 * exchanged / 1e6
+    assert f"exchange       {ms:.3g} ms a step at 0.001 GB/s" in text
+    alone = re.search(r"45% of it (\S+) ms a step", said("--plan_devices=8"))
+    both = re.search(r"with the exchange (\S+) ms a step", text)
+    np.testing.assert_allclose(float(both[1]) - float(alone[1]), ms, rtol=0.05)
 
 
 @pytest.mark.parametrize(
