@@ -187,7 +187,7 @@ class _Metrics:
         return self._before + time.perf_counter() - self._clock
 
     def last_loss(self) -> float | None:
-        """The newest loss of earlier processes."""
+        """The newest loss, of earlier processes too."""
         return self._lines[-1]["loss"] if self._lines else None
 
     def write(self, step: int, loss: float, rate: float) -> None:
@@ -221,7 +221,7 @@ def _distill(
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
-    loss, before = metrics.last_loss(), None
+    before = None
     agree = _make_agree(mesh)
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
     with contextlib.closing(bar), trace, INTERRUPTS.deferred(agree) as interrupted:
@@ -258,7 +258,8 @@ def _distill(
                 checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
             if leaving:
                 break
-    return sharding.collect(mesh, state, recipe.num_images), loss
+    # As it is read back where a run was killed after the last step.
+    return sharding.collect(mesh, state, recipe.num_images), metrics.last_loss()
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:

@@ -2,10 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from lgm_jax.interrupts import SIGNALS, Interrupted, Interrupts
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--config.steps=10", "--config.stages=distill,probe,report", "--config.image_every=5"]
 
 
 def send(number):
@@ -87,3 +93,21 @@ def test_late_signal_is_noted_after_the_loop_too():
 
 def test_nothing_that_handles_errors_swallows_it():
     assert not issubclass(Interrupted, Exception)
+
+
+def test_killed_runs_end_as_one_left_alone(tmp_path):
+    """`tools/kill_runs.py` in short; its 50 kills are for people to wait for."""
+    arguments = ["tools/kill_runs.py", "--kills=1", f"--out={tmp_path / 'runs'}", "--", *SHORT]
+    caching = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+    }
+    process = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | caching,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "all ended as the one left alone" in process.stdout

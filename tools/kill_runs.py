@@ -2,11 +2,13 @@
 
     python tools/kill_runs.py --kills=50 --out=FOLDER
     python tools/kill_runs.py --kills=50 --signal=SIGTERM --out=FOLDER
+    python tools/kill_runs.py --kills=2 --out=FOLDER -- --config.steps=10
 
 A run is started and killed until it gets to its end, then the next, until there were `--kills`
 kills. Images (float32, all bits), accuracies and logged losses must be those of the run that was
 left alone, and no kill may cost more than the steps since the last checkpoint. Kills are spread
-over everything a run does: start-up, features, steps, checkpoints, probes, the report.
+over everything a run does: start-up, features, steps, checkpoints, probes, the report. What comes
+after `--` is for the runs.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import numpy as np
 
 CHECKPOINT_EVERY = 5
 
-RECIPE = (
+PROGRAM = (
+    *(sys.executable, "launch.py"),
     "--config=configs/quickstart.py:quick",
     "--config.steps=40",
     f"--config.checkpoint_every={CHECKPOINT_EVERY}",
@@ -45,14 +48,16 @@ def main() -> None:
     parser.add_argument("--signal", default="SIGKILL", help="what to send, for example SIGTERM")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", required=True, type=Path, help="where runs go; emptied")
+    parser.add_argument("changes", nargs="*", help="of the runs, after --")
     options = parser.parse_args()
+    program = [*PROGRAM, *options.changes]
     number, draw = signal.Signals[options.signal], random.Random(options.seed)
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     # The first compiles, and the others find what it compiled: their time is the one to cut.
-    finish(options.out / "first")
+    finish(program, options.out / "first")
     started = time.perf_counter()
-    finish(options.out / "second")
+    finish(program, options.out / "second")
     seconds = time.perf_counter() - started
     print(f"left alone: {seconds:.1f} s", flush=True)
     expected, kills, runs = outcome(options.out / "first"), 0, 0
@@ -61,7 +66,7 @@ def main() -> None:
     while kills < options.kills:
         workdir = options.out / f"killed_{runs}"
         log: list[str] = []
-        while not start(workdir, number, draw.uniform(0, seconds), log):
+        while not start(program, workdir, number, draw.uniform(0, seconds), log):
             kills += 1
             check_start_again(workdir, log)
         differences = compare(expected, outcome(workdir))
@@ -76,19 +81,20 @@ def main() -> None:
     print(f"{kills} kills by {options.signal} in {runs} runs: all ended as the one left alone")
 
 
-def command(workdir: Path) -> list[str]:
-    return [sys.executable, "launch.py", *RECIPE, f"--workdir={workdir}"]
-
-
-def finish(workdir: Path) -> None:
+def finish(program: list[str], workdir: Path) -> None:
     """Runs to the end."""
-    subprocess.run(command(workdir), check=True, capture_output=True)
+    subprocess.run([*program, f"--workdir={workdir}"], check=True, capture_output=True)
 
 
-def start(workdir: Path, number: signal.Signals, after: float, log: list[str]) -> bool:
+def start(
+    program: list[str], workdir: Path, number: signal.Signals, after: float, log: list[str]
+) -> bool:
     """Runs, and kills after some seconds; says whether the run had ended by itself."""
     process = subprocess.Popen(
-        command(workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*program, f"--workdir={workdir}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         _, errors = process.communicate(timeout=after)
