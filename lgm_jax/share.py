@@ -345,11 +345,11 @@ def _front_matter(finished: Finished, source: str, terms: Terms, license: str | 
     from huggingface_hub import DatasetCardData
 
     count = len(finished.images.labels)
-    known = {} if license else {"license_name": terms.name, "license_link": terms.link}
     files = [f"{SPLIT}/{METADATA}", f"{SPLIT}/**/*.png"]
     return DatasetCardData(
         license=license or terms.license,
-        **{name: value for name, value in known.items() if value},
+        license_name=None if license else terms.name,
+        license_link=None if license else terms.link,
         pretty_name=_title(source),
         task_categories=["image-classification"],
         size_categories=[next((size for top, size in _SIZES if count < top), "n>1M")],
@@ -370,7 +370,7 @@ def _summary(finished: Finished) -> str:
         f"{count} synthetic images of {height} x {width} px, {results['ipc']} for each of "
         f"{results['num_classes']} classes of {_escape(results['dataset'])}, distilled for the "
         f"frozen vision model {backbones}: a linear classifier that is trained on its features of "
-        "these few images comes close to one trained on all. Made with lgm_jax, by "
+        "these few images is to come close to one trained on all. Made with lgm_jax, by "
         f"{_METHODS[results['objective']]}."
     )
     if images.probabilities is not None:

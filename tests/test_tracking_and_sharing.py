@@ -371,6 +371,7 @@ class TestCard:
         assert "| **the images of this set** | 61.2 |  |\n" in card
         assert "| random real images | 50.0 ± 2.0 | 50.0 ± 2.0 |\n" in card
         assert front_matter(card)["license"] == "unknown"
+        assert "license_name" not in front_matter(card)
         assert front_matter(card)["pretty_name"] == "set"
         assert 'snapshot_download("someone/set", repo_type="dataset")' in card
         chosen = share.write_card(finished, "someone/set", "cc0-1.0")
