@@ -212,7 +212,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     """
     import jax
 
-    from lgm_jax import stages
+    from lgm_jax import stages, tracking
     from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
     from lgm_jax.session import open_session, split_list
@@ -224,6 +224,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
         )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
+    tracking.check_installed(split_list(config.track))
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
     named = split_list(config.stages)
     with contextlib.closing(session.run):

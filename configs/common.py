@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, data, distill, probe
+from lgm_jax import backbones, data, distill, probe, tracking
 from lgm_jax.augment import PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
@@ -61,10 +61,17 @@ def one_of(*values: str) -> Check:
     return check
 
 
-def some_of(*values: str) -> Check:
+def any_of(*values: str) -> Check:
     def check(name: str, value: Any) -> None:
         for item in split_list(value):
             one_of(*values)(name, item)
+
+    return check
+
+
+def some_of(*values: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        any_of(*values)(name, value)
         if not split_list(value):
             raise UserError(f"config.{name} is empty: name some of {', '.join(values)}")
 
@@ -239,6 +246,11 @@ KEYS: Mapping[str, Key] = {
     "log_every": Key(50, "steps per line of metrics.jsonl", at_least(1)),
     "profile": Key(0, "steps to trace to WORKDIR/profile, after the first two", at_least(0)),
     "image_every": Key(500, "steps per picture of all images", at_least(1)),
+    "track": Key(
+        "",
+        "where else to follow a distillation: tensorboard, wandb, comma-separated",
+        any_of(*tracking.TRACKERS),
+    ),
     "stages": Key(",".join(STAGES), "what to do, comma-separated", some_of(*STAGES)),
 }
 

@@ -28,6 +28,7 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
 LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
 PROFILE = "profile"
+TENSORBOARD, WANDB = "tensorboard", "wandb"
 # The config comes last: as long as it is there, the rest is known to be a run's.
 _OUTPUTS = (
     STAGES,
@@ -39,6 +40,8 @@ _OUTPUTS = (
     PROGRESS,
     FEATURES,
     PROFILE,
+    TENSORBOARD,
+    WANDB,
     CONFIG,
 )
 

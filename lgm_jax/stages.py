@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, PartitionSpec
+from PIL import Image
 
 from lgm_jax import (
     baselines,
@@ -29,6 +30,7 @@ from lgm_jax import (
     probe,
     runs,
     sharding,
+    tracking,
 )
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
@@ -41,7 +43,13 @@ from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash, source_bytes
+from lgm_jax.session import (
+    FEATURES_ON_DEVICE,
+    Session,
+    content_hash,
+    source_bytes,
+    split_list,
+)
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -220,11 +228,17 @@ def _distill(
     step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
-    bar = StepProgress(int(state.step), config.steps)
+    bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
+    tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
     before = None
     agree = _make_agree(mesh)
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
-    with contextlib.closing(bar), trace, INTERRUPTS.deferred(agree) as interrupted:
+    with (
+        contextlib.closing(bar),
+        contextlib.closing(tracker),
+        trace,
+        INTERRUPTS.deferred(agree) as interrupted,
+    ):
         updates = distill.run(
             compilation.Program(step_fn, donate_argnums=0),
             jax.jit(grow, donate_argnums=0),
@@ -248,11 +262,15 @@ def _distill(
                 _check_finite(session, checkpoints, step, pending, state)
             if logs:
                 loss = float(pending)
-                metrics.write(step, loss, bar.report(step, loss))
+                rate = bar.report(step, loss)
+                metrics.write(step, loss, rate)
+                tracker.scalars(step, _scalars(recipe, step, loss, rate))
             if draws:
                 picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 whole = sharding.collect(mesh, state, recipe.num_images)
-                _write_grid(picture, _render(session, mesh, whole), captions)
+                drawn = _write_grid(picture, _render(session, mesh, whole), captions)
+                if drawn is not None:
+                    tracker.images(step, {"distilled": drawn})
             if saves or leaving:
                 # Last of all: a run that goes on from here repeats nothing of this step.
                 checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
@@ -260,6 +278,16 @@ def _distill(
                 break
     # As it is read back where a run was killed after the last step.
     return sharding.collect(mesh, state, recipe.num_images), metrics.last_loss()
+
+
+def _scalars(recipe: distill.Recipe, step: int, loss: float, rate: float) -> dict[str, float]:
+    """What trackers follow; `images_per_second` counts the views of synthetic images."""
+    return {
+        "loss": loss,
+        "steps_per_second": rate,
+        "images_per_second": rate * recipe.batch,
+        "learning_rate": recipe.learning_rate * float(recipe.learning_rate_factor(step)),
+    }
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:
@@ -476,13 +504,15 @@ def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
 
 def _write_grid(
     path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
-) -> None:
+) -> Image.Image | None:
+    """Writes and gives the picture, on the first process."""
     if not hosts.is_first():
-        return
+        return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    draw_grid(pictures, captions, columns).save(buffer, "PNG")
+    buffer, grid = io.BytesIO(), draw_grid(pictures, captions, columns)
+    grid.save(buffer, "PNG")
     path.write_bytes(buffer.getvalue())
+    return grid
 
 
 def _start_images(session: Session) -> jax.Array | None:
