@@ -217,7 +217,7 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        if "baselines" in named and self.config.probe.augment == "fresh":
+        if "baselines" in named and full_augment(self.config) == "fresh":
             data.check_fits(self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT)
         streams = self.recipe.real == "stream" and not self.on_host
         if streams and (replaces or "distill" in named):
@@ -314,6 +314,8 @@ def open_session(
         del identity["real.views"]
     if not recipe.grey:
         del identity["images.grey"]
+    if recipe.grow_delay == 0:
+        del identity["images.grow_delay"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if recipe.label_kind == "hard":
@@ -353,6 +355,11 @@ def open_session(
     settings = {k: _without_path(v) for k, v in flat.items()}
     run.open(identity, {"config": settings, "data": summary})
     return session
+
+
+def full_augment(config: ConfigDict) -> str:
+    """How the probe on the full training set augments."""
+    return config.probe.full_augment or config.probe.augment
 
 
 def image_side(config: ConfigDict, crop: int) -> int:
@@ -397,6 +404,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         grey=config.images.grey,
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
+        grow_delay=config.images.grow_delay,
         augmentation=_augmentation(config.augment),
         real=config.real.source,
         real_views=config.real.views,
@@ -519,6 +527,7 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
             params_dtype=options.params_dtype,
             attention=options.attention,
             pooling=options.pooling,
+            position_offset=options.position_offset,
             resolution=crop,
             revision=revision or None,
         )

@@ -41,7 +41,13 @@ from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash, source_bytes
+from lgm_jax.session import (
+    FEATURES_ON_DEVICE,
+    Session,
+    content_hash,
+    full_augment,
+    source_bytes,
+)
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -496,16 +502,20 @@ def _start_images(session: Session) -> jax.Array | None:
 def _protocol(session: Session, method: str) -> probe.Protocol:
     """How a row is trained: once, if repetitions could not differ."""
     config, augmentation = session.config.probe, session.recipe.augmentation
+    if augmentation is not None and not config.noise:
+        augmentation = dataclasses.replace(augmentation, noise=0.0)
+    full = method == "full"
     protocol = probe.Protocol(
-        epochs=config.full_epochs if method == "full" else config.epochs,
-        batch=config.batch,
+        epochs=config.full_epochs if full else config.epochs,
+        batch=config.full_batch or config.batch if full else config.batch,
         runs=config.runs,
         crop=session.recipe.crop,
-        augment=config.augment,
-        augmentation=dataclasses.replace(augmentation, noise=0.0) if augmentation else None,
+        augment=full_augment(session.config) if full else config.augment,
+        augmentation=augmentation,
         views=config.views,
         solver=config.solver,
         share_views=config.share_views,
+        learning_rate=config.learning_rate,
         ridge=config.ridge,
     )
     # Random images are drawn anew for each run.
