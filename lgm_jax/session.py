@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, hosts, runs, sharding
+from lgm_jax import backbones, baselines, data, distill, hosts, probe, runs, sharding
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -416,6 +416,32 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         temperature=config.clp.temperature,
         label_kind=config.labels,
         labels_learning_rate=config.labels_learning_rate,
+    )
+
+
+def make_protocol(config: ConfigDict, recipe: distill.Recipe, *, full: bool) -> probe.Protocol:
+    """What a config says of probes.
+
+    Args:
+        config: A checked config.
+        recipe: What it says of the images.
+        full: Whether a probe trains on the full training set, rather than on a few images.
+    """
+    options, augmentation = config.probe, recipe.augmentation
+    if augmentation is not None and not options.noise:
+        augmentation = dataclasses.replace(augmentation, noise=0.0)
+    return probe.Protocol(
+        epochs=options.full_epochs if full else options.epochs,
+        batch=(options.full_batch or options.batch) if full else options.batch,
+        runs=options.runs,
+        crop=recipe.crop,
+        augment=full_augment(config) if full else options.augment,
+        augmentation=augmentation,
+        views=options.views,
+        solver=options.solver,
+        share_views=options.share_views,
+        learning_rate=options.learning_rate,
+        ridge=options.ridge,
     )
 
 

@@ -45,7 +45,7 @@ from lgm_jax.session import (
     FEATURES_ON_DEVICE,
     Session,
     content_hash,
-    full_augment,
+    make_protocol,
     source_bytes,
 )
 
@@ -501,23 +501,7 @@ def _start_images(session: Session) -> jax.Array | None:
 
 def _protocol(session: Session, method: str) -> probe.Protocol:
     """How a row is trained: once, if repetitions could not differ."""
-    config, augmentation = session.config.probe, session.recipe.augmentation
-    if augmentation is not None and not config.noise:
-        augmentation = dataclasses.replace(augmentation, noise=0.0)
-    full = method == "full"
-    protocol = probe.Protocol(
-        epochs=config.full_epochs if full else config.epochs,
-        batch=config.full_batch or config.batch if full else config.batch,
-        runs=config.runs,
-        crop=session.recipe.crop,
-        augment=full_augment(session.config) if full else config.augment,
-        augmentation=augmentation,
-        views=config.views,
-        solver=config.solver,
-        share_views=config.share_views,
-        learning_rate=config.learning_rate,
-        ridge=config.ridge,
-    )
+    protocol = make_protocol(session.config, session.recipe, full=method == "full")
     # Random images are drawn anew for each run.
     once = method != "random" and not probe.repeats_differ(protocol)
     return dataclasses.replace(protocol, runs=1) if once else protocol
