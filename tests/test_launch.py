@@ -265,6 +265,7 @@ def test_lost_output_is_made_again(run_copy, finished):
          ["digit_contrastive", "did you mean digits_contrastive"]),
         ((QUICK, "--config.eval_backbones=nope", "--workdir=w"), ["nope", "digits_contrastive"]),
         ((QUICK, "--config.probe.augment=fresh", "--workdir=w"), ["lbfgs", "probe.augment"]),
+        ((QUICK, "--config.probe.full_augment=fresh", "--workdir=w"), ["lbfgs", "full_augment"]),
         ((QUICK, "--config.backbone.name=", "--workdir=w"), ["config.backbone.name is empty"]),
         ((QUICK, "--config.backbone.name=~/nope", "--workdir=w"), ["nope", "no such folder"]),
         ((QUICK, "--config.objective=a\nb", "--workdir=w"), ["objective"]),
