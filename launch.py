@@ -28,7 +28,7 @@ Distils a labelled image data set into a few synthetic images per class, for a f
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
 
   --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
-                        quick for a test of everything in seconds
+                        quick for a test of everything in seconds; see docs/recipes.md
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
@@ -315,9 +315,12 @@ def _check_names(argv: Sequence[str]) -> None:
         raise UserError("no config: add --config=configs/quickstart.py, or see --help")
     for file in files:
         path = Path(file.partition(":")[0])
+        if path.is_dir():
+            raise UserError(
+                f"config file {path} is a folder: name a file, as configs/quickstart.py"
+            )
         if not path.is_file():
-            folder = path if path.is_dir() else path.parent
-            near = sorted(str(p) for p in folder.glob("*.py") if p.name[:1] not in "_")
+            near = sorted(str(p) for p in path.parent.glob("*.py") if p.name[:1] not in "_")
             raise unknown_name("config file", str(path), near or ["configs/quickstart.py"])
         if path.suffix != ".py" or "def get_config" not in path.read_text(errors="replace"):
             raise UserError(f"config file {path} is no Python file with a get_config()")

@@ -53,7 +53,7 @@ class Protocol:
         augment: `fresh` recomputes features of newly augmented images in every epoch (the
             authors' way), `views` computes those of `views` augmentations once and cycles through
             them, `none` computes those of the centre crop once.
-        augmentation: Flip and crop; the authors add no noise here.
+        augmentation: Of an image. The authors' code flips and crops; the paper's text adds noise.
         views: Augmentations of each image for `views`.
         solver: `adam`, or `lbfgs`: the minimum of the cross-entropy over all views plus a ridge,
             which has no epochs, batches or learning rate, and needs `views` or `none`.

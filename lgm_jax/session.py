@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, hosts, runs, sharding
+from lgm_jax import backbones, baselines, data, distill, hosts, probe, runs, sharding
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -217,7 +217,7 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        if "baselines" in named and self.config.probe.augment == "fresh":
+        if "baselines" in named and full_augment(self.config) == "fresh":
             data.check_fits(self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT)
         streams = self.recipe.real == "stream" and not self.on_host
         if streams and (replaces or "distill" in named):
@@ -314,6 +314,8 @@ def open_session(
         del identity["real.views"]
     if not recipe.grey:
         del identity["images.grey"]
+    if recipe.grow_delay == 0:
+        del identity["images.grow_delay"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if recipe.label_kind == "hard":
@@ -353,6 +355,11 @@ def open_session(
     settings = {k: _without_path(v) for k, v in flat.items()}
     run.open(identity, {"config": settings, "data": summary})
     return session
+
+
+def full_augment(config: ConfigDict) -> str:
+    """How the probe on the full training set augments."""
+    return config.probe.full_augment or config.probe.augment
 
 
 def image_side(config: ConfigDict, crop: int) -> int:
@@ -397,6 +404,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         grey=config.images.grey,
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
+        grow_delay=config.images.grow_delay,
         augmentation=_augmentation(config.augment),
         real=config.real.source,
         real_views=config.real.views,
@@ -408,6 +416,32 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         temperature=config.clp.temperature,
         label_kind=config.labels,
         labels_learning_rate=config.labels_learning_rate,
+    )
+
+
+def make_protocol(config: ConfigDict, recipe: distill.Recipe, *, full: bool) -> probe.Protocol:
+    """What a config says of probes.
+
+    Args:
+        config: A checked config.
+        recipe: What it says of the images.
+        full: Whether a probe trains on the full training set, rather than on a few images.
+    """
+    options, augmentation = config.probe, recipe.augmentation
+    if augmentation is not None and not options.noise:
+        augmentation = dataclasses.replace(augmentation, noise=0.0)
+    return probe.Protocol(
+        epochs=options.full_epochs if full else options.epochs,
+        batch=(options.full_batch or options.batch) if full else options.batch,
+        runs=options.runs,
+        crop=recipe.crop,
+        augment=full_augment(config) if full else options.augment,
+        augmentation=augmentation,
+        views=options.views,
+        solver=options.solver,
+        share_views=options.share_views,
+        learning_rate=options.learning_rate,
+        ridge=options.ridge,
     )
 
 
@@ -519,6 +553,7 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
             params_dtype=options.params_dtype,
             attention=options.attention,
             pooling=options.pooling,
+            position_offset=options.position_offset,
             resolution=crop,
             revision=revision or None,
         )

@@ -47,6 +47,7 @@ from lgm_jax.session import (
     FEATURES_ON_DEVICE,
     Session,
     content_hash,
+    make_protocol,
     source_bytes,
     split_list,
 )
@@ -525,19 +526,7 @@ def _start_images(session: Session) -> jax.Array | None:
 
 def _protocol(session: Session, method: str) -> probe.Protocol:
     """How a row is trained: once, if repetitions could not differ."""
-    config, augmentation = session.config.probe, session.recipe.augmentation
-    protocol = probe.Protocol(
-        epochs=config.full_epochs if method == "full" else config.epochs,
-        batch=config.batch,
-        runs=config.runs,
-        crop=session.recipe.crop,
-        augment=config.augment,
-        augmentation=dataclasses.replace(augmentation, noise=0.0) if augmentation else None,
-        views=config.views,
-        solver=config.solver,
-        share_views=config.share_views,
-        ridge=config.ridge,
-    )
+    protocol = make_protocol(session.config, session.recipe, full=method == "full")
     # Random images are drawn anew for each run.
     once = method != "random" and not probe.repeats_differ(protocol)
     return dataclasses.replace(protocol, runs=1) if once else protocol

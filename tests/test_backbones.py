@@ -592,6 +592,15 @@ def test_another_resolution_resizes_the_positions_only(vit_folder):
     assert load(vit_folder, resolution=16).fingerprint == native.fingerprint
 
 
+def test_an_offset_changes_positions_that_are_resized(vit_folder):
+    native, larger = load(vit_folder), load(vit_folder, resolution=24)
+    moved = load(vit_folder, resolution=24, position_offset=0.1)
+    assert moved.fingerprint != larger.fingerprint
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), moved.params, larger.params)
+    assert [path for path, leaf in port.flatten(changed).items() if leaf] == ["positions"]
+    assert load(vit_folder, position_offset=0.1).fingerprint == native.fingerprint
+
+
 @pytest.mark.parametrize("resolution", [20, 4])
 def test_a_resolution_that_the_patch_does_not_divide_is_refused(vit_folder, resolution):
     with pytest.raises(backbones.IndivisibleError, match=r"does not divide an image"):

@@ -265,6 +265,7 @@ def test_lost_output_is_made_again(run_copy, finished):
          ["digit_contrastive", "did you mean digits_contrastive"]),
         ((QUICK, "--config.eval_backbones=nope", "--workdir=w"), ["nope", "digits_contrastive"]),
         ((QUICK, "--config.probe.augment=fresh", "--workdir=w"), ["lbfgs", "probe.augment"]),
+        ((QUICK, "--config.probe.full_augment=fresh", "--workdir=w"), ["lbfgs", "full_augment"]),
         ((QUICK, "--config.backbone.name=", "--workdir=w"), ["config.backbone.name is empty"]),
         ((QUICK, "--config.backbone.name=~/nope", "--workdir=w"), ["nope", "no such folder"]),
         ((QUICK, "--config.objective=a\nb", "--workdir=w"), ["objective"]),
@@ -567,7 +568,14 @@ def test_a_run_is_named_by_what_its_objective_reads(finished):
     """So that runs go on which began before there were others."""
     identity = json.loads((finished / "config.json").read_text())["identity"]
     assert {"objective", "head_std"} < set(identity)
-    silent = {"clp.ridge", "clp.temperature", "labels", "labels_learning_rate", "backbone.weights"}
+    silent = {
+        "images.grow_delay",
+        "clp.ridge",
+        "clp.temperature",
+        "labels",
+        "labels_learning_rate",
+        "backbone.weights",
+    }
     assert not silent & set(identity)
 
 
@@ -1080,7 +1088,7 @@ def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkey
     code, captured = run("--config.stages=distill,baselines", *fresh)
     assert code == 2
     assert re.fullmatch(
-        r"error: [^\n]*--config\.probe\.augment=views or none[^\n]*\n", captured.err
+        r"error: [^\n]*--config\.probe\.full_augment=views or none[^\n]*\n", captured.err
     )
     assert not (tmp_path / "w").exists()
     code, captured = run()

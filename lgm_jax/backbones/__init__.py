@@ -101,6 +101,7 @@ def load(
     params_dtype: DTypeLike = "float32",
     attention: str = "auto",
     pooling: str | None = "native",
+    position_offset: float = 0.0,
     resolution: int | None = None,
     revision: str | None = None,
 ) -> Backbone:
@@ -121,6 +122,9 @@ def load(
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
             of the last four blocks; no projection or pooling head follows.
+        position_offset: What the side of the patch grid is taken to be larger by where positions
+            are resized: 0.1 in the code that DINOv2 was published with (`torch.hub`), 0 in
+            transformers and timm.
         resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
             upstream resizes them. By default what the backbone is used at.
         revision: Branch, tag or commit, for the hub only.
@@ -142,7 +146,7 @@ def load(
     found, published, params = read_checkpoint(source, revision=revision)
     statistics = configs.IMAGENET if normalization == "imagenet" else published.preprocessing
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
-    params = _fit(params, published.spec, spec)
+    params = _fit(params, published.spec, spec, position_offset)
     params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
@@ -159,7 +163,11 @@ def load(
         std=statistics.std,
         sha256=sha256,
         # How attention is computed is left out: it is to change no more than rounding.
-        fingerprint=_digest([sha256, repr(spec), repr(statistics), dtype, params_dtype]),
+        fingerprint=_digest(
+            [sha256, repr(spec), repr(statistics), dtype, params_dtype]
+            # Named only where it changes something, so that what was computed before stays valid.
+            + [position_offset] * (position_offset != 0 and _resizes(published.spec, spec))
+        ),
         provenance=origin,
         published=published,
     )
@@ -409,13 +417,22 @@ def _reshape(spec: ViTSpec, pooling: str, resolution: int) -> ViTSpec:
     return spec
 
 
-def _fit(params: port.Params, published: ViTSpec, spec: ViTSpec) -> port.Params:
+def _resizes(published: ViTSpec, spec: ViTSpec) -> bool:
+    """Whether positions are resized."""
+    return spec.grid != published.grid and spec.embed.positions != "none"
+
+
+def _fit(
+    params: port.Params, published: ViTSpec, spec: ViTSpec, position_offset: float
+) -> port.Params:
     """Parameters of another shape: without what pools, positions resized as upstream does."""
     if spec.pool != published.pool:
         params = {name: leaf for name, leaf in params.items() if name not in ("pool", "project")}
-    if spec.grid == published.grid or spec.embed.positions == "none":
+    if not _resizes(published, spec):
         return params
-    matrix = bicubic_matrix(published.grid, spec.grid, antialias=spec.embed.antialias)
+    matrix = bicubic_matrix(
+        published.grid, spec.grid, antialias=spec.embed.antialias, offset=position_offset
+    )
     positions = np.asarray(params["positions"])
     prefix = positions.shape[1] - published.grid**2
     old = positions[0, prefix:].reshape(published.grid, published.grid, -1).astype(np.float64)

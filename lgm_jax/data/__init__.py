@@ -146,7 +146,8 @@ def check_fits(split: Split, *, limit_bytes: int) -> tuple[int, ...]:
         raise UserError(
             f"{count} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
             f"limit of {limit_bytes / 1e9:.3g} GB: set --config.data.placement=host to distil from "
-            "them, and --config.probe.augment=views or none to train the probe of all on features"
+            "them, and --config.probe.full_augment=views or none to train the probe of all on "
+            "features"
         )
     return shape
 

@@ -315,7 +315,7 @@ def test_a_norm_before_the_mean_would_be_seen(published):
 
 
 def test_jax_s_own_bicubic_would_be_seen(published, monkeypatch):
-    def other(in_size, out_size, *, antialias=False):
+    def other(in_size, out_size, *, antialias=False, offset=0.0):
         eye = jnp.eye(in_size)
         shape = (out_size, in_size)
         return np.asarray(jax.image.resize(eye, shape, "cubic", antialias=antialias))
@@ -358,6 +358,21 @@ def test_bicubic_is_interpolates(old, new, antialias):
         antialias=antialias,
     )[0, 0]
     matrix = resample.bicubic_matrix(old, new, antialias=antialias)
+    # Measured: 4e-15.
+    np.testing.assert_allclose(matrix @ grid @ matrix.T, expected.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("old", "new"), [(37, 16), (16, 37), (5, 3)])
+def test_an_offset_is_interpolates_scale_factor(old, new):
+    """As DINOv2's own code resizes its positions; sizes are rounded down."""
+    grid = np.random.default_rng(0).normal(size=(old, old))
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(grid)[None, None],
+        scale_factor=(new + 0.1) / old,
+        mode="bicubic",
+        align_corners=False,
+    )[0, 0]
+    matrix = resample.bicubic_matrix(old, new, offset=0.1)
     # Measured: 4e-15.
     np.testing.assert_allclose(matrix @ grid @ matrix.T, expected.numpy(), rtol=0, atol=1e-12)
 
