@@ -161,7 +161,7 @@ def table() -> str:
     ]
     for model, images in recipes():
         cells = [
-            f"[`{model}_{images}`](../configs/{model}_{images}.py)",
+            f"`{model}_{images}`",
             _paper.IMAGES[images].title,
             _paper.MODELS[model].title,
             *(_paper.accuracy(images, model, row) or "" for row in rows),
