@@ -71,6 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+# Files of which one test takes minutes: the first to begin, so that no worker waits for them.
+_LONG = ("test_sharding.py", "test_interrupts.py", "test_hosts.py", "test_launch.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture
 def compiled_anew() -> Iterator[None]:
     """For what looks at a compiled program: XLA makes it here and now, whatever is kept."""
