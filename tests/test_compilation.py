@@ -16,6 +16,7 @@ def _anew():
     compilation.options.cache_clear()
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_products_are_left_to_xla_on_cpus():
     def product(x):
         return jax.nn.gelu(x @ x)

@@ -99,6 +99,7 @@ def test_gradients_do_not_depend_on_microbatches(source, objective):
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit)
 
 
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("layers", [1, pytest.param(12, marks=pytest.mark.slow)])
 def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
