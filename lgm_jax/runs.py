@@ -28,6 +28,9 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
 LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
 PROFILE = "profile"
+# What a person looks at: the page, its pictures if there are many, and what it is made from.
+PAGE, REPORT, GALLERY = "report.html", "report", "gallery.npz"
+TIMELAPSE, ANIMATION = "timelapse", "timelapse.webp"
 # The config comes last: as long as it is there, the rest is known to be a run's.
 _OUTPUTS = (
     STAGES,
@@ -39,6 +42,11 @@ _OUTPUTS = (
     PROGRESS,
     FEATURES,
     PROFILE,
+    PAGE,
+    REPORT,
+    GALLERY,
+    TIMELAPSE,
+    ANIMATION,
     CONFIG,
 )
 

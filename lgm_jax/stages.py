@@ -35,11 +35,14 @@ from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
-from lgm_jax.features import Views, embed
+from lgm_jax.features import Views
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
+from lgm_jax.report import gallery, timelapse
+from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.page import look, read_run, write_page, write_unfinished_page
 from lgm_jax.report.table import format_table
 from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash, source_bytes
 
@@ -131,8 +134,12 @@ def baselines_stage(session: Session) -> None:
 
 
 def report_stage(session: Session) -> None:
-    """Writes `results.json` and `grid.png`, and prints the table."""
+    """Writes `results.json`, `grid.png` and `report.html`, and prints the table.
+
+    It is repeated when a result, a setting or the look of the page has changed, or a file is gone.
+    """
     config, run = session.config, session.run
+    started = time.perf_counter()
     own = session.source is None
     # What `distilled/` holds, which may be older than the config.
     record = run.latest("distill") if own else None
@@ -148,17 +155,33 @@ def report_stage(session: Session) -> None:
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
         "backbones": [backbone.name for backbone in session.backbones] if own else [],
-        "seconds": run.seconds(),
+        "seconds": {name: took for name, took in run.seconds().items() if name != "report"},
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }
-    if hosts.is_first():
-        runs.write_json(run.path / runs.RESULTS, results)
+    pictured = session.distilled is not None
+    inputs = {
+        "results": results,
+        "settings": session.settings,
+        "images": content_hash(session.distilled) if session.distilled is not None else None,
+        "look": look(),
+    }
+    names = [runs.RESULTS, runs.PAGE, *([runs.GRID, runs.GALLERY] if pictured else [])]
+    complete = hosts.first_says(all((run.path / name).exists() for name in names))
+    if not complete or run.find("report", inputs) is None:
+        made = _make_gallery(session) if pictured else None
+        if pictured:
+            _write_grid(run.path / runs.GRID, *_pairs(session))
+        if hosts.is_first():
+            runs.write_json(run.path / runs.RESULTS, results)
+            _write_report(session, made, record["steps"] if record else None)
+        took = time.perf_counter() - started
+        run.finish("report", inputs, None, took, [session.process_with(session.backbone)])
     print(format_table(results))
     print(f"results: {run.path / runs.RESULTS}")
-    if session.distilled is not None:
-        _write_grid(run.path / runs.GRID, *_pairs(session))
+    if pictured:
         print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
+    print(f"report: {run.path / runs.PAGE}")
 
 
 STAGES: Mapping[str, Callable[[Session], None]] = {
@@ -219,7 +242,6 @@ def _distill(
     gradient = distill.weigh_gradients(gradients, session.weights)
     step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
-    captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
     before = None
     agree = _make_agree(mesh)
@@ -250,9 +272,8 @@ def _distill(
                 loss = float(pending)
                 metrics.write(step, loss, bar.report(step, loss))
             if draws:
-                picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 whole = sharding.collect(mesh, state, recipe.num_images)
-                _write_grid(picture, _render(session, mesh, whole), captions)
+                _write_progress(session, step, _render(session, mesh, whole))
             if saves or leaving:
                 # Last of all: a run that goes on from here repeats nothing of this step.
                 checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
@@ -474,6 +495,29 @@ def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
     return np.asarray(jax.nn.softmax(sharding.fetch(mesh, state.logits)))
 
 
+def _write_progress(session: Session, step: int, images: np.ndarray) -> None:
+    """The images on the way: a picture, a sheet of the timelapse, and the page as it is so far."""
+    if not hosts.is_first():
+        return
+    config, path = session.config, session.run.path
+    names, labels = session.dataset.class_names, np.asarray(session.recipe.labels())
+    picture = path / runs.PROGRESS / f"step_{step:06d}.png"
+    _write_grid(picture, images, [names[label] for label in labels])
+    if timelapse.is_kept(step, config.steps, config.image_every):
+        timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
+    write_unfinished_page(path, step, images, labels, names)
+
+
+def _write_report(session: Session, made: Gallery | None, steps: int | None) -> None:
+    path = session.run.path
+    if made is not None:
+        gallery.save_gallery(path / runs.GALLERY, made)
+    timelapse.write_animation(
+        path / runs.ANIMATION, timelapse.find_sheets(path / runs.TIMELAPSE, steps)
+    )
+    write_page(read_run(path))
+
+
 def _write_grid(
     path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
 ) -> None:
@@ -678,20 +722,34 @@ def _neighbors(session: Session) -> np.ndarray:
     """Indices of the training images that look most like the distilled ones to the backbone."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    backbone = session.backbone
-    features_syn = embed(
-        backbone,
-        session.distilled,
-        Views(session.recipe.crop),
-        session.key,
-        label="distilled",
-        mesh=sharding.mesh_of_several(jax.local_devices()),
-    )
     return baselines.neighbors(
-        session.features(backbone, "train"),
+        session.features(session.backbone, "train"),
         session.dataset.splits["train"].labels,
-        features_syn.whole()[0],
+        session.features_syn,
         session.distilled.labels,
+    )
+
+
+def _make_gallery(session: Session) -> Gallery:
+    """Pictures for the page: distilled images, real ones beside them, a map of their features."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    config, train, distilled = session.config, session.dataset.splits["train"], session.distilled
+    classes = session.dataset.num_classes
+    rows = gallery.real_rows(
+        distilled.labels,
+        session.centroids,
+        _neighbors(session),
+        # Those of the first run of the baseline.
+        baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
+    )
+    shown = session.features_syn[gallery.shown(distilled.labels)]
+    return gallery.make_gallery(
+        distilled.images,
+        distilled.labels,
+        session.dataset.class_names,
+        {kind: train.load(indices) for kind, indices in rows.items()},
+        gallery.make_map(session.features(session.backbone, "train"), train.labels, shown),
     )
 
 
