@@ -429,7 +429,7 @@ def describe_losses(
     if not kept:
         return None
     every = [point for _, points in kept for point in points]
-    x_ticks = charts.ticks(0, max(step for step, _ in every))
+    x_ticks = charts.ticks(0.0, float(max(step for step, _ in every)))
     y_ticks = charts.ticks(min(0.0, *(y for _, y in every)), max(y for _, y in every))
     x_range, y_range = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
     return {
@@ -445,7 +445,7 @@ def describe_losses(
             {
                 "name": name,
                 "series": number % charts.SERIES,
-                "path": charts.curve(points, x_range, y_range),
+                "path": charts.curve([(float(x), y) for x, y in points], x_range, y_range),
                 "first": points[0],
                 "last": points[-1],
             }

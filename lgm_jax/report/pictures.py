@@ -17,6 +17,9 @@ _LOSSLESS_SIDE = 64
 # What is tried, in turn, until pictures fit: WebP's quality, and a part of the side.
 _LADDER = ((88, 1.0), (75, 1.0), (60, 1.0), (60, 0.6), (45, 0.6), (45, 0.35), (30, 0.25))
 
+# Images by which a size is judged first.
+_SAMPLE = 8
+
 # A contact sheet shows this many images at most; its cells are this wide, and larger if few.
 SHEET_IMAGES = 100
 _CELL, _LARGE_CELL, _FEW, _GAP = 96, 128, 36, 6
@@ -39,8 +42,14 @@ def encode(
             fit. The last resort is taken whether it fits or not.
     """
     files: list[bytes] = []
-    for quality, part in _LADDER:
+    sample = images[spread(len(images), _SAMPLE)]
+    for number, (quality, part) in enumerate(_LADDER):
         side = max(1, round(min(largest, images.shape[1]) * part))
+        if budget is not None and number < len(_LADDER) - 1:
+            # A few tell whether it is worth while to encode all.
+            sizes = [len(_encode_one(image, side, quality)) for image in sample]
+            if sum(sizes) * len(images) > budget * len(sizes):
+                continue
         files = [_encode_one(image, side, quality) for image in images]
         if budget is None or sum(map(len, files)) <= budget:
             break
