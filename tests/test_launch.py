@@ -133,12 +133,18 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
         "step_000003.png",
         "step_000006.png",
     ]
+    assert sorted(p.name for p in (finished / "timelapse").iterdir()) == [
+        "step_000003.webp",
+        "step_000006.webp",
+    ]
+    with Image.open(finished / "timelapse.webp") as animation:
+        assert animation.n_frames == 2
     assert logged_steps(finished) == [2, 4, 6]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
     assert len(config["identity"]["data.fingerprint"]) == 64
     stages = json.loads((finished / "stages.json").read_text())
-    assert len(stages) == 6
+    assert len(stages) == 7
     for record in stages.values():
         (process,) = record["made_by"]
         assert process["versions"]["lgm_jax"] == lgm_jax.__version__
