@@ -354,6 +354,10 @@ def test_spread_ends_with_the_last():
     assert pictures.spread(1, 1) == [0]
 
 
+def test_sheets_have_full_rows_where_they_can():
+    assert [pictures.sheet_columns(count) for count in (1, 4, 7, 10, 100)] == [1, 2, 4, 5, 10]
+
+
 def test_sheets_are_bounded_in_number():
     kept = [step for step in range(1, 5001) if timelapse.is_kept(step, 5000, 1)]
     assert len(kept) <= 65
@@ -379,8 +383,7 @@ def test_animation_has_a_frame_per_sheet(run, tmp_path):
     timelapse.write_animation(epath.Path(tmp_path / "t.webp"), sheets)
     with Image.open(tmp_path / "t.webp") as animation:
         assert animation.n_frames == 3
-        # Four images in three columns.
-        assert animation.size == (3 * 128 + 2 * 6, 2 * 128 + 6)
+        assert animation.size == (2 * 128 + 6, 2 * 128 + 6)
     timelapse.write_animation(epath.Path(tmp_path / "none.webp"), [])
     assert not (tmp_path / "none.webp").exists()
 

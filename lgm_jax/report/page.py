@@ -314,7 +314,11 @@ def describe(
         "kinds": [(kind, *CAPTIONS[kind]) for kind in REALS if gallery and kind in gallery.files],
         "accuracy": [describe_accuracy(name, entries) for name, entries in probes.items()],
         "groups": [found for found in (describe_groups(*item) for item in probes.items()) if found],
-        "loss": describe_losses([(run.name, run.losses)]),
+        "loss": describe_losses(
+            [(run.name, run.losses)],
+            # What is still to come is left free.
+            settings.get("steps", 0) if run.results is None else 0,
+        ),
         "grows": settings.get("images.kind") == "pyramid"
         and bool(settings.get("images.grow_every")),
         "timelapse": describe_timelapse(run, place),
@@ -422,14 +426,19 @@ def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]
 
 
 def describe_losses(
-    series: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    series: Sequence[tuple[str, Sequence[tuple[int, float]]]], steps: int = 0
 ) -> dict[str, Any] | None:
-    """Curves of losses by step in one box, with ticks placed in percent."""
+    """Curves of losses by step in one box, with ticks placed in percent.
+
+    Args:
+        series: By name, step and loss of each point.
+        steps: The last step that the box has room for, at least.
+    """
     kept = [(name, points) for name, points in series if points]
     if not kept:
         return None
     every = [point for _, points in kept for point in points]
-    x_ticks = charts.ticks(0.0, float(max(step for step, _ in every)))
+    x_ticks = charts.ticks(0.0, float(max(steps, *(step for step, _ in every))))
     y_ticks = charts.ticks(min(0.0, *(y for _, y in every)), max(y for _, y in every))
     x_range, y_range = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
     return {

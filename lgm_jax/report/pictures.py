@@ -69,8 +69,10 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def sheet_columns(count: int) -> int:
-    """Images in a row of a contact sheet, which is a little wider than high."""
-    return min(count, math.ceil(math.sqrt(1.6 * count)))
+    """Images in a row of a contact sheet: wider than high, with the last row as full as it gets."""
+    ideal = math.sqrt(1.6 * count)
+    candidates = range(math.ceil(math.sqrt(count)), math.ceil(math.sqrt(3 * count)) + 1)
+    return min(candidates, key=lambda columns: (-count % columns, abs(columns - ideal)))
 
 
 def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
