@@ -60,7 +60,7 @@ _FRAMES_BUDGET = 2_000_000
 _THUMBS, _THUMB_SIDE = 100, 48
 
 # Shape of the map, height by width.
-_FLATTEST, _TALLEST = 0.5, 0.9
+_FLATTEST, _TALLEST = 0.5, 0.75
 _MARGIN = 0.05
 
 
@@ -104,8 +104,12 @@ class RunView:
         return [str(self.settings.get("backbone.name", ""))]
 
 
-def read_run(folder: epath.PathLike) -> RunView:
+def read_run(folder: epath.PathLike, gallery: Gallery | None = None) -> RunView:
     """Reads a run folder.
+
+    Args:
+        folder: The folder.
+        gallery: Pictures to show in place of those that the folder holds.
 
     Raises:
         UserError: If it is none, or a file in it is damaged.
@@ -116,10 +120,9 @@ def read_run(folder: epath.PathLike) -> RunView:
         raise UserError(f"{folder} is no run's folder: it has no {runs.CONFIG} of a run")
     results = runs.read_json(path / runs.RESULTS)
     record = (runs.read_json(path / runs.STAGES) or {}).get("distill", {})
-    gallery = None
-    if (path / runs.GALLERY).exists():
+    if gallery is None and (path / runs.GALLERY).exists():
         gallery = load_gallery(path / runs.GALLERY)
-    elif (path / runs.DISTILLED / ARRAYS).exists():
+    if gallery is None and (path / runs.DISTILLED / ARRAYS).exists():
         found = read_distilled(str(path))
         gallery = make_gallery(found.images, found.labels, found.class_names)
     losses = _read_losses(path / runs.METRICS)
@@ -176,12 +179,12 @@ def write_unfinished_page(
     used, own = np.unique(labels[rows], return_inverse=True)
     names = [class_names[label] for label in used]
     gallery = make_gallery(images[rows], own, names)
-    view = read_run(path)
+    view = read_run(path, gallery)
     write_page(
         dataclasses.replace(
             view,
+            # Those of fewer steps, where a finished run goes on to more.
             results=None,
-            gallery=gallery,
             step=step,
             losses=[point for point in view.losses if point[0] <= step],
             sheets=timelapse.find_sheets(path / runs.TIMELAPSE, step),
@@ -438,15 +441,14 @@ def describe_losses(
     if not kept:
         return None
     every = [point for _, points in kept for point in points]
-    x_ticks = charts.ticks(0.0, float(max(steps, *(step for step, _ in every))))
+    end = float(max(steps, *(step for step, _ in every))) or 1.0
+    x_ticks = [tick for tick in charts.ticks(0.0, end) if tick <= end]
     y_ticks = charts.ticks(min(0.0, *(y for _, y in every)), max(y for _, y in every))
-    x_range, y_range = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
+    x_range, y_range = (0.0, end), (y_ticks[0], y_ticks[-1])
     return {
         "width": charts.WIDTH,
         "height": charts.HEIGHT,
-        "x_ticks": [
-            (charts.number(x), 100 * (x - x_range[0]) / (x_range[1] - x_range[0])) for x in x_ticks
-        ],
+        "x_ticks": [(charts.number(x), 100 * x / end) for x in x_ticks],
         "y_ticks": [
             (charts.number(y), 100 * (y_range[1] - y) / (y_range[1] - y_range[0])) for y in y_ticks
         ],
