@@ -176,7 +176,8 @@ def report_stage(session: Session) -> None:
             runs.write_json(run.path / runs.RESULTS, results)
             _write_report(session, made, record["steps"] if record else None)
         took = time.perf_counter() - started
-        run.finish("report", inputs, None, took, [session.process_with(session.backbone)])
+        made_by = [session.process_with(session.backbone)]
+        run.finish("report", inputs, {"files": names}, took, made_by)
     print(format_table(results))
     print(f"results: {run.path / runs.RESULTS}")
     if pictured:

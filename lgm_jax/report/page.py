@@ -537,17 +537,20 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
 
 
 def describe_provenance(run: RunView) -> list[tuple[str, str]]:
-    """Facts by name: versions, devices, commit, hashes."""
+    """Facts by name, as far as they were recorded: versions, devices, commit, hashes."""
     facts: list[tuple[str, str]] = []
     identity = run.config.get("identity", {})
     for made in run.made_by:
         where = f", from step {made['from_step']}" if len(run.made_by) > 1 else ""
-        versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-        facts.append((f"versions{where}", versions))
-        devices = made.get("devices", [])
-        kinds = [f"{devices.count(kind)} of {kind}" for kind in dict.fromkeys(devices)]
-        facts.append((f"devices{where}", ", ".join(kinds)))
-        facts.append((f"commit{where}", made.get("commit") or "not a git checkout"))
+        versions, devices = made.get("versions", {}), made.get("devices", [])
+        found = {
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "devices": ", ".join(
+                f"{devices.count(kind)} of {kind}" for kind in dict.fromkeys(devices)
+            ),
+            "commit": made.get("commit") or "not a git checkout",
+        }
+        facts += [(name + where, text) for name, text in found.items() if text]
     weights = run.made_by[-1].get("weights", {}) if run.made_by else {}
     for name, origin in weights.items():
         for file, sha256 in origin.get("sha256", {}).items():
