@@ -22,8 +22,8 @@ from lgm_jax.report.page import (
     run_title,
 )
 
-# Classes times runs that one file holds.
-_MOST_PICTURES = 400
+# Pictures that one file holds, and their bytes.
+_MOST_PICTURES, _BUDGET = 400, 7_000_000
 
 
 def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Path:
@@ -42,7 +42,13 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
     labels = [match_classes(views[0], view) for view in views]
     page = epath.Path(out)
     folder = page.with_name(page.stem)
-    many = len(views) * len(labels[0]) > _MOST_PICTURES
+    sizes = [
+        len(file)
+        for view in views
+        if view.gallery
+        for file in first_pictures(view.gallery).values()
+    ]
+    many = len(sizes) > _MOST_PICTURES or sum(sizes) > _BUDGET
     place: Place = Beside(folder) if many else Embedded()
     page.parent.mkdir(parents=True, exist_ok=True)
     with runs.replacing(page) as temporary:

@@ -59,6 +59,9 @@ OBJECTIVES = {
 _FRAMES_BUDGET = 2_000_000
 _THUMBS, _THUMB_SIDE = 100, 48
 
+# Side of other runs' images.
+_BESIDE_SIDE = 160
+
 # Shape of the map, height by width.
 _FLATTEST, _TALLEST = 0.5, 0.75
 _MARGIN = 0.05
@@ -356,7 +359,9 @@ def describe_cards(
     for number, (other, labels) in enumerate(others):
         if other.gallery is None:
             continue
-        first = first_pictures(other.gallery)
+        found = first_pictures(other.gallery)
+        small = pictures.shrink(list(found.values()), _BESIDE_SIDE)
+        first = dict(zip(found, small, strict=True))
         for card, label in zip(cards, labels, strict=True):
             if label in first and card["rows"]:
                 src = place.put(f"beside{number}", card["label"], first[label])
