@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import math
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         if config.deterministic:
             os.environ["XLA_FLAGS"] = determinism.add_flags(os.environ.get("XLA_FLAGS", ""))
         with hosts.joined(meeting), INTERRUPTS.handled():
-            run(config, workdir, overwrite)
+            run(config, workdir, overwrite, shown_command(argv))
     except UserError as error:
         return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
@@ -204,8 +205,27 @@ def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
     return said, rest
 
 
-def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
+def shown_command(argv: Sequence[str]) -> str:
+    """The command line as a run records it: of folders elsewhere on the machine, only the name."""
+    words = []
+    for argument in _join(argv[1:]):
+        name, equals, value = argument.partition("=")
+        items = [
+            Path(item).name if item[:1] in ("/", "~") or "://" in item else item
+            for item in value.split(",")
+        ]
+        words.append(name + equals + ",".join(items))
+    return shlex.join(["python", "launch.py", *words])
+
+
+def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:
     """Runs the stages that the config names.
+
+    Args:
+        config: The config.
+        workdir: The run folder.
+        overwrite: Whether another distillation in it may be thrown away.
+        command: What was typed, for the record.
 
     Raises:
         UserError: For bad input, and where memory does not hold what the config asks for.
@@ -225,7 +245,9 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
     tracking.check_installed(split_list(config.track))
-    session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
+    session = open_session(
+        config, common.flatten(config), workdir, overwrite=overwrite, command=command
+    )
     named = split_list(config.stages)
     with contextlib.closing(session.run):
         for stage in filter(named.__contains__, common.STAGES):

@@ -29,6 +29,9 @@ LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
 PROFILE = "profile"
 TENSORBOARD, WANDB = "tensorboard", "wandb"
+# What a person looks at: the page, its pictures if there are many, and what it is made from.
+PAGE, REPORT, GALLERY = "report.html", "report", "gallery.npz"
+TIMELAPSE, ANIMATION = "timelapse", "timelapse.webp"
 # The config comes last: as long as it is there, the rest is known to be a run's.
 _OUTPUTS = (
     STAGES,
@@ -42,6 +45,11 @@ _OUTPUTS = (
     PROFILE,
     TENSORBOARD,
     WANDB,
+    PAGE,
+    REPORT,
+    GALLERY,
+    TIMELAPSE,
+    ANIMATION,
     CONFIG,
 )
 

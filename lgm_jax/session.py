@@ -81,6 +81,7 @@ class Session:
         weights: Of their losses, which add up to one.
         on_host: Whether the images of a step are read by the host, rather than all on the device.
         crop: Where images to stream are cropped before augmentation: `center` or `random`.
+        settings: The config's values by dotted name, folders without their path.
     """
 
     config: ConfigDict
@@ -95,6 +96,7 @@ class Session:
     process: Mapping[str, Any]
     on_host: bool
     crop: str
+    settings: Mapping[str, Any]
 
     @property
     def backbone(self) -> Backbone:
@@ -201,6 +203,24 @@ class Session:
             self.dataset.num_classes,
         )
 
+    @functools.cached_property
+    def features_syn(self) -> np.ndarray:
+        """Features of the distilled images' centre crops, (s, d), by the first backbone.
+
+        Raises:
+            ValueError: If there are no distilled images.
+        """
+        if self.distilled is None:
+            raise ValueError("there are no distilled images")
+        return embed(
+            self.backbone,
+            self.distilled,
+            Views(self.recipe.crop),
+            self.key,
+            label="distilled",
+            mesh=sharding.mesh_of_several(jax.local_devices()),
+        ).whole()[0]
+
     def process_with(self, *backbones: Backbone) -> dict[str, Any]:
         """What made a result: this process, and the weights it used."""
         return {**self.process, "weights": {b.name: b.provenance for b in backbones}}
@@ -232,7 +252,12 @@ class Session:
 
 
 def open_session(
-    config: ConfigDict, flat: Mapping[str, Any], workdir: str, *, overwrite: bool
+    config: ConfigDict,
+    flat: Mapping[str, Any],
+    workdir: str,
+    *,
+    overwrite: bool,
+    command: str | None = None,
 ) -> Session:
     """Loads what a config names, checks that it fits together, and opens the run folder.
 
@@ -241,6 +266,7 @@ def open_session(
         flat: Its values by dotted name.
         workdir: The run folder.
         overwrite: Whether another distillation in it may be thrown away.
+        command: What was typed, for the record.
 
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
@@ -349,11 +375,11 @@ def open_session(
         {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
+        {name: _without_path(value) for name, value in flat.items()},
     )
     if run.holds != "this":
         session.check_start()
-    settings = {k: _without_path(v) for k, v in flat.items()}
-    run.open(identity, {"config": settings, "data": summary})
+    run.open(identity, {"command": command, "config": session.settings, "data": summary})
     return session
 
 

@@ -37,11 +37,14 @@ from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
-from lgm_jax.features import Views, embed
+from lgm_jax.features import Views
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
+from lgm_jax.report import gallery, timelapse
+from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.page import look, read_run, write_page, write_unfinished_page
 from lgm_jax.report.table import format_table
 from lgm_jax.session import (
     FEATURES_ON_DEVICE,
@@ -140,8 +143,12 @@ def baselines_stage(session: Session) -> None:
 
 
 def report_stage(session: Session) -> None:
-    """Writes `results.json` and `grid.png`, and prints the table."""
+    """Writes `results.json`, `grid.png` and `report.html`, and prints the table.
+
+    It is repeated when a result, a setting or the look of the page has changed, or a file is gone.
+    """
     config, run = session.config, session.run
+    started = time.perf_counter()
     own = session.source is None
     # What `distilled/` holds, which may be older than the config.
     record = run.latest("distill") if own else None
@@ -157,17 +164,34 @@ def report_stage(session: Session) -> None:
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
         "backbones": [backbone.name for backbone in session.backbones] if own else [],
-        "seconds": run.seconds(),
+        "seconds": {name: took for name, took in run.seconds().items() if name != "report"},
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }
-    if hosts.is_first():
-        runs.write_json(run.path / runs.RESULTS, results)
+    pictured = session.distilled is not None
+    inputs = {
+        "results": results,
+        "settings": session.settings,
+        "images": content_hash(session.distilled) if session.distilled is not None else None,
+        "look": look(),
+    }
+    names = [runs.RESULTS, runs.PAGE, *([runs.GRID, runs.GALLERY] if pictured else [])]
+    complete = hosts.first_says(all((run.path / name).exists() for name in names))
+    if not complete or run.find("report", inputs) is None:
+        made = _make_gallery(session) if pictured else None
+        if pictured:
+            _write_grid(run.path / runs.GRID, *_pairs(session))
+        if hosts.is_first():
+            runs.write_json(run.path / runs.RESULTS, results)
+            _write_report(session, made, record["steps"] if record else None)
+        took = time.perf_counter() - started
+        made_by = [session.process_with(session.backbone)]
+        run.finish("report", inputs, {"files": names}, took, made_by)
     print(format_table(results))
     print(f"results: {run.path / runs.RESULTS}")
-    if session.distilled is not None:
-        _write_grid(run.path / runs.GRID, *_pairs(session))
+    if pictured:
         print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
+    print(f"report: {run.path / runs.PAGE}")
 
 
 STAGES: Mapping[str, Callable[[Session], None]] = {
@@ -228,7 +252,6 @@ def _distill(
     gradient = distill.weigh_gradients(gradients, session.weights)
     step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
-    captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
     tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
     before = None
@@ -267,9 +290,8 @@ def _distill(
                 metrics.write(step, loss, rate)
                 tracker.scalars(step, _scalars(recipe, step, loss, rate))
             if draws:
-                picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 whole = sharding.collect(mesh, state, recipe.num_images)
-                drawn = _write_grid(picture, _render(session, mesh, whole), captions)
+                drawn = _write_progress(session, step, _render(session, mesh, whole))
                 if drawn is not None:
                     tracker.images(step, {"distilled": drawn})
             if saves or leaving:
@@ -503,6 +525,33 @@ def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
     return np.asarray(jax.nn.softmax(sharding.fetch(mesh, state.logits)))
 
 
+def _write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:
+    """The images on the way: a picture, a sheet of the timelapse, and the page as it is so far.
+
+    The first process writes them, and gives the picture.
+    """
+    if not hosts.is_first():
+        return None
+    config, path = session.config, session.run.path
+    names, labels = session.dataset.class_names, np.asarray(session.recipe.labels())
+    picture = path / runs.PROGRESS / f"step_{step:06d}.png"
+    drawn = _write_grid(picture, images, [names[label] for label in labels])
+    if timelapse.is_kept(step, config.steps, config.image_every):
+        timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
+    write_unfinished_page(path, step, images, labels, names)
+    return drawn
+
+
+def _write_report(session: Session, made: Gallery | None, steps: int | None) -> None:
+    path = session.run.path
+    if made is not None:
+        gallery.save_gallery(path / runs.GALLERY, made)
+    timelapse.write_animation(
+        path / runs.ANIMATION, timelapse.find_sheets(path / runs.TIMELAPSE, steps)
+    )
+    write_page(read_run(path))
+
+
 def _write_grid(
     path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
 ) -> Image.Image | None:
@@ -697,20 +746,34 @@ def _neighbors(session: Session) -> np.ndarray:
     """Indices of the training images that look most like the distilled ones to the backbone."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    backbone = session.backbone
-    features_syn = embed(
-        backbone,
-        session.distilled,
-        Views(session.recipe.crop),
-        session.key,
-        label="distilled",
-        mesh=sharding.mesh_of_several(jax.local_devices()),
-    )
     return baselines.neighbors(
-        session.features(backbone, "train"),
+        session.features(session.backbone, "train"),
         session.dataset.splits["train"].labels,
-        features_syn.whole()[0],
+        session.features_syn,
         session.distilled.labels,
+    )
+
+
+def _make_gallery(session: Session) -> Gallery:
+    """Pictures for the page: distilled images, real ones beside them, a map of their features."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    config, train, distilled = session.config, session.dataset.splits["train"], session.distilled
+    classes = session.dataset.num_classes
+    rows = gallery.real_rows(
+        distilled.labels,
+        session.centroids,
+        _neighbors(session),
+        # Those of the first run of the baseline.
+        baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
+    )
+    shown = session.features_syn[gallery.shown(distilled.labels)]
+    return gallery.make_gallery(
+        distilled.images,
+        distilled.labels,
+        session.dataset.class_names,
+        {kind: train.load(indices) for kind, indices in rows.items()},
+        gallery.make_map(session.features(session.backbone, "train"), train.labels, shown),
     )
 
 

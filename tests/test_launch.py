@@ -141,12 +141,23 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
         "step_000003.png",
         "step_000006.png",
     ]
+    assert sorted(p.name for p in (finished / "timelapse").iterdir()) == [
+        "step_000003.webp",
+        "step_000006.webp",
+    ]
+    with Image.open(finished / "timelapse.webp") as animation:
+        assert animation.n_frames == 2
+    page = (finished / "report.html").read_text()
+    assert "Still distilling" not in page
+    assert page.count("<img") == 10 * 4 + 2 + 10, "cards, frames and thumbnails of the map"
+    assert "python launch.py --config=configs/quickstart.py:quick --workdir=quick" in page
+    assert str(finished.parent) not in page
     assert logged_steps(finished) == [2, 4, 6]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
     assert len(config["identity"]["data.fingerprint"]) == 64
     stages = json.loads((finished / "stages.json").read_text())
-    assert len(stages) == 6
+    assert len(stages) == 7
     for record in stages.values():
         (process,) = record["made_by"]
         assert process["versions"]["lgm_jax"] == lgm_jax.__version__
@@ -170,12 +181,21 @@ def commits(workdir, stage):
 
 @pytest.mark.usefixtures("later")
 def test_second_start_repeats_nothing(run_copy, capsys):
-    before = snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints")
+    def made():
+        pages = [run_copy / name for name in ("report.html", "gallery.npz", "results.json")]
+        written = {page.name: page.stat().st_mtime_ns for page in pages}
+        return snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints") | written
+
+    before = made()
     stages = json.loads((run_copy / "stages.json").read_text())
     assert start(QUICK, workdir=run_copy) == 0
     assert "6 steps are done" in capsys.readouterr().out
-    assert snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints") == before
+    assert made() == before
     assert json.loads((run_copy / "stages.json").read_text()) == stages
+    # A page that is gone is written again.
+    (run_copy / "report.html").unlink()
+    assert start(QUICK, workdir=run_copy) == 0
+    assert "10 images in place of 1,149" in (run_copy / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("later")
@@ -185,6 +205,7 @@ def test_changed_probe_key_keeps_the_distillation_and_who_made_it(run_copy):
     assert snapshot(run_copy / "distilled") == before
     assert commits(run_copy, "distill") == made_by
     assert commits(run_copy, "probe/distilled/digits_contrastive") == [(None, "later")]
+    assert commits(run_copy, "report") == [(None, "later")]
     # Its epochs are of their own.
     assert commits(run_copy, "baselines/full/digits_contrastive") != [(None, "later")]
     results = json.loads((run_copy / "results.json").read_text())
