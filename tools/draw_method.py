@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -39,13 +40,14 @@ def draw_views(images: np.ndarray) -> np.ndarray:
     """Some images, each beside views of it: rows by columns of squares."""
     config = quickstart.get_config().augment
     augmentation = augment.PRESETS[config.preset]
-    augmentation = dataclasses.replace(augmentation, scale=(config.scale_min, 1.0))
+    if augmentation is not None:
+        augmentation = dataclasses.replace(augmentation, scale=(config.scale_min, 1.0))
     side = images.shape[1]
     rows = []
     for label in _SHOWN:
         keys = jax.random.split(jax.random.key(label), _VIEWS)
         copies = np.repeat(images[label : label + 1], _VIEWS, axis=0)
-        views = np.asarray(augment.augment(keys, copies, side, augmentation))
+        views = np.asarray(augment.augment(keys, jnp.asarray(copies), side, augmentation))
         rows.append(np.concatenate([images[label : label + 1], views]))
     return np.stack(rows)
 
