@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from lgm_jax.errors import unknown_name
-from lgm_jax.experiments import ablations, accuracy
+from lgm_jax.experiments import ablations, accuracy, objectives
 from lgm_jax.experiments.runner import SECTION, Experiment, configs_of, run, without_section
 
 __all__ = ["NAMES", "SECTION", "find", "planned_configs", "run", "without_section"]
@@ -22,6 +22,10 @@ NAMES: Mapping[str, Experiment] = {
     "table2": Experiment(accuracy.plan_table2, accuracy.tabulate_table2),
     "table3": Experiment(ablations.plan_table3, ablations.tabulate_table3),
     "figure3": Experiment(ablations.plan_figure3, ablations.tabulate_figure3),
+    "table5": Experiment(accuracy.plan_table1, accuracy.tabulate_table5),
+    "ipc": Experiment(ablations.plan_ipc, ablations.tabulate_ipc),
+    "sizes": Experiment(accuracy.plan_table2, accuracy.tabulate_sizes),
+    "objectives": Experiment(objectives.plan_objectives, objectives.tabulate_objectives),
 }
 
 

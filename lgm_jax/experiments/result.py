@@ -239,5 +239,5 @@ def _grid(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _exact(value: float | None) -> str:
+def _exact(value: float | int | None) -> str:
     return "" if value is None else f"{value:.6g}"
