@@ -29,7 +29,7 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
-from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize
+from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Outcome, Planned
 from lgm_jax.session import split_list
 
@@ -155,7 +155,7 @@ def tabulate_figure3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
             tables.append(table)
             few, many = str(min(every)), str(max(every))
             for other in map(title_of, others):
-                gain = mean(table, many, other) - mean(table, few, other)
+                gain = mean(table.cells, many, other) - mean(table.cells, few, other)
                 text = f"{table.title}: {many} augmentations are better than {few} on {other}"
                 claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
     return Result(
@@ -209,8 +209,8 @@ def tabulate_ipc(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
             tables.append(table)
             real_columns = [METHODS[method] for method in ("neighbors", "centroids", "random")]
             margins = {
-                row: mean(table, row, METHODS["distilled"])
-                - max(mean(table, row, column) for column in real_columns)
+                row: mean(table.cells, row, METHODS["distilled"])
+                - max(mean(table.cells, row, column) for column in real_columns)
                 for row in rows
             }
             claims.append(
@@ -242,12 +242,6 @@ def numbers(config: ConfigDict, key: str) -> list[int]:
             f"{config[SECTION][key]!r}"
         )
     return [int(word) for word in words]
-
-
-def mean(table: Table, row: str, column: str) -> float:
-    """Our number in a cell; NaN where there is none."""
-    found = table.cells.get((row, column), Cell()).mean
-    return float("nan") if found is None else found
 
 
 def _ablations(config: ConfigDict) -> list[str]:
@@ -322,7 +316,7 @@ def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:
     for table in tables:
         column = AVERAGE if AVERAGE in table.columns else table.columns[0]
         loss = {
-            part: mean(table, full, column) - mean(table, _row(part), column)
+            part: mean(table.cells, full, column) - mean(table.cells, _row(part), column)
             for part in PARTS
             if _row(part) in table.rows
         }

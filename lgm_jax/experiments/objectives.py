@@ -31,7 +31,7 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
-from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize
+from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
 from lgm_jax.session import Session, split_list
 
@@ -385,10 +385,10 @@ def _joint_table(
     for pair in pairs:
         for other in out[pair]:
             joint, *single = (
-                cells[" + ".join(map(title_of, source)), title_of(other)].mean
+                mean(cells, " + ".join(map(title_of, source)), title_of(other))
                 for source in (pair, (pair[0],), (pair[1],))
             )
-            gain = float(np.subtract(joint, max(single)))
+            gain = joint - max(single)
             names = " and ".join(map(title_of, pair))
             text = f"{where}: {names} together are better on {title_of(other)} than either alone"
             claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
