@@ -271,7 +271,7 @@ def _variant(ablation: str) -> str:
 
 
 def _row(ablation: str) -> str:
-    return "full method" if ablation == _NOTHING else f"- {ablation.replace('+', ' - ')}"
+    return "full method" if ablation == _NOTHING else f"without {ablation.replace('+', ', ')}"
 
 
 def _ablation_table(
@@ -327,7 +327,9 @@ def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:
                 Claim(
                     f"{table.title}: augmentation matters most",
                     loss["augment"] > others,
-                    ", ".join(f"- {part} costs {value:.1f}" for part, value in loss.items()),
+                    ", ".join(
+                        f"without {part} it loses {value:.1f}" for part, value in loss.items()
+                    ),
                 )
             )
     if len(losses) == 2 and all("pyramid" in loss for loss in losses):

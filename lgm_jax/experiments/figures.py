@@ -62,7 +62,7 @@ def bars(figure: Any, tables: Sequence[Table]) -> None:
     for axes, table in zip(
         figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
     ):
-        width = 0.8 / len(table.rows)
+        width, compared = 0.8 / len(table.rows), False
         for i, row in enumerate(table.rows):
             marked = False
             for j, column in enumerate(table.columns):
@@ -83,7 +83,9 @@ def bars(figure: Any, tables: Sequence[Table]) -> None:
                     )
                     marked = True
                 if cell.paper is not None:
-                    axes.plot(x, cell.paper, "k_", markersize=7)
+                    said = "" if compared else "the paper's"
+                    axes.plot(x, cell.paper, "k_", markersize=7, label=said)
+                    compared = True
         axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
         axes.set_ylabel(table.unit)
         axes.set_title(table.title)
@@ -116,7 +118,7 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
 
 def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
     """For each table, a curve per column over its rows, which are numbers; the paper's dashed."""
-    figure.set_size_inches(5.0, 3.2 * len(tables))
+    figure.set_size_inches(6.5, 3.2 * len(tables))
     for axes, table in zip(
         figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
     ):
@@ -140,7 +142,7 @@ def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
         axes.set_xlabel(x_label)
         axes.set_ylabel(table.unit)
         axes.set_title(table.title)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _wrapped(names: Sequence[str]) -> list[str]:
