@@ -454,10 +454,16 @@ def test_whole_quick_experiment(name, tmp_path):
 
 def test_rows_of_real_images_are_chosen_by_name():
     assert split_list(common.get_config().baselines) == list(baselines.METHODS)
-    assert objectives.seconds_per_step(fabricate_run("sfm")) == 1.0
 
 
-def fabricate_run(objective):
-    """The outcome of one run of an objective."""
-    changes = {"stages": "distill", "eval_backbones": "a", "objective": objective}
-    return fabricate(runner.Planned({"seed": 0}, changes), lambda *_: 50.0)
+def test_seconds_of_a_step_leave_out_compilation_and_restarts():
+    changes = {"stages": "distill", "eval_backbones": "a", "objective": "sfm"}
+    planned = runner.Planned({"seed": 0}, changes)
+    run = fabricate(planned, lambda *_: 50.0)
+    assert objectives.seconds_per_step(run) == 1.0
+    # A process that was started again after step 6.
+    times = [(2, 100.0), (4, 102.0), (6, 104.0), (8, 190.0), (10, 192.0)]
+    lines = [{"step": step, "seconds": seconds} for step, seconds in times]
+    assert objectives.seconds_per_step(runner.Outcome(planned, run.results, lines)) == 1.0
+    with pytest.raises(UserError, match="log_every"):
+        objectives.seconds_per_step(runner.Outcome(planned, run.results, lines[:1]))

@@ -114,8 +114,8 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
         tables,
         [
             note_of(config),
-            f"{len(seeds(config))} distillation seeds, {config.steps} steps where not said "
-            f"otherwise, {config.copies} copies; the closed-form probe has a ridge of "
+            f"Distillation seeds: {len(seeds(config))}. Steps where not said otherwise: "
+            f"{config.steps}. Copies: {config.copies}. The closed-form probe has a ridge of "
             f"{config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At equal time, "
             f"each makes as many steps as fill the time of {config.objective}'s, compilation and "
             "features that are computed once left out. Memory is XLA's account of the step, "
@@ -171,10 +171,10 @@ def tabulate_clp(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
             pair: float(np.mean([mean(table.cells, *pair) for table in tables_here]))
             for pair in tables_here[0].cells
         }
-        ridge, temperature = max(average, key=average.__getitem__)
+        best = max(average, key=average.__getitem__)
         notes.append(
-            f"On {SETS[name].title}, best: ridge {ridge}, temperature {temperature}, "
-            f"{average[ridge, temperature]:.1f} on the average over backbones."
+            f"On {SETS[name].title}, best: ridge {best[0]}, temperature {best[1]}, "
+            f"{average[best]:.1f} on the average over backbones."
         )
         tables += tables_here
     return Result(
@@ -189,11 +189,14 @@ def seconds_per_step(outcome: Outcome) -> float:
     """Median over the lines of `metrics.jsonl`, so that compilation and restarts do not count.
 
     Raises:
-        ValueError: If there are fewer than two lines.
+        UserError: If there are fewer than two lines.
     """
     lines = outcome.metrics
     if len(lines) < 2:
-        raise ValueError("metrics.jsonl has too few lines to tell the speed")
+        raise UserError(
+            f"metrics.jsonl of run {outcome.planned.name} has fewer than two lines, which does not "
+            "tell its speed: lower config.log_every"
+        )
     pairs = itertools.pairwise(lines)
     return float(
         np.median([(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairs])
