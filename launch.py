@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
-from lgm_jax import determinism, hosts
+from lgm_jax import determinism, experiments, hosts
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
+from lgm_jax.session import Session
 
 USAGE = """\
 usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
@@ -29,7 +30,8 @@ Distils a labelled image data set into a few synthetic images per class, for a f
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
 
   --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
-                        quick for a test of everything in seconds; see docs/recipes.md
+                        quick for a test of everything in seconds (docs/recipes.md); or an
+                        experiment of many runs, such as configs/experiments/table2.py:embedded
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
@@ -149,13 +151,20 @@ def parse(
     # A config file is Python, and may raise anything.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
+        if named and isinstance(error, AttributeError | KeyError):
+            raise UserError(f"{' or '.join(named)} is not for this config: see its file") from error
         raise UserError(f"the config file cannot be loaded: {reason}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; see --help")
     config = config_flag.value
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
-    common.check(config)
+    if experiments.SECTION in config:
+        experiments.find(config)
+        common.check(experiments.without_section(config))
+    else:
+        common.check(config)
     if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
     meeting = _meeting(where.value, *(flag.value for flag in processes))
@@ -187,7 +196,13 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
             values[name] = 0
         if not 0 < values[name] < math.inf:
             raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
-    print(plan.describe(config, plan.Machine(**values)))
+    machine_ = plan.Machine(**values)
+    if experiments.SECTION not in config:
+        print(plan.describe(config, machine_))
+        return
+    for name, each in experiments.planned_configs(config).items():
+        common.check(each)
+        print(f"{name}\n{plan.describe(each, machine_)}")
 
 
 def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
@@ -219,7 +234,7 @@ def shown_command(argv: Sequence[str]) -> str:
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:
-    """Runs the stages that the config names.
+    """Makes a run, or all those of an experiment.
 
     Args:
         config: The config.
@@ -232,10 +247,10 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
     """
     import jax
 
-    from lgm_jax import stages, tracking
+    from lgm_jax import tracking
     from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
-    from lgm_jax.session import open_session, split_list
+    from lgm_jax.session import split_list
 
     quiet_storage()
     if jax.process_count() != hosts.count():
@@ -245,6 +260,33 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
     tracking.check_installed(split_list(config.track))
+    if experiments.SECTION not in config:
+        run_stages(config, workdir, overwrite, command)
+        return
+
+    def start(config: ConfigDict, folder: str, then: Callable[[Session], Any]) -> Any:
+        return run_stages(config, folder, overwrite, command, then)
+
+    experiments.run(experiments.find(config), config, workdir, start, common.check)
+
+
+def run_stages(
+    config: ConfigDict,
+    workdir: str,
+    overwrite: bool,
+    command: str | None = None,
+    then: Callable[[Session], Any] = lambda session: None,
+) -> Any:
+    """Runs the stages that a config names; gives what `then` does of the session.
+
+    Raises:
+        UserError: As `run`.
+    """
+    import jax
+
+    from lgm_jax import stages
+    from lgm_jax.session import open_session, split_list
+
     session = open_session(
         config, common.flatten(config), workdir, overwrite=overwrite, command=command
     )
@@ -265,6 +307,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
                 ):
                     raise
                 raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
+        return then(session)
 
 
 def _meeting(where: str, num_processes: int | None, process_id: int | None) -> hosts.Meeting | None:
@@ -348,7 +391,9 @@ def _check_names(argv: Sequence[str]) -> None:
             raise UserError(f"config file {path} is no Python file with a get_config()")
     for name, _, _ in arguments:
         key = name.removeprefix("config.")
-        if name.startswith("config.") and key not in common.KEYS:
+        # An experiment's own keys are known once its config is loaded.
+        of_experiment = key.startswith(f"{experiments.SECTION}.")
+        if name.startswith("config.") and key not in common.KEYS and not of_experiment:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
         # A negative number is the value of the flag before it; absl's own flags are not for here.
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:

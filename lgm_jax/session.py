@@ -342,6 +342,8 @@ def open_session(
         del identity["images.grey"]
     if recipe.grow_delay == 0:
         del identity["images.grow_delay"]
+    if config.augment.distill:
+        del identity["augment.distill"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if recipe.label_kind == "hard":
@@ -431,7 +433,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
         grow_delay=config.images.grow_delay,
-        augmentation=_augmentation(config.augment),
+        augmentation=make_augmentation(config.augment) if config.augment.distill else None,
         real=config.real.source,
         real_views=config.real.views,
         schedule=config.schedule,
@@ -453,7 +455,8 @@ def make_protocol(config: ConfigDict, recipe: distill.Recipe, *, full: bool) -> 
         recipe: What it says of the images.
         full: Whether a probe trains on the full training set, rather than on a few images.
     """
-    options, augmentation = config.probe, recipe.augmentation
+    # Of the config: a recipe may be without augmentation for the sake of an ablation.
+    options, augmentation = config.probe, make_augmentation(config.augment)
     if augmentation is not None and not options.noise:
         augmentation = dataclasses.replace(augmentation, noise=0.0)
     return probe.Protocol(
@@ -622,7 +625,12 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _augmentation(config: ConfigDict) -> Augmentation | None:
+def make_augmentation(config: ConfigDict) -> Augmentation | None:
+    """The augmentation that the section `augment` of a config says, of probes too.
+
+    Raises:
+        UserError: If it contradicts itself.
+    """
     preset = PRESETS[config.preset]
     changes = {
         name: config[name]

@@ -131,15 +131,18 @@ def probe_stage(session: Session) -> None:
 
 
 def baselines_stage(session: Session) -> None:
-    """Trains and evaluates probes on real images: chosen in four ways, and all of them."""
+    """Trains and evaluates probes on real images: chosen in three ways, and all of them."""
     config, train = session.config, session.dataset.splits["train"]
     classes, runs_ = session.dataset.num_classes, config.probe.runs
-    drawn = baselines.random(train.labels, config.ipc, classes, runs_, config.seed)
-    _probe(session, "random", train, lambda: drawn)
-    _probe(session, "centroids", train, lambda: session.centroids[None])
-    if session.distilled is not None:
-        _probe(session, "neighbors", train, lambda: _neighbors(session)[None])
-    _probe(session, "full", train, lambda: np.arange(len(train.labels))[None])
+    choices: Mapping[str, Callable[[], np.ndarray]] = {
+        "random": lambda: baselines.random(train.labels, config.ipc, classes, runs_, config.seed),
+        "centroids": lambda: session.centroids[None],
+        "neighbors": lambda: _neighbors(session)[None],
+        "full": lambda: np.arange(len(train.labels))[None],
+    }
+    for method in filter(split_list(config.baselines).__contains__, baselines.METHODS):
+        if method != "neighbors" or session.distilled is not None:
+            _probe(session, method, train, choices[method])
 
 
 def report_stage(session: Session) -> None:
@@ -243,14 +246,7 @@ def _distill(
 ) -> tuple[distill.AnyState, float | None]:
     """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
-    gradients = [
-        distill.make_gradient(
-            backbone.apply, recipe, session.key, real, mesh=mesh, microbatch_size=size
-        )
-        for backbone, real in zip(session.backbones, feed.reals, strict=True)
-    ]
-    gradient = distill.weigh_gradients(gradients, session.weights)
-    step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
+    step_program = _step_program(session, mesh, size, feed)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
     bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
     tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
@@ -264,7 +260,7 @@ def _distill(
         INTERRUPTS.deferred(agree) as interrupted,
     ):
         updates = distill.run(
-            compilation.Program(step_fn, donate_argnums=0),
+            step_program,
             jax.jit(grow, donate_argnums=0),
             recipe,
             state,
@@ -311,6 +307,44 @@ def _scalars(recipe: distill.Recipe, step: int, loss: float, rate: float) -> dic
         "images_per_second": rate * recipe.batch,
         "learning_rate": recipe.learning_rate * float(recipe.learning_rate_factor(step)),
     }
+
+
+def _step_program(session: Session, mesh: Mesh, size: int, feed: _Feed) -> compilation.Program:
+    gradients = [
+        distill.make_gradient(
+            backbone.apply, session.recipe, session.key, real, mesh=mesh, microbatch_size=size
+        )
+        for backbone, real in zip(session.backbones, feed.reals, strict=True)
+    ]
+    gradient = distill.weigh_gradients(gradients, session.weights)
+    step = distill.make_step_along(gradient, session.recipe, mesh=mesh, source_specs=feed.specs)
+    return compilation.Program(step, donate_argnums=0)
+
+
+def step_memory(session: Session) -> int:
+    """Bytes on a device that a step of the distillation takes, by XLA's account of the program.
+
+    Weights, images with Adam's moments, real images or features, and what is computed are counted.
+    """
+    mesh = sharding.make_mesh()
+    size = hosts.first_says(_microbatch_size(session, mesh))
+    with contextlib.ExitStack() as workers:
+        feed = _feed(session, mesh, size, workers)
+        state = distill.init_state(session.key, session.recipe, _start_images(session))
+        arguments = (
+            sharding.place(mesh, state),
+            sharding.replicate(mesh, tuple(backbone.params for backbone in session.backbones)),
+            feed.sources(0),
+        )
+        program = _step_program(session, mesh, size, feed)
+        found = program.jitted.lower(*arguments).compile().memory_analysis()
+    # The new state takes the place of the old one.
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:
