@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
-from lgm_jax import determinism, hosts
+from lgm_jax import determinism, experiments, hosts
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
+from lgm_jax.session import Session
 
 USAGE = """\
 usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
@@ -28,7 +29,8 @@ Distils a labelled image data set into a few synthetic images per class, for a f
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
 
   --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
-                        quick for a test of everything in seconds
+                        quick for a test of everything in seconds; or an experiment of many runs,
+                        for example configs/experiments/table2.py:embedded
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
@@ -154,7 +156,11 @@ def parse(
     config = config_flag.value
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
-    common.check(config)
+    if experiments.SECTION in config:
+        experiments.find(config)
+        common.check(experiments.without_section(config))
+    else:
+        common.check(config)
     if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
     meeting = _meeting(where.value, *(flag.value for flag in processes))
@@ -186,7 +192,13 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
             values[name] = 0
         if not 0 < values[name] < math.inf:
             raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
-    print(plan.describe(config, plan.Machine(**values)))
+    machine_ = plan.Machine(**values)
+    if experiments.SECTION not in config:
+        print(plan.describe(config, machine_))
+        return
+    for name, each in experiments.planned_configs(config).items():
+        common.check(each)
+        print(f"{name}\n{plan.describe(each, machine_)}")
 
 
 def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
@@ -205,17 +217,15 @@ def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
-    """Runs the stages that the config names.
+    """Makes a run, or all those of an experiment.
 
     Raises:
         UserError: For bad input, and where memory does not hold what the config asks for.
     """
     import jax
 
-    from lgm_jax import stages
     from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
-    from lgm_jax.session import open_session, split_list
 
     quiet_storage()
     if jax.process_count() != hosts.count():
@@ -224,6 +234,32 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
         )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
+    if experiments.SECTION not in config:
+        run_stages(config, workdir, overwrite)
+        return
+
+    def start(config: ConfigDict, folder: str, then: Callable[[Session], Any]) -> Any:
+        return run_stages(config, folder, overwrite, then)
+
+    experiments.run(experiments.find(config), config, workdir, start, common.check)
+
+
+def run_stages(
+    config: ConfigDict,
+    workdir: str,
+    overwrite: bool,
+    then: Callable[[Session], Any] = lambda session: None,
+) -> Any:
+    """Runs the stages that a config names; gives what `then` does of the session.
+
+    Raises:
+        UserError: As `run`.
+    """
+    import jax
+
+    from lgm_jax import stages
+    from lgm_jax.session import open_session, split_list
+
     session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
     named = split_list(config.stages)
     with contextlib.closing(session.run):
@@ -242,6 +278,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
                 ):
                     raise
                 raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
+        return then(session)
 
 
 def _meeting(where: str, num_processes: int | None, process_id: int | None) -> hosts.Meeting | None:
@@ -322,7 +359,9 @@ def _check_names(argv: Sequence[str]) -> None:
             raise UserError(f"config file {path} is no Python file with a get_config()")
     for name, _, _ in arguments:
         key = name.removeprefix("config.")
-        if name.startswith("config.") and key not in common.KEYS:
+        # An experiment's own keys are known once its config is loaded.
+        of_experiment = key.startswith(f"{experiments.SECTION}.")
+        if name.startswith("config.") and key not in common.KEYS and not of_experiment:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
         # A negative number is the value of the flag before it; absl's own flags are not for here.
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, data, distill, probe
+from lgm_jax import backbones, baselines, data, distill, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
@@ -155,6 +155,7 @@ KEYS: Mapping[str, Key] = {
     "images.start_resolution": Key(1, "pyramid levels up to this side from the start", at_least(1)),
     "images.grow_every": Key(200, "steps per new pyramid level; 0: all at once", at_least(0)),
     "augment.preset": Key("paper", "augmentation of real and synthetic images", one_of(*PRESETS)),
+    "augment.distill": Key(True, "augment while distilling; probes are augmented in any case"),
     "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
     "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
     "augment.scale_max": Key(float, "largest area of a crop, likewise", between(1e-4, 1)),
@@ -216,6 +217,11 @@ KEYS: Mapping[str, Key] = {
     "real.views": Key(1, "for cached and exact: augmentations of each image", between(1, 1000)),
     "real.cache": Key("", "folder of features that runs share (default: in the workdir)"),
     "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)"),
+    "baselines": Key(
+        ",".join(baselines.METHODS),
+        "real images to compare with, comma-separated",
+        some_of(*baselines.METHODS),
+    ),
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
     "probe.batch": Key(100, "images per update", at_least(1)),

@@ -314,6 +314,8 @@ def open_session(
         del identity["real.views"]
     if not recipe.grey:
         del identity["images.grey"]
+    if config.augment.distill:
+        del identity["augment.distill"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if recipe.label_kind == "hard":
@@ -397,7 +399,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         grey=config.images.grey,
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
-        augmentation=_augmentation(config.augment),
+        augmentation=make_augmentation(config.augment) if config.augment.distill else None,
         real=config.real.source,
         real_views=config.real.views,
         schedule=config.schedule,
@@ -561,7 +563,12 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _augmentation(config: ConfigDict) -> Augmentation | None:
+def make_augmentation(config: ConfigDict) -> Augmentation | None:
+    """The augmentation that the section `augment` of a config says, of probes too.
+
+    Raises:
+        UserError: If it contradicts itself.
+    """
     preset = PRESETS[config.preset]
     changes = {
         name: config[name]

@@ -41,7 +41,14 @@ from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import format_table
-from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash, source_bytes
+from lgm_jax.session import (
+    FEATURES_ON_DEVICE,
+    Session,
+    content_hash,
+    make_augmentation,
+    source_bytes,
+    split_list,
+)
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -119,15 +126,18 @@ def probe_stage(session: Session) -> None:
 
 
 def baselines_stage(session: Session) -> None:
-    """Trains and evaluates probes on real images: chosen in four ways, and all of them."""
+    """Trains and evaluates probes on real images: chosen in three ways, and all of them."""
     config, train = session.config, session.dataset.splits["train"]
     classes, runs_ = session.dataset.num_classes, config.probe.runs
-    drawn = baselines.random(train.labels, config.ipc, classes, runs_, config.seed)
-    _probe(session, "random", train, lambda: drawn)
-    _probe(session, "centroids", train, lambda: session.centroids[None])
-    if session.distilled is not None:
-        _probe(session, "neighbors", train, lambda: _neighbors(session)[None])
-    _probe(session, "full", train, lambda: np.arange(len(train.labels))[None])
+    choices: Mapping[str, Callable[[], np.ndarray]] = {
+        "random": lambda: baselines.random(train.labels, config.ipc, classes, runs_, config.seed),
+        "centroids": lambda: session.centroids[None],
+        "neighbors": lambda: _neighbors(session)[None],
+        "full": lambda: np.arange(len(train.labels))[None],
+    }
+    for method in filter(split_list(config.baselines).__contains__, baselines.METHODS):
+        if method != "neighbors" or session.distilled is not None:
+            _probe(session, method, train, choices[method])
 
 
 def report_stage(session: Session) -> None:
@@ -495,7 +505,7 @@ def _start_images(session: Session) -> jax.Array | None:
 
 def _protocol(session: Session, method: str) -> probe.Protocol:
     """How a row is trained: once, if repetitions could not differ."""
-    config, augmentation = session.config.probe, session.recipe.augmentation
+    config, augmentation = session.config.probe, make_augmentation(session.config.augment)
     protocol = probe.Protocol(
         epochs=config.full_epochs if method == "full" else config.epochs,
         batch=config.batch,
