@@ -322,10 +322,14 @@ class ClassMeansShare(NamedTuple):
         cosine: Cosine of the head gradient and the one of class means.
         share: 1 - |g - m|² / |g|²: the part of the head gradient g that the one of class means, m,
             explains; below 0 where m is farther from g than zero is.
+        overall: Likewise, for the gradient o of features all replaced by the mean of all images.
+        rest: 1 - |g - m|² / |g - o|²: of what that leaves, the part that class means explain.
     """
 
     cosine: Float[Array, " heads"]
     share: Float[Array, " heads"]
+    overall: Float[Array, " heads"]
+    rest: Float[Array, " heads"]
 
 
 def class_means_share(
@@ -341,7 +345,8 @@ def class_means_share(
     same head on features that are each replaced by the mean of its class.
 
     With small heads the softmax is near uniform, and the gradient is linear in the features: only
-    their class means count. With larger ones it is not.
+    their class means count. With larger ones it is not; but then most of it may be what all images
+    have in common, which a head takes for one class: hence the share of the overall mean.
 
     Source: the gradient of arXiv 2511.16674; that class means alone may do is what arXiv
     2602.05391 rests on.
@@ -356,19 +361,25 @@ def class_means_share(
     """
     sums = objectives.class_sums(features, labels, num_classes)
     means = sums.features / jnp.maximum(sums.weights, 1)[:, None]
+    overall = jnp.broadcast_to(jnp.mean(features, axis=0, keepdims=True), means.shape)
 
-    def compare(key: Key[Array, ""]) -> tuple[Array, Array]:
+    def compare(key: Key[Array, ""]) -> tuple[Array, Array, Array, Array]:
         head = objectives.init_head(key, features.shape[1], num_classes, head_std)
         # The mean of a class counts once for each of its images.
-        whole, known = (
+        classes = jnp.arange(num_classes)
+        whole, known, common = (
             ravel_pytree(gradient)[0]
             for gradient in (
                 objectives.head_gradient_in_parts(head, features, labels),
-                objectives.head_gradient(head, means, jnp.arange(num_classes), sums.weights),
+                objectives.head_gradient(head, means, classes, sums.weights),
+                objectives.head_gradient(head, overall, classes, sums.weights),
             )
         )
-        share = 1 - jnp.sum((whole - known) ** 2) / jnp.sum(whole**2)
-        return 1 - objectives.cosine_distance(whole, known), share
+        size, left, left_by_overall = (
+            jnp.sum(vector**2) for vector in (whole, whole - known, whole - common)
+        )
+        cosine = 1 - objectives.cosine_distance(whole, known)
+        return cosine, 1 - left / size, 1 - left_by_overall / size, 1 - left / left_by_overall
 
     return ClassMeansShare(*jax.lax.map(compare, jax.random.split(key, heads)))
 

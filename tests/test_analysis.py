@@ -230,29 +230,33 @@ class TestClassMeansShare:
             heads=4,
         )
 
-    @pytest.mark.parametrize("head_std", [0.01, 1.0])
-    def test_is_all_for_features_equal_to_their_class_means(self, head_std):
-        found = self._share(_features(0, 3)[self.labels], head_std)
-        np.testing.assert_allclose(found.cosine, 1, atol=1e-6)
-        np.testing.assert_allclose(found.share, 1, atol=1e-6)
+    def test_is_all_for_features_equal_to_their_class_means(self):
+        found = self._share(_features(0, 3)[self.labels], 1.0)
+        for part in (found.cosine, found.share, found.rest):
+            np.testing.assert_allclose(part, 1, atol=1e-6)
 
-    def test_is_that_of_features_replaced_by_class_means(self):
-        features = _features(0)
+    def test_is_that_of_features_replaced_by_means(self):
+        features = _features(0) + np.float32(0.5)
         means = np.stack([features[self.labels == c].mean(axis=0) for c in range(3)])
+        overall = np.broadcast_to(features.mean(axis=0), features.shape)
         found = self._share(features, 1.0)
         for i, key in enumerate(jax.random.split(jax.random.key(0), 4)):
             head = objectives.init_head(key, 6, 3, 1.0)
-            real, known = (
+            real, known, common = (
                 np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
                 for gradient in (
                     objectives.head_gradient(head, jnp.asarray(f), jnp.asarray(self.labels))
-                    for f in (features, means[self.labels])
+                    for f in (features, means[self.labels], overall)
                 )
             )
+            size, left, left_by_overall = (
+                np.sum(v**2) for v in (real, real - known, real - common)
+            )
             cosine = real @ known / np.linalg.norm(real) / np.linalg.norm(known)
-            share = 1 - np.sum((real - known) ** 2) / np.sum(real**2)
             assert found.cosine[i] == pytest.approx(cosine, abs=1e-5)
-            assert found.share[i] == pytest.approx(share, abs=1e-5)
+            assert found.share[i] == pytest.approx(1 - left / size, abs=1e-5)
+            assert found.overall[i] == pytest.approx(1 - left_by_overall / size, abs=1e-5)
+            assert found.rest[i] == pytest.approx(1 - left / left_by_overall, abs=1e-5)
 
     def test_falls_as_the_softmax_leaves_uniform(self):
         small, large = (self._share(_features(0), std) for std in (1e-4, 1.0))
