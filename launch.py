@@ -150,6 +150,9 @@ def parse(
     # A config file is Python, and may raise anything.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
+        if named and isinstance(error, AttributeError | KeyError):
+            raise UserError(f"{' or '.join(named)} is not for this config: see its file") from error
         raise UserError(f"the config file cannot be loaded: {reason}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; see --help")

@@ -220,14 +220,7 @@ def _distill(
 ) -> tuple[distill.AnyState, float | None]:
     """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
-    gradients = [
-        distill.make_gradient(
-            backbone.apply, recipe, session.key, real, mesh=mesh, microbatch_size=size
-        )
-        for backbone, real in zip(session.backbones, feed.reals, strict=True)
-    ]
-    gradient = distill.weigh_gradients(gradients, session.weights)
-    step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
+    step_program = _step_program(session, mesh, size, feed)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
     captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
     bar = StepProgress(int(state.step), config.steps)
@@ -236,7 +229,7 @@ def _distill(
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
     with contextlib.closing(bar), trace, INTERRUPTS.deferred(agree) as interrupted:
         updates = distill.run(
-            compilation.Program(step_fn, donate_argnums=0),
+            step_program,
             jax.jit(grow, donate_argnums=0),
             recipe,
             state,
@@ -270,6 +263,44 @@ def _distill(
                 break
     # As it is read back where a run was killed after the last step.
     return sharding.collect(mesh, state, recipe.num_images), metrics.last_loss()
+
+
+def _step_program(session: Session, mesh: Mesh, size: int, feed: _Feed) -> compilation.Program:
+    gradients = [
+        distill.make_gradient(
+            backbone.apply, session.recipe, session.key, real, mesh=mesh, microbatch_size=size
+        )
+        for backbone, real in zip(session.backbones, feed.reals, strict=True)
+    ]
+    gradient = distill.weigh_gradients(gradients, session.weights)
+    step = distill.make_step_along(gradient, session.recipe, mesh=mesh, source_specs=feed.specs)
+    return compilation.Program(step, donate_argnums=0)
+
+
+def step_memory(session: Session) -> int:
+    """Bytes on a device that a step of the distillation takes, by XLA's account of the program.
+
+    Weights, images with Adam's moments, real images or features, and what is computed are counted.
+    """
+    mesh = sharding.make_mesh()
+    size = hosts.first_says(_microbatch_size(session, mesh))
+    with contextlib.ExitStack() as workers:
+        feed = _feed(session, mesh, size, workers)
+        state = distill.init_state(session.key, session.recipe, _start_images(session))
+        arguments = (
+            sharding.place(mesh, state),
+            sharding.replicate(mesh, tuple(backbone.params for backbone in session.backbones)),
+            feed.sources(0),
+        )
+        program = _step_program(session, mesh, size, feed)
+        found = program.jitted.lower(*arguments).compile().memory_analysis()
+    # The new state takes the place of the old one.
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:

@@ -1,8 +1,9 @@
-"""What each part of the method is worth: table 3 and figure 3 of the paper, and images per class."""
+"""What parts and numbers of the method are worth: table 3, figure 3, and images per class."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from lgm_jax.experiments import figures
 from lgm_jax.experiments.accuracy import paper_number
 from lgm_jax.experiments.axes import (
     AVERAGE,
+    METHODS,
+    PAPERS_AVERAGE,
     SETS,
     backbones,
     cell,
@@ -20,6 +23,7 @@ from lgm_jax.experiments.axes import (
     evaluated,
     is_papers,
     note_of,
+    real_run,
     seeds,
     select,
     sets,
@@ -101,7 +105,7 @@ def tabulate_table3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         tables,
         [note_of(config), _count_note(config)],
         claims,
-        functools.partial(figures.bars, tables=[_turned(table) for table in tables]),
+        functools.partial(figures.bars, tables=tables),
     )
 
 
@@ -163,6 +167,68 @@ def tabulate_figure3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     )
 
 
+def plan_ipc(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
+    """Every number of images per class, each backbone for itself, beside real images."""
+    planned = []
+    for name, image_set in sets(config).items():
+        planned.append(real_run(config, name, image_set, backbones(config), ("full",)))
+        planned += [
+            distilled_run(
+                config,
+                name,
+                image_set,
+                backbone,
+                seed,
+                evaluate=[backbone],
+                baselines=("random", "centroids", "neighbors"),
+                variant=_ipc(count),
+                changes={"ipc": count},
+            )
+            for count in numbers(config, "ipc")
+            for backbone in backbones(config)
+            for seed in seeds(config)
+        ]
+    return planned
+
+
+def tabulate_ipc(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
+    """Images per class by where they are from; the paper has one image per class alone."""
+    tables, claims, counts = [], [], numbers(config, "ipc")
+    for name in sets(config):
+        for backbone in backbones(config):
+            cells = {}
+            for count in counts:
+                own = select(outcomes, set=name, backbone=backbone, variant=_ipc(count))
+                real = select(outcomes, set=name, backbone="real")
+                for method, column in METHODS.items():
+                    runs = real if method == "full" else own
+                    cells[str(count), column] = cell(runs, method, backbone)
+            where = f"{SETS[name].title}, {title_of(backbone)}"
+            rows, columns = list(map(str, counts)), list(METHODS.values())
+            table = Table(where, "images per class", rows, columns, cells)
+            tables.append(table)
+            real_columns = [METHODS[method] for method in ("neighbors", "centroids", "random")]
+            margins = {
+                row: mean(table, row, METHODS["distilled"])
+                - max(mean(table, row, column) for column in real_columns)
+                for row in rows
+            }
+            claims.append(
+                Claim(
+                    f"{where}: distilled images beat as many real ones, however many there are",
+                    min(margins.values()) > 0,
+                    ", ".join(f"{row} a class by {margin:+.1f}" for row, margin in margins.items()),
+                )
+            )
+    return Result(
+        "Images per class",
+        tables,
+        [note_of(config), _count_note(config)],
+        claims,
+        functools.partial(figures.curves, tables=tables, x_label="images per class"),
+    )
+
+
 def numbers(config: ConfigDict, key: str) -> list[int]:
     """A list of positive whole numbers of the section `experiment`.
 
@@ -201,6 +267,11 @@ def _without(ablation: str) -> dict[str, Any]:
     return changes
 
 
+def _ipc(count: int) -> str:
+    # One image per class is the run of table 1.
+    return "" if count == 1 else f"ipc{count}"
+
+
 def _variant(ablation: str) -> str:
     return "" if ablation == _NOTHING else f"no-{ablation.replace('+', '-')}"
 
@@ -230,22 +301,18 @@ def _ablation_table(
             cells[_row(ablation), title_of(backbone)] = ours.beside(paper_number(paper, backbone))
             rows.append([[run.accuracy("distilled", b) for b in where] for run in own])
         if len(rows) > 1:
-            by_seed = [sum(seed, []) for seed in zip(*rows, strict=True)]
+            by_seed = [list(itertools.chain(*seed)) for seed in zip(*rows, strict=True)]
             cells[_row(ablation), AVERAGE] = summarize(by_seed).beside(paper_number(paper, AVERAGE))
-    titles = list(map(title_of, columns))
-    if not is_papers(config):
-        titles_paper = "the paper's average, ImageNet-100"
-        for ablation, row in numbers_of.items() if cells else ():
-            if ablation in _ablations(config):
-                cells[_row(ablation), titles_paper] = Cell().beside(row[-1])
-        titles_after = [titles_paper]
-    else:
-        titles_after = []
+    titles = list(map(title_of, columns)) + ([AVERAGE] if len(columns) > 1 else [])
+    if not is_papers(config) and cells:
+        titles.append(PAPERS_AVERAGE)
+        for ablation in filter(numbers_of.__contains__, _ablations(config)):
+            cells[_row(ablation), PAPERS_AVERAGE] = Cell().beside(numbers_of[ablation][-1])
     return Table(
         f"{SETS[name].title}, evaluated on {_SAME if same else _OTHERS}",
         "method",
         [_row(ablation) for ablation in _ablations(config)],
-        [*titles, *([AVERAGE] if len(titles) > 1 else []), *titles_after],
+        titles,
         cells,
     )
 
@@ -279,19 +346,6 @@ def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:
             )
         )
     return claims
-
-
-def _turned(table: Table) -> Table:
-    """Without the average, which bars do not need."""
-    columns = [
-        column
-        for column in table.columns
-        if any(
-            (row, column) in table.cells and table.cells[row, column].mean is not None
-            for row in table.rows
-        )
-    ]
-    return Table(table.title, table.corner, table.rows, columns, table.cells, table.unit)
 
 
 def _count_note(config: ConfigDict) -> str:

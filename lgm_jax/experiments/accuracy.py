@@ -12,6 +12,7 @@ from lgm_jax.experiments import figures
 from lgm_jax.experiments.axes import (
     AVERAGE,
     METHODS,
+    PAPERS_AVERAGE,
     SETS,
     backbones,
     cell,
@@ -25,7 +26,14 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
-from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize_values
+from lgm_jax.experiments.result import (
+    Cell,
+    Claim,
+    Result,
+    Table,
+    summarize,
+    summarize_values,
+)
 from lgm_jax.experiments.runner import Outcome, Planned
 
 _ORDER = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16", AVERAGE)
@@ -215,9 +223,9 @@ def _methods(
             cells[row, AVERAGE] = average
     columns = [title_of(backbone) for backbone in names] + ([AVERAGE] if len(names) > 1 else [])
     if not is_papers(config) and name not in PAPER:
-        columns.append("the paper's average, ImageNet-100")
+        columns.append(PAPERS_AVERAGE)
         for method, row in METHODS.items():
-            cells[row, columns[-1]] = Cell().beside(PAPER["imagenet-100"][method][-1])
+            cells[row, PAPERS_AVERAGE] = Cell().beside(PAPER["imagenet-100"][method][-1])
     return Table(f"{SETS[name].title}", "images", list(METHODS.values()), columns, cells)
 
 
@@ -227,8 +235,6 @@ def _runs_of(outcomes: Sequence[Outcome], method: str, backbone: str) -> list[Ou
 
 def _average(outcomes: Sequence[Outcome], method: str, names: Sequence[str]) -> Cell:
     """The mean over backbones, for each seed; its spread is that over seeds."""
-    from lgm_jax.experiments.result import summarize
-
     runs = [_runs_of(outcomes, method, backbone) for backbone in names]
     by_seed = [
         [outcome.accuracy(method, backbone) for outcome, backbone in zip(row, names, strict=True)]

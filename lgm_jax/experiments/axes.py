@@ -31,6 +31,9 @@ METHODS: Mapping[str, str] = {
 
 AVERAGE = "Average"
 
+# Beside numbers of other data and backbones, to compare orders, not numbers.
+PAPERS_AVERAGE = "the paper's average, ImageNet-100"
+
 _PAPER, _EMBEDDED = "paper", ("embedded", "quick")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,31 +158,26 @@ def run(
     """
     folder = epath.Path(os.path.expanduser(workdir))
     _check_folder(folder, config)
+    shared = epath.Path(os.path.expanduser(config[SECTION].share or workdir))
     finished: dict[str, Outcome] = {}
     while True:
-        planned = experiment.plan(config, finished)
-        todo = {name: each for name, each in configs_of(planned, config).items()}
-        for each in todo.values():
+        plan = experiment.plan(config, finished)
+        configs, planned = configs_of(plan, config), {each.name: each for each in plan}
+        for each in configs.values():
             check(each)
-        todo = {name: each for name, each in todo.items() if name not in finished}
+        _open_folder(folder, config)
+        todo = [name for name in planned if name not in finished]
+        for name in todo:
+            print(f"run {len(finished) + 1} of {len(planned)}: {planned[name].title}", flush=True)
+            if not configs[name].real.cache:
+                # What one run has embedded, the others need not.
+                configs[name].real.cache = str(shared / runs.FEATURES)
+            path = shared / RUNS / name
+            finished[name] = _make(planned[name], configs[name], path, start)
         if not todo:
             break
-        if not finished:
-            _open_folder(folder, config)
-        by_name = {each.name: each for each in planned}
-        for name, run_config in todo.items():
-            each = by_name[name]
-            print(f"run {len(finished) + 1} of {len(planned)}: {each.title}", flush=True)
-            share = (
-                epath.Path(os.path.expanduser(config[SECTION].share))
-                if config[SECTION].share
-                else folder
-            )
-            if not run_config.real.cache:
-                run_config.real.cache = str(share / runs.FEATURES)
-            finished[name] = _make(each, run_config, share / RUNS / name, start)
     if hosts.is_first():
-        result = experiment.tabulate(config, [finished[each.name] for each in planned])
+        result = experiment.tabulate(config, [finished[name] for name in planned])
         for path in write(folder, result):
             print(f"result: {path}")
 
@@ -227,8 +223,6 @@ def _make(planned: Planned, config: ConfigDict, path: epath.Path, start: Start) 
 def _measure(measure: Measure | None, session: Session) -> Any:
     if measure is None:
         return None
-    import time
-
     stage, inputs = f"measure/{measure.name}", measure.inputs(session)
     found = session.run.find(stage, inputs)
     if found is None or not all((session.run.path / name).exists() for name in measure.files):
