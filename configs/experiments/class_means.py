@@ -20,8 +20,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         {
             "all": {"head_stds": "0.01,0.1,1", "heads": 20},
-            # Features of the embedded backbones are small, and so are scores.
-            "embedded": {"head_stds": "0.01,0.1,1,10,100"},
             "quick": {"heads": 2, "backbones": _base.embedded_backbones()[0]},
         },
     )

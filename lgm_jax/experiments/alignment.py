@@ -147,7 +147,7 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         tables,
         [
             note_of(config),
-            f"{len(seeds(config))} distillation seeds, {config.steps} steps. 1-NN by cosine "
+            f"Distillation seeds: {len(seeds(config))}; steps: {config.steps}. 1-NN by cosine "
             "similarity, one centre crop per image. Correlations are over ordered pairs of "
             "backbones, of means over seeds; p is that of a two-sided Mantel test, which permutes "
             f"backbones: {_count_note(len(backbones(config)))} The paper gives no coefficient; "

@@ -67,7 +67,9 @@ def tabulate_class_means(config: ConfigDict, outcomes: Sequence[Outcome]) -> Res
                 for scale in head_scales(config):
                     values = own.measured[_text(scale)][kind]
                     cells[_text(scale), title_of(backbone)] = Cell(
-                        mean=float(np.mean(values)), std=spread(values), seeds=len(values)
+                        mean=float(np.mean(values)),
+                        std=spread(values),
+                        seeds=len(values) if len(values) > 1 else 0,
                     )
             table = Table(
                 f"{SETS[name].title}: {title}",
@@ -88,14 +90,14 @@ def tabulate_class_means(config: ConfigDict, outcomes: Sequence[Outcome]) -> Res
         tables,
         [
             note_of(config),
-            f"{heads} random heads of each scale; {config.real.views} augmented views of every "
-            "training image. The head gradient g is held against m, that of features each replaced "
-            "by the mean of its class, and o, that of features all replaced by the overall mean. "
-            "Shares are 1 - |g - m|² / |g|², 1 - |g - o|² / |g|² and 1 - |g - m|² / |g - o|²; "
-            "below 0, m or o is farther away than what it is held against. The authors' code has "
-            "heads of 0.01, the paper's text of 1; but what leaves the softmax near uniform is the "
-            "std of the class scores: the head's, times the root mean square norm of the features, "
-            "which differs between backbones.",
+            f"Random heads of each scale: {heads}; augmented views of every training image: "
+            f"{config.real.views}. The head gradient g is held against m, that of features each "
+            "replaced by the mean of its class, and o, that of features all replaced by the mean "
+            "of all. Shares are 1 - |g - m|² / |g|², 1 - |g - o|² / |g|² and "
+            "1 - |g - m|² / |g - o|²; below 0, m or o is farther away than what it is held "
+            "against. The authors' code has heads of 0.01, the paper's text of 1; but what leaves "
+            "the softmax near uniform is the std of the class scores: the head's, times the root "
+            "mean square norm of the features, which differs between backbones.",
         ],
         claims,
         functools.partial(_draw, tables=[table for table in tables if table.unit in _DRAWN]),
@@ -197,6 +199,7 @@ def _draw(figure: Any, tables: Sequence[Table]) -> None:
         axes.set_xscale("log")
         axes.set_xlabel(table.corner)
         axes.set_ylabel(table.unit)
-        axes.set_ylim(top=1.03)
+        lowest = min(cell.mean or 0.0 for cell in table.cells.values())
+        axes.set_ylim(min(0.0, 1.1 * lowest), 1.03)
         axes.set_title(table.title.replace(": ", ":\n"), fontsize="medium")
         axes.legend(fontsize="small")

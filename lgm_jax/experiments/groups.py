@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,8 @@ def plan_table4(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
 
 def tabulate_table4(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     """Methods by backbones, on average and in the worst group; and by groups."""
-    tables, claims, shown = [], [], []
+    tables, claims = [], []
+    shown: list[tuple[Table, Outcome]] = []
     for name in sets(config):
         own = select(outcomes, set=name)
         average, worst = _average_table(config, own, name), _worst_table(config, own, name)
@@ -163,24 +164,23 @@ def _typical(features: np.ndarray, members: Int[np.ndarray, " m"]) -> np.ndarray
 
 
 def _average_table(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
-    paper = PAPER.get(name, {}) if is_papers(config) and config.ipc == 1 else {}
-    cells = {}
+    comparable = is_papers(config) and config.ipc == 1
+    # Beside numbers of other data, to compare orders.
+    theirs = name if comparable and name in PAPER else "waterbirds"
+    papers, cells = f"the paper's average, {SETS[theirs].title}", {}
     for method, row in METHODS.items():
         for backbone in backbones(config):
             ours = cell(_runs_of(outcomes, method, backbone), method, backbone)
-            number = paper_number(paper.get(method), backbone)
+            number = paper_number(PAPER[theirs][method], backbone) if comparable else None
             cells[row, title_of(backbone)] = ours.beside(number)
-        if paper:
-            cells[row, "the paper's average"] = Cell().beside(paper_number(paper[method], AVERAGE))
-    columns = [*map(title_of, backbones(config)), *(["the paper's average"] if paper else [])]
+        cells[row, papers] = Cell().beside(paper_number(PAPER[theirs][method], AVERAGE))
+    columns = [*map(title_of, backbones(config)), papers]
     return Table(f"{SETS[name].title}: average", "images", [*METHODS.values()], columns, cells)
 
 
 def _worst_table(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
     cells = {
-        (row, title_of(backbone)): _cell(
-            outcomes, method, backbone, lambda entry: entry["worst_group"]
-        )
+        (row, title_of(backbone)): _cell(outcomes, method, backbone)
         for method, row in METHODS.items()
         for backbone in backbones(config)
     }
@@ -195,9 +195,7 @@ def _group_table(outcomes: Sequence[Outcome], name: str, backbone: str) -> Table
     titles = {group: f"{group} ({train[group]} in train)" for group in present}
     for method, row in METHODS.items():
         for group, title in titles.items():
-            cells[row, title] = _cell(
-                outcomes, method, backbone, lambda entry, group=group: entry["groups"][group]
-            )
+            cells[row, title] = _cell(outcomes, method, backbone, group)
     return Table(
         f"{SETS[name].title}: by group, on {title_of(backbone)}",
         "images",
@@ -208,16 +206,16 @@ def _group_table(outcomes: Sequence[Outcome], name: str, backbone: str) -> Table
 
 
 def _cell(
-    outcomes: Sequence[Outcome],
-    method: str,
-    backbone: str,
-    value: Callable[[Mapping[str, Any]], float],
+    outcomes: Sequence[Outcome], method: str, backbone: str, group: str | None = None
 ) -> Cell:
-    """A number of `results.json` over seeds, whose spread counts only if the images differ."""
-    found = [
-        value(outcome.accuracy(method, backbone))
-        for outcome in _runs_of(outcomes, method, backbone)
+    """Accuracy in a group, or in the worst one, over seeds.
+
+    Its spread counts only where images differ by seed.
+    """
+    entries = [
+        outcome.accuracy(method, backbone) for outcome in _runs_of(outcomes, method, backbone)
     ]
+    found = [entry["worst_group"] if group is None else entry["groups"][group] for entry in entries]
     if method in ("distilled", "neighbors"):
         return summarize_values(found)
     return Cell(mean=float(np.mean(found)))
