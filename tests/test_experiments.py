@@ -13,7 +13,7 @@ import pytest
 import launch
 from configs import common
 from configs.experiments import _base
-from lgm_jax import baselines, experiments
+from lgm_jax import baselines, experiments, plan
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import ablations, accuracy, axes, figures, objectives, result, runner
 from lgm_jax.interrupts import Interrupted
@@ -25,7 +25,7 @@ SCALES = ("", ":embedded", ":quick", ":imagenette")
 GIVEN = "--config.experiment.backbones=here/first,there/second"
 
 # Those whose results come of accuracies alone.
-OWN = ("table1", "table2", "table3", "table5", "figure3", "ipc", "sizes", "objectives")
+OWN = ("table1", "table2", "table3", "table5", "figure3", "ipc", "sizes", "objectives", "clp")
 
 
 def load(name, scale="", *flags):
@@ -232,13 +232,15 @@ def test_table3_compares_parts_on_the_same_and_on_other_backbones():
 
     found = tabulate(load("table3"), score)
     same, others = found.tables
-    assert (same.cells["- pyramid", "CLIP"].mean, same.cells["- pyramid", "CLIP"].paper) == (
-        *(77, 83.5),
-    )
-    assert (others.cells["- pyramid", "Average"].mean, others.cells["- augment", "CLIP"].paper) == (
-        *(64, 35.3),
-    )
-    assert "- decorrelate - pyramid - augment" in same.rows
+    assert (
+        same.cells["without pyramid", "CLIP"].mean,
+        same.cells["without pyramid", "CLIP"].paper,
+    ) == (*(77, 83.5),)
+    assert (
+        others.cells["without pyramid", "Average"].mean,
+        others.cells["without augment", "CLIP"].paper,
+    ) == (*(64, 35.3),)
+    assert "without decorrelate, pyramid, augment" in same.rows
     assert [claim.holds for claim in found.claims] == [True, True, True]
 
 
@@ -287,6 +289,22 @@ def test_objectives_at_equal_time_make_as_many_steps_as_fit():
     assert tables["digits, equal time"].cells["sfm", "steps"].mean == 1600
     cost = tables["digits, cost"].cells
     assert (cost["clp", "ms a step"].mean, cost["clp", "MB"].mean) == (4000, 5)
+
+
+def test_clp_is_searched_on_validation_images():
+    def score(where, method, backbone):
+        return 70.0 + (where["variant"] == "ridge1-temperature0.1")
+
+    config = load("clp", ":embedded")
+    found = tabulate(config, score)
+    assert found.tables[0].cells["1", "0.1"].mean == 71
+    assert "best: ridge 1, temperature 0.1" in found.notes[-1]
+    for each in experiments.planned_configs(config).values():
+        assert (each.objective, each.probe.split) == ("clp", "val")
+    one = experiments.planned_configs(config)[
+        "digits_digits_distilled_ridge10-temperature0.03_seed0"
+    ]
+    assert (one.clp.ridge, one.clp.temperature) == (10, 0.03)
 
 
 def test_several_backbones_are_compared_with_each_where_neither_was_used():
@@ -347,6 +365,7 @@ def test_bars_matrices_and_curves_are_drawn():
         (("--config=configs/experiments/table3.py", "--config.experiment.without=x"), "pyramid"),
         (("--config=configs/experiments/table1.py", "--config.experiment.folders=x"), "one each"),
         (("--config=configs/experiments/table1.py", "--config.baselines=x"), "centroids"),
+        (("--config=configs/experiments/clp.py", "--config.experiment.ridges=x"), "0.1,1"),
     ],
 )
 def test_bad_input_is_refused_with_one_line(flags, words, capsys, tmp_path):
@@ -357,12 +376,13 @@ def test_bad_input_is_refused_with_one_line(flags, words, capsys, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_plan_of_an_experiment_is_that_of_its_runs(capsys):
+def test_plan_of_an_experiment_is_that_of_its_runs(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "describe", lambda config, _: f"{config.copies} copies")
     path = ROOT / "configs" / "experiments" / "figure3.py"
     assert launch.main(["launch.py", f"--config={path}:quick", "--plan"]) == 0
+    name = "digits_digits_contrastive_copies"
     printed = capsys.readouterr().out
-    assert printed.count("microbatches") == 2
-    assert "digits_digits_contrastive_copies2_seed0\n" in printed
+    assert printed == f"{name}1_seed0\n1 copies\n{name}2_seed0\n2 copies\n"
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ NAMES: Mapping[str, Experiment] = {
     "ipc": Experiment(ablations.plan_ipc, ablations.tabulate_ipc),
     "sizes": Experiment(accuracy.plan_table2, accuracy.tabulate_sizes),
     "objectives": Experiment(objectives.plan_objectives, objectives.tabulate_objectives),
+    "clp": Experiment(objectives.plan_clp, objectives.tabulate_clp),
 }
 
 

@@ -29,7 +29,7 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
-from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize
+from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Outcome, Planned
 from lgm_jax.session import split_list
 
@@ -155,7 +155,7 @@ def tabulate_figure3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
             tables.append(table)
             few, many = str(min(every)), str(max(every))
             for other in map(title_of, others):
-                gain = mean(table, many, other) - mean(table, few, other)
+                gain = mean(table.cells, many, other) - mean(table.cells, few, other)
                 text = f"{table.title}: {many} augmentations are better than {few} on {other}"
                 claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
     return Result(
@@ -209,8 +209,8 @@ def tabulate_ipc(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
             tables.append(table)
             real_columns = [METHODS[method] for method in ("neighbors", "centroids", "random")]
             margins = {
-                row: mean(table, row, METHODS["distilled"])
-                - max(mean(table, row, column) for column in real_columns)
+                row: mean(table.cells, row, METHODS["distilled"])
+                - max(mean(table.cells, row, column) for column in real_columns)
                 for row in rows
             }
             claims.append(
@@ -244,12 +244,6 @@ def numbers(config: ConfigDict, key: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def mean(table: Table, row: str, column: str) -> float:
-    """Our number in a cell; NaN where there is none."""
-    found = table.cells.get((row, column), Cell()).mean
-    return float("nan") if found is None else found
-
-
 def _ablations(config: ConfigDict) -> list[str]:
     """What to leave out, by run: names of parts with + between them."""
     ablations = split_list(config[SECTION].without)
@@ -277,7 +271,7 @@ def _variant(ablation: str) -> str:
 
 
 def _row(ablation: str) -> str:
-    return "full method" if ablation == _NOTHING else f"- {ablation.replace('+', ' - ')}"
+    return "full method" if ablation == _NOTHING else f"without {ablation.replace('+', ', ')}"
 
 
 def _ablation_table(
@@ -322,7 +316,7 @@ def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:
     for table in tables:
         column = AVERAGE if AVERAGE in table.columns else table.columns[0]
         loss = {
-            part: mean(table, full, column) - mean(table, _row(part), column)
+            part: mean(table.cells, full, column) - mean(table.cells, _row(part), column)
             for part in PARTS
             if _row(part) in table.rows
         }
@@ -333,7 +327,9 @@ def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:
                 Claim(
                     f"{table.title}: augmentation matters most",
                     loss["augment"] > others,
-                    ", ".join(f"- {part} costs {value:.1f}" for part, value in loss.items()),
+                    ", ".join(
+                        f"without {part} it loses {value:.1f}" for part, value in loss.items()
+                    ),
                 )
             )
     if len(losses) == 2 and all("pyramid" in loss for loss in losses):

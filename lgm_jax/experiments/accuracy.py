@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from lgm_jax.experiments import figures
@@ -31,6 +30,7 @@ from lgm_jax.experiments.result import (
     Claim,
     Result,
     Table,
+    mean,
     summarize,
     summarize_values,
 )
@@ -258,8 +258,10 @@ def _gaps(
         ]
         ours = summarize_values(values) if values else Cell()
         if _comparable(config) and name in PAPER and backbone in _ORDER:
-            theirs = {method: paper_number(row, backbone) for method, row in PAPER[name].items()}
-            low, high, distilled = (theirs[m][0] for m in ("random", "full", "distilled"))
+            column = _ORDER.index(backbone)
+            low, high, distilled = (
+                PAPER[name][method][column][0] for method in ("random", "full", "distilled")
+            )
             ours = ours.beside(((distilled - low) / (high - low), None))
         cells[_GAP, title_of(backbone)] = ours
     return Table(
@@ -345,8 +347,7 @@ def _mean(table: Table, method: str, backbone: str) -> float:
 
 
 def _at(table: Table, row: str, backbone: str) -> float:
-    mean = table.cells[row, title_of(backbone)].mean
-    return float(np.nan) if mean is None else mean
+    return mean(table.cells, row, title_of(backbone))
 
 
 def _seed_note(config: ConfigDict) -> str:

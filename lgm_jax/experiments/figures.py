@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +58,7 @@ def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
 
 def bars(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, a group of bars per column, a bar per row; the paper's as black marks."""
-    figure.set_size_inches(
-        max(4.0, 1.5 + 1.1 * max(len(t.columns) for t in tables)), 3 * len(tables)
-    )
+    figure.set_size_inches(4.0 + 1.1 * max(len(t.columns) for t in tables), 3 * len(tables))
     for axes, table in zip(
         figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
     ):
@@ -68,7 +67,7 @@ def bars(figure: Any, tables: Sequence[Table]) -> None:
 
 def draw_bars(axes: Any, table: Table) -> None:
     """The bars of one table."""
-    width = 0.8 / len(table.rows)
+    width, compared = 0.8 / len(table.rows), False
     for i, row in enumerate(table.rows):
         marked = False
         for j, column in enumerate(table.columns):
@@ -89,17 +88,19 @@ def draw_bars(axes: Any, table: Table) -> None:
                 )
                 marked = True
             if cell.paper is not None:
-                axes.plot(x, cell.paper, "k_", markersize=7)
-    axes.set_xticks(range(len(table.columns)), table.columns)
+                said = "" if compared else "the paper's"
+                axes.plot(x, cell.paper, "k_", markersize=7, label=said)
+                compared = True
+    axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
     axes.set_ylabel(table.unit)
     axes.set_title(table.title)
-    axes.legend(fontsize="small", ncols=2)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def matrices(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, its numbers on colours."""
     figure.set_size_inches(
-        max(4.0, 2 + 1.1 * max(len(t.columns) for t in tables)),
+        3.0 + 1.1 * max(len(t.columns) for t in tables),
         sum(1.2 + 0.5 * len(t.rows) for t in tables),
     )
     for axes, table in zip(
@@ -114,7 +115,7 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
                 if value == value:
                     text = f"{value:.{table.digits}f}"
                     axes.text(j, i, text, ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(table.columns)), table.columns)
+        axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
         axes.set_yticks(range(len(table.rows)), table.rows)
         axes.set_ylabel(table.corner)
         axes.set_title(f"{table.title}, {table.unit}")
@@ -122,7 +123,7 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
 
 def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
     """For each table, a curve per column over its rows, which are numbers; the paper's dashed."""
-    figure.set_size_inches(5.0, 3.2 * len(tables))
+    figure.set_size_inches(6.5, 3.2 * len(tables))
     for axes, table in zip(
         figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
     ):
@@ -146,7 +147,12 @@ def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
         axes.set_xlabel(x_label)
         axes.set_ylabel(table.unit)
         axes.set_title(table.title)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    # Names of backbones have no spaces to break at.
+    return [textwrap.fill(name.replace("_", "_ "), 15).replace("_ ", "_") for name in names]
 
 
 def _value(table: Table, row: str, column: str) -> float:

@@ -241,19 +241,15 @@ def _claim(config: ConfigDict, table: Table, name: str, where: str = "in the wor
 def _draw(figure: Any, shown: Sequence[tuple[Table, Outcome]]) -> None:
     """For each set and backbone, bars by group, and the picture of the first seed beside them."""
     pictures = [_read(outcome) for _, outcome in shown]
-    height, width = 4.5, max(5.0, *(1.5 + 1.3 * len(table.columns) for table, _ in shown))
+    height, width = 4.5, max(5.0, *(2.5 + 1.3 * len(table.columns) for table, _ in shown))
     aspect = max(picture.shape[1] / picture.shape[0] for picture in pictures)
     figure.set_size_inches(width + aspect * height, height * len(shown))
     grid = figure.subplots(
         len(shown), 2, squeeze=False, gridspec_kw={"width_ratios": [width, aspect * height]}
     )
     for (left, right), (table, _), picture in zip(grid, shown, pictures, strict=True):
-        short = {column: column.replace(" (", "\n(") for column in table.columns}
-        cells = {(row, short[column]): each for (row, column), each in table.cells.items()}
-        figures.draw_bars(
-            left, Table(table.title, table.corner, table.rows, list(short.values()), cells)
-        )
-        left.set_ylim(0, 118)
+        figures.draw_bars(left, table)
+        left.set_ylim(0, 100)
         right.imshow(picture, interpolation="none")
         right.set_axis_off()
 

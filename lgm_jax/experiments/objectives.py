@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import stages
 from lgm_jax.distill import OBJECTIVES, REALS
-from lgm_jax.errors import unknown_name
+from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import figures
 from lgm_jax.experiments.axes import (
     AVERAGE,
@@ -31,7 +31,7 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
-from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize
+from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
 from lgm_jax.session import Session, split_list
 
@@ -123,6 +123,65 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
         ],
         claims,
         functools.partial(figures.bars, tables=drawn),
+    )
+
+
+def plan_clp(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
+    """The closed-form probe with every ridge and temperature, evaluated on validation images."""
+    return [
+        distilled_run(
+            config,
+            name,
+            image_set,
+            backbone,
+            seed,
+            evaluate=[backbone],
+            variant=f"ridge{ridge:g}-temperature{temperature:g}",
+            changes={
+                "objective": "clp",
+                "clp.ridge": ridge,
+                "clp.temperature": temperature,
+                "probe.split": "val",
+            },
+        )
+        for name, image_set in sets(config).items()
+        for ridge in _positive(config, "ridges")
+        for temperature in _positive(config, "temperatures")
+        for backbone in backbones(config)
+        for seed in seeds(config)
+    ]
+
+
+def tabulate_clp(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
+    """Ridges by temperatures for each backbone, and the best of both for all together."""
+    tables, notes, seen = [], [], backbones(config)
+    pairs = list(itertools.product(_positive(config, "ridges"), _positive(config, "temperatures")))
+    for name in sets(config):
+        tables_here = []
+        for backbone in seen:
+            cells = {}
+            for ridge, temperature in pairs:
+                variant = f"ridge{ridge:g}-temperature{temperature:g}"
+                runs = select(outcomes, set=name, backbone=backbone, variant=variant)
+                cells[f"{ridge:g}", f"{temperature:g}"] = cell(runs, "distilled", backbone)
+            rows, columns = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
+            where = f"{SETS[name].title}, {title_of(backbone)}, validation images"
+            tables_here.append(Table(where, "ridge by temperature", rows, columns, cells))
+        average = {
+            pair: float(np.mean([mean(table.cells, *pair) for table in tables_here]))
+            for pair in tables_here[0].cells
+        }
+        ridge, temperature = max(average, key=average.__getitem__)
+        notes.append(
+            f"On {SETS[name].title}, best: ridge {ridge}, temperature {temperature}, "
+            f"{average[ridge, temperature]:.1f} on the average over backbones."
+        )
+        tables += tables_here
+    return Result(
+        "Ridge and temperature of the closed-form probe",
+        tables,
+        [note_of(config), *notes],
+        draw=functools.partial(figures.matrices, tables=tables),
     )
 
 
@@ -255,6 +314,20 @@ def _sources(config: ConfigDict) -> list[str]:
     return list(dict.fromkeys([config.real.source, *named]))
 
 
+def _positive(config: ConfigDict, key: str) -> list[float]:
+    """A list of positive numbers of the section `experiment`."""
+    try:
+        values = [float(word) for word in split_list(config[SECTION][key])]
+    except ValueError:
+        values = []
+    if not values or min(values) <= 0:
+        raise UserError(
+            f"config.experiment.{key} must be positive numbers, for example 0.1,1, not "
+            f"{config[SECTION][key]!r}"
+        )
+    return values
+
+
 def _variant(config: ConfigDict, objective: str, source: str | None = None) -> str:
     # The config's own are the run of table 1.
     parts = [objective] if objective != config.objective else []
@@ -385,10 +458,10 @@ def _joint_table(
     for pair in pairs:
         for other in out[pair]:
             joint, *single = (
-                cells[" + ".join(map(title_of, source)), title_of(other)].mean
+                mean(cells, " + ".join(map(title_of, source)), title_of(other))
                 for source in (pair, (pair[0],), (pair[1],))
             )
-            gain = float(np.subtract(joint, max(single)))
+            gain = joint - max(single)
             names = " and ".join(map(title_of, pair))
             text = f"{where}: {names} together are better on {title_of(other)} than either alone"
             claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))

@@ -134,6 +134,12 @@ def summarize_values(values: Sequence[float]) -> Cell:
     return Cell(mean=float(np.mean(values)), std=spread(values), seeds=len(values))
 
 
+def mean(cells: Mapping[tuple[str, str], Cell], row: str, column: str) -> float:
+    """Our number in a cell; NaN where there is none."""
+    found = cells.get((row, column), Cell()).mean
+    return math.nan if found is None else found
+
+
 def spread(values: Sequence[float]) -> float | None:
     """Std of the sample; `None` of one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None

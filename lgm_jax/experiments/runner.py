@@ -212,12 +212,18 @@ def label(backbone: str) -> str:
 
 def _make(planned: Planned, config: ConfigDict, path: epath.Path, start: Start) -> Outcome:
     measured = start(config, str(path), lambda session: _measure(planned.measure, session))
-    results = runs.read_json(path / runs.RESULTS)
+    # Other processes may not see the files yet, and are to plan the same runs.
+    results, lines = hosts.first_says(_read(path) if hosts.is_first() else [])
+    return Outcome(planned, results, lines, measured, path)
+
+
+def _read(path: epath.Path) -> list[Any]:
+    """What a run's `results.json` and `metrics.jsonl` hold."""
+    results, metrics = runs.read_json(path / runs.RESULTS), path / runs.METRICS
     if results is None:
         raise UserError(f"{path} has no {runs.RESULTS}: add report to config.stages")
-    metrics = path / runs.METRICS
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    return Outcome(planned, results, [json.loads(line) for line in lines], measured, path)
+    return [results, [json.loads(line) for line in lines]]
 
 
 def _measure(measure: Measure | None, session: Session) -> Any:
