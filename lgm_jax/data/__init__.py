@@ -11,7 +11,7 @@ import numpy as np
 from lgm_jax.data import imagenet, tfds
 from lgm_jax.data.arrays import from_arrays, load_npz
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
-from lgm_jax.data.digits import load_digits
+from lgm_jax.data.digits import load_digits, load_spurious_digits
 from lgm_jax.data.folder import load_artbench, load_folder, load_imagenet
 from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
 from lgm_jax.data.huggingface import load_huggingface
@@ -157,7 +157,8 @@ def _digits(request: _Request) -> Dataset:
         raise UserError(
             f"digits are not read from a folder: set --config.data.name=folder for {request.folder}"
         )
-    return load_digits(request.resolution)
+    load = load_digits if request.name == "digits" else load_spurious_digits
+    return load(request.resolution)
 
 
 def _folder(request: _Request) -> Dataset:
@@ -207,7 +208,7 @@ def _given(request: _Request, what: str) -> str:
 
 
 _SOURCES: Mapping[str, Callable[[_Request], Dataset]] = {
-    "digits": _digits,
+    **dict.fromkeys(("digits", "digits_spurious"), _digits),
     "folder": _folder,
     "npz": _npz,
     "imagenet": _imagenet,

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from lgm_jax.errors import unknown_name
-from lgm_jax.experiments import ablations, accuracy, objectives
+from lgm_jax.experiments import (
+    ablations,
+    accuracy,
+    alignment,
+    class_means,
+    edges,
+    groups,
+    objectives,
+)
 from lgm_jax.experiments.runner import SECTION, Experiment, configs_of, run, without_section
 
 __all__ = ["NAMES", "SECTION", "find", "planned_configs", "run", "without_section"]
@@ -22,6 +30,10 @@ NAMES: Mapping[str, Experiment] = {
     "table2": Experiment(accuracy.plan_table2, accuracy.tabulate_table2),
     "table3": Experiment(ablations.plan_table3, ablations.tabulate_table3),
     "figure3": Experiment(ablations.plan_figure3, ablations.tabulate_figure3),
+    "table4": Experiment(groups.plan_table4, groups.tabulate_table4),
+    "table6": Experiment(alignment.plan_table6, alignment.tabulate_table6),
+    "figure4": Experiment(edges.plan_figure4, edges.tabulate_figure4),
+    "class_means": Experiment(class_means.plan_class_means, class_means.tabulate_class_means),
     "table5": Experiment(accuracy.plan_table1, accuracy.tabulate_table5),
     "ipc": Experiment(ablations.plan_ipc, ablations.tabulate_ipc),
     "sizes": Experiment(accuracy.plan_table2, accuracy.tabulate_sizes),

@@ -56,6 +56,7 @@ SETS: Mapping[str, ImageSet] = {
     # From TFDS or from ImageNet's folders, as `data.name` says.
     "imagenet-100": ImageSet("ImageNet-100", {"data.subset": "imagenet-100"}),
     "imagenet-1k": ImageSet("ImageNet-1k", {"data.subset": ""}, most_copies=3),
+    "imagenet-fruits": ImageSet("ImageNet-Fruits", {"data.subset": "imagenet-fruits"}),
     "dogs": ImageSet("Stanford Dogs", {"data.name": "stanford_dogs"}),
     "cub": ImageSet("CUB-200-2011", {"data.name": "caltech_birds2011"}),
     "flowers": ImageSet("Flowers-102", {"data.name": "oxford_flowers102"}),
@@ -69,6 +70,10 @@ SETS: Mapping[str, ImageSet] = {
     ),
     "digits-straight": ImageSet(
         "digits 1, 4, 7", {"data.name": "digits", "data.subset": "one,four,seven"}
+    ),
+    # Tints are colours, and so must images be.
+    "digits-spurious": ImageSet(
+        "digits on misleading tints", {"data.name": "digits_spurious", "images.grey": False}
     ),
     "given": ImageSet("the given images", {}),
 }

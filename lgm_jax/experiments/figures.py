@@ -62,34 +62,39 @@ def bars(figure: Any, tables: Sequence[Table]) -> None:
     for axes, table in zip(
         figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
     ):
-        width, compared = 0.8 / len(table.rows), False
-        for i, row in enumerate(table.rows):
-            marked = False
-            for j, column in enumerate(table.columns):
-                cell, x = table.cells.get((row, column)), j + (i + 0.5) * width - 0.4
-                if cell is None:
-                    continue
-                if cell.mean is not None:
-                    spread = cell.std if cell.std is not None else cell.probe_std
-                    axes.bar(
-                        x,
-                        cell.mean,
-                        width,
-                        yerr=spread,
-                        color=f"C{i}",
-                        capsize=1.5,
-                        error_kw={"linewidth": 0.8},
-                        label="" if marked else row,
-                    )
-                    marked = True
-                if cell.paper is not None:
-                    said = "" if compared else "the paper's"
-                    axes.plot(x, cell.paper, "k_", markersize=7, label=said)
-                    compared = True
-        axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
-        axes.set_ylabel(table.unit)
-        axes.set_title(table.title)
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+        draw_bars(axes, table)
+
+
+def draw_bars(axes: Any, table: Table) -> None:
+    """The bars of one table."""
+    width, compared = 0.8 / len(table.rows), False
+    for i, row in enumerate(table.rows):
+        marked = False
+        for j, column in enumerate(table.columns):
+            cell, x = table.cells.get((row, column)), j + (i + 0.5) * width - 0.4
+            if cell is None:
+                continue
+            if cell.mean is not None:
+                spread = cell.std if cell.std is not None else cell.probe_std
+                axes.bar(
+                    x,
+                    cell.mean,
+                    width,
+                    yerr=spread,
+                    color=f"C{i}",
+                    capsize=1.5,
+                    error_kw={"linewidth": 0.8},
+                    label="" if marked else row,
+                )
+                marked = True
+            if cell.paper is not None:
+                said = "" if compared else "the paper's"
+                axes.plot(x, cell.paper, "k_", markersize=7, label=said)
+                compared = True
+    axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
+    axes.set_ylabel(table.unit)
+    axes.set_title(table.title)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def matrices(figure: Any, tables: Sequence[Table]) -> None:

@@ -60,6 +60,7 @@ class Table:
         cells: By row and column; there may be none.
         unit: Of the cells.
         digits: Behind the point.
+        repeats: What the spread and number of seeds of the cells are over.
     """
 
     title: str
@@ -69,6 +70,7 @@ class Table:
     cells: Mapping[tuple[str, str], Cell]
     unit: str = "top-1 %"
     digits: int = 1
+    repeats: str = "distillation seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _legend(table: Table) -> str:
     seeds = max((cell.seeds for cell in cells), default=0)
     probe_runs = max((cell.probe_runs for cell in cells), default=0)
     if any(cell.std is not None for cell in cells):
-        words[0] += f" ± std over {seeds} distillation seeds"
+        words[0] += f" ± std over {seeds} {table.repeats}"
     elif seeds == 1:
         words[0] += " of one distillation seed"
     if any(cell.probe_std is not None for cell in cells):

@@ -37,11 +37,13 @@ class Measure:
         name: What it is, in the run's `stages.json`.
         inputs: What the value depends on, as JSON: fingerprints of data, backbones and images.
         compute: Finds it out, as JSON.
+        files: What `compute` writes in the run folder; it is asked again if one is missing.
     """
 
     name: str
     inputs: Callable[[Session], Mapping[str, Any]]
     compute: Callable[[Session], Any]
+    files: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +231,7 @@ def _measure(measure: Measure | None, session: Session) -> Any:
         return None
     stage, inputs = f"measure/{measure.name}", measure.inputs(session)
     found = session.run.find(stage, inputs)
-    if found is None:
+    if found is None or not all((session.run.path / name).exists() for name in measure.files):
         started = time.perf_counter()
         found = measure.compute(session)
         seconds = time.perf_counter() - started

@@ -1,0 +1,265 @@
+"""Backgrounds that mislead: table 4 of the paper, by group, and with the images that were made."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+from PIL import Image
+
+from lgm_jax import hosts, runs
+from lgm_jax.errors import UserError
+from lgm_jax.experiments import figures
+from lgm_jax.experiments.accuracy import Number, paper_number
+from lgm_jax.experiments.axes import (
+    AVERAGE,
+    METHODS,
+    SETS,
+    backbones,
+    cell,
+    distilled_run,
+    is_papers,
+    note_of,
+    real_run,
+    seeds,
+    select,
+    sets,
+    title_of,
+)
+from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize_values
+from lgm_jax.experiments.runner import Measure, Outcome, Planned
+from lgm_jax.report.grid import draw_grid
+from lgm_jax.session import Session, content_hash
+
+# Columns: CLIP, DINO-v2, EVA-02, MoCo-v3 and their average.
+PAPER: Mapping[str, Mapping[str, Sequence[Number]]] = {
+    "spawrious": {
+        "distilled": ((43.1, 6.4), (80.8, 3.1), (36.5, 3.1), (32.7, 2.3), (48.3, 3.7)),
+        "neighbors": ((41.7, 4.6), (76.9, 1.2), (40.7, 2.7), (33.0, 3.4), (48.1, 3.0)),
+        "centroids": ((44.8, 5.0), (80.2, 2.7), (38.1, 3.3), (30.5, 1.6), (48.4, 3.2)),
+        "random": ((46.2, 4.4), (68.1, 8.1), (33.3, 5.3), (31.8, 2.5), (44.9, 5.1)),
+        "full": ((50.4, 0.3), (78.1, 0.1), (50.1, 0.4), (35.8, 0.0), (53.6, 0.2)),
+    },
+    "waterbirds": {
+        "distilled": ((77.9, 0.2), (82.1, 2.9), (78.0, 0.8), (77.8, 0.0), (79.0, 1.0)),
+        "neighbors": ((74.6, 6.5), (67.3, 5.8), (74.3, 3.3), (45.2, 11.4), (65.3, 6.8)),
+        "centroids": ((69.8, 8.6), (65.7, 3.4), (64.6, 7.9), (62.0, 5.2), (65.5, 6.3)),
+        "random": ((71.9, 4.5), (57.1, 8.6), (59.8, 13.3), (67.4, 5.7), (64.0, 8.0)),
+        "full": ((86.0, 0.1), (95.5, 0.1), (90.4, 0.2), (74.3, 0.1), (86.5, 0.1)),
+    },
+}
+
+PICTURE = "groups.png"
+
+_OF_RUNS = ("distilled", "neighbors", "centroids")
+
+
+def plan_table4(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
+    """As table 1, with a picture of each run's images beside real ones of every group."""
+    planned = []
+    for name, image_set in sets(config).items():
+        planned.append(real_run(config, name, image_set, backbones(config), ("random", "full")))
+        planned += [
+            distilled_run(
+                config,
+                name,
+                image_set,
+                backbone,
+                seed,
+                evaluate=[backbone],
+                baselines=("centroids", "neighbors"),
+                measure=Measure("groups", _inputs, _show, [PICTURE]),
+            )
+            for backbone in backbones(config)
+            for seed in seeds(config)
+        ]
+    return planned
+
+
+def tabulate_table4(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
+    """Methods by backbones, on average and in the worst group; and by groups."""
+    tables, claims = [], []
+    shown: list[tuple[Table, Outcome]] = []
+    for name in sets(config):
+        own = select(outcomes, set=name)
+        average, worst = _average_table(config, own, name), _worst_table(config, own, name)
+        by_group = [_group_table(own, name, backbone) for backbone in backbones(config)]
+        tables += [average, worst, *by_group]
+        claims += [_claim(config, average, name, "on average"), _claim(config, worst, name)]
+        firsts = [select(own, backbone=backbone)[0] for backbone in backbones(config)]
+        shown += zip(by_group, firsts, strict=True)
+    return Result(
+        "Table 4: backgrounds that mislead",
+        tables,
+        [
+            note_of(config),
+            "Worst group: the mean over probe runs of each run's worst group, which the paper "
+            f"does not give. Each run's folder has {PICTURE}: its images beside, of every group of "
+            "their class, the real image nearest to the group's mean.",
+        ],
+        claims,
+        functools.partial(_draw, shown=shown),
+    )
+
+
+def _inputs(session: Session) -> dict[str, Any]:
+    images = session.distilled
+    return {
+        "data": session.dataset.fingerprint,
+        "backbone": session.backbone.fingerprint,
+        "images": None if images is None else content_hash(images),
+        "split": session.config.probe.split,
+    }
+
+
+def _show(session: Session) -> dict[str, Any]:
+    """Writes a run's picture; gives how many training images each group has."""
+    train, names = session.dataset.splits["train"], session.dataset.group_names
+    if train.groups is None:
+        raise UserError(f"{session.dataset.name} has no groups, which table 4 is about")
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    rows = [_row_of(session, label) for label in range(session.dataset.num_classes)]
+    width = max(map(len, rows))
+    blank = np.ones_like(rows[0][0][0])
+    cells = [each for row in rows for each in [*row, *[(blank, "")] * (width - len(row))]]
+    pictures, captions = zip(*cells, strict=True)
+    columns = width * max(1, round((len(rows) / width) ** 0.5))
+    if hosts.is_first():
+        buffer = io.BytesIO()
+        draw_grid(np.stack(pictures), captions, columns).save(buffer, "PNG")
+        with runs.replacing(session.run.path / PICTURE) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+    counts = np.bincount(train.groups, minlength=len(names))
+    return {"train": dict(zip(names, counts.tolist(), strict=True))}
+
+
+def _row_of(session: Session, label: int) -> list[tuple[np.ndarray, str]]:
+    """A class's distilled image and a real one of each of its groups, with captions."""
+    distilled, dataset = session.distilled, session.dataset
+    assert distilled is not None
+    first = np.flatnonzero(distilled.labels == label)[0]
+    row = [(np.asarray(distilled.images[first]), f"{dataset.class_names[label]}, distilled")]
+    for group, name in enumerate(dataset.group_names):
+        # Of a group that nobody trains on, an image that is evaluated.
+        for split in ("train", session.config.probe.split):
+            images = dataset.splits[split]
+            members = np.flatnonzero((images.labels == label) & (images.groups == group))
+            if len(members):
+                nearest = _typical(session.features(session.backbone, split), members)
+                row.append((images.load(nearest[None])[0].astype(np.float32) / 255, name))
+                break
+    return row
+
+
+def _typical(features: np.ndarray, members: Int[np.ndarray, " m"]) -> np.ndarray:
+    """The one whose features are nearest to the mean of all of them."""
+    own = features[members]
+    return members[np.argmin(np.linalg.norm(own - own.mean(axis=0, keepdims=True), axis=-1))]
+
+
+def _average_table(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
+    comparable = is_papers(config) and config.ipc == 1
+    # Beside numbers of other data, to compare orders.
+    theirs = name if comparable and name in PAPER else "waterbirds"
+    papers, cells = f"the paper's average, {SETS[theirs].title}", {}
+    for method, row in METHODS.items():
+        for backbone in backbones(config):
+            ours = cell(_runs_of(outcomes, method, backbone), method, backbone)
+            number = paper_number(PAPER[theirs][method], backbone) if comparable else None
+            cells[row, title_of(backbone)] = ours.beside(number)
+        cells[row, papers] = Cell().beside(paper_number(PAPER[theirs][method], AVERAGE))
+    columns = [*map(title_of, backbones(config)), papers]
+    return Table(f"{SETS[name].title}: average", "images", [*METHODS.values()], columns, cells)
+
+
+def _worst_table(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
+    cells = {
+        (row, title_of(backbone)): _cell(outcomes, method, backbone)
+        for method, row in METHODS.items()
+        for backbone in backbones(config)
+    }
+    columns = list(map(title_of, backbones(config)))
+    return Table(f"{SETS[name].title}: worst group", "images", [*METHODS.values()], columns, cells)
+
+
+def _group_table(outcomes: Sequence[Outcome], name: str, backbone: str) -> Table:
+    first = select(outcomes, backbone=backbone)[0]
+    train, cells = first.measured["train"], {}
+    present = list(first.accuracy("distilled", backbone)["groups"])
+    titles = {group: f"{group} ({train[group]} in train)" for group in present}
+    for method, row in METHODS.items():
+        for group, title in titles.items():
+            cells[row, title] = _cell(outcomes, method, backbone, group)
+    return Table(
+        f"{SETS[name].title}: by group, on {title_of(backbone)}",
+        "images",
+        list(METHODS.values()),
+        list(titles.values()),
+        cells,
+    )
+
+
+def _cell(
+    outcomes: Sequence[Outcome], method: str, backbone: str, group: str | None = None
+) -> Cell:
+    """Accuracy in a group, or in the worst one, over seeds.
+
+    Its spread counts only where images differ by seed.
+    """
+    entries = [
+        outcome.accuracy(method, backbone) for outcome in _runs_of(outcomes, method, backbone)
+    ]
+    found = [entry["worst_group"] if group is None else entry["groups"][group] for entry in entries]
+    if method in ("distilled", "neighbors"):
+        return summarize_values(found)
+    return Cell(mean=float(np.mean(found)))
+
+
+def _runs_of(outcomes: Sequence[Outcome], method: str, backbone: str) -> list[Outcome]:
+    return select(outcomes, backbone=backbone if method in _OF_RUNS else "real")
+
+
+def _claim(config: ConfigDict, table: Table, name: str, where: str = "in the worst group") -> Claim:
+    distilled, *others = (METHODS[m] for m in ("distilled", "neighbors", "centroids", "random"))
+    margins = {}
+    for column in map(title_of, backbones(config)):
+        means = {row: table.cells[row, column].mean or 0.0 for row in (distilled, *others)}
+        margins[column] = means[distilled] - max(means[row] for row in others)
+    return Claim(
+        f"on {SETS[name].title}, {where}, distilled images beat every choice of real ones",
+        min(margins.values()) > 0,
+        "; ".join(f"{column} by {margin:+.1f}" for column, margin in margins.items()),
+    )
+
+
+def _draw(figure: Any, shown: Sequence[tuple[Table, Outcome]]) -> None:
+    """For each set and backbone, bars by group, and the picture of the first seed beside them."""
+    pictures = [_read(outcome) for _, outcome in shown]
+    height, width = 4.5, max(5.0, *(2.5 + 1.3 * len(table.columns) for table, _ in shown))
+    aspect = max(picture.shape[1] / picture.shape[0] for picture in pictures)
+    figure.set_size_inches(width + aspect * height, height * len(shown))
+    grid = figure.subplots(
+        len(shown), 2, squeeze=False, gridspec_kw={"width_ratios": [width, aspect * height]}
+    )
+    for (left, right), (table, _), picture in zip(grid, shown, pictures, strict=True):
+        figures.draw_bars(left, table)
+        left.set_ylim(0, 100)
+        right.imshow(picture, interpolation="none")
+        right.set_axis_off()
+
+
+def _read(outcome: Outcome) -> np.ndarray:
+    assert outcome.path is not None
+    path = outcome.path / PICTURE
+    try:
+        return np.asarray(Image.open(io.BytesIO(path.read_bytes())))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: delete it, and start again to have it drawn anew"
+        ) from error
