@@ -30,7 +30,7 @@ Distils a labelled image data set into a few synthetic images per class, for a f
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
 
   --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
-                        quick for a test of everything in seconds (docs/recipes.md); or an
+                        quick to see in a few steps that it runs (docs/recipes.md); or an
                         experiment of many runs, such as configs/experiments/table2.py:embedded
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
@@ -56,6 +56,12 @@ keys, with the default of configs/common.py (a recipe may have another):
 
 _VALUED = ("config", "workdir", "distributed", "num_processes", "process_id")
 _FLAGS = (*_VALUED, "overwrite", "nooverwrite")
+
+# What the command that a run records does not repeat.
+_OF_ONE_START = (
+    *("overwrite", "nooverwrite", "distributed", "num_processes", "process_id"),
+    "config.stages",
+)
 
 _PLAN = "plan"
 
@@ -221,16 +227,29 @@ def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def shown_command(argv: Sequence[str]) -> str:
-    """The command line as a run records it: of folders elsewhere on the machine, only the name."""
+    """The command line as a run records it, to make its images again.
+
+    Of folders elsewhere on the machine it has only the name. What is about one start of the run
+    alone is left out: which stages, whether it replaced another, and where its processes met.
+    """
     words = []
+    dropped = False
     for argument in _join(argv[1:]):
         name, equals, value = argument.partition("=")
-        items = [
-            Path(item).name if item[:1] in ("/", "~") or "://" in item else item
-            for item in value.split(",")
-        ]
-        words.append(name + equals + ",".join(items))
+        if argument[:1] == "-":
+            dropped = name.lstrip("-") in _OF_ONE_START
+        else:
+            # The value of the flag before it.
+            name, equals, value = "", "", argument
+        if not dropped:
+            words.append(name + equals + ",".join(map(_shorten, value.split(","))))
     return shlex.join(["python", "launch.py", *words])
+
+
+def _shorten(item: str) -> str:
+    """The name of a folder elsewhere on the machine; other text as it is."""
+    elsewhere = item[:1] in ("/", "~") or "://" in item or ".." in Path(item).parts
+    return Path(item).name if elsewhere else item
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:

@@ -6,9 +6,14 @@ What the files that `tools/write_recipes.py` writes have in common. Not meant to
 from ml_collections import ConfigDict
 
 from configs import _paper, common
+from lgm_jax.data import imagenet
+from lgm_jax.data.sizes import known_size
 
 CACHED = "cached"
 QUICK = "quick"
+
+# Of a quick test, whose time is that of embedding images.
+_QUICK_CLASSES = 10
 
 
 def recipe(arg: str | None, model: str, images: str) -> ConfigDict:
@@ -17,7 +22,8 @@ def recipe(arg: str | None, model: str, images: str) -> ConfigDict:
     Args:
         arg: What follows the colon, comma-separated: a preset of `_paper.PRESETS` (by default
             `paper`); `cached`, to compute features of one view of each real image once in place of
-            reading new images at every step; `quick`, for everything in seconds, for tests.
+            reading new images at every step; `quick`, to see that it runs: a few steps, on ten
+            classes at most, beside random real images alone, since the other baselines embed all.
         model: One of `_paper.MODELS`.
         images: One of `_paper.IMAGES`.
 
@@ -37,4 +43,11 @@ def recipe(arg: str | None, model: str, images: str) -> ConfigDict:
     if given[1]:
         config.real.source = "cached"
         config.data.placement = "auto"
-    return common.shrink(config) if given[2] else config
+    if given[2]:
+        config.baselines = "random"
+        size = known_size(chosen.name, chosen.subset)
+        if size is not None and size.classes > _QUICK_CLASSES:
+            classes = imagenet.SUBSETS.get(chosen.subset, range(size.classes))
+            config.data.subset = ",".join(map(str, classes[:_QUICK_CLASSES]))
+        common.shrink(config)
+    return config

@@ -3,8 +3,8 @@
     python launch.py --config=configs/clip_in1k.py --workdir=runs/clip_in1k
 
 Cost: 5,000 steps of 3,000 views of the images and as many real ones, 426 TFLOP each. Predicted, not
-measured, for one H100 at 45% of 790 TFLOP/s: 1.7 h if the host decodes 2,504 photos a second, and
-35 min for the probes. The authors: about 12 hours on four H200.
+measured: the arithmetic alone takes 1.7 h on one H100 at 45% of 790 TFLOP/s, if the host decodes
+2,500 photos a second, and 35 min for the probes. The authors: about 12 hours on four H200.
 
 Accuracy in the paper (Table 1: top-1 in percent on test, one image per class, mean and std):
 

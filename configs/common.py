@@ -220,7 +220,8 @@ KEYS: Mapping[str, Key] = {
     ),
     "backbone.position_offset": Key(
         0.0,
-        "added to the side of the patch grid where positions are resized (DINOv2's own code: 0.1)",
+        "added to the side of the patch grid where DINOv2's positions are resized (its own code: "
+        "0.1); other backbones have none",
         between(0, 0.9),
     ),
     "backbone.revision": Key("", "branch, tag or commit of a backbone from the hub"),
@@ -337,7 +338,7 @@ def parse_args(arg: str | None, *choices: Sequence[str]) -> list[str]:
 
 
 def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Turns a recipe into a quick test of everything it does, in seconds rather than hours."""
+    """Turns a recipe into a short test: a few steps and epochs; images are embedded as before."""
     config.update(steps=6, copies=1, checkpoint_every=3, image_every=3, log_every=2)
     config.images.grow_every = 2
     config.probe.update(epochs=2, full_epochs=1, runs=2, views=1)

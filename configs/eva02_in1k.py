@@ -3,8 +3,8 @@
     python launch.py --config=configs/eva02_in1k.py --workdir=runs/eva02_in1k
 
 Cost: 5,000 steps of 3,000 views of the images and as many real ones, 563 TFLOP each. Predicted, not
-measured, for one H100 at 45% of 790 TFLOP/s: 2.2 h if the host decodes 1,894 photos a second, and
-46 min for the probes. The authors: about 12 hours on four H200.
+measured: the arithmetic alone takes 2.2 h on one H100 at 45% of 790 TFLOP/s, if the host decodes
+1,900 photos a second, and 46 min for the probes. The authors: about 12 hours on four H200.
 
 Accuracy in the paper (Table 1: top-1 in percent on test, one image per class, mean and std):
 

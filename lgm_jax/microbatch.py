@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 # For devices that report no memory of their own, such as CPUs: the part of the machine's memory
-# that the microbatches of all of one process may take together. Not of what is free at the moment,
-# so that the same command does the same on a machine that is busy.
+# that microbatches may take together, of all processes of a run, which may share the machine. Not
+# of what is free at the moment, so that the same command does the same on a machine that is busy.
 _PART_OF_MACHINE = 0.5
 
 # Where Linux tells how much of the machine's memory a container may use.
@@ -126,12 +126,17 @@ def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> i
 def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
     """Memory of a device for microbatches.
 
+    A device that reports nothing, as a CPU, gets its share of half of the machine's memory. All
+    processes of the run are taken to be on this machine, as nothing says which are: on machines of
+    their own they get less than they could have.
+
     Args:
         stats: What the device reports of itself, `device.memory_stats()`.
         reserved: Bytes that will be needed for something else and are not taken yet.
     """
     if not stats or "bytes_limit" not in stats:
-        return int(_PART_OF_MACHINE * machine_bytes()) // jax.local_device_count()
+        sharing = jax.process_count() * jax.local_device_count()
+        return int(_PART_OF_MACHINE * machine_bytes()) // sharing
     return int(_USABLE * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - reserved
 
 

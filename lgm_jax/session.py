@@ -357,6 +357,8 @@ def open_session(
         identity["backbone.weights"] = weights
     if crop_at == "random":
         identity["data.crop"] = crop_at
+    if any(backbone.position_offset for backbone in distilled_against):
+        identity["backbone.position_offset"] = config.backbone.position_offset
     if recipe.schedule != "constant":
         # Every step of it depends on the last one's number, so it cannot go on to more.
         identity["steps"] = config.steps

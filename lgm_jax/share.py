@@ -259,6 +259,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         return options
     if options.private or options.update:
         raise UserError("--private and --update are for --to=hub:USER/NAME")
+    if "://" in options.to:
+        raise UserError(
+            f"--to={options.to} is no folder of this machine: name one, and copy it there, or "
+            f"{_HUB}USER/NAME"
+        )
     options.folder = Path(os.path.expanduser(options.to))
     if options.folder.exists():
         raise UserError(f"{options.folder} exists already: name a new folder, or remove it")

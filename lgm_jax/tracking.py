@@ -6,6 +6,7 @@ imported when its tracker is opened. The first process of a run writes, the othe
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -47,7 +48,8 @@ class Tracker(Protocol):
 class TensorBoard:
     """Writes `tensorboard/events.out.tfevents.*` in the run folder, one file per process.
 
-    Each record is on disk when the call returns. TensorBoard takes the files as one series, and
+    Each record is on disk when the call returns. Where the run folder is in a bucket (`gs://`), it
+    may get there only when the tracker is closed. TensorBoard takes the files as one series, and
     forgets what an earlier process recorded for the steps that this one makes again.
     """
 
@@ -104,7 +106,8 @@ class WandB:
     """A run of Weights & Biases, named after the run folder, which it goes on with on resume.
 
     Where it belongs is said by the variables of its own client: `WANDB_PROJECT`, `WANDB_ENTITY`,
-    `WANDB_MODE=offline`. What it keeps on disk lies in `wandb/` in the run folder.
+    `WANDB_MODE=offline`. What it keeps on disk lies in `wandb/` in the run folder, or
+    in the current folder where that is in a bucket (`gs://`).
     """
 
     def __init__(self, folder: epath.Path, start: int):
@@ -188,8 +191,10 @@ class Trackers:
             tracker.images(step, pictures)
 
     def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
+        """Closes all of them, also where one fails to, and raises what it raised."""
+        with contextlib.ExitStack() as closing:
+            for tracker in reversed(self._trackers):
+                closing.callback(tracker.close)
 
 
 def check_installed(kinds: Sequence[str]) -> None:
@@ -221,7 +226,14 @@ def open_trackers(kinds: Sequence[str], folder: epath.Path, start: int) -> Track
         UserError: If one does not start.
     """
     wanted = dict.fromkeys(kinds) if hosts.is_first() else ()
-    return Trackers([TRACKERS[kind].open(folder, start) for kind in wanted])
+    opened = []
+    with contextlib.ExitStack() as failing:
+        for kind in wanted:
+            opened.append(TRACKERS[kind].open(folder, start))
+            failing.callback(opened[-1].close)
+        # Those that did open stay so if all did.
+        failing.pop_all()
+    return Trackers(opened)
 
 
 def _shrunk(picture: Image.Image) -> Image.Image:

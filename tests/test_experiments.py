@@ -15,7 +15,16 @@ from configs import common
 from configs.experiments import _base
 from lgm_jax import baselines, experiments, plan
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import ablations, accuracy, axes, figures, objectives, result, runner
+from lgm_jax.experiments import (
+    ablations,
+    accuracy,
+    axes,
+    figures,
+    objectives,
+    paper,
+    result,
+    runner,
+)
 from lgm_jax.interrupts import Interrupted
 from lgm_jax.session import split_list
 
@@ -118,9 +127,9 @@ def test_every_experiment_has_a_config_and_a_line_in_the_documentation():
         assert f"--config=configs/experiments/{path.name}" in path.read_text()
 
 
-@pytest.mark.parametrize("name", accuracy.PAPER)
+@pytest.mark.parametrize("name", paper.ACCURACY)
 def test_papers_averages_are_those_of_its_rows(name):
-    rows = list(accuracy.PAPER[name].values()) + list(accuracy.PAPER_CROSS.get(name, {}).values())
+    rows = list(paper.ACCURACY[name].values()) + list(accuracy.PAPER_CROSS.get(name, {}).values())
     if name == "imagenet-100":
         rows += [*ablations.PAPER_SAME.values(), *ablations.PAPER_OTHERS.values()]
     for *backbones, average in rows:
@@ -131,11 +140,11 @@ def test_papers_averages_are_those_of_its_rows(name):
 def test_papers_tables_agree_where_they_say_the_same():
     for name, rows in accuracy.PAPER_CROSS.items():
         diagonal = [row[i] for i, row in enumerate(rows.values())]
-        assert diagonal == list(accuracy.PAPER[name]["distilled"][:-1])
+        assert diagonal == list(paper.ACCURACY[name]["distilled"][:-1])
     for i, row in enumerate(accuracy.PAPER_CROSS["imagenet-100"].values()):
         others = np.mean([mean for j, (mean, _) in enumerate(row[:-1]) if j != i])
         assert np.isclose(ablations.PAPER_OTHERS["none"][i][0], others, atol=0.101)
-    assert ablations.PAPER_SAME["none"] == accuracy.PAPER["imagenet-100"]["distilled"]
+    assert ablations.PAPER_SAME["none"] == paper.ACCURACY["imagenet-100"]["distilled"]
     assert ablations.PAPER_COPIES[10] == accuracy.PAPER_CROSS["imagenet-100"]["dinov2_vitb14"][:-1]
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 import launch
 from lgm_jax import experiments
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import alignment, class_means, edges, groups, result
+from lgm_jax.experiments import alignment, class_means, edges, groups, paper, result
 from lgm_jax.experiments.runner import Outcome
 
 NAMES = ("table4", "table6", "figure4", "class_means")
@@ -116,7 +116,7 @@ class TestTable6:
     def _result(self, backbones: tuple[str, ...], scale: str | None = "embedded") -> result.Result:
         config = _config_of("table6").get_config(scale)
         config.experiment.update(seeds=2, backbones=",".join(backbones))
-        order = [alignment.PAPER_BACKBONES.index(name) for name in backbones]
+        order = [paper.BACKBONES.index(name) for name in backbones]
         transfer = alignment.PAPER_TRANSFER[np.ix_(order, order)]
         aligned = alignment.PAPER_ALIGNMENT[np.ix_(order, order)].tolist()
 
@@ -130,7 +130,7 @@ class TestTable6:
         return alignment.tabulate_table6(config, _outcomes(config, fill))
 
     def test_gives_back_the_papers_numbers(self):
-        found = self._result(alignment.PAPER_BACKBONES, None)
+        found = self._result(paper.BACKBONES, None)
         rows = [r for r in _rows(found) if r["mean"] and r["paper"]]
         assert len(rows) == 16 + 16 + 4
         for row in rows:
@@ -141,7 +141,7 @@ class TestTable6:
         assert "r = 0.83 over 12 pairs" in knn.detail
 
     def test_two_backbones_give_no_coefficient_and_say_so(self, tmp_path):
-        found = self._result(alignment.PAPER_BACKBONES[:2])
+        found = self._result(paper.BACKBONES[:2])
         assert not found.claims
         assert "with 2 backbones there is one alignment for all 2 pairs" in found.notes[1]
         assert "| mutual 10-NN alignment | - [0.83] |" in result.to_markdown(found)

@@ -1,5 +1,6 @@
 """The program as a person starts it: what it writes, what it skips, what it refuses."""
 
+import dataclasses
 import json
 import os
 import re
@@ -595,8 +596,32 @@ def test_a_run_is_named_by_what_its_objective_reads(finished):
         "labels",
         "labels_learning_rate",
         "backbone.weights",
+        "backbone.position_offset",
     }
     assert not silent & set(identity)
+
+
+def test_command_is_recorded_without_what_is_about_one_start():
+    argv = ["launch.py", "--config=../c.py:quick", "--overwrite", "--config.stages=probe,report"]
+    argv += ["--distributed", "10.0.0.1:9876", "--num_processes=2", "-process_id=1"]
+    argv += ["--config.stages", "report", "--nooverwrite", "--config.seed", "-1", "--workdir=w"]
+    argv += ["--config.backbone.name=../../me/w,a..b", "--config.data.folder", "/home/me/photos"]
+    assert launch.shown_command(argv) == (
+        "python launch.py --config=c.py:quick --config.seed -1 --workdir=w "
+        "--config.backbone.name=w,a..b --config.data.folder photos"
+    )
+
+
+def test_an_offset_of_positions_that_matters_is_named(finished, capsys, monkeypatch):
+    load = session_module._load_backbone
+    moved = "--config.backbone.position_offset=0.1"
+
+    def load_moved(*arguments):
+        return dataclasses.replace(load(*arguments), position_offset=0.1)
+
+    monkeypatch.setattr(session_module, "_load_backbone", load_moved)
+    refused = refuse(capsys, QUICK, moved, workdir=finished)
+    assert "backbone.position_offset is None there, not 0.1" in refused
 
 
 def test_soft_labels_are_learned_probed_and_taken_along(tmp_path, capsys):

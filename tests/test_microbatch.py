@@ -139,6 +139,14 @@ def test_the_size_is_what_fits_in_the_memory_of_a_device():
     assert microbatch.choose_size(view_bytes=10, free=-5, views=30) == 1
 
 
+def test_processes_share_the_memory_of_a_machine_that_no_device_reports(monkeypatch):
+    alone = microbatch.free_bytes({}, 0)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    assert microbatch.free_bytes({}, 0) == pytest.approx(alone / 4, rel=1e-6)
+    # The memory of a GPU belongs to the one process that has it.
+    assert microbatch.free_bytes({"bytes_limit": 1000}, 0) == 900
+
+
 def test_a_container_has_the_memory_of_its_limit(tmp_path, monkeypatch):
     limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
     limit.write_text("1000000\n")

@@ -13,8 +13,9 @@ import launch
 from configs import _paper, common
 from lgm_jax import backbones, distill, plan, session
 from lgm_jax.augment import PRESETS
-from lgm_jax.data import sizes
+from lgm_jax.data import imagenet, sizes
 from lgm_jax.data.sizes import known_size
+from lgm_jax.experiments import paper
 from tools import write_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,26 @@ def test_words_behind_the_colon_can_be_joined(name):
         common.check(config)
 
 
+@pytest.mark.parametrize("images", _paper.IMAGES)
+def test_quick_embeds_little(images):
+    """Ten classes at most, and no baseline that needs the features of all training images."""
+    config, plain = config_of(f"clip_{images}", "quick"), config_of(f"clip_{images}")
+    common.check(config)
+    assert config.baselines == "random"
+    size, whole = (known_size(c.data.name, c.data.subset) for c in (config, plain))
+    assert size.classes == min(10, whole.classes)
+    chosen = imagenet.SUBSETS.get(plain.data.subset)
+    if chosen is not None and whole.classes > 10:
+        assert [int(index) for index in config.data.subset.split(",")] == list(chosen[:10])
+
+
+def test_durations_are_no_more_exact_than_they_can_be():
+    shown = [write_recipes._duration(hours) for hours in (0.01, 4.9 / 60, 0.55, 1.7)]
+    assert shown == ["under 5 min", "under 5 min", "33 min", "1.7 h"]
+    assert write_recipes._rate(2504.3) == "2,500"
+    assert "| arithmetic alone | photos/s to decode |" in write_recipes.table()
+
+
 def test_presets_differ_where_the_page_says():
     page = (ROOT / "docs" / "recipes.md").read_text()
     for model in _paper.MODELS:
@@ -159,9 +180,9 @@ def test_accuracies_have_the_means_that_the_paper_gives():
         for row, columns in rows.items():
             found = np.mean([mean for mean, _ in columns[:-1]])
             assert abs(found - columns[-1][0]) < 0.0501, (images, row, found)
-    assert {images for images, chosen in _paper.IMAGES.items() if chosen.table} == set(
-        _paper.ACCURACY
-    )
+    # Every number that experiments know is of a recipe, and the other way round.
+    assert len(_paper.ACCURACY) == len(paper.ACCURACY)
+    assert [_paper.MODELS[model].backbone for model in _paper.COMPARED] == list(paper.BACKBONES)
 
 
 def test_predictions_are_the_plans(capsys, monkeypatch, tmp_path):

@@ -111,6 +111,47 @@ class TestTensorBoard:
             assert picture.size == (event.width, event.height) == (2048, 512)
 
 
+class Recorder:
+    """A tracker that remembers whether it was closed, and may fail to."""
+
+    def __init__(self, refusal=None):
+        self.refusal, self.closed = refusal, 0
+
+    def scalars(self, step, values):
+        pass
+
+    def images(self, step, pictures):
+        pass
+
+    def close(self):
+        self.closed += 1
+        if self.refusal:
+            raise self.refusal
+
+
+class TestSeveral:
+    def test_those_that_opened_are_closed_where_another_does_not(self, tmp_path, monkeypatch):
+        first = Recorder()
+
+        def refuse_to_open(folder, start):
+            raise UserError("it does not start")
+
+        kinds = {"first": lambda folder, start: first, "second": refuse_to_open}
+        kinds = {name: tracking._Kind(open_, name, name) for name, open_ in kinds.items()}
+        monkeypatch.setattr(tracking, "TRACKERS", kinds)
+        with pytest.raises(UserError, match="does not start"):
+            tracking.open_trackers(["first", "second"], epath.Path(tmp_path), 0)
+        assert first.closed == 1
+        tracking.open_trackers(["first"], epath.Path(tmp_path), 0)
+        assert first.closed == 1
+
+    def test_all_are_closed_though_one_fails_to(self):
+        trackers = [Recorder(OSError("the disk is full")), Recorder(), Recorder()]
+        with pytest.raises(OSError, match="the disk is full"):
+            tracking.Trackers(trackers).close()
+        assert [tracker.closed for tracker in trackers] == [1, 1, 1]
+
+
 class FakeWandB(types.ModuleType):
     """What the tracker uses of the client, which remembers what it was told."""
 
@@ -505,6 +546,7 @@ class TestRefusals:
             (["--to=new", "--nonsense"], "unrecognized arguments: --nonsense"),
             ([], "--to"),
             (["--to=."], "exists already"),
+            (["--to=gs://bucket/set"], "is no folder of this machine"),
         ],
     )
     def test_of_a_command_line(self, followed, capsys, tmp_path, monkeypatch, options, words):

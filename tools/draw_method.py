@@ -1,7 +1,10 @@
-"""Draws the pictures of docs/method.md from a finished run of the quickstart.
+"""Draws `method_views.png` of docs/method.md from a finished run of the quickstart.
 
-python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
-python tools/draw_method.py --workdir=runs/quickstart --out=docs
+    python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m tools.draw_method --workdir=runs/quickstart --out=docs
+
+To be run in the root of the repository. Of the other pictures there, `method.svg` is drawn by hand
+and `method_timelapse.webp` is the run's own `timelapse.webp`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ _VIEWS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--workdir", type=Path, required=True, help="a run of configs/quickstart.py"
     )

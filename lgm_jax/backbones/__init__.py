@@ -78,6 +78,8 @@ class Backbone:
         provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or
             `None`), `sha256` by file; for an export, `exported_from` has the same of its origin.
         published: What the checkpoint says it is; `None` for a backbone made by hand.
+        position_offset: What the side of the patch grid was taken to be larger by; 0 where that
+            does not apply.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Backbone:
     fingerprint: str
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: Published | None = None
+    position_offset: float = 0.0
 
 
 def load(
@@ -122,9 +125,10 @@ def load(
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
             of the last four blocks; no projection or pooling head follows.
-        position_offset: What the side of the patch grid is taken to be larger by where positions
-            are resized: 0.1 in the code that DINOv2 was published with (`torch.hub`), 0 in
-            transformers and timm.
+        position_offset: What the side of the patch grid is taken to be larger by where the
+            positions of a DINOv2 without registers are resized: 0.1 in the code that it was
+            published with (`torch.hub`), 0 in transformers. Every other backbone has 0, in all
+            code: with registers, in timm's format, of another family.
         resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
             upstream resizes them. By default what the backbone is used at.
         revision: Branch, tag or commit, for the hub only.
@@ -146,7 +150,8 @@ def load(
     found, published, params = read_checkpoint(source, revision=revision)
     statistics = configs.IMAGENET if normalization == "imagenet" else published.preprocessing
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
-    params = _fit(params, published.spec, spec, position_offset)
+    offset = position_offset if _takes_offset(published, spec) else 0.0
+    params = _fit(params, published.spec, spec, offset)
     params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
@@ -166,10 +171,11 @@ def load(
         fingerprint=_digest(
             [sha256, repr(spec), repr(statistics), dtype, params_dtype]
             # Named only where it changes something, so that what was computed before stays valid.
-            + [position_offset] * (position_offset != 0 and _resizes(published.spec, spec))
+            + [offset] * (offset != 0)
         ),
         provenance=origin,
         published=published,
+        position_offset=offset,
     )
 
 
@@ -420,6 +426,15 @@ def _reshape(spec: ViTSpec, pooling: str, resolution: int) -> ViTSpec:
 def _resizes(published: ViTSpec, spec: ViTSpec) -> bool:
     """Whether positions are resized."""
     return spec.grid != published.grid and spec.embed.positions != "none"
+
+
+def _takes_offset(published: Published, spec: ViTSpec) -> bool:
+    """Whether positions are resized, and the code that upstream published has an offset there.
+
+    `torch.hub` has one for DINOv2 without registers alone, whose positions are not antialiased.
+    """
+    dinov2 = published.form == "hf_dinov2" and not published.spec.embed.antialias
+    return dinov2 and _resizes(published.spec, spec)
 
 
 def _fit(

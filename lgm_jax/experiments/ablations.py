@@ -29,6 +29,7 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
+from lgm_jax.experiments.paper import Number
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Outcome, Planned
 from lgm_jax.session import split_list
@@ -42,9 +43,7 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
 }
 _NOTHING = "none"
 
-Number = tuple[float, float | None]
-
-# By what is left out; columns as in `accuracy.PAPER`: the backbone that is distilled against.
+# By what is left out; columns as in `paper.ACCURACY`: the backbone that is distilled against.
 PAPER_SAME: Mapping[str, Sequence[Number]] = {
     _NOTHING: ((84.9, 0.1), (91.5, 0.1), (89.0, 0.0), (83.4, 0.1), (87.2, 0.1)),
     "decorrelate": ((82.6, 0.1), (91.3, 0.2), (89.0, 0.1), (83.2, 0.1), (86.5, 0.1)),

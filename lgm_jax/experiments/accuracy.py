@@ -25,6 +25,7 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
+from lgm_jax.experiments.paper import ACCURACY, BACKBONES, Number, Row
 from lgm_jax.experiments.result import (
     Cell,
     Claim,
@@ -36,60 +37,11 @@ from lgm_jax.experiments.result import (
 )
 from lgm_jax.experiments.runner import Outcome, Planned
 
-_ORDER = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16", AVERAGE)
+_ORDER = (*BACKBONES, AVERAGE)
 _REAL = ("neighbors", "centroids", "random")
 _GAP = "Gap"
 
-Number = tuple[float, float | None]
-Row = Sequence[Number]
-
-# Mean and std over probe runs, on CLIP, DINO-v2, EVA-02, MoCo-v3 and their average.
-PAPER: Mapping[str, Mapping[str, Row]] = {
-    "imagenet-100": {
-        "distilled": ((84.9, 0.1), (91.5, 0.1), (89.0, 0.0), (83.4, 0.1), (87.2, 0.1)),
-        "neighbors": ((67.8, 0.3), (86.0, 0.2), (78.8, 0.2), (77.1, 0.1), (77.4, 0.2)),
-        "centroids": ((77.1, 0.1), (86.9, 0.3), (80.9, 0.2), (77.7, 0.1), (80.6, 0.2)),
-        "random": ((56.6, 1.6), (74.8, 2.8), (64.5, 2.7), (61.4, 2.6), (64.3, 2.4)),
-        "full": ((92.5, 0.0), (95.2, 0.1), (94.1, 0.1), (89.4, 0.3), (92.8, 0.1)),
-    },
-    "imagenet-1k": {
-        "distilled": ((63.0, 0.0), (75.0, 0.1), (70.3, 0.1), (63.2, 0.0), (67.9, 0.0)),
-        "neighbors": ((38.8, 0.1), (67.7, 0.1), (49.9, 0.1), (56.4, 0.0), (53.2, 0.1)),
-        "centroids": ((53.9, 0.0), (69.5, 0.1), (58.1, 0.1), (57.4, 0.0), (59.7, 0.1)),
-        "random": ((31.7, 0.5), (50.3, 0.5), (37.7, 0.4), (38.8, 0.6), (39.6, 0.5)),
-        "full": ((78.7, 0.0), (83.0, 0.0), (81.7, 0.1), (76.5, 0.0), (80.0, 0.0)),
-    },
-    "dogs": {
-        "distilled": ((52.1, 0.2), (83.0, 0.1), (74.8, 0.1), (69.6, 0.2), (69.9, 0.2)),
-        "neighbors": ((33.4, 0.1), (71.3, 0.2), (58.5, 0.2), (56.3, 0.1), (54.9, 0.2)),
-        "centroids": ((43.3, 0.1), (73.0, 0.2), (60.9, 0.2), (55.2, 0.2), (58.1, 0.2)),
-        "random": ((23.3, 1.5), (51.9, 1.8), (38.3, 1.8), (36.6, 1.4), (37.5, 1.6)),
-        "full": ((76.9, 0.1), (88.6, 0.1), (82.6, 0.1), (72.3, 0.5), (80.1, 0.2)),
-    },
-    "cub": {
-        "distilled": ((62.2, 0.2), (86.0, 0.1), (74.1, 0.2), (42.5, 0.2), (66.2, 0.2)),
-        "neighbors": ((39.4, 0.1), (76.9, 0.0), (52.6, 0.3), (28.1, 0.0), (49.2, 0.1)),
-        "centroids": ((54.3, 0.2), (78.5, 0.2), (59.9, 0.3), (30.2, 0.1), (55.7, 0.2)),
-        "random": ((37.5, 1.6), (64.4, 1.5), (44.3, 1.5), (19.1, 0.5), (41.3, 1.3)),
-        "full": ((77.5, 0.7), (90.2, 0.2), (84.0, 0.3), (43.7, 0.8), (73.8, 0.5)),
-    },
-    "flowers": {
-        "distilled": ((79.5, 1.2), (99.6, 0.0), (97.8, 0.1), (56.4, 3.1), (83.3, 1.1)),
-        "neighbors": ((69.4, 0.8), (99.4, 0.2), (90.8, 0.2), (48.6, 1.8), (77.0, 0.7)),
-        "centroids": ((77.5, 0.7), (99.4, 0.1), (95.6, 0.3), (48.2, 2.6), (80.2, 0.9)),
-        "random": ((67.9, 1.1), (98.8, 0.4), (91.0, 0.8), (36.8, 2.2), (73.6, 1.1)),
-        "full": ((93.4, 0.1), (99.7, 0.0), (98.9, 0.0), (82.2, 0.1), (93.5, 0.1)),
-    },
-    "food": {
-        "distilled": ((78.7, 1.6), (83.7, 0.3), (83.9, 0.2), (31.6, 3.2), (69.5, 1.3)),
-        "neighbors": ((58.8, 1.3), (73.8, 0.4), (71.5, 0.3), (25.2, 1.3), (57.3, 0.8)),
-        "centroids": ((74.1, 0.6), (75.6, 0.1), (76.4, 0.4), (22.7, 2.0), (62.2, 0.8)),
-        "random": ((48.5, 1.0), (52.8, 1.9), (49.9, 0.6), (13.5, 1.7), (41.2, 1.3)),
-        "full": ((91.9, 0.0), (92.7, 0.1), (92.0, 0.0), (78.3, 0.0), (88.7, 0.0)),
-    },
-}
-
-# Rows: the backbone that images are distilled against. Columns as above.
+# Rows: the backbone that images are distilled against. Columns as in `paper.ACCURACY`.
 PAPER_CROSS: Mapping[str, Mapping[str, Row]] = {
     "imagenet-100": {
         "clip_vitb16": ((84.9, 0.1), (80.8, 0.4), (83.8, 0.2), (61.6, 0.2), (77.8, 0.2)),
@@ -209,7 +161,7 @@ def _methods(
     config: ConfigDict, outcomes: Sequence[Outcome], name: str, names: Sequence[str]
 ) -> Table:
     cells = {}
-    paper = PAPER.get(name, {}) if _comparable(config) else {}
+    paper = ACCURACY.get(name, {}) if _comparable(config) else {}
     for method, row in METHODS.items():
         numbers = paper.get(method)
         for backbone in names:
@@ -222,10 +174,10 @@ def _methods(
                 average = average.beside(paper_number(numbers, AVERAGE))
             cells[row, AVERAGE] = average
     columns = [title_of(backbone) for backbone in names] + ([AVERAGE] if len(names) > 1 else [])
-    if not is_papers(config) and name not in PAPER:
+    if not is_papers(config) and name not in ACCURACY:
         columns.append(PAPERS_AVERAGE)
         for method, row in METHODS.items():
-            cells[row, PAPERS_AVERAGE] = Cell().beside(PAPER["imagenet-100"][method][-1])
+            cells[row, PAPERS_AVERAGE] = Cell().beside(ACCURACY["imagenet-100"][method][-1])
     return Table(f"{SETS[name].title}", "images", list(METHODS.values()), columns, cells)
 
 
@@ -257,10 +209,10 @@ def _gaps(
             if full != random
         ]
         ours = summarize_values(values) if values else Cell()
-        if _comparable(config) and name in PAPER and backbone in _ORDER:
+        if _comparable(config) and name in ACCURACY and backbone in _ORDER:
             column = _ORDER.index(backbone)
             low, high, distilled = (
-                PAPER[name][method][column][0] for method in ("random", "full", "distilled")
+                ACCURACY[name][method][column][0] for method in ("random", "full", "distilled")
             )
             ours = ours.beside(((distilled - low) / (high - low), None))
         cells[_GAP, title_of(backbone)] = ours
@@ -289,7 +241,7 @@ def _cross(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
         number = paper_number(paper.get(backbone), AVERAGE) if whole else None
         cells[title_of(backbone), AVERAGE] = ours.beside(number)
     real = select(outcomes, backbone="real")
-    full = PAPER.get(name, {}) if paper else {}
+    full = ACCURACY.get(name, {}) if paper else {}
     for method in ("random", "full"):
         for other in every:
             ours = cell(real, method, other)

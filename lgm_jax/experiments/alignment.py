@@ -23,13 +23,12 @@ from lgm_jax.experiments.axes import (
     title_of,
 )
 from lgm_jax.experiments.measures import distilled_features, of_images, of_real_images
+from lgm_jax.experiments.paper import BACKBONES
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize_values
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
 from lgm_jax.session import Session
 
-# CLIP, DINO-v2, EVA-02, MoCo-v3, on ImageNet-1k.
-PAPER_BACKBONES = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16")
-# Row: distilled against; column: evaluated on.
+# Of `paper.BACKBONES`, on ImageNet-1k. Row: distilled against; column: evaluated on.
 PAPER_TRANSFER = np.array(
     [
         [100.0, 69.5, 72.3, 46.6],
@@ -221,8 +220,8 @@ def _matrix(
     for (i, row), (j, column) in itertools.product(enumerate(names), repeat=2):
         values = by_seed[:, i, j].tolist()
         ours = summarize_values(values) if of_seeds else Cell(mean=values[0])
-        if paper is not None and {row, column} <= set(PAPER_BACKBONES):
-            place = PAPER_BACKBONES.index(row), PAPER_BACKBONES.index(column)
+        if paper is not None and {row, column} <= set(BACKBONES):
+            place = BACKBONES.index(row), BACKBONES.index(column)
             ours = ours.beside((float(paper[place]), None))
         cells[title_of(row), title_of(column)] = ours
     titles = list(map(title_of, names))
@@ -285,7 +284,7 @@ def _draw(figure: Any, config: ConfigDict, scattered: Sequence[Any]) -> None:
     axes_of = figure.subplots(len(scattered) // 2, 2, squeeze=False).ravel()
     for axes, (title, kind, matrix, mean, found) in zip(axes_of, scattered, strict=True):
         if kind != _CKA:
-            off = ~np.eye(len(PAPER_BACKBONES), dtype=bool)
+            off = ~np.eye(len(BACKBONES), dtype=bool)
             axes.plot(
                 PAPER_ALIGNMENT[off],
                 PAPER_TRANSFER[off],

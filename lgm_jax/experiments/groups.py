@@ -15,7 +15,7 @@ from PIL import Image
 from lgm_jax import hosts, runs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures
-from lgm_jax.experiments.accuracy import Number, paper_number
+from lgm_jax.experiments.accuracy import paper_number
 from lgm_jax.experiments.axes import (
     AVERAGE,
     METHODS,
@@ -31,28 +31,11 @@ from lgm_jax.experiments.axes import (
     sets,
     title_of,
 )
+from lgm_jax.experiments.paper import ACCURACY
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize_values
 from lgm_jax.experiments.runner import Measure, Outcome, Planned
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.session import Session, content_hash
-
-# Columns: CLIP, DINO-v2, EVA-02, MoCo-v3 and their average.
-PAPER: Mapping[str, Mapping[str, Sequence[Number]]] = {
-    "spawrious": {
-        "distilled": ((43.1, 6.4), (80.8, 3.1), (36.5, 3.1), (32.7, 2.3), (48.3, 3.7)),
-        "neighbors": ((41.7, 4.6), (76.9, 1.2), (40.7, 2.7), (33.0, 3.4), (48.1, 3.0)),
-        "centroids": ((44.8, 5.0), (80.2, 2.7), (38.1, 3.3), (30.5, 1.6), (48.4, 3.2)),
-        "random": ((46.2, 4.4), (68.1, 8.1), (33.3, 5.3), (31.8, 2.5), (44.9, 5.1)),
-        "full": ((50.4, 0.3), (78.1, 0.1), (50.1, 0.4), (35.8, 0.0), (53.6, 0.2)),
-    },
-    "waterbirds": {
-        "distilled": ((77.9, 0.2), (82.1, 2.9), (78.0, 0.8), (77.8, 0.0), (79.0, 1.0)),
-        "neighbors": ((74.6, 6.5), (67.3, 5.8), (74.3, 3.3), (45.2, 11.4), (65.3, 6.8)),
-        "centroids": ((69.8, 8.6), (65.7, 3.4), (64.6, 7.9), (62.0, 5.2), (65.5, 6.3)),
-        "random": ((71.9, 4.5), (57.1, 8.6), (59.8, 13.3), (67.4, 5.7), (64.0, 8.0)),
-        "full": ((86.0, 0.1), (95.5, 0.1), (90.4, 0.2), (74.3, 0.1), (86.5, 0.1)),
-    },
-}
 
 PICTURE = "groups.png"
 
@@ -166,14 +149,14 @@ def _typical(features: np.ndarray, members: Int[np.ndarray, " m"]) -> np.ndarray
 def _average_table(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
     comparable = is_papers(config) and config.ipc == 1
     # Beside numbers of other data, to compare orders.
-    theirs = name if comparable and name in PAPER else "waterbirds"
+    theirs = name if comparable and name in ACCURACY else "waterbirds"
     papers, cells = f"the paper's average, {SETS[theirs].title}", {}
     for method, row in METHODS.items():
         for backbone in backbones(config):
             ours = cell(_runs_of(outcomes, method, backbone), method, backbone)
-            number = paper_number(PAPER[theirs][method], backbone) if comparable else None
+            number = paper_number(ACCURACY[theirs][method], backbone) if comparable else None
             cells[row, title_of(backbone)] = ours.beside(number)
-        cells[row, papers] = Cell().beside(paper_number(PAPER[theirs][method], AVERAGE))
+        cells[row, papers] = Cell().beside(paper_number(ACCURACY[theirs][method], AVERAGE))
     columns = [*map(title_of, backbones(config)), papers]
     return Table(f"{SETS[name].title}: average", "images", [*METHODS.values()], columns, cells)
 
