@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import math
 import os
 import shlex
@@ -19,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import common
 from lgm_jax import determinism, experiments, hosts
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.errors import UserError, find_full, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
 from lgm_jax.session import Session
 
@@ -69,9 +68,6 @@ _PLAN = "plan"
 _PROFILE = {"--profile": "--config.profile=3"}
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
-
-# Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # By stage, the keys that its memory grows with.
 _LARGE = {
@@ -315,7 +311,7 @@ def run_stages(
             try:
                 stages.STAGES[stage](session)
             except Exception as error:
-                full = _find_full(error)
+                full = find_full(error)
                 if full:
                     raise UserError(
                         f"no space is left for workdir {workdir} ({full}): make some, and start "
@@ -355,20 +351,6 @@ def _meeting(where: str, num_processes: int | None, process_id: int | None) -> h
             f"{num_processes}"
         )
     return hosts.Meeting(where, num_processes, process_id)
-
-
-def _find_full(error: BaseException | None) -> str | None:
-    """What the system said to a write that found no space, if this is one or was caused by one.
-
-    Orbax's storage says so in words only.
-    """
-    while error is not None:
-        for number in _FULL:
-            said = os.strerror(number)
-            if said in str(error) or (isinstance(error, OSError) and error.errno == number):
-                return said
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _join(arguments: Sequence[str]) -> list[str]:

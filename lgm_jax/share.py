@@ -26,12 +26,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from etils import epath
-
 from lgm_jax import runs
 from lgm_jax.distilled import ARRAYS, METADATA, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.table import TITLES
 
 CARD, PREVIEW, SPLIT = "README.md", "preview.png", "train"
 
@@ -43,13 +42,7 @@ _PREVIEWED = 100
 # The hub's words for the number of images.
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
-_ROWS = {
-    "distilled": "**the images of this set**",
-    "centroids": "real image nearest to the class's mean",
-    "neighbors": "real image nearest to each of this set",
-    "random": "random real images",
-    "full": "the full training set",
-}
+_ROWS = {**TITLES, "distilled": "**the images of this set**"}
 
 
 class Terms(NamedTuple):
@@ -130,13 +123,9 @@ def read_run(workdir: str | Path) -> Finished:
         UserError: If the folder is none of a run, if the run is not finished, or if it made no
             images of its own.
     """
-    path = epath.Path(os.path.expanduser(workdir))
-    config = runs.read_json(path / runs.CONFIG) if path.is_dir() else None
-    if not isinstance((config or {}).get("identity"), dict):
-        raise UserError(f"{workdir} is no run folder: it has no {runs.CONFIG} of a run")
-    record = (runs.read_json(path / runs.STAGES) or {}).get("distill") or {}
-    results = runs.read_json(path / runs.RESULTS)
-    if (config or {})["identity"].get("images.source"):
+    path, config, stages, results = runs.read_folder(workdir)
+    record = stages.get("distill") or {}
+    if config["identity"].get("images.source"):
         raise UserError(f"{workdir} evaluates images of another source, and made none to share")
     lacking = None
     if "result" not in record or not (path / runs.DISTILLED / ARRAYS).exists():

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,16 +36,16 @@ from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, find_full
 from lgm_jax.features import Views
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
-from lgm_jax.report import gallery, timelapse
+from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.page import look, read_run, write_page, write_unfinished_page
-from lgm_jax.report.table import format_table
+from lgm_jax.report.table import TITLES, format_table
 from lgm_jax.session import (
     FEATURES_ON_DEVICE,
     Session,
@@ -58,7 +58,11 @@ from lgm_jax.session import (
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
 
-METHODS = ("distilled", "centroids", "neighbors", "random", "full")
+# Images in a picture of all: more are too small to see, and take long to draw.
+_MOST_DRAWN = 400
+
+# Points of a probe's learning curve.
+_MOST_POINTS = 50
 
 
 def distill_stage(session: Session) -> None:
@@ -97,6 +101,8 @@ def distill_stage(session: Session) -> None:
         size = hosts.first_says(_microbatch_size(session, mesh))
         process = {**session.process_with(*session.backbones), "microbatch": size}
         made_by = run.begin("distill", start, process)
+        # Pages on the way replace the report, which is then of no finished run.
+        run.forget("report")
         where = f"{mesh.size} devices, " if mesh.size > 1 else ""
         where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
         print(
@@ -178,15 +184,29 @@ def report_stage(session: Session) -> None:
         "images": content_hash(session.distilled) if session.distilled is not None else None,
         "look": look(),
     }
-    names = [runs.RESULTS, runs.PAGE, *([runs.GRID, runs.GALLERY] if pictured else [])]
-    complete = hosts.first_says(all((run.path / name).exists() for name in names))
-    if not complete or run.find("report", inputs) is None:
+    sheets = (
+        timelapse.find_sheets(run.path / runs.TIMELAPSE, record["steps"] if record else None)
+        if hosts.is_first()
+        else []
+    )
+    names = [runs.RESULTS, runs.PAGE]
+    if pictured:
+        names += [runs.GRID, runs.GALLERY]
+        if not gallery.fits_one_file(session.dataset.num_classes):
+            names.append(runs.REPORT)
+    if sheets:
+        names.append(runs.ANIMATION)
+    complete = all((run.path / name).exists() for name in names)
+    if hosts.first_says(not complete or run.find("report", inputs) is None):
         made = _make_gallery(session) if pictured else None
         if pictured:
-            _write_grid(run.path / runs.GRID, *_pairs(session))
+            _write_pairs(session)
         if hosts.is_first():
             runs.write_json(run.path / runs.RESULTS, results)
-            _write_report(session, made, record["steps"] if record else None)
+            if made is not None:
+                gallery.save_gallery(run.path / runs.GALLERY, made)
+            timelapse.write_animation(run.path / runs.ANIMATION, sheets)
+            write_page(read_run(run.path))
         took = time.perf_counter() - started
         made_by = [session.process_with(session.backbone)]
         run.finish("report", inputs, {"files": names}, took, made_by)
@@ -562,41 +582,42 @@ def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
 def _write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:
     """The images on the way: a picture, a sheet of the timelapse, and the page as it is so far.
 
-    The first process writes them, and gives the picture.
+    The first process writes them, and gives the picture. One that cannot be written is not worth
+    the end of the distillation, unless the disk is full: then the next checkpoint would fail.
     """
     if not hosts.is_first():
         return None
     config, path = session.config, session.run.path
     names, labels = session.dataset.class_names, np.asarray(session.recipe.labels())
-    picture = path / runs.PROGRESS / f"step_{step:06d}.png"
-    drawn = _write_grid(picture, images, [names[label] for label in labels])
+    some = pictures.spread(len(images), _MOST_DRAWN)
+    drawn = draw_grid(images[some], [names[label] for label in labels[some]])
+    with _spared("the picture", step):
+        _write_png(path / runs.PROGRESS / f"step_{step:06d}.png", drawn)
     if timelapse.is_kept(step, config.steps, config.image_every):
-        timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
-    write_unfinished_page(path, step, images, labels, names)
+        with _spared("the contact sheet", step):
+            timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
+    with _spared("the page", step):
+        write_unfinished_page(path, step, images, labels, names)
     return drawn
 
 
-def _write_report(session: Session, made: Gallery | None, steps: int | None) -> None:
-    path = session.run.path
-    if made is not None:
-        gallery.save_gallery(path / runs.GALLERY, made)
-    timelapse.write_animation(
-        path / runs.ANIMATION, timelapse.find_sheets(path / runs.TIMELAPSE, steps)
-    )
-    write_page(read_run(path))
+@contextlib.contextmanager
+def _spared(what: str, step: int) -> Iterator[None]:
+    """Goes on without something of a step that cannot be written."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        if find_full(error) is not None:
+            raise
+        print(f"note: {what} of step {step} is left out: {error}", flush=True)
 
 
-def _write_grid(
-    path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
-) -> Image.Image | None:
-    """Writes and gives the picture, on the first process."""
-    if not hosts.is_first():
-        return None
+def _write_png(path: epath.Path, picture: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer, grid = io.BytesIO(), draw_grid(pictures, captions, columns)
-    grid.save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
-    return grid
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    with runs.replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _start_images(session: Session) -> jax.Array | None:
@@ -659,15 +680,16 @@ def _probe(
     protocol, rows = _protocol(session, method), choose()
     for backbone in todo:
         started = time.perf_counter()
-        heads = _train(session, method, backbone, protocol, split, rows)
+        trained = _train(session, method, backbone, protocol, split, rows)
         scores = probe.evaluate(
-            heads,
+            trained.heads,
             session.features(backbone, config.split),
             session.dataset.splits[config.split].labels,
             session.dataset.splits[config.split].groups,
             mesh=sharding.mesh_of_several(jax.local_devices()),
         )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
+        result["loss_curve"] = _loss_curve(trained.losses)
         run.finish(
             _stage_name(method, backbone),
             _probe_inputs(session, method, backbone),
@@ -686,7 +708,7 @@ def _train(
     protocol: probe.Protocol,
     split: Split,
     rows: np.ndarray,
-) -> probe.Heads:
+) -> probe.Trained:
     """Trains a head per run, on kept features as far as the protocol allows."""
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
@@ -719,7 +741,7 @@ def _train(
 def _summary(
     scores: Mapping[str, Any], protocol: probe.Protocol, split: str, group_names: Sequence[str]
 ) -> dict[str, Any]:
-    """One entry of `results.json`.
+    """One entry of `results.json`, but for its learning curve.
 
     Std is the sample's (ddof 1), null for one run. `groups` is each group's accuracy,
     `worst_group` that of each run's worst group, both as means over runs; groups without images
@@ -743,6 +765,20 @@ def _summary(
         "split": split,
         **_group_summary(scores["groups"], group_names),
     }
+
+
+def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
+    """Epochs, from 1, with the mean training loss of all runs: the first, and evenly spread ones.
+
+    Args:
+        losses: Of each run in each epoch, (runs, epochs). Epochs after a probe has diverged are
+            left out.
+    """
+    if losses is None:
+        return None
+    epochs = sorted({0, *pictures.spread(losses.shape[1], _MOST_POINTS - 1)})
+    points = [(epoch + 1, float(losses[:, epoch].mean())) for epoch in epochs]
+    return [(epoch, round(loss, 6)) for epoch, loss in points if math.isfinite(loss)]
 
 
 def _group_summary(
@@ -769,7 +805,7 @@ def _collect(session: Session) -> dict[str, dict[str, Any]]:
     """Results of all probes that belong to the current config."""
     table: dict[str, dict[str, Any]] = {}
     for backbone in session.eval_backbones:
-        found = {method: _find_probe(session, method, backbone) for method in METHODS}
+        found = {method: _find_probe(session, method, backbone) for method in TITLES}
         kept = {method: result for method, result in found.items() if result is not None}
         if kept:
             table[backbone.name] = kept
@@ -788,8 +824,11 @@ def _neighbors(session: Session) -> np.ndarray:
     )
 
 
-def _make_gallery(session: Session) -> Gallery:
-    """Pictures for the page: distilled images, real ones beside them, a map of their features."""
+def _make_gallery(session: Session) -> Gallery | None:
+    """Pictures for the page: distilled images, real ones beside them, a map of their features.
+
+    Features are computed by all processes together; the first makes the pictures.
+    """
     if session.distilled is None:
         raise ValueError("there are no distilled images")
     config, train, distilled = session.config, session.dataset.splits["train"], session.distilled
@@ -801,28 +840,35 @@ def _make_gallery(session: Session) -> Gallery:
         # Those of the first run of the baseline.
         baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
     )
-    shown = session.features_syn[gallery.shown(distilled.labels)]
+    features, features_syn = session.features(session.backbone, "train"), session.features_syn
+    if not hosts.is_first():
+        return None
     return gallery.make_gallery(
         distilled.images,
         distilled.labels,
         session.dataset.class_names,
         {kind: train.load(indices) for kind, indices in rows.items()},
-        gallery.make_map(session.features(session.backbone, "train"), train.labels, shown),
+        gallery.make_map(features, train.labels, features_syn[gallery.shown(distilled.labels)]),
     )
 
 
-def _pairs(session: Session) -> tuple[np.ndarray, list[str], int]:
-    """Each distilled image, the centroid of its class beside it, captions, and columns."""
+def _write_pairs(session: Session) -> None:
+    """Draws distilled images, evenly chosen, each with the centroid of its class beside it."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    names = [session.dataset.class_names[label] for label in session.distilled.labels]
-    train = session.dataset.splits["train"]
-    by_class = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
-    real = train.load(by_class[session.distilled.labels]).astype(np.float32) / 255
-    pictures = np.stack([session.distilled.images, real], axis=1)
-    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
+    # By all processes together, if it is not known.
+    centroids = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
+    if not hosts.is_first():
+        return
+    some = pictures.spread(len(session.distilled.labels), _MOST_DRAWN // 2)
+    labels = session.distilled.labels[some]
+    real = session.dataset.splits["train"].load(centroids[labels]).astype(np.float32) / 255
+    pairs = np.stack([session.distilled.images[some], real], axis=1)
+    names = [session.dataset.class_names[label] for label in labels]
     captions = [text for name in names for text in (name, f"{name}, real")]
-    return pictures.reshape(-1, *pictures.shape[2:]), captions, columns
+    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
+    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns)
+    _write_png(session.run.path / runs.GRID, grid)
 
 
 def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None:

@@ -33,6 +33,7 @@ def probe_entry(mean, std=1.0, groups=None):
         "split": "test",
         "groups": groups,
         "worst_group": min(groups.values()) if groups else 0,
+        "loss_curve": None,
     }
 
 

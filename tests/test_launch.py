@@ -23,6 +23,7 @@ import lgm_jax
 from configs import common
 from lgm_jax import checkpoints, distill, features, runs, stages
 from lgm_jax import session as session_module
+from lgm_jax.report import gallery
 from lgm_jax.session import open_session
 
 QUICK = "--config=configs/quickstart.py:quick"
@@ -111,8 +112,10 @@ def test_results_have_the_documented_schema(finished):
     for entry in methods.values():
         assert set(entry) == {
             *("top1_mean", "top1_std", "top5_mean", "top5_std", "top1_runs"),
-            *("solver", "epochs", "augment", "split", "groups", "worst_group"),
+            *("solver", "epochs", "augment", "split", "groups", "worst_group", "loss_curve"),
         }
+        # L-BFGS has no epochs.
+        assert entry["loss_curve"] is None
         assert len(entry["top1_runs"]) == 2
         assert np.isclose(entry["top1_mean"], np.mean(entry["top1_runs"]))
         assert 0 <= entry["top1_mean"] <= entry["top5_mean"] <= 100
@@ -181,7 +184,7 @@ def commits(workdir, stage):
 
 
 @pytest.mark.usefixtures("later")
-def test_second_start_repeats_nothing(run_copy, capsys):
+def test_second_start_repeats_nothing(run_copy, capsys, monkeypatch):
     def made():
         pages = [run_copy / name for name in ("report.html", "gallery.npz", "results.json")]
         written = {page.name: page.stat().st_mtime_ns for page in pages}
@@ -193,10 +196,42 @@ def test_second_start_repeats_nothing(run_copy, capsys):
     assert "6 steps are done" in capsys.readouterr().out
     assert made() == before
     assert json.loads((run_copy / "stages.json").read_text()) == stages
-    # A page that is gone is written again.
-    (run_copy / "report.html").unlink()
-    assert start(QUICK, workdir=run_copy) == 0
+    # What is gone of the report is made again.
+    for name in ("report.html", "timelapse.webp"):
+        (run_copy / name).unlink()
+        assert start(QUICK, workdir=run_copy) == 0
+        assert (run_copy / name).exists()
     assert "10 images in place of 1,149" in (run_copy / "report.html").read_text()
+    # So is the folder of the pictures, where they do not fit the page.
+    monkeypatch.setattr(gallery, "_MOST_CLASSES", 5)
+    assert start(QUICK, workdir=run_copy) == 0
+    assert 'src="report/distilled/00000.webp"' in (run_copy / "report.html").read_text()
+    assert (run_copy / "report" / "distilled" / "00000.webp").is_file()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.usefixtures("later")
+def test_finished_run_that_went_on_and_was_killed_is_finished_still(run_copy, monkeypatch):
+    results, made_by = (run_copy / "results.json").read_bytes(), commits(run_copy, "distill")
+    write_page = stages.write_unfinished_page
+
+    def write_and_die(*arguments):
+        write_page(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(stages, "write_unfinished_page", write_and_die)
+    with pytest.raises(Killed):
+        start(QUICK, "--config.steps=9", workdir=run_copy)
+    assert "Still distilling: step 9 of 9" in (run_copy / "report.html").read_text()
+    assert start(QUICK, workdir=run_copy) == 0
+    page = (run_copy / "report.html").read_text()
+    assert "Still distilling" not in page
+    assert "at step 6." in page
+    assert json.loads((run_copy / "results.json").read_bytes()) == json.loads(results)
+    assert commits(run_copy, "distill") == made_by
 
 
 @pytest.mark.usefixtures("later")
@@ -211,6 +246,22 @@ def test_changed_probe_key_keeps_the_distillation_and_who_made_it(run_copy):
     assert commits(run_copy, "baselines/full/digits_contrastive") != [(None, "later")]
     results = json.loads((run_copy / "results.json").read_text())
     assert results["probe"]["digits_contrastive"]["distilled"]["epochs"] == 3
+
+
+def test_adam_probes_leave_their_learning_curves(run_copy):
+    changes = ("solver=adam", "epochs=3", "full_epochs=2")
+    arguments = [f"--config.probe.{change}" for change in changes]
+    assert start(QUICK, *arguments, "--config.baselines=full", workdir=run_copy) == 0
+    results = json.loads((run_copy / "results.json").read_text())
+    rows = results["probe"]["digits_contrastive"]
+    assert set(rows) == {"distilled", "full"}
+    for method, epochs in (("distilled", 3), ("full", 2)):
+        curve = rows[method]["loss_curve"]
+        assert [epoch for epoch, _ in curve] == list(range(1, epochs + 1))
+        # Of ten classes, of which an untrained head knows nothing.
+        assert 1 < curve[0][1] < 4
+    page = (run_copy / "report.html").read_text()
+    assert "Training loss by epoch of 2 classifiers on digits_contrastive" in page
 
 
 @pytest.mark.usefixtures("later")

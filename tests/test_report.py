@@ -1,11 +1,15 @@
 """The page of a run and the comparison of several, from run folders made by hand."""
 
+import html
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
+import urllib.parse
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +20,8 @@ import launch
 from lgm_jax import runs
 from lgm_jax.distilled import save_distilled
 from lgm_jax.report import __main__ as command
-from lgm_jax.report import charts, gallery, page, pictures, timelapse
-from tests.run_folders import NAMES, blobs, write_run
+from lgm_jax.report import charts, compare, gallery, page, pictures, timelapse
+from tests.run_folders import NAMES, blobs, probe_entry, write_run
 
 
 class Tags(HTMLParser):
@@ -62,7 +66,7 @@ def test_page_says_what_how_good_and_what_next(text):
         "<strong>80.5 %</strong> of unseen test images",
         "as many random real ones, 60.0 %",
         "Linear Gradient Matching",
-        "load_distilled(&#34;runs/first&#34;)",
+        "load_distilled(&#39;runs/first&#39;)",
         "python launch.py --config=configs/quickstart.py --workdir=runs/first",
         "f" * 64,
         "worst group",
@@ -117,6 +121,11 @@ def test_hundred_noisy_classes_take_less_than_ten_megabytes(tmp_path):
     assert write(folder) == 0
     assert 1e6 < (tmp_path / "noise" / "report.html").stat().st_size < 10e6
     assert not (folder / "report").exists()
+    # Those of several other runs, too.
+    assert write(folder, *[f"--beside={folder}"] * 3) == 0
+    text = (folder / "report.html").read_text()
+    assert text.count('data-title="distilled for near"') == 300
+    assert 1e6 < len(text) < 10e6
 
 
 def test_many_classes_have_pictures_beside_the_page(tmp_path):
@@ -125,8 +134,14 @@ def test_many_classes_have_pictures_beside_the_page(tmp_path):
     assert write(folder) == 0
     images = Tags((folder / "report.html").read_text()).of("img")
     assert len(images) == 1000 * 4 + 3 + 100
-    assert {image["loading"] for image in images} == {"lazy"}
+    frames = [image for image in images if "data-said" in image]
+    assert len(frames) == 3
+    # Frames have to be there once they are shown; they are hidden until then.
+    assert {image.get("loading") for image in frames} == {None}
+    assert {image["loading"] for image in images if image not in frames} == {"lazy"}
+    # The page and the folder beside it are all that has to be sent.
     assert all((folder / image["src"]).is_file() for image in images)
+    assert {image["src"].split("/")[0] for image in images} == {"report"}
     # Its own page does not keep the pictures of the one before.
     (folder / "report" / "stale.webp").write_bytes(b"")
     assert write(folder) == 0
@@ -153,6 +168,110 @@ def test_unfinished_run_of_many_classes_shows_some(tmp_path):
     assert "100 of the 300 classes" in text
     assert "300 images in place of 15,000" in text
     assert 'data-name="class 299"' in text
+
+
+def test_unfinished_page_counts_all_images_of_a_class(tmp_path):
+    names = [f"class {i}" for i in range(100)]
+    folder = write_run(tmp_path / "going", names=names, finished=False)
+    images = np.zeros((300, 8, 8, 3), np.float32)
+    images[::3] = 1
+    labels = np.repeat(np.arange(100, dtype=np.int32), 3)
+    page.write_unfinished_page(folder, 20, images, labels, names)
+    text = (folder / "report.html").read_text()
+    assert text.count('class="card"') == text.count(">3 images</span>") == 100
+    # One is shown of each, the first.
+    assert "The first 1 of 3 images of each class are shown" in text
+    shown = {image["src"] for image in Tags(text).of("img") if "data-said" not in image}
+    assert shown == {pictures.data_uri(pictures.encode(pictures.to_bytes(images[:1]), 256)[0])}
+
+
+def test_finished_run_shows_nothing_of_later_steps(tmp_path):
+    folder = write_run(tmp_path / "first")
+    with (folder / runs.METRICS).open("a") as file:
+        file.write(json.dumps({"step": 40, "loss": 0.9}) + "\n")
+    record = json.loads((folder / runs.STAGES).read_text())
+    record["distill"]["going_on"] = [{"from_step": 30, "commit": "c0ffee"}]
+    (folder / runs.STAGES).write_text(json.dumps(record))
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert "<dd>0.0333</dd>" in text
+    assert "0.9000" not in text
+    assert "c0ffee" not in text
+    # It goes on: what was finished is shown no more, and who goes on is named.
+    view = page.read_run(folder, step=40)
+    assert view.results is None
+    assert view.losses[-1] == (40, 0.9)
+    assert view.made_by[-1]["commit"] == "c0ffee"
+
+
+def test_damaged_contact_sheets_are_left_out(tmp_path, capsys):
+    folder = write_run(tmp_path / "first", steps=(10, 20, 30, 40))
+    sheets = folder / runs.TIMELAPSE
+    (sheets / "step_000020.webp").write_bytes(b"")
+    whole = (sheets / "step_000040.webp").read_bytes()
+    (sheets / "step_000040.webp").write_bytes(whole[: len(whole) // 2])
+    assert write(folder) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"note: \S+(step_\d+)\.webp is damaged", said) == [
+        "step_000020",
+        "step_000040",
+    ]
+    images = Tags((folder / "report.html").read_text()).of("img")
+    assert [i["data-said"] for i in images if "data-said" in i] == [
+        "step 10, loss 0.1000",
+        "step 30, loss 0.0333",
+    ]
+
+
+def test_commands_of_odd_folders_can_be_typed(tmp_path):
+    folder, where = write_run(tmp_path / "first"), "runs/my run\"s 'n' $more"
+    config = json.loads((folder / runs.CONFIG).read_text())
+    config["command"] = f"python launch.py {shlex.quote(f'--workdir={where}')}"
+    (folder / runs.CONFIG).write_text(json.dumps(config))
+    assert write(folder) == 0
+    text = html.unescape((folder / "report.html").read_text())
+    (argument,) = re.findall(r"load_distilled\((.+)\)", text)
+    assert eval(argument) == where
+    (command,) = re.findall(r"(python -m lgm_jax\.report .+ ANOTHER_RUN \S+)<", text)
+    assert shlex.split(command)[3] == where
+
+
+def test_page_says_how_each_classifier_was_trained():
+    adam = probe_entry(80.0) | {"solver": "adam", "epochs": 1000, "augment": "fresh"}
+    full = adam | {"epochs": 100, "augment": "views"}
+    assert page.describe_training({"distilled": adam, "full": full}) == (
+        "Classifiers: adam, 1,000 epochs, augmentation: fresh. "
+        "The one on all real images: adam, 100 epochs, augmentation: views."
+    )
+    assert page.describe_training({"distilled": adam, "random": adam, "full": adam}) == (
+        "Classifiers: adam, 1,000 epochs, augmentation: fresh."
+    )
+    # Another number of iterations towards the same minimum is no other way to train.
+    few, all_ = probe_entry(80.0), probe_entry(95.0) | {"epochs": 50}
+    assert page.describe_training({"distilled": few, "full": all_}) == (
+        "Classifiers: lbfgs, augmentation: views."
+    )
+    assert page.describe_training({"full": full}) == (
+        "Classifiers: adam, 100 epochs, augmentation: views."
+    )
+
+
+def test_classifiers_with_epochs_have_learning_curves(tmp_path):
+    folder = write_run(tmp_path / "first")
+    results = json.loads((folder / runs.RESULTS).read_text())
+    entries = results["probe"]["far"]
+    entries["distilled"]["loss_curve"] = [[1, 1.4], [500, 0.25], [1000, 0.125]]
+    entries["full"]["loss_curve"] = [[1, 1.3], [100, 0.5]]
+    # Those of a solver without epochs, of a version that kept none, and of one that diverged.
+    entries["random"]["loss_curve"], entries["centroids"]["loss_curve"] = None, []
+    (folder / runs.RESULTS).write_text(json.dumps(results))
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert 'aria-label="Training loss by epoch of 2 classifiers on far"' in text
+    assert "classifiers on near" not in text
+    said = " ".join(text.split())
+    assert "distilled images: 1.4000 at epoch 1, 0.1250 at epoch 1,000." in said
+    assert "all real images: 1.3000 at epoch 1, 0.5000 at epoch 100." in said
 
 
 def test_run_without_pictures_is_read_from_its_distilled_images(tmp_path, run):
@@ -208,6 +327,65 @@ def test_comparison_of_many_classes_has_pictures_beside_it(tmp_path):
     images = Tags(out.read_text()).of("img")
     assert len(images) == 500
     assert all((tmp_path / image["src"]).is_file() for image in images)
+    assert sorted(path.name for path in (tmp_path / "compare_pictures").iterdir()) == [
+        "run0",
+        "run1",
+    ]
+
+
+def many_to_few(monkeypatch):
+    """Makes comparisons of a few pictures like those of many."""
+    monkeypatch.setattr(compare, "_MOST_PICTURES", 3)
+
+
+def test_comparison_leaves_runs_alone(tmp_path, run, capsys, monkeypatch):
+    many_to_few(monkeypatch)
+    a = Path(write_run(tmp_path / "a", seed=1))
+    assert write(a) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    # The run's own page, a page in a folder of it, a folder of pictures that is a run.
+    assert "into the run" in refuse(capsys, run, a, f"--out={a / 'report.html'}")
+    assert "into the run" in refuse(capsys, run, a, f"--out={a / 'deep' / 'x.html'}")
+    a.rename(tmp_path / "x_pictures")
+    line = refuse(capsys, run, tmp_path / "x_pictures", f"--out={tmp_path / 'x.html'}")
+    assert "into the run" in line
+    (tmp_path / "x_pictures").rename(a)
+    for name in ("cmp", "cmp.htm", ""):
+        assert "is no HTML file" in refuse(capsys, run, a, f"--out={tmp_path / name}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    # Beside a run of the page's name, its folder is not the one for pictures.
+    assert write(run, a, f"--out={tmp_path / 'a.html'}") == 0
+    after = {path: path.read_bytes() for path in a.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_comparison_removes_its_own_pictures_and_links_odd_names(tmp_path, run, monkeypatch):
+    many_to_few(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    others = [write_run(tmp_path / f"other{number}", seed=number) for number in (1, 2)]
+    assert write(run, *others, "--out=~/a #1 50%.html") == 0
+    folder = tmp_path / "a #1 50%_pictures"
+    (folder / "notes.txt").write_text("mine")
+    assert write("~/other1", run, "--out=~/a #1 50%.html") == 0
+    sources = [image["src"] for image in Tags((tmp_path / "a #1 50%.html").read_text()).of("img")]
+    assert len(sources) == 8
+    assert not any(set("# ") & set(source) for source in sources)
+    assert all((tmp_path / urllib.parse.unquote(source)).is_file() for source in sources)
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "run0", "run1"]
+    monkeypatch.undo()
+    assert write(run, others[0], f"--out={tmp_path / 'a #1 50%.html'}") == 0
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_runs_of_one_backbone_are_told_apart(tmp_path, run):
+    folders = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]
+    views = [page.read_run(write_run(folder)) for folder in folders]
+    assert compare.name_runs(views) == ["near (a/x)", "near (b/x)", "near (b/y)"]
+    assert compare.name_runs(views[1:]) == ["near (x)", "near (y)"]
+    far = page.read_run(write_run(tmp_path / "far", backbone="far"))
+    assert compare.name_runs([views[0], far]) == ["near", "far"]
+    names = compare.name_runs([views[0], views[0]])
+    assert len(set(names)) == 2
 
 
 def refuse(capsys, *arguments):
@@ -293,6 +471,26 @@ def test_small_pictures_lose_nothing():
 def test_first_images_of_each_class_are_shown():
     labels = np.asarray([1, 0, 1, *[0] * 6, 1], np.int32)
     assert gallery.shown(labels).tolist() == [1, 3, 4, 5, 6, 0, 2, 9]
+
+
+@pytest.mark.parametrize(
+    ("classes", "ipc", "expected"),
+    [(4, 7, 5), (50, 4, 4), (50, 5, 4), (67, 5, 2), (100, 3, 2), (100, 1, 1), (101, 5, 5)],
+)
+def test_one_file_shows_no_more_images_than_fit(classes, ipc, expected):
+    labels = np.tile(np.arange(classes, dtype=np.int32), ipc)
+    rows = gallery.shown(labels)
+    np.testing.assert_array_equal(np.bincount(labels[rows]), expected)
+    assert gallery.fits_one_file(classes) == (classes <= 100)
+    assert len(rows) <= 200 or classes > 100
+
+
+def test_hundred_classes_of_many_images_are_one_file():
+    labels = np.tile(np.arange(100, dtype=np.int32), 3)
+    images = np.zeros((300, 8, 8, 3), np.float32)
+    made = gallery.make_gallery(images, labels, [f"class {i}" for i in range(100)])
+    assert made.fits_one_file
+    assert (len(made.labels), made.total) == (200, 3)
 
 
 def test_real_images_stand_beside_those_of_their_class():

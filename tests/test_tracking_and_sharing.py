@@ -556,8 +556,8 @@ class TestRefusals:
 
     def test_of_what_is_no_finished_run(self, followed, capsys, tmp_path):
         target = f"--to={tmp_path / 'new'}"
-        assert "is no run folder" in refuse(capsys, share.main, tmp_path / "none", target)
-        assert "is no run folder" in refuse(capsys, share.main, followed / "distilled", target)
+        assert "is no run's folder" in refuse(capsys, share.main, tmp_path / "none", target)
+        assert "is no run's folder" in refuse(capsys, share.main, followed / "distilled", target)
         copy = tmp_path / "copy"
         copy.mkdir()
         for name in ("config.json", "stages.json"):

@@ -21,7 +21,7 @@ page with the images of the same classes side by side, accuracies across models 
   RUN             a folder that launch.py wrote
   --beside=RUN    for one run: show the images of another run of the same classes too, where a
                   class is enlarged; may be given several times
-  --out=FILE      for several: the page to write
+  --out=FILE      for several: the page to write, an .html file outside of run folders
   --help          this text
 
 exit codes: 0 done; 2 bad input (one line that starts with "error:")

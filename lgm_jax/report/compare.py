@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from lgm_jax import runs
+from lgm_jax.errors import UserError
 from lgm_jax.report.page import (
-    METHODS,
     TITLES,
     Beside,
     Embedded,
@@ -25,23 +27,26 @@ from lgm_jax.report.page import (
 # Pictures that one file holds, and their bytes.
 _MOST_PICTURES, _BUDGET = 400, 7_000_000
 
+# Of a page that is not one file, each run's pictures lie in a folder: this and a number.
+_FOLDERS = "run"
+
 
 def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Path:
     """Writes a page that sets runs side by side.
 
-    It is one file, unless there are many pictures: these then lie beside it, in a folder with the
-    page's name without its ending, and load when they are scrolled to.
+    It is one file, unless there are many pictures: these then lie beside it, in a folder named
+    after the page (`compare_pictures` for `compare.html`), and load when they are scrolled to.
 
     Args:
         views: At least two runs of the same classes.
-        out: The page to write.
+        out: The page to write; `~` is expanded. Pictures of an earlier one of its name are removed.
 
     Raises:
-        UserError: If classes differ, or a run has no distilled images yet.
+        UserError: If the page is no HTML file or would lie in a run's folder, if classes differ,
+            or if a run has no distilled images yet.
     """
     labels = [match_classes(views[0], view) for view in views]
-    page = epath.Path(out)
-    folder = page.with_name(page.stem)
+    page, folder = _check_page(out)
     sizes = [
         len(file)
         for view in views
@@ -51,6 +56,7 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
     many = len(sizes) > _MOST_PICTURES or sum(sizes) > _BUDGET
     place: Place = Beside(folder) if many else Embedded()
     page.parent.mkdir(parents=True, exist_ok=True)
+    _remove_pictures(folder)
     with runs.replacing(page) as temporary:
         temporary.write_text(render("compare.html", describe_comparison(views, labels, place)))
     return page
@@ -75,7 +81,7 @@ def describe_comparison(
         cells = []
         for number, (found, mapped) in enumerate(zip(firsts, labels, strict=True)):
             picture = found.get(mapped[label])
-            cells.append(place.put(f"run{number}", label, picture) if picture else None)
+            cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
         rows.append({"name": name, "cells": cells})
     probes = [(view.results or {}).get("probe", {}) for view in views]
     data = {view.config.get("data", {}).get("fingerprint") for view in views}
@@ -104,23 +110,35 @@ def describe_comparison(
 
 
 def name_runs(views: Sequence[RunView]) -> list[str]:
-    """A title for each run; the folder's name tells apart those that would share one."""
+    """A title for each run; folders tell apart those that would share one.
+
+    Of a folder, so many of the last parts are given as it takes, and a number if it is named twice.
+    """
     titles = [run_title(view) for view in views]
+    named = titles
+    for depth in range(1, 1 + max(len(view.path.parts) for view in views)):
+        if len(set(named)) == len(named):
+            return named
+        folders = ["/".join(view.path.parts[-depth:]) for view in views]
+        named = [
+            title if titles.count(title) == 1 else f"{title} ({folder})"
+            for title, folder in zip(titles, folders, strict=True)
+        ]
     return [
-        title if titles.count(title) == 1 else f"{title} ({view.name})"
-        for title, view in zip(titles, views, strict=True)
+        f"{name}, {number}" if named.count(name) > 1 else name
+        for number, name in enumerate(named, 1)
     ]
 
 
 def describe_table(titles: Sequence[str], probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By evaluation backbone, a row per method and run; the best distilled run is marked."""
+    """By evaluation backbone, a row per method with an entry of each run."""
     tables = []
     for backbone in dict.fromkeys(name for entries in probes for name in entries):
         rows = []
-        for method in METHODS:
+        for method, title in TITLES.items():
             entries = [found.get(backbone, {}).get(method) for found in probes]
             if any(entries):
-                rows.append({"title": TITLES[method], "method": method, "entries": entries})
+                rows.append({"title": title, "entries": entries})
         tables.append({"backbone": backbone, "titles": list(titles), "rows": rows})
     return tables
 
@@ -151,3 +169,24 @@ def describe_heat(
             cells.append({"value": value, "part": part, "mine": name in view.backbones})
         rows.append({"title": title, "cells": cells})
     return {"columns": columns, "rows": rows}
+
+
+def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
+    """The page to write, and the folder of its pictures; neither is a run's."""
+    page = epath.Path(os.path.expanduser(out))
+    if page.suffix != ".html":
+        raise UserError(f"--out={out} is no HTML file: name one, for example compare.html")
+    folder = page.with_name(f"{page.stem}_pictures")
+    if page.is_dir():
+        raise UserError(f"--out={out} is a folder: name a file")
+    for place in (folder, *page.resolve().parents):
+        if runs.is_run(place):
+            raise UserError(f"--out={out} would write into the run {place}: name a file elsewhere")
+    return page, folder
+
+
+def _remove_pictures(folder: epath.Path) -> None:
+    """Removes what an earlier comparison of the same name has written, and no more."""
+    for found in list(folder.iterdir()) if folder.is_dir() else []:
+        if re.fullmatch(rf"{_FOLDERS}\d+", found.name) and found.is_dir():
+            found.rmtree()

@@ -22,10 +22,10 @@ DISTILLED = "distilled"
 # In the order in which they are shown.
 REALS = ("centroids", "neighbors", "random")
 
-# Images shown of a class, and sides in pixels.
+# Images shown of a class at most, and sides in pixels.
 _PER_CLASS, _SIDE, _REAL_SIDE = 5, 256, 160
 
-# Up to so many classes, and images, a page is one file, and pictures have to fit it.
+# Up to so many classes a page is one file, which shows so many images, and pictures have to fit it.
 _MOST_CLASSES, _MOST_IMAGES = 100, 200
 _BUDGET, _REAL_BUDGET = 3_000_000, 600_000
 
@@ -71,19 +71,27 @@ class Gallery:
     @property
     def fits_one_file(self) -> bool:
         """Whether a page is one file, rather than a page and a folder of pictures."""
-        return fits_one_file(len(self.class_names), len(self.labels))
+        return fits_one_file(len(self.class_names))
 
 
-def fits_one_file(num_classes: int, num_images: int) -> bool:
-    """Whether that many pictures go into the page itself."""
-    return num_classes <= _MOST_CLASSES and num_images <= _MOST_IMAGES
+def fits_one_file(num_classes: int) -> bool:
+    """Whether the pictures of so many classes go into the page itself."""
+    return num_classes <= _MOST_CLASSES
 
 
-def shown(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " s"]:
-    """Indices of the images that a page shows: the first few of each class, class by class."""
+def shown(labels: Int[np.ndarray, " n"], most: int = _MOST_IMAGES) -> Int[np.ndarray, " s"]:
+    """Indices of the images that a page shows: the first few of each class, class by class.
+
+    Args:
+        labels: Of all images; every class has some.
+        most: Images that are shown, unless there are more classes than one file takes: then there
+            are five of each.
+    """
+    classes = len(np.unique(labels))
+    few = max(1, min(_PER_CLASS, most // classes)) if fits_one_file(classes) else _PER_CLASS
     order = np.argsort(labels, kind="stable")
     first = np.searchsorted(labels[order], labels[order])
-    return order[np.arange(len(order)) - first < _PER_CLASS]
+    return order[np.arange(len(order)) - first < few]
 
 
 def make_gallery(
@@ -93,7 +101,7 @@ def make_gallery(
     reals: Mapping[str, UInt8[np.ndarray, "s h w 3"]] | None = None,
     feature_map: Map | None = None,
 ) -> Gallery:
-    """Encodes pictures, so small that those of 100 classes fit one page.
+    """Encodes pictures, so small that those of 100 classes fit one page of less than 10 MB.
 
     Args:
         images: All distilled images, in [0, 1].
@@ -103,7 +111,7 @@ def make_gallery(
         feature_map: Of their features.
     """
     rows = shown(labels)
-    one_file = fits_one_file(len(class_names), len(rows))
+    one_file = fits_one_file(len(class_names))
     files = {
         DISTILLED: pictures.encode(
             pictures.to_bytes(images[rows]), _SIDE, _BUDGET if one_file else None

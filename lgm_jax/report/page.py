@@ -1,7 +1,8 @@
 """The page of a run: `report.html`, from what lies in the run folder.
 
 Up to a hundred classes it is one file, with pictures, style and script inside, so that it can be
-sent to a colleague. Beyond, pictures lie in `report/` beside it and load as they are scrolled to.
+sent to a colleague. Beyond, pictures lie in `report/` beside it and load as they are scrolled to:
+the page and that folder are all there is to send.
 Either way nothing is fetched from anywhere else; a content security policy in the page says so to
 the browser too.
 
@@ -14,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,11 +33,10 @@ from lgm_jax.report.gallery import (
     Gallery,
     load_gallery,
     make_gallery,
+    shown,
 )
 
-METHODS = ("distilled", "centroids", "neighbors", "random", "full")
-
-# Of the accuracy table.
+# Of the accuracies, in their order, for readers who do not know the field's words.
 TITLES = {
     "distilled": "distilled images",
     "centroids": "typical real images",
@@ -55,12 +56,12 @@ OBJECTIVES = {
     "clp": "a closed-form linear probe",
 }
 
-# Bytes that the timelapse takes of a page that is one file; thumbnails on the map, and their side.
-_FRAMES_BUDGET = 2_000_000
-_THUMBS, _THUMB_SIDE = 100, 48
+# Bytes that the timelapse takes of a page that is one file, together with other runs' images, which
+# may take half of them; the side of the latter.
+_FRAMES_BUDGET, _BESIDE_BUDGET, _BESIDE_SIDE = 2_000_000, 1_000_000, 160
 
-# Side of other runs' images.
-_BESIDE_SIDE = 160
+# Thumbnails on the map, and their side.
+_THUMBS, _THUMB_SIDE = 100, 48
 
 # Shape of the map, height by width.
 _FLATTEST, _TALLEST = 0.5, 0.75
@@ -75,7 +76,7 @@ class RunView:
         path: The folder.
         config: `config.json`.
         results: `results.json`, unless the run is unfinished.
-        losses: Step and loss of each line of `metrics.jsonl`.
+        losses: Step and loss of each line of `metrics.jsonl`, up to the steps that are shown.
         made_by: The processes that distilled.
         gallery: Pictures, if there are distilled images.
         sheets: Contact sheets along the way.
@@ -107,31 +108,39 @@ class RunView:
         return [str(self.settings.get("backbone.name", ""))]
 
 
-def read_run(folder: epath.PathLike, gallery: Gallery | None = None) -> RunView:
-    """Reads a run folder.
+def read_run(
+    folder: epath.PathLike, gallery: Gallery | None = None, step: int | None = None
+) -> RunView:
+    """Reads a run folder; `~` is expanded.
 
     Args:
         folder: The folder.
         gallery: Pictures to show in place of those that the folder holds.
+        step: Where a run is that still distils. What a finished one left in the folder before it
+            went on to more steps is then not shown.
 
     Raises:
         UserError: If it is none, or a file in it is damaged.
     """
-    path = epath.Path(folder)
-    config = runs.read_json(path / runs.CONFIG) if path.is_dir() else None
-    if config is None or "identity" not in config:
-        raise UserError(f"{folder} is no run's folder: it has no {runs.CONFIG} of a run")
-    results = runs.read_json(path / runs.RESULTS)
-    record = (runs.read_json(path / runs.STAGES) or {}).get("distill", {})
+    path, config, stages, results = runs.read_folder(folder)
+    if step is not None:
+        results = None
+    record = stages.get("distill", {})
+    made_by = runs.contributors(record) if results is None else record.get("made_by", [])
     if gallery is None and (path / runs.GALLERY).exists():
         gallery = load_gallery(path / runs.GALLERY)
     if gallery is None and (path / runs.DISTILLED / ARRAYS).exists():
         found = read_distilled(str(path))
         gallery = make_gallery(found.images, found.labels, found.class_names)
     losses = _read_losses(path / runs.METRICS)
-    sheets = timelapse.find_sheets(path / runs.TIMELAPSE, (results or {}).get("steps"))
-    step = None if results is not None else (losses[-1][0] if losses else 0)
-    return RunView(path, config, results, losses, record.get("made_by", []), gallery, sheets, step)
+    # A run that goes on, or lost its checkpoints and went back, has those of later steps too.
+    last = step if results is None else results.get("steps")
+    if last is not None:
+        losses = [point for point in losses if point[0] <= last]
+    sheets = timelapse.find_sheets(path / runs.TIMELAPSE, last)
+    if results is None and step is None:
+        step = losses[-1][0] if losses else 0
+    return RunView(path, config, results, losses, made_by, gallery, sheets, step)
 
 
 def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
@@ -169,7 +178,8 @@ def write_unfinished_page(
 ) -> None:
     """Writes the page of a run that is still distilling: current images and losses.
 
-    It shows at most a hundred images, so that it costs little, and is always one file.
+    It shows at most a hundred images, the first of their classes, so that it costs little, and is
+    always one file.
 
     Args:
         path: The run folder.
@@ -178,21 +188,15 @@ def write_unfinished_page(
         labels: Their classes.
         class_names: In label order.
     """
-    rows = pictures.spread(len(images), pictures.SHEET_IMAGES)
-    used, own = np.unique(labels[rows], return_inverse=True)
-    names = [class_names[label] for label in used]
-    gallery = make_gallery(images[rows], own, names)
-    view = read_run(path, gallery)
-    write_page(
-        dataclasses.replace(
-            view,
-            # Those of fewer steps, where a finished run goes on to more.
-            results=None,
-            step=step,
-            losses=[point for point in view.losses if point[0] <= step],
-            sheets=timelapse.find_sheets(path / runs.TIMELAPSE, step),
-        )
-    )
+    known, counts = np.unique(labels, return_counts=True)
+    used = known[pictures.spread(len(known), pictures.SHEET_IMAGES)]
+    members = np.flatnonzero(np.isin(labels, used))
+    rows = members[shown(labels[members], pictures.SHEET_IMAGES)]
+    own = np.searchsorted(used, labels[rows])
+    gallery = make_gallery(images[rows], own, [class_names[label] for label in used])
+    # A class has as many as there are, not as are shown.
+    gallery = dataclasses.replace(gallery, total=int(counts.max()))
+    write_page(read_run(path, gallery, step))
 
 
 def match_classes(run: RunView, other: RunView) -> list[int]:
@@ -249,7 +253,7 @@ class Beside:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(webp)
-        return f"{self._folder.name}/{name}"
+        return urllib.parse.quote(f"{self._folder.name}/{name}")
 
 
 Place = Embedded | Beside
@@ -295,7 +299,7 @@ def describe(
     """All that the template of a run shows."""
     settings = run.settings
     counts = run.config.get("data", {}).get("counts", {}).get("train", {})
-    gallery = run.gallery
+    gallery, where = run.gallery, _workdir(run)
     # Of an unfinished run, the gallery may show a part.
     classes = len(counts.get("classes", ())) or (len(gallery.class_names) if gallery else 0)
     ipc = (run.results or settings).get("ipc")
@@ -320,6 +324,9 @@ def describe(
         "kinds": [(kind, *CAPTIONS[kind]) for kind in REALS if gallery and kind in gallery.files],
         "accuracy": [describe_accuracy(name, entries) for name, entries in probes.items()],
         "groups": [found for found in (describe_groups(*item) for item in probes.items()) if found],
+        "learning": [
+            found for found in (describe_learning(*item) for item in probes.items()) if found
+        ],
         "loss": describe_losses(
             [(run.name, run.losses)],
             # What is still to come is left free.
@@ -327,13 +334,17 @@ def describe(
         ),
         "grows": settings.get("images.kind") == "pyramid"
         and bool(settings.get("images.grow_every")),
-        "timelapse": describe_timelapse(run, place),
+        "timelapse": describe_timelapse(
+            run, place, _FRAMES_BUDGET - (_BESIDE_BUDGET if others else 0)
+        ),
         "map": describe_map(gallery, place) if gallery and gallery.map else None,
         "lazy": place.lazy,
         "provenance": describe_provenance(run),
         "settings": {name: json.dumps(value) for name, value in settings.items()},
         "command": run.config.get("command"),
-        "where": _workdir(run),
+        "load": "import lgm_jax\n\n"
+        f"images, labels, class_names = lgm_jax.load_distilled({where!r})",
+        "compare": f"python -m lgm_jax.report {shlex.quote(where)} ANOTHER_RUN --out=compare.html",
     }
 
 
@@ -360,7 +371,8 @@ def describe_cards(
         if other.gallery is None:
             continue
         found = first_pictures(other.gallery)
-        small = pictures.shrink(list(found.values()), _BESIDE_SIDE)
+        budget = None if place.lazy else _BESIDE_BUDGET // len(others)
+        small = pictures.shrink(list(found.values()), _BESIDE_SIDE, budget)
         first = dict(zip(found, small, strict=True))
         for card, label in zip(cards, labels, strict=True):
             if label in first and card["rows"]:
@@ -384,7 +396,7 @@ def run_title(run: RunView) -> str:
 def describe_accuracy(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]:
     """Bars of an evaluation backbone, from 0 to 100 %, and how they were measured."""
     bars = []
-    for method in METHODS:
+    for method, title in TITLES.items():
         entry = entries.get(method)
         if entry is None:
             continue
@@ -392,16 +404,14 @@ def describe_accuracy(backbone: str, entries: Mapping[str, Any]) -> dict[str, An
         bars.append(
             {
                 "method": method,
-                "title": TITLES[method],
+                "title": title,
                 "mean": mean,
                 "std": std,
                 "low": max(0.0, mean - (std or 0.0)),
                 "high": min(100.0, mean + (std or 0.0)),
-                "top5": entry.get("top5_mean"),
             }
         )
     values = {bar["method"]: bar["mean"] for bar in bars}
-    first = next(iter(entries.values()))
     has_all = {"distilled", "full"} <= set(values) and values["full"] > 0
     return {
         "backbone": backbone,
@@ -409,22 +419,49 @@ def describe_accuracy(backbone: str, entries: Mapping[str, Any]) -> dict[str, An
         "values": values,
         "share": 100 * values["distilled"] / values["full"] if has_all else None,
         "runs": max(len(entry["top1_runs"]) for entry in entries.values()),
-        "split": first["split"],
-        "solver": first["solver"],
-        "epochs": first["epochs"],
-        "augment": first["augment"],
+        "split": next(iter(entries.values()))["split"],
+        "training": describe_training(entries),
     }
+
+
+def describe_training(entries: Mapping[str, Any]) -> str:
+    """How the classifiers of an evaluation backbone were trained, in a sentence or two."""
+
+    def say(entry: Mapping[str, Any]) -> str:
+        # What lbfgs has are iterations towards a minimum, of which more change nothing.
+        epochs = "" if entry["solver"] == "lbfgs" else f", {entry['epochs']:,} epochs"
+        return f"{entry['solver']}{epochs}, augmentation: {entry['augment']}."
+
+    ways = {method: say(entry) for method, entry in entries.items()}
+    few = next((way for method, way in ways.items() if method != "full"), None)
+    if few is None:
+        return f"Classifiers: {ways['full']}"
+    all_real = ways.get("full", few)
+    return f"Classifiers: {few}" + (
+        f" The one on all real images: {all_real}" if all_real != few else ""
+    )
+
+
+def describe_learning(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Curves of the training loss by epoch, of the classifiers that have epochs."""
+    curves = [
+        (title, [(epoch, loss) for epoch, loss in entries[method].get("loss_curve") or []])
+        for method, title in TITLES.items()
+        if method in entries
+    ]
+    found = describe_losses(curves)
+    return {"backbone": backbone, "loss": found} if found else None
 
 
 def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any] | None:
     """Accuracy by group, where the data has groups."""
     rows = [
         {
-            "title": TITLES[method],
+            "title": title,
             "groups": entries[method]["groups"],
             "worst": entries[method]["worst_group"],
         }
-        for method in METHODS
+        for method, title in TITLES.items()
         if method in entries and entries[method].get("groups")
     ]
     if not rows:
@@ -436,7 +473,7 @@ def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]
 def describe_losses(
     series: Sequence[tuple[str, Sequence[tuple[int, float]]]], steps: int = 0
 ) -> dict[str, Any] | None:
-    """Curves of losses by step in one box, with ticks placed in percent.
+    """Curves of losses by step, or epoch, in one box, with ticks placed in percent.
 
     Args:
         series: By name, step and loss of each point.
@@ -470,21 +507,27 @@ def describe_losses(
     }
 
 
-def describe_timelapse(run: RunView, place: Place) -> dict[str, Any] | None:
-    """The contact sheets, as many as fit; beside a page they are used as they lie."""
-    sheets = list(run.sheets)
-    if len(sheets) < 2 or run.gallery is None:
+def describe_timelapse(run: RunView, place: Place, budget: int) -> dict[str, Any] | None:
+    """The contact sheets: all of them beside a page, and as many as fit a page that is one file.
+
+    Args:
+        run: The run.
+        place: Where pictures go.
+        budget: Bytes that the sheets may take of one file.
+    """
+    if run.gallery is None:
         return None
     losses = dict(run.losses)
-    if place.lazy:
-        frames = [(sheet.step, f"{runs.TIMELAPSE}/{sheet.path.name}") for sheet in sheets]
-    else:
-        files = [sheet.path.read_bytes() for sheet in sheets]
-        chosen = timelapse.choose([len(file) for file in files], _FRAMES_BUDGET)
-        frames = [(sheets[i].step, pictures.data_uri(files[i])) for i in chosen]
-    if len(frames) < 2:
+    files = [sheet.path.read_bytes() for sheet in run.sheets]
+    every = list(range(len(files)))
+    chosen = every if place.lazy else timelapse.choose([len(file) for file in files], budget)
+    if len(chosen) < 2:
         return None
-    width, height = pictures.webp_size(sheets[-1].path.read_bytes())
+    frames = [
+        (run.sheets[i].step, place.put("timelapse", number, files[i]))
+        for number, i in enumerate(chosen)
+    ]
+    width, height = pictures.webp_size(files[-1])
     return {
         "frames": [{"step": step, "src": src, "loss": losses.get(step)} for step, src in frames],
         "width": width,

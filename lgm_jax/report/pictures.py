@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 # Images up to this side are kept without loss: they are tiny anyway.
@@ -122,14 +122,19 @@ def animate(sheets: Sequence[bytes], milliseconds: int = 400, rest: int = 2500) 
     return buffer.getvalue()
 
 
-def shrink(files: Sequence[bytes], side: int) -> list[bytes]:
-    """WebP files no larger than a side, as thumbnails of them."""
-    small = []
+def shrink(files: Sequence[bytes], side: int, budget: int | None = None) -> list[bytes]:
+    """Thumbnails of WebP files.
+
+    Args:
+        files: At least one file; all of one size.
+        side: Side in pixels that no thumbnail exceeds.
+        budget: Bytes that all thumbnails together may take, as for `encode`.
+    """
+    images = []
     for file in files:
         with Image.open(io.BytesIO(file)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        small.append(_encode_one(pixels, min(side, pixels.shape[0]), 70))
-    return small
+            images.append(np.asarray(picture.convert("RGB")))
+    return encode(np.stack(images), side, budget)
 
 
 def webp_size(file: bytes) -> tuple[int, int]:
@@ -138,13 +143,26 @@ def webp_size(file: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def pack(files: Sequence[bytes]) -> tuple[UInt8[np.ndarray, " bytes"], np.ndarray]:
+def is_readable(file: bytes) -> bool:
+    """Whether a file can be decoded as a picture."""
+    try:
+        with Image.open(io.BytesIO(file)) as picture:
+            picture.load()
+    # How Pillow calls files that are none, and those that are damaged.
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def pack(
+    files: Sequence[bytes],
+) -> tuple[UInt8[np.ndarray, " bytes"], Int[np.ndarray, " files"]]:
     """Files as two arrays, so that they fit an npz: all their bytes, and where each ends."""
     joined = np.frombuffer(b"".join(files), np.uint8)
     return joined, np.cumsum([len(file) for file in files], dtype=np.int64)
 
 
-def unpack(joined: UInt8[np.ndarray, " bytes"], ends: np.ndarray) -> list[bytes]:
+def unpack(joined: UInt8[np.ndarray, " bytes"], ends: Int[np.ndarray, " files"]) -> list[bytes]:
     """The files that `pack` was given."""
     starts = [0, *ends.tolist()]
     return [joined[a:b].tobytes() for a, b in zip(starts, ends.tolist(), strict=False)]

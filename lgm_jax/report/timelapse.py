@@ -40,7 +40,7 @@ def write_sheet(folder: epath.Path, step: int, images: Float[np.ndarray, "n h w 
 
 
 def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
-    """The contact sheets in a folder, by step.
+    """The contact sheets in a folder, by step; one that cannot be read is named and left out.
 
     Args:
         folder: The folder; it need not exist.
@@ -49,8 +49,12 @@ def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
     if not folder.exists():
         return []
     found = [(_SHEET.fullmatch(path.name), path) for path in folder.iterdir()]
-    sheets = [Sheet(int(match[1]), path) for match, path in found if match]
-    return sorted(sheet for sheet in sheets if up_to is None or sheet.step <= up_to)
+    sheets = sorted(Sheet(int(match[1]), path) for match, path in found if match)
+    kept = [sheet for sheet in sheets if up_to is None or sheet.step <= up_to]
+    readable = [pictures.is_readable(sheet.path.read_bytes()) for sheet in kept]
+    for sheet in (sheet for sheet, good in zip(kept, readable, strict=True) if not good):
+        print(f"note: {sheet.path} is damaged, and left out of the timelapse", flush=True)
+    return [sheet for sheet, good in zip(kept, readable, strict=True) if good]
 
 
 def choose(sizes: Sequence[int], budget: int) -> list[int]:
