@@ -21,7 +21,7 @@ from einops import rearrange
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from lgm_jax import objectives, sharding
+from lgm_jax import compilation, objectives, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.distill import to_float
@@ -309,8 +309,7 @@ def _runs_spec(table: Float[Array, "tables views n d"]) -> Any:
     return sharding.EVERYWHERE if len(table) == 1 else sharding.DIVIDED, sharding.DIVIDED
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "protocol", "mesh"))
-def _features(
+def _embed(
     params: Any,
     pixels: Float[Array, "b h w 3"],
     key: Key[Array, ""],
@@ -335,6 +334,9 @@ def _features(
         return apply(params, augment(jax.vmap(fold)(places), pixels, protocol.crop, augmentation))
 
     return sharding.over_rows(embed_part, mesh)((params, key), pixels, places)
+
+
+_features = compilation.Program(_embed, static_argnames=("apply", "protocol", "mesh"))
 
 
 def _adam_fit(
@@ -376,7 +378,9 @@ def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, updates))
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "protocol", "mesh"), donate_argnums=0)
+@functools.partial(
+    compilation.Program, static_argnames=("apply", "protocol", "mesh"), donate_argnums=0
+)
 def _epochs(
     fit: Fit,
     source: Any,
@@ -423,7 +427,7 @@ def _train_epochs(
         chosen = images[jnp.take_along_axis(rows, indices, axis=1).reshape(-1)]
         owners = jnp.broadcast_to(jnp.arange(runs)[:, None], indices.shape)
         places = jnp.stack([owners, jnp.broadcast_to(epoch, indices.shape), indices], axis=-1)
-        features = _features(
+        features = _embed(
             params,
             to_float(chosen),
             key_views,
@@ -465,7 +469,7 @@ def _train_epochs(
     return jax.lax.scan(epoch, fit, numbers)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "iterations", "mesh"))
+@functools.partial(compilation.Program, static_argnames=("num_classes", "iterations", "mesh"))
 def _lbfgs(
     table: Float[Array, "tables views n d"],
     labels: Labels,
@@ -516,7 +520,7 @@ def _lbfgs(
     return solve_each(table, labels, ridge)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
+@functools.partial(compilation.Program, static_argnames="mesh")
 def _ranks(
     heads: Heads,
     features: Float[Array, "n d"],

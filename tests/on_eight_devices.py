@@ -323,11 +323,11 @@ def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     labels, expected = jax.numpy.asarray(split.labels)[rows], None
     for devices in (1, *numbers):
         mesh = sharding.mesh_of_several(jax.devices()[:devices])
-        images, before = jax.numpy.asarray(split.images), probe._epochs._cache_size()
+        images, before = jax.numpy.asarray(split.images), probe._epochs.jitted._cache_size()
         heads, losses = probe.train(
             KEY, make_backbone(), images, labels, rows, 5, protocol, label="", mesh=mesh
         )
-        assert probe._epochs._cache_size() == before + (solver == "adam")
+        assert probe._epochs.jitted._cache_size() == before + (solver == "adam")
         assert heads["kernel"].shape == (3, FEATURES, 5)
         found = heads if losses is None else {**heads, "losses": losses}
         expected = found if expected is None else expected
