@@ -173,7 +173,10 @@ def report_stage(session: Session) -> None:
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
         "backbones": [backbone.name for backbone in session.backbones] if own else [],
-        "seconds": {name: took for name, took in run.seconds().items() if name != "report"},
+        # Of what the results come from: not of looking at them, which would not change them.
+        "seconds": {
+            name: took for name, took in run.seconds().items() if name not in ("report", "measure")
+        },
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }

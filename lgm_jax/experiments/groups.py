@@ -140,7 +140,7 @@ def _row_of(session: Session, label: int) -> list[tuple[np.ndarray, str]]:
     return row
 
 
-def _typical(features: np.ndarray, members: Int[np.ndarray, " m"]) -> np.ndarray:
+def _typical(features: np.ndarray, members: Int[np.ndarray, " m"]) -> np.integer:
     """The one whose features are nearest to the mean of all of them."""
     own = features[members]
     return members[np.argmin(np.linalg.norm(own - own.mean(axis=0, keepdims=True), axis=-1))]
