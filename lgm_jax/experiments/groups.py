@@ -135,7 +135,7 @@ def _row_of(session: Session, label: int) -> list[tuple[np.ndarray, str]]:
             members = np.flatnonzero((images.labels == label) & (images.groups == group))
             if len(members):
                 nearest = _typical(session.features(session.backbone, split), members)
-                row.append((images.load(nearest[None])[0].astype(np.float32) / 255, name))
+                row.append((images.load(np.array([nearest]))[0].astype(np.float32) / 255, name))
                 break
     return row
 
