@@ -410,7 +410,7 @@ class TestCard:
         card = share.write_card(finished, "someone/set")
         assert "| trained on | tiny | o\\|ther |\n|---|---|---|\n" in card
         assert "| **the images of this set** | 61.2 |  |\n" in card
-        assert "| random real images | 50.0 ± 2.0 | 50.0 ± 2.0 |\n" in card
+        assert "| random real | 50.0 ± 2.0 | 50.0 ± 2.0 |\n" in card
         assert front_matter(card)["license"] == "unknown"
         assert "license_name" not in front_matter(card)
         assert front_matter(card)["pretty_name"] == "set"
