@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import math
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import common
-from lgm_jax import determinism, hosts
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax import determinism, experiments, hosts
+from lgm_jax.errors import UserError, find_full, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
+from lgm_jax.session import Session
 
 USAGE = """\
 usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
@@ -28,7 +29,8 @@ Distils a labelled image data set into a few synthetic images per class, for a f
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
 
   --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
-                        quick for a test of everything in seconds
+                        quick to see in a few steps that it runs (docs/recipes.md); or an
+                        experiment of many runs, such as configs/experiments/table2.py:embedded
   --workdir=FOLDER      where everything is written; made if need be
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
@@ -54,15 +56,18 @@ keys, with the default of configs/common.py (a recipe may have another):
 _VALUED = ("config", "workdir", "distributed", "num_processes", "process_id")
 _FLAGS = (*_VALUED, "overwrite", "nooverwrite")
 
+# What the command that a run records does not repeat.
+_OF_ONE_START = (
+    *("overwrite", "nooverwrite", "distributed", "num_processes", "process_id"),
+    "config.stages",
+)
+
 _PLAN = "plan"
 
 # Short for a key.
 _PROFILE = {"--profile": "--config.profile=3"}
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
-
-# Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # By stage, the keys that its memory grows with.
 _LARGE = {
@@ -87,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         if config.deterministic:
             os.environ["XLA_FLAGS"] = determinism.add_flags(os.environ.get("XLA_FLAGS", ""))
         with hosts.joined(meeting), INTERRUPTS.handled():
-            run(config, workdir, overwrite)
+            run(config, workdir, overwrite, shown_command(argv))
     except UserError as error:
         return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
@@ -148,13 +153,20 @@ def parse(
     # A config file is Python, and may raise anything.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
+        if named and isinstance(error, AttributeError | KeyError):
+            raise UserError(f"{' or '.join(named)} is not for this config: see its file") from error
         raise UserError(f"the config file cannot be loaded: {reason}") from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; see --help")
     config = config_flag.value
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
-    common.check(config)
+    if experiments.SECTION in config:
+        experiments.find(config)
+        common.check(experiments.without_section(config))
+    else:
+        common.check(config)
     if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
     meeting = _meeting(where.value, *(flag.value for flag in processes))
@@ -186,7 +198,13 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
             values[name] = 0
         if not 0 < values[name] < math.inf:
             raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
-    print(plan.describe(config, plan.Machine(**values)))
+    machine_ = plan.Machine(**values)
+    if experiments.SECTION not in config:
+        print(plan.describe(config, machine_))
+        return
+    for name, each in experiments.planned_configs(config).items():
+        common.check(each)
+        print(f"{name}\n{plan.describe(each, machine_)}")
 
 
 def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
@@ -204,18 +222,50 @@ def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
     return said, rest
 
 
-def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
-    """Runs the stages that the config names.
+def shown_command(argv: Sequence[str]) -> str:
+    """The command line as a run records it, to make its images again.
+
+    Of folders elsewhere on the machine it has only the name. What is about one start of the run
+    alone is left out: which stages, whether it replaced another, and where its processes met.
+    """
+    words = []
+    dropped = False
+    for argument in _join(argv[1:]):
+        name, equals, value = argument.partition("=")
+        if argument[:1] == "-":
+            dropped = name.lstrip("-") in _OF_ONE_START
+        else:
+            # The value of the flag before it.
+            name, equals, value = "", "", argument
+        if not dropped:
+            words.append(name + equals + ",".join(map(_shorten, value.split(","))))
+    return shlex.join(["python", "launch.py", *words])
+
+
+def _shorten(item: str) -> str:
+    """The name of a folder elsewhere on the machine; other text as it is."""
+    elsewhere = item[:1] in ("/", "~") or "://" in item or ".." in Path(item).parts
+    return Path(item).name if elsewhere else item
+
+
+def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:
+    """Makes a run, or all those of an experiment.
+
+    Args:
+        config: The config.
+        workdir: The run folder.
+        overwrite: Whether another distillation in it may be thrown away.
+        command: What was typed, for the record.
 
     Raises:
         UserError: For bad input, and where memory does not hold what the config asks for.
     """
     import jax
 
-    from lgm_jax import stages
+    from lgm_jax import tracking
     from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
-    from lgm_jax.session import open_session, split_list
+    from lgm_jax.session import split_list
 
     quiet_storage()
     if jax.process_count() != hosts.count():
@@ -224,14 +274,44 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
         )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
-    session = open_session(config, common.flatten(config), workdir, overwrite=overwrite)
+    tracking.check_installed(split_list(config.track))
+    if experiments.SECTION not in config:
+        run_stages(config, workdir, overwrite, command)
+        return
+
+    def start(config: ConfigDict, folder: str, then: Callable[[Session], Any]) -> Any:
+        return run_stages(config, folder, overwrite, command, then)
+
+    experiments.run(experiments.find(config), config, workdir, start, common.check)
+
+
+def run_stages(
+    config: ConfigDict,
+    workdir: str,
+    overwrite: bool,
+    command: str | None = None,
+    then: Callable[[Session], Any] = lambda session: None,
+) -> Any:
+    """Runs the stages that a config names; gives what `then` does of the session.
+
+    Raises:
+        UserError: As `run`.
+    """
+    import jax
+
+    from lgm_jax import stages
+    from lgm_jax.session import open_session, split_list
+
+    session = open_session(
+        config, common.flatten(config), workdir, overwrite=overwrite, command=command
+    )
     named = split_list(config.stages)
     with contextlib.closing(session.run):
         for stage in filter(named.__contains__, common.STAGES):
             try:
                 stages.STAGES[stage](session)
             except Exception as error:
-                full = _find_full(error)
+                full = find_full(error)
                 if full:
                     raise UserError(
                         f"no space is left for workdir {workdir} ({full}): make some, and start "
@@ -242,6 +322,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool) -> None:
                 ):
                     raise
                 raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
+        return then(session)
 
 
 def _meeting(where: str, num_processes: int | None, process_id: int | None) -> hosts.Meeting | None:
@@ -272,20 +353,6 @@ def _meeting(where: str, num_processes: int | None, process_id: int | None) -> h
     return hosts.Meeting(where, num_processes, process_id)
 
 
-def _find_full(error: BaseException | None) -> str | None:
-    """What the system said to a write that found no space, if this is one or was caused by one.
-
-    Orbax's storage says so in words only.
-    """
-    while error is not None:
-        for number in _FULL:
-            said = os.strerror(number)
-            if said in str(error) or (isinstance(error, OSError) and error.errno == number):
-                return said
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _join(arguments: Sequence[str]) -> list[str]:
     """Writes `--config FILE`, `--workdir FOLDER` and their like as one argument each."""
     joined: list[str] = []
@@ -314,15 +381,20 @@ def _check_names(argv: Sequence[str]) -> None:
         raise UserError("no config: add --config=configs/quickstart.py, or see --help")
     for file in files:
         path = Path(file.partition(":")[0])
+        if path.is_dir():
+            raise UserError(
+                f"config file {path} is a folder: name a file, as configs/quickstart.py"
+            )
         if not path.is_file():
-            folder = path if path.is_dir() else path.parent
-            near = sorted(str(p) for p in folder.glob("*.py") if p.name[:1] not in "_")
+            near = sorted(str(p) for p in path.parent.glob("*.py") if p.name[:1] not in "_")
             raise unknown_name("config file", str(path), near or ["configs/quickstart.py"])
         if path.suffix != ".py" or "def get_config" not in path.read_text(errors="replace"):
             raise UserError(f"config file {path} is no Python file with a get_config()")
     for name, _, _ in arguments:
         key = name.removeprefix("config.")
-        if name.startswith("config.") and key not in common.KEYS:
+        # An experiment's own keys are known once its config is loaded.
+        of_experiment = key.startswith(f"{experiments.SECTION}.")
+        if name.startswith("config.") and key not in common.KEYS and not of_experiment:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
         # A negative number is the value of the flag before it; absl's own flags are not for here.
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:

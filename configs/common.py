@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, data, distill, probe
+from lgm_jax import backbones, baselines, data, distill, probe, tracking
 from lgm_jax.augment import PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
@@ -61,10 +61,17 @@ def one_of(*values: str) -> Check:
     return check
 
 
-def some_of(*values: str) -> Check:
+def any_of(*values: str) -> Check:
     def check(name: str, value: Any) -> None:
         for item in split_list(value):
             one_of(*values)(name, item)
+
+    return check
+
+
+def some_of(*values: str) -> Check:
+    def check(name: str, value: Any) -> None:
+        any_of(*values)(name, value)
         if not split_list(value):
             raise UserError(f"config.{name} is empty: name some of {', '.join(values)}")
 
@@ -154,7 +161,11 @@ KEYS: Mapping[str, Key] = {
     "images.grey": Key(False, "images without colour, for data without"),
     "images.start_resolution": Key(1, "pyramid levels up to this side from the start", at_least(1)),
     "images.grow_every": Key(200, "steps per new pyramid level; 0: all at once", at_least(0)),
+    "images.grow_delay": Key(
+        0, "steps by which every new level comes later (the authors' code: 1)", at_least(0)
+    ),
     "augment.preset": Key("paper", "augmentation of real and synthetic images", one_of(*PRESETS)),
+    "augment.distill": Key(True, "augment while distilling; probes are augmented in any case"),
     "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
     "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
     "augment.scale_max": Key(float, "largest area of a crop, likewise", between(1e-4, 1)),
@@ -207,6 +218,12 @@ KEYS: Mapping[str, Key] = {
     "backbone.pooling": Key(
         "native", "features: native, cls, mean, cls+mean; cls:4 of the last 4 blocks", pooling
     ),
+    "backbone.position_offset": Key(
+        0.0,
+        "added to the side of the patch grid where DINOv2's positions are resized (its own code: "
+        "0.1); other backbones have none",
+        between(0, 0.9),
+    ),
     "backbone.revision": Key("", "branch, tag or commit of a backbone from the hub"),
     "real.source": Key(
         "stream",
@@ -216,12 +233,32 @@ KEYS: Mapping[str, Key] = {
     "real.views": Key(1, "for cached and exact: augmentations of each image", between(1, 1000)),
     "real.cache": Key("", "folder of features that runs share (default: in the workdir)"),
     "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)"),
+    "baselines": Key(
+        ",".join(baselines.METHODS),
+        "real images to compare with, comma-separated",
+        some_of(*baselines.METHODS),
+    ),
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
     "probe.batch": Key(100, "images per update", at_least(1)),
+    "probe.full_batch": Key(
+        int, "the same on the full training set (default: probe.batch)", at_least(1)
+    ),
+    "probe.learning_rate": Key(
+        0.001,
+        "Adam's for a batch of 256, scaled with the batch; the authors' code has it divided "
+        "by the number of GPUs too",
+        above(0),
+    ),
     "probe.runs": Key(5, "repetitions, trained side by side", at_least(1, 1000)),
     "probe.augment": Key(
         "fresh", "new augmentations every epoch, a few views, or none", one_of(*probe.AUGMENTS)
+    ),
+    "probe.full_augment": Key(
+        str, "the same on the full training set (default: probe.augment)", one_of(*probe.AUGMENTS)
+    ),
+    "probe.noise": Key(
+        False, "noise in the probe's augmentation: in the paper's text, not in the authors' code"
     ),
     "probe.views": Key(10, "for probe.augment=views: augmentations per image", at_least(1, 1000)),
     "probe.share_views": Key(False, "runs share augmentations; understates the spread"),
@@ -239,6 +276,11 @@ KEYS: Mapping[str, Key] = {
     "log_every": Key(50, "steps per line of metrics.jsonl", at_least(1)),
     "profile": Key(0, "steps to trace to WORKDIR/profile, after the first two", at_least(0)),
     "image_every": Key(500, "steps per picture of all images", at_least(1)),
+    "track": Key(
+        "",
+        "where else to follow a distillation: tensorboard, wandb, comma-separated",
+        any_of(*tracking.TRACKERS),
+    ),
     "stages": Key(",".join(STAGES), "what to do, comma-separated", some_of(*STAGES)),
 }
 
@@ -269,8 +311,34 @@ def parse_arg(arg: str | None, *allowed: str) -> str:
     return arg or ""
 
 
+def parse_args(arg: str | None, *choices: Sequence[str]) -> list[str]:
+    """Checks what is behind the colon where several words may be, joined by commas, in any order.
+
+    Args:
+        arg: What is behind the colon.
+        choices: Groups of words of which one each may be given.
+
+    Returns:
+        The word given of each group, empty where there is none.
+
+    Raises:
+        UserError: If a word is unknown, or two are of the same group.
+    """
+    words = list(dict.fromkeys(split_list(arg or "")))
+    known = [word for group in choices for word in group]
+    for word in words:
+        parse_arg(word, *known)
+    found = [[word for word in words if word in group] for group in choices]
+    for given in found:
+        if len(given) > 1:
+            raise UserError(
+                f"config argument {arg!r}: {given[0]} and {given[1]} exclude each other"
+            )
+    return [given[0] if given else "" for given in found]
+
+
 def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Turns a recipe into a quick test of everything it does, in seconds rather than hours."""
+    """Turns a recipe into a short test: a few steps and epochs; images are embedded as before."""
     config.update(steps=6, copies=1, checkpoint_every=3, image_every=3, log_every=2)
     config.images.grow_every = 2
     config.probe.update(epochs=2, full_epochs=1, runs=2, views=1)
@@ -317,6 +385,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.probe.solver == "lbfgs" and config.probe.augment == "fresh":
         raise UserError("config.probe.solver=lbfgs needs config.probe.augment=views or none")
+    if config.probe.solver == "lbfgs" and config.probe.full_augment == "fresh":
+        raise UserError("config.probe.solver=lbfgs needs config.probe.full_augment=views or none")
     if config.images.source and "distill" in split_list(config.stages):
         raise UserError(
             "config.images.source names finished images: add --config.stages=probe,baselines,report"

@@ -17,7 +17,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The recipe; `:quick` runs everything in seconds with the embedded backbone, for tests."""
+    """The recipe; `:quick` takes a few steps with the embedded backbone, for tests."""
     mode = common.parse_arg(arg, "quick", "embedded")
     config = common.get_config()
     config.data.name = "folder"

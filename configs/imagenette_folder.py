@@ -26,7 +26,7 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The recipe; `:quick` runs everything in seconds, for tests."""
+    """The recipe; `:quick` takes a few steps, and the time to embed all images."""
     mode = common.parse_arg(arg, "quick")
     config = common.get_config()
     config.update(steps=400, copies=2, learning_rate=0.03, schedule="cosine", image_every=50)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+# Random images, those nearest to class means, those nearest to distilled ones, and all.
+METHODS = ("random", "centroids", "neighbors", "full")
+
 
 def random(
     labels: Int[np.ndarray, " n"], ipc: int, num_classes: int, runs: int, seed: int

@@ -13,7 +13,9 @@ T = TypeVar("T")
 
 # XLA hands whole blocks of a transformer to the YNNPACK library, whose generated code takes longer
 # than XLA's own fusions around plain matrix products: a step of a ViT-Ti is 1.15 to 1.3 times
-# faster without (`docs/benchmarks.md`).
+# faster without (`docs/benchmarks.md`). And it is not always right: with jaxlib 0.10.2, training
+# probes by L-BFGS on several devices gave NaN in a quarter of all processes, from the same compiled
+# program and the same features, and in none of 28 without.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 

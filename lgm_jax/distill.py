@@ -54,6 +54,7 @@ class Recipe:
         grey: Whether images have no colour.
         start_resolution: Pyramid levels up to this side count from the start.
         grow_every: Steps between one new level and the next.
+        grow_delay: Steps by which every new level comes later; the authors' code has one.
         augmentation: Of real and synthetic images alike; `None` for the centre crop.
         real: Where real features are from: `stream` embeds a batch of real images at every
             step, `cached` draws a batch from features of `real_views` augmentations of each that
@@ -90,6 +91,7 @@ class Recipe:
     temperature: float = 0.1
     label_kind: str = "hard"
     labels_learning_rate: float = 0.01
+    grow_delay: int = 0
 
     @property
     def num_images(self) -> int:
@@ -121,7 +123,9 @@ class Recipe:
         return 0.5 * (1 + jnp.cos(jnp.pi * done))
 
     def num_active(self, step: Any) -> Any:
-        return image_ops.num_active(step, self.sizes, self.start_resolution, self.grow_every)
+        return image_ops.num_active(
+            step, self.sizes, self.start_resolution, self.grow_every, self.grow_delay
+        )
 
     def labels(self) -> Int[Array, " s"]:
         """Labels of the synthetic images: class by class, `ipc` of each."""

@@ -49,7 +49,11 @@ def level_sizes(resolution: int, kind: str = "pyramid") -> tuple[int, ...]:
 
 
 def num_active(
-    step: int | Int[Array, ""], sizes: Sequence[int], start_resolution: int, grow_every: int
+    step: int | Int[Array, ""],
+    sizes: Sequence[int],
+    start_resolution: int,
+    grow_every: int,
+    grow_delay: int = 0,
 ) -> int | Int[Array, ""]:
     """How many levels count at a step.
 
@@ -58,12 +62,14 @@ def num_active(
         sizes: Sides of all levels.
         start_resolution: Levels up to this side count from the start (at least one does).
         grow_every: Updates between one new level and the next; 0 activates all from the start.
+        grow_delay: Updates by which every new level comes later.
     """
     if grow_every == 0:
         return len(sizes)
     start = max(1, sum(size <= start_resolution for size in sizes))
-    active = start + step // grow_every
-    return min(active, len(sizes)) if isinstance(step, int) else jnp.minimum(active, len(sizes))
+    if isinstance(step, int):
+        return min(start + max(0, step - grow_delay) // grow_every, len(sizes))
+    return jnp.minimum(start + jnp.maximum(0, step - grow_delay) // grow_every, len(sizes))
 
 
 def init_pyramid(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# For devices that report no memory of their own, such as CPUs: what microbatches may take on all of
-# one process together. Fixed, so that the same command does the same on a machine that is busy.
-_DEFAULT_BYTES = 4 * 2**30
+# For devices that report no memory of their own, such as CPUs: the part of the machine's memory
+# that microbatches may take together, of all processes of a run, which may share the machine. Not
+# of what is free at the moment, so that the same command does the same on a machine that is busy.
+_PART_OF_MACHINE = 0.5
+
+# Where Linux tells how much of the machine's memory a container may use.
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 # Part of a device's memory to plan with; allocators lose some to fragments.
 _USABLE = 0.9
@@ -119,13 +126,28 @@ def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> i
 def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
     """Memory of a device for microbatches.
 
+    A device that reports nothing, as a CPU, gets its share of half of the machine's memory. All
+    processes of the run are taken to be on this machine, as nothing says which are: on machines of
+    their own they get less than they could have.
+
     Args:
         stats: What the device reports of itself, `device.memory_stats()`.
         reserved: Bytes that will be needed for something else and are not taken yet.
     """
     if not stats or "bytes_limit" not in stats:
-        return _DEFAULT_BYTES // jax.local_device_count()
+        sharing = jax.process_count() * jax.local_device_count()
+        return int(_PART_OF_MACHINE * machine_bytes()) // sharing
     return int(_USABLE * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - reserved
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in map(Path, _CONTAINER_LIMITS):
+        # A machine without containers has no such file, and a container without a limit says "max".
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def choose_size(view_bytes: int, free: int, views: int) -> int:

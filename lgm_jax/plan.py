@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from lgm_jax import backbones, data, distill, microbatch
 from lgm_jax.backbones.vit import ViTSpec
-from lgm_jax.data import imagenet
+from lgm_jax.data.sizes import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.session import make_recipe, reads_on_host, source_bytes, split_list
 
-# Of the peak, in planning: what large products reach when all else is in their way.
-_SHARE = 0.45
-
-# ImageNet-1k's classes and training images, which a plan is made for before one has them.
-_IMAGENET = ("imagenet", "imagenet2012")
-_IMAGENET_TRAIN = 1_281_167
+SHARE = 0.45
+"""Of the peak, in planning: what large products reach when all else is in their way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +38,8 @@ class Machine:
     bandwidth: float | None = None
 
 
-class Outline(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outline:
     """A backbone without its weights: of its parameters only shapes and types are known."""
 
     spec: ViTSpec
@@ -75,6 +73,86 @@ class Plan:
         return -(-self.views // self.size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """The plan of a config, and what it was made for.
+
+    Attributes:
+        recipe: The recipe.
+        outlines: The backbones to distil against.
+        plan: The costs of a step.
+        view_flops: Of one forward pass of one view, by all these backbones.
+        peak: Seconds of a step at the peak of the devices; `None` where that is unknown.
+        seconds: Seconds of a step at the share of it that is planned with, and with the exchange.
+        exchange: Seconds of it that are the exchange; 0 where the bandwidth is unknown.
+    """
+
+    recipe: distill.Recipe
+    outlines: Sequence[Outline]
+    plan: Plan
+    view_flops: float
+    peak: float | None
+    seconds: float | None
+    exchange: float
+
+
+def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images: int) -> Forecast:
+    """Plans the steps of a config.
+
+    Args:
+        config: A checked config.
+        machine: What to plan for.
+        num_classes: Classes of the data.
+        num_images: Its training images.
+
+    Raises:
+        UserError: If a backbone is not known well enough.
+    """
+    outlines = make_outlines(config)
+    recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
+    streams = recipe.real == "stream" and reads_on_host(config, num_images, recipe.resolution)
+    plan = make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
+    exchange, peak = 0.0, None
+    if machine.bandwidth is not None and machine.devices > 1:
+        # In a ring, each sends its part of the sums on twice, all but once around.
+        sent = 2 * (machine.devices - 1) / machine.devices * plan.exchanged
+        exchange = sent / (machine.bandwidth * 1e9)
+    if machine.tflops is not None:
+        # A device may have one image more than another, and images of no weight fill up.
+        here = sum(plan.flops.values()) * plan.views / recipe.batch
+        peak = here / (machine.tflops * 1e12)
+    return Forecast(
+        recipe,
+        outlines,
+        plan,
+        view_flops=float(sum(sum(outline.spec.flops) for outline in outlines)),
+        peak=peak,
+        seconds=None if peak is None else peak / SHARE + exchange,
+        exchange=exchange,
+    )
+
+
+def make_outlines(config: ConfigDict) -> list[Outline]:
+    """The backbones that a config distils against, without their weights.
+
+    Raises:
+        UserError: If one is not known well enough.
+    """
+    crop, outlines = config.images.crop, []
+    for name in split_list(config.backbone.name):
+        outlines.append(
+            _outline(
+                os.path.expanduser(name),
+                config.backbone.dtype,
+                config.backbone.params_dtype,
+                config.backbone.pooling,
+                crop,
+            )
+        )
+        crop = outlines[0].spec.resolution
+    return outlines
+
+
 def describe(config: ConfigDict, machine: Machine) -> str:
     """The plan of a config, in words, for a person.
 
@@ -85,21 +163,9 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     Raises:
         UserError: If the backbone or the data set is not known well enough.
     """
-    crop, outlines = config.images.crop, []
-    for name in split_list(config.backbone.name):
-        found = backbones.outline(
-            os.path.expanduser(name),
-            dtype=config.backbone.dtype,
-            params_dtype=config.backbone.params_dtype,
-            pooling=config.backbone.pooling,
-            resolution=crop,
-        )
-        outlines.append(Outline(*found))
-        crop = outlines[0].spec.resolution
     num_classes, num_images = _size_of_data(config)
-    recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
-    streams = recipe.real == "stream" and reads_on_host(config, num_images, recipe.resolution)
-    plan = make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
+    told = forecast(config, machine, num_classes, num_images)
+    recipe, plan = told.recipe, told.plan
     total = sum(plan.flops.values())
     lines = [
         f"{config.backbone.name} at {recipe.crop} px, {recipe.num_images} images of "
@@ -115,24 +181,18 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     if sum(plan.memory.values()) > machine.memory * 1e9:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
     if plan.embedded_once:
-        once = float(plan.embedded_once * sum(sum(outline.spec.flops) for outline in outlines))
+        once = plan.embedded_once * told.view_flops
         lines.append(f"before         {plan.embedded_once} views embedded once, {_si(once)}FLOP")
-    exchange = 0.0
-    if machine.bandwidth is not None and machine.devices > 1:
-        # In a ring, each sends its part of the sums on twice, all but once around.
-        sent = 2 * (machine.devices - 1) / machine.devices * plan.exchanged
-        exchange = sent / (machine.bandwidth * 1e9)
-        lines.append(f"exchange       {1e3 * exchange:.3g} ms a step at {machine.bandwidth:g} GB/s")
-    if machine.tflops is not None:
-        # A device may have one image more than another, and images of no weight fill up.
-        here = total * plan.views / recipe.batch / (machine.tflops * 1e12)
-        seconds = here / _SHARE + exchange
+    if told.exchange:
+        ms = 1e3 * told.exchange
+        lines.append(f"exchange       {ms:.3g} ms a step at {machine.bandwidth:g} GB/s")
+    if told.peak is not None and told.seconds is not None:
         lines.append(
-            f"time           {1 / here:.3g} steps/s at the peak of {machine.devices} x "
-            f"{machine.tflops:g} TFLOP/s; at {_SHARE:.0%} of it"
-            + (" and with the exchange" if exchange else "")
-            + f" {1e3 * seconds:.3g} ms a step, {config.steps} steps in "
-            f"{config.steps * seconds / 3600:.2g} h"
+            f"time           {1 / told.peak:.3g} steps/s at the peak of {machine.devices} x "
+            f"{machine.tflops:g} TFLOP/s; at {SHARE:.0%} of it"
+            + (" and with the exchange" if told.exchange else "")
+            + f" {1e3 * told.seconds:.3g} ms a step, {config.steps} steps in "
+            f"{config.steps * told.seconds / 3600:.2g} h"
         )
     return "\n".join(lines)
 
@@ -168,10 +228,9 @@ def make_plan(
         "images": 4 * copies * 3 * images_here * sum(n**2 for n in recipe.sizes),
         "real": float(real),
     }
-    view = sum(
-        distill.view_bytes(outline.apply, outline.params, recipe, jax.random.key(0))
-        for outline in outlines
-    )
+    # What it does not depend on is the same for all, so that plans of many recipes share it.
+    alike = dataclasses.replace(recipe, num_classes=2, ipc=1, copies=1, steps=0)
+    view = sum(_view_bytes(outline, alike) for outline in outlines)
     if size is None:
         stats = {"bytes_limit": int(machine.memory * 1e9)}
         free = microbatch.free_bytes(stats, int(sum(memory.values())))
@@ -198,6 +257,21 @@ def make_plan(
         size=size,
         embedded_once=0 if recipe.real == "stream" else recipe.real_views * num_images,
     )
+
+
+@functools.lru_cache
+def _outline(
+    name: str, dtype: str, params_dtype: str, pooling: str, resolution: int | None
+) -> Outline:
+    found = backbones.outline(
+        name, dtype=dtype, params_dtype=params_dtype, pooling=pooling, resolution=resolution
+    )
+    return Outline(*found)
+
+
+@functools.lru_cache
+def _view_bytes(outline: Outline, recipe: distill.Recipe) -> int:
+    return distill.view_bytes(outline.apply, outline.params, recipe, jax.random.key(0))
 
 
 def _objective_flops(recipe: distill.Recipe, dim: int, rows: int, devices: int) -> float:
@@ -247,13 +321,11 @@ def _size_of_data(config: ConfigDict) -> tuple[int, int]:
             on_bad_image="stop",
         )
     except UserError:
-        if config.data.name not in _IMAGENET:
+        size = known_size(config.data.name, config.data.subset)
+        if size is None:
             raise
-        subset = config.data.subset
-        count = 1000 if not subset else len(imagenet.SUBSETS.get(subset, subset.split(",")))
-        images = _IMAGENET_TRAIN * count // 1000
-        print(f"note: the data set is not there yet; planned for {images} training images")
-        return count, images
+        print(f"note: the data set is not there yet; planned for {size.train} training images")
+        return size.classes, size.train
     return dataset.num_classes, len(dataset.splits["train"].labels)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -21,7 +21,7 @@ from einops import rearrange
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from lgm_jax import objectives, sharding
+from lgm_jax import compilation, objectives, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.distill import to_float
@@ -53,7 +53,7 @@ class Protocol:
         augment: `fresh` recomputes features of newly augmented images in every epoch (the
             authors' way), `views` computes those of `views` augmentations once and cycles through
             them, `none` computes those of the centre crop once.
-        augmentation: Flip and crop; the authors add no noise here.
+        augmentation: Of an image. The authors' code flips and crops; the paper's text adds noise.
         views: Augmentations of each image for `views`.
         solver: `adam`, or `lbfgs`: the minimum of the cross-entropy over all views plus a ridge,
             which has no epochs, batches or learning rate, and needs `views` or `none`.
@@ -110,12 +110,26 @@ def relevant(protocol: Protocol) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in unused}
 
 
+class Trained(NamedTuple):
+    """What training gives.
+
+    Attributes:
+        heads: `{"kernel": (runs, d, k), "bias": (runs, k)}`.
+        losses: Cross-entropy of each run's images in each epoch, averaged over its updates as
+            they were made; `None` of a solver without epochs.
+    """
+
+    heads: Heads
+    losses: Float[np.ndarray, "runs epochs"] | None
+
+
 @flax.struct.dataclass
 class Fit:
-    """Heads in training: a head with a leading `runs` axis, and Adam's state."""
+    """Heads in training: a head with a leading `runs` axis, Adam's state, losses (runs, epochs)."""
 
     heads: Any
     opt_state: Any
+    losses: Any
 
 
 def train(
@@ -129,7 +143,7 @@ def train(
     *,
     label: str = "probe",
     mesh: Mesh | None = None,
-) -> Heads:
+) -> Trained:
     """Trains one head per run.
 
     Args:
@@ -142,9 +156,6 @@ def train(
         protocol: How to train.
         label: What the progress bar says.
         mesh: Devices that share the work; of several processes, all make the same call.
-
-    Returns:
-        Heads `{"kernel": (runs, d, k), "bias": (runs, k)}`.
 
     Raises:
         ValueError: If the solver is `lbfgs` and the augmentation `fresh`.
@@ -169,7 +180,7 @@ def train_on_features(
     *,
     label: str = "probe",
     mesh: Mesh | None = None,
-) -> Heads:
+) -> Trained:
     """Trains one head per run on features that are known already.
 
     Args:
@@ -188,7 +199,7 @@ def train_on_features(
         return _adam_fit(key, source, num_classes, protocol, label, mesh)
     ridge = jnp.float32(protocol.ridge)
     heads = _lbfgs(*source, num_classes, protocol.epochs, ridge, mesh)
-    return sharding.fetch(mesh, sharding.collect(mesh, heads, protocol.runs))
+    return Trained(sharding.fetch(mesh, sharding.collect(mesh, heads, protocol.runs)), None)
 
 
 def view_table(
@@ -298,8 +309,7 @@ def _runs_spec(table: Float[Array, "tables views n d"]) -> Any:
     return sharding.EVERYWHERE if len(table) == 1 else sharding.DIVIDED, sharding.DIVIDED
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "protocol", "mesh"))
-def _features(
+def _embed(
     params: Any,
     pixels: Float[Array, "b h w 3"],
     key: Key[Array, ""],
@@ -326,6 +336,9 @@ def _features(
     return sharding.over_rows(embed_part, mesh)((params, key), pixels, places)
 
 
+_features = compilation.Program(_embed, static_argnames=("apply", "protocol", "mesh"))
+
+
 def _adam_fit(
     key: Key[Array, ""],
     source: Any,
@@ -334,7 +347,7 @@ def _adam_fit(
     label: str,
     mesh: Mesh | None,
     backbone: Backbone | None = None,
-) -> Heads:
+) -> Trained:
     """Trains with Adam: on images if given a backbone, else on features.
 
     Devices share each update's images, or, of features, the runs.
@@ -345,7 +358,8 @@ def _adam_fit(
     heads = jax.vmap(lambda k: objectives.init_head(k, feature_dim, num_classes))(
         jax.random.split(key_heads, protocol.runs)
     )
-    fit = Fit(heads, _adam(protocol, num_images).init(heads))
+    losses = jnp.zeros((protocol.runs, protocol.epochs), heads["kernel"].dtype)
+    fit = Fit(heads, _adam(protocol, num_images).init(heads), losses)
     lay_out = sharding.place if backbone is None else sharding.replicate
     fit = lay_out(mesh, fit)
     apply = None if backbone is None else backbone.apply
@@ -353,7 +367,9 @@ def _adam_fit(
     for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
         numbers = jnp.arange(start, min(start + per_call, protocol.epochs))
         fit = _epochs(fit, source, numbers, key_orders, apply=apply, protocol=protocol, mesh=mesh)
-    return sharding.fetch(mesh, sharding.collect(mesh, fit.heads, protocol.runs))
+    found = sharding.collect(mesh, (fit.heads, fit.losses), protocol.runs)
+    heads, losses = sharding.fetch(mesh, found)
+    return Trained(heads, np.asarray(losses))
 
 
 def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
@@ -362,7 +378,9 @@ def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, updates))
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "protocol", "mesh"), donate_argnums=0)
+@functools.partial(
+    compilation.Program, static_argnames=("apply", "protocol", "mesh"), donate_argnums=0
+)
 def _epochs(
     fit: Fit,
     source: Any,
@@ -409,7 +427,7 @@ def _train_epochs(
         chosen = images[jnp.take_along_axis(rows, indices, axis=1).reshape(-1)]
         owners = jnp.broadcast_to(jnp.arange(runs)[:, None], indices.shape)
         places = jnp.stack([owners, jnp.broadcast_to(epoch, indices.shape), indices], axis=-1)
-        features = _features(
+        features = _embed(
             params,
             to_float(chosen),
             key_views,
@@ -420,13 +438,17 @@ def _train_epochs(
         )
         return features.reshape(runs, batch, -1)
 
-    def update(fit: Fit, batch: tuple[Array, ...]) -> tuple[Fit, None]:
+    def update(fit: Fit, batch: tuple[Array, ...]) -> tuple[Fit, Float[Array, " runs"]]:
         epoch, indices, weights = batch
         features = features_of(epoch, indices)
         targets = labels[jnp.arange(runs)[:, None], indices]
-        gradient = jax.vmap(objectives.head_gradient)(fit.heads, features, targets, weights)
+        losses, gradient = jax.vmap(objectives.loss_and_head_gradient)(
+            fit.heads, features, targets, weights
+        )
         updates, opt_state = optimizer.update(gradient, fit.opt_state)
-        return Fit(optax.apply_updates(fit.heads, updates), opt_state), None
+        # Its images' part of the mean over the epoch.
+        part = losses * jnp.sum(weights, axis=-1) / num_images
+        return Fit(optax.apply_updates(fit.heads, updates), opt_state, fit.losses), part
 
     def epoch(fit: Fit, number: Int[Array, ""]) -> tuple[Fit, None]:
         keys = jax.random.split(jax.random.fold_in(key, number), protocol.runs)
@@ -440,12 +462,14 @@ def _train_epochs(
             rearrange(jnp.pad(array, padding), "runs (steps b) -> steps runs b", b=batch)
             for array in (orders, weights)
         )
-        return jax.lax.scan(update, fit, (jnp.broadcast_to(number, (steps,)), *batches))
+        fit, parts = jax.lax.scan(update, fit, (jnp.broadcast_to(number, (steps,)), *batches))
+        losses = fit.losses.at[:, number].set(jnp.sum(parts, axis=0))
+        return Fit(fit.heads, fit.opt_state, losses), None
 
     return jax.lax.scan(epoch, fit, numbers)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "iterations", "mesh"))
+@functools.partial(compilation.Program, static_argnames=("num_classes", "iterations", "mesh"))
 def _lbfgs(
     table: Float[Array, "tables views n d"],
     labels: Labels,
@@ -496,7 +520,7 @@ def _lbfgs(
     return solve_each(table, labels, ridge)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
+@functools.partial(compilation.Program, static_argnames="mesh")
 def _ranks(
     heads: Heads,
     features: Float[Array, "n d"],

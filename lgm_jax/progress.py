@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 from lgm_jax import hosts
 
 T = TypeVar("T")
+
+# Plain lines name the memory again once it has grown by so much.
+_GROWTH = 1.1
 
 
 def progress(items: Sequence[T], label: str) -> Iterator[T]:
@@ -21,16 +25,23 @@ def progress(items: Sequence[T], label: str) -> Iterator[T]:
 
 
 class StepProgress:
-    """The display of the distillation loop: step, loss, steps per second, time left."""
+    """The display of the distillation loop: step, loss, speed, time left, memory.
 
-    def __init__(self, start: int, steps: int):
+    Nothing here waits for a device: losses are given, and memory is what the allocator has counted.
+    """
+
+    def __init__(self, start: int, steps: int, images_per_step: int, devices: Sequence[Any] = ()):
         """Starts the clock.
 
         Args:
             start: Updates made before this process began.
             steps: Updates to have been made at the end.
+            images_per_step: Views of synthetic images in a step, on all devices.
+            devices: JAX devices of this process, whose memory is shown where they count it.
         """
         self._start, self._steps, self._clock = start, steps, time.perf_counter()
+        self._images, self._devices = images_per_step, devices
+        self._shown = 0
         self._bar = tqdm(
             initial=start,
             total=steps,
@@ -51,16 +62,34 @@ class StepProgress:
             Steps per second of this process so far.
         """
         rate = (step - self._start) / (time.perf_counter() - self._clock)
-        self._bar.set_postfix(loss=f"{loss:.4f}")
+        used, memory = _memory(self._devices)
+        images = f"{rate * self._images:.3g} images/s"
+        self._bar.set_postfix_str(f"loss {loss:.4f}, {images}, {memory}")
         if self._bar.disable:
             left = (self._steps - step) / rate
-            where = f"step {step}/{self._steps}"
-            print(f"{where}  loss {loss:.4f}  {rate:.2f} steps/s  {left:.0f} s left", flush=True)
+            line = f"step {step}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {images}"
+            line += f"  {left:.0f} s left"
+            if used > _GROWTH * self._shown:
+                self._shown, line = used, f"{line}  {memory}"
+            print(line, flush=True)
         return rate
 
     def close(self) -> None:
         """Leaves the finished bar on the terminal."""
         self._bar.close()
+
+
+def _memory(devices: Sequence[Any]) -> tuple[int, str]:
+    """Bytes of this process and of its fullest device together, and both in words."""
+    used = psutil.Process().memory_info().rss
+    text = f"{used / 1e9:.1f} GB"
+    # CPUs count nothing.
+    counted = [stats for stats in (device.memory_stats() for device in devices) if stats]
+    if not counted:
+        return used, text
+    peak, limit = max((s.get("peak_bytes_in_use", 0), s.get("bytes_limit", 0)) for s in counted)
+    of = f" of {limit / 1e9:.1f}" if limit else ""
+    return used + peak, f"{text}, device {peak / 1e9:.1f}{of} GB"
 
 
 def _disable() -> bool | None:

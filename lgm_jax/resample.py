@@ -49,7 +49,7 @@ def enlarge_matrix(
 
 
 def bicubic_matrix(
-    in_size: int, out_size: int, *, antialias: bool = False
+    in_size: int, out_size: int, *, antialias: bool = False, offset: float = 0.0
 ) -> Float[np.ndarray, "out in"]:
     """Resizes a whole axis, equal to `F.interpolate(mode="bicubic", align_corners=False)`.
 
@@ -61,11 +61,13 @@ def bicubic_matrix(
         out_size: Pixels to make.
         antialias: As in `F.interpolate`: widens the filter when shrinking, takes a cubic with
             a = -0.5 in place of -0.75, and renormalises at the edges in place of clamping.
+        offset: Pixels to make are counted as so many more where their width is computed, as by
+            `F.interpolate(scale_factor=(out_size + offset) / in_size)`.
 
     Returns:
         Rows of weights, float64.
     """
-    scale = in_size / out_size
+    scale = in_size / (out_size + offset)
     width = max(scale, 1.0) if antialias else 1.0
     centers = (np.arange(out_size) + 0.5) * scale - 0.5
     if antialias:

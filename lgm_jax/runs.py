@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 from etils import epath
@@ -28,6 +29,10 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
 LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
 PROFILE = "profile"
+TENSORBOARD, WANDB = "tensorboard", "wandb"
+# What a person looks at: the page, its pictures if there are many, and what it is made from.
+PAGE, REPORT, GALLERY = "report.html", "report", "gallery.npz"
+TIMELAPSE, ANIMATION = "timelapse", "timelapse.webp"
 # The config comes last: as long as it is there, the rest is known to be a run's.
 _OUTPUTS = (
     STAGES,
@@ -39,6 +44,13 @@ _OUTPUTS = (
     PROGRESS,
     FEATURES,
     PROFILE,
+    TENSORBOARD,
+    WANDB,
+    PAGE,
+    REPORT,
+    GALLERY,
+    TIMELAPSE,
+    ANIMATION,
     CONFIG,
 )
 
@@ -154,11 +166,14 @@ class Run:
 
     def last_process(self, stage: str) -> Mapping[str, Any]:
         """What is known of the last process that began or finished a stage."""
-        made_by = self._records().get(stage, {}).get("made_by", [])
+        made_by = contributors(self._records().get(stage, {}))
         return made_by[-1] if made_by else {}
 
     def begin(self, stage: str, step: int, process: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Records that a process goes on with a stage from a step, before it does.
+
+        A result that the stage has already stays as it is, with those who made it, until the
+        stage is finished anew.
 
         Args:
             stage: Its name.
@@ -170,10 +185,16 @@ class Run:
         """
         records = self._records()
         record = records.setdefault(stage, {})
-        earlier = [made for made in record.get("made_by", []) if made["from_step"] < step]
-        record["made_by"] = [*earlier, {"from_step": step, **process}]
+        earlier = [made for made in contributors(record) if made["from_step"] < step]
+        record["going_on"] = [*earlier, {"from_step": step, **process}]
         self._keep(records)
-        return record["made_by"]
+        return record["going_on"]
+
+    def forget(self, stage: str) -> None:
+        """Drops the record of a stage whose files are about to be replaced by others'."""
+        records = self._records()
+        if records.pop(stage, None) is not None:
+            self._keep(records)
 
     def finish(
         self,
@@ -256,6 +277,49 @@ def check_run(workdir: str, identity: Inputs, *, overwrite: bool) -> Run:
             "another workdir, or add --overwrite to throw its images away"
         )
     return Run(path, "another" if changes else "this", earlier["identity"])
+
+
+def is_run(folder: epath.Path) -> bool:
+    """Whether a folder is a run's."""
+    try:
+        read_folder(folder)
+    except UserError:
+        return False
+    return True
+
+
+class Found(NamedTuple):
+    """What a run folder says, to those who only read it.
+
+    Attributes:
+        path: The folder.
+        config: `config.json`.
+        stages: `stages.json`: the record of each stage.
+        results: `results.json`, if there is one.
+    """
+
+    path: epath.Path
+    config: Mapping[str, Any]
+    stages: Mapping[str, Any]
+    results: Mapping[str, Any] | None
+
+
+def read_folder(folder: epath.PathLike) -> Found:
+    """Reads a run folder; `~` is expanded.
+
+    Raises:
+        UserError: If it is none, or a file in it is damaged.
+    """
+    path = epath.Path(os.path.expanduser(folder))
+    config = read_json(path / CONFIG) if path.is_dir() else None
+    if config is None or not isinstance(config.get("identity"), dict):
+        raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
+    return Found(path, config, read_json(path / STAGES) or {}, read_json(path / RESULTS))
+
+
+def contributors(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The processes of a stage's record, those of an attempt that is not finished yet if any."""
+    return record.get("going_on") or record.get("made_by", [])
 
 
 def provenance() -> dict[str, Any]:

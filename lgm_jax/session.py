@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, hosts, runs, sharding
+from lgm_jax import backbones, baselines, data, distill, hosts, probe, runs, sharding
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -81,6 +81,7 @@ class Session:
         weights: Of their losses, which add up to one.
         on_host: Whether the images of a step are read by the host, rather than all on the device.
         crop: Where images to stream are cropped before augmentation: `center` or `random`.
+        settings: The config's values by dotted name, folders without their path.
     """
 
     config: ConfigDict
@@ -95,6 +96,7 @@ class Session:
     process: Mapping[str, Any]
     on_host: bool
     crop: str
+    settings: Mapping[str, Any]
 
     @property
     def backbone(self) -> Backbone:
@@ -201,6 +203,24 @@ class Session:
             self.dataset.num_classes,
         )
 
+    @functools.cached_property
+    def features_syn(self) -> np.ndarray:
+        """Features of the distilled images' centre crops, (s, d), by the first backbone.
+
+        Raises:
+            ValueError: If there are no distilled images.
+        """
+        if self.distilled is None:
+            raise ValueError("there are no distilled images")
+        return embed(
+            self.backbone,
+            self.distilled,
+            Views(self.recipe.crop),
+            self.key,
+            label="distilled",
+            mesh=sharding.mesh_of_several(jax.local_devices()),
+        ).whole()[0]
+
     def process_with(self, *backbones: Backbone) -> dict[str, Any]:
         """What made a result: this process, and the weights it used."""
         return {**self.process, "weights": {b.name: b.provenance for b in backbones}}
@@ -217,7 +237,7 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        if "baselines" in named and self.config.probe.augment == "fresh":
+        if "baselines" in named and full_augment(self.config) == "fresh":
             data.check_fits(self.dataset.splits["train"], limit_bytes=_MEMORY_LIMIT)
         streams = self.recipe.real == "stream" and not self.on_host
         if streams and (replaces or "distill" in named):
@@ -232,7 +252,12 @@ class Session:
 
 
 def open_session(
-    config: ConfigDict, flat: Mapping[str, Any], workdir: str, *, overwrite: bool
+    config: ConfigDict,
+    flat: Mapping[str, Any],
+    workdir: str,
+    *,
+    overwrite: bool,
+    command: str | None = None,
 ) -> Session:
     """Loads what a config names, checks that it fits together, and opens the run folder.
 
@@ -241,6 +266,7 @@ def open_session(
         flat: Its values by dotted name.
         workdir: The run folder.
         overwrite: Whether another distillation in it may be thrown away.
+        command: What was typed, for the record.
 
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
@@ -314,6 +340,10 @@ def open_session(
         del identity["real.views"]
     if not recipe.grey:
         del identity["images.grey"]
+    if recipe.grow_delay == 0:
+        del identity["images.grow_delay"]
+    if config.augment.distill:
+        del identity["augment.distill"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if recipe.label_kind == "hard":
@@ -327,6 +357,8 @@ def open_session(
         identity["backbone.weights"] = weights
     if crop_at == "random":
         identity["data.crop"] = crop_at
+    if any(backbone.position_offset for backbone in distilled_against):
+        identity["backbone.position_offset"] = config.backbone.position_offset
     if recipe.schedule != "constant":
         # Every step of it depends on the last one's number, so it cannot go on to more.
         identity["steps"] = config.steps
@@ -347,12 +379,17 @@ def open_session(
         {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
+        {name: _without_path(value) for name, value in flat.items()},
     )
     if run.holds != "this":
         session.check_start()
-    settings = {k: _without_path(v) for k, v in flat.items()}
-    run.open(identity, {"config": settings, "data": summary})
+    run.open(identity, {"command": command, "config": session.settings, "data": summary})
     return session
+
+
+def full_augment(config: ConfigDict) -> str:
+    """How the probe on the full training set augments."""
+    return config.probe.full_augment or config.probe.augment
 
 
 def image_side(config: ConfigDict, crop: int) -> int:
@@ -397,7 +434,8 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         grey=config.images.grey,
         start_resolution=config.images.start_resolution,
         grow_every=config.images.grow_every,
-        augmentation=_augmentation(config.augment),
+        grow_delay=config.images.grow_delay,
+        augmentation=make_augmentation(config.augment) if config.augment.distill else None,
         real=config.real.source,
         real_views=config.real.views,
         schedule=config.schedule,
@@ -408,6 +446,33 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         temperature=config.clp.temperature,
         label_kind=config.labels,
         labels_learning_rate=config.labels_learning_rate,
+    )
+
+
+def make_protocol(config: ConfigDict, recipe: distill.Recipe, *, full: bool) -> probe.Protocol:
+    """What a config says of probes.
+
+    Args:
+        config: A checked config.
+        recipe: What it says of the images.
+        full: Whether a probe trains on the full training set, rather than on a few images.
+    """
+    # Of the config: a recipe may be without augmentation for the sake of an ablation.
+    options, augmentation = config.probe, make_augmentation(config.augment)
+    if augmentation is not None and not options.noise:
+        augmentation = dataclasses.replace(augmentation, noise=0.0)
+    return probe.Protocol(
+        epochs=options.full_epochs if full else options.epochs,
+        batch=(options.full_batch or options.batch) if full else options.batch,
+        runs=options.runs,
+        crop=recipe.crop,
+        augment=full_augment(config) if full else options.augment,
+        augmentation=augmentation,
+        views=options.views,
+        solver=options.solver,
+        share_views=options.share_views,
+        learning_rate=options.learning_rate,
+        ridge=options.ridge,
     )
 
 
@@ -519,6 +584,7 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
             params_dtype=options.params_dtype,
             attention=options.attention,
             pooling=options.pooling,
+            position_offset=options.position_offset,
             resolution=crop,
             revision=revision or None,
         )
@@ -561,7 +627,12 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _augmentation(config: ConfigDict) -> Augmentation | None:
+def make_augmentation(config: ConfigDict) -> Augmentation | None:
+    """The augmentation that the section `augment` of a config says, of probes too.
+
+    Raises:
+        UserError: If it contradicts itself.
+    """
     preset = PRESETS[config.preset]
     changes = {
         name: config[name]

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, PartitionSpec
+from PIL import Image
 
 from lgm_jax import (
     baselines,
@@ -29,24 +30,39 @@ from lgm_jax import (
     probe,
     runs,
     sharding,
+    tracking,
 )
 from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
-from lgm_jax.errors import UserError
-from lgm_jax.features import Views, embed
+from lgm_jax.errors import UserError, find_full
+from lgm_jax.features import Views
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
+from lgm_jax.report import gallery, pictures, timelapse
+from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
-from lgm_jax.report.table import format_table
-from lgm_jax.session import FEATURES_ON_DEVICE, Session, content_hash, source_bytes
+from lgm_jax.report.page import look, read_run, write_page, write_unfinished_page
+from lgm_jax.report.table import TITLES, format_table
+from lgm_jax.session import (
+    FEATURES_ON_DEVICE,
+    Session,
+    content_hash,
+    make_protocol,
+    source_bytes,
+    split_list,
+)
 
 # Separate random streams of what is not distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
 
-METHODS = ("distilled", "centroids", "neighbors", "random", "full")
+# Images in a picture of all: more are too small to see, and take long to draw.
+_MOST_DRAWN = 400
+
+# Points of a probe's learning curve.
+_MOST_POINTS = 50
 
 
 def distill_stage(session: Session) -> None:
@@ -85,6 +101,8 @@ def distill_stage(session: Session) -> None:
         size = hosts.first_says(_microbatch_size(session, mesh))
         process = {**session.process_with(*session.backbones), "microbatch": size}
         made_by = run.begin("distill", start, process)
+        # Pages on the way replace the report, which is then of no finished run.
+        run.forget("report")
         where = f"{mesh.size} devices, " if mesh.size > 1 else ""
         where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
         print(
@@ -119,20 +137,27 @@ def probe_stage(session: Session) -> None:
 
 
 def baselines_stage(session: Session) -> None:
-    """Trains and evaluates probes on real images: chosen in four ways, and all of them."""
+    """Trains and evaluates probes on real images: chosen in three ways, and all of them."""
     config, train = session.config, session.dataset.splits["train"]
     classes, runs_ = session.dataset.num_classes, config.probe.runs
-    drawn = baselines.random(train.labels, config.ipc, classes, runs_, config.seed)
-    _probe(session, "random", train, lambda: drawn)
-    _probe(session, "centroids", train, lambda: session.centroids[None])
-    if session.distilled is not None:
-        _probe(session, "neighbors", train, lambda: _neighbors(session)[None])
-    _probe(session, "full", train, lambda: np.arange(len(train.labels))[None])
+    choices: Mapping[str, Callable[[], np.ndarray]] = {
+        "random": lambda: baselines.random(train.labels, config.ipc, classes, runs_, config.seed),
+        "centroids": lambda: session.centroids[None],
+        "neighbors": lambda: _neighbors(session)[None],
+        "full": lambda: np.arange(len(train.labels))[None],
+    }
+    for method in filter(split_list(config.baselines).__contains__, baselines.METHODS):
+        if method != "neighbors" or session.distilled is not None:
+            _probe(session, method, train, choices[method])
 
 
 def report_stage(session: Session) -> None:
-    """Writes `results.json` and `grid.png`, and prints the table."""
+    """Writes `results.json`, `grid.png` and `report.html`, and prints the table.
+
+    It is repeated when a result, a setting or the look of the page has changed, or a file is gone.
+    """
     config, run = session.config, session.run
+    started = time.perf_counter()
     own = session.source is None
     # What `distilled/` holds, which may be older than the config.
     record = run.latest("distill") if own else None
@@ -148,17 +173,51 @@ def report_stage(session: Session) -> None:
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
         "backbones": [backbone.name for backbone in session.backbones] if own else [],
-        "seconds": run.seconds(),
+        # Of what the results come from: not of looking at them, which would not change them.
+        "seconds": {
+            name: took for name, took in run.seconds().items() if name not in ("report", "measure")
+        },
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
     }
-    if hosts.is_first():
-        runs.write_json(run.path / runs.RESULTS, results)
+    pictured = session.distilled is not None
+    inputs = {
+        "results": results,
+        "settings": session.settings,
+        "images": content_hash(session.distilled) if session.distilled is not None else None,
+        "look": look(),
+    }
+    sheets = (
+        timelapse.find_sheets(run.path / runs.TIMELAPSE, record["steps"] if record else None)
+        if hosts.is_first()
+        else []
+    )
+    names = [runs.RESULTS, runs.PAGE]
+    if pictured:
+        names += [runs.GRID, runs.GALLERY]
+        if not gallery.fits_one_file(session.dataset.num_classes):
+            names.append(runs.REPORT)
+    if sheets:
+        names.append(runs.ANIMATION)
+    complete = all((run.path / name).exists() for name in names)
+    if hosts.first_says(not complete or run.find("report", inputs) is None):
+        made = _make_gallery(session) if pictured else None
+        if pictured:
+            _write_pairs(session)
+        if hosts.is_first():
+            runs.write_json(run.path / runs.RESULTS, results)
+            if made is not None:
+                gallery.save_gallery(run.path / runs.GALLERY, made)
+            timelapse.write_animation(run.path / runs.ANIMATION, sheets)
+            write_page(read_run(run.path))
+        took = time.perf_counter() - started
+        made_by = [session.process_with(session.backbone)]
+        run.finish("report", inputs, {"files": names}, took, made_by)
     print(format_table(results))
     print(f"results: {run.path / runs.RESULTS}")
-    if session.distilled is not None:
-        _write_grid(run.path / runs.GRID, *_pairs(session))
+    if pictured:
         print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
+    print(f"report: {run.path / runs.PAGE}")
 
 
 STAGES: Mapping[str, Callable[[Session], None]] = {
@@ -210,23 +269,21 @@ def _distill(
 ) -> tuple[distill.AnyState, float | None]:
     """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
-    gradients = [
-        distill.make_gradient(
-            backbone.apply, recipe, session.key, real, mesh=mesh, microbatch_size=size
-        )
-        for backbone, real in zip(session.backbones, feed.reals, strict=True)
-    ]
-    gradient = distill.weigh_gradients(gradients, session.weights)
-    step_fn = distill.make_step_along(gradient, recipe, mesh=mesh, source_specs=feed.specs)
+    step_program = _step_program(session, mesh, size, feed)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
-    captions = [session.dataset.class_names[label] for label in np.asarray(recipe.labels())]
-    bar = StepProgress(int(state.step), config.steps)
+    bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
+    tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
     before = None
     agree = _make_agree(mesh)
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
-    with contextlib.closing(bar), trace, INTERRUPTS.deferred(agree) as interrupted:
+    with (
+        contextlib.closing(bar),
+        contextlib.closing(tracker),
+        trace,
+        INTERRUPTS.deferred(agree) as interrupted,
+    ):
         updates = distill.run(
-            compilation.Program(step_fn, donate_argnums=0),
+            step_program,
             jax.jit(grow, donate_argnums=0),
             recipe,
             state,
@@ -248,11 +305,14 @@ def _distill(
                 _check_finite(session, checkpoints, step, pending, state)
             if logs:
                 loss = float(pending)
-                metrics.write(step, loss, bar.report(step, loss))
+                rate = bar.report(step, loss)
+                metrics.write(step, loss, rate)
+                tracker.scalars(step, _scalars(recipe, step, loss, rate))
             if draws:
-                picture = run.path / runs.PROGRESS / f"step_{step:06d}.png"
                 whole = sharding.collect(mesh, state, recipe.num_images)
-                _write_grid(picture, _render(session, mesh, whole), captions)
+                drawn = _write_progress(session, step, _render(session, mesh, whole))
+                if drawn is not None:
+                    tracker.images(step, {"distilled": drawn})
             if saves or leaving:
                 # Last of all: a run that goes on from here repeats nothing of this step.
                 checkpoints.save(step, sharding.collect(mesh, state, recipe.num_images))
@@ -260,6 +320,54 @@ def _distill(
                 break
     # As it is read back where a run was killed after the last step.
     return sharding.collect(mesh, state, recipe.num_images), metrics.last_loss()
+
+
+def _scalars(recipe: distill.Recipe, step: int, loss: float, rate: float) -> dict[str, float]:
+    """What trackers follow; `images_per_second` counts the views of synthetic images."""
+    return {
+        "loss": loss,
+        "steps_per_second": rate,
+        "images_per_second": rate * recipe.batch,
+        "learning_rate": recipe.learning_rate * float(recipe.learning_rate_factor(step)),
+    }
+
+
+def _step_program(session: Session, mesh: Mesh, size: int, feed: _Feed) -> compilation.Program:
+    gradients = [
+        distill.make_gradient(
+            backbone.apply, session.recipe, session.key, real, mesh=mesh, microbatch_size=size
+        )
+        for backbone, real in zip(session.backbones, feed.reals, strict=True)
+    ]
+    gradient = distill.weigh_gradients(gradients, session.weights)
+    step = distill.make_step_along(gradient, session.recipe, mesh=mesh, source_specs=feed.specs)
+    return compilation.Program(step, donate_argnums=0)
+
+
+def step_memory(session: Session) -> int:
+    """Bytes on a device that a step of the distillation takes, by XLA's account of the program.
+
+    Weights, images with Adam's moments, real images or features, and what is computed are counted.
+    """
+    mesh = sharding.make_mesh()
+    size = hosts.first_says(_microbatch_size(session, mesh))
+    with contextlib.ExitStack() as workers:
+        feed = _feed(session, mesh, size, workers)
+        state = distill.init_state(session.key, session.recipe, _start_images(session))
+        arguments = (
+            sharding.place(mesh, state),
+            sharding.replicate(mesh, tuple(backbone.params for backbone in session.backbones)),
+            feed.sources(0),
+        )
+        program = _step_program(session, mesh, size, feed)
+        found = program.jitted.lower(*arguments).compile().memory_analysis()
+    # The new state takes the place of the old one.
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:
@@ -474,15 +582,45 @@ def _probabilities(mesh: Mesh, state: distill.AnyState) -> np.ndarray | None:
     return np.asarray(jax.nn.softmax(sharding.fetch(mesh, state.logits)))
 
 
-def _write_grid(
-    path: epath.Path, pictures: np.ndarray, captions: Sequence[str], columns: int | None = None
-) -> None:
+def _write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:
+    """The images on the way: a picture, a sheet of the timelapse, and the page as it is so far.
+
+    The first process writes them, and gives the picture. One that cannot be written is not worth
+    the end of the distillation, unless the disk is full: then the next checkpoint would fail.
+    """
     if not hosts.is_first():
-        return
+        return None
+    config, path = session.config, session.run.path
+    names, labels = session.dataset.class_names, np.asarray(session.recipe.labels())
+    some = pictures.spread(len(images), _MOST_DRAWN)
+    drawn = draw_grid(images[some], [names[label] for label in labels[some]])
+    with _spared("the picture", step):
+        _write_png(path / runs.PROGRESS / f"step_{step:06d}.png", drawn)
+    if timelapse.is_kept(step, config.steps, config.image_every):
+        with _spared("the contact sheet", step):
+            timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
+    with _spared("the page", step):
+        write_unfinished_page(path, step, images, labels, names)
+    return drawn
+
+
+@contextlib.contextmanager
+def _spared(what: str, step: int) -> Iterator[None]:
+    """Goes on without something of a step that cannot be written."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        if find_full(error) is not None:
+            raise
+        print(f"note: {what} of step {step} is left out: {error}", flush=True)
+
+
+def _write_png(path: epath.Path, picture: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    draw_grid(pictures, captions, columns).save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
+    picture.save(buffer, "PNG")
+    with runs.replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _start_images(session: Session) -> jax.Array | None:
@@ -495,19 +633,7 @@ def _start_images(session: Session) -> jax.Array | None:
 
 def _protocol(session: Session, method: str) -> probe.Protocol:
     """How a row is trained: once, if repetitions could not differ."""
-    config, augmentation = session.config.probe, session.recipe.augmentation
-    protocol = probe.Protocol(
-        epochs=config.full_epochs if method == "full" else config.epochs,
-        batch=config.batch,
-        runs=config.runs,
-        crop=session.recipe.crop,
-        augment=config.augment,
-        augmentation=dataclasses.replace(augmentation, noise=0.0) if augmentation else None,
-        views=config.views,
-        solver=config.solver,
-        share_views=config.share_views,
-        ridge=config.ridge,
-    )
+    protocol = make_protocol(session.config, session.recipe, full=method == "full")
     # Random images are drawn anew for each run.
     once = method != "random" and not probe.repeats_differ(protocol)
     return dataclasses.replace(protocol, runs=1) if once else protocol
@@ -557,15 +683,16 @@ def _probe(
     protocol, rows = _protocol(session, method), choose()
     for backbone in todo:
         started = time.perf_counter()
-        heads = _train(session, method, backbone, protocol, split, rows)
+        trained = _train(session, method, backbone, protocol, split, rows)
         scores = probe.evaluate(
-            heads,
+            trained.heads,
             session.features(backbone, config.split),
             session.dataset.splits[config.split].labels,
             session.dataset.splits[config.split].groups,
             mesh=sharding.mesh_of_several(jax.local_devices()),
         )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
+        result["loss_curve"] = _loss_curve(trained.losses)
         run.finish(
             _stage_name(method, backbone),
             _probe_inputs(session, method, backbone),
@@ -584,7 +711,7 @@ def _train(
     protocol: probe.Protocol,
     split: Split,
     rows: np.ndarray,
-) -> probe.Heads:
+) -> probe.Trained:
     """Trains a head per run, on kept features as far as the protocol allows."""
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
@@ -617,7 +744,7 @@ def _train(
 def _summary(
     scores: Mapping[str, Any], protocol: probe.Protocol, split: str, group_names: Sequence[str]
 ) -> dict[str, Any]:
-    """One entry of `results.json`.
+    """One entry of `results.json`, but for its learning curve.
 
     Std is the sample's (ddof 1), null for one run. `groups` is each group's accuracy,
     `worst_group` that of each run's worst group, both as means over runs; groups without images
@@ -641,6 +768,20 @@ def _summary(
         "split": split,
         **_group_summary(scores["groups"], group_names),
     }
+
+
+def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
+    """Epochs, from 1, with the mean training loss of all runs: the first, and evenly spread ones.
+
+    Args:
+        losses: Of each run in each epoch, (runs, epochs). Epochs after a probe has diverged are
+            left out.
+    """
+    if losses is None:
+        return None
+    epochs = sorted({0, *pictures.spread(losses.shape[1], _MOST_POINTS - 1)})
+    points = [(epoch + 1, float(losses[:, epoch].mean())) for epoch in epochs]
+    return [(epoch, round(loss, 6)) for epoch, loss in points if math.isfinite(loss)]
 
 
 def _group_summary(
@@ -667,7 +808,7 @@ def _collect(session: Session) -> dict[str, dict[str, Any]]:
     """Results of all probes that belong to the current config."""
     table: dict[str, dict[str, Any]] = {}
     for backbone in session.eval_backbones:
-        found = {method: _find_probe(session, method, backbone) for method in METHODS}
+        found = {method: _find_probe(session, method, backbone) for method in TITLES}
         kept = {method: result for method, result in found.items() if result is not None}
         if kept:
             table[backbone.name] = kept
@@ -678,35 +819,59 @@ def _neighbors(session: Session) -> np.ndarray:
     """Indices of the training images that look most like the distilled ones to the backbone."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    backbone = session.backbone
-    features_syn = embed(
-        backbone,
-        session.distilled,
-        Views(session.recipe.crop),
-        session.key,
-        label="distilled",
-        mesh=sharding.mesh_of_several(jax.local_devices()),
-    )
     return baselines.neighbors(
-        session.features(backbone, "train"),
+        session.features(session.backbone, "train"),
         session.dataset.splits["train"].labels,
-        features_syn.whole()[0],
+        session.features_syn,
         session.distilled.labels,
     )
 
 
-def _pairs(session: Session) -> tuple[np.ndarray, list[str], int]:
-    """Each distilled image, the centroid of its class beside it, captions, and columns."""
+def _make_gallery(session: Session) -> Gallery | None:
+    """Pictures for the page: distilled images, real ones beside them, a map of their features.
+
+    Features are computed by all processes together; the first makes the pictures.
+    """
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    names = [session.dataset.class_names[label] for label in session.distilled.labels]
-    train = session.dataset.splits["train"]
-    by_class = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
-    real = train.load(by_class[session.distilled.labels]).astype(np.float32) / 255
-    pictures = np.stack([session.distilled.images, real], axis=1)
-    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
+    config, train, distilled = session.config, session.dataset.splits["train"], session.distilled
+    classes = session.dataset.num_classes
+    rows = gallery.real_rows(
+        distilled.labels,
+        session.centroids,
+        _neighbors(session),
+        # Those of the first run of the baseline.
+        baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
+    )
+    features, features_syn = session.features(session.backbone, "train"), session.features_syn
+    if not hosts.is_first():
+        return None
+    return gallery.make_gallery(
+        distilled.images,
+        distilled.labels,
+        session.dataset.class_names,
+        {kind: train.load(indices) for kind, indices in rows.items()},
+        gallery.make_map(features, train.labels, features_syn[gallery.shown(distilled.labels)]),
+    )
+
+
+def _write_pairs(session: Session) -> None:
+    """Draws distilled images, evenly chosen, each with the centroid of its class beside it."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    # By all processes together, if it is not known.
+    centroids = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
+    if not hosts.is_first():
+        return
+    some = pictures.spread(len(session.distilled.labels), _MOST_DRAWN // 2)
+    labels = session.distilled.labels[some]
+    real = session.dataset.splits["train"].load(centroids[labels]).astype(np.float32) / 255
+    pairs = np.stack([session.distilled.images[some], real], axis=1)
+    names = [session.dataset.class_names[label] for label in labels]
     captions = [text for name in names for text in (name, f"{name}, real")]
-    return pictures.reshape(-1, *pictures.shape[2:]), captions, columns
+    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
+    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns)
+    _write_png(session.run.path / runs.GRID, grid)
 
 
 def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None:

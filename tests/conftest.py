@@ -4,19 +4,29 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # LLVM at -O1 compiles four times faster; XLA's own passes stay as they are.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
-# Nothing is kept between one test run and the next.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# What one test compiles, another finds, whichever process they run in: most start the program, with
+# the same steps. Nothing is kept between one test run and the next; workers and the processes that
+# tests start get the folder from the first process.
+_COMPILED = "LGM_TEST_COMPILED"
+if _COMPILED not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="lgm_jax_compiled_")
+    atexit.register(_compiled.cleanup)
+    os.environ[_COMPILED] = _compiled.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_COMPILED]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +39,7 @@ jaxtyping.install_import_hook("lgm_jax", "beartype.beartype")
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax.experimental.compilation_cache import compilation_cache
 
 from lgm_jax.backbones import abstract_vit, configs, port
 
@@ -54,6 +65,28 @@ def pytest_configure(config: pytest.Config) -> None:
         r"ignore:.*typing\.Hashable deprecated:"
         "beartype.roar.BeartypeDecorHintPep585DeprecationWarning",
     )
+    # JAX writes what it compiled in place. A worker that reads it meanwhile compiles for itself.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning"
+    )
+
+
+# Files of which one test takes minutes: the first to begin, so that no worker waits for them.
+_LONG = ("test_sharding.py", "test_interrupts.py", "test_hosts.py", "test_launch.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    """For what looks at a compiled program: XLA makes it here and now, whatever is kept."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 TINY_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}

@@ -194,6 +194,7 @@ def _texts(function, *args) -> list[str]:
     return [lowered.as_text(), lowered.compile().as_text()]
 
 
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("gradient", [False, True])
 def test_nothing_is_gathered_or_scattered(gradient):
     def loss(images, keys):
@@ -205,6 +206,7 @@ def test_nothing_is_gathered_or_scattered(gradient):
         assert not _GATHERS.findall(text)
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_the_search_for_gathers_would_find_one():
     def loss(image, places):
         return jnp.sum(jax.scipy.ndimage.map_coordinates(image, [places, places], order=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -590,6 +591,35 @@ def test_another_resolution_resizes_the_positions_only(vit_folder):
     assert features.shape == (2, 32)
     assert native.fingerprint != larger.fingerprint
     assert load(vit_folder, resolution=16).fingerprint == native.fingerprint
+
+
+def test_an_offset_changes_positions_of_a_dinov2_that_are_resized(vit_folder, monkeypatch):
+    plain = load(vit_folder, resolution=24)
+    same = load(vit_folder, resolution=24, position_offset=0.1)
+    assert (same.fingerprint, same.position_offset) == (plain.fingerprint, 0)
+    found, published, params = backbones.read_checkpoint(vit_folder)
+    embed = dataclasses.replace(published.spec.embed, antialias=False)
+    spec = dataclasses.replace(published.spec, embed=embed)
+    dinov2 = dataclasses.replace(published, form="hf_dinov2", spec=spec)
+    monkeypatch.setattr(backbones, "read_checkpoint", lambda *_, **__: (found, dinov2, params))
+    native, larger = load(vit_folder), load(vit_folder, resolution=24)
+    moved = load(vit_folder, resolution=24, position_offset=0.1)
+    assert (larger.position_offset, moved.position_offset) == (0, 0.1)
+    assert moved.fingerprint != larger.fingerprint
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), moved.params, larger.params)
+    assert [path for path, leaf in port.flatten(changed).items() if leaf] == ["positions"]
+    assert load(vit_folder, position_offset=0.1).fingerprint == native.fingerprint
+
+
+def test_dinov2_without_registers_alone_takes_an_offset():
+    """As the code of `torch.hub`; timm and transformers have it nowhere."""
+    taking = set()
+    for name, entry in specs.NAMES.items():
+        larger = dataclasses.replace(entry.spec, resolution=entry.spec.resolution * 2)
+        forms = {source.form for source in entry.sources}
+        if any(backbones._takes_offset(entry.published(form), larger) for form in forms):
+            taking.add(name)
+    assert taking == {f"dinov2_vit{size}14" for size in "sblg"}
 
 
 @pytest.mark.parametrize("resolution", [20, 4])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lgm_jax import compilation
+from lgm_jax import compilation, probe
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +16,7 @@ def _anew():
     compilation.options.cache_clear()
 
 
+@pytest.mark.usefixtures("compiled_anew")
 def test_products_are_left_to_xla_on_cpus():
     def product(x):
         return jax.nn.gelu(x @ x)
@@ -24,6 +25,14 @@ def test_products_are_left_to_xla_on_cpus():
     compiled = compilation.Program(product).jitted.lower(matrix).compile()
     assert compilation.options()
     assert "ynn_fusion" not in compiled.as_text()
+
+
+@pytest.mark.usefixtures("compiled_anew")
+def test_so_is_the_training_of_probes():
+    """YNNPACK made NaN of it in some processes of several devices."""
+    table, labels = jnp.ones((1, 1, 200, 16)), jnp.zeros((1, 200), jnp.int32)
+    lowered = probe._lbfgs.jitted.lower(table, labels, 10, 1, jnp.float32(0.01), None)
+    assert "ynn_fusion" not in lowered.compile().as_text()
 
 
 def test_options_that_a_jaxlib_does_not_know_are_left_out(monkeypatch):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lgm_jax.data import ArraySplit, Dataset, Split, in_memory, load_dataset
 from lgm_jax.data.dataset import SPLITS
+from lgm_jax.data.digits import load_spurious_digits
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.sampling import batch_indices
@@ -94,6 +95,47 @@ class TestDigits:
         assert set(np.unique(image)) <= set(np.round(np.arange(17) * 255 / 16).astype(np.uint8))
         assert small.fingerprint != digits().fingerprint
         np.testing.assert_array_equal(small.splits["test"].labels, digits().splits["test"].labels)
+
+
+@functools.cache
+def spurious() -> Dataset:
+    return load_dataset("digits_spurious", resolution=8)
+
+
+class TestSpuriousDigits:
+    def test_tint_goes_with_parity_in_train_and_with_nothing_elsewhere(self):
+        for name, split in spurious().splits.items():
+            share = 0.95 if name == "train" else 0.5
+            for label in range(10):
+                tints = split.groups[split.labels == label] % 2
+                own = np.sum(tints == label % 2)
+                assert abs(own - share * len(tints)) <= 0.5
+
+    def test_groups_are_parity_and_tint(self):
+        expected = ["even on yellow", "even on blue", "odd on yellow", "odd on blue"]
+        assert spurious().group_names == expected
+        split = spurious().splits["test"]
+        np.testing.assert_array_equal(split.groups // 2, split.labels % 2)
+        # The darkest pixel of each image shows the tint.
+        darkest = split.images.min(axis=(1, 2))
+        np.testing.assert_array_equal(darkest[:, 2] > darkest[:, 0], split.groups % 2 == 1)
+
+    def test_the_digits_are_the_plain_ones(self):
+        plain = load_dataset("digits", resolution=8)
+        for name, split in spurious().splits.items():
+            same = plain.splits[name]
+            np.testing.assert_array_equal(split.labels, same.labels)
+            # Yellow has no blue, and blue no red.
+            for tint, channel in ((0, 2), (1, 0)):
+                of_tint = split.groups % 2 == tint
+                np.testing.assert_array_equal(
+                    split.images[of_tint][..., channel], same.images[of_tint][..., channel]
+                )
+
+    def test_is_always_the_same(self):
+        again = load_spurious_digits(8)
+        assert again.fingerprint == spurious().fingerprint
+        assert again.fingerprint != load_dataset("digits", resolution=8).fingerprint
 
 
 class TestRegistry:

@@ -43,12 +43,23 @@ def test_the_papers_pyramid_grows_every_200_steps_to_nine_levels():
     assert active[1599:1601] == [8, 9]
 
 
-@pytest.mark.parametrize(("start", "grow_every"), [(1, 3), (4, 3), (5, 7), (0, 2), (99, 5), (1, 0)])
-def test_traced_and_python_schedules_agree(start, grow_every):
-    sizes = images.level_sizes(20)
-    traced = jax.jit(lambda step: jnp.asarray(images.num_active(step, sizes, start, grow_every)))
+def test_the_authors_pyramid_grows_one_step_later():
+    sizes = images.level_sizes(256)
+    active = [images.num_active(step, sizes, 1, 200, 1) for step in range(2000)]
+    grown = [step for step in range(1, 2000) if active[step] > active[step - 1]]
+    assert grown == list(range(201, 1602, 200))
+    assert (active[0], active[-1]) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("start", "grow_every", "delay"),
+    [(1, 3, 0), (4, 3, 1), (5, 7, 9), (0, 2, 0), (99, 5, 0), (1, 0, 1)],
+)
+def test_traced_and_python_schedules_agree(start, grow_every, delay):
+    sizes, schedule = images.level_sizes(20), (start, grow_every, delay)
+    traced = jax.jit(lambda step: jnp.asarray(images.num_active(step, sizes, *schedule)))
     for step in range(40):
-        expected = images.num_active(step, sizes, start, grow_every)
+        expected = images.num_active(step, sizes, *schedule)
         assert isinstance(expected, int)
         assert traced(jnp.int32(step)) == expected
 

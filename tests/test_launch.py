@@ -1,5 +1,6 @@
 """The program as a person starts it: what it writes, what it skips, what it refuses."""
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import lgm_jax
 from configs import common
 from lgm_jax import checkpoints, distill, features, runs, stages
 from lgm_jax import session as session_module
+from lgm_jax.report import gallery
 from lgm_jax.session import open_session
 
 QUICK = "--config=configs/quickstart.py:quick"
@@ -66,6 +68,14 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """The images of the same distillation with two more steps, made in one go."""
+    workdir = tmp_path_factory.mktemp("run") / "longer"
+    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=workdir) == 0
+    return lgm_jax.load_distilled(workdir)[0]
+
+
 @pytest.fixture
 def run_copy(finished, tmp_path):
     """A finished quick run that a test may change."""
@@ -102,8 +112,10 @@ def test_results_have_the_documented_schema(finished):
     for entry in methods.values():
         assert set(entry) == {
             *("top1_mean", "top1_std", "top5_mean", "top5_std", "top1_runs"),
-            *("solver", "epochs", "augment", "split", "groups", "worst_group"),
+            *("solver", "epochs", "augment", "split", "groups", "worst_group", "loss_curve"),
         }
+        # L-BFGS has no epochs.
+        assert entry["loss_curve"] is None
         assert len(entry["top1_runs"]) == 2
         assert np.isclose(entry["top1_mean"], np.mean(entry["top1_runs"]))
         assert 0 <= entry["top1_mean"] <= entry["top5_mean"] <= 100
@@ -133,12 +145,23 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
         "step_000003.png",
         "step_000006.png",
     ]
+    assert sorted(p.name for p in (finished / "timelapse").iterdir()) == [
+        "step_000003.webp",
+        "step_000006.webp",
+    ]
+    with Image.open(finished / "timelapse.webp") as animation:
+        assert animation.n_frames == 2
+    page = (finished / "report.html").read_text()
+    assert "Still distilling" not in page
+    assert page.count("<img") == 10 * 4 + 2 + 10, "cards, frames and thumbnails of the map"
+    assert "python launch.py --config=configs/quickstart.py:quick --workdir=quick" in page
+    assert str(finished.parent) not in page
     assert logged_steps(finished) == [2, 4, 6]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
     assert len(config["identity"]["data.fingerprint"]) == 64
     stages = json.loads((finished / "stages.json").read_text())
-    assert len(stages) == 6
+    assert len(stages) == 7
     for record in stages.values():
         (process,) = record["made_by"]
         assert process["versions"]["lgm_jax"] == lgm_jax.__version__
@@ -161,13 +184,54 @@ def commits(workdir, stage):
 
 
 @pytest.mark.usefixtures("later")
-def test_second_start_repeats_nothing(run_copy, capsys):
-    before = snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints")
+def test_second_start_repeats_nothing(run_copy, capsys, monkeypatch):
+    def made():
+        pages = [run_copy / name for name in ("report.html", "gallery.npz", "results.json")]
+        written = {page.name: page.stat().st_mtime_ns for page in pages}
+        return snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints") | written
+
+    before = made()
     stages = json.loads((run_copy / "stages.json").read_text())
     assert start(QUICK, workdir=run_copy) == 0
     assert "6 steps are done" in capsys.readouterr().out
-    assert snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints") == before
+    assert made() == before
     assert json.loads((run_copy / "stages.json").read_text()) == stages
+    # What is gone of the report is made again.
+    for name in ("report.html", "timelapse.webp"):
+        (run_copy / name).unlink()
+        assert start(QUICK, workdir=run_copy) == 0
+        assert (run_copy / name).exists()
+    assert "10 images in place of 1,149" in (run_copy / "report.html").read_text()
+    # So is the folder of the pictures, where they do not fit the page.
+    monkeypatch.setattr(gallery, "_MOST_CLASSES", 5)
+    assert start(QUICK, workdir=run_copy) == 0
+    assert 'src="report/distilled/00000.webp"' in (run_copy / "report.html").read_text()
+    assert (run_copy / "report" / "distilled" / "00000.webp").is_file()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.usefixtures("later")
+def test_finished_run_that_went_on_and_was_killed_is_finished_still(run_copy, monkeypatch):
+    results, made_by = (run_copy / "results.json").read_bytes(), commits(run_copy, "distill")
+    write_page = stages.write_unfinished_page
+
+    def write_and_die(*arguments):
+        write_page(*arguments)
+        raise Killed
+
+    monkeypatch.setattr(stages, "write_unfinished_page", write_and_die)
+    with pytest.raises(Killed):
+        start(QUICK, "--config.steps=9", workdir=run_copy)
+    assert "Still distilling: step 9 of 9" in (run_copy / "report.html").read_text()
+    assert start(QUICK, workdir=run_copy) == 0
+    page = (run_copy / "report.html").read_text()
+    assert "Still distilling" not in page
+    assert "at step 6." in page
+    assert json.loads((run_copy / "results.json").read_bytes()) == json.loads(results)
+    assert commits(run_copy, "distill") == made_by
 
 
 @pytest.mark.usefixtures("later")
@@ -177,23 +241,36 @@ def test_changed_probe_key_keeps_the_distillation_and_who_made_it(run_copy):
     assert snapshot(run_copy / "distilled") == before
     assert commits(run_copy, "distill") == made_by
     assert commits(run_copy, "probe/distilled/digits_contrastive") == [(None, "later")]
+    assert commits(run_copy, "report") == [(None, "later")]
     # Its epochs are of their own.
     assert commits(run_copy, "baselines/full/digits_contrastive") != [(None, "later")]
     results = json.loads((run_copy / "results.json").read_text())
     assert results["probe"]["digits_contrastive"]["distilled"]["epochs"] == 3
 
 
+def test_adam_probes_leave_their_learning_curves(run_copy):
+    changes = ("solver=adam", "epochs=3", "full_epochs=2")
+    arguments = [f"--config.probe.{change}" for change in changes]
+    assert start(QUICK, *arguments, "--config.baselines=full", workdir=run_copy) == 0
+    results = json.loads((run_copy / "results.json").read_text())
+    rows = results["probe"]["digits_contrastive"]
+    assert set(rows) == {"distilled", "full"}
+    for method, epochs in (("distilled", 3), ("full", 2)):
+        curve = rows[method]["loss_curve"]
+        assert [epoch for epoch, _ in curve] == list(range(1, epochs + 1))
+        # Of ten classes, of which an untrained head knows nothing.
+        assert 1 < curve[0][1] < 4
+    page = (run_copy / "report.html").read_text()
+    assert "Training loss by epoch of 2 classifiers on digits_contrastive" in page
+
+
 @pytest.mark.usefixtures("later")
-def test_more_steps_continue_as_if_never_stopped(finished, run_copy, tmp_path):
+def test_more_steps_continue_as_if_never_stopped(finished, run_copy, longer):
     ((_, first),) = commits(run_copy, "distill")
     assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=run_copy) == 0
-    whole = tmp_path / "whole"
-    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=whole) == 0
-    longer, fresh, shorter = (
-        lgm_jax.load_distilled(folder)[0] for folder in (run_copy, whole, finished)
-    )
-    np.testing.assert_array_equal(longer, fresh)
-    assert not np.array_equal(longer, shorter)
+    continued, shorter = (lgm_jax.load_distilled(folder)[0] for folder in (run_copy, finished))
+    np.testing.assert_array_equal(continued, longer)
+    assert not np.array_equal(continued, shorter)
     assert logged_steps(run_copy) == [2, 4, 6, 8]
     assert commits(run_copy, "distill") == [(0, first), (6, "later")]
 
@@ -265,6 +342,7 @@ def test_lost_output_is_made_again(run_copy, finished):
          ["digit_contrastive", "did you mean digits_contrastive"]),
         ((QUICK, "--config.eval_backbones=nope", "--workdir=w"), ["nope", "digits_contrastive"]),
         ((QUICK, "--config.probe.augment=fresh", "--workdir=w"), ["lbfgs", "probe.augment"]),
+        ((QUICK, "--config.probe.full_augment=fresh", "--workdir=w"), ["lbfgs", "full_augment"]),
         ((QUICK, "--config.backbone.name=", "--workdir=w"), ["config.backbone.name is empty"]),
         ((QUICK, "--config.backbone.name=~/nope", "--workdir=w"), ["nope", "no such folder"]),
         ((QUICK, "--config.objective=a\nb", "--workdir=w"), ["objective"]),
@@ -378,7 +456,7 @@ def test_damaged_file_of_a_run_is_named(run_copy, capsys, name, change, words):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "bits", "emptied", "other numbers"])
-def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, tmp_path, capsys, damage):
+def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, longer, capsys, damage):
     """The steps since then are made again, and the images are those of a run without the fault."""
     newest = run_copy / "checkpoints" / "6"
     if damage == "other numbers":
@@ -398,9 +476,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, tmp_path, caps
     arguments = (QUICK, "--config.steps=8", "--config.stages=distill")
     assert start(*arguments, workdir=run_copy) == 0
     assert "note: the checkpoint of step 6 is damaged and not used" in capsys.readouterr().out
-    assert start(*arguments, workdir=tmp_path / "whole") == 0
-    damaged, sound = map(lgm_jax.load_distilled, (run_copy, tmp_path / "whole"))
-    np.testing.assert_array_equal(damaged[0], sound[0])
+    np.testing.assert_array_equal(lgm_jax.load_distilled(run_copy)[0], longer)
     assert [begun for begun, _ in commits(run_copy, "distill")] == [0, 3]
     assert sorted(path.name for path in (run_copy / "checkpoints").iterdir()) == ["6", "8"]
 
@@ -441,7 +517,7 @@ def test_full_disk_is_one_line(run_copy, capsys):
     assert logged_steps(run_copy) == [2, 4, 6, 8]
 
 
-def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys):
+def test_checkpoint_without_space_is_one_line(run_copy, longer, capsys):
     """No file may grow as large as a checkpoint's; Orbax would tell of it at length."""
     arguments = (QUICK, "--config.steps=8", "--config.stages=distill")
     limited = (
@@ -450,8 +526,8 @@ def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys):
         "sys.exit(launch.main(sys.argv))"
     )
     command = [sys.executable, "-c", limited, *arguments, "--config.checkpoint_every=1"]
-    # JAX would warn that it cannot keep what it compiled.
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    # JAX would warn that it cannot keep what it compiled: it is to try never.
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
     process = subprocess.run(
         [*command, f"--workdir={run_copy}"], env=environment, capture_output=True, text=True
     )
@@ -461,10 +537,7 @@ def test_checkpoint_without_space_is_one_line(run_copy, tmp_path, capsys):
     assert "go on from the last checkpoint" in line
     assert start(*arguments, workdir=run_copy) == 0
     assert "steps 6 to 8" in capsys.readouterr().out
-    assert start(*arguments, workdir=tmp_path / "whole") == 0
-    np.testing.assert_array_equal(
-        lgm_jax.load_distilled(run_copy)[0], lgm_jax.load_distilled(tmp_path / "whole")[0]
-    )
+    np.testing.assert_array_equal(lgm_jax.load_distilled(run_copy)[0], longer)
 
 
 def test_writes_that_nobody_waits_for_are_not_told_of(monkeypatch):
@@ -567,8 +640,39 @@ def test_a_run_is_named_by_what_its_objective_reads(finished):
     """So that runs go on which began before there were others."""
     identity = json.loads((finished / "config.json").read_text())["identity"]
     assert {"objective", "head_std"} < set(identity)
-    silent = {"clp.ridge", "clp.temperature", "labels", "labels_learning_rate", "backbone.weights"}
+    silent = {
+        "images.grow_delay",
+        "clp.ridge",
+        "clp.temperature",
+        "labels",
+        "labels_learning_rate",
+        "backbone.weights",
+        "backbone.position_offset",
+    }
     assert not silent & set(identity)
+
+
+def test_command_is_recorded_without_what_is_about_one_start():
+    argv = ["launch.py", "--config=../c.py:quick", "--overwrite", "--config.stages=probe,report"]
+    argv += ["--distributed", "10.0.0.1:9876", "--num_processes=2", "-process_id=1"]
+    argv += ["--config.stages", "report", "--nooverwrite", "--config.seed", "-1", "--workdir=w"]
+    argv += ["--config.backbone.name=../../me/w,a..b", "--config.data.folder", "/home/me/photos"]
+    assert launch.shown_command(argv) == (
+        "python launch.py --config=c.py:quick --config.seed -1 --workdir=w "
+        "--config.backbone.name=w,a..b --config.data.folder photos"
+    )
+
+
+def test_an_offset_of_positions_that_matters_is_named(finished, capsys, monkeypatch):
+    load = session_module._load_backbone
+    moved = "--config.backbone.position_offset=0.1"
+
+    def load_moved(*arguments):
+        return dataclasses.replace(load(*arguments), position_offset=0.1)
+
+    monkeypatch.setattr(session_module, "_load_backbone", load_moved)
+    refused = refuse(capsys, QUICK, moved, workdir=finished)
+    assert "backbone.position_offset is None there, not 0.1" in refused
 
 
 def test_soft_labels_are_learned_probed_and_taken_along(tmp_path, capsys):
@@ -939,9 +1043,10 @@ def test_program_runs_from_a_shell(tmp_path):
 )
 def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):
     command = [sys.executable, "launch.py", QUICK, "--config.stages=distill"]
-    given = {variable: str(tmp_path / "kept"), "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment[variable] = str(tmp_path / "kept")
     # Whatever the machine's speed.
-    given["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     folders = {"XDG_CACHE_HOME": "kept/lgm_jax/compiled", "JAX_COMPILATION_CACHE_DIR": "kept"}
     kept, images = [], []
     for name in ("first", "second"):
@@ -949,7 +1054,7 @@ def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):
         done = subprocess.run(
             [*command, f"--workdir={workdir}"],
             cwd=ROOT,
-            env=os.environ | given,
+            env=environment,
             capture_output=True,
             text=True,
             check=True,
@@ -1080,7 +1185,7 @@ def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkey
     code, captured = run("--config.stages=distill,baselines", *fresh)
     assert code == 2
     assert re.fullmatch(
-        r"error: [^\n]*--config\.probe\.augment=views or none[^\n]*\n", captured.err
+        r"error: [^\n]*--config\.probe\.full_augment=views or none[^\n]*\n", captured.err
     )
     assert not (tmp_path / "w").exists()
     code, captured = run()

@@ -99,6 +99,7 @@ def test_gradients_do_not_depend_on_microbatches(source, objective):
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit)
 
 
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("layers", [1, pytest.param(12, marks=pytest.mark.slow)])
 def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
@@ -131,7 +132,27 @@ def test_memory_of_a_step_is_that_of_one_microbatch(layers):
 def test_the_size_is_what_fits_in_the_memory_of_a_device():
     reported = {"bytes_limit": 1000, "bytes_in_use": 100}
     assert microbatch.free_bytes(reported, 200) == 600
-    assert microbatch.free_bytes(None, 200) == 4 * 2**30 // jax.local_device_count()
+    whole = jax.local_device_count() * microbatch.free_bytes(None, 200)
+    assert whole == pytest.approx(0.5 * microbatch.machine_bytes(), rel=1e-6)
     assert microbatch.choose_size(view_bytes=10, free=600, views=100) == 40
     assert microbatch.choose_size(view_bytes=10, free=600, views=30) == 30
     assert microbatch.choose_size(view_bytes=10, free=-5, views=30) == 1
+
+
+def test_processes_share_the_memory_of_a_machine_that_no_device_reports(monkeypatch):
+    alone = microbatch.free_bytes({}, 0)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    assert microbatch.free_bytes({}, 0) == pytest.approx(alone / 4, rel=1e-6)
+    # The memory of a GPU belongs to the one process that has it.
+    assert microbatch.free_bytes({"bytes_limit": 1000}, 0) == 900
+
+
+def test_a_container_has_the_memory_of_its_limit(tmp_path, monkeypatch):
+    limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
+    limit.write_text("1000000\n")
+    unlimited.write_text("max\n")
+    monkeypatch.setattr(microbatch, "_CONTAINER_LIMITS", (unlimited, tmp_path / "none"))
+    machine = microbatch.machine_bytes()
+    assert machine > 2**28
+    monkeypatch.setattr(microbatch, "_CONTAINER_LIMITS", (limit, unlimited))
+    assert microbatch.machine_bytes() == 1_000_000

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import baselines, probe
+from lgm_jax import baselines, objectives, probe
 from lgm_jax.augment import PRESETS
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit
@@ -54,7 +54,8 @@ def train(backbone, split, protocol, rows=None, seed=0):
     rows = rows_of(len(split.labels), protocol.runs) if rows is None else rows
     labels = jnp.asarray(split.labels)[rows]
     key = jax.random.key(seed)
-    return probe.train(key, backbone, jnp.asarray(split.images), labels, rows, CLASSES, protocol)
+    images = jnp.asarray(split.images)
+    return probe.train(key, backbone, images, labels, rows, CLASSES, protocol).heads
 
 
 def center_crops(backbone, split):
@@ -70,6 +71,34 @@ def test_probe_learns_what_is_separable(backbone, augment):
     assert scores["top1"].min() > 95
     shuffled = np.roll(test.labels, 1)
     assert probe.evaluate(heads, center_crops(backbone, test), shuffled)["top1"].max() < 30
+
+
+def test_losses_are_those_of_each_epochs_images(backbone):
+    """Of a head that does not move: in every epoch the loss of all images, a short batch or not."""
+    split = colors(1, 7)
+    still = protocol(epochs=3, batch=4, runs=2, learning_rate=1e-12)
+    images, rows = jnp.asarray(split.images), rows_of(7, 2)
+    labels = jnp.asarray(split.labels)
+    key = jax.random.key(0)
+    heads, losses = probe.train(key, backbone, images, labels[rows], rows, CLASSES, still)
+    features = jnp.asarray(center_crops(backbone, split))
+    expected = jax.vmap(lambda head: objectives.linear_probe_loss(head, features, labels))(heads)
+    assert losses.shape == (2, 3)
+    assert not np.isclose(losses[0, 0], losses[1, 0], rtol=1e-3)
+    # Measured: 1e-7.
+    np.testing.assert_allclose(losses, np.repeat(expected[:, None], 3, axis=1), rtol=1e-5)
+
+
+def test_losses_fall_as_a_probe_learns(backbone):
+    split, rows = colors(1, 33), rows_of(33)
+    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)[rows]
+    for augment in probe.AUGMENTS:
+        key, chosen = jax.random.key(0), protocol(augment=augment, views=2)
+        losses = probe.train(key, backbone, images, labels, rows, CLASSES, chosen).losses
+        assert losses.shape == (3, 30)
+        assert (losses[:, -1] < 0.5 * losses[:, 0]).all()
+    minimum = protocol(solver="lbfgs", epochs=3)
+    assert probe.train(key, backbone, images, labels, rows, CLASSES, minimum).losses is None
 
 
 def test_a_run_does_not_depend_on_the_other_runs_images(backbone):
@@ -302,7 +331,7 @@ def test_probes_train_on_probabilities(backbone, changes):
     def on(probabilities):
         soft = jnp.broadcast_to(probabilities, (3, *probabilities.shape))
         key, images = jax.random.key(0), jnp.asarray(split.images)
-        return probe.train(key, backbone, images, soft, rows, CLASSES, chosen)
+        return probe.train(key, backbone, images, soft, rows, CLASSES, chosen).heads
 
     sure = on(jax.nn.one_hot(split.labels, CLASSES))
     for ours, theirs in zip(jax.tree.leaves(sure), jax.tree.leaves(hard), strict=True):

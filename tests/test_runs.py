@@ -78,9 +78,15 @@ def test_processes_stay_with_the_steps_they_made(run):
         made_by = run.begin("distill", 500, {"commit": commit})
     expected = [(0, "a"), (300, "b"), (500, "d")]
     assert [(made["from_step"], made["commit"]) for made in made_by] == expected
-    assert json.loads((run.path / runs.STAGES).read_text())["distill"]["made_by"] == made_by
-    # What was finished before is finished still.
+    assert run.last_process("distill")["commit"] == "d"
+    # What was finished before is finished still, by those who made it.
     assert run.find("distill", {"steps": 500}) == run.latest("distill") == "images"
+    record = json.loads((run.path / runs.STAGES).read_text())["distill"]
+    assert [made["commit"] for made in record["made_by"]] == ["a", "b"]
+    run.finish("distill", {"steps": 600}, "more images", 1.0, made_by)
+    record = json.loads((run.path / runs.STAGES).read_text())["distill"]
+    assert record["made_by"] == made_by
+    assert "going_on" not in record
 
 
 def test_a_stage_that_was_only_begun_is_not_finished(run):
@@ -88,6 +94,26 @@ def test_a_stage_that_was_only_begun_is_not_finished(run):
     assert run.find("distill", {}) is None
     assert run.latest("distill") is None
     assert run.seconds() == {}
+
+
+def test_a_stage_that_is_forgotten_is_done_again(run):
+    run.finish("report", {}, "page", 1.0, [])
+    run.finish("probe", {}, "heads", 1.0, [])
+    run.forget("report")
+    run.forget("never done")
+    assert run.find("report", {}) is None
+    assert run.find("probe", {}) == "heads"
+
+
+def test_a_folder_is_read_by_others_and_from_home(run, monkeypatch):
+    (run.path / runs.RESULTS).write_text('{"steps": 3}')
+    monkeypatch.setenv("HOME", str(run.path.parent))
+    found = runs.read_folder("~/run")
+    assert (found.path, found.stages, found.results) == (run.path, {}, {"steps": 3})
+    assert found.config["identity"]["seed"] == 0
+    (run.path / runs.CONFIG).write_text('{"identity": 3}')
+    with pytest.raises(UserError, match="is no run's folder"):
+        runs.read_folder(run.path)
 
 
 def test_a_stage_is_found_by_its_inputs(run):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+import launch
 import lgm_jax
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,12 @@ def test_laws_of_many_devices():
     assert "skipped" not in output
 
 
-def test_a_run_of_eight_devices_goes_on_on_one(tmp_path):
+def test_a_run_of_eight_devices_goes_on_on_one(tmp_path, capsys):
+    def run_on_one_device(*command: str) -> str:
+        """The same in this process, which has one."""
+        assert launch.main(command) == 0
+        return capsys.readouterr().out
+
     command = ("launch.py", "--config=configs/quickstart.py:quick", "--config.stages=distill")
     images = []
     for workdir, first in (("mixed", run_on_eight_devices), ("one", run_on_one_device)):
@@ -47,11 +53,3 @@ def test_a_run_of_eight_devices_goes_on_on_one(tmp_path):
         images.append(lgm_jax.load_distilled(tmp_path / workdir)[0])
     # Measured: 5e-6 after six steps.
     np.testing.assert_allclose(*images, rtol=0, atol=1e-3)
-
-
-def run_on_one_device(*command: str) -> str:
-    """The same with one device."""
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout

@@ -139,6 +139,8 @@ def outcome(workdir: Path) -> dict[str, Any]:
         "final_loss": results["final_loss"],
         "losses": [(line["step"], line["loss"]) for line in lines],
         "pictures": sorted(path.name for path in (workdir / "progress").iterdir()),
+        "timelapse": {p.name: p.read_bytes() for p in (workdir / "timelapse").iterdir()},
+        "animation": (workdir / "timelapse.webp").read_bytes(),
     }
 
 

@@ -78,6 +78,8 @@ class Backbone:
         provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or
             `None`), `sha256` by file; for an export, `exported_from` has the same of its origin.
         published: What the checkpoint says it is; `None` for a backbone made by hand.
+        position_offset: What the side of the patch grid was taken to be larger by; 0 where that
+            does not apply.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Backbone:
     fingerprint: str
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     published: Published | None = None
+    position_offset: float = 0.0
 
 
 def load(
@@ -101,6 +104,7 @@ def load(
     params_dtype: DTypeLike = "float32",
     attention: str = "auto",
     pooling: str | None = "native",
+    position_offset: float = 0.0,
     resolution: int | None = None,
     revision: str | None = None,
 ) -> Backbone:
@@ -121,6 +125,10 @@ def load(
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
             of the last four blocks; no projection or pooling head follows.
+        position_offset: What the side of the patch grid is taken to be larger by where the
+            positions of a DINOv2 without registers are resized: 0.1 in the code that it was
+            published with (`torch.hub`), 0 in transformers. Every other backbone has 0, in all
+            code: with registers, in timm's format, of another family.
         resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
             upstream resizes them. By default what the backbone is used at.
         revision: Branch, tag or commit, for the hub only.
@@ -142,7 +150,8 @@ def load(
     found, published, params = read_checkpoint(source, revision=revision)
     statistics = configs.IMAGENET if normalization == "imagenet" else published.preprocessing
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
-    params = _fit(params, published.spec, spec)
+    offset = position_offset if _takes_offset(published, spec) else 0.0
+    params = _fit(params, published.spec, spec, offset)
     params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
     kernel = _attention_kernel(attention, spec, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
@@ -159,9 +168,14 @@ def load(
         std=statistics.std,
         sha256=sha256,
         # How attention is computed is left out: it is to change no more than rounding.
-        fingerprint=_digest([sha256, repr(spec), repr(statistics), dtype, params_dtype]),
+        fingerprint=_digest(
+            [sha256, repr(spec), repr(statistics), dtype, params_dtype]
+            # Named only where it changes something, so that what was computed before stays valid.
+            + [offset] * (offset != 0)
+        ),
         provenance=origin,
         published=published,
+        position_offset=offset,
     )
 
 
@@ -409,13 +423,31 @@ def _reshape(spec: ViTSpec, pooling: str, resolution: int) -> ViTSpec:
     return spec
 
 
-def _fit(params: port.Params, published: ViTSpec, spec: ViTSpec) -> port.Params:
+def _resizes(published: ViTSpec, spec: ViTSpec) -> bool:
+    """Whether positions are resized."""
+    return spec.grid != published.grid and spec.embed.positions != "none"
+
+
+def _takes_offset(published: Published, spec: ViTSpec) -> bool:
+    """Whether positions are resized, and the code that upstream published has an offset there.
+
+    `torch.hub` has one for DINOv2 without registers alone, whose positions are not antialiased.
+    """
+    dinov2 = published.form == "hf_dinov2" and not published.spec.embed.antialias
+    return dinov2 and _resizes(published.spec, spec)
+
+
+def _fit(
+    params: port.Params, published: ViTSpec, spec: ViTSpec, position_offset: float
+) -> port.Params:
     """Parameters of another shape: without what pools, positions resized as upstream does."""
     if spec.pool != published.pool:
         params = {name: leaf for name, leaf in params.items() if name not in ("pool", "project")}
-    if spec.grid == published.grid or spec.embed.positions == "none":
+    if not _resizes(published, spec):
         return params
-    matrix = bicubic_matrix(published.grid, spec.grid, antialias=spec.embed.antialias)
+    matrix = bicubic_matrix(
+        published.grid, spec.grid, antialias=spec.embed.antialias, offset=position_offset
+    )
     positions = np.asarray(params["positions"])
     prefix = positions.shape[1] - published.grid**2
     old = positions[0, prefix:].reshape(published.grid, published.grid, -1).astype(np.float64)

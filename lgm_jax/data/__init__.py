@@ -11,7 +11,7 @@ import numpy as np
 from lgm_jax.data import imagenet, tfds
 from lgm_jax.data.arrays import from_arrays, load_npz
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
-from lgm_jax.data.digits import load_digits
+from lgm_jax.data.digits import load_digits, load_spurious_digits
 from lgm_jax.data.folder import load_artbench, load_folder, load_imagenet
 from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
 from lgm_jax.data.huggingface import load_huggingface
@@ -146,7 +146,8 @@ def check_fits(split: Split, *, limit_bytes: int) -> tuple[int, ...]:
         raise UserError(
             f"{count} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
             f"limit of {limit_bytes / 1e9:.3g} GB: set --config.data.placement=host to distil from "
-            "them, and --config.probe.augment=views or none to train the probe of all on features"
+            "them, and --config.probe.full_augment=views or none to train the probe of all on "
+            "features"
         )
     return shape
 
@@ -156,7 +157,8 @@ def _digits(request: _Request) -> Dataset:
         raise UserError(
             f"digits are not read from a folder: set --config.data.name=folder for {request.folder}"
         )
-    return load_digits(request.resolution)
+    load = load_digits if request.name == "digits" else load_spurious_digits
+    return load(request.resolution)
 
 
 def _folder(request: _Request) -> Dataset:
@@ -206,7 +208,7 @@ def _given(request: _Request, what: str) -> str:
 
 
 _SOURCES: Mapping[str, Callable[[_Request], Dataset]] = {
-    "digits": _digits,
+    **dict.fromkeys(("digits", "digits_spurious"), _digits),
     "folder": _folder,
     "npz": _npz,
     "imagenet": _imagenet,

@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
-from lgm_jax.data.dataset import ArraySplit, Dataset
+from lgm_jax.data.dataset import ArraySplit, Dataset, digest
 
 RESOLUTION = 32
 _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SPLIT_SEED = 0
+
+_PARITIES = ("even", "odd")
+# What black becomes; white stays white. One is brighter: backbones that were trained on grey digits
+# see next to nothing of hue alone.
+_TINTS = {"yellow": (200, 200, 0), "blue": (0, 0, 160)}
+_MISLEADING = 0.95
+_TINT_SEED = 0
 
 
 def load_digits(resolution: int = RESOLUTION) -> Dataset:
@@ -48,3 +56,52 @@ def load_digits(resolution: int = RESOLUTION) -> Dataset:
         digest.update(split.images.tobytes())
         digest.update(split.labels.tobytes())
     return Dataset("digits", _NAMES, splits, digest.hexdigest())
+
+
+def load_spurious_digits(resolution: int = RESOLUTION) -> Dataset:
+    """The digits on backgrounds that mislead, with the same classes and splits as `load_digits`.
+
+    Black is tinted yellow or blue. In `train`, 95 % of the images of each even digit are yellow and
+    95 % of those of each odd one blue; in `val` and `test`, half of every class are yellow, so that
+    the tint tells nothing. Which ones is drawn with a fixed seed. Groups are parity x tint, from 0:
+    even on yellow, even on blue, odd on yellow, odd on blue.
+
+    A small stand-in for Waterbirds (arXiv 1911.08731), whose `train` has 95 % of its birds before
+    the background of their kind, and whose other splits are balanced.
+
+    Args:
+        resolution: Side of the images, in pixels.
+    """
+    plain = load_digits(resolution)
+    rng = np.random.default_rng(_TINT_SEED)
+    splits = {}
+    for name, split in plain.splits.items():
+        share = _MISLEADING if name == "train" else 0.5
+        tints = _draw_tints(split.labels, share, rng)
+        images = _tint(split.load(np.arange(len(tints))), tints)
+        groups = split.labels % 2 * len(_TINTS) + tints
+        splits[name] = ArraySplit(images, split.labels, groups.astype(np.int32))
+    group_names = [f"{parity} on {tint}" for parity in _PARITIES for tint in _TINTS]
+    facts = [array for split in splits.values() for array in (split.images, split.groups)]
+    fingerprint = digest(plain.fingerprint, group_names, *facts)
+    return Dataset("digits_spurious", plain.class_names, splits, fingerprint, group_names)
+
+
+def _draw_tints(
+    labels: Int[np.ndarray, " n"], share: float, rng: np.random.Generator
+) -> Int[np.ndarray, " n"]:
+    """The number of each image's tint: of each class, `share` have that of its parity."""
+    tints = np.empty(len(labels), np.int32)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        own = round(share * len(members))
+        tints[members[:own]], tints[members[own:]] = label % 2, 1 - label % 2
+    return tints
+
+
+def _tint(
+    images: UInt8[np.ndarray, "n r r 3"], tints: Int[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n r r 3"]:
+    """Fades from a tint to white as the scan does from black."""
+    colour = np.asarray(list(_TINTS.values()), np.float32)[tints][:, None, None, :]
+    return np.round(colour + (1 - colour / 255) * images).astype(np.uint8)

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# The rows, as the terminal and a shared set's card call them, in their order.
+TITLES: Mapping[str, str] = {
+    "distilled": "distilled",
+    "centroids": "real nearest to class mean",
+    "neighbors": "real nearest to distilled",
+    "random": "random real",
+    "full": "full training set",
+}
+
 
 def format_table(results: Mapping[str, Any]) -> str:
     """Top-1 accuracy of every probe of `results.json`, a column per evaluation backbone."""
@@ -13,20 +22,13 @@ def format_table(results: Mapping[str, Any]) -> str:
         return "no probes were trained"
     backbones = list(probes)
     methods = list(dict.fromkeys(method for entries in probes.values() for method in entries))
-    ipc = results["ipc"]
-    titles = {
-        "distilled": f"distilled, {ipc} per class",
-        "centroids": f"real nearest to class mean, {ipc} per class",
-        "neighbors": f"real nearest to distilled, {ipc} per class",
-        "random": f"random real, {ipc} per class",
-        "full": "full training set",
-    }
+    few = f", {results['ipc']} per class"
     splits = {entry["split"] for entries in probes.values() for entry in entries.values()}
     single = any(e["top1_std"] is None for entries in probes.values() for e in entries.values())
     rows = [[f"top-1 % on {' and '.join(sorted(splits))} (mean ± std)", *backbones]]
     for method in methods:
         cells = [_cell(probes[backbone].get(method)) for backbone in backbones]
-        rows.append([titles.get(method, method), *cells])
+        rows.append([TITLES[method] + (few if method != "full" else ""), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -1,0 +1,79 @@
+"""What the experiments' configs have in common: the settings of each scale. Not for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import _recipes, common, imagenette_folder, quickstart
+from lgm_jax.backbones import specs
+from lgm_jax.errors import UserError
+from lgm_jax.experiments import SECTION
+
+PAPER, EMBEDDED, QUICK, IMAGENETTE = SCALES = ("paper", "embedded", "quick", "imagenette")
+
+# The paper's four backbones.
+FOUR = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16")
+
+
+def embedded_backbones() -> list[str]:
+    """Those that come with the package."""
+    return [name for name, entry in specs.NAMES.items() if entry.folder is not None]
+
+
+def build(
+    name: str,
+    arg: str | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    *,
+    missing: Mapping[str, str] | None = None,
+) -> ConfigDict:
+    """The config of an experiment.
+
+    Args:
+        name: The experiment.
+        arg: What follows the colon: nothing for the paper's scale, or another scale.
+        settings: By scale, or under `all` for every one, what the section `experiment` has.
+        missing: By scale, why the experiment has none.
+
+    Raises:
+        UserError: If the experiment does not have that scale.
+    """
+    scale = common.parse_arg(arg, *SCALES[1:]) or PAPER
+    if missing and scale in missing:
+        raise UserError(f"experiment {name} is not for {scale}: {missing[scale]}")
+    config = _recipe(scale)
+    embedded = scale in (EMBEDDED, QUICK)
+    section = {
+        "name": name,
+        "scale": scale,
+        # Distillation seeds, from config.seed on.
+        "seeds": {PAPER: 1, EMBEDDED: 5, QUICK: 1, IMAGENETTE: 1}[scale],
+        "sets": {PAPER: "imagenet-100", IMAGENETTE: "given"}.get(scale, "digits"),
+        # To distil against, one at a time; and to evaluate on, the same by default.
+        "backbones": ",".join(embedded_backbones() if embedded else FOUR if scale == PAPER else ()),
+        "evaluate": "",
+        # Where the images of each set lie, if not all in config.data.folder.
+        "folders": "",
+        # The workdir of another experiment, whose runs are this one's too.
+        "share": "",
+        **settings.get("all", {}),
+        **settings.get(scale, {}),
+    }
+    with config.unlocked():
+        config[SECTION] = ConfigDict(section)
+    return config
+
+
+def _recipe(scale: str) -> ConfigDict:
+    if scale == PAPER:
+        return _recipes.recipe(None, "clip", "in100")
+    if scale == IMAGENETTE:
+        return imagenette_folder.get_config()
+    config = quickstart.get_config("quick" if scale == QUICK else None)
+    config.eval_backbones = ""
+    if scale == QUICK:
+        config.update(steps=2, checkpoint_every=2, image_every=2, log_every=1)
+    return config

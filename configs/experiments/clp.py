@@ -1,0 +1,29 @@
+"""Ridge and temperature of the objective `clp`, chosen on validation images.
+
+    python launch.py --config=configs/experiments/clp.py --workdir=runs/clp
+
+Twelve pairs for each of four backbones on ImageNet-100, of whose training images a tenth is held
+out; about 3 hours on one H200 for each run of as many steps in the paper. What is best is for
+`--config.clp.ridge` and `--config.clp.temperature` of the experiment `objectives`. See
+docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.experiments import _base
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The experiment, at the scale that the argument names."""
+    config = _base.build(
+        "clp",
+        arg,
+        {
+            "all": {"ridges": "0.01,0.1,1,10", "temperatures": "0.03,0.1,0.3"},
+            "embedded": {"seeds": 1},
+            "quick": {"ridges": "1", "temperatures": "0.1,0.3"},
+        },
+    )
+    if config.experiment.scale == "paper":
+        config.data.val_fraction = 0.1
+    return config

@@ -1,0 +1,24 @@
+"""Images per class: 1, 2, 5 and 10, beside as many real ones. The paper has one alone.
+
+    python launch.py --config=configs/experiments/ipc.py --workdir=runs/ipc
+
+ImageNet-100, four backbones. A step's cost grows with the number of images: 18 units in all for
+each backbone, where one image per class is about 3 hours on one H200 in the paper. See
+docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.experiments import _base
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The experiment, at the scale that the argument names."""
+    return _base.build(
+        "ipc",
+        arg,
+        {
+            "all": {"ipc": "1,2,5,10"},
+            "quick": {"ipc": "1,2", "backbones": _base.embedded_backbones()[0]},
+        },
+    )

@@ -1,0 +1,192 @@
+"""Several runs on one page: the same classes side by side, accuracies, losses."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from lgm_jax import runs
+from lgm_jax.errors import UserError
+from lgm_jax.report.page import (
+    TITLES,
+    Beside,
+    Embedded,
+    Place,
+    RunView,
+    describe_losses,
+    first_pictures,
+    match_classes,
+    render,
+    run_title,
+)
+
+# Pictures that one file holds, and their bytes.
+_MOST_PICTURES, _BUDGET = 400, 7_000_000
+
+# Of a page that is not one file, each run's pictures lie in a folder: this and a number.
+_FOLDERS = "run"
+
+
+def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Path:
+    """Writes a page that sets runs side by side.
+
+    It is one file, unless there are many pictures: these then lie beside it, in a folder named
+    after the page (`compare_pictures` for `compare.html`), and load when they are scrolled to.
+
+    Args:
+        views: At least two runs of the same classes.
+        out: The page to write; `~` is expanded. Pictures of an earlier one of its name are removed.
+
+    Raises:
+        UserError: If the page is no HTML file or would lie in a run's folder, if classes differ,
+            or if a run has no distilled images yet.
+    """
+    labels = [match_classes(views[0], view) for view in views]
+    page, folder = _check_page(out)
+    sizes = [
+        len(file)
+        for view in views
+        if view.gallery
+        for file in first_pictures(view.gallery).values()
+    ]
+    many = len(sizes) > _MOST_PICTURES or sum(sizes) > _BUDGET
+    place: Place = Beside(folder) if many else Embedded()
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _remove_pictures(folder)
+    with runs.replacing(page) as temporary:
+        temporary.write_text(render("compare.html", describe_comparison(views, labels, place)))
+    return page
+
+
+def describe_comparison(
+    views: Sequence[RunView], labels: Sequence[Sequence[int]], place: Place
+) -> dict[str, Any]:
+    """All that the template of a comparison shows.
+
+    Args:
+        views: The runs.
+        labels: For each run, the labels that it gives the classes of the first.
+        place: Where pictures go.
+    """
+    first = views[0].gallery
+    names = list(first.class_names) if first else []
+    titles = name_runs(views)
+    firsts = [first_pictures(view.gallery) if view.gallery else {} for view in views]
+    rows = []
+    for label, name in enumerate(names):
+        cells = []
+        for number, (found, mapped) in enumerate(zip(firsts, labels, strict=True)):
+            picture = found.get(mapped[label])
+            cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
+        rows.append({"name": name, "cells": cells})
+    probes = [(view.results or {}).get("probe", {}) for view in views]
+    data = {view.config.get("data", {}).get("fingerprint") for view in views}
+    return {
+        "title": f"{len(views)} runs compared",
+        "runs": [
+            {
+                "title": title,
+                "folder": view.name,
+                "ipc": (view.results or view.settings).get("ipc"),
+                "steps": (view.results or view.settings).get("steps"),
+                "objective": (view.results or view.settings).get("objective"),
+            }
+            for title, view in zip(titles, views, strict=True)
+        ],
+        "dataset": views[0].config.get("data", {}).get("name", ""),
+        "rows": rows,
+        "table": describe_table(titles, probes),
+        "heat": describe_heat(titles, views, probes),
+        "loss": describe_losses(
+            [(title, view.losses) for title, view in zip(titles, views, strict=True)]
+        ),
+        "same_data": len(data) == 1,
+        "lazy": place.lazy,
+    }
+
+
+def name_runs(views: Sequence[RunView]) -> list[str]:
+    """A title for each run; folders tell apart those that would share one.
+
+    Of a folder, so many of the last parts are given as it takes, and a number if it is named twice.
+    """
+    titles = [run_title(view) for view in views]
+    named = titles
+    for depth in range(1, 1 + max(len(view.path.parts) for view in views)):
+        if len(set(named)) == len(named):
+            return named
+        folders = ["/".join(view.path.parts[-depth:]) for view in views]
+        named = [
+            title if titles.count(title) == 1 else f"{title} ({folder})"
+            for title, folder in zip(titles, folders, strict=True)
+        ]
+    return [
+        f"{name}, {number}" if named.count(name) > 1 else name
+        for number, name in enumerate(named, 1)
+    ]
+
+
+def describe_table(titles: Sequence[str], probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By evaluation backbone, a row per method with an entry of each run."""
+    tables = []
+    for backbone in dict.fromkeys(name for entries in probes for name in entries):
+        rows = []
+        for method, title in TITLES.items():
+            entries = [found.get(backbone, {}).get(method) for found in probes]
+            if any(entries):
+                rows.append({"title": title, "entries": entries})
+        tables.append({"backbone": backbone, "titles": list(titles), "rows": rows})
+    return tables
+
+
+def describe_heat(
+    titles: Sequence[str], views: Sequence[RunView], probes: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Accuracy of each run's distilled images on each evaluation backbone, if there are several.
+
+    A colour stands for the rank within its column's range, for what is possible differs between
+    backbones.
+    """
+    columns = list(dict.fromkeys(name for entries in probes for name in entries))
+    values = [
+        [found.get(name, {}).get("distilled", {}).get("top1_mean") for name in columns]
+        for found in probes
+    ]
+    known = [value for row in values for value in row if value is not None]
+    if len(columns) < 2 or not known:
+        return None
+    rows = []
+    for title, view, row in zip(titles, views, values, strict=True):
+        cells = []
+        for number, (name, value) in enumerate(zip(columns, row, strict=True)):
+            column = [other[number] for other in values if other[number] is not None]
+            span = max(column) - min(column) if column else 0
+            part = None if value is None else ((value - min(column)) / span if span else 1.0)
+            cells.append({"value": value, "part": part, "mine": name in view.backbones})
+        rows.append({"title": title, "cells": cells})
+    return {"columns": columns, "rows": rows}
+
+
+def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
+    """The page to write, and the folder of its pictures; neither is a run's."""
+    page = epath.Path(os.path.expanduser(out))
+    if page.suffix != ".html":
+        raise UserError(f"--out={out} is no HTML file: name one, for example compare.html")
+    folder = page.with_name(f"{page.stem}_pictures")
+    if page.is_dir():
+        raise UserError(f"--out={out} is a folder: name a file")
+    for place in (folder, *page.resolve().parents):
+        if runs.is_run(place):
+            raise UserError(f"--out={out} would write into the run {place}: name a file elsewhere")
+    return page, folder
+
+
+def _remove_pictures(folder: epath.Path) -> None:
+    """Removes what an earlier comparison of the same name has written, and no more."""
+    for found in list(folder.iterdir()) if folder.is_dir() else []:
+        if re.fullmatch(rf"{_FOLDERS}\d+", found.name) and found.is_dir():
+            found.rmtree()

@@ -1,0 +1,224 @@
+"""What the page shows of the images, kept in the run folder: `gallery.npz`.
+
+It holds small WebP pictures of the distilled images and of the real ones they are compared with,
+and a map of their features. So a page is written again, or beside other runs', from the run folder
+alone: without the data set, the backbone or a device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int, UInt8
+
+from lgm_jax.errors import UserError
+from lgm_jax.report import pictures
+from lgm_jax.runs import replacing
+
+DISTILLED = "distilled"
+# In the order in which they are shown.
+REALS = ("centroids", "neighbors", "random")
+
+# Images shown of a class at most, and sides in pixels.
+_PER_CLASS, _SIDE, _REAL_SIDE = 5, 256, 160
+
+# Up to so many classes a page is one file, which shows so many images, and pictures have to fit it.
+_MOST_CLASSES, _MOST_IMAGES = 100, 200
+_BUDGET, _REAL_BUDGET = 3_000_000, 600_000
+
+# Real images drawn on the map.
+_MAP_POINTS = 1500
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """Features in the plane in which those of real images spread most.
+
+    Attributes:
+        real: Of a sample of the training images.
+        labels: Their classes.
+        syn: Of the distilled images that are shown.
+        explained: The part of the variance along each axis.
+    """
+
+    real: Float[np.ndarray, "n 2"]
+    labels: Int[np.ndarray, " n"]
+    syn: Float[np.ndarray, "s 2"]
+    explained: Float[np.ndarray, " 2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Pictures of a run.
+
+    Attributes:
+        class_names: In label order.
+        labels: Of the images that are shown: the first few of each class.
+        total: Images per class that there are.
+        files: WebP files by kind, one per image shown: `distilled`, and of `REALS` those known.
+        map: Of their features, if known.
+    """
+
+    class_names: Sequence[str]
+    labels: Int[np.ndarray, " s"]
+    total: int
+    files: Mapping[str, Sequence[bytes]]
+    map: Map | None = None
+
+    @property
+    def fits_one_file(self) -> bool:
+        """Whether a page is one file, rather than a page and a folder of pictures."""
+        return fits_one_file(len(self.class_names))
+
+
+def fits_one_file(num_classes: int) -> bool:
+    """Whether the pictures of so many classes go into the page itself."""
+    return num_classes <= _MOST_CLASSES
+
+
+def shown(labels: Int[np.ndarray, " n"], most: int = _MOST_IMAGES) -> Int[np.ndarray, " s"]:
+    """Indices of the images that a page shows: the first few of each class, class by class.
+
+    Args:
+        labels: Of all images; every class has some.
+        most: Images that are shown, unless there are more classes than one file takes: then there
+            are five of each.
+    """
+    classes = len(np.unique(labels))
+    few = max(1, min(_PER_CLASS, most // classes)) if fits_one_file(classes) else _PER_CLASS
+    order = np.argsort(labels, kind="stable")
+    first = np.searchsorted(labels[order], labels[order])
+    return order[np.arange(len(order)) - first < few]
+
+
+def make_gallery(
+    images: Float[np.ndarray, "n h w 3"],
+    labels: Int[np.ndarray, " n"],
+    class_names: Sequence[str],
+    reals: Mapping[str, UInt8[np.ndarray, "s h w 3"]] | None = None,
+    feature_map: Map | None = None,
+) -> Gallery:
+    """Encodes pictures, so small that those of 100 classes fit one page of less than 10 MB.
+
+    Args:
+        images: All distilled images, in [0, 1].
+        labels: Their classes.
+        class_names: In label order.
+        reals: By kind, the real image beside each that is `shown`.
+        feature_map: Of their features.
+    """
+    rows = shown(labels)
+    one_file = fits_one_file(len(class_names))
+    files = {
+        DISTILLED: pictures.encode(
+            pictures.to_bytes(images[rows]), _SIDE, _BUDGET if one_file else None
+        )
+    }
+    for kind, beside in (reals or {}).items():
+        files[kind] = pictures.encode(beside, _REAL_SIDE, _REAL_BUDGET if one_file else None)
+    total = int(np.bincount(labels).max())
+    return Gallery(list(map(str, class_names)), labels[rows], total, files, feature_map)
+
+
+def real_rows(
+    labels: Int[np.ndarray, " n"],
+    centroids: Int[np.ndarray, " images"],
+    neighbors: Int[np.ndarray, " n"],
+    random: Int[np.ndarray, " images"],
+) -> dict[str, Int[np.ndarray, " s"]]:
+    """By kind, indices of the real images to set beside each distilled one that is `shown`.
+
+    Args:
+        labels: Classes of all distilled images, of each as many.
+        centroids: Training images nearest to their class's mean, class by class.
+        neighbors: The one nearest to each distilled image.
+        random: Randomly drawn ones, class by class.
+    """
+    rows = shown(labels)
+    per_class = len(labels) // (int(labels.max()) + 1)
+    # Which image of its class each is.
+    order = np.argsort(labels, kind="stable")
+    number = np.empty(len(labels), int)
+    number[order] = np.arange(len(labels)) % per_class
+    place = labels[rows] * per_class + number[rows]
+    return {"centroids": centroids[place], "neighbors": neighbors[rows], "random": random[place]}
+
+
+def make_map(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    features_syn: Float[np.ndarray, "s d"],
+) -> Map:
+    """Projects features on the two principal components of a sample of the real ones.
+
+    The sample is drawn with a fixed seed. A component's sign, which is arbitrary, is such that its
+    largest entry is positive.
+    """
+    rows = np.arange(len(labels))
+    if len(rows) > _MAP_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, _MAP_POINTS, replace=False))
+    mean = features[rows].mean(axis=0, keepdims=True)
+    centred = features[rows] - mean
+    _, singular, components = np.linalg.svd(centred, full_matrices=False)
+    # One or two images have fewer components than the plane.
+    axes = np.zeros((2, features.shape[1]), np.float32)
+    axes[: len(components[:2])] = components[:2]
+    largest = axes[[0, 1], np.abs(axes).argmax(axis=1)]
+    axes *= np.where(largest < 0, -1, 1)[:, None]
+    parts = np.zeros(2, np.float32)
+    total = np.sum(singular**2)
+    if total > 0:
+        parts[: len(singular[:2])] = singular[:2] ** 2 / total
+    real, syn = centred @ axes.T, (features_syn - mean) @ axes.T
+    return Map(real.astype(np.float32), labels[rows], syn.astype(np.float32), parts)
+
+
+def save_gallery(path: epath.Path, gallery: Gallery) -> None:
+    """Writes `gallery.npz`."""
+    arrays: dict[str, np.ndarray] = {
+        "class_names": np.asarray(gallery.class_names, np.str_),
+        "labels": gallery.labels,
+        "total": np.asarray(gallery.total),
+    }
+    for kind, files in gallery.files.items():
+        arrays[f"{kind}_bytes"], arrays[f"{kind}_ends"] = pictures.pack(files)
+    if gallery.map is not None:
+        for field in dataclasses.fields(Map):
+            arrays[f"map_{field.name}"] = getattr(gallery.map, field.name)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_gallery(path: epath.Path) -> Gallery:
+    """Reads `gallery.npz`.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return _from_arrays(arrays.__getitem__, arrays.files)
+    except Exception as error:
+        raise UserError(
+            f"{path} is damaged: delete it, and start the run again to have it made anew ({error})"
+        ) from error
+
+
+def _from_arrays(get: Callable[[str], np.ndarray], names: Sequence[str]) -> Gallery:
+    files = {
+        kind: pictures.unpack(get(f"{kind}_bytes"), get(f"{kind}_ends"))
+        for kind in (DISTILLED, *REALS)
+        if f"{kind}_ends" in names
+    }
+    feature_map = None
+    if "map_real" in names:
+        fields = (field.name for field in dataclasses.fields(Map))
+        feature_map = Map(**{name: get(f"map_{name}") for name in fields})
+    labels = get("labels")
+    if {len(listed) for listed in files.values()} != {len(labels)}:
+        raise ValueError("pictures and labels differ in number")
+    return Gallery(get("class_names").tolist(), labels, int(get("total")), files, feature_map)

@@ -1,0 +1,186 @@
+"""Pictures as bytes: WebP within a budget, contact sheets, and an animation of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+# Images up to this side are kept without loss: they are tiny anyway.
+_LOSSLESS_SIDE = 64
+
+# What is tried, in turn, until pictures fit: WebP's quality, and a part of the side.
+_LADDER = ((88, 1.0), (75, 1.0), (60, 1.0), (60, 0.6), (45, 0.6), (45, 0.35), (30, 0.25))
+
+# Images by which a size is judged first.
+_SAMPLE = 8
+
+# A contact sheet shows this many images at most; its cells are this wide, and larger if few.
+SHEET_IMAGES = 100
+_CELL, _LARGE_CELL, _FEW, _GAP = 96, 128, 36, 6
+
+
+def to_bytes(images: Float[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+    """Images in [0, 1] with 8 bits a channel."""
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def encode(
+    images: UInt8[np.ndarray, "n h w 3"], largest: int, budget: int | None = None
+) -> list[bytes]:
+    """Encodes images as WebP files.
+
+    Args:
+        images: The images.
+        largest: Side in pixels that no file exceeds.
+        budget: Bytes that all files together may take: quality, then size, is lowered until they
+            fit. The last resort is taken whether it fits or not.
+    """
+    files: list[bytes] = []
+    sample = images[spread(len(images), _SAMPLE)]
+    for number, (quality, part) in enumerate(_LADDER):
+        side = max(1, round(min(largest, images.shape[1]) * part))
+        if budget is not None and number < len(_LADDER) - 1:
+            # A few tell whether it is worth while to encode all.
+            sizes = [len(_encode_one(image, side, quality)) for image in sample]
+            if sum(sizes) * len(images) > budget * len(sizes):
+                continue
+        files = [_encode_one(image, side, quality) for image in images]
+        if budget is None or sum(map(len, files)) <= budget:
+            break
+    return files
+
+
+def data_uri(webp: bytes) -> str:
+    """A WebP file as the address of an image that needs no file."""
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread, the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round((i + 1) * count / most) - 1 for i in range(most)})
+
+
+def sheet_columns(count: int) -> int:
+    """Images in a row of a contact sheet: wider than high, with the last row as full as it gets."""
+    ideal = math.sqrt(1.6 * count)
+    candidates = range(math.ceil(math.sqrt(count)), math.ceil(math.sqrt(3 * count)) + 1)
+    return min(candidates, key=lambda columns: (-count % columns, abs(columns - ideal)))
+
+
+def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
+    """A contact sheet as WebP, with clear gaps: up to `SHEET_IMAGES` images, evenly chosen.
+
+    Small images are enlarged smoothly, as in `grid.draw_grid`.
+    """
+    chosen = to_bytes(images[spread(len(images), SHEET_IMAGES)])
+    cell = _LARGE_CELL if len(chosen) <= _FEW else _CELL
+    columns = sheet_columns(len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    size = columns * (cell + _GAP) - _GAP, rows * (cell + _GAP) - _GAP
+    canvas = Image.new("RGBA", size, (0, 0, 0, 0))
+    for i, image in enumerate(chosen):
+        place = i % columns * (cell + _GAP), i // columns * (cell + _GAP)
+        canvas.paste(_resize(Image.fromarray(image), cell), place)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "WEBP", quality=72, method=4)
+    return buffer.getvalue()
+
+
+def animate(sheets: Sequence[bytes], milliseconds: int = 400, rest: int = 2500) -> bytes:
+    """An animated WebP of contact sheets, on white, that rests on the last and begins anew.
+
+    Args:
+        sheets: The sheets, in order.
+        milliseconds: How long each is shown.
+        rest: How long the last one is.
+    """
+    frames = []
+    for sheet in sheets:
+        with Image.open(io.BytesIO(sheet)) as picture:
+            frame = Image.new("RGBA", picture.size, "white")
+            frame.alpha_composite(picture.convert("RGBA"))
+            frames.append(frame.convert("RGB"))
+    buffer = io.BytesIO()
+    durations = [milliseconds] * (len(frames) - 1) + [rest]
+    frames[0].save(
+        buffer,
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+        duration=durations,
+        loop=0,
+        quality=72,
+    )
+    return buffer.getvalue()
+
+
+def shrink(files: Sequence[bytes], side: int, budget: int | None = None) -> list[bytes]:
+    """Thumbnails of WebP files.
+
+    Args:
+        files: At least one file; all of one size.
+        side: Side in pixels that no thumbnail exceeds.
+        budget: Bytes that all thumbnails together may take, as for `encode`.
+    """
+    images = []
+    for file in files:
+        with Image.open(io.BytesIO(file)) as picture:
+            images.append(np.asarray(picture.convert("RGB")))
+    return encode(np.stack(images), side, budget)
+
+
+def webp_size(file: bytes) -> tuple[int, int]:
+    """Width and height of a WebP file."""
+    with Image.open(io.BytesIO(file)) as picture:
+        return picture.size
+
+
+def is_readable(file: bytes) -> bool:
+    """Whether a file can be decoded as a picture."""
+    try:
+        with Image.open(io.BytesIO(file)) as picture:
+            picture.load()
+    # How Pillow calls files that are none, and those that are damaged.
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def pack(
+    files: Sequence[bytes],
+) -> tuple[UInt8[np.ndarray, " bytes"], Int[np.ndarray, " files"]]:
+    """Files as two arrays, so that they fit an npz: all their bytes, and where each ends."""
+    joined = np.frombuffer(b"".join(files), np.uint8)
+    return joined, np.cumsum([len(file) for file in files], dtype=np.int64)
+
+
+def unpack(joined: UInt8[np.ndarray, " bytes"], ends: Int[np.ndarray, " files"]) -> list[bytes]:
+    """The files that `pack` was given."""
+    starts = [0, *ends.tolist()]
+    return [joined[a:b].tobytes() for a, b in zip(starts, ends.tolist(), strict=False)]
+
+
+def _encode_one(image: UInt8[np.ndarray, "h w 3"], side: int, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    lossless = image.shape[0] <= _LOSSLESS_SIDE
+    # For lossless files, quality is effort.
+    options = {"lossless": True, "quality": 60} if lossless else {"quality": quality}
+    _resize(Image.fromarray(image), side).save(buffer, "WEBP", method=4, **options)
+    return buffer.getvalue()
+
+
+def _resize(picture: Image.Image, side: int) -> Image.Image:
+    if picture.size == (side, side):
+        return picture
+    # Small images are enlarged smoothly, which makes their shapes easier to read than blocks.
+    smaller = side < picture.size[0]
+    how = Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC
+    return picture.resize((side, side), how)

@@ -1,0 +1,244 @@
+"""Curves and pictures of a distillation in TensorBoard or Weights & Biases, while it runs.
+
+Both are behind one interface, `Tracker`, and neither is needed by anything else: a package is
+imported when its tracker is opened. The first process of a run writes, the others have no tracker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from etils import epath
+from PIL import Image
+
+from lgm_jax import hosts, runs
+from lgm_jax.errors import UserError
+
+# A picture of a thousand classes would take a hundred megabytes at each time it is drawn.
+_LARGEST_SIDE = 2048
+
+_PROJECT = "lgm_jax"
+_RUN = "run.json"
+
+# Zeros before the number of a file, so that the order of names is that of time.
+_DIGITS = 6
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where values and pictures of a run go, by step."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Records values after a number of updates, by name."""
+
+    def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        """Records RGB pictures after a number of updates, by name."""
+
+    def close(self) -> None:
+        """Writes what is left; nothing may be recorded afterwards."""
+
+
+class TensorBoard:
+    """Writes `tensorboard/events.out.tfevents.*` in the run folder, one file per process.
+
+    Each record is on disk when the call returns. Where the run folder is in a bucket (`gs://`), it
+    may get there only when the tracker is closed. TensorBoard takes the files as one series, and
+    forgets what an earlier process recorded for the steps that this one makes again.
+    """
+
+    def __init__(self, folder: epath.Path, start: int):
+        """Opens a new file.
+
+        Args:
+            folder: The run folder.
+            start: Updates made before this process began.
+        """
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._log = event_pb2.Event, event_pb2.SessionLog
+        self._summary = summary_pb2.Summary
+        events = folder / runs.TENSORBOARD
+        events.mkdir(parents=True, exist_ok=True)
+        numbers = [int(path.name.split(".")[3]) for path in events.glob("events.out.tfevents.*.*")]
+        name = f"events.out.tfevents.{max(numbers, default=0) + 1:0{_DIGITS}}.lgm_jax"
+        self._writer = RecordWriter((events / name).open("wb"))
+        self._write(0, file_version="brain.Event:2")
+        self._write(start + 1, session_log=self._log(status=self._log.START))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        entries = [
+            self._summary.Value(tag=name, simple_value=value) for name, value in values.items()
+        ]
+        self._write(step, summary=self._summary(value=entries))
+
+    def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        entries = []
+        for name, picture in pictures.items():
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            image = self._summary.Image(
+                height=picture.height,
+                width=picture.width,
+                colorspace=len(picture.getbands()),
+                encoded_image_string=buffer.getvalue(),
+            )
+            entries.append(self._summary.Value(tag=name, image=image))
+        self._write(step, summary=self._summary(value=entries))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, step: int, **what: Any) -> None:
+        event = self._event(wall_time=time.time(), step=step, **what)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+
+class WandB:
+    """A run of Weights & Biases, named after the run folder, which it goes on with on resume.
+
+    Where it belongs is said by the variables of its own client: `WANDB_PROJECT`, `WANDB_ENTITY`,
+    `WANDB_MODE=offline`. What it keeps on disk lies in `wandb/` in the run folder, or
+    in the current folder where that is in a bucket (`gs://`).
+    """
+
+    def __init__(self, folder: epath.Path, start: int):
+        """Starts or resumes the run.
+
+        Args:
+            folder: The run folder; the settings in its `config.json` are shown beside the run.
+            start: Updates made before this process began; the service knows by itself.
+
+        Raises:
+            UserError: If the client refuses, for example because nobody is logged in.
+        """
+        import wandb
+
+        known = folder / runs.WANDB / _RUN
+        name = (runs.read_json(known) or {}).get("id") or secrets.token_hex(4)
+        known.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(known, {"id": name})
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", _PROJECT),
+                name=folder.name,
+                id=name,
+                resume="allow",
+                dir=None if "://" in os.fspath(folder) else os.fspath(folder),
+                config=(runs.read_json(folder / runs.CONFIG) or {}).get("config"),
+            )
+        except wandb.Error as error:
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(
+                f"Weights & Biases does not start: {reason}; run `wandb login`, set "
+                "WANDB_MODE=offline, or leave wandb out of config.track"
+            ) from error
+        self._image = wandb.Image
+        # The service takes no step back: what it has of steps that are made again stays.
+        self._first = self._run.step
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._log(step, dict(values))
+
+    def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        self._log(step, {name: self._image(picture) for name, picture in pictures.items()})
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        if step >= self._first:
+            self._run.log(values, step=step)
+
+
+class _Kind(NamedTuple):
+    """How a tracker is opened, and what has to be installed: a package and the extra with it."""
+
+    open: Callable[[epath.Path, int], Tracker]
+    package: str
+    extra: str
+
+
+TRACKERS: Mapping[str, _Kind] = {
+    "tensorboard": _Kind(TensorBoard, "tensorboard", "tensorboard"),
+    "wandb": _Kind(WandB, "wandb", "wandb"),
+}
+
+
+class Trackers:
+    """Several trackers as one, or none at all."""
+
+    def __init__(self, trackers: Sequence[Tracker]):
+        self._trackers = trackers
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.scalars(step, values)
+
+    def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        """As of `Tracker`; pictures above 2048 px are made smaller first."""
+        if self._trackers:
+            pictures = {name: _shrunk(picture) for name, picture in pictures.items()}
+        for tracker in self._trackers:
+            tracker.images(step, pictures)
+
+    def close(self) -> None:
+        """Closes all of them, also where one fails to, and raises what it raised."""
+        with contextlib.ExitStack() as closing:
+            for tracker in reversed(self._trackers):
+                closing.callback(tracker.close)
+
+
+def check_installed(kinds: Sequence[str]) -> None:
+    """Looks for the packages of trackers, where they will be needed.
+
+    Raises:
+        UserError: If one is not installed.
+    """
+    for kind in kinds if hosts.is_first() else ():
+        _, package, extra = TRACKERS[kind]
+        spec = importlib.util.find_spec(package)
+        # A folder of that name, as W&B makes where it is used, passes for a package without code.
+        if spec is None or spec.origin is None:
+            raise UserError(
+                f"config.track={kind} needs the package {package}, which is not installed: "
+                f"pip install 'lgm_jax[{extra}]', in a clone pip install -e '.[{extra}]'"
+            )
+
+
+def open_trackers(kinds: Sequence[str], folder: epath.Path, start: int) -> Trackers:
+    """Opens trackers on the first process, and none on the others.
+
+    Args:
+        kinds: Some of `TRACKERS`.
+        folder: The run folder.
+        start: Updates made before this process began.
+
+    Raises:
+        UserError: If one does not start.
+    """
+    wanted = dict.fromkeys(kinds) if hosts.is_first() else ()
+    opened = []
+    with contextlib.ExitStack() as failing:
+        for kind in wanted:
+            opened.append(TRACKERS[kind].open(folder, start))
+            failing.callback(opened[-1].close)
+        # Those that did open stay so if all did.
+        failing.pop_all()
+    return Trackers(opened)
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    if max(picture.size) <= _LARGEST_SIDE:
+        return picture
+    smaller = picture.copy()
+    smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return smaller

@@ -1,0 +1,479 @@
+"""Experiments: what is planned, what comes of results, and a whole one, interrupted on the way."""
+
+import csv
+import io
+import json
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import launch
+from configs import common
+from configs.experiments import _base
+from lgm_jax import baselines, experiments, plan
+from lgm_jax.errors import UserError
+from lgm_jax.experiments import (
+    ablations,
+    accuracy,
+    axes,
+    figures,
+    objectives,
+    paper,
+    result,
+    runner,
+)
+from lgm_jax.interrupts import Interrupted
+from lgm_jax.session import split_list
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "configs" / "experiments").glob("[!_]*.py"))
+SCALES = ("", ":embedded", ":quick", ":imagenette")
+GIVEN = "--config.experiment.backbones=here/first,there/second"
+
+# Those whose results come of accuracies alone.
+OWN = ("table1", "table2", "table3", "table5", "figure3", "ipc", "sizes", "objectives", "clp")
+
+
+def load(name, scale="", *flags):
+    """The config of an experiment."""
+    path = ROOT / "configs" / "experiments" / f"{name}.py"
+    arguments = ["launch.py", f"--config={path}{scale}", "--workdir=x", *flags]
+    return launch.parse(arguments)[0]
+
+
+def entry(*top1):
+    """An entry of results.json."""
+    std = float(np.std(top1, ddof=1)) if len(top1) > 1 else None
+    return {"top1_mean": float(np.mean(top1)), "top1_std": std, "top1_runs": list(top1)}
+
+
+def fabricate(planned, score):
+    """The outcome of a run whose accuracies are `score(axes, method, evaluated)`, two probes each.
+
+    A step takes as many seconds as its objective's name has letters, `lgm` two.
+    """
+    changes = planned.changes
+    stages = split_list(changes["stages"])
+    methods = ["distilled"] if "distill" in stages else []
+    if "baselines" in stages:
+        methods += split_list(changes["baselines"])
+    probe = {
+        # As a backbone of a folder is named.
+        f"{Path(name).name}_0123abcd" if "/" in name else name: {
+            method: entry(*(score(planned.axes, method, name) + d for d in (-1, 1)))
+            for method in methods
+        }
+        for name in split_list(changes["eval_backbones"])
+    }
+    seconds = {"lgm": 2.0, "sfm": 1.0, "clp": 4.0}[changes.get("objective", "lgm")]
+    # The first line's seconds hold compilation.
+    lines = [{"step": step, "seconds": 100 + seconds * step} for step in (2, 4, 6)]
+    results = {"probe": probe, "steps": changes.get("steps", 6), "labels": {"bytes": 40}}
+    measured = {"step_bytes": 5_000_000} if planned.measure else None
+    return runner.Outcome(planned, results, lines, measured)
+
+
+def outcomes_of(config, score):
+    """Every run of an experiment, and of those that it plans once the first are finished."""
+    experiment, finished = experiments.find(config), {}
+    while True:
+        planned = experiment.plan(config, finished)
+        new = [each for each in planned if each.name not in finished]
+        if not new:
+            return [finished[each.name] for each in planned]
+        finished |= {each.name: fabricate(each, score) for each in new}
+
+
+def tabulate(config, score):
+    return experiments.find(config).tabulate(config, outcomes_of(config, score))
+
+
+def flat_score(where, method, backbone):
+    """Real images 50, all 90, distilled 70."""
+    return {"distilled": 70.0, "full": 90.0}.get(method, 50.0)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_every_experiment_is_planned_checked_and_tabulated(path, scale):
+    flags = [GIVEN] if scale == ":imagenette" else []
+    if (path.stem, scale) in {
+        *(("sizes", ":embedded"), ("sizes", ":quick"), ("table5", ":imagenette")),
+        ("table4", ":imagenette"),
+    }:
+        with pytest.raises(UserError, match="is not for"):
+            load(path.stem, scale)
+        return
+    config = load(path.stem, scale, *flags)
+    planned = experiments.planned_configs(config)
+    assert planned
+    for each in planned.values():
+        common.check(each)
+    if path.stem in OWN:
+        found = tabulate(config, flat_score)
+        assert result.to_markdown(found).startswith(f"# {found.title}\n")
+        rows = list(csv.DictReader(io.StringIO(result.to_csv(found))))
+        assert len(rows) == sum(len(table.cells) for table in found.tables) > 0
+
+
+def test_every_experiment_has_a_config_and_a_line_in_the_documentation():
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    assert {path.stem for path in PATHS} == set(experiments.NAMES)
+    for path in PATHS:
+        assert f"`{path.stem}`" in page
+        assert f"--config=configs/experiments/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("name", paper.ACCURACY)
+def test_papers_averages_are_those_of_its_rows(name):
+    rows = list(paper.ACCURACY[name].values()) + list(accuracy.PAPER_CROSS.get(name, {}).values())
+    if name == "imagenet-100":
+        rows += [*ablations.PAPER_SAME.values(), *ablations.PAPER_OTHERS.values()]
+    for *backbones, average in rows:
+        # Rounded, as are the four.
+        assert np.isclose(np.mean([mean for mean, _ in backbones]), average[0], atol=0.101)
+
+
+def test_papers_tables_agree_where_they_say_the_same():
+    for name, rows in accuracy.PAPER_CROSS.items():
+        diagonal = [row[i] for i, row in enumerate(rows.values())]
+        assert diagonal == list(paper.ACCURACY[name]["distilled"][:-1])
+    for i, row in enumerate(accuracy.PAPER_CROSS["imagenet-100"].values()):
+        others = np.mean([mean for j, (mean, _) in enumerate(row[:-1]) if j != i])
+        assert np.isclose(ablations.PAPER_OTHERS["none"][i][0], others, atol=0.101)
+    assert ablations.PAPER_SAME["none"] == paper.ACCURACY["imagenet-100"]["distilled"]
+    assert ablations.PAPER_COPIES[10] == accuracy.PAPER_CROSS["imagenet-100"]["dinov2_vitb14"][:-1]
+
+
+def test_spread_over_distillation_seeds_and_over_probe_runs_are_told_apart():
+    found = result.summarize([[entry(70.0, 72.0)], [entry(74.0, 78.0)]])
+    assert np.isclose(found.mean, 73.5)
+    assert np.isclose(found.std, np.std([71, 76], ddof=1))
+    assert np.isclose(found.probe_std, np.mean([np.sqrt(2), 2 * np.sqrt(2)]))
+    assert (found.seeds, found.probe_runs) == (2, 2)
+    # Of the average over backbones, it is the spread of averages.
+    found = result.summarize([[entry(70.0), entry(80.0)], [entry(80.0), entry(70.0)]])
+    assert (found.mean, found.std, found.probe_std) == (75.0, 0.0, None)
+    real = result.summarize([[entry(70.0, 72.0)], [entry(74.0, 78.0)]], distilled=False)
+    assert (real.std, real.seeds) == (None, 0)
+    one = result.summarize([[entry(70.0)]])
+    assert (one.std, one.seeds, result.format_cell(one, 1)) == (None, 1, "70.0")
+
+
+def test_table1_has_our_numbers_beside_the_papers():
+    def score(where, method, backbone):
+        return flat_score(where, method, backbone) + 2 * where.get("seed", 0)
+
+    config = load("table1", "", "--config.experiment.seeds=2")
+    found = tabulate(config, score)
+    table = found.tables[0]
+    assert (table.title, table.columns[:2]) == ("ImageNet-100", ["CLIP", "DINO-v2"])
+    cell = table.cells["Distilled", "CLIP"]
+    assert result.format_cell(cell, 1) == "71.0 ± 1.4 (1.4) [84.9 ± 0.1]"
+    # Random images are not distilled.
+    assert result.format_cell(table.cells["Random", "CLIP"], 1) == "50.0 (1.4) [56.6 ± 1.6]"
+    assert table.cells["Full", "Average"].paper == 92.8
+    gap = found.tables[2].cells["Gap", "CLIP"]
+    assert np.isclose(gap.mean, (71 - 50) / (90 - 50))
+    assert np.isclose(gap.paper, (84.9 - 56.6) / (92.5 - 56.6))
+    assert [claim.holds for claim in found.claims] == [True, True]
+    text = result.to_markdown(found)
+    assert "std over 2 distillation seeds" in text
+    assert "| Distilled | 71.0 ± 1.4 (1.4) [84.9 ± 0.1] |" in text
+
+
+def test_claim_that_does_not_hold_is_reported():
+    def score(where, method, backbone):
+        return 60.0 if method == "neighbors" and backbone == "digits_distilled" else 55.0
+
+    found = tabulate(load("table1", ":embedded"), score)
+    (claim,) = found.claims
+    assert not claim.holds
+    assert "digits_distilled by -5.0" in claim.detail
+    assert "**no**" in result.to_markdown(found)
+    assert "Embedded data and backbones" in result.to_markdown(found)
+    assert found.tables[0].cells["Distilled", "digits_contrastive"].paper is None
+
+
+def test_table2_is_by_source_and_evaluation():
+    def score(where, method, backbone):
+        if method != "distilled":
+            return 30.0
+        return 80.0 if where["backbone"] == backbone else 60.0
+
+    found = tabulate(load("table2"), score)
+    cells = found.tables[1].cells
+    assert cells["CLIP", "CLIP"].mean == 80
+    assert (cells["CLIP", "EVA-02"].mean, cells["CLIP", "EVA-02"].paper) == (60, 59.7)
+    assert (cells["CLIP", "Average"].mean, cells["CLIP", "Average"].paper) == (65, 54.7)
+    assert cells["Full", "MoCo-v3"].paper == 76.5
+    assert all(claim.holds for claim in found.claims)
+    assert "by +20.0" in found.claims[0].detail
+
+
+def test_backbones_of_folders_are_found_by_their_names():
+    found = tabulate(load("table2", ":imagenette", GIVEN), flat_score)
+    assert found.tables[0].cells["first", "second"].mean == 70
+    names = list(experiments.planned_configs(load("table2", ":imagenette", GIVEN)))
+    assert names == ["given_real", "given_first_seed0", "given_second_seed0"]
+
+
+def test_two_folders_of_one_name_are_refused():
+    flag = "--config.experiment.backbones=here/vit,there/vit"
+    with pytest.raises(UserError, match="rename"):
+        experiments.planned_configs(load("table1", ":imagenette", flag))
+
+
+def test_experiment_without_backbones_says_what_to_set():
+    with pytest.raises(UserError, match=r"--config\.experiment\.backbones=FOLDER"):
+        experiments.planned_configs(load("table1", ":imagenette"))
+
+
+def test_table3_compares_parts_on_the_same_and_on_other_backbones():
+    cost = {"no-decorrelate": 1, "no-pyramid": 3, "no-augment": 10}
+
+    def score(where, method, backbone):
+        same = where["backbone"] == backbone
+        return (80.0 if same else 70.0) - cost.get(where["variant"], 0) * (1 if same else 2)
+
+    found = tabulate(load("table3"), score)
+    same, others = found.tables
+    assert (
+        same.cells["without pyramid", "CLIP"].mean,
+        same.cells["without pyramid", "CLIP"].paper,
+    ) == (*(77, 83.5),)
+    assert (
+        others.cells["without pyramid", "Average"].mean,
+        others.cells["without augment", "CLIP"].paper,
+    ) == (*(64, 35.3),)
+    assert "without decorrelate, pyramid, augment" in same.rows
+    assert [claim.holds for claim in found.claims] == [True, True, True]
+
+
+def test_ablations_change_what_they_say_and_keep_the_probe():
+    configs = experiments.planned_configs(load("table3"))
+    full = common.flatten(configs["imagenet-100_clip_vitb16_seed0"])
+    every = common.flatten(configs["imagenet-100_clip_vitb16_no-decorrelate-pyramid-augment_seed0"])
+    assert {name for name in full if full[name] != every[name]} == {
+        *("images.decorrelate", "images.kind", "augment.distill"),
+    }
+
+
+def test_figure3_is_by_copies():
+    def score(where, method, backbone):
+        return 60.0 + int(where["variant"].removeprefix("copies"))
+
+    config = load("figure3")
+    (table,) = tabulate(config, score).tables
+    assert table.rows == ["1", "3", "5", "10", "20"]
+    assert (table.cells["5", "CLIP"].mean, table.cells["5", "CLIP"].paper) == (65, 73.5)
+    assert table.cells["20", "CLIP"].paper is None
+    copies = {each.copies for each in experiments.planned_configs(config).values()}
+    assert copies == {1, 3, 5, 10, 20}
+
+
+@pytest.mark.parametrize("value", ["", "0", "1,x"])
+def test_numbers_that_are_none_are_refused(value):
+    with pytest.raises(UserError, match="whole numbers"):
+        experiments.planned_configs(load("ipc", "", f"--config.experiment.ipc={value}"))
+
+
+def test_ipc_has_as_many_real_images():
+    configs = experiments.planned_configs(load("ipc"))
+    assert {each.ipc for each in configs.values()} == {1, 2, 5, 10}
+    (first, *_) = tabulate(load("ipc"), flat_score).tables
+    assert (first.cells["5", "Distilled"].mean, first.cells["5", "Full"].mean) == (70, 90)
+
+
+def test_objectives_at_equal_time_make_as_many_steps_as_fit():
+    config = load("objectives", ":embedded", "--config.experiment.seeds=1")
+    runs = outcomes_of(config, flat_score)
+    (sfm,) = axes.select(runs, backbone="digits_contrastive", variant="sfm-equal-time")
+    (clp,) = axes.select(runs, backbone="digits_contrastive", variant="clp-equal-time")
+    assert (sfm.planned.changes["steps"], clp.planned.changes["steps"]) == (1600, 400)
+    tables = {table.title: table for table in tabulate(config, flat_score).tables}
+    assert tables["digits, equal time"].cells["sfm", "steps"].mean == 1600
+    cost = tables["digits, cost"].cells
+    assert (cost["clp", "ms a step"].mean, cost["clp", "MB"].mean) == (4000, 5)
+
+
+def test_clp_is_searched_on_validation_images():
+    def score(where, method, backbone):
+        return 70.0 + (where["variant"] == "ridge1-temperature0.1")
+
+    config = load("clp", ":embedded")
+    found = tabulate(config, score)
+    assert found.tables[0].cells["1", "0.1"].mean == 71
+    assert "best: ridge 1, temperature 0.1" in found.notes[-1]
+    for each in experiments.planned_configs(config).values():
+        assert (each.objective, each.probe.split) == ("clp", "val")
+    one = experiments.planned_configs(config)[
+        "digits_digits_distilled_ridge10-temperature0.03_seed0"
+    ]
+    assert (one.clp.ridge, one.clp.temperature) == (10, 0.03)
+
+
+def test_several_backbones_are_compared_with_each_where_neither_was_used():
+    names = ("here/first", "there/second", "there/third")
+    flags = [f"--config.experiment.backbones={','.join(names)}", "--config.experiment.sources="]
+
+    def score(where, method, backbone):
+        return 75.0 if "+" in where["backbone"] else 70.0
+
+    config = load("objectives", ":imagenette", *flags)
+    found = tabulate(config, score)
+    table = found.tables[-1]
+    assert table.cells["first + third", "second"].mean == 75
+    assert table.cells["first + third", "held out"].mean == 75
+    assert len(found.claims) == 3
+    assert all(claim.holds and "by +5.0" in claim.detail for claim in found.claims)
+    joint = experiments.planned_configs(config)["given_first+third_seed0"]
+    assert joint.backbone.name == "here/first,there/third"
+
+
+def test_same_runs_have_the_same_name_and_config_in_tables_1_and_2():
+    one, two = (experiments.planned_configs(load(name)) for name in ("table1", "table2"))
+    name = "imagenet-1k_eva02_vitb14_seed0"
+    changed = {
+        key
+        for key, value in common.flatten(one[name]).items()
+        if common.flatten(two[name])[key] != value
+    }
+    # None of which makes another distillation.
+    assert changed == {"eval_backbones", "stages", "baselines"}
+    assert (one[name].copies, one["imagenet-100_eva02_vitb14_seed0"].copies) == (3, 10)
+
+
+def test_embedded_backbones_are_those_of_the_package():
+    names = _base.embedded_backbones()
+    assert names[:2] == ["digits_contrastive", "digits_distilled"]
+    assert split_list(load("table1", ":embedded").experiment.backbones) == names
+
+
+def test_bars_matrices_and_curves_are_drawn():
+    for name, scale in (("table1", ":embedded"), ("table2", ""), ("figure3", "")):
+        found = tabulate(load(name, scale), lambda *_: 60.0)
+        png, svg = figures.render(found.draw, ("png", "svg"))
+        assert png.startswith(b"\x89PNG")
+        assert b"ImageNet-100" in svg
+    # The same numbers give the same files.
+    assert figures.render(found.draw, ("png", "svg")) == [png, svg]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--config=configs/quickstart.py", "--config.experiment.seeds=2"), "experiment.seeds"),
+        (("--config=configs/experiments/table1.py", "--config.experiment.x=2"), "experiment.x"),
+        (("--config=configs/experiments/table1.py", "--config.experiment.sets=x"), "unknown set"),
+        (("--config=configs/experiments/table1.py", "--config.experiment.seeds=0"), "at least 1"),
+        (("--config=configs/experiments/table1.py", "--config.experiment.name=x"), "table1"),
+        (("--config=configs/experiments/table3.py", "--config.experiment.without=x"), "pyramid"),
+        (("--config=configs/experiments/table1.py", "--config.experiment.folders=x"), "one each"),
+        (("--config=configs/experiments/table1.py", "--config.baselines=x"), "centroids"),
+        (("--config=configs/experiments/clp.py", "--config.experiment.ridges=x"), "0.1,1"),
+    ],
+)
+def test_bad_input_is_refused_with_one_line(flags, words, capsys, tmp_path):
+    assert launch.main(["launch.py", *flags, f"--workdir={tmp_path / 'w'}"]) == 2
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"error: [^\n]+\n", captured.err), captured.err
+    assert words in captured.err
+    assert not (tmp_path / "w").exists()
+
+
+def test_plan_of_an_experiment_is_that_of_its_runs(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "describe", lambda config, _: f"{config.copies} copies")
+    path = ROOT / "configs" / "experiments" / "figure3.py"
+    assert launch.main(["launch.py", f"--config={path}:quick", "--plan"]) == 0
+    name = "digits_digits_contrastive_copies"
+    printed = capsys.readouterr().out
+    assert printed == f"{name}1_seed0\n1 copies\n{name}2_seed0\n2 copies\n"
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, vit_folder):
+    """An experiment of two runs that a signal ended before the second; and how it is started."""
+    workdir = tmp_path_factory.mktemp("experiment") / "figure3"
+    path = ROOT / "configs" / "experiments" / "figure3.py"
+    arguments = [
+        *("launch.py", f"--config={path}:quick", f"--workdir={workdir}"),
+        *(f"--config.experiment.backbones={vit_folder}", "--config.images.crop=16"),
+        *("--config.images.resolution=16", "--config.probe.views=1"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        run_stages, started = launch.run_stages, []
+
+        def run_first(config, folder, *rest):
+            started.append(folder)
+            if len(started) == 2:
+                raise Interrupted(signal.SIGTERM)
+            return run_stages(config, folder, *rest)
+
+        patch.setattr(launch, "run_stages", run_first)
+        assert launch.main(arguments) == 75
+    return workdir, arguments
+
+
+def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys):
+    workdir, arguments = interrupted
+    assert not (workdir / "table.md").exists()
+    (first,) = (workdir / "runs").glob("*copies1*/stages.json")
+    before = json.loads(first.read_text())
+    capsys.readouterr()
+    assert launch.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "run 1 of 2: digits tiny copies1 seed 0\ndistill: 2 steps are done" in printed
+    assert "run 2 of 2: digits tiny copies2 seed 0\n" in printed
+    assert json.loads(first.read_text()) == before
+    for name in ("figure.png", "figure.svg", "table.csv", "table.md"):
+        assert f"result: {workdir / name}\n" in printed
+    rows = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
+    assert [(row["row"], row["column"]) for row in rows] == [("1", "tiny"), ("2", "tiny")]
+    for row in rows:
+        (folder,) = (workdir / "runs").glob(f"*copies{row['row']}*")
+        (probe,) = json.loads((folder / "results.json").read_text())["probe"].values()
+        assert np.isclose(float(row["mean"]), probe["distilled"]["top1_mean"], atol=1e-3)
+    # Both runs read the features that one has made.
+    assert list((workdir / "features").iterdir())
+    assert not list((workdir / "runs").glob("*/features"))
+
+
+def test_workdir_of_something_else_is_refused(interrupted, capsys):
+    workdir, _ = interrupted
+    (run,) = (workdir / "runs").glob("*copies1*")
+    for folder, words in ((run, "a run's folder"), (workdir, "experiment figure3")):
+        config = f"--config={ROOT}/configs/experiments/table1.py:quick"
+        assert launch.main(["launch.py", config, f"--workdir={folder}"]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table2", "objectives"])
+def test_whole_quick_experiment(name, tmp_path):
+    path = ROOT / "configs" / "experiments" / f"{name}.py"
+    assert launch.main(["launch.py", f"--config={path}:quick", f"--workdir={tmp_path}"]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    ours = [float(row["mean"]) for row in rows if row["mean"]]
+    assert len(ours) > 8
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+
+
+def test_rows_of_real_images_are_chosen_by_name():
+    assert split_list(common.get_config().baselines) == list(baselines.METHODS)
+
+
+def test_seconds_of_a_step_leave_out_compilation_and_restarts():
+    changes = {"stages": "distill", "eval_backbones": "a", "objective": "sfm"}
+    planned = runner.Planned({"seed": 0}, changes)
+    run = fabricate(planned, lambda *_: 50.0)
+    assert objectives.seconds_per_step(run) == 1.0
+    # A process that was started again after step 6.
+    times = [(2, 100.0), (4, 102.0), (6, 104.0), (8, 190.0), (10, 192.0)]
+    lines = [{"step": step, "seconds": seconds} for step, seconds in times]
+    assert objectives.seconds_per_step(runner.Outcome(planned, run.results, lines)) == 1.0
+    with pytest.raises(UserError, match="log_every"):
+        objectives.seconds_per_step(runner.Outcome(planned, run.results, lines[:1]))

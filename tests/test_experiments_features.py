@@ -1,0 +1,242 @@
+"""Experiments that look at features: what is planned, and what is made of the numbers found."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib
+import io
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+import launch
+from lgm_jax import experiments
+from lgm_jax.errors import UserError
+from lgm_jax.experiments import alignment, class_means, edges, groups, paper, result
+from lgm_jax.experiments.runner import Outcome
+
+NAMES = ("table4", "table6", "figure4", "class_means")
+
+
+def _config_of(name: str) -> ModuleType:
+    return importlib.import_module(f"configs.experiments.{name}")
+
+
+def _outcomes(config: Any, fill: Callable[[Any], dict[str, Any]]) -> list[Outcome]:
+    """Finished runs of everything that is planned, with what `fill` says of each."""
+    planned = experiments.find(config).plan(config, {})
+    return [dataclasses.replace(Outcome(each, {"probe": {}}), **fill(each)) for each in planned]
+
+
+def _rows(table: result.Result) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(result.to_csv(table))))
+
+
+@pytest.mark.parametrize("stds", ["", "0", "small", "1,-1"])
+def test_head_scales_must_be_positive(stds):
+    config = _config_of("class_means").get_config("quick")
+    config.experiment.head_stds = stds
+    with pytest.raises(UserError, match=r"config\.experiment\.head_stds must be positive numbers"):
+        experiments.planned_configs(config)
+
+
+class TestTable4:
+    def _result(self, tmp_path: Any) -> result.Result:
+        config = _config_of("table4").get_config("embedded")
+        config.experiment.update(seeds=2, backbones="a,b")
+
+        def fill(each: Any) -> dict[str, Any]:
+            seed = each.axes.get("seed", 0)
+            path = epath.Path(tmp_path) / each.name
+            path.mkdir()
+            Image.new("RGB", (8, 4)).save(path / groups.PICTURE)
+            better = {"distilled": 10, "full": 20}
+            scores = {
+                method: {
+                    "top1_mean": 50.0 + better.get(method, 0) + seed,
+                    "top1_std": 1.0,
+                    "top1_runs": [1, 2],
+                    "worst_group": 30.0 + better.get(method, 0) + 2 * seed,
+                    "groups": {"even on yellow": 70.0 + seed, "even on blue": 30.0},
+                }
+                for method in ("distilled", "neighbors", "centroids", "random", "full")
+            }
+            return {
+                "results": {"probe": {"a": scores, "b": scores}},
+                "measured": {"train": {"even on yellow": 95, "even on blue": 5}},
+                "path": path,
+            }
+
+        return groups.tabulate_table4(config, _outcomes(config, fill))
+
+    def test_has_groups_and_the_worst(self, tmp_path):
+        found = {
+            (r["table"], r["row"], r["column"]): (float(r["mean"]), r["std"])
+            for r in _rows(self._result(tmp_path))
+            if r["mean"]
+        }
+        title = "digits on misleading tints"
+        assert found[f"{title}: average", "Distilled", "a"] == (60.5, "0.707107")
+        assert found[f"{title}: worst group", "Distilled", "b"] == (41.0, "1.41421")
+        # Seeds do not change these images: their spread is none of seeds.
+        assert found[f"{title}: worst group", "Full", "b"] == (50.0, "")
+        by_group = f"{title}: by group, on a"
+        assert found[by_group, "Distilled", "even on yellow (95 in train)"][0] == 70.5
+
+    def test_claims_compare_with_the_best_real_images(self, tmp_path):
+        average, worst = self._result(tmp_path).claims
+        assert average.holds
+        assert worst.holds
+        assert "a by +10.0" in average.detail
+
+    def test_figure_shows_the_pictures(self, tmp_path):
+        found = result.write(epath.Path(tmp_path), self._result(tmp_path))
+        assert [path.name for path in found] == [
+            "table.md",
+            "table.csv",
+            "figure.png",
+            "figure.svg",
+        ]
+
+    def test_a_lost_picture_is_named(self, tmp_path):
+        found = self._result(tmp_path)
+        for picture in tmp_path.glob(f"*/{groups.PICTURE}"):
+            picture.write_bytes(b"")
+        with pytest.raises(UserError, match=r"groups\.png cannot be read: delete it"):
+            result.write(epath.Path(tmp_path), found)
+
+
+class TestTable6:
+    def _result(self, backbones: tuple[str, ...], scale: str | None = "embedded") -> result.Result:
+        config = _config_of("table6").get_config(scale)
+        config.experiment.update(seeds=2, backbones=",".join(backbones))
+        order = [paper.BACKBONES.index(name) for name in backbones]
+        transfer = alignment.PAPER_TRANSFER[np.ix_(order, order)]
+        aligned = alignment.PAPER_ALIGNMENT[np.ix_(order, order)].tolist()
+
+        def fill(each: Any) -> dict[str, Any]:
+            if each.axes["backbone"] == "real":
+                return {"measured": {"mutual_knn": aligned, "linear_cka": aligned}}
+            # Normalising takes off what seeds share.
+            row = transfer[backbones.index(each.axes["backbone"])] * (0.5 + each.axes["seed"] / 10)
+            return {"measured": row.tolist()}
+
+        return alignment.tabulate_table6(config, _outcomes(config, fill))
+
+    def test_gives_back_the_papers_numbers(self):
+        found = self._result(paper.BACKBONES, None)
+        rows = [r for r in _rows(found) if r["mean"] and r["paper"]]
+        assert len(rows) == 16 + 16 + 4
+        for row in rows:
+            assert float(row["mean"]) == pytest.approx(float(row["paper"]), rel=1e-5)
+        knn, cka = found.claims
+        assert knn.holds
+        assert cka.holds
+        assert "r = 0.83 over 12 pairs" in knn.detail
+
+    def test_two_backbones_give_no_coefficient_and_say_so(self, tmp_path):
+        found = self._result(paper.BACKBONES[:2])
+        assert not found.claims
+        assert "with 2 backbones there is one alignment for all 2 pairs" in found.notes[1]
+        assert "| mutual 10-NN alignment | - [0.83] |" in result.to_markdown(found)
+        assert len(result.write(epath.Path(tmp_path), found)) == 4
+
+
+class TestFigure4:
+    def _result(self) -> result.Result:
+        config = _config_of("figure4").get_config("embedded")
+        config.experiment.update(seeds=2, backbones="a")
+
+        def fill(each: Any) -> dict[str, Any]:
+            kinds = {
+                kind: {
+                    "quantile": [0.5, 1.0],
+                    "ratio": [scale, 2 * scale],
+                    "quantile_along": [0.5, 0.5],
+                    "ratio_along": [0.7, 0.9 + each.axes["seed"]],
+                    "labels": [0, 1],
+                    "points": [[0.0, 1.0], [2.0, 3.0]],
+                }
+                for kind, scale in (("distilled", 1.1), ("centroids", 0.3), ("random", 0.8))
+            }
+            real = {"points": [[0.0, 0.0], [1.0, 1.0]], "labels": [0, 1]}
+            return {"measured": {"kinds": kinds, "real": real, "share": [0.4, 0.2]}}
+
+        return edges.tabulate_figure4(config, _outcomes(config, fill))
+
+    def test_numbers_say_how_far_outside_images_lie(self):
+        found = {(r["row"], r["column"]): float(r["mean"]) for r in _rows(self._result())}
+        assert found["Distilled", "distance / 95 % radius"] == pytest.approx(1.65)
+        assert found["Distilled", "outside the radius"] == 1
+        assert found["Random", "outside the radius"] == 0.5
+        assert found["Centroids", "outside the radius"] == 0
+        assert found["Distilled", "beyond the edge along class"] == 0.25
+
+    def test_claims_are_of_most_images(self):
+        assert [claim.holds for claim in self._result().claims] == [True, False]
+
+    def test_figure_is_drawn(self, tmp_path):
+        assert len(result.write(epath.Path(tmp_path), self._result())) == 4
+
+
+class TestClassMeans:
+    def _result(self) -> result.Result:
+        config = _config_of("class_means").get_config("embedded")
+        config.experiment.update(backbones="a,b", head_stds="0.01,0.1,1")
+
+        def fill(each: Any) -> dict[str, Any]:
+            worse = 0.1 if each.axes["backbone"] == "b" else 0.0
+            found = {
+                "0.01": {"cosine": [1.0, 1.0], "share": [1.0, 0.99]},
+                "0.1": {"cosine": [0.9, 0.8], "share": [0.8, 0.6]},
+                "1": {"cosine": [0.5, 0.7], "share": [0.5 - worse, 0.5]},
+            }
+            return {
+                "measured": {
+                    scale: {
+                        **values,
+                        "overall": [0.1],
+                        "rest": values["share"],
+                        "scores": [3 * float(scale)],
+                    }
+                    for scale, values in found.items()
+                }
+            }
+
+        return class_means.tabulate_class_means(config, _outcomes(config, fill))
+
+    def test_rows_are_head_scales(self):
+        found = self._result()
+        rows = {(r["table"], r["row"], r["column"]): float(r["mean"]) for r in _rows(found)}
+        share, cosine = (f"digits: {class_means._KINDS[kind]}" for kind in ("share", "cosine"))
+        assert rows[share, "0.1", "a"] == pytest.approx(0.7)
+        assert rows[cosine, "1", "b"] == pytest.approx(0.6)
+        assert rows[share, "1", "b"] == pytest.approx(0.45)
+        assert rows["digits: std of the class scores", "0.1", "a"] == pytest.approx(0.3)
+        assert [claim.holds for claim in found.claims] == [True] * 4
+        assert "± std over 2 random heads" in result.to_markdown(found)
+
+    def test_figure_is_drawn(self, tmp_path):
+        assert len(result.write(epath.Path(tmp_path), self._result())) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_quick_runs_from_end_to_end_and_repeats_nothing(name, tmp_path, capsys):
+    command = ["launch.py", f"--config=configs/experiments/{name}.py:quick"]
+    command += [f"--workdir={tmp_path / name}"]
+    assert launch.main(command) == 0
+    written = ("table.md", "table.csv", "figure.png", "figure.svg")
+    content = {file: (tmp_path / name / file).read_bytes() for file in written}
+    records = sorted((tmp_path / name / "runs").glob("*/stages.json"))
+    before = [record.read_text() for record in records]
+    assert records
+    assert launch.main(command) == 0
+    assert [record.read_text() for record in records] == before
+    assert {file: (tmp_path / name / file).read_bytes() for file in written} == content

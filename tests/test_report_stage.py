@@ -1,0 +1,135 @@
+"""What the stages write for the report, of sessions that are made up: nothing is distilled."""
+
+import errno
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from lgm_jax import hosts, runs, stages
+from lgm_jax.backbones import Backbone
+from lgm_jax.data.dataset import ArraySplit
+from lgm_jax.report.grid import draw_grid
+from lgm_jax.session import Session
+from tests.run_folders import blobs, write_run
+
+SIDE = 8
+
+
+def make_session(path, classes, ipc=1, **values):
+    """A session with nothing but what pictures need."""
+    labels = np.repeat(np.arange(classes, dtype=np.int32), ipc)
+    images = blobs(np.random.default_rng(0), len(labels), SIDE)
+    train = ArraySplit((255 * images).astype(np.uint8), labels)
+    names = [f"class {number}" for number in range(classes)]
+    config = types.SimpleNamespace(
+        steps=10, image_every=5, ipc=ipc, seed=0, probe=types.SimpleNamespace(runs=1)
+    )
+    session = object.__new__(Session)
+    session.__dict__.update(
+        {
+            "config": config,
+            "run": runs.Run(epath.Path(path), "this"),
+            "recipe": types.SimpleNamespace(labels=lambda: jnp.asarray(labels)),
+            "dataset": types.SimpleNamespace(
+                class_names=names, num_classes=classes, splits={"train": train}
+            ),
+            "distilled": ArraySplit(images, labels),
+            "centroids": np.arange(len(labels)),
+        }
+        | values
+    )
+    return session
+
+
+def picture_size(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_pictures_on_the_way_show_some_of_many_images(tmp_path, monkeypatch):
+    session = make_session(tmp_path, 10)
+    monkeypatch.setattr(stages, "_MOST_DRAWN", 4)
+    images = session.distilled.images
+    drawn = stages._write_progress(session, 5, images)
+    expected = draw_grid(images[[1, 4, 7, 9]], [f"class {i}" for i in (1, 4, 7, 9)])
+    np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+    assert picture_size(tmp_path / "progress" / "step_000005.png") == expected.size
+
+
+def test_grid_shows_some_of_many_pairs(tmp_path, monkeypatch):
+    session = make_session(tmp_path, 10)
+    monkeypatch.setattr(stages, "_MOST_DRAWN", 4)
+    stages._write_pairs(session)
+    # Two pairs, one above the other.
+    two = draw_grid(session.distilled.images[:4], [""] * 4, 2)
+    assert picture_size(tmp_path / "grid.png") == two.size
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_only_the_first_process_draws_but_all_compute_features(tmp_path, monkeypatch):
+    asked = []
+
+    def features(backbone, split):
+        asked.append(split)
+        return np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+
+    backbone = Backbone("toy", jnp.asarray, None, 6, SIDE, (0.0,) * 3, (1.0,) * 3, "0" * 64, "toy")
+    session = make_session(
+        tmp_path,
+        4,
+        features=features,
+        features_syn=features(None, "distilled"),
+        backbones=[backbone],
+    )
+    monkeypatch.setattr(hosts._self, "index", 1)
+    assert stages._make_gallery(session) is None
+    stages._write_pairs(session)
+    assert stages._write_progress(session, 5, session.distilled.images) is None
+    assert set(asked) == {"distilled", "train"}
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    others, asked[:] = list(asked), []
+    made = stages._make_gallery(session)
+    assert made is not None
+    assert made.map is not None
+    # Whoever asks alone would wait for ever.
+    assert asked == others[1:]
+
+
+def test_pictures_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys, monkeypatch):
+    folder = write_run(tmp_path / "going", finished=False)
+    session = make_session(folder, 4)
+    images = session.distilled.images
+    (folder / "progress").write_text("in the way")
+    (folder / runs.METRICS).write_text("{")
+    assert stages._write_progress(session, 5, images) is not None
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" is left out: ")[0] for line in said] == [
+        "note: the picture of step 5",
+        "note: the page of step 5",
+    ]
+    # What can be written is.
+    assert (folder / "timelapse" / "step_000005.webp").is_file()
+
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stages, "write_unfinished_page", fill)
+    with pytest.raises(OSError, match="No space left"):
+        stages._write_progress(session, 5, images)
+
+
+def test_learning_curves_are_thinned_averaged_and_finite():
+    losses = np.linspace(3, 1, 2000, dtype=np.float32).reshape(2, 1000)
+    curve = stages._loss_curve(losses)
+    assert 40 < len(curve) <= 50
+    assert (curve[0][0], curve[-1][0]) == (1, 1000)
+    np.testing.assert_allclose([loss for _, loss in curve][::49], [2.5, 1.5], atol=1e-3)
+    losses[1, 500:] = np.nan
+    assert 400 < stages._loss_curve(losses)[-1][0] <= 500
+    assert [epoch for epoch, _ in stages._loss_curve(np.ones((1, 3)))] == [1, 2, 3]
+    assert stages._loss_curve(None) is None
