@@ -198,13 +198,13 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
             values[name] = 0
         if not 0 < values[name] < math.inf:
             raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
-    machine_ = plan.Machine(**values)
+    hardware = plan.Machine(**values)
     if experiments.SECTION not in config:
-        print(plan.describe(config, machine_))
+        print(plan.describe(config, hardware))
         return
     for name, each in experiments.planned_configs(config).items():
         common.check(each)
-        print(f"{name}\n{plan.describe(each, machine_)}")
+        print(f"{name}\n{plan.describe(each, hardware)}")
 
 
 def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:

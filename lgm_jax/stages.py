@@ -271,8 +271,9 @@ def _distill(
     config, recipe, run = session.config, session.recipe, session.run
     step_program = _step_program(session, mesh, size, feed)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
-    bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
+    # First, for it may refuse: a bar would stay open.
     tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
+    bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
     before = None
     agree = _make_agree(mesh)
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)

@@ -35,7 +35,7 @@ from lgm_jax.experiments.result import (
     summarize,
     summarize_values,
 )
-from lgm_jax.experiments.runner import Outcome, Planned
+from lgm_jax.experiments.runner import Measure, Outcome, Planned
 
 _ORDER = (*BACKBONES, AVERAGE)
 _REAL = ("neighbors", "centroids", "random")
@@ -60,6 +60,11 @@ PAPER_CROSS: Mapping[str, Mapping[str, Row]] = {
 
 def plan_table1(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
     """Distilled images of every backbone, each evaluated where it was made, and real ones."""
+    return plan_methods(config)
+
+
+def plan_methods(config: ConfigDict, measure: Measure | None = None) -> list[Planned]:
+    """The runs of table 1, of which those that distil may measure something."""
     planned = []
     for name, image_set in sets(config).items():
         planned.append(real_run(config, name, image_set, backbones(config), ("random", "full")))
@@ -72,6 +77,7 @@ def plan_table1(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
                 seed,
                 evaluate=[backbone],
                 baselines=("centroids", "neighbors"),
+                measure=measure,
             )
             for backbone in backbones(config)
             for seed in seeds(config)

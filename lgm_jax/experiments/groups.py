@@ -15,18 +15,15 @@ from PIL import Image
 from lgm_jax import hosts, runs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures
-from lgm_jax.experiments.accuracy import paper_number
+from lgm_jax.experiments.accuracy import paper_number, plan_methods
 from lgm_jax.experiments.axes import (
     AVERAGE,
     METHODS,
     SETS,
     backbones,
     cell,
-    distilled_run,
     is_papers,
     note_of,
-    real_run,
-    seeds,
     select,
     sets,
     title_of,
@@ -44,24 +41,7 @@ _OF_RUNS = ("distilled", "neighbors", "centroids")
 
 def plan_table4(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
     """As table 1, with a picture of each run's images beside real ones of every group."""
-    planned = []
-    for name, image_set in sets(config).items():
-        planned.append(real_run(config, name, image_set, backbones(config), ("random", "full")))
-        planned += [
-            distilled_run(
-                config,
-                name,
-                image_set,
-                backbone,
-                seed,
-                evaluate=[backbone],
-                baselines=("centroids", "neighbors"),
-                measure=Measure("groups", _inputs, _show, [PICTURE]),
-            )
-            for backbone in backbones(config)
-            for seed in seeds(config)
-        ]
-    return planned
+    return plan_methods(config, Measure("groups", _inputs, _show, [PICTURE]))
 
 
 def tabulate_table4(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
