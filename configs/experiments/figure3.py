@@ -20,9 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {
             "all": {"copies": "1,3,5,10,20"},
             "paper": {"backbones": "dinov2_vitb14", "evaluate": ",".join(_base.FOUR)},
-            "quick": {
-                "copies": "1,2",
-                "backbones": _base.embedded_backbones()[0],
-            },
+            "embedded": _base.ONE,
+            "quick": {"copies": "1,2", "backbones": "digits_contrastive"},
         },
     )

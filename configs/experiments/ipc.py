@@ -19,6 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         {
             "all": {"ipc": "1,2,5,10"},
-            "quick": {"ipc": "1,2", "backbones": _base.embedded_backbones()[0]},
+            "embedded": _base.ONE,
+            "quick": {"ipc": "1,2", "backbones": "digits_contrastive"},
         },
     )

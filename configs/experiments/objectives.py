@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "soft": True,
                 "joint": True,
             },
-            "quick": {"objectives": "sfm", "sources": "", "soft": False},
+            "embedded": _base.TWO,
+            "quick": _base.TWO | {"objectives": "sfm", "sources": "", "soft": False},
         },
     )

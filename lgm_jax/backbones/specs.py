@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lgm_jax.backbones.configs import CLIP, HALF, IMAGENET, Preprocessing, Published
 from lgm_jax.backbones.rotary import Rotary
-from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, Pool, PoolSpec, ViTSpec
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -166,14 +166,15 @@ def _siglip(version: str, summary: str) -> Entry:
     return Entry(spec, HALF, (source,), "Apache-2.0", summary, 224)
 
 
-def _digits(name: str, summary: str) -> Entry:
+def _digits(name: str, summary: str, patch: int = 8, pool: Pool = "cls") -> Entry:
     spec = ViTSpec(
         resolution=32,
         width=128,
         depth=4,
-        embed=EmbedSpec(8, antialias=True),
+        embed=EmbedSpec(patch, antialias=True),
         attention=AttentionSpec(4),
         mlp=MlpSpec(512),
+        pool=PoolSpec(pool),
     )
     return Entry(spec, HALF, (), "Apache-2.0", summary, 32, _WEIGHTS / name)
 
@@ -181,6 +182,7 @@ def _digits(name: str, summary: str) -> Entry:
 NAMES: Mapping[str, Entry] = {
     "digits_contrastive": _digits("digits_contrastive", "embedded, as MoCo-v3, on digits"),
     "digits_distilled": _digits("digits_distilled", "embedded, as DINO, on digits"),
+    "digits_masked": _digits("digits_masked", "embedded, as MAE, on digits", 4, "mean"),
     "dinov2_vits14": _dinov2("s"),
     "dinov2_vitb14": _dinov2("b"),
     "dinov2_vitl14": _dinov2("l"),
