@@ -311,7 +311,7 @@ def test_clp_is_searched_on_validation_images():
     for each in experiments.planned_configs(config).values():
         assert (each.objective, each.probe.split) == ("clp", "val")
     one = experiments.planned_configs(config)[
-        "digits_digits_distilled_ridge10-temperature0.03_seed0"
+        "digits_digits_contrastive_ridge10-temperature0.03_seed0"
     ]
     assert (one.clp.ridge, one.clp.temperature) == (10, 0.03)
 

@@ -226,7 +226,6 @@ class TestClassMeans:
         assert len(result.write(epath.Path(tmp_path), self._result())) == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_quick_runs_from_end_to_end_and_repeats_nothing(name, tmp_path, capsys):
     command = ["launch.py", f"--config=configs/experiments/{name}.py:quick"]

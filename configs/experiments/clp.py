@@ -20,8 +20,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         {
             "all": {"ridges": "0.01,0.1,1,10", "temperatures": "0.03,0.1,0.3"},
-            "embedded": _base.TWO | {"seeds": 1},
-            "quick": _base.TWO | {"ridges": "1", "temperatures": "0.1,0.3"},
+            "embedded": _base.ONE | {"seeds": 1},
+            "quick": _base.ONE | {"ridges": "1", "temperatures": "0.1,0.3"},
         },
     )
     if config.experiment.scale == "paper":

@@ -22,7 +22,7 @@ _EVERY = (
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment, at the scale that the argument names."""
-    colour = _base.TWO | {"prefix": "colour"}
+    colour = _base.ONE | {"prefix": "colour"}
     config = _base.build(
         "table3",
         arg,

@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         {
             "paper": {"sets": "dogs,cub,flowers,food"},
-            "embedded": {"sets": "digits-round,digits-straight"},
+            "embedded": _base.TWO | {"sets": "digits-round,digits-straight"},
             "quick": {"sets": "digits-straight"},
         },
         missing={
