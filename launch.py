@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from lgm_jax import huge_pages
+
+if __name__ == "__main__":
+    # Before the other imports, which take a second or two, for the program begins anew.
+    huge_pages.start_again()
+
 import contextlib
 import dataclasses
 import math

@@ -1,0 +1,66 @@
+"""Huge pages for what a CPU computes: each step takes gigabytes anew, 4 KiB at a time otherwise.
+
+With glibc's tunable `glibc.malloc.hugetlb=1`, `malloc` asks Linux for pages of 2 MiB where it may
+(`transparent_hugepage/enabled` says `madvise`). It is read when a program starts, and so the
+program starts itself again. `docs/benchmarks.md` has what that gives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_VARIABLE, _TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+
+# The first that knows the tunable.
+_GLIBC = (2, 35)
+
+# NVIDIA, AMD, TPU: steps are computed there, and nothing is gained.
+_ACCELERATORS = ("nvidiactl", "kfd", "accel0", "accel", "vfio/0")
+
+
+def start_again() -> None:
+    """Replaces this process by one with huge pages; does nothing where they are not to be had.
+
+    To call before anything else is done: the program starts from its beginning, under the same
+    process id. `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` keeps it from that.
+    """
+    if not sys.platform.startswith("linux") or not sys.executable:
+        return
+    devices = [name for name in _ACCELERATORS if Path("/dev", name).exists()]
+    mode = _MODE.read_text() if _MODE.exists() else ""
+    changed = environment(os.environ, _libc(), mode, devices)
+    if changed is not None:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
+
+
+def environment(
+    environ: Mapping[str, str], libc: str, mode: str, accelerators: Sequence[str]
+) -> dict[str, str] | None:
+    """The environment to start again with; `None` if that is not wanted.
+
+    Args:
+        environ: The environment now.
+        libc: The C library and its version, such as `glibc 2.36`.
+        mode: What Linux says of transparent huge pages, such as `always [madvise] never`.
+        accelerators: Devices that compute in place of the CPU.
+    """
+    version = re.fullmatch(r"glibc (\d+)\.(\d+).*", libc)
+    known = version is not None and tuple(map(int, version.groups())) >= _GLIBC
+    decided = environ.get(_VARIABLE, "")
+    on_cpu = not accelerators or environ.get("JAX_PLATFORMS") == "cpu"
+    if not known or "[madvise]" not in mode or _TUNABLE in decided or not on_cpu:
+        return None
+    tunables = [*filter(None, decided.split(":")), f"{_TUNABLE}=1"]
+    return {**environ, _VARIABLE: ":".join(tunables)}
+
+
+def _libc() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ""
