@@ -166,7 +166,9 @@ class TestFigure4:
                 for kind, scale in (("distilled", 1.1), ("centroids", 0.3), ("random", 0.8))
             }
             real = {"points": [[0.0, 0.0], [1.0, 1.0]], "labels": [0, 1]}
-            return {"measured": {"kinds": kinds, "real": real, "share": [0.4, 0.2]}}
+            names = ["zero", "one"]
+            measured = {"kinds": kinds, "real": real, "share": [0.4, 0.2], "class_names": names}
+            return {"measured": measured}
 
         return edges.tabulate_figure4(config, _outcomes(config, fill))
 
@@ -181,8 +183,11 @@ class TestFigure4:
     def test_claims_are_of_most_images(self):
         assert [claim.holds for claim in self._result().claims] == [True, False]
 
-    def test_figure_is_drawn(self, tmp_path):
+    def test_figure_names_the_classes(self, tmp_path):
         assert len(result.write(epath.Path(tmp_path), self._result())) == 4
+        drawn = (tmp_path / "figure.svg").read_text()
+        assert ">zero<" in drawn
+        assert ">one<" in drawn
 
 
 class TestClassMeans:

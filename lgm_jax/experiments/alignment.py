@@ -49,9 +49,9 @@ PAPER_ALIGNMENT = np.array(
 _REAL = "alignment"
 _COEFFICIENTS = {
     "Pearson r": "pearson",
-    "its p": "pearson_p",
+    "p of Pearson": "pearson_p",
     "Spearman r": "spearman",
-    "its p'": "spearman_p",
+    "p of Spearman": "spearman_p",
 }
 _CKA = "linear CKA"
 
@@ -245,6 +245,7 @@ def _correlations(title: str, found: Mapping[str, analysis.Correlation]) -> Tabl
         cells,
         unit="coefficient, or p",
         digits=2,
+        papers="what the paper's table comes to",
     )
 
 

@@ -28,6 +28,9 @@ from lgm_jax.session import Session
 # Real images in a picture, at most.
 _DOTS = 2000
 
+# Classes, at most, to write the names of into a figure.
+_NAMED = 20
+
 # Rows of the table, markers and their sizes in the picture.
 _KINDS = {
     "distilled": ("Distilled", "*", 130),
@@ -93,7 +96,9 @@ def tabulate_figure4(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
 
 def _inputs(session: Session) -> dict[str, Any]:
     config = session.config
-    return {**of_images(session), "runs": config.probe.runs, "seed": config.seed, "ipc": config.ipc}
+    names = list(session.dataset.class_names)
+    of_draw = {"runs": config.probe.runs, "seed": config.seed, "ipc": config.ipc}
+    return {**of_images(session), **of_draw, "class_names": names}
 
 
 def _look(session: Session) -> dict[str, Any]:
@@ -132,6 +137,7 @@ def _look(session: Session) -> dict[str, Any]:
         "kinds": kinds,
         "real": {"points": pca.project(real[some]).tolist(), "labels": train.labels[some].tolist()},
         "share": pca.share.tolist(),
+        "class_names": list(session.dataset.class_names),
     }
 
 
@@ -191,6 +197,7 @@ def _draw(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
             # For the legend, without a class's colour.
             left.scatter([], [], c="white", label=label, **look)
             right.scatter(found["ratio"], found["ratio_along"], c=_colours(found["labels"]), **look)
+        _name(left, measured)
         first, second = (100 * part for part in measured["share"])
         left.set_xlabel(f"first principal component, {first:.0f} % of the variance")
         left.set_ylabel(f"second, {second:.0f} %")
@@ -201,6 +208,22 @@ def _draw(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         right.set_xlabel("distance to the class's mean / 95 % radius")
         right.set_ylabel("along the class's direction / 95 % edge")
         right.set_title("beyond 1, outside 95 % of the class's real images")
+
+
+def _name(axes: Any, measured: Mapping[str, Any]) -> None:
+    """Writes the class beside each distilled image, where there are not too many to read."""
+    names, distilled = measured["class_names"], measured["kinds"]["distilled"]
+    if len(names) > _NAMED:
+        return
+    for label, place in zip(distilled["labels"], distilled["points"], strict=True):
+        axes.annotate(
+            names[label],
+            place,
+            (7, 5),
+            textcoords="offset points",
+            fontsize="small",
+            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0},
+        )
 
 
 def _colours(labels: Sequence[int]) -> list[str]:

@@ -61,6 +61,7 @@ class Table:
         unit: Of the cells.
         digits: Behind the point.
         repeats: What the spread and number of seeds of the cells are over.
+        papers: What stands in [].
     """
 
     title: str
@@ -71,6 +72,7 @@ class Table:
     unit: str = "top-1 %"
     digits: int = 1
     repeats: str = "distillation seeds"
+    papers: str = "the paper's mean ± std over probe runs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _legend(table: Table) -> str:
     if any(cell.probe_std is not None for cell in cells):
         words.append(f"in (), std over {probe_runs} probe runs")
     if any(cell.paper is not None for cell in cells):
-        words.append("in [], the paper's mean ± std over probe runs")
+        words.append(f"in [], {table.papers}")
     return "; ".join(words) + "."
 
 
