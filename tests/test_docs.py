@@ -1,10 +1,14 @@
 """What the documentation shows."""
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from PIL import Image
+
+from tools import write_results
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHORT = {"COPIES, STEPS = 3, 120": "COPIES, STEPS = 1, 4"}
@@ -36,3 +40,24 @@ def test_the_notebook_has_its_outputs():
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not any(output["output_type"] == "error" for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+
+
+def test_results_become_pages(tmp_path, capsys):
+    workdir, out = tmp_path / "table1", tmp_path / "docs"
+    workdir.mkdir()
+    assert write_results.main([str(workdir)], out) == 2
+    assert "no finished experiment" in capsys.readouterr().out
+    (workdir / "table.md").write_text("# Table 1: images\n\nA note.\n\n## digits\n\n| a |\n")
+    Image.new("RGB", (3600, 900)).save(workdir / "figure.png")
+    assert write_results.main([str(workdir)], out) == 0
+    with Image.open(out / "table1.webp") as image:
+        assert image.size == (1800, 450)
+    assert (out / "table1.md").read_text() == (
+        "# Table 1: images\n\nA note.\n\n![Table 1: images](table1.webp)\n\n## digits\n\n| a |\n"
+    )
+
+
+def test_every_page_of_results_is_told_of():
+    told = (DOCS / "results.md").read_text()
+    pages = {f"results/{path.name}" for path in (DOCS / "results").glob("*.md")}
+    assert pages == set(re.findall(r"\((results/\w+\.md)\)", told))

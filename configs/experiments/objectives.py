@@ -19,7 +19,7 @@ from configs.experiments import _base
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment, at the scale that the argument names."""
-    return _base.build(
+    config = _base.build(
         "objectives",
         arg,
         {
@@ -34,3 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "quick": _base.TWO | {"objectives": "sfm", "sources": "", "soft": False},
         },
     )
+    if config.experiment.scale == "embedded":
+        # The best that the experiment `clp` found on validation images.
+        config.clp.update(ridge=0.1, temperature=0.3)
+    return config
