@@ -321,7 +321,7 @@ def describe(
     # First the models that the images were made for.
     found = (run.results or {}).get("probe", {})
     probes = {name: found[name] for name in sorted(found, key=lambda n: n not in run.backbones)}
-    main = next(iter(probes.values()), {})
+    main: Mapping[str, Any] = next(iter(probes.values()), {})
     split = next(iter(main.values()))["split"] if main else None
     num_test = counts.get(split, {}).get("images")
     objective = str((run.results or settings).get("objective"))
