@@ -309,7 +309,12 @@ def run_stages(
     from lgm_jax.session import open_session, split_list
 
     session = open_session(
-        config, common.flatten(config), workdir, overwrite=overwrite, command=command
+        config,
+        common.flatten(config),
+        workdir,
+        overwrite=overwrite,
+        command=command,
+        changed=common.changed(config),
     )
     named = split_list(config.stages)
     with contextlib.closing(session.run):

@@ -356,6 +356,12 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return flat
 
 
+def changed(config: ml_collections.ConfigDict) -> list[str]:
+    """Names of the keys that have another value than by default."""
+    default = flatten(get_config())
+    return [name for name, value in flatten(config).items() if value != default.get(name)]
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses values that cannot work, before anything is computed.
 

@@ -219,6 +219,7 @@ class Run:
             "result": result,
             "seconds": round(seconds, 3),
             "made_by": list(made_by),
+            "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
         self._keep(records)
 

@@ -258,6 +258,7 @@ def open_session(
     *,
     overwrite: bool,
     command: str | None = None,
+    changed: Sequence[str] = (),
 ) -> Session:
     """Loads what a config names, checks that it fits together, and opens the run folder.
 
@@ -267,6 +268,7 @@ def open_session(
         workdir: The run folder.
         overwrite: Whether another distillation in it may be thrown away.
         command: What was typed, for the record.
+        changed: Keys that have another value than by default, for the record.
 
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
@@ -383,7 +385,8 @@ def open_session(
     )
     if run.holds != "this":
         session.check_start()
-    run.open(identity, {"command": command, "config": session.settings, "data": summary})
+    described = {"command": command, "config": session.settings, "changed": list(changed)}
+    run.open(identity, {**described, "data": summary})
     return session
 
 

@@ -269,6 +269,9 @@ def _distill(
 ) -> tuple[distill.AnyState, float | None]:
     """Makes the steps that are left; gives the state without padding, and the loss."""
     config, recipe, run = session.config, session.recipe, session.run
+    if int(state.step) == 0:
+        whole = sharding.collect(mesh, state, recipe.num_images)
+        _write_start(session, _render(session, mesh, whole))
     step_program = _step_program(session, mesh, size, feed)
     grow = distill.make_grow(recipe, session.key, mesh=mesh)
     # First, for it may refuse: a bar would stay open.
@@ -603,6 +606,13 @@ def _write_progress(session: Session, step: int, images: np.ndarray) -> Image.Im
     with _spared("the page", step):
         write_unfinished_page(path, step, images, labels, names)
     return drawn
+
+
+def _write_start(session: Session, images: np.ndarray) -> None:
+    """The sheet of the timelapse that shows what the images began as."""
+    if hosts.is_first():
+        with _spared("the contact sheet", 0):
+            timelapse.write_sheet(session.run.path / runs.TIMELAPSE, 0, images)
 
 
 @contextlib.contextmanager

@@ -66,14 +66,25 @@ def write_run(
         "image_every": 10,
         "backbone.name": backbone,
         "images.kind": "pyramid",
-        "images.grow_every": 5,
+        "images.init": "noise",
+        "images.start_resolution": 8,
+        "images.grow_every": 12,
     }
-    counts = {"images": 50 * len(names), "classes": dict.fromkeys(names, 50)}
-    data = {"name": "shapes", "fingerprint": "d" * 64, "counts": {"train": counts}}
+    counts = {
+        split: {"images": each * len(names), "classes": dict.fromkeys(names, each)}
+        for split, each in (("train", 50), ("test", 20))
+    }
+    data = {"name": "shapes", "fingerprint": "d" * 64, "counts": counts}
     command = f"python launch.py --config=configs/quickstart.py --workdir=runs/{folder.name}"
     runs.write_json(
         folder / runs.CONFIG,
-        {"identity": identity, "command": command, "config": settings, "data": data},
+        {
+            "identity": identity,
+            "command": command,
+            "config": settings,
+            "changed": ["steps"],
+            "data": data,
+        },
     )
     made_by = {
         "from_step": 0,
@@ -82,7 +93,9 @@ def write_run(
         "commit": "abc",
         "weights": {backbone: {"sha256": {"model.safetensors": "f" * 64}}},
     }
-    runs.write_json(folder / runs.STAGES, {"distill": {"made_by": [made_by]}})
+    runs.write_json(
+        folder / runs.STAGES, {"distill": {"made_by": [made_by], "finished": "2026-01-02"}}
+    )
     lines = [json.dumps({"step": step, "loss": 1 / step}) for step in steps]
     (folder / runs.METRICS).write_text("\n".join(lines) + "\n")
     for step in steps:
@@ -112,11 +125,10 @@ def write_run(
     }
     runs.write_json(folder / runs.RESULTS, results)
     shown = gallery.shown(labels)
-    real = (255 * blobs(rng, len(shown), side)).astype(np.uint8)
+    reals = {kind: (255 * blobs(rng, len(shown), side)).astype(np.uint8) for kind in gallery.REALS}
     count = max(300, len(shown))
     features = rng.normal(size=(count, 8)).astype(np.float32)
     near = gallery.make_map(features, np.arange(count) % len(names), features[: len(shown)])
-    reals = dict.fromkeys(gallery.REALS, real)
     made = gallery.make_gallery(images, labels, names, reals, near)
     gallery.save_gallery(folder / runs.GALLERY, made)
     return folder

@@ -146,19 +146,24 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
         "step_000006.png",
     ]
     assert sorted(p.name for p in (finished / "timelapse").iterdir()) == [
+        "step_000000.webp",
         "step_000003.webp",
         "step_000006.webp",
     ]
     with Image.open(finished / "timelapse.webp") as animation:
-        assert animation.n_frames == 2
+        assert animation.n_frames == 3
     page = (finished / "report.html").read_text()
     assert "Still distilling" not in page
-    assert page.count("<img") == 10 * 4 + 2 + 10, "cards, frames and thumbnails of the map"
-    assert "python launch.py --config=configs/quickstart.py:quick --workdir=quick" in page
+    assert page.count('class="card"') == page.count('aria-pressed="false"') == 10
+    assert page.count("data-said=") == 3
+    # A browser breaks lines between words alone.
+    command = "python launch.py --config=configs/quickstart.py:quick --workdir=quick"
+    assert "</span> <span>".join(command.split()) in page
     assert str(finished.parent) not in page
     assert logged_steps(finished) == [2, 4, 6]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
+    assert {"steps", "data.name"} & set(config["changed"]) == {"steps"}
     assert len(config["identity"]["data.fingerprint"]) == 64
     stages = json.loads((finished / "stages.json").read_text())
     assert len(stages) == 7

@@ -75,10 +75,13 @@ def opened(browser, folder):
     """Opens a page: `opened("one/report.html")`; at the end nothing may have been said or asked."""
     contexts, said, asked = [], [], []
 
-    def open_page(name, size="desktop", scheme="light"):
+    def open_page(name, size="desktop", scheme="light", touch=False):
         width, height = SIZES[size]
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            has_touch=touch,
+            is_mobile=touch,
         )
         contexts.append(context)
         page = context.new_page()
@@ -162,6 +165,9 @@ def test_search_narrows_and_says_so(opened):
     page.get_by_label("Find a class").fill("<SCRIPT> alert")
     expect(page.locator(".card:visible")).to_have_count(1)
     expect(page.locator(".card:visible h3")).to_have_text(EVIL)
+    # A class's number; no name has one.
+    page.get_by_label("Find a class").fill("2")
+    expect(page.locator(".card:visible h3")).to_have_text("two")
     page.get_by_label("Find a class").fill("nope")
     expect(page.locator("#nothing")).to_be_visible()
     page.keyboard.press("Escape")
@@ -174,7 +180,11 @@ def test_real_images_appear_on_hover_and_focus(opened):
     expect(first.locator(".strip")).to_have_css("opacity", "0")
     first.hover()
     expect(first.locator(".strip")).to_have_css("opacity", "1")
-    assert first.locator(".strip").inner_text().split() == ["typical", "look-alike", "random"]
+    assert first.locator(".strip").inner_text().split() == ["look-alike", "random"]
+    # The typical one is there without that.
+    expect(
+        page.locator(".foot").first.get_by_alt_text("Typical real image of zero")
+    ).to_be_visible()
     page.get_by_label("Find a class").focus()
     page.mouse.move(0, 0)
     page.keyboard.press("Tab")
@@ -193,6 +203,8 @@ def test_class_is_enlarged_by_click_and_keyboard(opened):
     expect(page.get_by_role("dialog", name="zero")).to_be_visible()
     # Two rows of a distilled and three real images, and another run's.
     expect(dialog.locator("img")).to_have_count(2 * 4 + 1)
+    captions = dialog.locator("figcaption b").all_inner_texts()
+    assert captions[:4] == ["distilled", "typical", "look-alike", "random"]
     assert page.evaluate("[...document.querySelectorAll('#viewer img')].every((i) => i.alt)")
     assert "distilled for far" in dialog.inner_text()
     assert page.evaluate(
@@ -215,32 +227,73 @@ def test_class_is_enlarged_by_click_and_keyboard(opened):
 
 def test_timelapse_follows_the_slider_and_plays(opened):
     page = opened("one/report.html")
-    slider, frame = page.get_by_role("slider", name="Step"), page.locator(".frames img:visible")
-    expect(frame).to_have_attribute("alt", "The images at step 30, loss 0.0333")
+    slider, film = page.get_by_role("slider", name="Step"), page.locator(".cells")
+    pixels = "() => [...document.querySelectorAll('.cells canvas')].map((c) => c.toDataURL())"
+    expect(film).to_have_attribute("aria-label", "The images at step 30, loss 0.0333")
+    assert film.inner_text().split("\n") == ["zero"] * 2 + ["one"] * 2 + ["two"] * 2 + [EVIL] * 2
+    last = page.evaluate(pixels)
+    assert len(set(last)) == 8
     slider.focus()
     page.keyboard.press("ArrowLeft")
-    expect(frame).to_have_attribute("alt", "The images at step 20, loss 0.0500")
+    expect(film).to_have_attribute("aria-label", "The images at step 20, loss 0.0500")
+    assert not set(page.evaluate(pixels)) & set(last)
     expect(slider).to_have_attribute("aria-valuetext", "step 20, loss 0.0500")
     expect(page.locator("#step-said")).to_have_text("step 20, loss 0.0500")
     page.keyboard.press("Home")
-    expect(frame).to_have_attribute("alt", "The images at step 10, loss 0.1000")
+    expect(film).to_have_attribute("aria-label", "The images at step 10, loss 0.1000")
     page.get_by_role("button", name="Play").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
-    expect(frame).to_have_attribute("alt", "The images at step 30, loss 0.0333")
+    expect(film).to_have_attribute("aria-label", "The images at step 30, loss 0.0333")
     expect(page.get_by_role("button", name="Play")).to_be_visible()
+    assert page.evaluate(pixels) == last
 
 
 def test_map_lights_up_a_class_and_leads_to_it(opened):
     page = opened("one/report.html")
-    thumb = page.locator(".plane a").first
+    thumb = page.locator(".plane button").first
+    lit, said = page.locator(".plane path.hot"), page.locator("#map-said")
     thumb.focus()
-    lit = page.locator(".plane path.hot")
     expect(lit).to_have_count(1)
     label = thumb.get_attribute("data-label")
     assert lit.get_attribute("data-label") == label
+    # Chosen, it stays lit.
     page.keyboard.press("Enter")
-    assert page.url.endswith(f"#class-{label}")
-    expect(page.locator(f"#class-{label}")).to_be_in_viewport()
+    expect(thumb).to_have_attribute("aria-pressed", "true")
+    expect(said).to_have_text(re.compile(r"zero: \d+ real images lit up\."))
+    page.get_by_role("button", name="Enlarge its images").click()
+    expect(page.get_by_role("dialog", name="zero")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#map-open")).to_be_focused()
+    expect(lit).to_have_count(1)
+    thumb.focus()
+    page.keyboard.press("Enter")
+    expect(thumb).to_have_attribute("aria-pressed", "false")
+    expect(said).to_contain_text("Choose a thumbnail")
+
+
+def test_fingers_find_what_a_pointer_would(opened):
+    page = opened("one/report.html", "phone", touch=True)
+    expect(page.get_by_text("Tap an image to enlarge it")).to_be_visible()
+    expect(page.get_by_text("Point at an image")).to_be_hidden()
+    thumb = page.locator(".plane button").nth(2)
+    thumb.tap()
+    expect(page.locator(".plane path.hot")).to_have_count(1)
+    assert "#" not in page.url
+    hit = "(b) => parseFloat(getComputedStyle(b, '::after').width)"
+    assert thumb.evaluate(hit) >= 44
+    # Commands are whole on the screen, and their buttons do not lie on them.
+    for code in page.locator(".code").all():
+        inside, button = code.locator("code").bounding_box(), code.locator("button").bounding_box()
+        assert inside["x"] + inside["width"] <= 390
+        assert button["y"] + button["height"] <= inside["y"] + 1
+    page.locator(".real").first.tap()
+    expect(page.get_by_role("dialog", name="zero")).to_be_visible()
+
+
+def test_class_of_an_address_is_marked(opened):
+    page = opened("one/report.html#class-2")
+    outline = "getComputedStyle(document.querySelector('#class-2 .open')).outlineStyle"
+    assert page.evaluate(outline) == "solid"
 
 
 def test_keyboard_reaches_everything_in_reading_order(opened):
@@ -258,8 +311,10 @@ def test_keyboard_reaches_everything_in_reading_order(opened):
             break
     assert order[0] == "skip"
     firsts = list(dict.fromkeys(order))
-    wanted = ["skip", "A", "search", "open", "scroll", "plain", "step", "PRE", "copy", "SUMMARY"]
+    wanted = ["skip", "A", "search", "open", "SUMMARY", "scroll", "plain", "step", "tinted"]
     assert firsts[: len(wanted)] == wanted
+    # Buttons are above what they copy.
+    assert firsts.index("copy") < firsts.index("PRE")
     assert order.count("open") == 4
 
 

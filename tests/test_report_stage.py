@@ -123,6 +123,12 @@ def test_pictures_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys, mo
         stages._write_progress(session, 5, images)
 
 
+def test_timelapse_begins_before_the_first_step(tmp_path):
+    session = make_session(tmp_path, 4)
+    stages._write_start(session, session.distilled.images)
+    assert [path.name for path in (tmp_path / "timelapse").iterdir()] == ["step_000000.webp"]
+
+
 def test_learning_curves_are_thinned_averaged_and_finite():
     losses = np.linspace(3, 1, 2000, dtype=np.float32).reshape(2, 1000)
     curve = stages._loss_curve(losses)

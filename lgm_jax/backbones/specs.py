@@ -180,9 +180,13 @@ def _digits(name: str, summary: str, patch: int = 8, pool: Pool = "cls") -> Entr
 
 
 NAMES: Mapping[str, Entry] = {
-    "digits_contrastive": _digits("digits_contrastive", "embedded, as MoCo-v3, on digits"),
-    "digits_distilled": _digits("digits_distilled", "embedded, as DINO, on digits"),
-    "digits_masked": _digits("digits_masked", "embedded, as MAE, on digits", 4, "mean"),
+    "digits_contrastive": _digits(
+        "digits_contrastive", "in this package, trained on digits like MoCo-v3"
+    ),
+    "digits_distilled": _digits("digits_distilled", "in this package, trained on digits like DINO"),
+    "digits_masked": _digits(
+        "digits_masked", "in this package, trained on digits like MAE", 4, "mean"
+    ),
     "dinov2_vits14": _dinov2("s"),
     "dinov2_vitb14": _dinov2("b"),
     "dinov2_vitl14": _dinov2("l"),

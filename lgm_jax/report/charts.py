@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 # Of curves, as in style.mplstyle; the page gives lighter ones in the dark.
 SERIES = 7
 
@@ -40,6 +43,52 @@ def curve(
     across, up = WIDTH / ((x1 - x0) or 1), HEIGHT / ((y1 - y0) or 1)
     placed = [f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in kept]
     return "M" + "L".join(placed) if placed else ""
+
+
+def percent_range(lows: Sequence[float], highs: Sequence[float], guess: float) -> tuple[int, int]:
+    """Tens of percent that enclose values, so that dots on an axis use its width.
+
+    Args:
+        lows: Lower ends of what is shown.
+        highs: Upper ends.
+        guess: Percent that guessing gives; the axis reaches it where it is not far.
+    """
+    low = 10 * math.floor((min(lows) - 1) / 10)
+    if guess >= low - 20:
+        low = min(low, 10 * math.floor((guess - 1) / 10))
+    high = 10 * math.ceil((max(highs) + 0.5) / 10)
+    return max(0, low), min(100, high)
+
+
+def move_apart(
+    places: Float[np.ndarray, "n 2"], box: tuple[float, float], shape: float
+) -> Float[np.ndarray, "n 2"]:
+    """Moves the middles of boxes no further than it takes for none to hide another.
+
+    Args:
+        places: In parts of a frame's width and height.
+        box: Width and height of a box, in parts of the frame's width.
+        shape: The frame's height by its width.
+
+    Returns:
+        Places within the frame. If it is too full, some boxes still overlap.
+    """
+    size = np.asarray([box[0], box[1] / shape])
+    edge = size / 2
+    moved = np.clip(places.astype(float), edge, 1 - edge)
+    for _ in range(200):
+        apart = moved[:, None] - moved[None]
+        overlap = size - np.abs(apart)
+        hidden = (overlap > 1e-9).all(axis=-1) & ~np.eye(len(moved), dtype=bool)
+        if not hidden.any():
+            break
+        # Along the direction in which less has to be moved; two at one place part by their order.
+        order = np.sign(np.arange(len(moved))[:, None] - np.arange(len(moved))[None])
+        along = np.argmin(overlap / size, axis=-1)[..., None] == np.arange(2)
+        towards = np.where(apart == 0, order[..., None], np.sign(apart))
+        push = np.where(hidden[..., None] & along, towards * overlap / 2, 0.0)
+        moved = np.clip(moved + 0.7 * push.sum(axis=1), edge, 1 - edge)
+    return moved
 
 
 def number(value: float) -> str:

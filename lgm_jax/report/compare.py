@@ -11,8 +11,8 @@ from etils import epath
 
 from lgm_jax import runs
 from lgm_jax.errors import UserError
+from lgm_jax.report import words
 from lgm_jax.report.page import (
-    TITLES,
     Beside,
     Embedded,
     Place,
@@ -23,6 +23,7 @@ from lgm_jax.report.page import (
     render,
     run_title,
 )
+from lgm_jax.report.words import TITLES
 
 # Pictures that one file holds, and their bytes.
 _MOST_PICTURES, _BUDGET = 400, 7_000_000
@@ -82,7 +83,7 @@ def describe_comparison(
         for number, (found, mapped) in enumerate(zip(firsts, labels, strict=True)):
             picture = found.get(mapped[label])
             cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
-        rows.append({"name": name, "cells": cells})
+        rows.append({"name": name, "label": label, "cells": cells})
     probes = [(view.results or {}).get("probe", {}) for view in views]
     data = {view.config.get("data", {}).get("fingerprint") for view in views}
     return {
@@ -104,9 +105,27 @@ def describe_comparison(
         "loss": describe_losses(
             [(title, view.losses) for title, view in zip(titles, views, strict=True)]
         ),
+        "about": {name: words.about_backbone(name) for entries in probes for name in entries},
+        "words": words.glossary(
+            [method for entries in probes for found in entries.values() for method in found],
+            None,
+            has_loss=any(view.losses for view in views),
+        ),
+        "num_test": num_test(views) if len(data) == 1 else None,
         "same_data": len(data) == 1,
         "lazy": place.lazy,
     }
+
+
+def num_test(views: Sequence[RunView]) -> int | None:
+    """Images that accuracies were measured on, if it is known and the same for all runs."""
+    counts = {
+        view.config.get("data", {}).get("counts", {}).get(entry["split"], {}).get("images")
+        for view in views
+        for entries in (view.results or {}).get("probe", {}).values()
+        for entry in entries.values()
+    }
+    return counts.pop() if len(counts) == 1 else None
 
 
 def name_runs(views: Sequence[RunView]) -> list[str]:

@@ -60,6 +60,7 @@ class Gallery:
         total: Images per class that there are.
         files: WebP files by kind, one per image shown: `distilled`, and of `REALS` those known.
         map: Of their features, if known.
+        side: Of the distilled images, in pixels; unknown of galleries of earlier versions.
     """
 
     class_names: Sequence[str]
@@ -67,6 +68,7 @@ class Gallery:
     total: int
     files: Mapping[str, Sequence[bytes]]
     map: Map | None = None
+    side: int | None = None
 
     @property
     def fits_one_file(self) -> bool:
@@ -120,7 +122,8 @@ def make_gallery(
     for kind, beside in (reals or {}).items():
         files[kind] = pictures.encode(beside, _REAL_SIDE, _REAL_BUDGET if one_file else None)
     total = int(np.bincount(labels).max())
-    return Gallery(list(map(str, class_names)), labels[rows], total, files, feature_map)
+    names, side = list(map(str, class_names)), int(images.shape[1])
+    return Gallery(names, labels[rows], total, files, feature_map, side)
 
 
 def real_rows(
@@ -183,6 +186,8 @@ def save_gallery(path: epath.Path, gallery: Gallery) -> None:
         "labels": gallery.labels,
         "total": np.asarray(gallery.total),
     }
+    if gallery.side is not None:
+        arrays["side"] = np.asarray(gallery.side)
     for kind, files in gallery.files.items():
         arrays[f"{kind}_bytes"], arrays[f"{kind}_ends"] = pictures.pack(files)
     if gallery.map is not None:
@@ -208,17 +213,19 @@ def load_gallery(path: epath.Path) -> Gallery:
         ) from error
 
 
-def _from_arrays(get: Callable[[str], np.ndarray], names: Sequence[str]) -> Gallery:
+def _from_arrays(get: Callable[[str], np.ndarray], stored: Sequence[str]) -> Gallery:
     files = {
         kind: pictures.unpack(get(f"{kind}_bytes"), get(f"{kind}_ends"))
         for kind in (DISTILLED, *REALS)
-        if f"{kind}_ends" in names
+        if f"{kind}_ends" in stored
     }
     feature_map = None
-    if "map_real" in names:
+    if "map_real" in stored:
         fields = (field.name for field in dataclasses.fields(Map))
         feature_map = Map(**{name: get(f"map_{name}") for name in fields})
     labels = get("labels")
     if {len(listed) for listed in files.values()} != {len(labels)}:
         raise ValueError("pictures and labels differ in number")
-    return Gallery(get("class_names").tolist(), labels, int(get("total")), files, feature_map)
+    names, total = get("class_names").tolist(), int(get("total"))
+    side = int(get("side")) if "side" in stored else None
+    return Gallery(names, labels, total, files, feature_map, side)

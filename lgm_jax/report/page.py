@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import re
 import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -26,7 +28,8 @@ from jaxtyping import Float, Int
 from lgm_jax import runs
 from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
-from lgm_jax.report import charts, pictures, timelapse
+from lgm_jax.images import level_sizes, num_active
+from lgm_jax.report import charts, commands, pictures, timelapse, words
 from lgm_jax.report.gallery import (
     DISTILLED,
     REALS,
@@ -35,26 +38,7 @@ from lgm_jax.report.gallery import (
     make_gallery,
     shown,
 )
-
-# Of the accuracies, in their order, for readers who do not know the field's words.
-TITLES = {
-    "distilled": "distilled images",
-    "centroids": "typical real images",
-    "neighbors": "look-alike real images",
-    "random": "random real images",
-    "full": "all real images",
-}
-# Of the pictures beside a distilled one.
-CAPTIONS = {
-    "centroids": ("typical", "the real image nearest to the class's mean"),
-    "neighbors": ("look-alike", "the real image most like the distilled one"),
-    "random": ("random", "a real image drawn at random"),
-}
-OBJECTIVES = {
-    "lgm": "Linear Gradient Matching",
-    "sfm": "statistical flow matching",
-    "clp": "a closed-form linear probe",
-}
+from lgm_jax.report.words import CAPTIONS, TITLES
 
 # Bytes that the timelapse takes of a page that is one file, together with other runs' images, which
 # may take half of them; the side of the latter.
@@ -63,9 +47,22 @@ _FRAMES_BUDGET, _BESIDE_BUDGET, _BESIDE_SIDE = 2_000_000, 1_000_000, 160
 # Thumbnails on the map, and their side.
 _THUMBS, _THUMB_SIDE = 100, 48
 
-# Shape of the map, height by width.
-_FLATTEST, _TALLEST = 0.5, 0.75
-_MARGIN = 0.05
+# Shape of the map, height by width: on a wide screen, and on a narrow one. What lies in it keeps
+# clear of its edges.
+_SHAPE, _NARROW_SHAPE = 0.56, 1.1
+_MARGIN = 0.07
+
+# Thumbnails that have their names beside them, and what they then take of the map's width, sides
+# of their boxes on a wide screen and on a narrow one; classes that have colours of their own.
+_NAMED, _COLOURED = 24, 20
+_BOX, _NARROW_BOX = (0.058, 0.066), (0.135, 0.175)
+
+# Columns of the timelapse on a wide screen, if there are many images.
+_MOST_COLUMNS = 12
+
+# Marks of a curve whose labels are this many percent of its width apart are read on a wide screen,
+# and on a narrow one.
+_ROOM, _NARROW_ROOM = 4.5, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +75,7 @@ class RunView:
         results: `results.json`, unless the run is unfinished.
         losses: Step and loss of each line of `metrics.jsonl`, up to the steps that are shown.
         made_by: The processes that distilled.
+        finished: The day on which they finished, if that is known.
         gallery: Pictures, if there are distilled images.
         sheets: Contact sheets along the way.
         step: Of an unfinished run: where it is.
@@ -91,6 +89,7 @@ class RunView:
     gallery: Gallery | None
     sheets: Sequence[timelapse.Sheet]
     step: int | None = None
+    finished: str | None = None
 
     @property
     def name(self) -> str:
@@ -140,7 +139,8 @@ def read_run(
     sheets = timelapse.find_sheets(path / runs.TIMELAPSE, last)
     if results is None and step is None:
         step = losses[-1][0] if losses else 0
-    return RunView(path, config, results, losses, made_by, gallery, sheets, step)
+    finished = None if results is None else record.get("finished")
+    return RunView(path, config, results, losses, made_by, gallery, sheets, step, finished)
 
 
 def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
@@ -271,7 +271,17 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "thousands": "{:,}".format}
+
+    def unbroken(command: str) -> markupsafe.Markup:
+        # Browsers break lines after hyphens, so within a flag.
+        parts = re.split(r"(\s+)", command)
+        word = markupsafe.Markup("<span>{}</span>")
+        return markupsafe.Markup("").join(
+            part if not part.strip() else word.format(part) for part in parts
+        )
+
+    environment.filters["unbroken"] = unbroken
+    environment.filters |= {"percent": percent, "thousands": "{:,}".format, "listed": words.join}
     text = {
         name: markupsafe.Markup(
             (epath.Path(__file__).parent / "templates" / f"page.{name}").read_text()
@@ -297,54 +307,132 @@ def describe(
     run: RunView, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
 ) -> dict[str, Any]:
     """All that the template of a run shows."""
-    settings = run.settings
-    counts = run.config.get("data", {}).get("counts", {}).get("train", {})
-    gallery, where = run.gallery, _workdir(run)
+    settings, data = run.settings, run.config.get("data", {})
+    counts = data.get("counts", {})
+    gallery, where = run.gallery, commands.workdir(run.config.get("command")) or run.name
     # Of an unfinished run, the gallery may show a part.
-    classes = len(counts.get("classes", ())) or (len(gallery.class_names) if gallery else 0)
+    names = list(counts.get("train", {}).get("classes", ()))
+    classes = (run.results or {}).get("num_classes") or len(names)
+    classes = classes or (len(gallery.class_names) if gallery else 0)
+    if len(names) != classes and gallery and len(gallery.class_names) == classes:
+        names = list(gallery.class_names)
     ipc = (run.results or settings).get("ipc")
-    probes = (run.results or {}).get("probe", {})
+    num_images = ipc * classes if gallery and ipc else None
+    # First the models that the images were made for.
+    found = (run.results or {}).get("probe", {})
+    probes = {name: found[name] for name in sorted(found, key=lambda n: n not in run.backbones)}
+    main: Mapping[str, Any] = next(iter(probes.values()), {})
+    split = next(iter(main.values()))["split"] if main else None
+    num_test = counts.get(split, {}).get("images")
+    objective = str((run.results or settings).get("objective"))
+    side = image_side(run)
+    steps = (run.results or {}).get("steps") or settings.get("steps")
+    soft = ((run.results or {}).get("labels") or {}).get("kind") == "soft"
+    loss = describe_losses(
+        [(run.name, run.losses)],
+        # What is still to come is left free.
+        settings.get("steps", 0) if run.results is None else 0,
+        describe_growth(settings, side),
+    )
+    facts, hashes = describe_provenance(run)
+    changed = [name for name in run.config.get("changed", ()) if name in settings]
     return {
         "run": run.name,
-        "title": f"{run.config.get('data', {}).get('name', run.name)}, distilled",
-        "dataset": run.config.get("data", {}).get("name", ""),
+        "title": f"{data.get('name', run.name)}, distilled",
+        "dataset": data.get("name", ""),
+        "about_data": words.about_data(str(data.get("name", ""))),
         "unfinished": run.results is None,
         "step": run.step,
-        "steps": (run.results or {}).get("steps") or settings.get("steps"),
+        "steps": steps,
         "seed": settings.get("seed"),
         "image_every": settings.get("image_every"),
         "backbones": run.backbones,
-        "objective": OBJECTIVES.get(str((run.results or settings).get("objective"))),
+        "about": {name: words.about_backbone(name) for name in (*run.backbones, *probes)},
+        "objective": words.OBJECTIVES.get(objective),
+        "each_step": words.STEPS.get(objective),
+        "start": words.STARTS.get(str(settings.get("images.init"))),
+        "new_heads": objective == "lgm",
+        "soft": soft,
+        "finished": run.finished,
+        "side": side,
         "ipc": ipc,
         "num_classes": classes,
-        "num_images": ipc * classes if gallery and ipc else None,
-        "num_train": counts.get("images"),
+        "num_images": num_images,
+        "num_train": counts.get("train", {}).get("images"),
+        "num_test": num_test,
         "cards": describe_cards(gallery, others, place) if gallery else [],
         "per_class": gallery.total if gallery else 0,
-        "kinds": [(kind, *CAPTIONS[kind]) for kind in REALS if gallery and kind in gallery.files],
-        "accuracy": [describe_accuracy(name, entries) for name, entries in probes.items()],
+        "accuracy": describe_accuracies(probes, run.backbones, classes),
+        "compared": words.compare(main),
+        "doubt": words.doubt(main, num_test, settings.get("seed"), made_here=bool(run.backbones))
+        if "distilled" in main
+        else None,
+        "guess": words.guess(classes) if classes else None,
         "groups": [found for found in (describe_groups(*item) for item in probes.items()) if found],
         "learning": [
             found for found in (describe_learning(*item) for item in probes.items()) if found
         ],
-        "loss": describe_losses(
-            [(run.name, run.losses)],
-            # What is still to come is left free.
-            settings.get("steps", 0) if run.results is None else 0,
-        ),
-        "grows": settings.get("images.kind") == "pyramid"
-        and bool(settings.get("images.grow_every")),
+        "loss": loss,
         "timelapse": describe_timelapse(
-            run, place, _FRAMES_BUDGET - (_BESIDE_BUDGET if others else 0)
+            run, place, _FRAMES_BUDGET - (_BESIDE_BUDGET if others else 0), names, num_images
         ),
         "map": describe_map(gallery, place) if gallery and gallery.map else None,
+        "words": words.glossary(list(main), words.gap(main), has_loss=loss is not None),
         "lazy": place.lazy,
-        "provenance": describe_provenance(run),
-        "settings": {name: json.dumps(value) for name, value in settings.items()},
-        "command": run.config.get("command"),
-        "load": "import lgm_jax\n\n"
-        f"images, labels, class_names = lgm_jax.load_distilled({where!r})",
-        "compare": f"python -m lgm_jax.report {shlex.quote(where)} ANOTHER_RUN --out=compare.html",
+        "provenance": facts,
+        "hashes": hashes,
+        "changed": {name: json.dumps(settings[name]) for name in changed},
+        "settings": {
+            name: json.dumps(value) for name, value in settings.items() if name not in changed
+        },
+        "where": where,
+        **describe_next_steps(run, where, num_images, side, names, soft=soft),
+    }
+
+
+def image_side(run: RunView) -> int | None:
+    """Side of the distilled images in pixels, if it is known."""
+    if run.gallery is None:
+        return None
+    if run.gallery.side is not None:
+        return run.gallery.side
+    configured = run.settings.get("images.resolution")
+    return int(configured) if configured else None
+
+
+def describe_next_steps(
+    run: RunView,
+    where: str,
+    num_images: int | None,
+    side: int | None,
+    class_names: Sequence[str],
+    *,
+    soft: bool,
+) -> dict[str, Any]:
+    """Commands and code to go on with.
+
+    Args:
+        run: The run.
+        where: Its folder, as it would be typed.
+        num_images: How many distilled images there are, if known.
+        side: Of these, if known.
+        class_names: In label order.
+        soft: Whether labels were learned along.
+    """
+    command = run.config.get("command")
+    backbone = next(iter(run.backbones), None)
+    seed = int(run.settings.get("seed") or 0) + 1
+    beside = f"python -m lgm_jax.report {shlex.quote(where)} {{}} --out=compare.html"
+    return {
+        "command": command,
+        "bare": commands.bare_names(command),
+        "again": commands.changed(command, workdir="runs/again") if command else None,
+        "load": commands.load(where, num_images, side, class_names, backbone, soft=soft),
+        "compare": commands.changed(command, config__seed=seed, workdir="runs/another")
+        + "\n"
+        + beside.format("runs/another")
+        if command
+        else beside.format("ANOTHER_RUN"),
     }
 
 
@@ -360,9 +448,8 @@ def describe_cards(
         row = {
             "distilled": place.put(DISTILLED, i, gallery.files[DISTILLED][i]),
             "reals": [
-                {"kind": kind, "src": place.put(kind, i, gallery.files[kind][i])}
-                for kind in REALS
-                if kind in gallery.files
+                {**said, "src": place.put(kind, i, gallery.files[kind][i])}
+                for kind, said in describe_reals(gallery, i)
             ],
             "others": [],
         }
@@ -382,6 +469,25 @@ def describe_cards(
     return [card for card in cards if card["rows"]]
 
 
+def describe_reals(gallery: Gallery, i: int) -> list[tuple[str, dict[str, str]]]:
+    """The real pictures beside a distilled one: the first of its kinds, name and description.
+
+    One that is of several kinds is there once.
+    """
+    kinds: dict[bytes, list[str]] = {}
+    for kind in REALS:
+        if kind in gallery.files:
+            kinds.setdefault(gallery.files[kind][i], []).append(kind)
+    found = []
+    for same in kinds.values():
+        name = words.join([CAPTIONS[kind][0] for kind in same])
+        text = CAPTIONS[same[0]][1]
+        if len(same) > 1:
+            text = f"one real image: {words.join([CAPTIONS[kind][2] for kind in same])}"
+        found.append((same[0], {"name": name, "text": text}))
+    return found
+
+
 def first_pictures(gallery: Gallery) -> dict[int, bytes]:
     """The first distilled image of each class."""
     pairs = zip(gallery.labels.tolist(), gallery.files[DISTILLED], strict=True)
@@ -393,35 +499,69 @@ def run_title(run: RunView) -> str:
     return " + ".join(run.backbones) or run.name
 
 
-def describe_accuracy(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Bars of an evaluation backbone, from 0 to 100 %, and how they were measured."""
-    bars = []
-    for method, title in TITLES.items():
-        entry = entries.get(method)
-        if entry is None:
-            continue
-        mean, std = entry["top1_mean"], entry["top1_std"]
-        bars.append(
+def describe_accuracies(
+    probes: Mapping[str, Mapping[str, Any]], made_for: Sequence[str], num_classes: int
+) -> list[dict[str, Any]]:
+    """Dots with error bars for each evaluation backbone, on one axis, in percent of its width.
+
+    Args:
+        probes: Of `results.json`, those that images were made for first.
+        made_for: What the images were distilled against.
+        num_classes: Number of classes, which says what guessing gives.
+    """
+    if not probes:
+        return []
+    guess = words.guess(num_classes)
+    spans = {
+        name: {
+            method: (
+                max(0.0, entry["top1_mean"] - (entry["top1_std"] or 0.0)),
+                min(100.0, entry["top1_mean"] + (entry["top1_std"] or 0.0)),
+            )
+            for method, entry in entries.items()
+        }
+        for name, entries in probes.items()
+    }
+    every = [span for found in spans.values() for span in found.values()]
+    low, high = charts.percent_range([a for a, _ in every], [b for _, b in every], guess)
+
+    def at(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    ticks = [tick for tick in charts.ticks(low, high, about=5) if low <= tick <= high]
+    charted = []
+    for name, entries in probes.items():
+        means = {method: entry["top1_mean"] for method, entry in entries.items()}
+        has_all = {"distilled", "full"} <= set(means) and means["full"] > 0
+        charted.append(
             {
-                "method": method,
-                "title": title,
-                "mean": mean,
-                "std": std,
-                "low": max(0.0, mean - (std or 0.0)),
-                "high": min(100.0, mean + (std or 0.0)),
+                "backbone": name,
+                "mine": name in made_for,
+                "rows": [
+                    {
+                        "method": method,
+                        "title": title,
+                        "mean": means[method],
+                        "std": entries[method]["top1_std"],
+                        "at": at(means[method]),
+                        "low": at(spans[name][method][0]),
+                        "high": at(spans[name][method][1]),
+                    }
+                    for method, title in TITLES.items()
+                    if method in entries
+                ],
+                "means": means,
+                "ticks": [(charts.number(tick), at(tick)) for tick in ticks],
+                "goal": at(means["full"]) if "full" in means else None,
+                "guess": at(guess) if low <= guess <= high else None,
+                "gap": words.gap(entries),
+                "share": 100 * means["distilled"] / means["full"] if has_all else None,
+                "runs": max(len(entry["top1_runs"]) for entry in entries.values()),
+                "split": next(iter(entries.values()))["split"],
+                "training": describe_training(entries),
             }
         )
-    values = {bar["method"]: bar["mean"] for bar in bars}
-    has_all = {"distilled", "full"} <= set(values) and values["full"] > 0
-    return {
-        "backbone": backbone,
-        "bars": bars,
-        "values": values,
-        "share": 100 * values["distilled"] / values["full"] if has_all else None,
-        "runs": max(len(entry["top1_runs"]) for entry in entries.values()),
-        "split": next(iter(entries.values()))["split"],
-        "training": describe_training(entries),
-    }
+    return charted
 
 
 def describe_training(entries: Mapping[str, Any]) -> str:
@@ -471,13 +611,16 @@ def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]
 
 
 def describe_losses(
-    series: Sequence[tuple[str, Sequence[tuple[int, float]]]], steps: int = 0
+    series: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    steps: int = 0,
+    marks: Sequence[tuple[int, str]] = (),
 ) -> dict[str, Any] | None:
     """Curves of losses by step, or epoch, in one box, with ticks placed in percent.
 
     Args:
         series: By name, step and loss of each point.
         steps: The last step that the box has room for, at least.
+        marks: Steps at which something happened, and what.
     """
     kept = [(name, points) for name, points in series if points]
     if not kept:
@@ -494,6 +637,7 @@ def describe_losses(
         "y_ticks": [
             (charts.number(y), 100 * (y_range[1] - y) / (y_range[1] - y_range[0])) for y in y_ticks
         ],
+        "marks": _place_marks([(100 * x / end, text) for x, text in marks if x < end]),
         "curves": [
             {
                 "name": name,
@@ -507,13 +651,51 @@ def describe_losses(
     }
 
 
-def describe_timelapse(run: RunView, place: Place, budget: int) -> dict[str, Any] | None:
+def _place_marks(marks: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    """Marks with whether there is room for their labels, on wide screens and on narrow ones."""
+    placed: list[dict[str, Any]] = []
+    last = {"wide": -math.inf, "narrow": -math.inf}
+    for part, text in marks:
+        fits = {}
+        for name, room in (("wide", _ROOM), ("narrow", _NARROW_ROOM)):
+            fits[name] = part - last[name] >= room
+            last[name] = part if fits[name] else last[name]
+        placed.append({"at": part, "text": text, **fits})
+    return placed
+
+
+def describe_growth(settings: Mapping[str, Any], side: int | None) -> list[tuple[int, str]]:
+    """Steps at which a finer level of detail joined the images, and its side."""
+    every = settings.get("images.grow_every") or 0
+    if settings.get("images.kind") != "pyramid" or not every or side is None:
+        return []
+    sizes = level_sizes(side)
+    start = int(settings.get("images.start_resolution") or 1)
+    delay = int(settings.get("images.grow_delay") or 0)
+    steps = range(delay, delay + every * (len(sizes) + 1), every)
+    counts = [int(num_active(step, sizes, start, every, delay)) for step in steps]
+    return [
+        (step, f"{sizes[count - 1]} px")
+        for step, before, count in zip(steps[1:], counts, counts[1:], strict=False)
+        if count > before
+    ]
+
+
+def describe_timelapse(
+    run: RunView,
+    place: Place,
+    budget: int,
+    class_names: Sequence[str],
+    num_images: int | None,
+) -> dict[str, Any] | None:
     """The contact sheets: all of them beside a page, and as many as fit a page that is one file.
 
     Args:
         run: The run.
         place: Where pictures go.
         budget: Bytes that the sheets may take of one file.
+        class_names: Of all classes, in label order.
+        num_images: How many distilled images there are, class by class, if known.
     """
     if run.gallery is None:
         return None
@@ -527,95 +709,128 @@ def describe_timelapse(run: RunView, place: Place, budget: int) -> dict[str, Any
         (run.sheets[i].step, place.put("timelapse", number, files[i]))
         for number, i in enumerate(chosen)
     ]
-    width, height = pictures.webp_size(files[-1])
+    width, height = size = pictures.webp_size(files[-1])
+    shown_images = min(pictures.SHEET_IMAGES, num_images or 0)
+    layout = pictures.sheet_layout(shown_images) if shown_images else None
+    per_class = num_images // len(class_names) if num_images and class_names else 0
+    cells = []
+    # The page cuts a sheet into its images, to name them.
+    if layout and layout.size == size and per_class:
+        step = layout.cell + layout.gap
+        cells = [
+            {
+                "name": class_names[number // per_class],
+                "x": i % layout.columns * step,
+                "y": i // layout.columns * step,
+            }
+            for i, number in enumerate(pictures.spread(num_images or 0, pictures.SHEET_IMAGES))
+        ]
     return {
+        "cells": cells,
+        "cell": layout.cell if layout else 0,
+        "columns": min(layout.columns, _MOST_COLUMNS) if layout else 1,
         "frames": [{"step": step, "src": src, "loss": losses.get(step)} for step, src in frames],
         "width": width,
         "height": height,
-        "images": min(pictures.SHEET_IMAGES, run.gallery.total * len(run.gallery.class_names)),
+        "images": shown_images,
     }
 
 
 def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
-    """Dots of real images by class, and thumbnails of distilled ones, in one box."""
+    """Dots of real images by class, and thumbnails of distilled ones, in one box.
+
+    Each direction fills the box. Thumbnails that would hide each other are moved apart, and a line
+    leads to where they belong.
+    """
     found = gallery.map
     if found is None:
         raise ValueError("the gallery has no map")
     everything = np.concatenate([found.real, found.syn])
     low, high = everything.min(axis=0), everything.max(axis=0)
-    middle, span = (low + high) / 2, np.maximum((high - low) * (1 + 2 * _MARGIN), 1e-9)
-    shape = float(np.clip(span[1] / span[0], _FLATTEST, _TALLEST))
-    # The same scale along both axes.
-    width = max(span[0], span[1] / shape)
-    size = np.asarray([width, width * shape])
+    middle, span = (low + high) / 2, np.maximum((high - low) / (1 - 2 * _MARGIN), 1e-9)
 
     def place_at(points: np.ndarray) -> np.ndarray:
-        part = (points - middle[None]) / size[None] + 0.5
+        part = (points - middle[None]) / span[None] + 0.5
         return part * np.asarray([[1, -1]]) + np.asarray([[0, 1]])
 
-    dots = place_at(found.real) * np.asarray([[1000, 1000 * shape]])
+    dots = place_at(found.real) * 1000
     thumbs = pictures.spread(len(gallery.labels), _THUMBS)
     small = pictures.shrink([gallery.files[DISTILLED][i] for i in thumbs], _THUMB_SIDE)
-    corners = place_at(found.syn) * 100
+    places = place_at(found.syn)[thumbs]
+    named = len(thumbs) <= _NAMED
+    wide = narrow = places
+    if named:
+        wide = charts.move_apart(places, _BOX, _SHAPE)
+        # There is room for so many names.
+        few = len(thumbs) <= _NAMED // 2
+        narrow = charts.move_apart(
+            places, _NARROW_BOX if few else (_NARROW_BOX[0], _NARROW_BOX[0]), _NARROW_SHAPE
+        )
     names = gallery.class_names
+    classes = np.unique(found.labels).tolist()
+    coloured = len(names) <= _COLOURED
     return {
-        "shape": shape,
-        "few": len(names) <= charts.SERIES,
+        "shape": _SHAPE,
+        "narrow_shape": _NARROW_SHAPE,
+        "named": named,
         "classes": [
             {
                 "label": label,
                 "name": names[label],
+                "hue": _hue(label, len(names)) if coloured else None,
+                "count": int(np.sum(found.labels == label)),
                 "path": "".join(f"M{x:.0f} {y:.0f}h0" for x, y in dots[found.labels == label]),
             }
-            for label in np.unique(found.labels).tolist()
+            for label in classes
         ],
         "thumbs": [
             {
                 "label": int(gallery.labels[i]),
                 "name": names[int(gallery.labels[i])],
-                "x": float(corners[i, 0]),
-                "y": float(corners[i, 1]),
+                "hue": _hue(int(gallery.labels[i]), len(names)) if coloured else None,
+                "count": int(np.sum(found.labels == gallery.labels[i])),
+                "at": 100 * places[number],
+                "wide": 100 * wide[number],
+                "narrow": 100 * narrow[number],
                 "src": place.put("map", i, webp),
             }
-            for i, webp in zip(thumbs, small, strict=True)
+            for number, (i, webp) in enumerate(zip(thumbs, small, strict=True))
         ],
         "points": len(found.real),
         "explained": [100 * float(part) for part in found.explained],
     }
 
 
-def describe_provenance(run: RunView) -> list[tuple[str, str]]:
-    """Facts by name, as far as they were recorded: versions, devices, commit, hashes."""
+def _hue(label: int, num_classes: int) -> int:
+    return round(360 * label / num_classes + 20) % 360
+
+
+def describe_provenance(run: RunView) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Facts by name, as far as they were recorded, and hashes by what they are of."""
     facts: list[tuple[str, str]] = []
-    identity = run.config.get("identity", {})
+    if run.finished:
+        facts.append(("distilled on", f"{run.finished} (UTC)"))
     for made in run.made_by:
-        where = f", from step {made['from_step']}" if len(run.made_by) > 1 else ""
-        versions, devices = made.get("versions", {}), made.get("devices", [])
+        where = f", from step {made['from_step']:,}" if len(run.made_by) > 1 else ""
+        versions = made.get("versions", {})
         found = {
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "devices": ", ".join(
-                f"{devices.count(kind)} of {kind}" for kind in dict.fromkeys(devices)
-            ),
+            "devices": words.devices(made.get("devices", [])),
             "commit": made.get("commit") or "not a git checkout",
         }
         facts += [(name + where, text) for name, text in found.items() if text]
+    seconds = (run.results or {}).get("seconds", {})
+    facts += [words.took(stage, taken) for stage, taken in seconds.items()]
     weights = run.made_by[-1].get("weights", {}) if run.made_by else {}
-    for name, origin in weights.items():
-        for file, sha256 in origin.get("sha256", {}).items():
-            facts.append((f"{name}, sha256 of {file}", sha256))
-    if identity.get("data.fingerprint"):
-        facts.append(("fingerprint of the data", str(identity["data.fingerprint"])))
-    for name, seconds in (run.results or {}).get("seconds", {}).items():
-        facts.append((f"seconds of {name}", f"{seconds:,.0f}"))
-    return facts
-
-
-def _workdir(run: RunView) -> str:
-    """The run folder as it was typed, if that is known, else its name."""
-    for word in shlex.split(str(run.config.get("command") or "")):
-        if word.startswith("--workdir="):
-            return word.removeprefix("--workdir=")
-    return run.name
+    hashes = [
+        (f"{name}, {file}", str(sha256))
+        for name, origin in weights.items()
+        for file, sha256 in origin.get("sha256", {}).items()
+    ]
+    fingerprint = run.config.get("identity", {}).get("data.fingerprint")
+    if fingerprint:
+        hashes.append(("all images of the data", str(fingerprint)))
+    return facts, hashes
 
 
 def _read_losses(path: epath.Path) -> list[tuple[int, float]]:

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -75,20 +76,47 @@ def sheet_columns(count: int) -> int:
     return min(candidates, key=lambda columns: (-count % columns, abs(columns - ideal)))
 
 
+class SheetLayout(NamedTuple):
+    """Where the images of a contact sheet lie.
+
+    Attributes:
+        cell: Side of an image in pixels.
+        gap: Pixels between images.
+        columns: Images in a row.
+        rows: Rows.
+    """
+
+    cell: int
+    gap: int
+    columns: int
+    rows: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the sheet."""
+        step = self.cell + self.gap
+        return self.columns * step - self.gap, self.rows * step - self.gap
+
+
+def sheet_layout(count: int) -> SheetLayout:
+    """The layout of a contact sheet of so many images, at most `SHEET_IMAGES`."""
+    columns = sheet_columns(count)
+    cell = _LARGE_CELL if count <= _FEW else _CELL
+    return SheetLayout(cell, _GAP, columns, math.ceil(count / columns))
+
+
 def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
     """A contact sheet as WebP, with clear gaps: up to `SHEET_IMAGES` images, evenly chosen.
 
     Small images are enlarged smoothly, as in `grid.draw_grid`.
     """
     chosen = to_bytes(images[spread(len(images), SHEET_IMAGES)])
-    cell = _LARGE_CELL if len(chosen) <= _FEW else _CELL
-    columns = sheet_columns(len(chosen))
-    rows = math.ceil(len(chosen) / columns)
-    size = columns * (cell + _GAP) - _GAP, rows * (cell + _GAP) - _GAP
-    canvas = Image.new("RGBA", size, (0, 0, 0, 0))
+    layout = sheet_layout(len(chosen))
+    step = layout.cell + layout.gap
+    canvas = Image.new("RGBA", layout.size, (0, 0, 0, 0))
     for i, image in enumerate(chosen):
-        place = i % columns * (cell + _GAP), i // columns * (cell + _GAP)
-        canvas.paste(_resize(Image.fromarray(image), cell), place)
+        place = i % layout.columns * step, i // layout.columns * step
+        canvas.paste(_resize(Image.fromarray(image), layout.cell), place)
     buffer = io.BytesIO()
     canvas.save(buffer, "WEBP", quality=72, method=4)
     return buffer.getvalue()

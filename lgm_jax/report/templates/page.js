@@ -8,21 +8,22 @@
     return element;
   };
 
-  // Search: names that contain all words typed.
+  // Search: names that contain all words typed, or the number of a class.
   const search = find("#search");
   if (search) {
     const items = all("[data-name]");
     const count = find("#count"), nothing = find("#nothing");
+    const whole = count.textContent;
     const update = () => {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       for (const item of items) {
         const name = item.dataset.name.toLowerCase();
-        item.hidden = !words.every((word) => name.includes(word));
+        item.hidden = !words.every((word) => name.includes(word) || item.dataset.label === word);
         shown += !item.hidden;
       }
       count.textContent = words.length
-        ? `${shown} of ${items.length} classes` : `${items.length} classes`;
+        ? `${shown} of ${items.length} classes` : whole;
       nothing.hidden = shown > 0;
     };
     search.addEventListener("input", update);
@@ -33,10 +34,11 @@
   }
 
   // A class enlarged, with what it is compared to.
+  let enlarge = null;
   const viewer = find("#viewer");
   if (viewer && viewer.showModal) {
-    const title = find("#viewer-title"), body = find("#viewer-body");
-    let current = null;
+    const title = find("#viewer-title"), body = find("#viewer-body"), hint = find("#viewer-hint");
+    let current = null, before = null;
     const figure = (image, name, text) => {
       const caption = make("figcaption", {}, make("b", { textContent: name }));
       if (text) caption.append(` ${text}`);
@@ -46,8 +48,11 @@
     const show = (card) => {
       current = card;
       title.textContent = card.dataset.name;
-      body.replaceChildren(...all(".row", card).map((row) => {
-        const [first, ...rest] = all("[data-title]", row);
+      hint.textContent = `number ${card.dataset.label}; ← and → for others`;
+      body.replaceChildren(...all(".row", card).map((row, number) => {
+        const [first, ...others] = all("[data-title]", row);
+        // The real image below the first one belongs to it.
+        const rest = number ? others : [...all(".foot [data-title]", card), ...others];
         const beside = make("div", { className: "beside" }, ...rest.map((entry) =>
           figure(find("img", entry) || entry, entry.dataset.title, entry.dataset.text)));
         return make("div", { className: "set" },
@@ -60,8 +65,12 @@
       const next = cards[(cards.indexOf(current) + by + cards.length) % cards.length];
       if (next) show(next);
     };
+    enlarge = (card, from) => { before = from; show(card); viewer.showModal(); };
     for (const card of all(".card")) {
-      find(".open", card).addEventListener("click", () => { show(card); viewer.showModal(); });
+      find(".open", card).addEventListener("click", () => enlarge(card, null));
+      for (const real of all(".real", card)) {
+        real.addEventListener("click", () => enlarge(card, null));
+      }
     }
     find("#next").addEventListener("click", () => move(1));
     find("#previous").addEventListener("click", () => move(-1));
@@ -71,19 +80,33 @@
       if (event.key === "ArrowRight") move(1);
       if (event.key === "ArrowLeft") move(-1);
     });
-    viewer.addEventListener("close", () => { if (current) find(".open", current).focus(); });
+    viewer.addEventListener("close", () => (before || find(".open", current)).focus());
   }
 
-  // Timelapse.
+  // Timelapse. A frame is one picture of all images, of which each is drawn above its name.
   const slider = find("#step");
   if (slider) {
     const frames = all(".frames img"), said = find("#step-said"), play = find("#play");
+    const cells = find(".cells"), canvases = all(".cells canvas");
     let timer = null;
+    const draw = (frame) => {
+      const side = Number(cells.dataset.side);
+      for (const canvas of canvases) {
+        const context = canvas.getContext("2d");
+        context.clearRect(0, 0, side, side);
+        context.drawImage(frame, canvas.dataset.x, canvas.dataset.y, side, side, 0, 0, side, side);
+      }
+      cells.setAttribute("aria-label", frame.alt);
+    };
     const show = () => {
-      const number = Number(slider.value);
-      frames.forEach((frame, i) => { frame.hidden = i !== number; });
-      said.textContent = frames[number].dataset.said;
-      slider.setAttribute("aria-valuetext", frames[number].dataset.said);
+      const number = Number(slider.value), frame = frames[number];
+      frames.forEach((other, i) => { other.hidden = i !== number; });
+      if (cells) {
+        if (frame.complete) draw(frame);
+        else frame.addEventListener("load", () => { if (!frame.hidden) draw(frame); }, { once: true });
+      }
+      said.textContent = frame.dataset.said;
+      slider.setAttribute("aria-valuetext", frame.dataset.said);
     };
     const stop = () => { clearInterval(timer); timer = null; play.textContent = "Play"; };
     slider.addEventListener("input", () => { stop(); show(); });
@@ -98,23 +121,38 @@
         if (Number(slider.value) === frames.length - 1) stop();
       }, 450);
     });
+    if (cells) { cells.hidden = false; find(".frames").hidden = true; }
     show();
   }
 
-  // Map: a class's real images light up with its distilled one.
+  // Map: a class's real images light up with its distilled one, for as long as it is chosen.
   const plane = find(".plane");
   if (plane) {
-    const light = (label) => {
-      plane.classList.toggle("hot", label !== null);
-      for (const path of all("path", plane)) {
-        path.classList.toggle("hot", path.dataset.label === label);
+    const thumbs = all("button", plane), told = find("#map-said"), open = find("#map-open");
+    const invitation = told.textContent;
+    let chosen = null;
+    const light = (thumb) => {
+      const label = thumb ? thumb.dataset.label : null;
+      plane.classList.toggle("hot", thumb !== null);
+      for (const part of [...all("path", plane), ...thumbs]) {
+        part.classList.toggle("hot", part.dataset.label === label);
       }
     };
-    for (const link of all("a", plane)) {
-      for (const name of ["mouseenter", "focus"]) {
-        link.addEventListener(name, () => light(link.dataset.label));
-      }
-      for (const name of ["mouseleave", "blur"]) link.addEventListener(name, () => light(null));
+    const choose = (thumb) => {
+      chosen = thumb;
+      for (const other of thumbs) other.setAttribute("aria-pressed", String(other === thumb));
+      light(thumb);
+      const name = thumb && find("span", thumb).textContent, count = thumb && thumb.dataset.count;
+      told.textContent = thumb
+        ? `${name}: ${count} real image${count === "1" ? "" : "s"} lit up.` : invitation;
+      const card = thumb && document.getElementById(`class-${thumb.dataset.label}`);
+      open.hidden = !(card && enlarge);
+      open.onclick = () => enlarge(card, open);
+    };
+    for (const thumb of thumbs) {
+      for (const name of ["mouseenter", "focus"]) thumb.addEventListener(name, () => light(thumb));
+      for (const name of ["mouseleave", "blur"]) thumb.addEventListener(name, () => light(chosen));
+      thumb.addEventListener("click", () => choose(thumb === chosen ? null : thumb));
     }
   }
 
@@ -128,7 +166,7 @@
         button.textContent = "Copied";
         setTimeout(() => { button.textContent = "Copy"; }, 1500);
       });
-      code.append(button);
+      code.prepend(button);
     }
   }
 })();

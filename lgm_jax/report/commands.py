@@ -1,0 +1,85 @@
+"""What a reader types next: commands and code, from the command that made a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from lgm_jax.backbones import specs
+
+# Flags whose values lie somewhere.
+_PLACES = ("--workdir", "--config", "--config.data.folder", "--config.images.source")
+
+# Names of classes that a comment has room for.
+_FEW = 2
+
+
+def changed(command: str, **flags: str | int) -> str:
+    """A command with other values of some flags; `__` stands for the dot of a key."""
+    values = {f"--{name.replace('__', '.')}": value for name, value in flags.items()}
+    words = [word for word in shlex.split(command) if word.partition("=")[0] not in values]
+    return shlex.join([*words, *(f"{name}={value}" for name, value in values.items())])
+
+
+def workdir(command: str | None) -> str | None:
+    """The run folder as it was typed."""
+    for word in shlex.split(command or ""):
+        if word.startswith("--workdir="):
+            return word.removeprefix("--workdir=")
+    return None
+
+
+def bare_names(command: str | None) -> list[str]:
+    """Files and folders of which a command has no more than the name.
+
+    Of those elsewhere on the machine a run records only that, so they may lie anywhere.
+    """
+    pairs = [word.partition("=")[::2] for word in shlex.split(command or "")]
+    return [value for name, value in pairs if name in _PLACES and value and "/" not in value]
+
+
+def load(
+    where: str,
+    num_images: int | None,
+    side: int | None,
+    class_names: Sequence[str],
+    backbone: str | None,
+    *,
+    soft: bool,
+) -> str:
+    """Python that loads the images and gives them to the backbone.
+
+    Args:
+        where: The run folder, as it would be typed.
+        num_images: How many there are, if known.
+        side: Of the images, if known.
+        class_names: In label order.
+        backbone: What they were distilled for.
+        soft: Whether labels were learned along.
+    """
+    lines = ["import lgm_jax", ""]
+    lines += [f"images, labels, class_names = lgm_jax.load_distilled({where!r})"]
+    if num_images and side:
+        lines.append(f"# images: float32 ({num_images}, {side}, {side}, 3)")
+        lines.append("#   in [0, 1], not normalised")
+        lines.append(f"# labels: int32 ({num_images},)")
+    if class_names:
+        some = ", ".join(map(repr, class_names[:_FEW]))
+        more = ", ..." if len(class_names) > _FEW else ""
+        lines.append(f"# class_names: [{some}{more}]")
+    if soft:
+        lines.append("# soft labels: lgm_jax.distilled.read_distilled(...).probabilities")
+    entry = specs.NAMES.get(backbone or "")
+    if entry is None or side is None or side < entry.resolution:
+        return "\n".join(lines)
+    middle = (side - entry.resolution) // 2
+    crop = f"[:, {middle}:{middle + entry.resolution}, {middle}:{middle + entry.resolution}]"
+    lines[0] = "import jax\nimport lgm_jax\nfrom lgm_jax import backbones"
+    lines += [
+        "",
+        f"backbone = backbones.load({backbone!r})",
+        f"inputs = jax.numpy.asarray(images{crop if side > entry.resolution else ''})",
+        "features = backbone.apply(backbone.params, inputs)",
+        f"# features: float32 ({num_images or 'n'}, {entry.spec.feature_dim})",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,266 @@
+"""What a page says in words, for readers who do not know the field's: computed from a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lgm_jax.backbones import specs
+
+# What classifiers are trained on, in the order of the rows.
+TITLES = {
+    "distilled": "distilled",
+    "centroids": "typical real",
+    "neighbors": "look-alike real",
+    "random": "random real",
+    "full": "all real",
+}
+# Of the pictures beside a distilled one: name, what it is, and the same where one is several.
+CAPTIONS = {
+    "centroids": (
+        "typical",
+        "the real image nearest to the class's mean",
+        "nearest to the class's mean",
+    ),
+    "neighbors": (
+        "look-alike",
+        "the real image most like the distilled one",
+        "most like the distilled one",
+    ),
+    "random": ("random", "a real image drawn at random", "drawn at random"),
+}
+OBJECTIVES = {
+    "lgm": "Linear Gradient Matching",
+    "sfm": "statistical flow matching",
+    "clp": "a closed-form linear probe",
+}
+# What a step does.
+STEPS = {
+    "lgm": (
+        "Each step draws a random classifier and asks how real images would change it, if it "
+        "learned from them. The pixels are then moved a little, so that the distilled images "
+        "would change it in the same direction."
+    ),
+    "sfm": (
+        "Each step compares how the classes lie to each other in the model's features, for real "
+        "images and for distilled ones, and moves the pixels a little, so that the two agree."
+    ),
+    "clp": (
+        "Each step fits a classifier to the distilled images, tries it on real ones, and moves "
+        "the pixels a little, so that it does better."
+    ),
+}
+STARTS = {"noise": "random noise", "zero": "plain grey", "real": "real images drawn at random"}
+
+# Data sets that come with this package, whose names say too little.
+_DATA = {
+    "digits": "scans of handwritten digits, zero to nine",
+    "digits_spurious": "handwritten digits on backgrounds that mislead",
+}
+
+# As the comparison of a sentence.
+_THAN = {
+    "random": "as many random real ones",
+    "centroids": "the most typical real ones",
+    "neighbors": "real look-alikes",
+    "full": "all real ones",
+}
+_SECONDS = {
+    "distill": "to distil",
+    "probe": "to train classifiers on distilled images",
+    "baselines": "to train classifiers on real images",
+}
+
+
+def about_data(name: str) -> str | None:
+    """What a data set is, where its name does not say so."""
+    return _DATA.get(name)
+
+
+def about_backbone(name: str) -> str | None:
+    """What a backbone is, in one line, if it is one that can be loaded by name."""
+    entry = specs.NAMES.get(name)
+    if entry is None:
+        return None
+    spec = entry.spec
+    return (
+        f"{entry.summary}: a vision transformer, {spec.depth} layers, {spec.embed.patch} px patches"
+    )
+
+
+def join(items: Sequence[str], last: str = "and") -> str:
+    """Items as a sentence lists them."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def guess(num_classes: int) -> float:
+    """Percent that guessing names correctly."""
+    return 100 / num_classes
+
+
+def compare(entries: Mapping[str, Any]) -> list[str]:
+    """What distilled images give more or less than real ones, in points, as parts of a sentence.
+
+    Args:
+        entries: Of one evaluation backbone of `results.json`, by method.
+    """
+    said = []
+    for method, than in _THAN.items():
+        if method not in entries or "distilled" not in entries:
+            continue
+        points = _round(entries["distilled"]) - _round(entries[method])
+        if abs(points) < 0.05:
+            said.append(f"as many as with {than}")
+            continue
+        unit = " points" if not any("points" in part for part in said) else ""
+        said.append(f"{abs(points):.1f}{unit} {'more' if points > 0 else 'fewer'} than with {than}")
+    return said
+
+
+def doubtful(entries: Mapping[str, Any], num_test: int) -> list[str]:
+    """Methods whose difference to distilled images may be chance.
+
+    These are the ones within two standard errors of it. Such an error has two parts: the choice of
+    test images, of which the two are taken to be independent (they share them, so it is rather
+    too large), and the spread of repeated training.
+
+    Args:
+        entries: Of one evaluation backbone of `results.json`, by method.
+        num_test: Images that accuracy was measured on.
+    """
+
+    def variance(entry: Mapping[str, Any]) -> float:
+        mean, std = entry["top1_mean"], entry["top1_std"] or 0.0
+        return mean * (100 - mean) / num_test + std**2 / len(entry["top1_runs"])
+
+    if "distilled" not in entries:
+        return []
+    own = entries["distilled"]
+    return [
+        method
+        for method in TITLES
+        if method in entries
+        and method != "distilled"
+        and abs(own["top1_mean"] - entries[method]["top1_mean"])
+        <= 2 * math.sqrt(variance(own) + variance(entries[method]))
+    ]
+
+
+def doubt(
+    entries: Mapping[str, Any], num_test: int | None, seed: int | None, *, made_here: bool
+) -> str:
+    """How far to trust a comparison, in a sentence or two.
+
+    Args:
+        entries: Of one evaluation backbone of `results.json`, by method.
+        num_test: Images that accuracy was measured on, if known.
+        seed: Of the run.
+        made_here: Whether the run distilled the images.
+    """
+    one = f"one distillation (seed {seed})" if made_here else "one set of images"
+    on = f" on {num_test:,} images" if num_test else ""
+    unsure = doubtful(entries, num_test) if num_test else []
+    said = f"Measured{on} for {one}."
+    if unsure:
+        these = "difference" if len(unsure) == 1 else "differences"
+        kinds = join([TITLES[method].removesuffix(" real") for method in unsure])
+        return f"{said} The {these} to {kinds} real images may be chance."
+    return said + (" Another seed gives other images and other numbers." if made_here else "")
+
+
+def gap(entries: Mapping[str, Any]) -> float | None:
+    """The part of the way from random to all real images that distilled ones go, if known."""
+    if not {"distilled", "random", "full"} <= set(entries):
+        return None
+    own, low, high = (entries[name]["top1_mean"] for name in ("distilled", "random", "full"))
+    return (own - low) / (high - low) if high > low else None
+
+
+def glossary(
+    methods: Sequence[str], gap_here: float | None, *, has_loss: bool
+) -> list[tuple[str, str]]:
+    """The words that a page uses, and the settings' words for the same.
+
+    Args:
+        methods: Those of the accuracies.
+        gap_here: Of the first evaluation backbone.
+        has_loss: Whether the page shows a loss.
+    """
+    found = [
+        (
+            "distilled",
+            "computed, so that a classifier learns from few images what it would from all",
+        ),
+        (
+            "backbone",
+            "the frozen model: it turns an image into numbers, its features. It was trained "
+            "before, and nothing here changes it",
+        ),
+        (
+            "classifier",
+            "a linear one on those features, the only thing that is trained on the images; the "
+            "settings call it probe",
+        ),
+    ]
+    if "centroids" in methods:
+        found.append(
+            (
+                "typical",
+                "the real images whose features are nearest to the mean of their class; the files "
+                "call them centroids",
+            )
+        )
+    if "neighbors" in methods:
+        found.append(
+            (
+                "look-alike",
+                "the real image of the same class whose features are most like a distilled "
+                "image's; the files call it a neighbor",
+            )
+        )
+    if has_loss:
+        found.append(
+            (
+                "loss",
+                "how far the distilled images still are from teaching what real ones teach; it is "
+                "what the steps lower",
+            )
+        )
+    if gap_here is not None:
+        found.append(
+            (
+                "gap",
+                "(distilled - random) / (all - random), in accuracy: how much of the way from "
+                f"random to all real images is gone; {gap_here:.2f} in the first chart",
+            )
+        )
+    return found
+
+
+def took(stage: str, seconds: float) -> tuple[str, str]:
+    """What a stage took, as name and duration."""
+    return f"time {_SECONDS.get(stage, f'of {stage}')}", duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def devices(kinds: Sequence[str]) -> str:
+    """Devices by their kinds, counted."""
+    counted = {kind: list(kinds).count(kind) for kind in kinds}
+    named = [(count, kind.upper() if kind == "cpu" else kind) for kind, count in counted.items()]
+    return ", ".join(f"{count} {'x ' if count > 1 else ''}{kind}" for count, kind in named)
+
+
+def _round(entry: Mapping[str, Any]) -> float:
+    # As the chart beside the sentence says it: a reader who subtracts gets the same.
+    return round(entry["top1_mean"], 1)
