@@ -669,7 +669,7 @@ def test_differences_within_two_standard_errors_may_be_chance():
 
 
 def test_durations_and_devices_are_said_in_words():
-    assert [words.duration(s) for s in (0.4, 73, 600, 7500)] == [
+    assert [words.duration(s) for s in (0.4, 73.0, 600.0, 7500.0)] == [
         "0 s",
         "73 s",
         "10 min",

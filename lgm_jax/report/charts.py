@@ -45,7 +45,9 @@ def curve(
     return "M" + "L".join(placed) if placed else ""
 
 
-def percent_range(lows: Sequence[float], highs: Sequence[float], guess: float) -> tuple[int, int]:
+def percent_range(
+    lows: Sequence[float], highs: Sequence[float], guess: float
+) -> tuple[float, float]:
     """Tens of percent that enclose values, so that dots on an axis use its width.
 
     Args:
@@ -57,7 +59,7 @@ def percent_range(lows: Sequence[float], highs: Sequence[float], guess: float) -
     if guess >= low - 20:
         low = min(low, 10 * math.floor((guess - 1) / 10))
     high = 10 * math.ceil((max(highs) + 0.5) / 10)
-    return max(0, low), min(100, high)
+    return float(max(0, low)), float(min(100, high))
 
 
 def move_apart(
