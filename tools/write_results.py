@@ -30,9 +30,9 @@ def page(table: str, picture: str) -> str:
 
 def shrink(figure: Path) -> bytes:
     """A figure as WebP, no wider than a page needs."""
-    with Image.open(figure) as image:
-        image = image.convert("RGB")
-        image.thumbnail((_WIDTH, 4 * _WIDTH), Image.Resampling.LANCZOS)
+    with Image.open(figure) as file:
+        image = file.convert("RGB")
+    image.thumbnail((_WIDTH, 4 * _WIDTH), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "webp", quality=85, method=6)
     return buffer.getvalue()

@@ -108,6 +108,8 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
     ):
         grid = [[_value(table, row, column) for column in table.columns] for row in table.rows]
         image = axes.imshow(grid, aspect="auto", cmap="viridis")
+        # Lines of the style would run through the numbers.
+        axes.grid(visible=False)
         low, high = image.get_clim()
         for i, line in enumerate(grid):
             for j, value in enumerate(line):
