@@ -7,8 +7,10 @@ import re
 import signal
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import launch
 from configs import common
@@ -361,6 +363,15 @@ def test_bars_matrices_and_curves_are_drawn():
         assert b"ImageNet-100" in svg
     # The same numbers give the same files.
     assert figures.render(found.draw, ("png", "svg")) == [png, svg]
+
+
+def test_no_two_rows_of_bars_look_the_same():
+    found = tabulate(load("table3", ":embedded"), lambda *_: 60.0)
+    with matplotlib.style.context(figures.STYLE):
+        drawn = Figure().subplots()
+        figures.draw_bars(drawn, found.tables[0])
+        bars = [(bar.get_facecolor(), bar.get_hatch()) for bar in drawn.patches]
+    assert len(set(bars)) == len(bars) == len(found.tables[0].rows) == 8
 
 
 @pytest.mark.parametrize(

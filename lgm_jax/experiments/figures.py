@@ -13,7 +13,7 @@ from lgm_jax.errors import UserError
 if TYPE_CHECKING:
     from lgm_jax.experiments.result import Table
 
-_STYLE = Path(__file__).parents[1] / "report" / "style.mplstyle"
+STYLE = Path(__file__).parents[1] / "report" / "style.mplstyle"
 
 # The same numbers give the same file.
 _FIXED = {"svg.hashsalt": "lgm_jax", "svg.fonttype": "none"}
@@ -41,7 +41,7 @@ def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
         ) from error
     import matplotlib.style
 
-    style = [_STYLE] if _STYLE.exists() else []
+    style = [STYLE] if STYLE.exists() else []
     with matplotlib.style.context([_PLAIN, *style, _FIXED]):
         figure = Figure(layout="constrained", dpi=150)
         draw(figure)
@@ -67,7 +67,10 @@ def bars(figure: Any, tables: Sequence[Table]) -> None:
 
 def draw_bars(axes: Any, table: Table) -> None:
     """The bars of one table."""
+    import matplotlib as mpl
+
     width, compared = 0.8 / len(table.rows), False
+    colours = [look["color"] for look in mpl.rcParams["axes.prop_cycle"]]
     for i, row in enumerate(table.rows):
         marked = False
         for j, column in enumerate(table.columns):
@@ -81,7 +84,11 @@ def draw_bars(axes: Any, table: Table) -> None:
                     cell.mean,
                     width,
                     yerr=spread,
-                    color=f"C{i}",
+                    color=colours[i % len(colours)],
+                    # A colour that comes back is hatched, or two rows would look the same.
+                    hatch="//" if i >= len(colours) else None,
+                    edgecolor="white",
+                    linewidth=0,
                     capsize=1.5,
                     error_kw={"linewidth": 0.8},
                     label="" if marked else row,
