@@ -804,7 +804,11 @@ def test_run_of_an_earlier_version_has_a_page(tmp_path):
 def test_page_of_several_backbones_and_soft_labels_says_so(tmp_path):
     folder = write_run(tmp_path / "two", evaluated=("other", "near", "far"), ipc=2)
     results = json.loads((folder / runs.RESULTS).read_text())
-    results |= {"backbones": ["near", "far"], "labels": {"kind": "soft", "bytes": 128}}
+    results |= {
+        "backbones": ["near", "far"],
+        "objective": "clp",
+        "labels": {"kind": "soft", "bytes": 128},
+    }
     (folder / runs.RESULTS).write_text(json.dumps(results))
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
@@ -818,6 +822,8 @@ def test_page_of_several_backbones_and_soft_labels_says_so(tmp_path):
         "On other <span>Not the model",
         "soft, learned along",
         "There are 2 of each per class",
+        # The loss is the objective's own.
+        "How badly a classifier fitted to the distilled images names real ones",
     ):
         assert part in text, part
 

@@ -354,6 +354,7 @@ def describe(
         "about": {name: words.about_backbone(name) for name in (*run.backbones, *probes)},
         "objective": words.OBJECTIVES.get(objective),
         "each_step": words.STEPS.get(objective),
+        "loss_is": words.LOSSES.get(objective, ""),
         "start": words.STARTS.get(str(settings.get("images.init"))),
         "new_heads": objective == "lgm",
         "soft": soft,

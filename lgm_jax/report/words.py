@@ -51,6 +51,18 @@ STEPS = {
         "the pixels a little, so that it does better."
     ),
 }
+# What the loss is.
+LOSSES = {
+    "lgm": (
+        "How far what a classifier learns from the distilled images is from what it learns from "
+        "real ones."
+    ),
+    "sfm": (
+        "How far the way in which the distilled images' classes lie to each other, in the model's "
+        "features, is from that of real ones."
+    ),
+    "clp": "How badly a classifier fitted to the distilled images names real ones (cross-entropy).",
+}
 STARTS = {"noise": "random noise", "zero": "plain grey", "real": "real images drawn at random"}
 
 # Data sets that come with this package, whose names say too little.
@@ -235,8 +247,8 @@ def glossary(
         found.append(
             (
                 "loss",
-                "how far the distilled images still are from teaching what real ones teach; it is "
-                "what the steps lower",
+                "what the steps lower: how far the distilled images still are from what the "
+                "objective asks of them",
             )
         )
     if gap_here is not None:
