@@ -7,6 +7,7 @@ program starts itself again. `docs/benchmarks.md` has what that gives.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -27,15 +28,21 @@ def start_again() -> None:
     """Replaces this process by one with huge pages; does nothing where they are not to be had.
 
     To call before anything else is done: the program starts from its beginning, under the same
-    process id. `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` keeps it from that.
+    process id. One that another program runs within itself is left alone.
+    `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` keeps it from that.
     """
     if not sys.platform.startswith("linux") or not sys.executable:
         return
-    devices = [name for name in _ACCELERATORS if Path("/dev", name).exists()]
-    mode = _MODE.read_text() if _MODE.exists() else ""
-    changed = environment(os.environ, _libc(), mode, devices)
-    if changed is not None:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
+    # A notebook's %run, for one: what would begin again is the notebook's kernel.
+    if sys.orig_argv[-len(sys.argv) :] != sys.argv:
+        return
+    # Without huge pages it is slower, and no worse.
+    with contextlib.suppress(OSError):
+        devices = [name for name in _ACCELERATORS if Path("/dev", name).exists()]
+        mode = _MODE.read_text() if _MODE.exists() else ""
+        changed = environment(os.environ, _libc(), mode, devices)
+        if changed is not None:
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
 
 
 def environment(

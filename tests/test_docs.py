@@ -46,7 +46,7 @@ def test_results_become_pages(tmp_path, capsys):
     workdir, out = tmp_path / "table1", tmp_path / "docs"
     workdir.mkdir()
     assert write_results.main([str(workdir)], out) == 2
-    assert "no finished experiment" in capsys.readouterr().out
+    assert "no finished experiment" in capsys.readouterr().err
     (workdir / "table.md").write_text("# Table 1: images\n\nA note.\n\n## digits\n\n| a |\n")
     Image.new("RGB", (3600, 900)).save(workdir / "figure.png")
     assert write_results.main([str(workdir)], out) == 0
@@ -61,3 +61,5 @@ def test_every_page_of_results_is_told_of():
     told = (DOCS / "results.md").read_text()
     pages = {f"results/{path.name}" for path in (DOCS / "results").glob("*.md")}
     assert pages == set(re.findall(r"\((results/\w+\.md)\)", told))
+    shown = (DOCS.parent / "mkdocs.yml").read_text()
+    assert pages == set(re.findall(r": (results/\w+\.md)", shown))

@@ -166,7 +166,7 @@ class TestFigure4:
                 for kind, scale in (("distilled", 1.1), ("centroids", 0.3), ("random", 0.8))
             }
             real = {"points": [[0.0, 0.0], [1.0, 1.0]], "labels": [0, 1]}
-            names = ["zero", "one"]
+            names = ["zero", "$o_{ne$"]
             measured = {"kinds": kinds, "real": real, "share": [0.4, 0.2], "class_names": names}
             return {"measured": measured}
 
@@ -187,7 +187,7 @@ class TestFigure4:
         assert len(result.write(epath.Path(tmp_path), self._result())) == 4
         drawn = (tmp_path / "figure.svg").read_text()
         assert ">zero<" in drawn
-        assert ">one<" in drawn
+        assert ">$o_{ne$<" in drawn
 
 
 class TestClassMeans:

@@ -251,7 +251,8 @@ def test_damaged_contact_sheets_are_left_out(tmp_path, capsys):
 
 
 def test_commands_of_odd_folders_can_be_typed(tmp_path):
-    folder, where = write_run(tmp_path / "first"), "runs/my run\"s 'n' $more"
+    name = "my run\"s 'n' $more"
+    folder, where = write_run(tmp_path / name), f"runs/{name}"
     config = json.loads((folder / runs.CONFIG).read_text())
     config["command"] = f"python launch.py {shlex.quote(f'--workdir={where}')}"
     (folder / runs.CONFIG).write_text(json.dumps(config))
@@ -635,6 +636,19 @@ def test_results_of_a_run_without_images_make_a_page(tmp_path):
     text = (folder / "report.html").read_text()
     assert "Real images of shapes" in text
     assert 'id="images"' not in text
+    # A run of baselines alone names a backbone, an objective and steps, none of which came to be.
+    runs.write_json(folder / runs.RESULTS, results | {"steps": None})
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert "<title>shapes</title>" in text
+    assert "Measure that again, in a folder of its own" in text
+    for untrue in (
+        "distilled for",
+        "Linear Gradient Matching</dd>",
+        "<dt>Steps</dt>",
+        "Make these",
+    ):
+        assert untrue not in text, untrue
 
 
 def test_differences_within_two_standard_errors_may_be_chance():
@@ -658,7 +672,11 @@ def test_differences_within_two_standard_errors_may_be_chance():
     said = words.doubt(entries, 400, 3, made_here=True)
     assert said == (
         "Measured on 400 images for one distillation (seed 3). The differences to typical, random "
-        "and all real images may be chance."
+        "and all real images may be chance. Another seed gives other images and other numbers."
+    )
+    # One training says nothing of the spread.
+    assert "Training was not repeated" in words.doubt(
+        entries, 400, 3, made_here=True, repeated=False
     )
     # Of how many nobody knows, and of images from elsewhere.
     assert words.doubt(entries, None, 3, made_here=False) == "Measured for one set of images."
@@ -684,8 +702,16 @@ def test_commands_are_changed_and_their_bare_names_found():
     command = (
         "python launch.py --config=c.py --config.seed=3 '--config.data.folder=p q' --workdir=w/x"
     )
-    assert commands.workdir(command) == "w/x"
+    assert commands.folder(command, "x") == "w/x"
+    # It was renamed, or nothing is known of it.
+    assert commands.folder(command, "y") == commands.folder(None, "y") == "y"
+    assert commands.anew(command, "w/z").endswith("'--config.data.folder=p q' --workdir=w/z")
     assert commands.bare_names(command) == ["c.py", "p q"]
+    # Backbones may be folders.
+    of_backbones = (
+        "launch.py --config.backbone.name=dinov2_vitb14,mine --config.eval_backbones=mine"
+    )
+    assert commands.bare_names(of_backbones) == ["mine"]
     assert commands.changed(command, config__seed=4, workdir="runs/again") == (
         "python launch.py --config=c.py '--config.data.folder=p q' --config.seed=4 "
         "--workdir=runs/again"
@@ -778,7 +804,11 @@ def test_run_of_an_earlier_version_has_a_page(tmp_path):
 def test_page_of_several_backbones_and_soft_labels_says_so(tmp_path):
     folder = write_run(tmp_path / "two", evaluated=("other", "near", "far"), ipc=2)
     results = json.loads((folder / runs.RESULTS).read_text())
-    results |= {"backbones": ["near", "far"], "labels": {"kind": "soft", "bytes": 128}}
+    results |= {
+        "backbones": ["near", "far"],
+        "objective": "clp",
+        "labels": {"kind": "soft", "bytes": 128},
+    }
     (folder / runs.RESULTS).write_text(json.dumps(results))
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
@@ -792,5 +822,72 @@ def test_page_of_several_backbones_and_soft_labels_says_so(tmp_path):
         "On other <span>Not the model",
         "soft, learned along",
         "There are 2 of each per class",
+        # The loss is the objective's own.
+        "How badly a classifier fitted to the distilled images names real ones",
     ):
         assert part in text, part
+
+
+def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
+    folder = write_run(tmp_path / "digits_near_seed0")
+    config = json.loads((folder / runs.CONFIG).read_text())
+    config["command"] = (
+        "python launch.py --config=configs/experiments/table2.py:embedded --workdir=runs/table2"
+    )
+    runs.write_json(folder / runs.CONFIG, config)
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    found = read_commands(text)
+    where = "runs/table2/runs/digits_near_seed0"
+    assert f"load_distilled('{where}')" in found["Python to load the images"]
+    # Its command makes every run of the experiment, and no other seed of this one.
+    assert "one of an experiment" in text
+    assert "Command that reproduces the run" not in found
+    assert found["Command that reproduces the experiment"] == (
+        "python launch.py --config=configs/experiments/table2.py:embedded --workdir=runs/again"
+    )
+    assert found["Commands that compare two runs"] == (
+        f"python -m lgm_jax.report {where} ANOTHER_RUN --out=compare.html"
+    )
+    # Runs that experiments share lie with the first of them.
+    shared = config["command"] + " --config.experiment.share=runs/table1"
+    assert commands.folder(shared, "a") == "runs/table1/runs/a"
+    assert commands.anew(shared, "w") == commands.changed(config["command"], workdir="w")
+    assert commands.makes_several("launch.py --config=mine.py --config.experiment.seeds=2")
+    assert not commands.makes_several("launch.py --config=configs/quickstart.py")
+
+
+def test_run_on_the_way_without_images_says_what_it_distils_for(tmp_path):
+    folder = write_run(tmp_path / "going", finished=False, backbone="near,far")
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert "shapes, being distilled" in text
+    assert "Real images of" not in text
+    assert "distilled for near and far" in text
+
+
+def test_images_from_elsewhere_are_not_said_to_lie_in_the_run(tmp_path):
+    folder = write_run(tmp_path / "theirs")
+    results = json.loads((folder / runs.RESULTS).read_text())
+    elsewhere = {"backbones": [], "steps": None, "objective": None}
+    runs.write_json(folder / runs.RESULTS, results | elsewhere)
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert "made elsewhere and are measured here" in text
+    assert "load_distilled" not in text
+    assert write(folder, write_run(tmp_path / "ours"), f"--out={tmp_path / 'both.html'}") == 0
+    both = (tmp_path / "both.html").read_text()
+    assert "Some of the images were made elsewhere" in both
+    assert "<small>lgm, 30 steps, ours</small>" in both
+    assert "<small></small>" in both
+
+
+def test_page_names_the_model_that_was_not_aimed_at(tmp_path):
+    folder = write_run(tmp_path / "far", evaluated=("far",))
+    assert write(folder) == 0
+    assert "on far <span>Not the model they were made for." in (folder / "report.html").read_text()
+
+
+def test_losses_that_are_not_finite_are_left_out():
+    found = page.describe_losses([("a", [(1, 2.0), (2, float("nan"))]), ("b", [(1, float("inf"))])])
+    assert [(curve["name"], curve["last"]) for curve in found["curves"]] == [("a", (1, 2.0))]

@@ -43,7 +43,8 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
     for folder in map(Path, workdirs):
         table, figure = folder / "table.md", folder / "figure.png"
         if not (table.exists() and figure.exists()):
-            print(f"error: {folder} is no finished experiment: no {table.name} or {figure.name}")
+            said = f"error: {folder} is no finished experiment: no {table.name} or {figure.name}"
+            print(said, file=sys.stderr)
             return 2
         out.mkdir(parents=True, exist_ok=True)
         picture = f"{folder.name}.webp"

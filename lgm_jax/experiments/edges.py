@@ -222,6 +222,8 @@ def _name(axes: Any, measured: Mapping[str, Any]) -> None:
             (7, 5),
             textcoords="offset points",
             fontsize="small",
+            # Names are no formulas, whatever signs are in them.
+            parse_math=False,
             bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0},
         )
 

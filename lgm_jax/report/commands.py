@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from lgm_jax.backbones import specs
 
-# Flags whose values lie somewhere.
-_PLACES = ("--workdir", "--config", "--config.data.folder", "--config.images.source")
+# Flags whose values lie somewhere, unless they are names of backbones.
+_PLACES = (
+    *("--workdir", "--config", "--config.data.folder", "--config.images.source"),
+    *("--config.real.cache", "--config.backbone.name", "--config.eval_backbones"),
+    *("--config.experiment.share", "--config.experiment.backbones", "--config.experiment.evaluate"),
+)
+_SHARE = "--config.experiment.share"
 
 # Names of classes that a comment has room for.
 _FEW = 2
@@ -21,12 +27,39 @@ def changed(command: str, **flags: str | int) -> str:
     return shlex.join([*words, *(f"{name}={value}" for name, value in values.items())])
 
 
-def workdir(command: str | None) -> str | None:
-    """The run folder as it was typed."""
-    for word in shlex.split(command or ""):
-        if word.startswith("--workdir="):
-            return word.removeprefix("--workdir=")
-    return None
+def makes_several(command: str | None) -> bool:
+    """Whether a command is an experiment's, whose runs are several."""
+    pairs = [word.partition("=")[::2] for word in shlex.split(command or "")]
+    return any(
+        name.startswith("--config.experiment.")
+        or (name == "--config" and PurePosixPath(value).parent.name == "experiments")
+        for name, value in pairs
+    )
+
+
+def folder(command: str | None, name: str) -> str:
+    """A run's folder as it would be typed.
+
+    Args:
+        command: What made it.
+        name: Of the folder, which may have been renamed since.
+    """
+    given = dict(word.partition("=")[::2] for word in shlex.split(command or ""))
+    typed = given.get("--workdir", name)
+    if makes_several(command):
+        return f"{given.get(_SHARE) or typed}/runs/{name}"
+    return typed if PurePosixPath(typed).name == name else name
+
+
+def anew(command: str, where: str) -> str:
+    """A command that makes in another folder what one has made, without other experiments' runs.
+
+    Args:
+        command: What was typed.
+        where: The other folder.
+    """
+    words = [word for word in shlex.split(command) if word.partition("=")[0] != _SHARE]
+    return changed(shlex.join(words), workdir=where)
 
 
 def bare_names(command: str | None) -> list[str]:
@@ -35,7 +68,9 @@ def bare_names(command: str | None) -> list[str]:
     Of those elsewhere on the machine a run records only that, so they may lie anywhere.
     """
     pairs = [word.partition("=")[::2] for word in shlex.split(command or "")]
-    return [value for name, value in pairs if name in _PLACES and value and "/" not in value]
+    values = [item for name, value in pairs if name in _PLACES for item in value.split(",")]
+    bare = [item for item in values if item and "/" not in item and item not in specs.NAMES]
+    return list(dict.fromkeys(bare))
 
 
 def load(

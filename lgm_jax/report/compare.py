@@ -91,10 +91,8 @@ def describe_comparison(
         "runs": [
             {
                 "title": title,
-                "folder": view.name,
+                "about": describe_run(view, title),
                 "ipc": (view.results or view.settings).get("ipc"),
-                "steps": (view.results or view.settings).get("steps"),
-                "objective": (view.results or view.settings).get("objective"),
             }
             for title, view in zip(titles, views, strict=True)
         ],
@@ -113,8 +111,17 @@ def describe_comparison(
         ),
         "num_test": num_test(views) if len(data) == 1 else None,
         "same_data": len(data) == 1,
+        "all_made": all(view.backbones for view in views),
         "lazy": place.lazy,
     }
+
+
+def describe_run(view: RunView, title: str) -> str:
+    """What made a run's images, and its folder, unless its title has that."""
+    made = view.results or view.settings
+    objective, steps = made.get("objective"), made.get("steps")
+    parts = [objective, f"{steps:,} steps" if steps is not None else None]
+    return ", ".join(filter(None, [*parts, view.name if view.name not in title else None]))
 
 
 def num_test(views: Sequence[RunView]) -> int | None:

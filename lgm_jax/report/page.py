@@ -101,10 +101,12 @@ class RunView:
 
     @property
     def backbones(self) -> list[str]:
-        """What the images were distilled against."""
-        if self.results is not None:
-            return list(self.results.get("backbones", []))
-        return [str(self.settings.get("backbone.name", ""))]
+        """What the images were distilled against; none if nothing was distilled here."""
+        if self.results is None:
+            return [name for name in str(self.settings.get("backbone.name", "")).split(",") if name]
+        # Runs of real images alone name what they would distil against, too.
+        distilled = self.results.get("steps") is not None
+        return list(self.results.get("backbones", [])) if distilled else []
 
 
 def read_run(
@@ -309,13 +311,15 @@ def describe(
     """All that the template of a run shows."""
     settings, data = run.settings, run.config.get("data", {})
     counts = data.get("counts", {})
-    gallery, where = run.gallery, commands.workdir(run.config.get("command")) or run.name
+    gallery, where = run.gallery, commands.folder(run.config.get("command"), run.name)
     # Of an unfinished run, the gallery may show a part.
     names = list(counts.get("train", {}).get("classes", ()))
     classes = (run.results or {}).get("num_classes") or len(names)
     classes = classes or (len(gallery.class_names) if gallery else 0)
     if len(names) != classes and gallery and len(gallery.class_names) == classes:
         names = list(gallery.class_names)
+    # Classes that share a name are counted as one: nobody knows then which is which.
+    names = names if len(names) == classes else []
     ipc = (run.results or settings).get("ipc")
     num_images = ipc * classes if gallery and ipc else None
     # First the models that the images were made for.
@@ -338,7 +342,7 @@ def describe(
     changed = [name for name in run.config.get("changed", ()) if name in settings]
     return {
         "run": run.name,
-        "title": f"{data.get('name', run.name)}, distilled",
+        "title": f"{data.get('name', run.name)}{', distilled' if run.backbones else ''}",
         "dataset": data.get("name", ""),
         "about_data": words.about_data(str(data.get("name", ""))),
         "unfinished": run.results is None,
@@ -350,6 +354,7 @@ def describe(
         "about": {name: words.about_backbone(name) for name in (*run.backbones, *probes)},
         "objective": words.OBJECTIVES.get(objective),
         "each_step": words.STEPS.get(objective),
+        "loss_is": words.LOSSES.get(objective, ""),
         "start": words.STARTS.get(str(settings.get("images.init"))),
         "new_heads": objective == "lgm",
         "soft": soft,
@@ -364,7 +369,13 @@ def describe(
         "per_class": gallery.total if gallery else 0,
         "accuracy": describe_accuracies(probes, run.backbones, classes),
         "compared": words.compare(main),
-        "doubt": words.doubt(main, num_test, settings.get("seed"), made_here=bool(run.backbones))
+        "doubt": words.doubt(
+            main,
+            num_test,
+            settings.get("seed"),
+            made_here=bool(run.backbones),
+            repeated=settings.get("probe.runs") != 1,
+        )
         if "distilled" in main
         else None,
         "guess": words.guess(classes) if classes else None,
@@ -420,18 +431,20 @@ def describe_next_steps(
         soft: Whether labels were learned along.
     """
     command = run.config.get("command")
+    several = commands.makes_several(command)
     backbone = next(iter(run.backbones), None)
     seed = int(run.settings.get("seed") or 0) + 1
     beside = f"python -m lgm_jax.report {shlex.quote(where)} {{}} --out=compare.html"
     return {
         "command": command,
         "bare": commands.bare_names(command),
-        "again": commands.changed(command, workdir="runs/again") if command else None,
+        "again": commands.anew(command, "runs/again") if command else None,
+        "experiment": several,
         "load": commands.load(where, num_images, side, class_names, backbone, soft=soft),
         "compare": commands.changed(command, config__seed=seed, workdir="runs/another")
         + "\n"
         + beside.format("runs/another")
-        if command
+        if command and not several
         else beside.format("ANOTHER_RUN"),
     }
 
@@ -618,11 +631,12 @@ def describe_losses(
     """Curves of losses by step, or epoch, in one box, with ticks placed in percent.
 
     Args:
-        series: By name, step and loss of each point.
+        series: By name, step and loss of each point; those that are not finite are left out.
         steps: The last step that the box has room for, at least.
         marks: Steps at which something happened, and what.
     """
-    kept = [(name, points) for name, points in series if points]
+    finite = [(name, [p for p in points if math.isfinite(p[1])]) for name, points in series]
+    kept = [(name, points) for name, points in finite if points]
     if not kept:
         return None
     every = [point for _, points in kept for point in points]

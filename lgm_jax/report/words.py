@@ -51,6 +51,18 @@ STEPS = {
         "the pixels a little, so that it does better."
     ),
 }
+# What the loss is.
+LOSSES = {
+    "lgm": (
+        "How far what a classifier learns from the distilled images is from what it learns from "
+        "real ones."
+    ),
+    "sfm": (
+        "How far the way in which the distilled images' classes lie to each other, in the model's "
+        "features, is from that of real ones."
+    ),
+    "clp": "How badly a classifier fitted to the distilled images names real ones (cross-entropy).",
+}
 STARTS = {"noise": "random noise", "zero": "plain grey", "real": "real images drawn at random"}
 
 # Data sets that come with this package, whose names say too little.
@@ -150,25 +162,35 @@ def doubtful(entries: Mapping[str, Any], num_test: int) -> list[str]:
 
 
 def doubt(
-    entries: Mapping[str, Any], num_test: int | None, seed: int | None, *, made_here: bool
+    entries: Mapping[str, Any],
+    num_test: int | None,
+    seed: int | None,
+    *,
+    made_here: bool,
+    repeated: bool = True,
 ) -> str:
-    """How far to trust a comparison, in a sentence or two.
+    """How far to trust a comparison, in a few sentences.
 
     Args:
         entries: Of one evaluation backbone of `results.json`, by method.
         num_test: Images that accuracy was measured on, if known.
         seed: Of the run.
         made_here: Whether the run distilled the images.
+        repeated: Whether training was to be repeated.
     """
     one = f"one distillation (seed {seed})" if made_here else "one set of images"
     on = f" on {num_test:,} images" if num_test else ""
     unsure = doubtful(entries, num_test) if num_test else []
-    said = f"Measured{on} for {one}."
+    said = [f"Measured{on} for {one}."]
     if unsure:
         these = "difference" if len(unsure) == 1 else "differences"
         kinds = join([TITLES[method].removesuffix(" real") for method in unsure])
-        return f"{said} The {these} to {kinds} real images may be chance."
-    return said + (" Another seed gives other images and other numbers." if made_here else "")
+        said.append(f"The {these} to {kinds} real images may be chance.")
+    if not repeated:
+        said.append("Training was not repeated, so how much that would change is not known.")
+    if made_here:
+        said.append("Another seed gives other images and other numbers.")
+    return " ".join(said)
 
 
 def gap(entries: Mapping[str, Any]) -> float | None:
@@ -225,8 +247,8 @@ def glossary(
         found.append(
             (
                 "loss",
-                "how far the distilled images still are from teaching what real ones teach; it is "
-                "what the steps lower",
+                "what the steps lower: how far the distilled images still are from what the "
+                "objective asks of them",
             )
         )
     if gap_here is not None:
