@@ -437,20 +437,16 @@ def _soft_table(config: ConfigDict, own: Sequence[Outcome], where: str) -> list[
 def _joint_table(
     config: ConfigDict, own: Sequence[Outcome], where: str
 ) -> tuple[list[Table], list[Claim]]:
-    """Several backbones at once against each single one, on all and on those held out."""
+    """Several backbones at once against each single one, on all of them."""
     pairs, every = _pairs(config), evaluated(config)
     if not pairs:
         return [], []
     sources = [(backbone,) for backbone in backbones(config)] + pairs
-    held_out = "held out"
-    rows, cells, out = {}, {}, {}
+    rows, cells = {}, {}
     for source in sources:
         row = " + ".join(map(title_of, source))
         rows[row] = select(own, backbone=",".join(source), variant="")
         cells[row, AVERAGE] = cell(rows[row], "distilled", *every)
-        out[source] = [backbone for backbone in every if backbone not in source]
-        if out[source]:
-            cells[row, held_out] = cell(rows[row], "distilled", *out[source])
     cells |= _by_evaluated(config, rows)
     real = select(own, backbone="real")
     for method in ("random", "full"):
@@ -459,7 +455,7 @@ def _joint_table(
         cells[METHODS[method], AVERAGE] = cell(real, method, *every)
     claims = []
     for pair in pairs:
-        for other in out[pair]:
+        for other in (backbone for backbone in every if backbone not in pair):
             joint, *single = (
                 mean(cells, " + ".join(map(title_of, source)), title_of(other))
                 for source in (pair, (pair[0],), (pair[1],))
@@ -468,7 +464,7 @@ def _joint_table(
             names = " and ".join(map(title_of, pair))
             text = f"{where}: {names} together are better on {title_of(other)} than either alone"
             claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
-    columns = [*map(title_of, every), AVERAGE, *([held_out] if any(out.values()) else [])]
+    columns = [*map(title_of, every), AVERAGE]
     titles = [*rows, METHODS["random"], METHODS["full"]]
     return [
         Table(f"{where}, several backbones at once", "distilled against", titles, columns, cells)
