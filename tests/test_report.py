@@ -684,6 +684,7 @@ def test_differences_within_two_standard_errors_may_be_chance():
     assert "chance" not in words.doubt(clear, 400, 3, made_here=True)
     assert words.gap({"distilled": probe_entry(80), "random": probe_entry(80)}) is None
     assert words.gap(clear | {"random": probe_entry(70), "full": probe_entry(95)}) == 0.8
+    assert words.gap(clear | {"random": probe_entry(88), "full": probe_entry(90)}) is None
 
 
 def test_durations_and_devices_are_said_in_words():

@@ -84,6 +84,9 @@ _SECONDS = {
     "baselines": "to train classifiers on real images",
 }
 
+# Points of accuracy; a part of less says nothing.
+_SHORT_WAY = 5.0
+
 
 def about_data(name: str) -> str | None:
     """What a data set is, where its name does not say so."""
@@ -194,11 +197,14 @@ def doubt(
 
 
 def gap(entries: Mapping[str, Any]) -> float | None:
-    """The part of the way from random to all real images that distilled ones go, if known."""
+    """The part of the way from random to all real images that distilled ones go.
+
+    `None` where one of the three is not known, or where there is hardly a way to go.
+    """
     if not {"distilled", "random", "full"} <= set(entries):
         return None
     own, low, high = (entries[name]["top1_mean"] for name in ("distilled", "random", "full"))
-    return (own - low) / (high - low) if high > low else None
+    return (own - low) / (high - low) if high - low >= _SHORT_WAY else None
 
 
 def glossary(
