@@ -181,11 +181,18 @@ def _digits(name: str, summary: str, patch: int = 8, pool: Pool = "cls") -> Entr
 
 NAMES: Mapping[str, Entry] = {
     "digits_contrastive": _digits(
-        "digits_contrastive", "in this package, trained on digits like MoCo-v3"
+        "digits_contrastive",
+        "in this package, trained like MoCo-v3 on the training digits, without labels",
     ),
-    "digits_distilled": _digits("digits_distilled", "in this package, trained on digits like DINO"),
+    "digits_distilled": _digits(
+        "digits_distilled",
+        "in this package, trained like DINO on the training digits, without labels",
+    ),
     "digits_masked": _digits(
-        "digits_masked", "in this package, trained on digits like MAE", 4, "mean"
+        "digits_masked",
+        "in this package, trained like MAE on the training digits, without labels",
+        4,
+        "mean",
     ),
     "dinov2_vits14": _dinov2("s"),
     "dinov2_vitb14": _dinov2("b"),

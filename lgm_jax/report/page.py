@@ -787,6 +787,7 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
         "shape": _SHAPE,
         "narrow_shape": _NARROW_SHAPE,
         "named": named,
+        "moved": not (np.array_equal(wide, places) and np.array_equal(narrow, places)),
         "classes": [
             {
                 "label": label,
