@@ -193,7 +193,8 @@ class TestFigure4:
 class TestClassMeans:
     def _result(self) -> result.Result:
         config = _config_of("class_means").get_config("embedded")
-        config.experiment.update(backbones="a,b", head_stds="0.01,0.1,1")
+        # Folders, which are known by their names.
+        config.experiment.update(backbones="here/a,there/b", head_stds="0.01,0.1,1")
 
         def fill(each: Any) -> dict[str, Any]:
             worse = 0.1 if each.axes["backbone"] == "b" else 0.0

@@ -15,7 +15,7 @@ from lgm_jax import analysis
 from lgm_jax.errors import UserError
 from lgm_jax.experiments.axes import SETS, backbones, note_of, select, sets, title_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, spread
-from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
+from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned, label
 from lgm_jax.session import Session, split_list
 
 # The random stream of the heads.
@@ -38,7 +38,7 @@ def plan_class_means(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Plann
     scales, heads = head_scales(config), config[SECTION].heads
     return [
         Planned(
-            {"set": name, "backbone": backbone, "variant": "class-means"},
+            {"set": name, "backbone": label(backbone), "variant": "class-means"},
             {
                 **image_set.changes,
                 "backbone.name": backbone,
