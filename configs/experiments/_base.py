@@ -82,6 +82,6 @@ def _recipe(scale: str) -> ConfigDict:
     if scale == QUICK:
         config.update(steps=2, checkpoint_every=2, image_every=2, log_every=1)
     else:
-        # A third of the quickstart's cost, for a point of accuracy or two.
+        # Two fifths of the quickstart's cost, for a point of accuracy or two.
         config.update(steps=500, copies=5)
     return config
