@@ -140,6 +140,15 @@ def test_names_from_data_are_escaped(tmp_path):
         assert named[0] == evil
 
 
+def test_names_do_not_turn_the_text_around_them(tmp_path):
+    hebrew = "\u05d7\u05ea\u05d5\u05dc"
+    folder = write_run(tmp_path / "run", names=(hebrew, "b", "c", "d"))
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert text.count(f"<bdi>{hebrew}</bdi>") >= 2
+    assert f">{hebrew}<" not in text.replace(f"<bdi>{hebrew}</bdi>", "")
+
+
 def test_hundred_noisy_classes_take_less_than_ten_megabytes(tmp_path):
     rng = np.random.default_rng(0)
     names = [f"class {i}" for i in range(100)]
@@ -601,7 +610,8 @@ def test_sheets_are_found_by_step_and_chosen_to_fit(run):
     sheets = timelapse.find_sheets(run / runs.TIMELAPSE)
     assert [sheet.step for sheet in sheets] == [10, 20, 30]
     assert [s.step for s in timelapse.find_sheets(run / runs.TIMELAPSE, up_to=20)] == [10, 20]
-    assert timelapse.choose([5, 5, 5, 5], 10) == [1, 3]
+    assert timelapse.choose([5, 5, 5, 5], 10) == [0, 3]
+    assert timelapse.choose([5] * 9, 20) == [0, 2, 5, 8]
     assert timelapse.choose([5, 5], 1) == [1]
     assert timelapse.choose([], 1) == []
 

@@ -58,7 +58,7 @@ def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
 
 
 def choose(sizes: Sequence[int], budget: int) -> list[int]:
-    """Indices of evenly spread files, the last among them, that fit a budget of bytes.
+    """Indices of evenly spread files, from the first to the last, that fit a budget of bytes.
 
     Args:
         sizes: Bytes of each file.
@@ -66,17 +66,22 @@ def choose(sizes: Sequence[int], budget: int) -> list[int]:
     """
     most = len(sizes)
     while most > 1:
-        chosen = pictures.spread(len(sizes), most)
+        chosen = _from_start_to_end(len(sizes), most)
         if sum(sizes[i] for i in chosen) <= budget:
             return chosen
         most -= 1
-    return pictures.spread(len(sizes), most) if sizes else []
+    return [len(sizes) - 1] if sizes else []
 
 
 def write_animation(path: epath.Path, sheets: Sequence[Sheet]) -> None:
     """Writes the contact sheets as one animated WebP; nothing if there is none."""
     if not sheets:
         return
-    chosen = [sheets[i] for i in pictures.spread(len(sheets), _MOST_FRAMES)]
+    chosen = [sheets[i] for i in _from_start_to_end(len(sheets), _MOST_FRAMES)]
     with replacing(path) as temporary:
         temporary.write_bytes(pictures.animate([sheet.path.read_bytes() for sheet in chosen]))
+
+
+def _from_start_to_end(count: int, most: int) -> list[int]:
+    """At most `most`, which is 2 or more, of the numbers below `count`: evenly, with both ends."""
+    return sorted({0, *pictures.spread(count, most - 1)}) if count > most else list(range(count))

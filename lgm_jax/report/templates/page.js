@@ -143,8 +143,9 @@
       for (const other of thumbs) other.setAttribute("aria-pressed", String(other === thumb));
       light(thumb);
       const name = thumb && find("span", thumb).textContent, count = thumb && thumb.dataset.count;
-      told.textContent = thumb
-        ? `${name}: ${count} real image${count === "1" ? "" : "s"} lit up.` : invitation;
+      told.textContent = thumb ? `: ${count} real image${count === "1" ? "" : "s"} lit up.` : invitation;
+      // A name that is written from right to left does not turn the rest of the line.
+      if (thumb) told.prepend(make("bdi", { textContent: name }));
       const card = thumb && document.getElementById(`class-${thumb.dataset.label}`);
       open.hidden = !(card && enlarge);
       open.onclick = () => enlarge(card, open);
