@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -63,6 +64,9 @@ _MOST_DRAWN = 400
 
 # Points of a probe's learning curve.
 _MOST_POINTS = 50
+
+# Steps of which `step_costs` takes the median.
+_TIMED_STEPS = 10
 
 
 def distill_stage(session: Session) -> None:
@@ -348,30 +352,68 @@ def _step_program(session: Session, mesh: Mesh, size: int, feed: _Feed) -> compi
     return compilation.Program(step, donate_argnums=0)
 
 
-def step_memory(session: Session) -> int:
-    """Bytes on a device that a step of the distillation takes, by XLA's account of the program.
+class StepCost(NamedTuple):
+    """What a step of a distillation takes.
 
-    Weights, images with Adam's moments, real images or features, and what is computed are counted.
+    Attributes:
+        seconds: Median of a few steps, without compilation or what is computed once.
+        num_bytes: On a device, by XLA's account of the program: weights, images with Adam's
+            moments, real images or features, and what is computed.
     """
-    mesh = sharding.make_mesh()
-    size = hosts.first_says(_microbatch_size(session, mesh))
+
+    seconds: float
+    num_bytes: int
+
+
+def step_costs(sessions: Mapping[str, Session]) -> dict[str, StepCost]:
+    """Time and memory of a step, of ways to distil that take turns.
+
+    Whatever else the machine does meanwhile slows all of them, so that their ratios can be trusted.
+    Nothing is written. All processes of a run get the same numbers.
+    """
+    mesh, seconds = sharding.make_mesh(), {name: list[float]() for name in sessions}
     with contextlib.ExitStack() as workers:
+        steps = {name: _Step(session, mesh, workers) for name, session in sessions.items()}
+        # The first is not counted: it may wait for memory.
+        for number in range(1 + _TIMED_STEPS):
+            for name, step in steps.items():
+                seconds[name].append(step.timed(number))
+    found = {name: (statistics.median(seconds[name][1:]), steps[name].num_bytes) for name in steps}
+    return {name: StepCost(*cost) for name, cost in hosts.first_says(found).items()}
+
+
+class _Step:
+    """A compiled step, and what it works on."""
+
+    def __init__(self, session: Session, mesh: Mesh, workers: contextlib.ExitStack):
+        size = hosts.first_says(_microbatch_size(session, mesh))
         feed = _feed(session, mesh, size, workers)
         state = distill.init_state(session.key, session.recipe, _start_images(session))
-        arguments = (
-            sharding.place(mesh, state),
-            sharding.replicate(mesh, tuple(backbone.params for backbone in session.backbones)),
-            feed.sources(0),
+        self._state = sharding.place(mesh, state)
+        self._sources = feed.sources
+        params = tuple(backbone.params for backbone in session.backbones)
+        self._params = sharding.replicate(mesh, params)
+        program = _step_program(session, mesh, size, feed).jitted
+        self._program = program.lower(self._state, self._params, feed.sources(0)).compile()
+
+    def timed(self, number: int) -> float:
+        """Seconds of the step of that number, real images or features included."""
+        started = time.perf_counter()
+        made = self._program(self._state, self._params, self._sources(number))
+        self._state, _ = jax.block_until_ready(made)
+        return time.perf_counter() - started
+
+    @property
+    def num_bytes(self) -> int:
+        """As of `StepCost`."""
+        found = self._program.memory_analysis()
+        # The new state takes the place of the old one.
+        return (
+            found.argument_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+            + found.temp_size_in_bytes
         )
-        program = _step_program(session, mesh, size, feed)
-        found = program.jitted.lower(*arguments).compile().memory_analysis()
-    # The new state takes the place of the old one.
-    return (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-        + found.temp_size_in_bytes
-    )
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:

@@ -72,7 +72,7 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
                 for b in backbones(config)
             ]
             _fill(config, accuracy["steps"], objective, by_backbone)
-            cost |= _costs(objective, [run for runs in by_backbone for run in runs])
+            cost |= _cost_cells(config, own, objective)
             by_backbone = [
                 select(own, backbone=b, variant=_timed(config, objective))
                 for b in backbones(config)
@@ -118,8 +118,9 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             f"{config.steps}. Copies: {config.copies}. The closed-form probe has a ridge of "
             f"{config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At equal time, "
             f"each makes as many steps as fill the time of {config.objective}'s, compilation and "
-            "features that are computed once left out. Memory is XLA's account of the step, "
-            "weights included.",
+            "features that are computed once left out; a step's time is the median of a few, for "
+            "which the objectives took turns. Memory is XLA's account of the step, weights "
+            "included.",
         ],
         claims,
         functools.partial(figures.bars, tables=drawn),
@@ -204,6 +205,12 @@ def seconds_per_step(outcome: Outcome) -> float:
 
 
 def _at_equal_steps(config: ConfigDict, name: str, image_set: ImageSet) -> list[Planned]:
+    names = _objectives(config)
+    measure = Measure(
+        "step_costs",
+        functools.partial(_cost_inputs, names=names),
+        functools.partial(_step_costs, names=names),
+    )
     return [
         distilled_run(
             config,
@@ -214,7 +221,7 @@ def _at_equal_steps(config: ConfigDict, name: str, image_set: ImageSet) -> list[
             evaluate=evaluated(config),
             variant=_variant(config, objective),
             changes={"objective": objective},
-            measure=_MEMORY if seed == seeds(config)[0] else None,
+            measure=measure if _tells_costs(config, objective, seed) else None,
         )
         for objective in _objectives(config)
         for backbone in backbones(config)
@@ -227,14 +234,12 @@ def _at_equal_time(
 ) -> list[Planned]:
     planned = []
     for backbone in backbones(config):
-        speeds = {}
-        for objective in _objectives(config):
-            runs = select(done, backbone=backbone, variant=_variant(config, objective))
-            speeds[objective] = float(np.median([seconds_per_step(run) for run in runs]))
-        budget = config.steps * speeds[config.objective]
-        for objective, seconds in speeds.items():
+        costs = _measured_costs(config, done, backbone)
+        budget = config.steps * costs[config.objective]["seconds"]
+        for objective, cost in costs.items():
             if objective != config.objective:
-                changes = {"objective": objective, "steps": max(1, round(budget / seconds))}
+                steps = max(1, round(budget / cost["seconds"]))
+                changes = {"objective": objective, "steps": steps}
                 planned += [
                     distilled_run(
                         config,
@@ -367,14 +372,29 @@ def _fill(
         cells[row, "other backbones"] = summarize(others)
 
 
-def _costs(row: str, runs: Sequence[Outcome]) -> dict[tuple[str, str], Cell]:
-    speeds = [seconds_per_step(run) for run in runs]
-    minutes = [speed * run.results["steps"] / 60 for speed, run in zip(speeds, runs, strict=True)]
-    memory = [run.measured["step_bytes"] / 1e6 for run in runs if run.measured is not None]
+def _tells_costs(config: ConfigDict, objective: str, seed: int) -> bool:
+    """Whether the costs of all objectives are found out after this run, against its backbone."""
+    return objective == config.objective and seed == seeds(config)[0]
+
+
+def _measured_costs(
+    config: ConfigDict, outcomes: Sequence[Outcome], backbone: str
+) -> Mapping[str, Mapping[str, float]]:
+    """Seconds and bytes of a step against a backbone, by objective."""
+    first, *_ = select(outcomes, backbone=backbone, variant=_variant(config, config.objective))
+    costs: Mapping[str, Mapping[str, float]] = first.measured
+    return costs
+
+
+def _cost_cells(
+    config: ConfigDict, own: Sequence[Outcome], objective: str
+) -> dict[tuple[str, str], Cell]:
+    costs = [_measured_costs(config, own, backbone)[objective] for backbone in backbones(config)]
+    seconds = float(np.mean([cost["seconds"] for cost in costs]))
     return {
-        (row, "ms a step"): Cell(1000 * float(np.mean(speeds))),
-        (row, "minutes"): Cell(float(np.mean(minutes))),
-        (row, "MB"): Cell(float(np.mean(memory))),
+        (objective, "ms a step"): Cell(1000 * seconds),
+        (objective, "minutes"): Cell(config.steps * seconds / 60),
+        (objective, "MB"): Cell(float(np.mean([cost["bytes"] for cost in costs])) / 1e6),
     }
 
 
@@ -471,16 +491,20 @@ def _joint_table(
     ], claims
 
 
-def _memory_inputs(session: Session) -> dict[str, Any]:
+def _cost_inputs(session: Session, names: Sequence[str]) -> dict[str, Any]:
     return {
         "identity": dict(session.identity),
         "microbatch": session.run.last_process("distill").get("microbatch"),
         "devices": session.process.get("devices"),
+        "objectives": list(names),
     }
 
 
-def _memory(session: Session) -> dict[str, int]:
-    return {"step_bytes": stages.step_memory(session)}
-
-
-_MEMORY = Measure("step_memory", _memory_inputs, _memory)
+def _step_costs(session: Session, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    print(f"timing a step of {', '.join(names)}, in turns", flush=True)
+    recipes = {name: dataclasses.replace(session.recipe, objective=name) for name in names}
+    ways = {name: dataclasses.replace(session, recipe=recipe) for name, recipe in recipes.items()}
+    costs = stages.step_costs(ways)
+    return {
+        name: {"seconds": cost.seconds, "bytes": cost.num_bytes} for name, cost in costs.items()
+    }
