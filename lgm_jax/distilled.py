@@ -131,6 +131,29 @@ def read_distilled(folder: str | Path) -> DistilledSet:
     return DistilledSet(np.stack(images), labels, [c.name for c in classes], labelled_by)
 
 
+def first_of_classes(
+    folder: epath.PathLike, count: int
+) -> list[tuple[str, Float[np.ndarray, "h w 3"]]]:
+    """The first image of each of the first classes with its name, without reading the others.
+
+    Args:
+        folder: A run's workdir, or its `distilled/`.
+        count: How many classes at most.
+
+    Raises:
+        UserError: If there is no distilled set with `metadata.jsonl`, or one that cannot be read.
+    """
+    path = epath.Path(folder)
+    path = path / "distilled" if (path / "distilled").is_dir() else path
+    if not (path / METADATA).is_file():
+        raise UserError(f"{folder} holds no distilled set: {METADATA} is missing")
+    found = []
+    for each in _list_classes(path)[0][:count]:
+        files = sorted(each.folder.glob("*.png"))
+        found += [(each.name, _read_png(file)) for file in files[:1]]
+    return found
+
+
 def class_folder(label: int, class_names: Sequence[str]) -> str:
     """A folder name that sorts by label and is valid on any file system."""
     width = len(str(len(class_names) - 1))

@@ -55,6 +55,10 @@ def test_results_become_pages(tmp_path, capsys):
     assert (out / "table1.md").read_text() == (
         "# Table 1: images\n\nA note.\n\n![Table 1: images](table1.webp)\n\n## digits\n\n| a |\n"
     )
+    Image.new("RGB", (30, 90)).save(workdir / "images.png")
+    assert write_results.main([str(workdir)], out) == 0
+    assert "table1_images.webp)" in (out / "table1.md").read_text().partition("## Images")[2]
+    assert (out / "table1_images.webp").exists()
 
 
 def test_every_page_of_results_is_told_of():

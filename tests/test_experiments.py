@@ -443,7 +443,7 @@ def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys)
     assert "run 1 of 2: digits tiny copies1 seed 0\ndistill: 2 steps are done" in printed
     assert "run 2 of 2: digits tiny copies2 seed 0\n" in printed
     assert json.loads(first.read_text()) == before
-    for name in ("figure.png", "figure.svg", "table.csv", "table.md"):
+    for name in ("figure.png", "figure.svg", "images.png", "table.csv", "table.md"):
         assert f"result: {workdir / name}\n" in printed
     rows = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
     assert [(row["row"], row["column"]) for row in rows] == [("1", "tiny"), ("2", "tiny")]

@@ -1,9 +1,10 @@
-"""Writes what experiments gave into the documentation: `docs/results/NAME.md` and `NAME.webp`.
+"""Writes what experiments gave into the documentation: `docs/results/NAME.md` and its pictures.
 
     python -m tools.write_results runs/table1 runs/figure3
 
-NAME is the name of an experiment's workdir. Its page is `table.md` with the figure below the notes;
-`docs/results.md`, which says what it all means, is written by hand.
+NAME is the name of an experiment's workdir. Its page is `table.md` with the figure below the notes,
+`NAME.webp`, and the distilled images at the end, `NAME_images.webp`; `docs/results.md`, which says
+what it all means, is written by hand.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ DOCS = Path(__file__).parents[1] / "docs" / "results"
 _WIDTH = 1800
 
 
-def page(table: str, picture: str) -> str:
-    """The page of an experiment: its tables, and the picture before the first of them."""
+def page(table: str, picture: str, images: str | None) -> str:
+    """The page of an experiment: its tables, the picture before the first of them, the images."""
     notes, heading, tables = table.partition("\n## ")
     title = notes.partition("\n")[0].removeprefix("# ")
-    return f"{notes}\n![{title}]({picture})\n{heading}{tables}"
+    shown = f"\n## Images\n\n![Distilled images: a row for each kind of run]({images})\n"
+    return f"{notes}\n![{title}]({picture})\n{heading}{tables}{shown if images else ''}"
 
 
 def shrink(figure: Path) -> bytes:
@@ -47,9 +49,14 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
             print(said, file=sys.stderr)
             return 2
         out.mkdir(parents=True, exist_ok=True)
-        picture = f"{folder.name}.webp"
-        (out / f"{folder.name}.md").write_text(page(table.read_text(), picture))
+        picture, images = f"{folder.name}.webp", f"{folder.name}_images.webp"
+        distilled = folder / "images.png"
+        has_images = distilled.exists()
+        text = page(table.read_text(), picture, images if has_images else None)
+        (out / f"{folder.name}.md").write_text(text)
         (out / picture).write_bytes(shrink(figure))
+        if has_images:
+            (out / images).write_bytes(shrink(distilled))
         print(out / f"{folder.name}.md")
     return 0
 

@@ -2,7 +2,7 @@
 
 An experiment's config is an ordinary config with one section more, `experiment`. `launch.py` hands
 it to `run`, which makes the runs, each in a run folder of its own, and writes `table.md`,
-`table.csv`, `figure.png` and `figure.svg` beside them.
+`table.csv`, `figure.png`, `figure.svg` and `images.png` beside them.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import hosts, runs
 from lgm_jax.errors import UserError
+from lgm_jax.experiments import looks
 from lgm_jax.experiments.result import Result, write
 from lgm_jax.session import Session
 
@@ -178,7 +179,9 @@ def run(
             break
     if hosts.is_first():
         result = experiment.tabulate(config, [finished[name] for name in planned])
-        for path in write(folder, result):
+        written = write(folder, result)
+        looked = looks.write(folder, folders_to_show([finished[name] for name in planned]))
+        for path in [*written, *([looked] if looked else [])]:
             print(f"result: {path}")
 
 
@@ -208,6 +211,23 @@ def without_section(config: ConfigDict) -> ConfigDict:
 def label(backbone: str) -> str:
     """A name that shows no folder of the machine."""
     return Path(backbone).name
+
+
+def folders_to_show(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
+    """The folders of runs that distilled, the first seed of each, by what tells them apart."""
+    found: dict[tuple[str, ...], epath.Path] = {}
+    for outcome in outcomes:
+        axes = {key: value for key, value in outcome.axes.items() if key != "seed"}
+        if outcome.path is not None and "seed" in outcome.axes:
+            found.setdefault(tuple(label(str(value)) for value in axes.values()), outcome.path)
+    alike = [len(set(words)) == 1 < len(found) for words in zip(*found, strict=True)]
+    titles = [
+        " ".join(word for word, drop in zip(words, alike, strict=True) if word and not drop)
+        for words in found
+    ]
+    # The recipe itself has no word of its own.
+    named = zip(titles, found.values(), strict=True)
+    return {title or "as configured": path for title, path in named}
 
 
 def _make(planned: Planned, config: ConfigDict, path: epath.Path, start: Start) -> Outcome:

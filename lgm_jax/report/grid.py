@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 _CELL, _GAP, _FONT = 128, 8, 13
-_INK, _PAPER = (32, 32, 32), (255, 255, 255)
+INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def draw_grid(
@@ -33,17 +33,18 @@ def draw_grid(
     rows = math.ceil(len(images) / columns)
     font = ImageFont.load_default(_FONT)
     step_x, step_y = cell + _GAP, cell + _GAP + _FONT + 6
-    canvas = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), _PAPER)
+    canvas = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = _GAP + i % columns * step_x, _GAP + i // columns * step_y
         pixels = Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
         canvas.paste(pixels.resize((cell, cell), Image.Resampling.BICUBIC), (x, y))
-        draw.text((x, y + cell + 2), _fit(caption, font, cell), font=font, fill=_INK)
+        draw.text((x, y + cell + 2), fit(caption, font, cell), font=font, fill=INK)
     return canvas
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A text, cut with an ellipsis where it takes more than so many pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

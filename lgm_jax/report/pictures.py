@@ -26,7 +26,7 @@ SHEET_IMAGES = 100
 _CELL, _LARGE_CELL, _FEW, _GAP = 96, 128, 36, 6
 
 
-def to_bytes(images: Float[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+def to_bytes(images: Float[np.ndarray, "*n h w 3"]) -> UInt8[np.ndarray, "*n h w 3"]:
     """Images in [0, 1] with 8 bits a channel."""
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
@@ -116,7 +116,7 @@ def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
     canvas = Image.new("RGBA", layout.size, (0, 0, 0, 0))
     for i, image in enumerate(chosen):
         place = i % layout.columns * step, i // layout.columns * step
-        canvas.paste(_resize(Image.fromarray(image), layout.cell), place)
+        canvas.paste(resize(Image.fromarray(image), layout.cell), place)
     buffer = io.BytesIO()
     canvas.save(buffer, "WEBP", quality=72, method=4)
     return buffer.getvalue()
@@ -201,11 +201,12 @@ def _encode_one(image: UInt8[np.ndarray, "h w 3"], side: int, quality: int) -> b
     lossless = image.shape[0] <= _LOSSLESS_SIDE
     # For lossless files, quality is effort.
     options = {"lossless": True, "quality": 60} if lossless else {"quality": quality}
-    _resize(Image.fromarray(image), side).save(buffer, "WEBP", method=4, **options)
+    resize(Image.fromarray(image), side).save(buffer, "WEBP", method=4, **options)
     return buffer.getvalue()
 
 
-def _resize(picture: Image.Image, side: int) -> Image.Image:
+def resize(picture: Image.Image, side: int) -> Image.Image:
+    """A square picture of another side, in pixels."""
     if picture.size == (side, side):
         return picture
     # Small images are enlarged smoothly, which makes their shapes easier to read than blocks.
