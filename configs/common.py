@@ -166,6 +166,8 @@ KEYS: Mapping[str, Key] = {
     ),
     "augment.preset": Key("paper", "augmentation of real and synthetic images", one_of(*PRESETS)),
     "augment.distill": Key(True, "augment while distilling; probes are augmented in any case"),
+    "augment.plain": Key(0, "of the copies in a step, those left as they are", at_least(0)),
+    "augment.real": Key(True, "augment real images while distilling too"),
     "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
     "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
     "augment.scale_max": Key(float, "largest area of a crop, likewise", between(1e-4, 1)),

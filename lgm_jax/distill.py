@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import images as image_ops
 from lgm_jax import microbatch, objectives, sharding
-from lgm_jax.augment import PRESETS, Augmentation, augment
+from lgm_jax.augment import PRESETS, Augmentation, augment, center_crop
 from lgm_jax.data.sampling import step_indices
 from lgm_jax.images import Levels
 
@@ -56,6 +56,9 @@ class Recipe:
         grow_every: Steps between one new level and the next.
         grow_delay: Steps by which every new level comes later; the authors' code has one.
         augmentation: Of real and synthetic images alike; `None` for the centre crop.
+        plain_copies: How many of the copies are centre crops instead: probes that are trained on
+            centre crops see no other view.
+        augments_real: Whether real images are augmented, rather than centre crops.
         real: Where real features are from: `stream` embeds a batch of real images at every
             step, `cached` draws a batch from features of `real_views` augmentations of each that
             were computed once, `exact` takes all of these features at every step.
@@ -92,6 +95,12 @@ class Recipe:
     label_kind: str = "hard"
     labels_learning_rate: float = 0.01
     grow_delay: int = 0
+    plain_copies: int = 0
+    augments_real: bool = True
+
+    @property
+    def real_augmentation(self) -> Augmentation | None:
+        return self.augmentation if self.augments_real else None
 
     @property
     def num_images(self) -> int:
@@ -285,7 +294,7 @@ def make_stream(
         def embed(positions: Int[Array, " n"], chosen: Int[Array, " n"]) -> Float[Array, "n d"]:
             images = to_float(memory.images[chosen])
             keys = _fold_each(view_key, positions)
-            return apply(params, augment(keys, images, recipe.crop, recipe.augmentation))
+            return apply(params, augment(keys, images, recipe.crop, recipe.real_augmentation))
 
         positions, chosen, labels = _own_part(drawn, memory.labels, mesh)
         return microbatch.map_in_parts(embed, microbatch_size, positions, chosen), labels
@@ -311,7 +320,8 @@ def make_given_images(
 
         def embed(numbers: Int[Array, " n"], images: UInt8[Array, "n h w 3"]) -> Array:
             keys = _fold_each(step_key, numbers)
-            return apply(params, augment(keys, to_float(images), recipe.crop, recipe.augmentation))
+            pixels = to_float(images)
+            return apply(params, augment(keys, pixels, recipe.crop, recipe.real_augmentation))
 
         features = microbatch.map_in_parts(embed, microbatch_size, batch.numbers, batch.images)
         return features, batch.labels
@@ -406,7 +416,13 @@ def make_embed(apply: Apply, recipe: Recipe, key: Key[Array, ""]) -> Embed:
             recipe.crop,
             recipe.augmentation,
         )
-        return rearrange(apply(params, views), "(s copies) d -> s copies d", s=indices.shape[0])
+        views = rearrange(views, "(s copies) ... -> s copies ...", s=indices.shape[0])
+        if recipe.plain_copies:
+            plain = center_crop(images, recipe.crop)[:, None]
+            chosen = rearrange(copies < recipe.plain_copies, "copies -> 1 copies 1 1 1")
+            views = jnp.where(chosen, plain, views)
+        features = apply(params, rearrange(views, "s copies ... -> (s copies) ..."))
+        return rearrange(features, "(s copies) d -> s copies d", s=indices.shape[0])
 
     return embed
 

@@ -150,7 +150,7 @@ class Session:
     def real_features(self, backbone: Backbone) -> Rows:
         """Features of `real.views` augmentations of each training image, computed once."""
         recipe = self.recipe
-        views = Views(recipe.crop, recipe.augmentation, recipe.real_views)
+        views = Views(recipe.crop, recipe.real_augmentation, recipe.real_views)
         return self.embed(backbone, "train", views)
 
     def embed(self, backbone: Backbone, split: str, views: Views, draw: int = 0) -> Rows:
@@ -311,7 +311,7 @@ def open_session(
         )
     recipe = make_recipe(config, dataset.num_classes, crop)
     cached = recipe.real != "stream"
-    if cached and recipe.augmentation is None and recipe.real_views > 1:
+    if cached and recipe.real_augmentation is None and recipe.real_views > 1:
         raise UserError(
             f"config.real.views is {recipe.real_views}, but without augmentation all are the same"
         )
@@ -346,6 +346,10 @@ def open_session(
         del identity["images.grow_delay"]
     if config.augment.distill:
         del identity["augment.distill"]
+    if recipe.augmentation is None or recipe.plain_copies == 0:
+        del identity["augment.plain"]
+    if recipe.augmentation is None or recipe.augments_real:
+        del identity["augment.real"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
     if recipe.label_kind == "hard":
@@ -423,6 +427,10 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
     Raises:
         UserError: If it contradicts itself.
     """
+    if config.augment.plain > config.copies:
+        raise UserError(
+            f"config.augment.plain is {config.augment.plain}, but a step has {config.copies} copies"
+        )
     return distill.Recipe(
         num_classes=num_classes,
         resolution=image_side(config, crop),
@@ -439,6 +447,8 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         grow_every=config.images.grow_every,
         grow_delay=config.images.grow_delay,
         augmentation=make_augmentation(config.augment) if config.augment.distill else None,
+        plain_copies=config.augment.plain,
+        augments_real=config.augment.real,
         real=config.real.source,
         real_views=config.real.views,
         schedule=config.schedule,

@@ -134,7 +134,7 @@ def _inputs(session: Session, *, scales: Sequence[float], heads: int) -> dict[st
         "backbone": session.backbone.fingerprint,
         "crop": recipe.crop,
         "views": recipe.real_views,
-        "augmentation": repr(recipe.augmentation),
+        "augmentation": repr(recipe.real_augmentation),
         "seed": session.config.seed,
         "head_stds": list(scales),
         "heads": heads,
