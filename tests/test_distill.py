@@ -327,6 +327,45 @@ def test_cached_draws_the_images_that_would_be_streamed(features):
     assert len(set(seen)) > 20
 
 
+def test_plain_copies_are_centre_crops_and_leave_the_others_alone(backbone):
+    recipe = dataclasses.replace(RECIPE, resolution=10, copies=3)
+    state, indices = distill.init_state(KEY, recipe), jnp.arange(2)
+
+    def embed(plain_copies: int, copies: jax.Array) -> jax.Array:
+        changed = dataclasses.replace(recipe, plain_copies=plain_copies)
+        function = distill.make_embed(backbone.apply, changed, KEY)
+        return function(backbone.params, state.levels, indices, copies, state.step)
+
+    every = jnp.arange(3)
+    augmented, mixed = embed(0, every), embed(2, every)
+    images = distill.render(recipe, state.levels, recipe.num_active(state.step))
+    plain = backbone.apply(backbone.params, images[:, 1:9, 1:9])
+    for copy in (0, 1):
+        np.testing.assert_allclose(mixed[:, copy], plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(mixed[:, 2], augmented[:, 2])
+    assert float(jnp.max(jnp.abs(augmented[:, 1] - plain))) > 1e-3
+    # In a microbatch of its own a copy is what it is among all.
+    last = embed(2, every[2:])
+    np.testing.assert_allclose(last[:, 0], mixed[:, 2], rtol=1e-5, atol=1e-6)
+
+
+def test_real_images_may_stay_as_they_are(backbone, memory):
+    recipe = dataclasses.replace(RECIPE, copies=6, augments_real=False)
+    step = jnp.int32(0)
+    features, _ = distill.make_stream(backbone.apply, recipe, KEY)(
+        backbone.params, memory, step
+    )
+    whole = backbone.apply(backbone.params, distill.to_float(memory.images))
+    # All twelve images are drawn, each once.
+    order = jnp.argsort(features[:, 0])
+    np.testing.assert_allclose(
+        features[order], whole[jnp.argsort(whole[:, 0])], rtol=1e-5, atol=1e-6
+    )
+    batch = distill.ImageBatch(memory.images, memory.labels, jnp.arange(12))
+    given, _ = distill.make_given_images(backbone.apply, recipe, KEY)(backbone.params, batch, step)
+    np.testing.assert_allclose(given, whole, rtol=1e-5, atol=1e-6)
+
+
 def test_one_cached_view_of_the_whole_image_is_streaming(backbone, memory):
     """Without augmentation a cached step is a streamed one."""
     base = dataclasses.replace(RECIPE, augmentation=None)
