@@ -140,6 +140,7 @@ KEYS: Mapping[str, Key] = {
         0.01, "for objective=clp: ridge, in mean square norms of a feature", between(1e-4, 1e4)
     ),
     "clp.temperature": Key(0.1, "for objective=clp: divides the scores", between(1e-4, 1e4)),
+    "clp.head_per_copy": Key(False, "for objective=clp: a head of each copy's views alone"),
     "microbatch": Key(
         int, "views in the backbone at a time on each device (default: what fits)", at_least(1)
     ),

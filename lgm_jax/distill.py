@@ -66,6 +66,8 @@ class Recipe:
         objective: What images are distilled by, one of `OBJECTIVES`.
         ridge: Of the closed-form probe, for `clp`; see `objectives.ridge_head`.
         temperature: What its scores are divided by.
+        head_per_copy: For `clp`: whether each copy's views of all images give a head of their own,
+            the mean of whose losses counts, rather than all views together one.
         label_kind: Whether labels of synthetic images are `hard`, or `soft` and learned.
         labels_learning_rate: Adam's, for soft ones.
     """
@@ -95,6 +97,7 @@ class Recipe:
     label_kind: str = "hard"
     labels_learning_rate: float = 0.01
     grow_delay: int = 0
+    head_per_copy: bool = False
     plain_copies: int = 0
     augments_real: bool = True
 
@@ -588,21 +591,29 @@ def _prepare_closed_form(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None)
         weights_real = _weights(features_real, labels_real)
         count = sharding.total(jnp.sum(weights_real), mesh)
 
-        def match(features: Array, labels: Array, weights: Array) -> Float[Array, ""]:
-            # Every device solves for the head of all synthetic images, and tries it on its own
-            # real ones.
-            features, labels, weights = sharding.gather((features, labels, weights), mesh)
+        def loss_of(features: Array, labels: Array, weights: Array) -> Float[Array, ""]:
             head = objectives.ridge_head(
                 features, labels, recipe.num_classes, recipe.ridge, weights
             )
-            share = objectives.linear_probe_loss_in_parts(
+            return objectives.linear_probe_loss_in_parts(
                 objectives.tempered(head, recipe.temperature),
                 features_real,
                 labels_real,
                 weights_real,
                 denominator=count,
             )
-            return sharding.total(share, mesh)
+
+        def match(features: Array, labels: Array, weights: Array) -> Float[Array, ""]:
+            # Every device solves for the head of all synthetic images, and tries it on its own
+            # real ones.
+            views = sharding.gather((features, labels, weights), mesh)
+            if not recipe.head_per_copy:
+                return sharding.total(loss_of(*views), mesh)
+            by_copy = (
+                rearrange(array, "(s copies) ... -> copies s ...", copies=recipe.copies)
+                for array in views
+            )
+            return sharding.total(jnp.mean(jax.vmap(loss_of)(*by_copy)), mesh)
 
         return match
 

@@ -358,6 +358,8 @@ def open_session(
         del identity["head_std"]
     if recipe.objective != "clp":
         del identity["clp.ridge"], identity["clp.temperature"]
+    if recipe.objective != "clp" or not recipe.head_per_copy:
+        del identity["clp.head_per_copy"]
     weights = backbone_weights(config)
     if len(set(weights)) > 1:
         identity["backbone.weights"] = weights
@@ -457,6 +459,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         objective=config.objective,
         ridge=config.clp.ridge,
         temperature=config.clp.temperature,
+        head_per_copy=config.clp.head_per_copy,
         label_kind=config.labels,
         labels_learning_rate=config.labels_learning_rate,
     )

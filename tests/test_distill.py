@@ -352,9 +352,7 @@ def test_plain_copies_are_centre_crops_and_leave_the_others_alone(backbone):
 def test_real_images_may_stay_as_they_are(backbone, memory):
     recipe = dataclasses.replace(RECIPE, copies=6, augments_real=False)
     step = jnp.int32(0)
-    features, _ = distill.make_stream(backbone.apply, recipe, KEY)(
-        backbone.params, memory, step
-    )
+    features, _ = distill.make_stream(backbone.apply, recipe, KEY)(backbone.params, memory, step)
     whole = backbone.apply(backbone.params, distill.to_float(memory.images))
     # All twelve images are drawn, each once.
     order = jnp.argsort(features[:, 0])
