@@ -446,6 +446,34 @@ def test_rivals_lower_the_loss_they_are_named_after(backbone, memory, objective)
     assert blue[2] - blue[0] > 0.1
 
 
+def test_each_copy_may_give_a_head_of_its_own(backbone, memory):
+    recipe = dataclasses.replace(RECIPE, objective="clp", copies=3, ipc=2, head_per_copy=True)
+    state = distill.init_state(KEY, recipe)
+    real = distill.make_stream(backbone.apply, recipe, KEY)
+    loss, _ = distill.make_gradient(backbone.apply, recipe, KEY, real)(
+        state, backbone.params, memory
+    )
+    embed = distill.make_embed(backbone.apply, recipe, KEY)
+    syn = embed(backbone.params, state.levels, jnp.arange(4), jnp.arange(3), state.step)
+    losses = [
+        objectives.closed_form_probe_loss(
+            syn[:, copy],
+            recipe.labels(),
+            *real(backbone.params, memory, state.step),
+            recipe.num_classes,
+            recipe.ridge,
+            recipe.temperature,
+        )
+        for copy in range(3)
+    ]
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-4)
+    together = dataclasses.replace(recipe, head_per_copy=False)
+    other, _ = distill.make_gradient(backbone.apply, together, KEY, real)(
+        state, backbone.params, memory
+    )
+    assert abs(float(other - loss)) > 1e-3
+
+
 def test_flows_over_all_features_need_their_class_means_alone(backbone, features):
     recipe = dataclasses.replace(RECIPE, real="exact", real_views=2, objective="sfm")
     assert recipe.needs_means_alone

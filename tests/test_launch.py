@@ -653,6 +653,7 @@ def test_a_run_is_named_by_what_its_objective_reads(finished):
         "labels_learning_rate",
         "backbone.weights",
         "backbone.position_offset",
+        "clp.head_per_copy",
         "augment.plain",
         "augment.real",
     }

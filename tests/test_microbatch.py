@@ -74,14 +74,20 @@ def test_what_fits_in_one_part_is_computed_once(tree):
 
 @pytest.mark.usefixtures("wide_heads")
 @pytest.mark.parametrize(
-    ("source", "objective"),
-    [("stream", "lgm"), ("exact", "lgm"), ("exact", "sfm"), ("cached", "clp")],
+    ("source", "objective", "changes"),
+    [
+        ("stream", "lgm", {}),
+        ("exact", "lgm", {}),
+        ("exact", "sfm", {}),
+        ("cached", "clp", {}),
+        ("cached", "clp", {"plain_copies": 1, "head_per_copy": True}),
+    ],
 )
-def test_gradients_do_not_depend_on_microbatches(source, objective):
+def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
     """Six images in three copies each, by numbers of views that divide them and that do not."""
 
     def compute(size: int | None) -> tuple[jax.Array, Any]:
-        recipe = make_recipe(3, source, ipc=2, copies=3, objective=objective)
+        recipe = make_recipe(3, source, ipc=2, copies=3, objective=objective, **changes)
         real, feed, _ = make_feed(recipe, microbatch_size=size)
         gradient = distill.make_gradient(apply, recipe, KEY, real, microbatch_size=size)
         # All levels count.
