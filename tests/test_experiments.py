@@ -297,13 +297,29 @@ def test_ipc_has_as_many_real_images():
 def test_objectives_at_equal_time_make_as_many_steps_as_fit():
     config = load("objectives", ":embedded", "--config.experiment.seeds=1")
     runs = outcomes_of(config, flat_score)
-    (sfm,) = axes.select(runs, backbone="digits_contrastive", variant="sfm-equal-time")
-    (clp,) = axes.select(runs, backbone="digits_contrastive", variant="clp-equal-time")
+    (sfm,) = axes.select(runs, backbone="digits_contrastive", variant="sfm-1000-steps")
+    (clp,) = axes.select(runs, backbone="digits_contrastive", variant="clp-250-steps")
     assert (sfm.planned.changes["steps"], clp.planned.changes["steps"]) == (1000, 250)
     tables = {table.title: table for table in tabulate(config, flat_score).tables}
     assert tables["digits, equal time"].cells["sfm", "steps"].mean == 1000
+    written = result.to_markdown(tabulate(config, flat_score))
+    assert "| 1000 |\n" in written
+    assert "| 70.0 (1.4) | 70.0 (1.4) |" in written
     cost = tables["digits, cost"].cells
     assert (cost["clp", "ms a step"].mean, cost["clp", "MB"].mean) == (4000, 5)
+
+
+def test_objectives_of_equal_cost_are_run_once(monkeypatch):
+    monkeypatch.setitem(SECONDS, "sfm", SECONDS["lgm"])
+    config = load("objectives", ":embedded", "--config.experiment.seeds=1")
+    names = [run.planned.name for run in outcomes_of(config, flat_score)]
+    assert not [name for name in names if "sfm" in name and name.endswith("-steps_seed0")]
+    tables = {table.title: table for table in tabulate(config, flat_score).tables}
+    cells = tables["digits, equal time"].cells
+    assert cells["sfm", "steps"] == cells["lgm", "steps"]
+    assert (
+        cells["sfm", "same backbone"] == tables["digits, equal steps"].cells["sfm", "same backbone"]
+    )
 
 
 def test_clp_is_searched_on_validation_images():

@@ -35,7 +35,6 @@ from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summari
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
 from lgm_jax.session import Session, split_list
 
-_EQUAL_TIME = "equal-time"
 _SOFT = "soft-labels"
 
 
@@ -74,7 +73,7 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             _fill(config, accuracy["steps"], objective, by_backbone)
             cost |= _cost_cells(config, own, objective)
             by_backbone = [
-                select(own, backbone=b, variant=_timed(config, objective))
+                select(own, backbone=b, variant=_timed(config, objective, own, b))
                 for b in backbones(config)
             ]
             _fill(config, accuracy["time"], objective, by_backbone)
@@ -90,6 +89,7 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             [*columns, "steps"],
             accuracy["time"],
             unit="top-1 %, or number of steps",
+            whole=["steps"],
         )
         tables += [steps_table, time_table]
         drawn += [steps_table, dataclasses.replace(time_table, columns=columns, unit="top-1 %")]
@@ -234,12 +234,10 @@ def _at_equal_time(
 ) -> list[Planned]:
     planned = []
     for backbone in backbones(config):
-        costs = _measured_costs(config, done, backbone)
-        budget = config.steps * costs[config.objective]["seconds"]
-        for objective, cost in costs.items():
-            if objective != config.objective:
-                steps = max(1, round(budget / cost["seconds"]))
-                changes = {"objective": objective, "steps": steps}
+        for objective in _objectives(config):
+            steps = _equal_time_steps(config, objective, done, backbone)
+            # Those of as many steps are there already.
+            if steps != config.steps:
                 planned += [
                     distilled_run(
                         config,
@@ -248,8 +246,8 @@ def _at_equal_time(
                         backbone,
                         seed,
                         evaluate=evaluated(config),
-                        variant=_timed(config, objective),
-                        changes=changes,
+                        variant=_timed(config, objective, done, backbone),
+                        changes={"objective": objective, "steps": steps},
                     )
                     for seed in seeds(config)
                 ]
@@ -344,8 +342,23 @@ def _variant(config: ConfigDict, objective: str, source: str | None = None) -> s
     return "-".join(parts)
 
 
-def _timed(config: ConfigDict, objective: str) -> str:
-    return "" if objective == config.objective else f"{objective}-{_EQUAL_TIME}"
+def _equal_time_steps(
+    config: ConfigDict, objective: str, outcomes: Sequence[Outcome], backbone: str
+) -> int:
+    """How many steps of an objective take as long as all of the config's own."""
+    costs = _measured_costs(config, outcomes, backbone)
+    return max(
+        1, round(config.steps * costs[config.objective]["seconds"] / costs[objective]["seconds"])
+    )
+
+
+def _timed(config: ConfigDict, objective: str, outcomes: Sequence[Outcome], backbone: str) -> str:
+    steps, variant = (
+        _equal_time_steps(config, objective, outcomes, backbone),
+        _variant(config, objective),
+    )
+    # By name, for on another machine it may be another number, whose run begins anew.
+    return variant if steps == config.steps else f"{objective}-{steps}-steps"
 
 
 def _columns(config: ConfigDict) -> list[str]:
@@ -450,6 +463,7 @@ def _soft_table(config: ConfigDict, own: Sequence[Outcome], where: str) -> list[
             [*map(title_of, evaluated(config)), "bytes of labels"],
             cells,
             unit="top-1 %, or bytes",
+            whole=["bytes of labels"],
         )
     ]
 

@@ -62,6 +62,7 @@ class Table:
         digits: Behind the point.
         repeats: What the spread and number of seeds of the cells are over.
         papers: What stands in [].
+        whole: Columns of which no digits behind the point are shown.
     """
 
     title: str
@@ -73,6 +74,7 @@ class Table:
     digits: int = 1
     repeats: str = "distillation seeds"
     papers: str = "the paper's mean ± std over probe runs"
+    whole: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +246,10 @@ def _legend(table: Table) -> str:
 def _grid(table: Table) -> str:
     lines = [[table.corner, *table.columns], ["---"] * (1 + len(table.columns))]
     for row in table.rows:
-        cells = (table.cells.get((row, column)) for column in table.columns)
-        lines.append([row, *(format_cell(cell, table.digits) for cell in cells)])
+        lines.append([row])
+        for column in table.columns:
+            digits = 0 if column in table.whole else table.digits
+            lines[-1].append(format_cell(table.cells.get((row, column)), digits))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
