@@ -26,16 +26,26 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The recipe; `:quick` takes a few steps, and the time to embed all images."""
-    mode = common.parse_arg(arg, "quick")
+    """The recipe; `:accurate` is for accuracy alone, `:quick` takes a few steps."""
+    mode = common.parse_arg(arg, "accurate", "quick")
     config = common.get_config()
     config.update(steps=400, copies=2, learning_rate=0.03, schedule="cosine", image_every=50)
     config.update(checkpoint_every=50, log_every=10)
     config.data.name = "folder"
     config.real.source = "exact"
     config.objective = "clp"
-    config.clp.update(ridge=1.0, temperature=0.1)
+    config.clp.update(ridge=1.0, temperature=0.05, head_per_copy=True)
     config.images.update(resolution=224, crop=224, grow_every=15)
-    config.augment.update(scale_min=0.5, noise=0.0)
+    # Its probes see images as they are.
+    config.augment.update(scale_min=0.5, noise=0.0, plain=1, real=False)
     config.probe.update(solver="lbfgs", epochs=100, full_epochs=100, augment="none")
-    return common.shrink(config) if mode == "quick" else config
+    if mode == "accurate":
+        config.update(steps=250, copies=1)
+        config.images.grow_every = 10
+        config.augment.distill = False
+        config.clp.update(ridge=0.1, temperature=0.1)
+    if mode == "quick":
+        common.shrink(config)
+        # One as it is, and one augmented.
+        config.copies = 2
+    return config

@@ -6,8 +6,8 @@ ImageNet-100, four backbones, eight variants: about 3 hours on one H200 for each
 `--config.experiment.without=decorrelate,pyramid,augment` makes the paper's rows alone; `+` leaves
 out several at once. See docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 
-On digits, which have no colour, the recipe makes images with colour here, or there would be nothing
-to decorrelate.
+`:imagenette` makes 100 steps of 2 augmentations. On digits, which have no colour, the recipe makes
+images with colour here, or there would be nothing to decorrelate.
 """
 
 from ml_collections import ConfigDict
@@ -33,4 +33,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         },
     )
     config.images.grey = False
-    return config
+    if config.experiment.scale == _base.IMAGENETTE:
+        config.objective = "lgm"
+    return _base.as_published(config, steps=100, grow_every=6)
