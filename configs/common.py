@@ -165,10 +165,12 @@ KEYS: Mapping[str, Key] = {
     "images.grow_delay": Key(
         0, "steps by which every new level comes later (the authors' code: 1)", at_least(0)
     ),
-    "augment.preset": Key("paper", "augmentation of real and synthetic images", one_of(*PRESETS)),
+    "augment.preset": Key("paper", "augmentation of synthetic and real images", one_of(*PRESETS)),
     "augment.distill": Key(True, "augment while distilling; probes are augmented in any case"),
-    "augment.plain": Key(0, "of the copies in a step, those left as they are", at_least(0)),
-    "augment.real": Key(True, "augment real images while distilling too"),
+    "augment.center_crops": Key(
+        0, "of the copies in a step, those that are centre crops instead", at_least(0)
+    ),
+    "augment.real": Key(True, "augment real images too; False: centre crops"),
     "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
     "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
     "augment.scale_max": Key(float, "largest area of a crop, likewise", between(1e-4, 1)),
@@ -380,6 +382,11 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"the config has no {name}: start from configs/common.py")
         if key.check is not None and flat[name] is not None:
             key.check(name, flat[name])
+    if config.augment.center_crops > config.copies:
+        raise UserError(
+            f"config.augment.center_crops is {config.augment.center_crops}, but a step has "
+            f"{config.copies} copies"
+        )
     if config.images.init == "real" and config.images.kind != "pixels":
         raise UserError("config.images.init=real needs config.images.kind=pixels")
     count, weighted = len(split_list(config.backbone.name)), split_list(config.backbone.weights)

@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.clp.update(ridge=1.0, temperature=0.05, head_per_copy=True)
     config.images.update(resolution=224, crop=224, grow_every=15)
     # Its probes see images as they are.
-    config.augment.update(scale_min=0.5, noise=0.0, plain=1, real=False)
+    config.augment.update(scale_min=0.5, noise=0.0, center_crops=1, real=False)
     config.probe.update(solver="lbfgs", epochs=100, full_epochs=100, augment="none")
     if mode == "accurate":
         config.update(steps=250, copies=1)

@@ -40,8 +40,8 @@ class Recipe:
         resolution: Side of the synthetic images, in pixels.
         crop: Side of the augmented crops that the backbone sees.
         ipc: Synthetic images per class.
-        copies: Augmentations of each synthetic image in a step; the real batch has as many images
-            as there are augmented synthetic ones.
+        copies: Views of each synthetic image in a step, augmented but for `center_crop_copies`;
+            the real batch has as many images as there are views.
         learning_rate: Adam's.
         schedule: `constant` as in the paper, or `cosine`: the learning rate falls to zero over
             `steps` updates, whatever the pyramid does meanwhile.
@@ -55,10 +55,11 @@ class Recipe:
         start_resolution: Pyramid levels up to this side count from the start.
         grow_every: Steps between one new level and the next.
         grow_delay: Steps by which every new level comes later; the authors' code has one.
-        augmentation: Of real and synthetic images alike; `None` for the centre crop.
-        plain_copies: How many of the copies are centre crops instead: probes that are trained on
-            centre crops see no other view.
-        augments_real: Whether real images are augmented, rather than centre crops.
+        augmentation: Of synthetic images, and of real ones with `augment_real`; `None` for the
+            centre crop.
+        center_crop_copies: How many of the copies are centre crops instead: probes that are
+            trained on centre crops see no other view.
+        augment_real: Whether real images are augmented, rather than centre crops.
         real: Where real features are from: `stream` embeds a batch of real images at every
             step, `cached` draws a batch from features of `real_views` augmentations of each that
             were computed once, `exact` takes all of these features at every step.
@@ -98,12 +99,12 @@ class Recipe:
     labels_learning_rate: float = 0.01
     grow_delay: int = 0
     head_per_copy: bool = False
-    plain_copies: int = 0
-    augments_real: bool = True
+    center_crop_copies: int = 0
+    augment_real: bool = True
 
     @property
     def real_augmentation(self) -> Augmentation | None:
-        return self.augmentation if self.augments_real else None
+        return self.augmentation if self.augment_real else None
 
     @property
     def num_images(self) -> int:
@@ -420,9 +421,9 @@ def make_embed(apply: Apply, recipe: Recipe, key: Key[Array, ""]) -> Embed:
             recipe.augmentation,
         )
         views = rearrange(views, "(s copies) ... -> s copies ...", s=indices.shape[0])
-        if recipe.plain_copies:
+        if recipe.center_crop_copies:
             plain = center_crop(images, recipe.crop)[:, None]
-            chosen = rearrange(copies < recipe.plain_copies, "copies -> 1 copies 1 1 1")
+            chosen = rearrange(copies < recipe.center_crop_copies, "copies -> 1 copies 1 1 1")
             views = jnp.where(chosen, plain, views)
         features = apply(params, rearrange(views, "s copies ... -> (s copies) ..."))
         return rearrange(features, "(s copies) d -> s copies d", s=indices.shape[0])
@@ -609,11 +610,13 @@ def _prepare_closed_form(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None)
             views = sharding.gather((features, labels, weights), mesh)
             if not recipe.head_per_copy:
                 return sharding.total(loss_of(*views), mesh)
-            by_copy = (
+            by_copy = tuple(
                 rearrange(array, "(s copies) ... -> copies s ...", copies=recipe.copies)
                 for array in views
             )
-            return sharding.total(jnp.mean(jax.vmap(loss_of)(*by_copy)), mesh)
+            # One after another, for the class scores of all real images take memory.
+            losses = jax.lax.map(lambda copy: loss_of(*copy), by_copy)
+            return sharding.total(jnp.mean(losses), mesh)
 
         return match
 

@@ -288,11 +288,13 @@ def _objective_flops(recipe: distill.Recipe, dim: int, rows: int, devices: int) 
         return 2 * product * (rows + 3 * syn)
     if recipe.objective == "sfm":
         return product * (rows + 2 * syn)
-    side = min(syn, dim)
+    heads = recipe.copies if recipe.head_per_copy else 1
+    views = syn // heads
+    side = min(views, dim)
     # A Cholesky factor, the targets with it twice, and the head.
-    solved = side**3 / 3 + 4.0 * side**2 * recipe.num_classes + product * syn
+    solved = side**3 / 3 + 4.0 * side**2 * recipe.num_classes + product * views
     # Every device solves; backwards it takes as much twice.
-    return 3 * (product * rows + devices * (2.0 * syn * dim * side + solved))
+    return 3 * heads * (product * rows + devices * (2.0 * views * dim * side + solved))
 
 
 def _exchanged(recipe: distill.Recipe, dim: int, devices: int) -> int:

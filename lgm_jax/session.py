@@ -313,7 +313,8 @@ def open_session(
     cached = recipe.real != "stream"
     if cached and recipe.real_augmentation is None and recipe.real_views > 1:
         raise UserError(
-            f"config.real.views is {recipe.real_views}, but without augmentation all are the same"
+            f"config.real.views is {recipe.real_views}, but all are the same without augmentation "
+            "of real images"
         )
     if config.steps * recipe.batch >= 2**31:
         raise UserError(
@@ -346,9 +347,9 @@ def open_session(
         del identity["images.grow_delay"]
     if config.augment.distill:
         del identity["augment.distill"]
-    if recipe.augmentation is None or recipe.plain_copies == 0:
-        del identity["augment.plain"]
-    if recipe.augmentation is None or recipe.augments_real:
+    if recipe.augmentation is None or recipe.center_crop_copies == 0:
+        del identity["augment.center_crops"]
+    if recipe.augmentation is None or recipe.augment_real:
         del identity["augment.real"]
     if recipe.sampling == "shuffle" or recipe.real == "exact":
         del identity["data.sampling"]
@@ -429,10 +430,6 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
     Raises:
         UserError: If it contradicts itself.
     """
-    if config.augment.plain > config.copies:
-        raise UserError(
-            f"config.augment.plain is {config.augment.plain}, but a step has {config.copies} copies"
-        )
     return distill.Recipe(
         num_classes=num_classes,
         resolution=image_side(config, crop),
@@ -449,8 +446,8 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         grow_every=config.images.grow_every,
         grow_delay=config.images.grow_delay,
         augmentation=make_augmentation(config.augment) if config.augment.distill else None,
-        plain_copies=config.augment.plain,
-        augments_real=config.augment.real,
+        center_crop_copies=config.augment.center_crops,
+        augment_real=config.augment.real,
         real=config.real.source,
         real_views=config.real.views,
         schedule=config.schedule,
@@ -539,12 +536,15 @@ def source_bytes(
 
 def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
     """Where images are cropped before augmentation; those of an array are square already."""
+    kept = config.augment.distill and not config.augment.real
+    if config.data.crop == "random" and kept:
+        raise UserError("config.data.crop=random contradicts config.augment.real=False")
     if config.data.crop == "random" and not on_host:
         raise UserError(
             "config.data.crop=random needs --config.real.source=stream and "
             "--config.data.placement=host: the device holds one crop of each image"
         )
-    if not on_host or isinstance(dataset.splits["train"], ArraySplit):
+    if not on_host or kept or isinstance(dataset.splits["train"], ArraySplit):
         return "center"
     return "center" if config.data.crop == "center" else "random"
 

@@ -365,55 +365,66 @@ class StepCost(NamedTuple):
     num_bytes: int
 
 
-def step_costs(sessions: Mapping[str, Session]) -> dict[str, StepCost]:
-    """Time and memory of a step, of ways to distil that take turns.
+def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
+    """Time and memory of a step of the session's recipe by each of some objectives, in turns.
 
     Whatever else the machine does meanwhile slows all of them, so that their ratios can be trusted.
-    Nothing is written. All processes of a run get the same numbers.
+    Reading real images is left out, and the same for all. Nothing is written. All processes of a
+    run get the same numbers.
+
+    Args:
+        session: Of a finished run.
+        names: Objectives.
     """
-    mesh, seconds = sharding.make_mesh(), {name: list[float]() for name in sessions}
+    mesh = sharding.make_mesh()
+    # Before anything lies on the device, so that all have the same.
+    size = hosts.first_says(_microbatch_size(session, mesh))
+    sessions = {
+        name: dataclasses.replace(
+            session, recipe=dataclasses.replace(session.recipe, objective=name)
+        )
+        for name in names
+    }
+    params = tuple(backbone.params for backbone in session.backbones)
+    params = sharding.replicate(mesh, params)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as workers:
-        steps = {name: _Step(session, mesh, workers) for name, session in sessions.items()}
+        # Means of classes are all that some ask for; whatever lies on the device lies there once.
+        feeds: dict[bool, _Feed] = {}
+        for each in sessions.values():
+            if each.recipe.needs_means_alone not in feeds:
+                feeds[each.recipe.needs_means_alone] = _feed(each, mesh, size, workers)
+        batches = {means: feed.sources(0) for means, feed in feeds.items()}
+        programs, states = {}, {}
+        for name, each in sessions.items():
+            state = distill.init_state(each.key, each.recipe, _start_images(each))
+            states[name] = sharding.place(mesh, state)
+            means = each.recipe.needs_means_alone
+            step = _step_program(each, mesh, size, feeds[means]).jitted
+            programs[name] = step.lower(states[name], params, batches[means]).compile()
         # The first is not counted: it may wait for memory.
-        for number in range(1 + _TIMED_STEPS):
-            for name, step in steps.items():
-                seconds[name].append(step.timed(number))
-    found = {name: (statistics.median(seconds[name][1:]), steps[name].num_bytes) for name in steps}
+        for _ in range(1 + _TIMED_STEPS):
+            for name, each in sessions.items():
+                started = time.perf_counter()
+                made = programs[name](states[name], params, batches[each.recipe.needs_means_alone])
+                states[name], _ = jax.block_until_ready(made)
+                seconds[name].append(time.perf_counter() - started)
+    found = {
+        name: [statistics.median(seconds[name][1:]), _program_bytes(programs[name])]
+        for name in names
+    }
     return {name: StepCost(*cost) for name, cost in hosts.first_says(found).items()}
 
 
-class _Step:
-    """A compiled step, and what it works on."""
-
-    def __init__(self, session: Session, mesh: Mesh, workers: contextlib.ExitStack):
-        size = hosts.first_says(_microbatch_size(session, mesh))
-        feed = _feed(session, mesh, size, workers)
-        state = distill.init_state(session.key, session.recipe, _start_images(session))
-        self._state = sharding.place(mesh, state)
-        self._sources = feed.sources
-        params = tuple(backbone.params for backbone in session.backbones)
-        self._params = sharding.replicate(mesh, params)
-        program = _step_program(session, mesh, size, feed).jitted
-        self._program = program.lower(self._state, self._params, feed.sources(0)).compile()
-
-    def timed(self, number: int) -> float:
-        """Seconds of the step of that number, real images or features included."""
-        started = time.perf_counter()
-        made = self._program(self._state, self._params, self._sources(number))
-        self._state, _ = jax.block_until_ready(made)
-        return time.perf_counter() - started
-
-    @property
-    def num_bytes(self) -> int:
-        """As of `StepCost`."""
-        found = self._program.memory_analysis()
-        # The new state takes the place of the old one.
-        return (
-            found.argument_size_in_bytes
-            + found.output_size_in_bytes
-            - found.alias_size_in_bytes
-            + found.temp_size_in_bytes
-        )
+def _program_bytes(program: Any) -> int:
+    found = program.memory_analysis()
+    # The new state takes the place of the old one.
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )
 
 
 def _make_agree(mesh: Mesh) -> Callable[[int], int]:
@@ -832,7 +843,7 @@ def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
     """
     if losses is None:
         return None
-    epochs = sorted({0, *pictures.spread(losses.shape[1], _MOST_POINTS - 1)})
+    epochs = pictures.spread_with_ends(losses.shape[1], _MOST_POINTS)
     points = [(epoch + 1, float(losses[:, epoch].mean())) for epoch in epochs]
     return [(epoch, round(loss, 6)) for epoch, loss in points if math.isfinite(loss)]
 

@@ -97,7 +97,7 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
         # More synthetic views than features, and fewer.
         ("cached", 10, {"objective": "clp"}, [8]),
         ("exact", 5, {"objective": "clp", "copies": 1}, [3]),
-        ("exact", 10, {"objective": "clp", "head_per_copy": True, "plain_copies": 1}, [8]),
+        ("exact", 10, {"objective": "clp", "head_per_copy": True, "center_crop_copies": 1}, [8]),
         ("cached", 5, {"label_kind": "soft"}, [3]),
     ],
 )

@@ -327,12 +327,12 @@ def test_cached_draws_the_images_that_would_be_streamed(features):
     assert len(set(seen)) > 20
 
 
-def test_plain_copies_are_centre_crops_and_leave_the_others_alone(backbone):
+def test_center_crop_copies_are_centre_crops_and_leave_the_others_alone(backbone):
     recipe = dataclasses.replace(RECIPE, resolution=10, copies=3)
     state, indices = distill.init_state(KEY, recipe), jnp.arange(2)
 
-    def embed(plain_copies: int, copies: jax.Array) -> jax.Array:
-        changed = dataclasses.replace(recipe, plain_copies=plain_copies)
+    def embed(center_crop_copies: int, copies: jax.Array) -> jax.Array:
+        changed = dataclasses.replace(recipe, center_crop_copies=center_crop_copies)
         function = distill.make_embed(backbone.apply, changed, KEY)
         return function(backbone.params, state.levels, indices, copies, state.step)
 
@@ -350,7 +350,7 @@ def test_plain_copies_are_centre_crops_and_leave_the_others_alone(backbone):
 
 
 def test_real_images_may_stay_as_they_are(backbone, memory):
-    recipe = dataclasses.replace(RECIPE, copies=6, augments_real=False)
+    recipe = dataclasses.replace(RECIPE, copies=6, augment_real=False)
     step = jnp.int32(0)
     features, _ = distill.make_stream(backbone.apply, recipe, KEY)(backbone.params, memory, step)
     whole = backbone.apply(backbone.params, distill.to_float(memory.images))

@@ -654,7 +654,7 @@ def test_a_run_is_named_by_what_its_objective_reads(finished):
         "backbone.weights",
         "backbone.position_offset",
         "clp.head_per_copy",
-        "augment.plain",
+        "augment.center_crops",
         "augment.real",
     }
     assert not silent & set(identity)
@@ -740,14 +740,14 @@ def test_views_that_would_all_be_the_same_are_refused(tmp_path, capsys):
 
 
 def test_copies_and_real_images_that_stay_as_they_are(tmp_path, capsys, finished):
-    plain = ("--config.augment.plain=1", "--config.augment.real=False")
+    plain = ("--config.augment.center_crops=1", "--config.augment.real=False")
     arguments = (QUICK, "--config.copies=2", "--config.stages=distill,probe,report")
     assert start(*arguments, *plain, workdir=tmp_path / "run") == 0
     identity = json.loads((tmp_path / "run" / "config.json").read_text())["identity"]
-    assert (identity["augment.plain"], identity["augment.real"]) == (1, False)
-    assert "augment.plain" in refuse(capsys, *arguments, workdir=tmp_path / "run")
-    many = refuse(capsys, QUICK, "--config.augment.plain=9", workdir=tmp_path / "w")
-    assert "config.augment.plain is 9, but a step has" in many
+    assert (identity["augment.center_crops"], identity["augment.real"]) == (1, False)
+    assert "augment.center_crops" in refuse(capsys, *arguments, workdir=tmp_path / "run")
+    many = refuse(capsys, QUICK, "--config.augment.center_crops=9", workdir=tmp_path / "w")
+    assert "config.augment.center_crops is 9, but a step has" in many
     views = ("--config.real.source=exact", "--config.real.views=2", plain[1])
     assert "real.views is 2" in refuse(capsys, QUICK, *views, workdir=tmp_path / "w")
 

@@ -80,7 +80,7 @@ def test_what_fits_in_one_part_is_computed_once(tree):
         ("exact", "lgm", {}),
         ("exact", "sfm", {}),
         ("cached", "clp", {}),
-        ("cached", "clp", {"plain_copies": 1, "head_per_copy": True}),
+        ("cached", "clp", {"center_crop_copies": 1, "head_per_copy": True}),
     ],
 )
 def test_gradients_do_not_depend_on_microbatches(source, objective, changes):

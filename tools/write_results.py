@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from lgm_jax.experiments import samples
+
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
 # Pixels, enough for a page on a sharp display.
@@ -50,11 +52,12 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
             return 2
         out.mkdir(parents=True, exist_ok=True)
         picture, images = f"{folder.name}.webp", f"{folder.name}_images.webp"
-        distilled = folder / "images.png"
+        distilled = folder / samples.FILE
         has_images = distilled.exists()
         text = page(table.read_text(), picture, images if has_images else None)
         (out / f"{folder.name}.md").write_text(text)
         (out / picture).write_bytes(shrink(figure))
+        (out / images).unlink(missing_ok=True)
         if has_images:
             (out / images).write_bytes(shrink(distilled))
         print(out / f"{folder.name}.md")

@@ -82,7 +82,7 @@ def as_published(config: ConfigDict, *, steps: int, grow_every: int) -> ConfigDi
     """
     if config[SECTION].scale == IMAGENETTE:
         config.steps, config.images.grow_every = steps, grow_every
-        config.augment.update(plain=0, real=True)
+        config.augment.update(center_crops=0, real=True)
         config.clp.update(temperature=0.1, head_per_copy=False)
     return config
 

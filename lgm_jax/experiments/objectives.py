@@ -37,6 +37,8 @@ from lgm_jax.session import Session, split_list
 
 _SOFT = "soft-labels"
 
+_OWN_TIME = "ms a step, each run by itself"
+
 
 def plan_objectives(config: ConfigDict, finished: Mapping[str, Outcome]) -> list[Planned]:
     """Objectives at equal steps; then, at equal time, and all that is compared with them.
@@ -89,7 +91,7 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             [*columns, "steps"],
             accuracy["time"],
             unit="top-1 %, or number of steps",
-            whole=["steps"],
+            integer_columns=["steps"],
         )
         tables += [steps_table, time_table]
         drawn += [steps_table, dataclasses.replace(time_table, columns=columns, unit="top-1 %")]
@@ -118,9 +120,9 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             f"{config.steps}. Copies: {config.copies}. The closed-form probe has a ridge of "
             f"{config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At equal time, "
             f"each makes as many steps as fill the time of {config.objective}'s, compilation and "
-            "features that are computed once left out; a step's time is the median of a few, for "
-            "which the objectives took turns. Memory is XLA's account of the step, weights "
-            "included.",
+            "features that are computed once left out, to 5 %; the time of a step is the median of "
+            "a few, for which the objectives took turns, but by source of real features that of "
+            "each run by itself. Memory is XLA's account of the step, weights included.",
         ],
         claims,
         functools.partial(figures.bars, tables=drawn),
@@ -221,7 +223,7 @@ def _at_equal_steps(config: ConfigDict, name: str, image_set: ImageSet) -> list[
             evaluate=evaluated(config),
             variant=_variant(config, objective),
             changes={"objective": objective},
-            measure=measure if _tells_costs(config, objective, seed) else None,
+            measure=measure if _measures_costs(config, objective, seed) else None,
         )
         for objective in _objectives(config)
         for backbone in backbones(config)
@@ -345,20 +347,19 @@ def _variant(config: ConfigDict, objective: str, source: str | None = None) -> s
 def _equal_time_steps(
     config: ConfigDict, objective: str, outcomes: Sequence[Outcome], backbone: str
 ) -> int:
-    """How many steps of an objective take as long as all of the config's own."""
+    """How many steps of an objective take as long as all of the config's own.
+
+    In units of 5 %: no time of a step is known better.
+    """
     costs = _measured_costs(config, outcomes, backbone)
-    return max(
-        1, round(config.steps * costs[config.objective]["seconds"] / costs[objective]["seconds"])
-    )
+    ratio = costs[config.objective]["seconds"] / costs[objective]["seconds"]
+    return max(1, round(config.steps * max(1, round(20 * ratio)) / 20))
 
 
 def _timed(config: ConfigDict, objective: str, outcomes: Sequence[Outcome], backbone: str) -> str:
-    steps, variant = (
-        _equal_time_steps(config, objective, outcomes, backbone),
-        _variant(config, objective),
-    )
+    steps = _equal_time_steps(config, objective, outcomes, backbone)
     # By name, for on another machine it may be another number, whose run begins anew.
-    return variant if steps == config.steps else f"{objective}-{steps}-steps"
+    return _variant(config, objective) if steps == config.steps else f"{objective}-{steps}-steps"
 
 
 def _columns(config: ConfigDict) -> list[str]:
@@ -385,7 +386,7 @@ def _fill(
         cells[row, "other backbones"] = summarize(others)
 
 
-def _tells_costs(config: ConfigDict, objective: str, seed: int) -> bool:
+def _measures_costs(config: ConfigDict, objective: str, seed: int) -> bool:
     """Whether the costs of all objectives are found out after this run, against its backbone."""
     return objective == config.objective and seed == seeds(config)[0]
 
@@ -430,14 +431,14 @@ def _source_table(config: ConfigDict, own: Sequence[Outcome], where: str) -> lis
         row = f"{objective}, {source}"
         rows[row] = select(own, backbone=first, variant=_variant(config, objective, source))
         speeds = [seconds_per_step(run) for run in rows[row]]
-        cells[row, "ms a step"] = Cell(1000 * float(np.mean(speeds)))
+        cells[row, _OWN_TIME] = Cell(1000 * float(np.mean(speeds)))
     cells |= _by_evaluated(config, rows)
     return [
         Table(
             f"{where}, sources of real features, distilled against {title_of(first)}",
             "objective, source",
             list(rows),
-            [*map(title_of, evaluated(config)), "ms a step"],
+            [*map(title_of, evaluated(config)), _OWN_TIME],
             cells,
             unit="top-1 %, or milliseconds",
         )
@@ -463,7 +464,7 @@ def _soft_table(config: ConfigDict, own: Sequence[Outcome], where: str) -> list[
             [*map(title_of, evaluated(config)), "bytes of labels"],
             cells,
             unit="top-1 %, or bytes",
-            whole=["bytes of labels"],
+            integer_columns=["bytes of labels"],
         )
     ]
 
@@ -508,7 +509,10 @@ def _joint_table(
 def _cost_inputs(session: Session, names: Sequence[str]) -> dict[str, Any]:
     return {
         "identity": dict(session.identity),
+        # Of which the identity has those that its own objective reads.
+        "clp": session.config.clp.to_dict(),
         "microbatch": session.run.last_process("distill").get("microbatch"),
+        "attention": session.config.backbone.attention,
         "devices": session.process.get("devices"),
         "objectives": list(names),
     }
@@ -516,9 +520,7 @@ def _cost_inputs(session: Session, names: Sequence[str]) -> dict[str, Any]:
 
 def _step_costs(session: Session, names: Sequence[str]) -> dict[str, dict[str, float]]:
     print(f"timing a step of {', '.join(names)}, in turns", flush=True)
-    recipes = {name: dataclasses.replace(session.recipe, objective=name) for name in names}
-    ways = {name: dataclasses.replace(session, recipe=recipe) for name, recipe in recipes.items()}
-    costs = stages.step_costs(ways)
+    costs = stages.step_costs(session, names)
     return {
         name: {"seconds": cost.seconds, "bytes": cost.num_bytes} for name, cost in costs.items()
     }

@@ -62,7 +62,7 @@ class Table:
         digits: Behind the point.
         repeats: What the spread and number of seeds of the cells are over.
         papers: What stands in [].
-        whole: Columns of which no digits behind the point are shown.
+        integer_columns: Columns of which no digits behind the point are shown.
     """
 
     title: str
@@ -74,7 +74,7 @@ class Table:
     digits: int = 1
     repeats: str = "distillation seeds"
     papers: str = "the paper's mean ± std over probe runs"
-    whole: Sequence[str] = ()
+    integer_columns: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _grid(table: Table) -> str:
     for row in table.rows:
         lines.append([row])
         for column in table.columns:
-            digits = 0 if column in table.whole else table.digits
+            digits = 0 if column in table.integer_columns else table.digits
             lines[-1].append(format_cell(table.cells.get((row, column)), digits))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

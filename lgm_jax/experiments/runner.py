@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import hosts, runs
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import looks
+from lgm_jax.experiments import samples
 from lgm_jax.experiments.result import Result, write
 from lgm_jax.session import Session
 
@@ -179,10 +179,9 @@ def run(
             break
     if hosts.is_first():
         result = experiment.tabulate(config, [finished[name] for name in planned])
-        written = write(folder, result)
-        looked = looks.write(folder, folders_to_show([finished[name] for name in planned]))
-        for path in [*written, *([looked] if looked else [])]:
+        for path in write(folder, result):
             print(f"result: {path}")
+        _draw_samples(folder, [finished[name] for name in planned])
 
 
 def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, ConfigDict]:
@@ -213,7 +212,18 @@ def label(backbone: str) -> str:
     return Path(backbone).name
 
 
-def folders_to_show(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
+def _draw_samples(folder: epath.Path, outcomes: Sequence[Outcome]) -> None:
+    try:
+        path = samples.write(folder, titled_folders(outcomes))
+    # The numbers do not depend on it.
+    except (UserError, OSError) as error:
+        print(f"note: no {samples.FILE}: {error}", flush=True)
+    else:
+        if path is not None:
+            print(f"result: {path}")
+
+
+def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
     """The folders of runs that distilled, the first seed of each, by what tells them apart."""
     found: dict[tuple[str, ...], epath.Path] = {}
     for outcome in outcomes:

@@ -69,6 +69,11 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({round((i + 1) * count / most) - 1 for i in range(most)})
 
 
+def spread_with_ends(count: int, most: int) -> list[int]:
+    """As `spread`, with the first among them too; `most` is two or more."""
+    return list(range(count)) if count <= most else sorted({0, *spread(count, most - 1)})
+
+
 def sheet_columns(count: int) -> int:
     """Images in a row of a contact sheet: wider than high, with the last row as full as it gets."""
     ideal = math.sqrt(1.6 * count)

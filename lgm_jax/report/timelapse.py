@@ -66,7 +66,7 @@ def choose(sizes: Sequence[int], budget: int) -> list[int]:
     """
     most = len(sizes)
     while most > 1:
-        chosen = _from_start_to_end(len(sizes), most)
+        chosen = pictures.spread_with_ends(len(sizes), most)
         if sum(sizes[i] for i in chosen) <= budget:
             return chosen
         most -= 1
@@ -77,11 +77,6 @@ def write_animation(path: epath.Path, sheets: Sequence[Sheet]) -> None:
     """Writes the contact sheets as one animated WebP; nothing if there is none."""
     if not sheets:
         return
-    chosen = [sheets[i] for i in _from_start_to_end(len(sheets), _MOST_FRAMES)]
+    chosen = [sheets[i] for i in pictures.spread_with_ends(len(sheets), _MOST_FRAMES)]
     with replacing(path) as temporary:
         temporary.write_bytes(pictures.animate([sheet.path.read_bytes() for sheet in chosen]))
-
-
-def _from_start_to_end(count: int, most: int) -> list[int]:
-    """At most `most`, which is 2 or more, of the numbers below `count`: evenly, with both ends."""
-    return sorted({0, *pictures.spread(count, most - 1)}) if count > most else list(range(count))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import looks, runner
+from lgm_jax.experiments import runner, samples
 
 
 def save_run(folder, values, names=("one", "two")):
@@ -18,7 +18,7 @@ def save_run(folder, values, names=("one", "two")):
 
 
 def written(tmp_path, folders):
-    return np.asarray(Image.open(looks.write(epath.Path(tmp_path), folders)).convert("L"))
+    return np.asarray(Image.open(samples.write(epath.Path(tmp_path), folders)).convert("L"))
 
 
 def test_every_run_has_a_row_and_every_class_a_column(tmp_path):
@@ -44,11 +44,11 @@ def test_classes_that_differ_are_not_named(tmp_path):
 
 
 def test_nothing_is_drawn_of_nothing_and_lost_images_are_named(tmp_path):
-    assert looks.write(epath.Path(tmp_path), {}) is None
+    assert samples.write(epath.Path(tmp_path), {}) is None
     run = save_run(tmp_path / "a", (0.0, 0.0))
     (run / "distilled" / "0_one" / "000.png").write_bytes(b"")
     with pytest.raises(UserError, match="0_one"):
-        looks.write(epath.Path(tmp_path), {"a": run})
+        samples.write(epath.Path(tmp_path), {"a": run})
 
 
 def test_runs_are_titled_by_what_tells_them_apart():
@@ -56,7 +56,7 @@ def test_runs_are_titled_by_what_tells_them_apart():
         return runner.Outcome(runner.Planned(axes, {}), {}, path=epath.Path(path))
 
     def shown(*outcomes):
-        return {title: str(path) for title, path in runner.folders_to_show(outcomes).items()}
+        return {title: str(path) for title, path in runner.titled_folders(outcomes).items()}
 
     common = {"set": "digits", "backbone": "here/a"}
     runs = [
