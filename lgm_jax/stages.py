@@ -409,11 +409,8 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
                 made = programs[name](states[name], params, batches[each.recipe.needs_means_alone])
                 states[name], _ = jax.block_until_ready(made)
                 seconds[name].append(time.perf_counter() - started)
-    found = {
-        name: [statistics.median(seconds[name][1:]), _program_bytes(programs[name])]
-        for name in names
-    }
-    return {name: StepCost(*cost) for name, cost in hosts.first_says(found).items()}
+    medians = hosts.first_says({name: statistics.median(seconds[name][1:]) for name in names})
+    return {name: StepCost(medians[name], _program_bytes(programs[name])) for name in names}
 
 
 def _program_bytes(program: Any) -> int:

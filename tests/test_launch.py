@@ -608,7 +608,8 @@ def test_rivals_run_and_depend_on_what_they_use(
     assert start(*arguments, workdir=tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["objective"] == objective
-    clp = {"ridge": 0.01, "temperature": 0.1} if objective == "clp" else None
+    said = {"ridge": 0.01, "temperature": 0.1, "head_per_copy": False}
+    clp = said if objective == "clp" else None
     assert results["clp"] == clp
     capsys.readouterr()
     assert start(*arguments, *silent, workdir=tmp_path) == 0
@@ -739,17 +740,44 @@ def test_views_that_would_all_be_the_same_are_refused(tmp_path, capsys):
     assert "real.views is 2" in message
 
 
-def test_copies_and_real_images_that_stay_as_they_are(tmp_path, capsys, finished):
-    plain = ("--config.augment.center_crops=1", "--config.augment.real=False")
-    arguments = (QUICK, "--config.copies=2", "--config.stages=distill,probe,report")
-    assert start(*arguments, *plain, workdir=tmp_path / "run") == 0
-    identity = json.loads((tmp_path / "run" / "config.json").read_text())["identity"]
-    assert (identity["augment.center_crops"], identity["augment.real"]) == (1, False)
+def opened(workdir, *arguments):
+    """The session of a command line."""
+    config, *_ = launch.parse(["launch.py", *arguments, f"--workdir={workdir}"])
+    return open_session(config, common.flatten(config), str(workdir), overwrite=False)
+
+
+def test_copies_and_real_images_that_stay_centre_crops(tmp_path, capsys):
+    crops = ("--config.augment.center_crops=1", "--config.augment.real=False")
+    arguments = (QUICK, "--config.copies=2", "--config.real.source=exact")
+    session = opened(tmp_path / "run", *arguments, *crops)
+    assert (session.recipe.center_crop_copies, session.recipe.augment_real) == (1, False)
+    assert session.identity["augment.center_crops"] == 1
+    assert session.identity["augment.real"] is False
+    real = session.real_features(session.backbone).whole()
+    np.testing.assert_array_equal(real[0], session.features(session.backbone, "train"))
     assert "augment.center_crops" in refuse(capsys, *arguments, workdir=tmp_path / "run")
     many = refuse(capsys, QUICK, "--config.augment.center_crops=9", workdir=tmp_path / "w")
     assert "config.augment.center_crops is 9, but a step has" in many
-    views = ("--config.real.source=exact", "--config.real.views=2", plain[1])
+    views = ("--config.real.source=exact", "--config.real.views=2", crops[1])
     assert "real.views is 2" in refuse(capsys, QUICK, *views, workdir=tmp_path / "w")
+    head = ("--config.objective=clp", "--config.clp.head_per_copy=True")
+    session = opened(tmp_path / "clp", *arguments, *head)
+    assert session.recipe.head_per_copy
+    assert session.identity["clp.head_per_copy"] is True
+
+
+def test_costs_of_objectives_are_taken_in_turns(photos, tmp_path, monkeypatch):
+    """On the host, and of fewer steps than are timed."""
+    monkeypatch.setattr(stages, "_TIMED_STEPS", 2)
+    host = ("--config.data.placement=host", "--config.data.workers=0", "--config.copies=2")
+    where = f"--config.data.folder={photos}"
+    session = opened(tmp_path, *FOLDER, where, *host, "--config.steps=1")
+    costs = stages.step_costs(session, ["lgm", "sfm", "clp"])
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(session.backbone.params))
+    for cost in costs.values():
+        assert cost.seconds > 0
+        assert weights < cost.num_bytes < weights + 2**26
+    assert list(costs) == ["lgm", "sfm", "clp"]
 
 
 def test_folder_of_photos_runs_to_the_end(photos, tmp_path):
@@ -1223,6 +1251,12 @@ def test_random_crops_need_the_host(photos, tmp_path, capsys):
     where = f"--config.data.folder={photos}"
     line = refuse(capsys, *FOLDER, where, "--config.data.crop=random", workdir=tmp_path / "w")
     assert "--config.data.placement=host" in line
+    host = (*FOLDER, where, "--config.data.placement=host", "--config.augment.real=False")
+    line = refuse(capsys, *host, "--config.data.crop=random", workdir=tmp_path / "w")
+    assert "config.augment.real=False" in line
+    # Images that are not augmented are not cropped anywhere either.
+    assert opened(tmp_path / "kept", *host).crop == "center"
+    assert opened(tmp_path / "random", *host[:-1]).crop == "random"
 
 
 def test_balanced_batches_are_another_distillation(photos, tmp_path, capsys):

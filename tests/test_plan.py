@@ -1,5 +1,6 @@
 """What a plan counts is what is computed, and it is told without weights or images."""
 
+import dataclasses
 import re
 
 import jax
@@ -131,6 +132,11 @@ def test_each_objective_has_its_own_arithmetic_and_exchange():
     assert plans["sfm"].exchanged == plans["lgm"].exchanged - 2 * 4 == 2 * 4 * 10 * 129
     assert plans["clp"].exchanged == 4 * (40 * (2 * 128 + 2) + 2)
     assert plans["clp"].flops["objective"] > 3 * 2 * 128 * 10 * 1149
+    # Four heads, of ten views each.
+    each = dataclasses.replace(recipe, objective="clp", head_per_copy=True)
+    whole = plan.make_plan(each, [outline], 1149, machine).flops["objective"]
+    alone = dataclasses.replace(each, copies=1)
+    assert whole == 4 * plan.make_plan(alone, [outline], 1149, machine).flops["objective"]
 
 
 def test_several_backbones_add_up():

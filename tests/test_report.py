@@ -589,6 +589,8 @@ def test_spread_ends_with_the_last():
     assert pictures.spread(3, 5) == [0, 1, 2]
     assert pictures.spread(100, 4) == [24, 49, 74, 99]
     assert pictures.spread(1, 1) == [0]
+    assert pictures.spread_with_ends(3, 3) == [0, 1, 2]
+    assert pictures.spread_with_ends(9, 4) == [0, 2, 5, 8]
 
 
 def test_sheets_have_full_rows_where_they_can():
