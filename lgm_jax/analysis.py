@@ -1,7 +1,7 @@
 """What features say about backbones, classes and distilled images, as pure functions of them.
 
 Dimension letters: `n` real images, `s` others, `d` and `e` features of two backbones, `k` classes,
-`m` backbones. Everything but the head gradients is numpy in float64: sums over many images, of
+`m` backbones. Everything but what needs gradients is numpy in float64: sums over many images, of
 which small differences matter.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 from scipy import stats
@@ -382,6 +384,50 @@ def class_means_share(
         return cosine, 1 - left / size, 1 - left_by_overall / size, 1 - left / left_by_overall
 
     return ClassMeansShare(*jax.lax.map(compare, jax.random.split(key, heads)))
+
+
+def optimal_features(
+    loss: Callable[[Float[Array, "s d"]], Float[Array, ""]],
+    start: Float[Array, "s d"],
+    *,
+    steps: int = 600,
+    learning_rate: float = 0.2,
+) -> tuple[Float[Array, "s d"], Float[Array, ""]]:
+    """Features that lower an objective most, whatever images would have them.
+
+    What a probe makes of them is about the best that images distilled by that objective come to,
+    and takes seconds to know: a way to choose, for example, ridge and temperature of the
+    closed-form probe. By Adam with a cosine schedule, each row kept as long as it is at the start,
+    for the norm at the end of most backbones lets no image choose its length.
+
+    Args:
+        loss: Of features, a row per image, differentiable.
+        start: Where to begin, for example at class means, as long as real features are.
+        steps: Updates.
+        learning_rate: Adam's, at first.
+
+    Returns:
+        The features, and their loss.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    lengths = jnp.linalg.norm(start, axis=1, keepdims=True)
+
+    def scale(free: Float[Array, "s d"]) -> Float[Array, "s d"]:
+        return free * lengths / jnp.linalg.norm(free, axis=1, keepdims=True)
+
+    def update(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+        free, state = carry
+        gradient = jax.grad(lambda rows: loss(scale(rows)))(free)
+        changes, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(free, changes), state), None
+
+    @jax.jit
+    def run(free: Float[Array, "s d"]) -> Float[Array, "s d"]:
+        (free, _), _ = jax.lax.scan(update, (free, optimizer.init(free)), length=steps)
+        return scale(free)
+
+    found = run(start)
+    return found, loss(found)
 
 
 def _places(

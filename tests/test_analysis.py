@@ -263,3 +263,38 @@ class TestClassMeansShare:
         np.testing.assert_allclose(small.cosine, 1, atol=1e-5)
         np.testing.assert_allclose(small.share, 1, atol=1e-3)
         assert np.all(large.share < 0.99)
+
+
+class TestOptimalFeatures:
+    def test_are_class_means_for_what_matches_class_means(self):
+        rng = np.random.default_rng(0)
+        labels = np.arange(60) % 3
+        features = jnp.asarray(_features(0, 60) + 2 * np.eye(6, dtype=np.float32)[labels])
+        means = jnp.stack([features[labels == c].mean(axis=0) for c in range(3)])
+        start = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)
+        start *= jnp.linalg.norm(means, axis=1, keepdims=True) / jnp.linalg.norm(
+            start, axis=1, keepdims=True
+        )
+        goal = means / jnp.linalg.norm(means, axis=1, keepdims=True)
+
+        def loss(rows):
+            return -jnp.sum(rows * goal)
+
+        found, last = analysis.optimal_features(loss, start, steps=200)
+        np.testing.assert_allclose(found, means, atol=1e-3)
+        assert float(last) == pytest.approx(float(loss(means)), rel=1e-6)
+
+    def test_beat_class_means_at_the_closed_form_probe(self):
+        labels = jnp.arange(90) % 3
+        features = jnp.asarray(_features(1, 90) + np.eye(6, dtype=np.float32)[labels])
+        means = jnp.stack([features[labels == c].mean(axis=0) for c in range(3)])
+
+        def loss(rows):
+            return objectives.closed_form_probe_loss(
+                rows, jnp.arange(3), features, labels, 3, ridge=0.1, temperature=0.3
+            )
+
+        found, last = analysis.optimal_features(loss, means)
+        assert float(last) < 0.9 * float(loss(means))
+        lengths, wanted = (np.linalg.norm(rows, axis=1) for rows in (found, means))
+        np.testing.assert_allclose(lengths, wanted, rtol=1e-5)
