@@ -327,7 +327,8 @@ def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:
                     f"{table.title}: augmentation matters most",
                     loss["augment"] > others,
                     ", ".join(
-                        f"without {part} it loses {value:.1f}" for part, value in loss.items()
+                        f"without {part} it {'gains' if value < 0 else 'loses'} {abs(value):.1f}"
+                        for part, value in loss.items()
                     ),
                 )
             )
