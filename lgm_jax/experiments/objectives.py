@@ -120,7 +120,7 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             f"{config.steps}. Copies: {config.copies}. The closed-form probe has a ridge of "
             f"{config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At equal time, "
             f"each makes as many steps as fill the time of {config.objective}'s, compilation and "
-            "features that are computed once left out, to 5 %; the time of a step is the median of "
+            "features that are computed once left out, in tenths; the time of a step is the median of "
             "a few, for which the objectives took turns, but by source of real features that of "
             "each run by itself. Memory is XLA's account of the step, weights included.",
         ],
@@ -349,11 +349,11 @@ def _equal_time_steps(
 ) -> int:
     """How many steps of an objective take as long as all of the config's own.
 
-    In units of 5 %: no time of a step is known better.
+    In tenths of its steps: no time of a step is known much better.
     """
     costs = _measured_costs(config, outcomes, backbone)
     ratio = costs[config.objective]["seconds"] / costs[objective]["seconds"]
-    return max(1, round(config.steps * max(1, round(20 * ratio)) / 20))
+    return max(1, round(config.steps * max(1, round(10 * ratio)) / 10))
 
 
 def _timed(config: ConfigDict, objective: str, outcomes: Sequence[Outcome], backbone: str) -> str:
