@@ -120,8 +120,8 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             f"{config.steps}. Copies: {config.copies}. The closed-form probe has a ridge of "
             f"{config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At equal time, "
             f"each makes as many steps as fill the time of {config.objective}'s, compilation and "
-            "features that are computed once left out, in tenths; the time of a step is the median of "
-            "a few, for which the objectives took turns, but by source of real features that of "
+            "features that are computed once left out, in tenths; the time of a step is the median "
+            "of a few, for which the objectives took turns, but by source of real features that of "
             "each run by itself. Memory is XLA's account of the step, weights included.",
         ],
         claims,
