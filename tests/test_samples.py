@@ -7,7 +7,7 @@ from PIL import Image
 
 from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import runner, samples
+from lgm_jax.experiments import figures, runner, samples
 
 
 def save_run(folder, values, names=("one", "two")):
@@ -70,3 +70,11 @@ def test_runs_are_titled_by_what_tells_them_apart():
     other = outcome("3", set="digits", backbone="b", variant="sfm", seed=0)
     assert shown(*runs, other) == {"a": "0", "a sfm": "2", "b sfm": "3"}
     assert shown(runs[0]) == {}
+
+
+def test_names_of_backbones_are_broken_between_their_words():
+    title = "digits_contrastive+digits_distilled"
+    lines = figures.wrap(title, 24).split("\n")
+    assert "".join(lines) == title
+    assert lines == ["digits_", "contrastive+digits_", "distilled"]
+    assert figures.wrap("without augment", 24) == "without augment"

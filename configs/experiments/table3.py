@@ -33,6 +33,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         },
     )
     config.images.grey = False
-    if config.experiment.scale == _base.IMAGENETTE:
-        config.objective = "lgm"
-    return _base.as_published(config, steps=100, grow_every=6)
+    return _base.as_published(config, "lgm", steps=100, grow_every=6)

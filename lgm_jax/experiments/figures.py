@@ -159,9 +159,13 @@ def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
+def wrap(name: str, width: int) -> str:
+    """A name in lines of so many characters; those of backbones have no spaces to break at."""
+    return textwrap.fill(name.replace("_", "_ "), width).replace("_ ", "_")
+
+
 def _wrapped(names: Sequence[str]) -> list[str]:
-    # Names of backbones have no spaces to break at.
-    return [textwrap.fill(name.replace("_", "_ "), 15).replace("_ ", "_") for name in names]
+    return [wrap(name, 15) for name in names]
 
 
 def _value(table: Table, row: str, column: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Mapping
 
 from etils import epath
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lgm_jax import runs
 from lgm_jax.distilled import first_of_classes
+from lgm_jax.experiments import figures
 from lgm_jax.report import grid, pictures
 
 FILE = "images.png"
@@ -44,10 +44,8 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> epath.Pa
     canvas = Image.new("RGB", (width, top + step * len(rows)), grid.PAPER)
     draw = ImageDraw.Draw(canvas)
     for y, (title, row) in enumerate(zip(titles, rows, strict=True)):
-        lines = textwrap.wrap(title, _LINE)
-        draw.multiline_text(
-            (_GAP, top + y * step + _CELL / 2), "\n".join(lines), grid.INK, font, anchor="lm"
-        )
+        beside = _GAP, top + y * step + _CELL / 2
+        draw.multiline_text(beside, figures.wrap(title, _LINE), grid.INK, font, anchor="lm")
         for x, (name, image) in enumerate(row):
             picture = Image.fromarray(pictures.to_bytes(image))
             place = _TITLE + x * step, top + y * step
