@@ -1,0 +1,115 @@
+"""What a dataclass of settings is, as JSON and as a hash, for records that outlive the code.
+
+A description leaves out every field at its default. So a field that is added later, with a default
+that means what the code did before, changes no description, and what was made before stays valid.
+The price is a rule: **the default of a released field never changes, and a released field without
+a default never gets one.** A new meaning is a new value or a new name. A test pins the defaults.
+
+What changes no result does not belong into a description: declare it `field(compare=False)`, as
+for `==`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+# Every whole number up to this size is a float too.
+_EXACT = 2**53
+
+
+def describe(value: Any) -> Any:
+    """Returns a value as JSON types: the same for what means the same, another for all else.
+
+    Args:
+        value: A dataclass, or a mapping (of string keys), sequence, set, array, dtype, number,
+            string or `None`, nested in any way. A dataclass becomes its class's name, under
+            `type`, and its fields that are not at their default; fields with `compare=False` never
+            show. A whole number is the same as an int and as a float; an array is its dtype, shape
+            and hash.
+
+    Raises:
+        TypeError: If something in it has no description: a function, an object without one, a
+            path (which means something else on another machine).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **_changed(value)}
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float | np.number):
+        return _number(value.item() if isinstance(value, np.number) else value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"only mappings with string keys have a description, not {value!r}")
+        return {key: describe(value[key]) for key in sorted(value)}
+    if isinstance(value, Set):
+        return sorted((describe(item) for item in value), key=_canonical)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return [describe(item) for item in value]
+    # Types that stand for a dtype: NumPy's, and JAX's such as `jnp.bfloat16`.
+    if isinstance(value, np.dtype) or (isinstance(value, type) and hasattr(value, "dtype")):
+        return np.dtype(value).name
+    if hasattr(value, "__array__") and hasattr(value, "dtype") and hasattr(value, "shape"):
+        return _array(np.asarray(value))
+    raise TypeError(f"{type(value).__name__} {value!r:.80} has no description")
+
+
+def digest(value: Any) -> str:
+    """Returns the SHA-256 of a value's description, 64 hexadecimal digits.
+
+    Args:
+        value: As for `describe`.
+
+    Raises:
+        TypeError: As for `describe`.
+    """
+    return hashlib.sha256(_canonical(describe(value)).encode()).hexdigest()
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    """The fields that are not at their default."""
+    changed = {}
+    for field in dataclasses.fields(value):
+        if not field.compare:
+            continue
+        if field.name == "type":
+            raise TypeError(f"{type(value).__name__}.type: that key stands for the class's name")
+        here = describe(getattr(value, field.name))
+        if field.default is not dataclasses.MISSING:
+            default = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        else:
+            changed[field.name] = here
+            continue
+        # Not the values: True equals 1, and arrays have no single answer.
+        if _canonical(here) != _canonical(describe(default)):
+            changed[field.name] = here
+    return changed
+
+
+def _number(value: int | float) -> int | float | str:
+    if isinstance(value, float) and not np.isfinite(value):
+        # JSON has no such numbers.
+        return str(value)
+    return int(value) if value == int(value) and abs(value) <= _EXACT else value
+
+
+def _array(array: np.ndarray) -> dict[str, Any]:
+    if array.dtype.hasobject:
+        raise TypeError("an array of objects has no description")
+    # The same bytes on machines of either byte order.
+    little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    content = hashlib.sha256(little.tobytes()).hexdigest()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": content}
+
+
+def _canonical(description: Any) -> str:
+    return json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
