@@ -67,7 +67,7 @@ def fabricate(planned, score):
         methods += split_list(changes["baselines"])
     probe = {
         # As a backbone of a folder is named.
-        f"{Path(name).name}_0123abcd" if "/" in name else name: {
+        Path(name).name: {
             method: entry(*(score(planned.axes, method, name) + d for d in (-1, 1)))
             for method in methods
         }

@@ -7,7 +7,6 @@ package, a local folder or the Hugging Face hub.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -22,9 +21,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lgm_jax import identity
 from lgm_jax.backbones import configs, files, port, specs
+from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.configs import Preprocessing, Published
 from lgm_jax.backbones.files import Files
+from lgm_jax.backbones.names import distinct_names
 from lgm_jax.backbones.vit import AttentionKernel, Pool, PoolSpec, ViT, ViTSpec
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.resample import bicubic_matrix
@@ -35,7 +37,9 @@ __all__ = [
     "NORMALIZATIONS",
     "Backbone",
     "IndivisibleError",
+    "Settings",
     "check_pooling",
+    "distinct_names",
     "export",
     "load",
     "outline",
@@ -55,45 +59,6 @@ _SHOWN = 100
 
 class IndivisibleError(UserError):
     """The patch does not divide the resolution that was asked for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """A frozen feature extractor.
-
-    Attributes:
-        name: Its registered name, or its folder's or repository's base name plus 8 digits of the
-            weights' hash.
-        apply: `apply(params, images) -> features`; images (n, r, r, 3) float32 in [0, 1], features
-            (n, d) float32. Pure: the parameters are an argument, so that compiled code does not
-            hold them as constants. Normalises the images with `mean` and `std` itself.
-        params: Nested dict of arrays.
-        feature_dim: Number of features `d`.
-        resolution: Side `r` of the images it takes, in pixels.
-        mean: Per-channel mean that `apply` subtracts.
-        std: Per-channel standard deviation that `apply` divides by.
-        sha256: Hash of the weights file; of the files' hashes where there are several.
-        fingerprint: Changes when the features do: with weights, architecture, pooling, resolution,
-            normalisation or dtype.
-        provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or
-            `None`), `sha256` by file; for an export, `exported_from` has the same of its origin.
-        published: What the checkpoint says it is; `None` for a backbone made by hand.
-        position_offset: What the side of the patch grid was taken to be larger by; 0 where that
-            does not apply.
-    """
-
-    name: str
-    apply: Callable[[Any, Float[Array, "n h w 3"]], Float[Array, "n d"]]
-    params: Any
-    feature_dim: int
-    resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    sha256: str
-    fingerprint: str
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    published: Published | None = None
-    position_offset: float = 0.0
 
 
 def load(
@@ -157,9 +122,10 @@ def load(
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
     origin = provenance(found)
     hashes = origin["sha256"]
-    sha256 = next(iter(hashes.values())) if len(hashes) == 1 else _digest(hashes)
+    sha256 = next(iter(hashes.values())) if len(hashes) == 1 else identity.digest(hashes)
+    settings = Settings(sha256, spec, statistics, dtype, params_dtype, offset)
     return Backbone(
-        name=str(source) if _registered(source) else f"{Path(found.origin).name}_{sha256[:8]}",
+        name=str(source) if _registered(source) else Path(found.origin).name,
         apply=make_apply(definition, spec, statistics, DTYPES[dtype]),
         params=jax.tree.map(jnp.asarray, params),
         feature_dim=spec.feature_dim,
@@ -167,15 +133,11 @@ def load(
         mean=statistics.mean,
         std=statistics.std,
         sha256=sha256,
-        # How attention is computed is left out: it is to change no more than rounding.
-        fingerprint=_digest(
-            [sha256, repr(spec), repr(statistics), dtype, params_dtype]
-            # Named only where it changes something, so that what was computed before stays valid.
-            + [offset] * (offset != 0)
-        ),
+        fingerprint=identity.digest(settings),
         provenance=origin,
         published=published,
         position_offset=offset,
+        settings=settings,
     )
 
 
@@ -486,7 +448,3 @@ def _capability(device: Any) -> tuple[int, ...]:
     # AMD's devices give a name like gfx942 in its place.
     parts = str(getattr(device, "compute_capability", "")).split(".")
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else (0,)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

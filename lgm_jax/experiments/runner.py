@@ -24,7 +24,7 @@ SECTION = "experiment"
 
 RUNS, RECORD = "runs", "experiment.json"
 
-# How many hexadecimal digits of its hash `Backbone.name` appends to a folder's name.
+# What earlier versions appended to the name of a folder's backbone: digits of its weights' hash.
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 
 
@@ -111,8 +111,9 @@ class Outcome:
 
     def _evaluated(self, backbone: str) -> str:
         known = self.results["probe"]
-        if backbone in known:
-            return backbone
+        for name in (backbone, label(backbone)):
+            if name in known:
+                return name
         (found,) = (key for key in known if _HASHED.sub("", key) == label(backbone))
         return found
 
