@@ -192,7 +192,7 @@ class TestLoader:
             for split in ("train", "val"):
                 Image.new("RGB", (9, 9)).save(tmp_path / split / label / "0.png")
         (tmp_path / "train" / "b" / "0.png").write_bytes(b"no image")
-        words = r"cannot read image .*train/b/0\.png: not one of"
+        words = r"cannot read image .*train/b/0\.png: not in a format that"
         with (
             Loader(make_parts(open_train(tmp_path)), 0) as loader,
             pytest.raises(UserError, match=words),

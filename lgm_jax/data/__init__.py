@@ -15,7 +15,13 @@ from lgm_jax.data.digits import load_digits, load_spurious_digits
 from lgm_jax.data.folder import load_artbench, load_folder, load_imagenet
 from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
 from lgm_jax.data.huggingface import load_huggingface
-from lgm_jax.data.splits import check, describe, select_classes, skip_unreadable
+from lgm_jax.data.splits import (
+    check,
+    check_links,
+    describe,
+    select_classes,
+    skip_unreadable,
+)
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.progress import progress as show_progress
 
@@ -92,6 +98,8 @@ def load_dataset(
         dataset = select_classes(dataset, subset)
     if on_bad_image == "skip":
         dataset = skip_unreadable(dataset)
+    else:
+        check_links(dataset)
     check(dataset)
     return dataset
 

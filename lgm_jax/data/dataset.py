@@ -11,6 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from lgm_jax.names import plain
+
 SPLITS = ("train", "val", "test")
 
 Places = Float[np.ndarray, "b 2"]
@@ -81,6 +83,10 @@ class Dataset:
         group_names: Human-readable, in the order of the splits' groups; empty without groups.
         wnids: The classes' WordNet names, where they are classes of ImageNet-1k; else empty.
         skipped: By split, the images that cannot be read and were left out, without their folder.
+        notes: What is worth saying about how it was read, a line each.
+        lost: Images that are links to nowhere, without their folder, and what they link to.
+
+    Names are made plain, whatever the source has: see `names.plain`.
     """
 
     name: str
@@ -90,6 +96,13 @@ class Dataset:
     group_names: Sequence[str] = ()
     wnids: Sequence[str] = ()
     skipped: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+    lost: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plain(self.name))
+        object.__setattr__(self, "class_names", list(map(plain, self.class_names)))
+        object.__setattr__(self, "group_names", list(map(plain, self.group_names)))
 
     @property
     def num_classes(self) -> int:

@@ -3,56 +3,85 @@
 JPEG is most of what is decoded, so it has a path of its own: libjpeg-turbo through simplejpeg,
 which gives the pixels that PIL gives and spares a copy. Whatever that path does not take, PIL
 does: other formats, CMYK and damaged files, whose error messages are then PIL's.
+
+Memory is bounded whatever the file: see `_MOST_PIXELS`, `_LARGE` and `resize_and_crop`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
+import threading
 
 import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-# Naming them keeps PIL from handing a disguised file to its other plugins: EPS runs Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+from lgm_jax.data import formats
+
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Larger images are refused, but for JPEG, which decodes at a fraction of its size. The largest
+# scans of medium-format cameras pass.
+_MOST_PIXELS = 2**27
+# Larger images are decoded one at a time, and to no more pixels than these. PIL takes 4 bytes each.
+_LARGE = 2**26
+_one_large = threading.Lock()
+
+# Taller images are cropped before they are resized.
+_TALL = 8
 
 
 class BadImageError(Exception):
     """Bytes that are no image, or a broken one; the message says why, in a few words."""
 
 
-def decode(source: bytes | UInt8[np.ndarray, "h w *c"], *, orient: bool) -> Image.Image:
+def decode(
+    source: bytes | UInt8[np.ndarray, "h w *c"], *, orient: bool, name: str = ""
+) -> Image.Image:
     """An RGB image from a file's bytes, or from pixels that are decoded already.
 
     Transparency is laid on white, 16-bit grey is scaled to 8 bits, and of an animation the first
-    frame is taken.
+    frame is taken. An image of more than 67 million pixels is returned at a fraction of its size.
 
     Args:
         source: The bytes, or grey, RGB or RGBA pixels.
         orient: Whether to apply the EXIF orientation. Published numbers of benchmark sets come
             from readers that ignore it.
+        name: The file's name, whose suffix decides for formats without a signature.
 
     Raises:
         BadImageError: If they cannot be decoded.
     """
     if isinstance(source, np.ndarray):
-        return _to_rgb(Image.fromarray(source))
+        return _to_rgb(Image.fromarray(source), wide=False)
     if not orient and (pixels := _decode_jpeg(source)) is not None:
         return Image.fromarray(pixels)
+    if reason := formats.explain(source, name):
+        raise BadImageError(reason)
+    # Broken bytes make PIL's decoders raise almost anything, SyntaxError and struct.error included.
     try:
-        # Without JPEG's draft mode, which is faster but gives other pixels.
-        with Image.open(io.BytesIO(source), formats=_FORMATS) as image:
-            if orient and image.getexif().get(_ORIENTATION, 1) == 1:
+        with _open(source, name) as image:
+            if orient and _orientation(image) == 1:
                 pixels = _decode_jpeg(source)
                 if pixels is not None:
                     return Image.fromarray(pixels)
-            return _to_rgb(ImageOps.exif_transpose(image) if orient else image)
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"not one of {', '.join(_FORMATS)}") from error
-    # Broken bytes make PIL's decoders raise almost anything, SyntaxError and struct.error included.
+            return _decode(image, source, orient=orient)
+    except BadImageError:
+        raise
     except Exception as error:
         raise BadImageError(str(error) or type(error).__name__) from error
 
@@ -65,7 +94,8 @@ def resize_and_crop(
     The shorter side becomes `r` with PIL's antialiased bilinear filter. Of a wide image, only the
     part that is kept is resampled, with weights that are then summed from another start: measured,
     at most one pixel in 400 moves by one grey level. Of a tall one, PIL would filter the part in
-    another order and move a quarter of them, so it is resampled whole and equal.
+    another order and move a quarter of them, so it is resampled whole and equal, unless it is so
+    tall that it would take much memory.
 
     Args:
         image: An RGB image.
@@ -81,12 +111,21 @@ def resize_and_crop(
     else:
         top = int(place[0] * (new_height - resolution + 1))
         left = int(place[1] * (new_width - resolution + 1))
+    if new_height > _TALL * new_width:
+        down = height / new_height
+        # The rows that the filter sees, and one more on either side.
+        first = max(0, int(top * down - max(down, 1)) - 1)
+        last = min(height, int((top + resolution) * down + max(down, 1)) + 2)
+        rows = image.crop((0, first, width, last))
+        edges = (top * down - first, min((top + resolution) * down, last) - first)
+        box = (0.0, edges[0], float(width), edges[1])
+        return np.asarray(rows.resize((resolution,) * 2, Image.Resampling.BILINEAR, box=box))
     if new_height > new_width:
         whole = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
         return np.asarray(whole.crop((left, top, left + resolution, top + resolution)))
     across = width / new_width
     # Rounding may put the far edge a hair outside, which PIL refuses.
-    box = (left * across, 0, min((left + resolution) * across, width), height)
+    box = (left * across, 0.0, min((left + resolution) * across, width), float(height))
     return np.asarray(image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box))
 
 
@@ -96,15 +135,97 @@ def _decode_jpeg(source: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(source)
-        if space not in ("YCbCr", "Gray") or height * width > (Image.MAX_IMAGE_PIXELS or np.inf):
+        if space not in ("YCbCr", "Gray") or height * width > _LARGE:
             return None
         return simplejpeg.decode_jpeg(source, "RGB")
     except ValueError:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+def _open(source: bytes, name: str) -> Image.Image:
+    """The image, its header read. `Image.open` would warn of large ones and refuse large JPEGs."""
+    reasons = []
+    for format in formats.matching(source, name):
+        try:
+            return formats.read_by_pillow()[format][0](io.BytesIO(source), "")
+        except Exception as error:
+            reasons.append(f"broken {format}: {error or type(error).__name__}")
+    raise BadImageError(reasons[0] if reasons else "not in a format that is read, like JPEG or PNG")
+
+
+def _orientation(image: Image.Image) -> int:
+    # A sound image may have EXIF data that are not.
+    with contextlib.suppress(Exception):
+        return image.getexif().get(_ORIENTATION, 1)
+    return 1
+
+
+def _decode(image: Image.Image, source: bytes, *, orient: bool) -> Image.Image:
+    """RGB, upright if asked for, of at most `_LARGE` pixels."""
+    pixels = image.width * image.height
+    with _one_large if pixels > _LARGE else contextlib.nullcontext():
+        if isinstance(image, JpegImageFile) and pixels > _LARGE:
+            _shrink(image, source)
+        elif pixels > _MOST_PIXELS:
+            raise BadImageError(
+                f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}: save it "
+                "smaller, or as JPEG"
+            )
+        # Of PNG and PGM, whose values are 16 bits wide even where PIL holds them in 32.
+        wide = image.format in ("PNG", "PPM")
+        image.load()
+        # TIFF is upright once it is loaded.
+        turn = _TURNS.get(_orientation(image)) if orient else None
+        rgb = _to_rgb(image, wide=wide) if pixels <= _LARGE else _to_small_rgb(image, wide=wide)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _shrink(image: JpegImageFile, source: bytes) -> None:
+    """Has a large JPEG decoded at a half, a quarter or an eighth of its size."""
+    if not _has_one_scan(source):
+        raise BadImageError(
+            f"{image.width} x {image.height} pixels are too many for a progressive JPEG: save it "
+            "smaller, or not progressive"
+        )
+    factor = next(f for f in (2, 4, 8) if image.width * image.height <= f * f * _LARGE)
+    image.draft("RGB", (image.width // factor, image.height // factor))
+
+
+def _has_one_scan(source: bytes) -> bool:
+    """Whether libjpeg decodes a JPEG row by row, rather than keep all its coefficients."""
+    at, components = 2, 0
+    while at + 9 < len(source) and source[at] == 0xFF:
+        marker, length = source[at + 1], int.from_bytes(source[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            return source[at + 4] == components
+        if marker in (0xC2, 0xC6, 0xCA, 0xCE):
+            return False
+        if marker in (0xC0, 0xC1):
+            components = source[at + 9]
+        at += 2 + length
+    return False
+
+
+def _to_small_rgb(image: Image.Image, *, wide: bool) -> Image.Image:
+    """As `_to_rgb`, strip by strip, so that only the result takes memory beside the image."""
+    factor = math.ceil(math.sqrt(image.width * image.height / _LARGE))
+    factor = min(factor, max(1, min(image.size) // 1024))
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    rows = factor * max(1, 2**22 // (factor * image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        small.paste(_to_rgb(strip, wide=wide).reduce(factor), (0, top // factor))
+    return small
+
+
+def _to_rgb(image: Image.Image, *, wide: bool) -> Image.Image:
+    """RGB of 8 bits.
+
+    Args:
+        image: In any mode.
+        wide: Whether 32-bit grey has values of 16 bits.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and wide):
         # PIL would clip at 255.
         grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

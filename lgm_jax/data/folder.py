@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from lgm_jax.data import imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
+from lgm_jax.data.listing import File, Listing
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.splits import complete, list_some
 from lgm_jax.errors import UserError
+from lgm_jax.names import looks, match, plain
 
 _SPLIT_FOLDERS: Mapping[str, Sequence[str]] = {
     "train": ("train", "training"),
@@ -23,14 +24,6 @@ _SPLIT_FOLDERS: Mapping[str, Sequence[str]] = {
 }
 _LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"
 _ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".zip", ".xz", ".bz2", ".7z", ".rar"})
-# Suffixes of images. A file with one of them counts, even if it turns out to be in a format that is
-# not read: ignoring it would lose an image without a word. So does a file without a suffix.
-_SUFFIXES = frozenset(
-    {
-        *("", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".dng", ".psd"),
-    }
-)
 _ARTBENCH = (
     "art_nouveau",
     "baroque",
@@ -45,14 +38,7 @@ _ARTBENCH = (
 )
 
 
-class _File(NamedTuple):
-    """An image: its path below the data folder, with slashes, and its size in bytes."""
-
-    path: str
-    size: int
-
-
-_Classes = Mapping[str, Sequence[_File]]
+_Classes = Mapping[str, Sequence[File]]
 
 
 def load_folder(
@@ -64,10 +50,11 @@ def load_folder(
     both; `<class>/*` alone is split here, into about 70 % `train`, 10 % `val` and 20 % `test` of
     each class. What the folder lacks is held out of `train`: see `splits.complete`.
 
-    Images may lie at any depth below their class. Hidden files and folders, and files whose suffix
-    is not an image's, are ignored. The split depends on names and seed, not on where the folder
-    lies or in which order the file system lists it. The fingerprint covers names, sizes, labels,
-    splits and resolution, but not what is in the files. The EXIF orientation is honoured.
+    Images may lie at any depth below their class, and links are followed; see `listing.Listing`
+    for what is left out, of which the data set has notes. The split depends on names and seed, not
+    on where the folder lies or in which order the file system lists it. The fingerprint covers
+    names, sizes, labels, splits and resolution, but not what is in the files. The EXIF orientation
+    is honoured.
 
     Args:
         folder: The data folder; `~` is expanded.
@@ -78,12 +65,13 @@ def load_folder(
     Raises:
         UserError: If the folder is missing or laid out otherwise, has fewer than two classes, a
             class without images or classes that differ between splits, if an image could not be
-            held out for every split, or if a symbolic link leads nowhere or out of the folder.
+            held out for every split, or if a link that may be a class leads nowhere.
     """
     root = open_folder(folder, _LAYOUT)
-    given = _given_splits(root) or {"train": ""}
-    classes = {split: _list_classes(root, inside) for split, inside in given.items()}
-    dataset = _make_dataset(root, given, classes, resolution, orient=True)
+    listing = Listing(root)
+    given = _given_splits(listing) or {"train": ""}
+    classes = {split: _list_classes(listing, inside) for split, inside in given.items()}
+    dataset = _make_dataset(listing, given, classes, resolution, orient=True)
     return complete(dataset, seed=seed, val_fraction=val_fraction)
 
 
@@ -116,19 +104,20 @@ def load_imagenet(
     for name in given.values():
         if not (root / name).is_dir():
             raise UserError(f"{root} has no folder {name}: expected {layout}")
-    if not any(entry.is_dir() for entry in _entries(root, "val")):
+    listing = Listing(root)
+    if not listing.folders("val"):
         raise UserError(
             f"{root / 'val'} has no folders: move each image into the folder of its class, "
             "val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt says"
         )
-    classes = {split: _list_classes(root, inside, only) for split, inside in given.items()}
+    classes = {split: _list_classes(listing, inside, only) for split, inside in given.items()}
     strange = sorted(set(classes["train"]) - set(imagenet.wnids()))
     if strange:
         raise UserError(
             f"{root / 'train'} has folders that are no classes of ImageNet-1k: "
             f"{list_some(strange)}; for a data set of your own, set --config.data.name=folder"
         )
-    dataset = _make_dataset(root, given, classes, resolution, orient=False, name="imagenet")
+    dataset = _make_dataset(listing, given, classes, resolution, orient=False, name="imagenet")
     named = name_imagenet_classes(dataset)
     return complete(named, seed=seed, val_fraction=val_fraction or 0.0)
 
@@ -158,10 +147,11 @@ def load_artbench(
     for name in given.values():
         if not (root / name).is_dir():
             raise UserError(f"{root} has no folder {name}: expected {layout}")
-    classes = {split: _list_classes(root, inside) for split, inside in given.items()}
+    listing = Listing(root)
+    classes = {split: _list_classes(listing, inside) for split, inside in given.items()}
     if tuple(sorted(classes["train"])) != _ARTBENCH:
         raise UserError(f"{root / 'train'} has other folders than ArtBench's {list(_ARTBENCH)}")
-    dataset = _make_dataset(root, given, classes, resolution, orient=False, name="artbench")
+    dataset = _make_dataset(listing, given, classes, resolution, orient=False, name="artbench")
     return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
 
 
@@ -190,29 +180,9 @@ def open_folder(folder: str | Path, layout: str) -> Path:
     raise UserError(f"{folder} is not a folder: expected {layout}")
 
 
-def is_image(name: str) -> bool:
-    """Whether a file counts as an image, going by the suffix of its name."""
-    return os.path.splitext(name)[1].lower() in _SUFFIXES
-
-
-def check_inside(path: Path, root: Path) -> None:
-    """Refuses a path that leads out of the data folder, by `..` or by a symbolic link.
-
-    Raises:
-        UserError: If it does, or if it leads nowhere.
-    """
-    # A link to a folder above itself ends here too, once it was followed often enough.
-    if not os.path.exists(path):
-        kind = "is a symbolic link that leads nowhere or in a loop" if path.is_symlink() else ""
-        raise UserError(f"{path} {kind or 'does not exist'}")
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        kind = "is a symbolic link that leads" if path.is_symlink() else "leads"
-        raise UserError(f"{path} {kind} out of {root}")
-
-
-def _given_splits(root: Path) -> dict[str, str]:
+def _given_splits(listing: Listing) -> dict[str, str]:
     """From split to its folder's name, or nothing where the folders are classes."""
-    names = [entry.name for entry in _entries(root, "") if entry.is_dir()]
+    root, names = listing.root, listing.folders()
     given: dict[str, str] = {}
     for split, known in _SPLIT_FOLDERS.items():
         found = [name for name in names if name.lower() in known]
@@ -233,46 +203,35 @@ def _given_splits(root: Path) -> dict[str, str]:
     return given
 
 
-def _list_classes(root: Path, inside: str, only: Collection[str] = ()) -> _Classes:
-    folder = root / inside
-    names = [entry.name for entry in _entries(root, inside) if entry.is_dir()]
+def _list_classes(listing: Listing, inside: str, only: Collection[str] = ()) -> _Classes:
+    """From each class to its images; folders whose names look the same are one class."""
+    folder = listing.root / inside
+    names = listing.folders(inside)
     if not names:
         raise UserError(f"{folder} has no class folders: expected {_LAYOUT}")
-    if only:
-        names = [name for name in names if name in only]
-    classes = {name: list(_images(root, Path(inside, name).as_posix())) for name in names}
-    for name, files in classes.items():
-        if not files:
+    classes: dict[str, list[File]] = {}
+    called: dict[str, str] = {}
+    merged = []
+    for name in names:
+        if only and name not in only:
+            continue
+        files = listing.images(Path(inside, name).as_posix())
+        if files:
+            shown = called.setdefault(looks(name), plain(name))
+            if shown in classes:
+                merged.append(shown)
+            classes.setdefault(shown, []).extend(files)
+        elif not listing.is_empty(Path(inside, name).as_posix()):
             raise UserError(f"class {name!r} has no images in {folder / name}")
+    if merged:
+        listing.say(
+            f"{folder}: folders whose names look the same are one class: {list_some(merged)}"
+        )
     return classes
 
 
-def _images(root: Path, inside: str) -> Iterator[_File]:
-    for entry in _entries(root, inside):
-        path = f"{inside}/{entry.name}"
-        if entry.is_dir():
-            yield from _images(root, path)
-        elif is_image(entry.name) and entry.is_file():
-            yield _File(path, entry.stat().st_size)
-
-
-def _entries(root: Path, inside: str) -> list[os.DirEntry[str]]:
-    """What a folder below `root` holds, sorted by name, without what is hidden."""
-    folder = root / inside
-    try:
-        with os.scandir(folder) as listing:
-            visible = [entry for entry in listing if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror}") from error
-    entries = sorted(visible, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_symlink():
-            check_inside(Path(entry.path), root)
-    return entries
-
-
 def _make_dataset(
-    root: Path,
+    listing: Listing,
     given: Mapping[str, str],
     classes: Mapping[str, _Classes],
     resolution: int,
@@ -281,7 +240,7 @@ def _make_dataset(
     name: str = "",
 ) -> Dataset:
     """The listed images, in the splits that the folder has."""
-    class_names = list(classes["train"])
+    root, class_names = listing.root, list(classes["train"])
     if len(class_names) < 2:
         what = f"one class only, {class_names[0]!r}" if class_names else "none of the classes"
         raise UserError(f"{root / given['train']} has {what}: expected {_LAYOUT}")
@@ -289,6 +248,7 @@ def _make_dataset(
     facts: list[object] = [resolution, orient, class_names]
     for split, members in classes.items():
         if split != "train":
+            members = _align(listing, classes["train"], members, given[split])
             _check_same_classes(
                 root / given["train"], classes["train"], root / given[split], members
             )
@@ -298,8 +258,26 @@ def _make_dataset(
         records = FileRecords(root, [file.path for file in files])
         splits[split] = ImageSplit(records, np.arange(len(files)), labels, resolution, orient)
         facts += [split, files, labels]
-    # `.` has no name of its own.
-    return Dataset(name or Path(os.path.abspath(root)).name, class_names, splits, digest(*facts))
+    return Dataset(
+        # `.` has no name of its own.
+        name or Path(os.path.abspath(root)).name,
+        class_names,
+        splits,
+        digest(*facts),
+        notes=listing.notes(),
+        lost=listing.lost,
+    )
+
+
+def _align(listing: Listing, train: _Classes, members: _Classes, inside: str) -> _Classes:
+    """Classes by the names that they have in `train` and in its order, those it lacks last."""
+    called = match(list(members), list(train))
+    differing = [f"{name} is {called[name]}" for name in called if called[name] != name]
+    if differing:
+        listing.say(f"{listing.root / inside}: classes by another spelling: {list_some(differing)}")
+    renamed = {called.get(name, name): files for name, files in members.items()}
+    order = [*(name for name in train if name in renamed), *(n for n in renamed if n not in train)]
+    return {name: renamed[name] for name in order}
 
 
 def _check_same_classes(

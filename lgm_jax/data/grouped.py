@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.folder import check_inside, is_image, open_folder
+from lgm_jax.data.folder import open_folder
+from lgm_jax.data.listing import Listing
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
@@ -87,6 +88,7 @@ def load_waterbirds(folder: str | Path, *, resolution: int) -> Dataset:
     if not table.is_file():
         raise UserError(f"{root} has no metadata.csv: expected {layout}")
     members: dict[str, list[_Member]] = {split: [] for split in _WILDS_SPLITS}
+    listing = Listing(root)
     with table.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         lacking = {"img_filename", "y", "split", "place"} - set(reader.fieldnames or ())
@@ -95,12 +97,10 @@ def load_waterbirds(folder: str | Path, *, resolution: int) -> Dataset:
         for line, row in enumerate(reader, 2):
             y, place = (_number(row[name], 2, name, table, line) for name in ("y", "place"))
             split = _WILDS_SPLITS[_number(row["split"], 3, "split", table, line)]
-            name = row["img_filename"]
-            check_inside(root / name, root)
-            size = (root / name).stat().st_size
-            members[split].append(_Member(name, size, y, 2 * y + place))
+            image = listing.find(row["img_filename"])
+            members[split].append(_Member(*image, y, 2 * y + place))
     groups = [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
-    return _make_dataset("waterbirds", root, members, _BIRDS, groups, resolution)
+    return _make_dataset("waterbirds", listing, members, _BIRDS, groups, resolution)
 
 
 def load_spawrious(
@@ -134,7 +134,7 @@ def load_spawrious(
     root = open_folder(folder, layout)
     inner = root / "spawrious224"
     root = inner if inner.is_dir() else root
-    spec = SPAWRIOUS[benchmark]
+    spec, listing = SPAWRIOUS[benchmark], Listing(root)
     names: list[str] = []
     members: dict[str, list[_Member]] = {"train": [], "test": []}
 
@@ -145,16 +145,13 @@ def load_spawrious(
         label, group = _DOGS.index(dog), names.index(f"{dog}, {place}")
         if not (root / inside).is_dir():
             raise UserError(f"{root} has no folder {inside}: expected {layout}")
-        found = sorted(p for p in (root / inside).iterdir() if is_image(p.name) and p.is_file())
+        found = listing.images(inside)
         if part.stop and len(found) < part.stop:
             raise UserError(
                 f"{root / inside} has {len(found)} images, but {part.stop} are needed: unpack the "
                 "archive again"
             )
-        for path in found[part]:
-            check_inside(path, root)
-            size = path.stat().st_size
-            members[split].append(_Member(f"{inside}/{path.name}", size, label, group))
+        members[split] += [_Member(*file, label, group) for file in found[part]]
 
     for i, dog in enumerate(_LISTED):
         if spec.filler:
@@ -167,7 +164,7 @@ def load_spawrious(
             for entry in (i, _SWAPPED[i]):
                 add("train", 0, spec.train[entry], dog, slice(_DOGS_PER_FOLDER))
                 add("test", 0, spec.test[entry], dog)
-    dataset = _make_dataset(benchmark, root, members, _DOGS, names, resolution)
+    dataset = _make_dataset(benchmark, listing, members, _DOGS, names, resolution)
     return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
 
 
@@ -179,7 +176,7 @@ def _number(text: str | None, limit: int, name: str, table: Path, line: int) -> 
 
 def _make_dataset(
     name: str,
-    root: Path,
+    listing: Listing,
     members: Mapping[str, Sequence[_Member]],
     class_names: Sequence[str],
     group_names: Sequence[str],
@@ -187,10 +184,18 @@ def _make_dataset(
 ) -> Dataset:
     splits: dict[str, Split] = {}
     for split, listed in members.items():
-        records = FileRecords(root, [member.path for member in listed])
+        records = FileRecords(listing.root, [member.path for member in listed])
         labels = np.asarray([member.label for member in listed], np.int32)
         groups = np.asarray([member.group for member in listed], np.int32)
         rows = np.arange(len(listed))
         splits[split] = ImageSplit(records, rows, labels, resolution, groups=groups)
     fingerprint = digest(resolution, class_names, group_names, members)
-    return Dataset(name, list(class_names), splits, fingerprint, list(group_names))
+    return Dataset(
+        name,
+        list(class_names),
+        splits,
+        fingerprint,
+        list(group_names),
+        notes=listing.notes(),
+        lost=listing.lost,
+    )

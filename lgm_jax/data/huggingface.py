@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.folder import check_inside, open_folder
+from lgm_jax.data.folder import open_folder
+from lgm_jax.data.listing import check_inside
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
@@ -33,9 +34,8 @@ class HubRecords:
         stored = self.table[number][self.image_key]
         if stored["bytes"] is not None:
             return stored["bytes"]
-        path = Path(self.where, stored["path"])
-        check_inside(path, Path(self.where))
-        return path.read_bytes()
+        check_inside(stored["path"], Path(self.where))
+        return Path(self.where, stored["path"]).read_bytes()
 
     def name(self, number: int) -> str:
         return f"{self.split}[{number}]"

@@ -17,6 +17,7 @@ from PIL import Image
 from lgm_jax.data.dataset import Places
 from lgm_jax.data.decode import BadImageError, decode, resize_and_crop
 from lgm_jax.errors import UserError
+from lgm_jax.names import plain
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class FileRecords:
         return (self.folder / self.files[number]).read_bytes()
 
     def name(self, number: int) -> str:
-        return self.files[number]
+        return plain(self.files[number])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,7 @@ class ImageSplit:
             source = self.records.read(int(self.rows[index]))
         except OSError as error:
             raise BadImageError(error.strerror or str(error)) from error
-        return decode(source, orient=self.orient)
+        return decode(source, orient=self.orient, name=self.name(index))
 
 
 def _in_threads(function: Callable[[int], T], items: Sequence[int]) -> list[T]:

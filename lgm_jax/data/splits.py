@@ -122,6 +122,23 @@ def skip_unreadable(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, splits=splits, skipped=skipped, fingerprint=fingerprint)
 
 
+def check_links(dataset: Dataset) -> None:
+    """Refuses images that are links to nowhere, all at once rather than the first that is read.
+
+    Raises:
+        UserError: If there are any; the message counts them and names one.
+    """
+    splits = [s for s in dataset.splits.values() if dataset.lost and isinstance(s, ImageSplit)]
+    lost = [name for split in splits for name in map(split.name, range(len(split.labels)))]
+    lost = [name for name in lost if name in dataset.lost]
+    if lost:
+        raise UserError(
+            f"{len(lost)} images of {dataset.name} are links that lead nowhere, "
+            f"{lost[0]} -> {dataset.lost[lost[0]]} among them: fetch them (git annex get, dvc "
+            "pull), or leave them out with --config.data.on_bad_image=skip"
+        )
+
+
 def check(dataset: Dataset) -> list[str]:
     """Checks the labels.
 
@@ -131,7 +148,7 @@ def check(dataset: Dataset) -> list[str]:
     Raises:
         UserError: If a label is none of a class, or a class has no image to train on.
     """
-    notes = []
+    notes = list(dataset.notes)
     for name, split in dataset.splits.items():
         if not len(split.labels):
             raise UserError(f"{dataset.name} has no images in its {name} split")

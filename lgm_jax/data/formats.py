@@ -1,0 +1,133 @@
+"""Which formats of images are read, how a file's name and bytes tell them, and what else they say.
+
+The list is what the installed Pillow opens, but for what is no picture or runs other programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import PIL
+from PIL import Image
+
+# EPS starts Ghostscript, WMF the Windows renderer; the others are documents, films or stubs.
+_REFUSED = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"})
+
+# Formats of pictures that Pillow does not read. A file with one of these suffixes counts as an
+# image all the same: to ignore it would lose one without a word.
+_UNREAD = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".webp", ".jp2"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    }
+)
+# Pillow would take the small preview in a camera's TIFF for the photo.
+_RAW = frozenset({".dng", ".cr2", ".nef", ".arw", ".orf", ".rw2", ".pef", ".srw"})
+
+_HEAD = 64
+
+
+@functools.cache
+def read_by_pillow() -> Mapping[str, Any]:
+    """From the names of the formats that are read to what opens them, the commonest first."""
+    Image.init()
+    common = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
+    names = [*common, *(name for name in Image.ID if name not in common)]
+    return {name: Image.OPEN[name] for name in names if name in Image.OPEN and name not in _REFUSED}
+
+
+@functools.cache
+def suffixes() -> Mapping[str, str]:
+    """From suffixes of images, in lower case, to the format that they promise, if it is read."""
+    # A JPEG of several pictures is opened as JPEG.
+    known = {
+        suffix: name
+        for suffix, name in Image.registered_extensions().items()
+        if name in read_by_pillow() or name == "MPO"
+    }
+    return dict.fromkeys(_UNREAD, "") | known
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name, in lower case."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file counts as an image.
+
+    Its suffix decides. A file without one, or with a number for one (`2020.01.05`), counts if its
+    first bytes are an image's.
+    """
+    suffix = suffix_of(os.fspath(path))
+    if suffix in suffixes():
+        return True
+    if re.match(r"\.\D", suffix):
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return bool(head) and bool(matching(head) or explain(head))
+
+
+def matching(source: bytes, name: str = "") -> list[str]:
+    """The formats that bytes may be in: by their signature or, for those without one, the suffix.
+
+    Args:
+        source: A file, or its first bytes.
+        name: The file's name.
+    """
+    promised = suffixes().get(suffix_of(name))
+    found = []
+    for format, (_, accept) in read_by_pillow().items():
+        fits = False
+        if accept is None:
+            fits = format == promised
+        else:
+            # Of short files it may raise. What is no boolean is Pillow's reason for not reading.
+            with contextlib.suppress(IndexError, TypeError, ValueError, struct.error):
+                fits = accept(source[:16]) is True
+        if fits:
+            found.append(format)
+    return found
+
+
+def explain(source: bytes, name: str = "") -> str | None:
+    """Why a file that may pass for an image is not read, and what to do; `None` if unknown.
+
+    Args:
+        source: A file, or its first bytes.
+        name: The file's name.
+    """
+    head = source[:_HEAD]
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "it is a git-lfs pointer: run git lfs pull"
+    if head.startswith(b"/annex/objects/"):
+        return "it is a git-annex pointer: run git annex get"
+    if suffix_of(name) in _RAW:
+        return "it is a camera's raw file: export it as JPEG, PNG or TIFF"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in (b"avif", b"avis") and "AVIF" not in read_by_pillow():
+            return f"it is AVIF, which Pillow {PIL.__version__} does not read: upgrade pillow"
+        if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return (
+                "it is HEIC, which is not read: convert it, for example magick mogrify -format jpg"
+            )
+        if brand == b"crx ":
+            return "it is a camera's raw file: export it as JPEG, PNG or TIFF"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, perhaps of a failed download"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "it is JPEG XL, which is not read: convert it, for example djxl a.jxl a.png"
+    return None

@@ -1,0 +1,227 @@
+"""Which files below a folder are images: one rule for every source that reads folders.
+
+Links are followed, wherever they lead: who named the folder made them, and hub caches, git-annex
+and DVC consist of them. What comes out of data is another matter: see `check_inside`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from lgm_jax.data import formats
+from lgm_jax.data.splits import list_some
+from lgm_jax.errors import UserError
+from lgm_jax.names import match, plain
+
+# What systems, servers and tools leave beside photos, in lower case; hidden entries come on top.
+_LEFT_BEHIND = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "lost.dir"),
+        *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+        *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot"),
+        *("network trash folder", "temporary items", "_vti_cnf", "__pycache__"),
+    }
+)
+# Hidden, or of an editor, an office or a synchronisation that is at it.
+_PREFIXES = (".", "~$", "~syncthing~")
+_UNFINISHED = (
+    *("~", ".part", ".partial", ".crdownload", ".download", ".opdownload", ".filepart"),
+    *(".aria2", ".!ut", ".!qb", ".tmp", ".temp", ".swp"),
+)
+
+
+class File(NamedTuple):
+    """An image: its path below the data folder, with slashes, and its size in bytes.
+
+    A link that leads nowhere has size 0.
+    """
+
+    path: str
+    size: int
+
+
+class Listing:
+    """What lies below a data folder, and what of it was left out.
+
+    Attributes:
+        root: The data folder.
+        lost: Images that are links to nowhere, and where to.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.lost: dict[str, str] = {}
+        self._others: dict[str, str] = {}
+        self._left_behind: dict[str, None] = {}
+        self._loose: dict[str, None] = {}
+        self._empty: dict[str, None] = {}
+        self._circles: dict[str, None] = {}
+        self._said: dict[str, None] = {}
+        real = Path(os.path.realpath(root))
+        self._above = {_identity(folder) for folder in (real, *real.parents)}
+
+    def folders(self, inside: str = "") -> list[str]:
+        """Names of the folders in a folder, sorted.
+
+        Raises:
+            UserError: If the folder cannot be listed, or holds a link that leads nowhere and may
+                have been to a folder.
+        """
+        names, lost = [], []
+        for entry in self._entries(inside):
+            path = _join(inside, entry.name)
+            if _is_folder(entry):
+                if entry.is_symlink() and _identity(entry) in self._above:
+                    self._circles[path] = None
+                else:
+                    names.append(entry.name)
+            elif _is_lost(entry) and not formats.suffix_of(entry.name):
+                lost.append(f"{path} -> {os.readlink(entry.path)}")
+            elif formats.is_image(entry.path):
+                self._loose[path] = None
+            else:
+                self._others[path] = formats.suffix_of(entry.name)
+        if lost:
+            raise UserError(
+                f"{self.root} has {len(lost)} links that lead nowhere where folders are expected, "
+                f"{lost[0]} among them: mend or remove them"
+            )
+        return names
+
+    def images(self, inside: str) -> list[File]:
+        """The images at any depth below a folder, sorted by path; each folder is read once."""
+        found = list(self._walk(inside, self._above | {_identity(self.root / inside)}))
+        if not found and not any(path.startswith(f"{inside}/") for path in self._others):
+            self._empty[inside] = None
+        return found
+
+    def find(self, name: str) -> File:
+        """The file that data name, perhaps encoded otherwise than on disk (`é` has two codes).
+
+        Raises:
+            UserError: If it leads out of the folder or is not there.
+        """
+        check_inside(name, self.root)
+        path = name
+        if not os.path.lexists(self.root / path):
+            path = ""
+            for part in PurePosixPath(name).parts:
+                folder = self.root / path
+                there = os.listdir(folder) if folder.is_dir() else []
+                path = _join(path, match([part], there).get(part, part))
+        try:
+            return File(path, os.stat(self.root / path).st_size)
+        except OSError as error:
+            if not os.path.islink(self.root / path):
+                raise UserError(f"{self.root / name} does not exist") from error
+        self._lose(path)
+        return File(path, 0)
+
+    def is_empty(self, inside: str) -> bool:
+        """Whether a folder that was read holds nothing that could be meant."""
+        return inside in self._empty
+
+    def say(self, note: str) -> None:
+        """Adds to the notes."""
+        self._said[plain(note)] = None
+
+    def notes(self) -> list[str]:
+        """What is worth saying: in one line what was left out, and what was added."""
+        kinds = Counter(suffix or "no suffix" for suffix in self._others.values())
+        groups = (
+            (self._others, "not images", [suffix for suffix, _ in kinds.most_common()]),
+            (self._left_behind, "hidden, temporary or a system's", list(self._left_behind)),
+            (self._loose, "images outside the folders", list(self._loose)),
+            (self._empty, "empty folders", list(self._empty)),
+            (self._circles, "links to folders that are read anyway", list(self._circles)),
+        )
+        parts = [f"{what}: {len(all_)} ({list_some(some)})" for all_, what, some in groups if all_]
+        if parts:
+            self.say(f"{self.root}: left out: {'; '.join(parts)}")
+        return list(self._said)
+
+    def _walk(self, inside: str, seen: set[tuple[int, int]]) -> Iterator[File]:
+        for entry in self._entries(inside):
+            path = _join(inside, entry.name)
+            if _is_folder(entry):
+                identity = _identity(entry)
+                if identity in seen:
+                    self._circles[path] = None
+                else:
+                    seen.add(identity)
+                    yield from self._walk(path, seen)
+            elif _is_lost(entry):
+                suffix = formats.suffix_of(entry.name)
+                if suffix and suffix not in formats.suffixes():
+                    self._others[path] = suffix
+                else:
+                    self._lose(path)
+                    yield File(path, 0)
+            elif entry.is_file() and formats.is_image(entry.path):
+                yield File(path, entry.stat().st_size)
+            else:
+                self._others[path] = formats.suffix_of(entry.name)
+
+    def _lose(self, path: str) -> None:
+        self.lost[plain(path)] = plain(os.readlink(self.root / path))
+
+    def _entries(self, inside: str) -> list[os.DirEntry[str]]:
+        """What a folder holds, sorted by name, without what was left behind."""
+        folder = self.root / inside
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"cannot list {folder}: {error.strerror}") from error
+        kept = []
+        for entry in entries:
+            if is_left_behind(entry.name):
+                self._left_behind[_join(inside, entry.name)] = None
+            else:
+                kept.append(entry)
+        return kept
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden, or named as what systems and tools leave about."""
+    lower = name.lower()
+    return lower.startswith(_PREFIXES) or lower.endswith(_UNFINISHED) or lower in _LEFT_BEHIND
+
+
+def check_inside(name: str, root: Path) -> None:
+    """Refuses a path that data name if it leads out of the data folder.
+
+    Raises:
+        UserError: If it is absolute, goes up, or could be no path of a file.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or "\0" in name:
+        raise UserError(f"{name!r} is no file's path below {root}")
+    if parts[0] == "/" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]):
+        raise UserError(f"{name} leads out of {root}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    # A link to itself.
+    except OSError:
+        return False
+
+
+def _is_lost(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _identity(folder: os.PathLike[str]) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _join(inside: str, name: str) -> str:
+    return f"{inside}/{name}" if inside else name

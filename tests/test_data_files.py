@@ -1,0 +1,331 @@
+"""Which files are images, in which formats, and what a file may cost, however it is made."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgm_jax.data import load_dataset
+from lgm_jax.data.dataset import SPLITS, Dataset
+from lgm_jax.data.decode import BadImageError, decode, resize_and_crop
+from lgm_jax.data.splits import describe
+from lgm_jax.errors import UserError
+
+R = 8
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def write(path: Path, value: int = 0, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (R, R), (value,) * 3).save(path, **options)
+
+
+def fill(folder: Path, names: tuple[str, ...] = ("cat", "dog"), count: int = 10) -> None:
+    for label, name in enumerate(names):
+        for i in range(count):
+            write(folder / name / f"{i}.png", 100 * label)
+
+
+def open_folder(folder: Path, **options: object) -> Dataset:
+    return load_dataset("folder", folder=str(folder), resolution=R, **options)
+
+
+def every_name(dataset: Dataset) -> set[str]:
+    splits = (dataset.splits[name] for name in SPLITS if name in dataset.splits)
+    return {split.name(i) for split in splits for i in range(len(split.labels))}
+
+
+def notes(dataset: Dataset) -> str:
+    return "\n".join(describe(dataset)["notes"])
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        "suffix",
+        [
+            *("tif", "gif", "webp", "avif", "bmp", "dib", "ppm", "jp2", "ico", "tga", "pcx", "sgi"),
+            *("qoi", "dds", "mpo", "jfif", "JPEG", "Jpg", "apng", "blp"),
+        ],
+    )
+    def test_what_pillow_reads_is_read(self, tmp_path, suffix):
+        fill(tmp_path)
+        image = Image.new("RGB", (32, 32), (200, 200, 200))
+        if suffix == "blp":
+            image = image.quantize()
+        image.save(tmp_path / "cat" / f"x.{suffix}")
+        dataset = open_folder(tmp_path)
+        assert f"cat/x.{suffix}" in every_name(dataset)
+        source = (tmp_path / "cat" / f"x.{suffix}").read_bytes()
+        for orient in (False, True):
+            pixels = np.asarray(decode(source, orient=orient, name=f"x.{suffix}"))
+            assert pixels.shape == (32, 32, 3)
+            np.testing.assert_allclose(pixels, 200, atol=3)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", ""])
+    @pytest.mark.parametrize("content", ["PNG", "JPEG", "AVIF", "TGA"])
+    def test_content_decides_not_the_suffix(self, suffix, content):
+        buffer = io.BytesIO()
+        Image.new("RGB", (R, R), (90, 90, 90)).save(buffer, content)
+        name = f"x.{suffix}" if suffix else "x"
+        if content == "TGA":
+            # It has no signature, so that anything could pass for it.
+            with pytest.raises(BadImageError):
+                decode(buffer.getvalue(), orient=True, name=name)
+        else:
+            pixels = np.asarray(decode(buffer.getvalue(), orient=True, name=name))
+            np.testing.assert_allclose(pixels, 90, atol=3)
+
+    def test_16_bit_pgm_and_png_are_scaled(self, tmp_path):
+        grey = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+        pgm = b"P5 8 8 65535\n" + grey.astype(">u2").tobytes()
+        Image.fromarray(grey).save(tmp_path / "a.png")
+        for source in (pgm, (tmp_path / "a.png").read_bytes()):
+            pixels = np.asarray(decode(source, orient=True))
+            np.testing.assert_array_equal(pixels[..., 0], np.round(grey / 257))
+
+    def test_broken_exif_does_not_break_a_sound_image(self):
+        buffer = io.BytesIO()
+        broken = {"exif": b"Exif\0\0MM\0*\xff\xff\xff\xff"}
+        Image.new("RGB", (R, R), (90, 90, 90)).save(buffer, "WEBP", lossless=True, **broken)
+        np.testing.assert_array_equal(np.asarray(decode(buffer.getvalue(), orient=True)), 90)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            ("a.jpg", POINTER, "git-lfs pointer: run git lfs pull"),
+            (
+                "a.png",
+                b"/annex/objects/SHA256E-s1234--ab.png\n",
+                "git-annex pointer: run git annex",
+            ),
+            (
+                "a.heic",
+                b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+                "HEIC, which is not read: convert it",
+            ),
+            ("a.jpg", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC, which is not read: convert it"),
+            ("a.jxl", b"\xff\x0a\xfa\x01", "JPEG XL, which is not read: convert it"),
+            ("a.jpg", b"\n<!DOCTYPE html><title>403</title>", "a web page"),
+            ("a.jpg", b"", "it is empty"),
+            ("a.nef", b"MM\0*\0\0\0\x08", "camera's raw file: export it"),
+            ("a.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n", "not in a format that is read"),
+            ("a.jpg", b"%PDF-1.7\n", "not in a format that is read"),
+            ("a.png", b"\x89PNG\r\n\x1a\n", "broken PNG"),
+        ],
+    )
+    def test_what_is_not_read_is_explained_in_a_line(self, tmp_path, name, content, words):
+        fill(tmp_path)
+        (tmp_path / "cat" / name).write_bytes(content)
+        dataset = open_folder(tmp_path, val_fraction=0.0)
+        split = next(s for s in dataset.splits.values() if f"cat/{name}" in map(s.name, range(15)))
+        with pytest.raises(UserError) as error:
+            split.load(np.arange(len(split.labels)))
+        assert str(error.value).startswith(f"cannot read image {tmp_path}/cat/{name}: ")
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+        kept = open_folder(tmp_path, on_bad_image="skip")
+        assert [x for left_out in kept.skipped.values() for x in left_out] == [f"cat/{name}"]
+
+    def test_ghostscript_is_never_started(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+        fill(tmp_path)
+        Image.new("RGB", (R, R)).save(tmp_path / "cat" / "a.jpg", format="EPS")
+        Image.new("RGB", (R, R)).save(tmp_path / "cat" / "b.eps")
+        kept = open_folder(tmp_path, on_bad_image="skip")
+        assert sum(map(sum, kept.counts().values())) == 20
+        assert "not images: 1 (.eps)" in notes(kept)
+
+
+class TestLeftBehind:
+    JUNK = (
+        *(".DS_Store", "cat/._0.png", "__MACOSX/cat/0.png", "cat/Thumbs.db", "cat/desktop.ini"),
+        *(".ipynb_checkpoints/0.png", "cat/.ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png"),
+        *("cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.png", ".git/0.png", ".cache/0.png", ".dvc/0.png"),
+        *(".Trash-1000/files/0.png", "$RECYCLE.BIN/0.png", "System Volume Information/0.png"),
+        *("lost+found/0.png", "cat/.thumbnails/0.png", ".picasa.ini", "cat/.nfs0000000012.png"),
+        *(
+            "cat/.fuse_hidden0001.png",
+            "cat/.~lock.0.png#",
+            ".syncthing.0.png.tmp",
+            ".stfolder/0.png",
+        ),
+        *("#recycle/0.png", ".snapshot/0.png", "#snapshot/0.png", "cat/a.png.part"),
+        *("cat/b.jpg.crdownload", "cat/c.jpg.tmp", "cat/~$d.png", "cat/e.png~", "cat/Icon\r"),
+        *("cat/~syncthing~0.png.tmp", "@Recycle/0.png", "RECYCLER/0.png", "Network Trash Folder/0"),
+    )
+
+    def test_is_no_photo_and_no_class(self, tmp_path):
+        fill(tmp_path)
+        before = open_folder(tmp_path)
+        assert notes(before) == ""
+        write(tmp_path.parent / "photo.png")
+        photo = (tmp_path.parent / "photo.png").read_bytes()
+        for name in self.JUNK:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(photo)
+        after = open_folder(tmp_path)
+        assert (after.fingerprint, after.class_names) == (before.fingerprint, ["cat", "dog"])
+        assert "hidden, temporary or a system's" in notes(after)
+
+    def test_is_none_in_split_folders_either(self, tmp_path):
+        for split in ("train", "val"):
+            fill(tmp_path / split)
+        for name in ("__MACOSX/train/cat", "@eaDir", "train/@eaDir", "val/.AppleDouble", "val/new"):
+            (tmp_path / name).mkdir(parents=True)
+        write(tmp_path / "train" / "@eaDir" / "0.png")
+        assert open_folder(tmp_path).class_names == ["cat", "dog"]
+
+    def test_whatever_else_is_left_out_is_counted(self, tmp_path):
+        fill(tmp_path)
+        for name in ("README", "LICENSE", "labels.txt", "cat/a.txt", "cat/b.json", "dog/c.txt"):
+            (tmp_path / name).write_text("words")
+        write(tmp_path / "loose.png")
+        (tmp_path / "new folder" / "deep").mkdir(parents=True)
+        dataset = open_folder(tmp_path)
+        assert dataset.class_names == ["cat", "dog"]
+        for words in (
+            "not images: 6 (.txt, no suffix, .json)",
+            "images outside the folders: 1 (loose.png)",
+            "empty folders: 1 (new folder)",
+        ):
+            assert words in notes(dataset)
+        assert len(describe(dataset)["notes"]) == 1
+
+    def test_a_file_without_suffix_is_known_by_its_bytes(self, tmp_path):
+        fill(tmp_path)
+        for name in ("cat/photo", "cat/2020.01.05", "dog/3"):
+            write(tmp_path / name, format="PNG")
+        (tmp_path / "dog" / "pointer").write_bytes(POINTER)
+        names = every_name(open_folder(tmp_path))
+        assert {"cat/photo", "cat/2020.01.05", "dog/3", "dog/pointer"} < names
+
+    def test_in_grouped_sets_too(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("lgm_jax.data.grouped._DOGS_PER_FOLDER", 4)
+        for place in ("desert", "mountain", "dirt", "jungle"):
+            for dog in ("bulldog", "corgi", "dachshund", "labrador"):
+                for name in ("._a.png", "Thumbs.db", "a.png", "b.png", "c.png", "d.png"):
+                    write(tmp_path / "0" / place / dog / name, format="PNG")
+        dataset = load_dataset("spawrious_m2m_easy", folder=str(tmp_path), resolution=R)
+        assert not any("._" in name or "Thumbs" in name for name in every_name(dataset))
+
+
+class TestNames:
+    def test_one_class_by_two_encodings_is_one(self, tmp_path):
+        fill(tmp_path / "train", ("caf\u00e9", "dog", "straw berry"))
+        fill(tmp_path / "val", ("cafe\u0301", "dog ", "Straw_Berry"))
+        fill(tmp_path / "train", ("cafe\u0301",), count=3)
+        (tmp_path / "train" / "cafe\u0301" / "0.png").rename(
+            tmp_path / "train" / "cafe\u0301" / "x.png"
+        )
+        dataset = open_folder(tmp_path, val_fraction=0.0)
+        assert dataset.class_names == ["caf\u00e9", "dog", "straw berry"]
+        assert dataset.counts()["train"].tolist() == [13, 10, 10]
+        assert dataset.counts()["test"].tolist() == [10, 10, 10]
+        split = dataset.splits["test"]
+        assert [split.name(i).split("/")[1][0] for i in (0, 10, 20)] == ["c", "d", "S"]
+        assert "one class: caf\u00e9" in notes(dataset)
+        assert "Straw_Berry is straw berry" in notes(dataset)
+
+    def test_names_that_differ_in_case_alone_are_two_classes(self, tmp_path):
+        for split in ("train", "val"):
+            fill(tmp_path / split, ("Turkey", "turkey"))
+        assert open_folder(tmp_path).class_names == ["Turkey", "turkey"]
+
+    @pytest.mark.parametrize(
+        ("raw", "shown"),
+        [
+            (b"caf\xe9", "caf\\xe9"),
+            (b"two\nlines", "two\\x0alines"),
+            (b"\x1b[31mred", "\\x1b[31mred"),
+            (b"'quo\"ted' \\ <b>&|$x$", "'quo\"ted' \\ <b>&|$x$"),
+            ("zero\u200bwidth\u202e ".encode(), "zerowidth"),
+            ("\u2028".encode(), "\\u2028"),
+            (b" ", "_"),
+            (("\u65e5\u672c" * 40 + "\U0001f98a").encode(), "\u65e5\u672c" * 40 + "\U0001f98a"),
+        ],
+    )
+    def test_any_name_is_one_line_of_text(self, tmp_path, raw, shown):
+        fill(tmp_path, ("dog",))
+        fill(tmp_path, (os.fsdecode(raw),))
+        folder = os.fsencode(tmp_path) + b"/" + raw
+        os.rename(folder + b"/0.png", folder + b"/\xe9\n.png")
+        dataset = open_folder(tmp_path)
+        assert shown in dataset.class_names
+        for text in (*dataset.class_names, *every_name(dataset), notes(dataset)):
+            assert text.encode().decode() == text
+            assert "\n" not in text
+        assert any(name.endswith("/\\xe9\\x0a.png") for name in every_name(dataset))
+        for split in dataset.splits.values():
+            split.load(np.arange(len(split.labels)))
+
+
+class TestMemory:
+    @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (1, 1), (2, 60_000)])
+    def test_extreme_shapes_take_little(self, size):
+        # By torchvision's rule the first becomes 256 x 25,600,000 pixels before it is cropped.
+        program = (
+            "import io, resource, sys; import numpy as np; from PIL import Image\n"
+            "from lgm_jax.data.decode import decode, resize_and_crop\n"
+            "size = tuple(map(int, sys.argv[1:])); buffer = io.BytesIO()\n"
+            "Image.new('RGB', size, (7, 8, 9)).save(buffer, 'PNG')\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "for place in (None, np.asarray([0.0, 0.999]), np.asarray([0.999, 0.0])):\n"
+            "    image = resize_and_crop(decode(buffer.getvalue(), orient=True), 256, place)\n"
+            "    assert image.shape == (256, 256, 3) and np.ptp(image, axis=(0, 1)).max() == 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        )
+        command = [sys.executable, "-c", program, *map(str, size)]
+        used = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert int(used) < 100_000, f"{used} kB"
+
+    @pytest.mark.parametrize(("height", "width"), [(900, 60), (90, 3), (640, 64)])
+    @pytest.mark.parametrize("place", [None, (0.0, 0.5), (0.999, 0.5), (0.31, 0.0)])
+    def test_tall_images_are_cropped_as_if_resized_whole(self, height, width, place):
+        rng = np.random.default_rng(0)
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        whole = np.asarray(image.resize((32, int(32 * height / width)), Image.Resampling.BILINEAR))
+        top = round((len(whole) - 32) / 2)
+        if place is not None:
+            top = int(place[0] * (len(whole) - 32 + 1))
+        ours = resize_and_crop(image, 32, None if place is None else np.asarray(place))
+        # PIL may take its two passes in the other order, and rounds after each.
+        assert np.abs(ours.astype(int) - whole[top : top + 32]).max() <= 1
+
+    def test_a_large_jpeg_is_read_at_a_fraction(self, monkeypatch):
+        monkeypatch.setattr("lgm_jax.data.decode._LARGE", 10_000)
+        image = Image.linear_gradient("L").resize((400, 320)).convert("RGB")
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=95)
+        for orient in (False, True):
+            small = decode(buffer.getvalue(), orient=orient)
+            assert small.size == (100, 80)
+            expected = np.asarray(image.resize((100, 80), Image.Resampling.BOX), int)
+            np.testing.assert_allclose(np.asarray(small, int), expected, atol=4)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", progressive=True)
+        with pytest.raises(BadImageError, match="400 x 320 pixels are too many for a progressive"):
+            decode(buffer.getvalue(), orient=True)
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16", "CMYK"])
+    def test_another_large_image_is_made_small_strip_by_strip(self, monkeypatch, mode):
+        image = Image.linear_gradient("L").resize((2100, 2060))
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        elif mode == "RGBA":
+            image = Image.merge("RGBA", (image, image, image, image))
+        else:
+            image = image.convert(mode)
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF")
+        expected = np.asarray(decode(buffer.getvalue(), orient=True).resize((1050, 1030)), int)
+        monkeypatch.setattr("lgm_jax.data.decode._LARGE", 1050 * 1030)
+        small = np.asarray(decode(buffer.getvalue(), orient=True), int)
+        assert small.shape == (1030, 1050, 3)
+        np.testing.assert_allclose(small, expected, atol=3)
