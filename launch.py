@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         if config.deterministic:
             os.environ["XLA_FLAGS"] = determinism.add_flags(os.environ.get("XLA_FLAGS", ""))
         with hosts.joined(meeting), INTERRUPTS.handled():
-            run(config, workdir, overwrite, shown_command(argv))
+            run(config, workdir, overwrite, recorded_command(argv))
     except UserError as error:
         return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
@@ -228,30 +228,21 @@ def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
     return said, rest
 
 
-def shown_command(argv: Sequence[str]) -> str:
+def recorded_command(argv: Sequence[str]) -> str:
     """The command line as a run records it, to make its images again.
 
-    Of folders elsewhere on the machine it has only the name. What is about one start of the run
-    alone is left out: which stages, whether it replaced another, and where its processes met.
+    What is about one start of the run alone is left out: which stages, whether it replaced another,
+    and where its processes met.
     """
     words = []
     dropped = False
     for argument in _join(argv[1:]):
-        name, equals, value = argument.partition("=")
+        # Without a dash, it is the value of the flag before it.
         if argument[:1] == "-":
-            dropped = name.lstrip("-") in _OF_ONE_START
-        else:
-            # The value of the flag before it.
-            name, equals, value = "", "", argument
+            dropped = argument.partition("=")[0].lstrip("-") in _OF_ONE_START
         if not dropped:
-            words.append(name + equals + ",".join(map(_shorten, value.split(","))))
+            words.append(argument)
     return shlex.join(["python", "launch.py", *words])
-
-
-def _shorten(item: str) -> str:
-    """The name of a folder elsewhere on the machine; other text as it is."""
-    elsewhere = item[:1] in ("/", "~") or "://" in item or ".." in Path(item).parts
-    return Path(item).name if elsewhere else item
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:

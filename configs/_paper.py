@@ -108,7 +108,8 @@ SHARED: Mapping[str, Any] = {
     "images.init": "noise",
     "images.decorrelate": True,
     "images.start_resolution": 1,
-    "images.grow_every": 200,
+    # Of 5,000 steps: a level of 256 px every 200, and 200 of 5,001.
+    "images.grow_until": 0.32,
     "backbone.dtype": "bfloat16",
     "backbone.normalization": "imagenet",
     "backbone.position_offset": 0.1,

@@ -161,7 +161,14 @@ KEYS: Mapping[str, Key] = {
     "images.decorrelate": Key(True, "parametrise decorrelated colours"),
     "images.grey": Key(False, "images without colour, for data without"),
     "images.start_resolution": Key(1, "pyramid levels up to this side from the start", at_least(1)),
-    "images.grow_every": Key(200, "steps per new pyramid level; 0: all at once", at_least(0)),
+    "images.grow_every": Key(
+        int, "steps per new pyramid level; 0: all at once (default: by grow_until)", at_least(0)
+    ),
+    "images.grow_until": Key(
+        0.32,
+        "part of the steps after which all levels count, unless grow_every is set",
+        between(1e-3, 1),
+    ),
     "images.grow_delay": Key(
         0, "steps by which every new level comes later (the authors' code: 1)", at_least(0)
     ),
@@ -345,7 +352,6 @@ def parse_args(arg: str | None, *choices: Sequence[str]) -> list[str]:
 def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Turns a recipe into a short test: a few steps and epochs; images are embedded as before."""
     config.update(steps=6, copies=1, checkpoint_every=3, image_every=3, log_every=2)
-    config.images.grow_every = 2
     config.probe.update(epochs=2, full_epochs=1, runs=2, views=1)
     return config
 

@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.get_config()
     config.data.name = "folder"
     config.update(steps=1000, copies=3, learning_rate=0.01, image_every=100, checkpoint_every=100)
-    config.images.grow_every = 50
+    config.images.grow_until = 0.4
     config.probe.update(epochs=300, full_epochs=100, augment="none")
     config.backbone.name = "digits_contrastive" if mode else "dinov2_vits14"
     return common.shrink(config) if mode == "quick" else config

@@ -37,13 +37,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.real.source = "exact"
     config.objective = "clp"
     config.clp.update(ridge=1.0, temperature=0.05, head_per_copy=True)
-    config.images.update(resolution=224, crop=224, grow_every=15)
+    config.images.update(resolution=224, crop=224, grow_until=0.3)
     # Its probes see images as they are.
     config.augment.update(scale_min=0.5, noise=0.0, center_crops=1, real=False)
     config.probe.update(solver="lbfgs", epochs=100, full_epochs=100, augment="none")
     if mode == "accurate":
         config.update(steps=250, copies=1)
-        config.images.grow_every = 10
+        config.images.grow_until = 0.32
         config.augment.distill = False
         config.clp.update(ridge=0.1, temperature=0.1)
     if mode == "quick":

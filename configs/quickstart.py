@@ -27,8 +27,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "digits"
     config.backbone.name = "digits_contrastive"
     config.real.update(source="exact", views=8)
-    config.images.update(resolution=32, crop=32, init="zero", start_resolution=4, grow_every=100)
-    config.images.grey = True
+    config.images.update(resolution=32, crop=32, init="zero", grey=True)
+    config.images.update(start_resolution=4, grow_until=0.375)
     config.augment.update(preset="digits", scale_min=0.6)
     config.probe.update(
         solver="lbfgs", ridge=0.003, epochs=100, full_epochs=100, augment="views", views=4

@@ -40,6 +40,11 @@ class Augmentation:
     noise_mean: float = 0.0
     noise_std: float = 0.2
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change nothing as the others are; see `identity`."""
+        return frozenset() if self.noise else frozenset({"noise_mean", "noise_std"})
+
 
 PRESETS: Mapping[str, Augmentation | None] = {
     # As the paper describes it, and as the authors' code does since March 2026.

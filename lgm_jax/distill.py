@@ -19,13 +19,16 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import images as image_ops
 from lgm_jax import microbatch, objectives, sharding
-from lgm_jax.augment import PRESETS, Augmentation, augment, center_crop
+from lgm_jax.augment import Augmentation, augment, center_crop
 from lgm_jax.data.sampling import step_indices
 from lgm_jax.images import Levels
 
 # Separate random streams, so that changing one kind of draw leaves the others as they were.
 _INIT, _GROW, _HEAD, _REAL, _REAL_VIEW, _SYN_VIEW, _REAL_CROP = range(7)
 
+
+# Not a preset, of which another may be the best one day: released defaults stay; see `identity`.
+_AUGMENTATION = Augmentation()
 
 # Of an image's class when labels are learned.
 _FIRST_PROBABILITY = 0.9
@@ -85,7 +88,7 @@ class Recipe:
     decorrelate: bool = True
     start_resolution: int = 1
     grow_every: int = 200
-    augmentation: Augmentation | None = PRESETS["paper"]
+    augmentation: Augmentation | None = _AUGMENTATION
     real: str = "stream"
     real_views: int = 1
     schedule: str = "constant"
@@ -101,6 +104,24 @@ class Recipe:
     head_per_copy: bool = False
     center_crop_copies: int = 0
     augment_real: bool = True
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change no image as the others are; see `identity`."""
+        read = {
+            "head_std": self.objective == "lgm",
+            **dict.fromkeys(("ridge", "temperature", "head_per_copy"), self.objective == "clp"),
+            "labels_learning_rate": self.label_kind == "soft",
+            "real_views": self.real != "stream",
+            "sampling": self.real != "exact",
+            **dict.fromkeys(("center_crop_copies", "augment_real"), self.augmentation is not None),
+            "decorrelate": not self.grey,
+            "steps": self.schedule != "constant",
+            **dict.fromkeys(("start_resolution", "grow_delay"), self.grow_every > 0),
+        }
+        if self.kind == "pixels":
+            read |= dict.fromkeys(("start_resolution", "grow_every", "grow_delay"), False)
+        return frozenset(name for name, is_read in read.items() if not is_read)
 
     @property
     def real_augmentation(self) -> Augmentation | None:

@@ -6,7 +6,8 @@ The price is a rule: **the default of a released field never changes, and a rele
 a default never gets one.** A new meaning is a new value or a new name. A test pins the defaults.
 
 What changes no result does not belong into a description: declare it `field(compare=False)`, as
-for `==`.
+for `==`. What changes none as the other fields are, such as the temperature of an objective that is
+not the chosen one, is named by a property `idle` of the dataclass, a set of fields' names.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def describe(value: Any) -> Any:
     Args:
         value: A dataclass, or a mapping (of string keys), sequence, set, array, dtype, number,
             string or `None`, nested in any way. A dataclass becomes its class's name, under
-            `type`, and its fields that are not at their default; fields with `compare=False` never
-            show. A whole number is the same as an int and as a float; an array is its dtype, shape
-            and hash.
+            `type`, and its fields that are not at their default; fields with `compare=False` and
+            those that are `idle` never show. A whole number is the same as an int and as a float;
+            an array is its dtype, shape and hash.
 
     Raises:
         TypeError: If something in it has no description: a function, an object without one, a
@@ -76,8 +77,9 @@ def digest(value: Any) -> str:
 def _changed(value: Any) -> dict[str, Any]:
     """The fields that are not at their default."""
     changed = {}
+    idle: frozenset[str] = getattr(value, "idle", frozenset())
     for field in dataclasses.fields(value):
-        if not field.compare:
+        if not field.compare or field.name in idle:
             continue
         if field.name == "type":
             raise TypeError(f"{type(value).__name__}.type: that key stands for the class's name")

@@ -76,6 +76,18 @@ class Protocol:
     learning_rate: float = 0.001
     ridge: float = 0.01
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change no head as the others are; see `identity`."""
+        read = {
+            **dict.fromkeys(("batch", "learning_rate"), self.solver == "adam"),
+            "ridge": self.solver == "lbfgs",
+            "augmentation": self.augment != "none",
+            "views": self.augment == "views",
+            "share_views": self.augment != "none" and self.runs > 1,
+        }
+        return frozenset(name for name, is_read in read.items() if not is_read)
+
 
 def repeats_differ(protocol: Protocol) -> bool:
     """Whether runs on the same images differ.
@@ -89,25 +101,6 @@ def repeats_differ(protocol: Protocol) -> bool:
     if protocol.augment == "none" or protocol.share_views or augmentation is None:
         return False
     return 0 < augmentation.flip < 1 or augmentation.scale[0] < 1 or augmentation.noise > 0
-
-
-def relevant(protocol: Protocol) -> dict[str, Any]:
-    """The fields that the heads depend on: other values of the rest give the same heads."""
-    fields = dataclasses.asdict(protocol)
-    unused = ["ridge"] if protocol.solver == "adam" else ["batch", "learning_rate"]
-    if protocol.augment == "none":
-        unused.append("augmentation")
-    if protocol.augment != "views":
-        unused.append("views")
-    if protocol.augment == "none" or protocol.runs == 1:
-        unused.append("share_views")
-    if protocol.augmentation is not None and protocol.augmentation.noise == 0:
-        fields["augmentation"] = {
-            name: value
-            for name, value in fields["augmentation"].items()
-            if name not in ("noise_mean", "noise_std")
-        }
-    return {name: value for name, value in fields.items() if name not in unused}
 
 
 class Trained(NamedTuple):

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import filelock
 from etils import epath
 
-from lgm_jax import hosts
+from lgm_jax import hosts, source
 from lgm_jax.errors import UserError
 
 CONFIG, STAGES, METRICS, RESULTS, GRID = (
@@ -54,7 +53,26 @@ _OUTPUTS = (
     CONFIG,
 )
 
+# Of `config.json` and `stages.json`: what another version wrote can be shown, but not gone on with.
+VERSION = 2
+
 Inputs = Mapping[str, Any]
+
+# Keys whose values are behind those of an identity that are hashes.
+_HASHED = {
+    "backbone.fingerprint": tuple(
+        f"backbone.{name}"
+        for name in (
+            *("name", "revision", "normalization", "dtype", "params_dtype"),
+            *("pooling", "position_offset"),
+        )
+    ),
+    "data.fingerprint": tuple(
+        f"data.{name}"
+        for name in ("name", "folder", "subset", "val_fraction", "split_seed", "on_bad_image")
+    ),
+    "images.source": ("images.source",),
+}
 
 # Network file systems show a new file to other machines within a minute.
 _APPEARS_SECONDS = 90
@@ -116,7 +134,8 @@ class Run:
             self._acquire()
             if self.holds == "another":
                 _remove_outputs(self.path)
-            write_json(self.path / CONFIG, {"identity": _plain(identity), **description})
+            record = {"version": VERSION, "identity": _plain(identity), **description}
+            write_json(self.path / CONFIG, record)
         except OSError as error:
             raise UserError(f"cannot write to workdir {self.path}: {error.strerror}") from error
 
@@ -247,17 +266,21 @@ class Run:
             write_json(self.path / STAGES, records)
 
 
-def check_run(workdir: str, identity: Inputs, *, overwrite: bool) -> Run:
+def check_run(
+    workdir: str, identity: Inputs, *, overwrite: bool, settings: Mapping[str, Any] | None = None
+) -> Run:
     """Checks that a run may use a folder; changes nothing there.
 
     Args:
         workdir: The folder; it need not exist.
         identity: What makes a distillation this one and no other.
         overwrite: Whether a distillation with another identity may be thrown away.
+        settings: Values by config key, to say which differ.
 
     Raises:
         UserError: If the folder is a file, belongs to another distillation (the keys that differ
-            are named), or holds files that are not a run's and would be overwritten.
+            are named) or to another version's run, or holds files that are not a run's and would be
+            overwritten.
     """
     path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
@@ -271,13 +294,31 @@ def check_run(workdir: str, identity: Inputs, *, overwrite: bool) -> Run:
                 "would overwrite; name another"
             )
         return Run(path, "nothing")
-    changes = _changes(earlier["identity"], _plain(identity))
-    if changes and not overwrite:
-        raise UserError(
+    refused = None
+    if earlier.get("version") != VERSION:
+        refused = (
+            f"workdir {workdir} holds a run of {_made_by(path)}, which this version cannot go on "
+            "with: name another workdir to begin anew (its images can be shown, shared, and "
+            f"evaluated with --config.images.source={workdir}), or add --overwrite to throw its "
+            "images away"
+        )
+    elif earlier["identity"] != _plain(identity):
+        changes = _changes(earlier, {"identity": _plain(identity), "config": settings or {}})
+        refused = (
             f"workdir {workdir} belongs to another distillation: {'; '.join(changes)}; name "
             "another workdir, or add --overwrite to throw its images away"
         )
-    return Run(path, "another" if changes else "this", earlier["identity"])
+    if refused and not overwrite:
+        raise UserError(refused)
+    return Run(path, "another" if refused else "this", earlier["identity"])
+
+
+def begun(path: epath.Path) -> Mapping[str, Any] | None:
+    """The identity of the distillation that a folder holds, if it can be gone on with."""
+    earlier = read_json(path / CONFIG) if path.is_dir() else None
+    if earlier is None or earlier.get("version") != VERSION:
+        return None
+    return earlier.get("identity")
 
 
 def is_run(folder: epath.Path) -> bool:
@@ -318,13 +359,21 @@ def read_folder(folder: epath.PathLike) -> Found:
     return Found(path, config, read_json(path / STAGES) or {}, read_json(path / RESULTS))
 
 
+def _made_by(path: epath.Path) -> str:
+    """The version of the program that last worked in a run folder."""
+    stages = read_json(path / STAGES) or {}
+    made = [each for record in stages.values() for each in contributors(record)]
+    versions = [each.get("versions", {}).get("lgm_jax") for each in made]
+    return f"lgm_jax {versions[-1]}" if versions and versions[-1] else "another version of lgm_jax"
+
+
 def contributors(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The processes of a stage's record, those of an attempt that is not finished yet if any."""
     return record.get("going_on") or record.get("made_by", [])
 
 
 def provenance() -> dict[str, Any]:
-    """Of this process: versions, devices and the commit of the source, if it is a git checkout."""
+    """Of this process: versions, devices, and the commit of the source if that is known."""
     import flax
     import jax
     import numpy
@@ -332,18 +381,12 @@ def provenance() -> dict[str, Any]:
 
     import lgm_jax
 
-    source = Path(lgm_jax.__file__).parent
-    git = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
     modules = (lgm_jax, jax, flax, optax, numpy)
     return {
         "versions": {module.__name__: module.__version__ for module in modules}
         | {"python": platform.python_version()},
         "devices": [device.device_kind for device in jax.devices()],
-        "commit": commit,
+        "commit": source.commit(Path(lgm_jax.__file__).parent),
     }
 
 
@@ -391,9 +434,31 @@ def _plain(inputs: Inputs) -> dict[str, Any]:
     return json.loads(json.dumps(dict(inputs)))
 
 
-def _changes(old: Inputs, new: Inputs) -> list[str]:
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"{name} is {old.get(name)} there, not {new.get(name)}" for name in names]
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two records' identities, by config key where there is one."""
+    names = [*old["identity"], *(name for name in new["identity"] if name not in old["identity"])]
+    changes = []
+    for name in names:
+        if old["identity"].get(name) == new["identity"].get(name):
+            continue
+        hashed = _HASHED.get(name, (name,))
+        told = [text for key in hashed if (text := _change(key, old, new)) is not None]
+        changes += told or [f"the content of {name.partition('.')[0]}.* is another there"]
+    return changes
+
+
+def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Of one key: the values in use if both are recorded as such, or else those of the settings."""
+    values = [record["identity"].get(name) for record in (old, new)]
+    settings = [record.get("config", {}).get(name) for record in (old, new)]
+    if (None in values or name in _HASHED) and settings[0] != settings[1]:
+        values = settings
+    elif name in _HASHED:
+        return None
+    if values[0] == values[1]:
+        return None
+    there, here = ("unset" if value in (None, "") else value for value in values)
+    return f"{name} is {there} there, not {here}"
 
 
 def _remove_outputs(path: epath.Path) -> None:

@@ -29,6 +29,8 @@ from lgm_jax.distilled import (
 )
 from lgm_jax.errors import UserError
 from lgm_jax.features import Rows, Views, embed
+from lgm_jax.identity import describe
+from lgm_jax.images import grow_interval
 
 # Training images are held in memory, decoded, up to this size.
 _MEMORY_LIMIT = 8 * 2**30
@@ -45,31 +47,43 @@ _VIEW_STREAM = 103
 # Images decoded at a time when nothing but their being readable matters.
 _CHECK_BATCH = 128
 
+_GROW_EVERY = "images.grow_every"
+
 # Class names listed in a message.
 _MOST_NAMED = 5
 
-_DISTILL_KEYS = (
-    "seed",
-    "ipc",
-    "copies",
-    "objective",
-    "learning_rate",
-    "schedule",
-    "head_std",
-    "images",
-    "augment",
-    "data.name",
-    "data.sampling",
-    "backbone.normalization",
-    "backbone.dtype",
-    "backbone.params_dtype",
-    "backbone.pooling",
-    "real.source",
-    "real.views",
-    "clp",
-    "labels",
-    "labels_learning_rate",
-)
+# The config key of each field of a recipe that has one of its own; `make_recipe` has the others.
+_RECIPE_KEYS = {
+    "ipc": "ipc",
+    "copies": "copies",
+    "learning_rate": "learning_rate",
+    "head_std": "head_std",
+    "kind": "images.kind",
+    "init": "images.init",
+    "decorrelate": "images.decorrelate",
+    "start_resolution": "images.start_resolution",
+    "real": "real.source",
+    "real_views": "real.views",
+    "schedule": "schedule",
+    "sampling": "data.sampling",
+    "grey": "images.grey",
+    "objective": "objective",
+    "ridge": "clp.ridge",
+    "temperature": "clp.temperature",
+    "label_kind": "labels",
+    "labels_learning_rate": "labels_learning_rate",
+    "grow_delay": "images.grow_delay",
+    "head_per_copy": "clp.head_per_copy",
+    "center_crop_copies": "augment.center_crops",
+    "augment_real": "augment.real",
+}
+
+# What else is in an identity, by field.
+_OTHER_NAMES = {
+    "resolution": "images.resolution",
+    "crop": "images.crop",
+    "grow_every": _GROW_EVERY,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +95,7 @@ class Session:
         weights: Of their losses, which add up to one.
         on_host: Whether the images of a step are read by the host, rather than all on the device.
         crop: Where images to stream are cropped before augmentation: `center` or `random`.
-        settings: The config's values by dotted name, folders without their path.
+        settings: The config's values by dotted name, with the growth of the pyramid resolved.
     """
 
     config: ConfigDict
@@ -165,7 +179,7 @@ class Session:
         inputs = {
             "backbone": backbone.fingerprint,
             "data": self.dataset.fingerprint,
-            "views": dataclasses.asdict(views),
+            "views": describe(views),
             "seed": [self.config.seed, draw] if views.augmentation else None,
         }
         name = f"{split}_{backbone.name}_{runs.digest(inputs)}"
@@ -320,17 +334,6 @@ def open_session(
         raise UserError(
             f"config.steps x {recipe.batch} images a step do not fit 32 bits; lower config.steps"
         )
-    identity = {
-        name: value
-        for name, value in flat.items()
-        if any(name == key or name.startswith(f"{key}.") for key in _DISTILL_KEYS)
-    } | {
-        "images.crop": crop,
-        "images.resolution": resolution,
-        "backbone.name": ",".join(backbone.name for backbone in distilled_against),
-        "backbone.fingerprint": ",".join(b.fingerprint for b in distilled_against),
-        "data.fingerprint": dataset.fingerprint,
-    }
     on_host = not cached and reads_on_host(config, len(dataset.splits["train"].labels), resolution)
     if recipe.real != "exact" and recipe.batch < hosts.count():
         raise UserError(
@@ -338,43 +341,24 @@ def open_session(
             "start fewer, or raise config.copies"
         )
     crop_at = _crop_at(config, dataset, on_host=on_host)
-    # Named only where they say something, so that what was distilled before goes on.
-    if not cached:
-        del identity["real.views"]
-    if not recipe.grey:
-        del identity["images.grey"]
-    if recipe.grow_delay == 0:
-        del identity["images.grow_delay"]
-    if config.augment.distill:
-        del identity["augment.distill"]
-    if recipe.augmentation is None or recipe.center_crop_copies == 0:
-        del identity["augment.center_crops"]
-    if recipe.augmentation is None or recipe.augment_real:
-        del identity["augment.real"]
-    if recipe.sampling == "shuffle" or recipe.real == "exact":
-        del identity["data.sampling"]
-    if recipe.label_kind == "hard":
-        del identity["labels"], identity["labels_learning_rate"]
-    if recipe.objective != "lgm":
-        del identity["head_std"]
-    if recipe.objective != "clp":
-        del identity["clp.ridge"], identity["clp.temperature"]
-    if recipe.objective != "clp" or not recipe.head_per_copy:
-        del identity["clp.head_per_copy"]
     weights = backbone_weights(config)
-    if len(set(weights)) > 1:
-        identity["backbone.weights"] = weights
-    if crop_at == "random":
-        identity["data.crop"] = crop_at
-    if any(backbone.position_offset for backbone in distilled_against):
-        identity["backbone.position_offset"] = config.backbone.position_offset
-    if recipe.schedule != "constant":
-        # Every step of it depends on the last one's number, so it cannot go on to more.
-        identity["steps"] = config.steps
     source = _read_source(config.images.source, dataset, resolution, config.ipc)
-    if source is not None:
-        identity["images.source"] = content_hash(source)
-    run = runs.check_run(os.path.expanduser(workdir), identity, overwrite=overwrite)
+    identity = identify(
+        recipe, config.seed, distilled_against, weights, dataset.fingerprint, crop_at, source
+    )
+    workdir = os.path.expanduser(workdir)
+    if config.images.grow_every is None:
+        begun = _growth_of(workdir, identity)
+        if begun is not None and begun != recipe.grow_every:
+            print(
+                f"note: {workdir} goes on with {_GROW_EVERY}={begun}, as it began; begun anew, "
+                f"config.steps={config.steps} would make it {recipe.grow_every}"
+            )
+            command = command and f"{command} --config.{_GROW_EVERY}={begun}"
+            recipe = dataclasses.replace(recipe, grow_every=begun)
+            identity = {**identity, _GROW_EVERY: begun}
+    settings = {**flat, _GROW_EVERY: recipe.grow_every}
+    run = runs.check_run(workdir, identity, overwrite=overwrite, settings=settings)
     session = Session(
         config,
         dataset,
@@ -388,11 +372,11 @@ def open_session(
         {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
-        {name: _without_path(value) for name, value in flat.items()},
+        settings,
     )
     if run.holds != "this":
         session.check_start()
-    described = {"command": command, "config": session.settings, "changed": list(changed)}
+    described = {"command": command, "config": settings, "changed": list(changed)}
     run.open(identity, {**described, "data": summary})
     return session
 
@@ -430,36 +414,83 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
     Raises:
         UserError: If it contradicts itself.
     """
-    return distill.Recipe(
+    fields = {field: _value(config, key) for field, key in _RECIPE_KEYS.items()}
+    recipe = distill.Recipe(
         num_classes=num_classes,
         resolution=image_side(config, crop),
         crop=crop,
-        ipc=config.ipc,
-        copies=config.copies,
-        learning_rate=config.learning_rate,
-        head_std=config.head_std,
-        kind=config.images.kind,
-        init=config.images.init,
-        decorrelate=config.images.decorrelate,
-        grey=config.images.grey,
-        start_resolution=config.images.start_resolution,
-        grow_every=config.images.grow_every,
-        grow_delay=config.images.grow_delay,
         augmentation=make_augmentation(config.augment) if config.augment.distill else None,
-        center_crop_copies=config.augment.center_crops,
-        augment_real=config.augment.real,
-        real=config.real.source,
-        real_views=config.real.views,
-        schedule=config.schedule,
         steps=config.steps if config.schedule == "cosine" else 0,
-        sampling=config.data.sampling,
-        objective=config.objective,
-        ridge=config.clp.ridge,
-        temperature=config.clp.temperature,
-        head_per_copy=config.clp.head_per_copy,
-        label_kind=config.labels,
-        labels_learning_rate=config.labels_learning_rate,
+        **fields,
     )
+    every = config.images.grow_every
+    if every is None:
+        every = grow_interval(
+            config.steps,
+            recipe.sizes,
+            recipe.start_resolution,
+            config.images.grow_until,
+            recipe.grow_delay,
+        )
+    return dataclasses.replace(recipe, grow_every=every)
+
+
+def identify(
+    recipe: distill.Recipe,
+    seed: int,
+    backbones: Sequence[Backbone],
+    weights: Sequence[float],
+    data: str,
+    crop_at: str,
+    source: ArraySplit | None,
+) -> dict[str, Any]:
+    """What makes a distillation this one and no other, as JSON, by config key.
+
+    Of the recipe, all that decides the images and is not at its default: a field or a key that is
+    added later changes no identity.
+
+    Args:
+        recipe: The recipe.
+        seed: The root of all randomness.
+        backbones: What is distilled against.
+        weights: Of their losses.
+        data: The fingerprint of the data set.
+        crop_at: Where streamed images are cropped.
+        source: Finished images in place of a distillation.
+    """
+    fields = describe(recipe)
+    augmentation = fields.pop("augmentation", {})
+    if augmentation is None:
+        augmentation = {"preset": "none"}
+    names = {**_RECIPE_KEYS, **_OTHER_NAMES}
+    named = {names.get(field, field): value for field, value in fields.items()}
+    named |= {f"augment.{field}": value for field, value in augmentation.items()}
+    named = {key: value for key, value in named.items() if key.rpartition(".")[2] != "type"}
+    equal = len(set(weights)) == 1
+    return {
+        "seed": seed,
+        **named,
+        "backbone.fingerprint": ",".join(backbone.fingerprint for backbone in backbones),
+        **({} if equal else {"backbone.weights": list(weights)}),
+        "data.fingerprint": data,
+        **({} if crop_at == "center" else {"data.crop": crop_at}),
+        **({} if source is None else {"images.source": content_hash(source)}),
+    }
+
+
+def _growth_of(workdir: str, identity: Mapping[str, Any]) -> int | None:
+    """The `images.grow_every` of the run that a folder holds, if it is this one in all else."""
+    begun = runs.begun(epath.Path(workdir))
+    if begun is None:
+        return None
+    default = distill.Recipe.grow_every
+    every = begun.get(_GROW_EVERY, default)
+    rest = [{**named, _GROW_EVERY: default} for named in (begun, identity)]
+    return every if rest[0] == rest[1] else None
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    return functools.reduce(lambda section, name: section[name], key.split("."), config)
 
 
 def make_protocol(config: ConfigDict, recipe: distill.Recipe, *, full: bool) -> probe.Protocol:
@@ -670,10 +701,3 @@ def make_augmentation(config: ConfigDict) -> Augmentation | None:
 def split_list(names: str) -> list[str]:
     """The items of a comma-separated string."""
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _without_path(value: Any) -> Any:
-    """No folder of the machine is written down, only its name; lists are comma-separated."""
-    if isinstance(value, str) and "/" in value:
-        return ",".join(epath.Path(name).name for name in split_list(value))
-    return value

@@ -24,9 +24,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from lgm_jax import runs
+from lgm_jax import public, runs
 from lgm_jax.distilled import ARRAYS, METADATA, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report.grid import draw_grid
@@ -91,11 +92,18 @@ class Finished(NamedTuple):
         images: The distilled set.
         results: `results.json`.
         record: Of the distillation, in `stages.json`: `inputs` and `made_by`.
+        settings: Of the run, by config key, as others may see them.
     """
 
     images: DistilledSet
     results: Mapping[str, Any]
     record: Mapping[str, Any]
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def data_name(self) -> str | None:
+        """`data.name`, which version 0.1 recorded with the distillation."""
+        return self.settings.get("data.name", self.record["inputs"].get("data.name"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -136,7 +144,8 @@ def read_run(workdir: str | Path) -> Finished:
         lacking = f"its results are of {results['steps']} steps, its images of another number"
     if lacking is not None or results is None:
         raise UserError(f"{workdir} is not finished: {lacking}; start its command again")
-    return Finished(read_distilled(str(path)), results, record)
+    settings = public.settings(config.get("config", {}))
+    return Finished(read_distilled(str(path)), results, record, settings)
 
 
 def export(finished: Finished, folder: Path, source: str, license: str | None = None) -> None:
@@ -167,7 +176,7 @@ def write_card(finished: Finished, source: str, license: str | None = None) -> s
         source: `user/name` on the hub, or a folder's name.
         license: The hub's name of a licence, instead of that of the source data.
     """
-    terms = TERMS.get(finished.record["inputs"]["data.name"], _UNKNOWN)
+    terms = TERMS.get(str(finished.data_name), _UNKNOWN)
     sections = [
         f"---\n{_front_matter(finished, source, terms, license)}\n---",
         f"# {_escape(_title(source))}",
@@ -467,14 +476,16 @@ def _licence_note(finished: Finished, terms: Terms, license: str | None) -> str:
 
 
 def _provenance(finished: Finished) -> str:
-    inputs = {name: value for name, value in finished.record["inputs"].items() if value is not None}
+    settings = {name: value for name, value in finished.settings.items() if value is not None}
     classes = "\n".join(
         f"- {label}: {_escape(name)}" for label, name in enumerate(finished.images.class_names)
     )
     return "\n\n".join(
         [
             "Settings, hashes of data and weights, and the programs that made the images:",
-            f"<details><summary>Settings</summary>\n\n{_code(inputs)}\n\n</details>",
+            f"<details><summary>Settings</summary>\n\n{_code(settings)}\n\n</details>",
+            f"<details><summary>What makes these images these and no others</summary>\n\n"
+            f"{_code(finished.record['inputs'])}\n\n</details>",
             f"<details><summary>Made by</summary>\n\n{_code(finished.record['made_by'])}\n\n"
             "</details>",
             f"<details><summary>Classes</summary>\n\n{classes}\n\n</details>",

@@ -29,6 +29,7 @@ from lgm_jax import (
     hosts,
     microbatch,
     probe,
+    public,
     runs,
     sharding,
     tracking,
@@ -39,6 +40,7 @@ from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError, find_full
 from lgm_jax.features import Views
+from lgm_jax.identity import describe
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.progress import StepProgress
@@ -109,6 +111,7 @@ def distill_stage(session: Session) -> None:
         run.forget("report")
         where = f"{mesh.size} devices, " if mesh.size > 1 else ""
         where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
+        _note_growth(session)
         print(
             f"distill: {recipe.num_images} images, steps {start} to {steps}, {where}"
             f"{size} views at a time",
@@ -187,7 +190,7 @@ def report_stage(session: Session) -> None:
     pictured = session.distilled is not None
     inputs = {
         "results": results,
-        "settings": session.settings,
+        "settings": public.settings(session.settings),
         "images": content_hash(session.distilled) if session.distilled is not None else None,
         "look": look(),
     }
@@ -598,6 +601,27 @@ def _print_cost(session: Session, num_images: int) -> None:
         print("note: for so few steps, real.source=stream embeds fewer images")
 
 
+def _note_growth(session: Session) -> None:
+    """Says so if the images will not be as fine as they may be, or do not grow level by level."""
+    recipe, steps, levels = session.recipe, session.config.steps, len(session.recipe.sizes)
+    reached = int(recipe.num_active(max(0, steps - 1)))
+    if reached < levels:
+        print(
+            f"note: the images stay at {recipe.sizes[reached - 1]} of {recipe.resolution} px: with "
+            f"config.images.grow_every={recipe.grow_every}, config.steps={steps} is too few for "
+            f"{levels} levels; raise it, or leave grow_every unset"
+        )
+    elif (
+        session.config.images.grow_every is None
+        and recipe.grow_every == 0
+        and levels > 1
+        and recipe.start_resolution < recipe.resolution
+    ):
+        print(
+            f"note: {steps} steps are too few to add {levels} levels one by one: all count at once"
+        )
+
+
 def _check_finite(
     session: Session,
     checkpoints: Checkpoints,
@@ -705,7 +729,7 @@ def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str
     config = session.config
     inputs = {
         "seed": config.seed,
-        "protocol": probe.relevant(_protocol(session, method)),
+        "protocol": describe(_protocol(session, method)),
         "split": config.probe.split,
         "resolution": session.recipe.resolution,
         "data": session.dataset.fingerprint,

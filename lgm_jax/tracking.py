@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from etils import epath
 from PIL import Image
 
-from lgm_jax import hosts, runs
+from lgm_jax import hosts, public, runs
 from lgm_jax.errors import UserError
 
 # A picture of a thousand classes would take a hundred megabytes at each time it is drawn.
@@ -114,7 +114,8 @@ class WandB:
         """Starts or resumes the run.
 
         Args:
-            folder: The run folder; the settings in its `config.json` are shown beside the run.
+            folder: The run folder; the settings in its `config.json` are shown beside the run,
+                folders by their name alone.
             start: Updates made before this process began; the service knows by itself.
 
         Raises:
@@ -126,6 +127,7 @@ class WandB:
         name = (runs.read_json(known) or {}).get("id") or secrets.token_hex(4)
         known.parent.mkdir(parents=True, exist_ok=True)
         runs.write_json(known, {"id": name})
+        settings = (runs.read_json(folder / runs.CONFIG) or {}).get("config", {})
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
@@ -133,7 +135,7 @@ class WandB:
                 id=name,
                 resume="allow",
                 dir=None if "://" in os.fspath(folder) else os.fspath(folder),
-                config=(runs.read_json(folder / runs.CONFIG) or {}).get("config"),
+                config=public.settings(settings),
             )
         except wandb.Error as error:
             reason = str(error).strip().split("\n")[0]

@@ -72,18 +72,20 @@ def build(
     return config
 
 
-def as_published(config: ConfigDict, objective: str, *, steps: int, grow_every: int) -> ConfigDict:
+def as_published(
+    config: ConfigDict, objective: str, *, steps: int, grow_until: float
+) -> ConfigDict:
     """At the scale `imagenette`, the method without what is ours, in an hour of two CPU cores.
 
     Args:
         config: Of an experiment.
         objective: What its runs are distilled by, or compared with.
         steps: Of each run.
-        grow_every: Steps per new level of the pyramid.
+        grow_until: Part of the steps after which all levels of the pyramid count.
     """
     if config[SECTION].scale == IMAGENETTE:
         config.update(objective=objective, steps=steps)
-        config.images.grow_every = grow_every
+        config.images.grow_until = grow_until
         config.augment.update(center_crops=0, real=True)
         config.clp.update(temperature=0.1, head_per_copy=False)
     return config

@@ -24,4 +24,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "quick": {"copies": "1,2", "backbones": "digits_contrastive"},
         },
     )
-    return _base.as_published(config, "lgm", steps=40, grow_every=3)
+    return _base.as_published(config, "lgm", steps=40, grow_until=0.6)

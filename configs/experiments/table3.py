@@ -33,4 +33,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         },
     )
     config.images.grey = False
-    return _base.as_published(config, "lgm", steps=100, grow_every=6)
+    return _base.as_published(config, "lgm", steps=100, grow_until=0.48)

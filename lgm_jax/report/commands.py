@@ -65,7 +65,7 @@ def anew(command: str, where: str) -> str:
 def bare_names(command: str | None) -> list[str]:
     """Files and folders of which a command has no more than the name.
 
-    Of those elsewhere on the machine a run records only that, so they may lie anywhere.
+    Of those elsewhere on the machine a page shows only that, so they may lie anywhere.
     """
     pairs = [word.partition("=")[::2] for word in shlex.split(command or "")]
     values = [item for name, value in pairs if name in _PLACES for item in value.split(",")]

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from lgm_jax import runs
+from lgm_jax import public, runs
 from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.images import level_sizes, num_active
@@ -71,7 +71,7 @@ class RunView:
 
     Attributes:
         path: The folder.
-        config: `config.json`.
+        config: `config.json`, with settings and command as others may see them.
         results: `results.json`, unless the run is unfinished.
         losses: Step and loss of each line of `metrics.jsonl`, up to the steps that are shown.
         made_by: The processes that distilled.
@@ -124,6 +124,9 @@ def read_run(
         UserError: If it is none, or a file in it is damaged.
     """
     path, config, stages, results = runs.read_folder(folder)
+    config = {**config, "config": public.settings(config.get("config", {}))}
+    if config.get("command"):
+        config["command"] = public.command(config["command"])
     if step is not None:
         results = None
     record = stages.get("distill", {})
@@ -831,7 +834,7 @@ def describe_provenance(run: RunView) -> tuple[list[tuple[str, str]], list[tuple
         found = {
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             "devices": words.devices(made.get("devices", [])),
-            "commit": made.get("commit") or "not a git checkout",
+            "commit": made.get("commit") or "not known",
         }
         facts += [(name + where, text) for name, text in found.items() if text]
     seconds = (run.results or {}).get("seconds", {})
