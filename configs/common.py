@@ -252,17 +252,28 @@ KEYS: Mapping[str, Key] = {
     ),
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
-    "probe.batch": Key(100, "images per update", at_least(1)),
+    "probe.batch": Key(100, "images per update, at most", at_least(1)),
     "probe.full_batch": Key(
         int, "the same on the full training set (default: probe.batch)", at_least(1)
     ),
     "probe.learning_rate": Key(
         0.001,
-        "Adam's for a batch of 256, scaled with the batch; the authors' code has it divided "
-        "by the number of GPUs too",
+        "Adam's for a batch of 256, scaled with the images of an update: the batch, or all "
+        "where they are fewer",
         above(0),
     ),
+    "probe.decay": Key(
+        "update",
+        "Adam's rate falls with every update, or every epoch as in the authors' code",
+        one_of(*probe.DECAYS),
+    ),
+    "probe.drop_last": Key(
+        False, "for adam: leave out an epoch's last images that fill no batch, as the authors' code"
+    ),
     "probe.runs": Key(5, "repetitions, trained side by side", at_least(1, 1000)),
+    "probe.ddof": Key(
+        1, "of the std over runs: 1, the sample's; 0, as in the authors' code", between(0, 1)
+    ),
     "probe.augment": Key(
         "fresh", "new augmentations every epoch, a few views, or none", one_of(*probe.AUGMENTS)
     ),

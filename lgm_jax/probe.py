@@ -33,6 +33,7 @@ Labels = Int[Array, "runs n"] | Float[Array, "runs n k"]
 Heads = dict[str, Float[Array, "runs ..."]]
 AUGMENTS = ("fresh", "views", "none")
 SOLVERS = ("adam", "lbfgs")
+DECAYS = ("update", "epoch")
 
 # Images embedded at a time on each device; bounds memory, and results do not depend on it.
 _EMBED_BATCH = 256
@@ -47,7 +48,7 @@ class Protocol:
 
     Attributes:
         epochs: Passes over the images.
-        batch: Images per update.
+        batch: Images per update, at most: all of them where they are fewer.
         runs: Independent repetitions, trained side by side.
         crop: Side of the crops the backbone sees, in pixels.
         augment: `fresh` recomputes features of newly augmented images in every epoch (the
@@ -58,10 +59,12 @@ class Protocol:
         solver: `adam`, or `lbfgs`: the minimum of the cross-entropy over all views plus a ridge,
             which has no epochs, batches or learning rate, and needs `views` or `none`.
         share_views: Whether runs share their augmentations; the spread then leaves them out.
-        learning_rate: Adam's, for a batch of 256; scaled linearly with `batch`, and so
-            independent of the number of devices.
+        learning_rate: Adam's, for a batch of 256; scaled linearly with the images of an update,
+            and so independent of the number of devices.
         ridge: Weight of half the squared kernel for `lbfgs`, on features scaled to a root mean
             square of one.
+        drop_last: For `adam`: whether an epoch leaves out the images that do not fill a batch.
+        decay: For `adam`: whether the learning rate falls with every `update` or every `epoch`.
     """
 
     epochs: int
@@ -75,12 +78,30 @@ class Protocol:
     share_views: bool = False
     learning_rate: float = 0.001
     ridge: float = 0.01
+    drop_last: bool = False
+    decay: str = "update"
+
+    def split_epoch(self, num_images: int) -> tuple[int, int]:
+        """Images of each of Adam's updates, and updates of an epoch, for so many images."""
+        batch = min(self.batch, num_images)
+        return batch, num_images // batch if self.drop_last else math.ceil(num_images / batch)
+
+    def learning_rates(self, num_images: int) -> optax.Schedule:
+        """Adam's learning rate by the number of its update, for so many images."""
+        batch, updates = self.split_epoch(num_images)
+        rate = self.learning_rate * batch / 256
+        if self.decay == "update":
+            return optax.cosine_decay_schedule(rate, self.epochs * updates)
+        by_epoch = optax.cosine_decay_schedule(rate, self.epochs)
+        return lambda update: by_epoch(update // updates)
 
     @property
     def idle(self) -> frozenset[str]:
         """Fields that change no head as the others are; see `identity`."""
         read = {
-            **dict.fromkeys(("batch", "learning_rate"), self.solver == "adam"),
+            **dict.fromkeys(
+                ("batch", "learning_rate", "drop_last", "decay"), self.solver == "adam"
+            ),
             "ridge": self.solver == "lbfgs",
             "augmentation": self.augment != "none",
             "views": self.augment == "views",
@@ -352,7 +373,8 @@ def _adam_fit(
         jax.random.split(key_heads, protocol.runs)
     )
     losses = jnp.zeros((protocol.runs, protocol.epochs), heads["kernel"].dtype)
-    fit = Fit(heads, _adam(protocol, num_images).init(heads), losses)
+    optimizer = optax.adam(protocol.learning_rates(num_images))
+    fit = Fit(heads, optimizer.init(heads), losses)
     lay_out = sharding.place if backbone is None else sharding.replicate
     fit = lay_out(mesh, fit)
     apply = None if backbone is None else backbone.apply
@@ -363,12 +385,6 @@ def _adam_fit(
     found = sharding.collect(mesh, (fit.heads, fit.losses), protocol.runs)
     heads, losses = sharding.fetch(mesh, found)
     return Trained(heads, np.asarray(losses))
-
-
-def _adam(protocol: Protocol, num_images: int) -> optax.GradientTransformation:
-    updates = protocol.epochs * math.ceil(num_images / protocol.batch)
-    rate = protocol.learning_rate * protocol.batch / 256
-    return optax.adam(optax.cosine_decay_schedule(rate, updates))
 
 
 @functools.partial(
@@ -406,9 +422,10 @@ def _train_epochs(
     """
     labels = source[1] if apply is None else source[3]
     runs, num_images = labels.shape[:2]
-    batch = min(protocol.batch, num_images)
-    steps = math.ceil(num_images / batch)
-    optimizer = _adam(protocol, num_images)
+    batch, steps = protocol.split_epoch(num_images)
+    # Those that an epoch trains on, each once.
+    used = min(steps * batch, num_images)
+    optimizer = optax.adam(protocol.learning_rates(num_images))
 
     def features_of(epoch: Int[Array, ""], indices: Int[Array, "runs b"]) -> Array:
         if apply is None:
@@ -440,17 +457,17 @@ def _train_epochs(
         )
         updates, opt_state = optimizer.update(gradient, fit.opt_state)
         # Its images' part of the mean over the epoch.
-        part = losses * jnp.sum(weights, axis=-1) / num_images
+        part = losses * jnp.sum(weights, axis=-1) / used
         return Fit(optax.apply_updates(fit.heads, updates), opt_state, fit.losses), part
 
     def epoch(fit: Fit, number: Int[Array, ""]) -> tuple[Fit, None]:
         keys = jax.random.split(jax.random.fold_in(key, number), protocol.runs)
         if apply is None and mesh is not None:
             keys = keys[sharding.own_positions(runs, mesh) % protocol.runs]
-        orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys)[:, :used]
         # The last batch of an epoch is filled up with images of weight zero.
-        padding = ((0, 0), (0, steps * batch - num_images))
-        weights = jnp.ones((runs, num_images), jnp.float32)
+        padding = ((0, 0), (0, steps * batch - used))
+        weights = jnp.ones((runs, used), jnp.float32)
         batches = (
             rearrange(jnp.pad(array, padding), "runs (steps b) -> steps runs b", b=batch)
             for array in (orders, weights)

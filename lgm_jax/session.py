@@ -517,6 +517,8 @@ def make_protocol(config: ConfigDict, recipe: distill.Recipe, *, full: bool) -> 
         share_views=options.share_views,
         learning_rate=options.learning_rate,
         ridge=options.ridge,
+        drop_last=options.drop_last,
+        decay=options.decay,
     )
 
 

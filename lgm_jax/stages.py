@@ -718,7 +718,11 @@ def _start_images(session: Session) -> jax.Array | None:
 
 def _protocol(session: Session, method: str) -> probe.Protocol:
     """How a row is trained: once, if repetitions could not differ."""
-    protocol = make_protocol(session.config, session.recipe, full=method == "full")
+    full = method == "full"
+    protocol = make_protocol(session.config, session.recipe, full=full)
+    count = len(session.dataset.splits["train"].labels) if full else session.recipe.num_images
+    # As it is used, so that a batch of more images than there are is no other protocol.
+    protocol = dataclasses.replace(protocol, batch=min(protocol.batch, count))
     # Random images are drawn anew for each run.
     once = method != "random" and not probe.repeats_differ(protocol)
     return dataclasses.replace(protocol, runs=1) if once else protocol
@@ -829,24 +833,17 @@ def _train(
 def _summary(
     scores: Mapping[str, Any], protocol: probe.Protocol, split: str, group_names: Sequence[str]
 ) -> dict[str, Any]:
-    """One entry of `results.json`, but for its learning curve.
+    """What is recorded of a probe, but for its learning curve.
 
-    Std is the sample's (ddof 1), null for one run. `groups` is each group's accuracy,
-    `worst_group` that of each run's worst group, both as means over runs; groups without images
-    are left out.
+    `groups` is each group's accuracy, `worst_group` that of each run's worst group, both as means
+    over runs; groups without images are left out.
     """
-
-    def moments(name: str) -> dict[str, float | None]:
-        values = scores[name]
-        if values is None:
-            return {f"{name}_mean": None, f"{name}_std": None}
-        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return {f"{name}_mean": float(np.mean(values)), f"{name}_std": std}
-
+    top1, top5 = scores["top1"], scores["top5"]
     return {
-        **moments("top1"),
-        **moments("top5"),
-        "top1_runs": [float(value) for value in scores["top1"]],
+        "top1_mean": float(np.mean(top1)),
+        "top5_mean": None if top5 is None else float(np.mean(top5)),
+        "top1_runs": [float(value) for value in top1],
+        "top5_runs": None if top5 is None else [float(value) for value in top5],
         "solver": protocol.solver,
         "epochs": protocol.epochs,
         "augment": protocol.augment,
@@ -889,12 +886,24 @@ def _label_summary(session: Session) -> dict[str, Any] | None:
     return {"kind": "soft", "bytes": soft.nbytes}
 
 
+def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
+    """An entry of `results.json`: what was recorded, and standard deviations, null for one run."""
+
+    def spread(values: Sequence[float] | None) -> float | None:
+        return float(np.std(values, ddof=ddof)) if values and len(values) > 1 else None
+
+    entry = {name: value for name, value in record.items() if name != "top5_runs"}
+    stds = {"top1_std": spread(record["top1_runs"]), "top5_std": spread(record["top5_runs"])}
+    return {**entry, **stds}
+
+
 def _collect(session: Session) -> dict[str, dict[str, Any]]:
     """Results of all probes that belong to the current config."""
+    ddof = session.config.probe.ddof
     table: dict[str, dict[str, Any]] = {}
     for backbone in session.eval_backbones:
         found = {method: _find_probe(session, method, backbone) for method in TITLES}
-        kept = {method: result for method, result in found.items() if result is not None}
+        kept = {method: _with_spread(e, ddof) for method, e in found.items() if e is not None}
         if kept:
             table[backbone.name] = kept
     return table
