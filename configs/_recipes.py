@@ -16,6 +16,13 @@ QUICK = "quick"
 _QUICK_CLASSES = 10
 
 
+def shared(preset: str) -> ConfigDict:
+    """What the recipes of a preset have in common, whatever their images and backbone."""
+    config = common.get_config()
+    config.update_from_flattened_dict(dict(_paper.SHARED) | dict(_paper.PRESETS[preset]))
+    return config
+
+
 def recipe(arg: str | None, model: str, images: str) -> ConfigDict:
     """A recipe of the paper.
 
@@ -32,13 +39,11 @@ def recipe(arg: str | None, model: str, images: str) -> ConfigDict:
     """
     given = common.parse_args(arg, tuple(_paper.PRESETS), (CACHED,), (QUICK,))
     preset = given[0] or "paper"
-    chosen = _paper.IMAGES[images]
-    config = common.get_config()
-    config.update_from_flattened_dict(dict(_paper.SHARED) | dict(_paper.PRESETS[preset]))
+    chosen, backbone = _paper.IMAGES[images], _paper.MODELS[model].backbone
+    config = shared(preset)
     config.copies = chosen.copies
     config.data.update(name=chosen.name, subset=chosen.subset)
-    named = _paper.PRESET_BACKBONES.get(preset, {})
-    config.backbone.name = named.get(model, _paper.MODELS[model].backbone)
+    config.backbone.name = _paper.PRESET_BACKBONES.get(preset, {}).get(backbone, backbone)
     config.probe.full_augment = chosen.full_augment
     if given[1]:
         config.real.source = "cached"

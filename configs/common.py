@@ -399,7 +399,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"the config has no {name}: start from configs/common.py")
         if key.check is not None and flat[name] is not None:
             key.check(name, flat[name])
-    if config.augment.center_crops > config.copies:
+    # An experiment leaves open what its sets of images decide.
+    if config.copies is not None and config.augment.center_crops > config.copies:
         raise UserError(
             f"config.augment.center_crops is {config.augment.center_crops}, but a step has "
             f"{config.copies} copies"

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import _recipes, common, imagenette_folder, quickstart
 from lgm_jax.backbones import specs
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import SECTION
+from lgm_jax.experiments import SECTION, paper
 
 PAPER, EMBEDDED, QUICK, IMAGENETTE = SCALES = ("paper", "embedded", "quick", "imagenette")
 
-# The paper's four backbones.
-FOUR = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16")
+
+def papers_backbones(arg: str | None) -> str:
+    """The four that the paper compares, as the preset that the argument names has them."""
+    return ",".join(paper.backbones(arg or PAPER))
 
 
 def embedded_backbones() -> list[str]:
@@ -39,18 +41,21 @@ def build(
 
     Args:
         name: The experiment.
-        arg: What follows the colon: nothing for the paper's scale, or another scale.
+        arg: What follows the colon: a preset of the paper's recipes, by default `paper`, for the
+            paper's scale, or another scale.
         settings: By scale, or under `all` for every one, what the section `experiment` has.
         missing: By scale, why the experiment has none.
 
     Raises:
         UserError: If the experiment does not have that scale.
     """
-    scale = common.parse_arg(arg, *SCALES[1:]) or PAPER
+    word = common.parse_arg(arg, *paper.PRESETS, *SCALES[1:]) or PAPER
+    scale = PAPER if word in paper.PRESETS else word
     if missing and scale in missing:
         raise UserError(f"experiment {name} is not for {scale}: {missing[scale]}")
-    config = _recipe(scale)
-    embedded = scale in (EMBEDDED, QUICK)
+    config = _recipe(word)
+    # Which images, each set of them says; what is set here is from the command line.
+    config.data.update(name=config_dict.placeholder(str), subset=config_dict.placeholder(str))
     section = {
         "name": name,
         "scale": scale,
@@ -58,7 +63,9 @@ def build(
         "seeds": {PAPER: 1, EMBEDDED: 5, QUICK: 1, IMAGENETTE: 1}[scale],
         "sets": {PAPER: "imagenet-100", IMAGENETTE: "given"}.get(scale, "digits"),
         # To distil against, one at a time; and to evaluate on, the same by default.
-        "backbones": ",".join(embedded_backbones() if embedded else FOUR if scale == PAPER else ()),
+        "backbones": {PAPER: papers_backbones(word), IMAGENETTE: ""}.get(
+            scale, ",".join(embedded_backbones())
+        ),
         "evaluate": "",
         # Where the images of each set lie, if not all in config.data.folder.
         "folders": "",
@@ -92,8 +99,11 @@ def as_published(
 
 
 def _recipe(scale: str) -> ConfigDict:
-    if scale == PAPER:
-        return _recipes.recipe(None, "clip", "in100")
+    if scale in paper.PRESETS:
+        config = _recipes.shared(scale)
+        # Here too it depends on the set.
+        config.copies = config_dict.placeholder(int)
+        return config
     if scale == IMAGENETTE:
         return imagenette_folder.get_config()
     config = quickstart.get_config("quick" if scale == QUICK else None)

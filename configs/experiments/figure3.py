@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         {
             "all": {"copies": "1,3,5,10,20"},
-            "paper": {"backbones": "dinov2_vitb14", "evaluate": ",".join(_base.FOUR)},
+            "paper": {"backbones": "dinov2_vitb14", "evaluate": _base.papers_backbones(arg)},
             "embedded": _base.ONE,
             "quick": {"copies": "1,2", "backbones": "digits_contrastive"},
         },

@@ -17,7 +17,7 @@ from configs.experiments import _base
 def get_config(arg: str | None = None) -> ConfigDict:
     """The experiment, at the scale that the argument names."""
     digits = {"sets": "digits-spurious"}
-    config = _base.build(
+    return _base.build(
         "table4",
         arg,
         {
@@ -27,5 +27,3 @@ def get_config(arg: str | None = None) -> ConfigDict:
         },
         missing={_base.IMAGENETTE: "it has no groups"},
     )
-    config.data.subset = ""
-    return config

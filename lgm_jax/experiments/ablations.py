@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import figures
-from lgm_jax.experiments.accuracy import paper_number
 from lgm_jax.experiments.axes import (
     AVERAGE,
     METHODS,
@@ -21,8 +20,6 @@ from lgm_jax.experiments.axes import (
     cell,
     distilled_run,
     evaluated,
-    is_papers,
-    note_of,
     real_run,
     seeds,
     select,
@@ -30,6 +27,7 @@ from lgm_jax.experiments.axes import (
     title_of,
 )
 from lgm_jax.experiments.paper import Number
+from lgm_jax.experiments.published import are_all, is_papers, note_of, paper_number
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Outcome, Planned
 from lgm_jax.session import split_list
@@ -102,7 +100,7 @@ def tabulate_table3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     return Result(
         "Table 3: what each part of the method is worth",
         tables,
-        [note_of(config), _count_note(config)],
+        [note_of(config, outcomes), _count_note(config)],
         claims,
         functools.partial(figures.bars, tables=tables),
     )
@@ -134,16 +132,20 @@ def tabulate_figure3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     for name in sets(config):
         for backbone in backbones(config):
             others = list(dict.fromkeys([backbone, *evaluated(config)]))
-            compared = is_papers(config) and (name, backbone) == ("imagenet-100", "dinov2_vitb14")
+            own = select(outcomes, set=name)
+            shown = (name, backbone) == ("imagenet-100", "dinov2_vitb14")
+            compared = [
+                other
+                for other in others
+                if shown and is_papers(config, name, backbone, other, outcomes=own)
+            ]
             cells = {}
             for copies in every:
-                own = select(outcomes, set=name, backbone=backbone, variant=f"copies{copies}")
-                paper = PAPER_COPIES.get(copies) if compared else None
+                made = select(own, backbone=backbone, variant=f"copies{copies}")
                 for other in others:
-                    number = paper_number(paper, other)
-                    cells[str(copies), title_of(other)] = cell(own, "distilled", other).beside(
-                        number
-                    )
+                    theirs = PAPER_COPIES.get(copies) if other in compared else None
+                    ours = cell(made, "distilled", other)
+                    cells[str(copies), title_of(other)] = ours.beside(paper_number(theirs, other))
             table = Table(
                 f"{SETS[name].title}, distilled against {title_of(backbone)}",
                 "augmentations of each image in a step",
@@ -160,7 +162,7 @@ def tabulate_figure3(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     return Result(
         "Figure 3: augmentations of each image in a step",
         tables,
-        [note_of(config), _count_note(config)],
+        [note_of(config, outcomes), _count_note(config)],
         claims,
         functools.partial(figures.curves, tables=tables, x_label="augmentations in a step"),
     )
@@ -222,7 +224,7 @@ def tabulate_ipc(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     return Result(
         "Images per class",
         tables,
-        [note_of(config), _count_note(config)],
+        [note_of(config, outcomes), _count_note(config)],
         claims,
         functools.partial(figures.curves, tables=tables, x_label="images per class"),
     )
@@ -276,7 +278,7 @@ def _row(ablation: str) -> str:
 def _ablation_table(
     config: ConfigDict, outcomes: Sequence[Outcome], name: str, *, same: bool
 ) -> Table:
-    compared = is_papers(config) and name == "imagenet-100"
+    compared = name == "imagenet-100" and _are_papers(config, name, outcomes, same=same)
     numbers_of = PAPER_SAME if same else PAPER_OTHERS
     prefix, cells = config[SECTION].prefix, {}
     columns = backbones(config)
@@ -295,9 +297,10 @@ def _ablation_table(
             rows.append([[run.accuracy("distilled", b) for b in where] for run in own])
         if len(rows) > 1:
             by_seed = [list(itertools.chain(*seed)) for seed in zip(*rows, strict=True)]
-            cells[_row(ablation), AVERAGE] = summarize(by_seed).beside(paper_number(paper, AVERAGE))
+            number = paper_number(paper, AVERAGE) if are_all(columns) else None
+            cells[_row(ablation), AVERAGE] = summarize(by_seed).beside(number)
     titles = list(map(title_of, columns)) + ([AVERAGE] if len(columns) > 1 else [])
-    if not is_papers(config) and cells:
+    if not compared and cells:
         titles.append(PAPERS_AVERAGE)
         for ablation in filter(numbers_of.__contains__, _ablations(config)):
             cells[_row(ablation), PAPERS_AVERAGE] = Cell().beside(numbers_of[ablation][-1])
@@ -308,6 +311,13 @@ def _ablation_table(
         titles,
         cells,
     )
+
+
+def _are_papers(config: ConfigDict, name: str, outcomes: Sequence[Outcome], *, same: bool) -> bool:
+    """Whether the paper's numbers are of these; those of other backbones, of the same others."""
+    every = evaluated(config)
+    seen = backbones(config) if same else [*backbones(config), *every]
+    return is_papers(config, name, *seen, outcomes=outcomes) and (same or are_all(every))
 
 
 def _ablation_claims(tables: Sequence[Table], where: str) -> list[Claim]:

@@ -17,15 +17,21 @@ from lgm_jax.experiments.axes import (
     cell,
     distilled_run,
     evaluated,
-    is_papers,
-    note_of,
     real_run,
     seeds,
     select,
     sets,
     title_of,
 )
-from lgm_jax.experiments.paper import ACCURACY, BACKBONES, Number, Row
+from lgm_jax.experiments.paper import ACCURACY, Row
+from lgm_jax.experiments.published import (
+    are_all,
+    is_papers,
+    note_of,
+    paper_number,
+    place_of,
+    row_of,
+)
 from lgm_jax.experiments.result import (
     Cell,
     Claim,
@@ -37,7 +43,6 @@ from lgm_jax.experiments.result import (
 )
 from lgm_jax.experiments.runner import Measure, Outcome, Planned
 
-_ORDER = (*BACKBONES, AVERAGE)
 _REAL = ("neighbors", "centroids", "random")
 _GAP = "Gap"
 
@@ -107,7 +112,7 @@ def tabulate_table1(config: ConfigDict, outcomes: Sequence[Outcome], title: str 
     return Result(
         title or "Table 1: distilled images and real ones",
         [*tables, *gaps],
-        [note_of(config), _seed_note(config)],
+        [note_of(config, outcomes), _seed_note(config)],
         claims,
         functools.partial(figures.bars, tables=tables),
     )
@@ -140,7 +145,7 @@ def tabulate_table2(config: ConfigDict, outcomes: Sequence[Outcome], title: str 
     return Result(
         title or "Table 2: distilled against one backbone, evaluated on another",
         tables,
-        [note_of(config), _seed_note(config)],
+        [note_of(config, outcomes), _seed_note(config)],
         claims if len(every) > 1 else [],
         functools.partial(figures.matrices, tables=matrices),
     )
@@ -158,29 +163,22 @@ def tabulate_sizes(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     )
 
 
-def paper_number(row: Row | None, backbone: str) -> Number | None:
-    """The paper's number on a backbone, or `AVERAGE`, of a row of its tables."""
-    return row[_ORDER.index(backbone)] if row is not None and backbone in _ORDER else None
-
-
 def _methods(
     config: ConfigDict, outcomes: Sequence[Outcome], name: str, names: Sequence[str]
 ) -> Table:
     cells = {}
-    paper = ACCURACY.get(name, {}) if _comparable(config) else {}
+    compared = [b for b in names if is_papers(config, name, b, outcomes=outcomes)]
     for method, row in METHODS.items():
-        numbers = paper.get(method)
+        numbers = ACCURACY.get(name, {}).get(method)
         for backbone in names:
             own = _runs_of(outcomes, method, backbone)
-            ours = cell(own, method, backbone)
-            cells[row, title_of(backbone)] = ours.beside(paper_number(numbers, backbone))
+            number = paper_number(numbers, backbone) if backbone in compared else None
+            cells[row, title_of(backbone)] = cell(own, method, backbone).beside(number)
         if len(names) > 1:
-            average = _average(outcomes, method, names)
-            if set(names) == set(_ORDER[:-1]):
-                average = average.beside(paper_number(numbers, AVERAGE))
-            cells[row, AVERAGE] = average
+            number = paper_number(numbers, AVERAGE) if are_all(compared) else None
+            cells[row, AVERAGE] = _average(outcomes, method, names).beside(number)
     columns = [title_of(backbone) for backbone in names] + ([AVERAGE] if len(names) > 1 else [])
-    if not is_papers(config) and name not in ACCURACY:
+    if not compared:
         columns.append(PAPERS_AVERAGE)
         for method, row in METHODS.items():
             cells[row, PAPERS_AVERAGE] = Cell().beside(ACCURACY["imagenet-100"][method][-1])
@@ -215,10 +213,11 @@ def _gaps(
             if full != random
         ]
         ours = summarize_values(values) if values else Cell()
-        if _comparable(config) and name in ACCURACY and backbone in _ORDER:
-            column = _ORDER.index(backbone)
+        place = place_of(backbone)
+        compared = name in ACCURACY and is_papers(config, name, backbone, outcomes=outcomes)
+        if compared and place is not None:
             low, high, distilled = (
-                ACCURACY[name][method][column][0] for method in ("random", "full", "distilled")
+                ACCURACY[name][method][place][0] for method in ("random", "full", "distilled")
             )
             ours = ours.beside(((distilled - low) / (high - low), None))
         cells[_GAP, title_of(backbone)] = ours
@@ -235,28 +234,28 @@ def _gaps(
 
 def _cross(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
     cells, every = {}, evaluated(config)
-    paper = PAPER_CROSS.get(name, {}) if _comparable(config) else {}
-    whole = set(every) == set(_ORDER[:-1])
+    compared = [b for b in every if is_papers(config, name, b, outcomes=outcomes)]
+    whole = are_all(compared) and len(compared) == len(every)
+
+    def beside(ours: Cell, numbers: Row | None, other: str) -> Cell:
+        shown = whole if other == AVERAGE else other in compared
+        return ours.beside(paper_number(numbers, other) if shown else None)
+
     for backbone in backbones(config):
-        own = select(outcomes, backbone=backbone)
+        own, numbers = select(outcomes, backbone=backbone), None
+        if is_papers(config, name, backbone, outcomes=outcomes):
+            numbers = row_of(PAPER_CROSS.get(name, {}), backbone)
         for other in every:
             ours = cell(own, "distilled", other)
-            number = paper_number(paper.get(backbone), other)
-            cells[title_of(backbone), title_of(other)] = ours.beside(number)
+            cells[title_of(backbone), title_of(other)] = beside(ours, numbers, other)
         ours = cell(own, "distilled", *every)
-        number = paper_number(paper.get(backbone), AVERAGE) if whole else None
-        cells[title_of(backbone), AVERAGE] = ours.beside(number)
+        cells[title_of(backbone), AVERAGE] = beside(ours, numbers, AVERAGE)
     real = select(outcomes, backbone="real")
-    full = ACCURACY.get(name, {}) if paper else {}
     for method in ("random", "full"):
+        row, numbers = METHODS[method], ACCURACY.get(name, {}).get(method)
         for other in every:
-            ours = cell(real, method, other)
-            cells[METHODS[method], title_of(other)] = ours.beside(
-                paper_number(full.get(method), other)
-            )
-        average = cell(real, method, *every)
-        number = paper_number(full.get(method), AVERAGE) if whole else None
-        cells[METHODS[method], AVERAGE] = average.beside(number)
+            cells[row, title_of(other)] = beside(cell(real, method, other), numbers, other)
+        cells[row, AVERAGE] = beside(cell(real, method, *every), numbers, AVERAGE)
     return Table(
         SETS[name].title,
         "distilled against",
@@ -294,10 +293,6 @@ def _cross_claims(config: ConfigDict, table: Table, where: str) -> list[Claim]:
             )
         )
     return claims
-
-
-def _comparable(config: ConfigDict) -> bool:
-    return is_papers(config) and config.ipc == 1
 
 
 def _mean(table: Table, method: str, backbone: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,6 @@ from lgm_jax.experiments.axes import (
     SETS,
     backbones,
     distilled_run,
-    is_papers,
-    note_of,
     seeds,
     select,
     sets,
@@ -24,6 +23,7 @@ from lgm_jax.experiments.axes import (
 )
 from lgm_jax.experiments.measures import distilled_features, of_images, of_real_images
 from lgm_jax.experiments.paper import BACKBONES
+from lgm_jax.experiments.published import is_papers, note_of, place_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize_values
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
 from lgm_jax.session import Session
@@ -98,7 +98,7 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     tables, claims, scattered = [], [], []
     for name in sets(config):
         title = SETS[name].title
-        transfers = _transfers(config, select(outcomes, set=name))
+        transfers = _transfers(config, own)
         (real,) = select(outcomes, set=name, variant=_REAL)
         alignments = {
             _knn(config): np.asarray(real.measured["mutual_knn"]),
@@ -109,14 +109,20 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         found = {
             kind: analysis.correlate_pairs(mean, matrix) for kind, matrix in alignments.items()
         }
-        compared = is_papers(config) and name == "imagenet-1k"
+        own = select(outcomes, set=name)
+        compared = {
+            backbone: place_of(backbone)
+            for backbone in backbones(config)
+            if name == "imagenet-1k" and is_papers(config, name, backbone, outcomes=own)
+        }
         tables.append(
             _matrix(
                 config,
                 f"{title}: 1-NN accuracy, in % of the column's own images",
                 normalized,
                 "1-NN accuracy, normalised",
-                paper=PAPER_TRANSFER if compared else None,
+                paper=PAPER_TRANSFER,
+                places=compared,
             )
         )
         tables.append(
@@ -133,7 +139,8 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
                     kind,
                     digits=2,
                     of_seeds=False,
-                    paper=PAPER_ALIGNMENT if compared and kind != _CKA else None,
+                    paper=PAPER_ALIGNMENT,
+                    places={} if kind == _CKA else compared,
                 )
             )
         tables.append(_correlations(title, found))
@@ -145,7 +152,7 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         "Table 6: transfer of distilled images, and alignment of backbones",
         tables,
         [
-            note_of(config),
+            note_of(config, outcomes),
             f"Distillation seeds: {len(seeds(config))}; steps: {config.steps}. 1-NN by cosine "
             "similarity, one centre crop per image. Correlations are over ordered pairs of "
             "backbones, of means over seeds; p is that of a two-sided Mantel test, which permutes "
@@ -213,17 +220,21 @@ def _matrix(
     *,
     digits: int = 1,
     of_seeds: bool = True,
-    paper: np.ndarray | None = None,
+    paper: np.ndarray = PAPER_TRANSFER,
+    places: Mapping[str, int | None] = types.MappingProxyType({}),
 ) -> Table:
-    """Numbers by pair of backbones; `by_seed` is (seeds, m, m), or (1, m, m) of no seed."""
+    """Numbers by pair of backbones; `by_seed` is (seeds, m, m), or (1, m, m) of no seed.
+
+    The paper's stand beside those of backbones that have a place in its table.
+    """
     names, cells = backbones(config), {}
-    for (i, row), (j, column) in itertools.product(enumerate(names), repeat=2):
+    for (i, row), (j, other) in itertools.product(enumerate(names), repeat=2):
         values = by_seed[:, i, j].tolist()
         ours = summarize_values(values) if of_seeds else Cell(mean=values[0])
-        if paper is not None and {row, column} <= set(BACKBONES):
-            place = BACKBONES.index(row), BACKBONES.index(column)
+        place = places.get(row), places.get(other)
+        if None not in place:
             ours = ours.beside((float(paper[place]), None))
-        cells[title_of(row), title_of(column)] = ours
+        cells[title_of(row), title_of(other)] = ours
     titles = list(map(title_of, names))
     corner = "distilled against" if "1-NN" in unit else "backbone"
     return Table(title, corner, titles, titles, cells, unit, digits)
@@ -245,7 +256,7 @@ def _correlations(title: str, found: Mapping[str, analysis.Correlation]) -> Tabl
         cells,
         unit="coefficient, or p",
         digits=2,
-        papers="what the paper's table comes to",
+        papers="what the paper's table of ImageNet-1k and its four backbones comes to",
     )
 
 

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from lgm_jax import analysis
 from lgm_jax.errors import UserError
-from lgm_jax.experiments.axes import SETS, backbones, note_of, select, sets, title_of
+from lgm_jax.experiments.axes import SETS, backbones, select, sets, title_of
+from lgm_jax.experiments.published import note_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, spread
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned, label
 from lgm_jax.session import Session, split_list
@@ -89,7 +90,7 @@ def tabulate_class_means(config: ConfigDict, outcomes: Sequence[Outcome]) -> Res
         "Does the head gradient see more than class means?",
         tables,
         [
-            note_of(config),
+            note_of(config, outcomes),
             f"Random heads of each scale: {heads}; augmented views of every training image: "
             f"{config.real.views}. The head gradient g is held against m, that of features each "
             "replaced by the mean of its class, and o, that of features all replaced by the mean "

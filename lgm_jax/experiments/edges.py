@@ -14,13 +14,13 @@ from lgm_jax.experiments.axes import (
     SETS,
     backbones,
     distilled_run,
-    note_of,
     seeds,
     select,
     sets,
     title_of,
 )
 from lgm_jax.experiments.measures import distilled_features, of_images
+from lgm_jax.experiments.published import note_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, spread
 from lgm_jax.experiments.runner import Measure, Outcome, Planned
 from lgm_jax.session import Session
@@ -80,7 +80,7 @@ def tabulate_figure4(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         "Figure 4: where distilled images lie among the real ones of their class",
         tables,
         [
-            note_of(config),
+            note_of(config, outcomes),
             "Features of centre crops, all dimensions of them. Distance is that to the mean of the "
             "class's real training images, in parts of the radius that encloses 95 % of these; a "
             "quantile is the part of them that are nearer. Along class is the direction from the "

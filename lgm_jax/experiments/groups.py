@@ -15,20 +15,19 @@ from PIL import Image
 from lgm_jax import hosts, runs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures
-from lgm_jax.experiments.accuracy import paper_number, plan_methods
+from lgm_jax.experiments.accuracy import plan_methods
 from lgm_jax.experiments.axes import (
     AVERAGE,
     METHODS,
     SETS,
     backbones,
     cell,
-    is_papers,
-    note_of,
     select,
     sets,
     title_of,
 )
 from lgm_jax.experiments.paper import ACCURACY
+from lgm_jax.experiments.published import is_papers, note_of, paper_number
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, summarize_values
 from lgm_jax.experiments.runner import Measure, Outcome, Planned
 from lgm_jax.report.grid import draw_grid
@@ -60,7 +59,7 @@ def tabulate_table4(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         "Table 4: backgrounds that mislead",
         tables,
         [
-            note_of(config),
+            note_of(config, outcomes),
             "Worst group: the mean over probe runs of each run's worst group, which the paper "
             f"does not give. Each run's folder has {PICTURE}: its images beside, of every group of "
             "their class, the real image nearest to the group's mean.",
@@ -127,14 +126,15 @@ def _typical(features: np.ndarray, members: Int[np.ndarray, " m"]) -> np.integer
 
 
 def _average_table(config: ConfigDict, outcomes: Sequence[Outcome], name: str) -> Table:
-    comparable = is_papers(config) and config.ipc == 1
+    compared = [b for b in backbones(config) if is_papers(config, name, b, outcomes=outcomes)]
     # Beside numbers of other data, to compare orders.
-    theirs = name if comparable and name in ACCURACY else "waterbirds"
+    theirs = name if compared and name in ACCURACY else "waterbirds"
     papers, cells = f"the paper's average, {SETS[theirs].title}", {}
     for method, row in METHODS.items():
         for backbone in backbones(config):
             ours = cell(_runs_of(outcomes, method, backbone), method, backbone)
-            number = paper_number(ACCURACY[theirs][method], backbone) if comparable else None
+            theirs_too = backbone in compared and theirs == name
+            number = paper_number(ACCURACY[theirs][method], backbone) if theirs_too else None
             cells[row, title_of(backbone)] = ours.beside(number)
         cells[row, papers] = Cell().beside(paper_number(ACCURACY[theirs][method], AVERAGE))
     columns = [*map(title_of, backbones(config)), papers]

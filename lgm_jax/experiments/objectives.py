@@ -24,13 +24,13 @@ from lgm_jax.experiments.axes import (
     cell,
     distilled_run,
     evaluated,
-    note_of,
     real_run,
     seeds,
     select,
     sets,
     title_of,
 )
+from lgm_jax.experiments.published import note_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
 from lgm_jax.session import Session, split_list
@@ -62,7 +62,9 @@ def plan_objectives(config: ConfigDict, finished: Mapping[str, Outcome]) -> list
 def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     """Accuracy on the same backbone and on others, seconds and memory, for each comparison."""
     tables, claims, drawn = [], [], []
-    for name in sets(config):
+    images = sets(config)
+    copies = sorted({each.changes.get("copies", config.copies) for each in images.values()})
+    for name in images:
         own = select(outcomes, set=name)
         where = SETS[name].title
         cost: dict[tuple[str, str], Cell] = {}
@@ -115,11 +117,11 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
         "Objectives, and several backbones at once",
         tables,
         [
-            note_of(config),
+            note_of(config, outcomes),
             f"Distillation seeds: {len(seeds(config))}. Steps where not said otherwise: "
-            f"{config.steps}. Copies: {config.copies}. The closed-form probe has a ridge of "
-            f"{config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At equal time, "
-            f"each makes as many steps as fill the time of {config.objective}'s, compilation and "
+            f"{config.steps}. Copies: {', '.join(map(str, copies))}. The closed-form probe has a "
+            f"ridge of {config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At "
+            f"equal time, each makes as many steps as fill the time of {config.objective}'s, compilation and "
             "features that are computed once left out, in tenths; the time of a step is the median "
             "of a few, for which the objectives took turns, but by source of real features that of "
             "each run by itself. Memory is XLA's account of the step, weights included.",
@@ -183,7 +185,7 @@ def tabulate_clp(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     return Result(
         "Ridge and temperature of the closed-form probe",
         tables,
-        [note_of(config), *notes],
+        [note_of(config, outcomes), *notes],
         draw=functools.partial(figures.matrices, tables=tables),
     )
 
