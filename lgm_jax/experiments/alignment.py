@@ -98,6 +98,7 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
     tables, claims, scattered = [], [], []
     for name in sets(config):
         title = SETS[name].title
+        own = select(outcomes, set=name)
         transfers = _transfers(config, own)
         (real,) = select(outcomes, set=name, variant=_REAL)
         alignments = {
@@ -109,7 +110,6 @@ def tabulate_table6(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
         found = {
             kind: analysis.correlate_pairs(mean, matrix) for kind, matrix in alignments.items()
         }
-        own = select(outcomes, set=name)
         compared = {
             backbone: place_of(backbone)
             for backbone in backbones(config)
