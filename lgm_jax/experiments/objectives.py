@@ -123,8 +123,9 @@ def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Resu
             f"ridge of {config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At "
             f"equal time, each makes as many steps as fill the time of {config.objective}'s, "
             "compilation and features that are computed once left out, in tenths; the time of a "
-            "step is the median of a few, for which the objectives took turns, but by source of real features that of "
-            "each run by itself. Memory is XLA's account of the step, weights included.",
+            "step is the median of a few, for which the objectives took turns, but by source of "
+            "real features that of each run by itself. Memory is XLA's account of the step, "
+            "weights included.",
         ],
         claims,
         functools.partial(figures.bars, tables=drawn),
