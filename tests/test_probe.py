@@ -154,15 +154,10 @@ def test_last_short_batch_counts_each_image_once(backbone):
 
 @pytest.mark.parametrize(
     ("count", "augment", "rate"),
-    [
-        (2, "none", 2 / 256),
-        (4, "fresh", 4 / 256),
-        (10, "views", 10 / 256),
-        (100, "none", 100 / 256),
-    ],
+    [(2, "none", 7.8e-6), (4, "fresh", 1.56e-5), (10, "views", 3.9e-5), (100, "none", 3.9e-4)],
 )
 def test_rate_follows_the_images_of_an_update(backbone, count, augment, rate):
-    """Adam's first update moves every weight by the learning rate: 0.001 * min(100, n) / 256."""
+    """Adam's first update moves every weight by the learning rate, 0.001 * min(100, n) / 256."""
     split, few = colors(1, count), {"epochs": 1, "batch": 100, "augment": augment, "views": 2}
     start = train(backbone, split, protocol(**few, learning_rate=1e-12))
     moved = train(backbone, split, protocol(**few, learning_rate=0.001))
