@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -676,31 +675,6 @@ def test_bfloat16_files_are_read(folder):
     safetensors.numpy.save_file(halves, path)
     params = load(folder).params
     np.testing.assert_array_equal(params["cls"], halves["cls_token"].astype(np.float32))
-
-
-def test_the_fused_kernel_is_refused_where_it_cannot_run(vit_folder):
-    with pytest.raises(UserError, match=r"attention=cudnn needs an NVIDIA GPU"):
-        load(vit_folder, attention="cudnn")
-
-
-@pytest.mark.parametrize(
-    ("platform", "capability", "dtype", "kernel"),
-    [
-        ("gpu", "9.0", "bfloat16", "cudnn"),
-        ("gpu", "8.0", "bfloat16", "cudnn"),
-        ("gpu", "7.5", "bfloat16", "xla"),
-        ("gpu", "gfx942", "bfloat16", "xla"),
-        ("gpu", "9.0", "float32", "xla"),
-        ("tpu", "", "bfloat16", "xla"),
-    ],
-)
-def test_auto_takes_the_fused_kernel_where_it_runs(
-    monkeypatch, platform, capability, dtype, kernel
-):
-    device = types.SimpleNamespace(platform=platform, compute_capability=capability)
-    monkeypatch.setattr(backbones, "_device", lambda: device)
-    spec = specs.NAMES["dinov2_vitb14"].spec
-    assert backbones._attention_kernel("auto", spec, dtype) == kernel
 
 
 def test_compile_time_does_not_grow_with_depth(write_vit, tmp_path):

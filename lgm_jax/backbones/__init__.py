@@ -23,11 +23,12 @@ from jaxtyping import Array, Float
 
 from lgm_jax import identity
 from lgm_jax.backbones import configs, files, port, specs
+from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel, choose_kernel
 from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.configs import Preprocessing, Published
 from lgm_jax.backbones.files import Files
 from lgm_jax.backbones.names import distinct_names
-from lgm_jax.backbones.vit import AttentionKernel, Pool, PoolSpec, ViT, ViTSpec
+from lgm_jax.backbones.vit import Pool, PoolSpec, ViT, ViTSpec
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.resample import bicubic_matrix
 
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 NORMALIZATIONS = ("native", "imagenet")
-ATTENTIONS = ("auto", "cudnn", "xla")
 DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
@@ -86,7 +86,8 @@ def load(
             features are float32.
         params_dtype: What its parameters are kept in, likewise.
         attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `xla` runs anywhere;
-            `auto` takes the first where it can.
+            `auto` takes the first where it runs. The choice is made for the default device, and
+            `apply` is for devices of that kind.
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
             of the last four blocks; no projection or pooling head follows.
@@ -118,7 +119,7 @@ def load(
     offset = position_offset if _takes_offset(published, spec) else 0.0
     params = _fit(params, published.spec, spec, offset)
     params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
-    kernel = _attention_kernel(attention, spec, dtype)
+    kernel = choose_kernel(attention, spec.head_width, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
     origin = provenance(found)
     hashes = origin["sha256"]
@@ -416,35 +417,3 @@ def _fit(
     new = np.einsum("yh,xw,hwd->yxd", matrix, matrix, old, optimize=True)
     new = new.reshape(1, spec.grid**2, -1).astype(positions.dtype)
     return params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
-
-
-def _attention_kernel(attention: str, spec: ViTSpec, dtype: str) -> AttentionKernel:
-    """Chooses how attention is computed.
-
-    Raises:
-        UserError: If the fused kernel is asked for where it cannot run.
-    """
-    head_width = spec.width // spec.attention.heads
-    device = _device()
-    # The limits of cuDNN's kernel, as JAX checks them.
-    obstacles = {
-        "an NVIDIA GPU of compute capability 8.0 or more": device.platform == "gpu"
-        and _capability(device) >= (8, 0),
-        "backbone.dtype=bfloat16": dtype == "bfloat16",
-        "a head width of at most 128, divisible by 8": head_width <= 128 and head_width % 8 == 0,
-    }
-    lacking = [what for what, fulfilled in obstacles.items() if not fulfilled]
-    if attention == "cudnn" and lacking:
-        raise UserError(f"backbone.attention=cudnn needs {', '.join(lacking)}; set it to auto")
-    return "xla" if attention == "xla" or lacking else "cudnn"
-
-
-def _device() -> Any:
-    """A device that the backbone will run on: the default, which a user may have set."""
-    return next(iter(jnp.zeros(()).devices()))
-
-
-def _capability(device: Any) -> tuple[int, ...]:
-    # AMD's devices give a name like gfx942 in its place.
-    parts = str(getattr(device, "compute_capability", "")).split(".")
-    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else (0,)

@@ -23,10 +23,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lgm_jax.backbones.attention import AttentionKernel, attend
 from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
-AttentionKernel = Literal["xla", "cudnn"]
 Biases = Literal["qkv", "qv", "none"]
 Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
 Positions = Literal["all", "tokens", "patches", "none"]
@@ -154,6 +154,11 @@ class ViTSpec:
         return self.resolution // self.embed.patch
 
     @property
+    def head_width(self) -> int:
+        """Dimensions of one attention head."""
+        return self.width // self.attention.heads
+
+    @property
     def num_positions(self) -> int:
         """Stored positions."""
         return {
@@ -219,7 +224,7 @@ class Attention(nnx.Module):
         if tables is not None and self.spec.rotary is not None:
             query = rotate(query, *tables, self.spec.rotary.layout)
             key = rotate(key, *tables, self.spec.rotary.layout)
-        x = jax.nn.dot_product_attention(query, key, value, implementation=self.kernel)
+        x = attend(query, key, value, self.kernel)
         return self.out(rearrange(x, "b n heads e -> b n (heads e)"))
 
 
@@ -298,8 +303,8 @@ class Embed(nnx.Module):
 class AttentionPool(nnx.Module):
     """One learned query attends to all patches, and an MLP follows: SigLIP's pooling head."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, kernel: AttentionKernel, rngs: nnx.Rngs):
-        self.heads, self.kernel = spec.attention.heads, kernel
+    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.heads = spec.attention.heads
         self.query = nnx.Param(
             nnx.initializers.truncated_normal(0.02)(rngs.params(), (1, 1, spec.width), jnp.float32)
         )
@@ -318,7 +323,9 @@ class AttentionPool(nnx.Module):
         key, value = jnp.split(x @ weights[:, width:] + bias[None, None, width:], 2, axis=-1)
         split = functools.partial(rearrange, pattern="b n (heads e) -> b n heads e")
         query, key, value = (split(part, heads=self.heads) for part in (query, key, value))
-        pooled = jax.nn.dot_product_attention(query, key, value, implementation=self.kernel)
+        # By XLA everywhere: one query has no scores of n by n to save, and cuDNN's kernel no
+        # gradient of one.
+        pooled = jax.nn.dot_product_attention(query, key, value, implementation="xla")
         pooled = self.out(rearrange(pooled, "b n heads e -> b n (heads e)"))
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
@@ -357,7 +364,7 @@ class ViT(nnx.Module):
         self.blocks = stack(rngs)
         self.norm = _norm(spec, spec.width, dtype, rngs)
         if spec.pool.kind == "map":
-            self.pool = AttentionPool(spec, dtype=dtype, kernel=kernel, rngs=rngs)
+            self.pool = AttentionPool(spec, dtype=dtype, rngs=rngs)
         if spec.pool.projection:
             self.project = nnx.Linear(
                 spec.width,
@@ -403,9 +410,8 @@ class ViT(nnx.Module):
         definition, stacked = nnx.split(self.blocks)
         tables = None
         if spec.attention.rotary is not None:
-            head_width = spec.width // spec.attention.heads
             tables = rotary_tables(
-                spec.attention.rotary, spec.grid, head_width, spec.embed.num_prefix
+                spec.attention.rotary, spec.grid, spec.head_width, spec.embed.num_prefix
             )
 
         def block(x: Array, params: nnx.State) -> Array:
