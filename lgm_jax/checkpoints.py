@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import Array, UInt32
 
-from lgm_jax import hosts
+from lgm_jax import hosts, paths
 from lgm_jax.distill import AnyState, is_finite
 from lgm_jax.errors import UserError
 
@@ -56,9 +56,10 @@ class Checkpoints:
             keep: How many to keep.
         """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        # Orbax takes absolute paths only.
-        self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._alias = paths.alias(folder)
+        self._manager = ocp.CheckpointManager(self._alias, options=options)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, if there is any."""
@@ -104,7 +105,7 @@ class Checkpoints:
             **{_STATE: ocp.args.StandardRestore(abstract), _CHECK: ocp.args.JsonRestore()}
         )
         try:
-            if not hosts.first_says(_is_readable(self._folder / str(step) / _STATE)):
+            if not hosts.first_says(_is_readable(self._alias / str(step) / _STATE)):
                 return None
             found = self._manager.restore(step, args=items)
             sound = found[_CHECK]["checksum"] == int(_checksum(found[_STATE]))

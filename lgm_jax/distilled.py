@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
+from lgm_jax import paths
 from lgm_jax.errors import UserError
 from lgm_jax.runs import replacing
 
@@ -111,7 +111,7 @@ def load_distilled(
 
 def read_distilled(folder: str | Path) -> DistilledSet:
     """As `load_distilled`, and says what gave the labels."""
-    path = epath.Path(os.path.expanduser(folder))
+    path = paths.locate(folder)
     if (path / "distilled").is_dir():
         path = path / "distilled"
     if (path / ARRAYS).is_file():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
 from etils import epath
+
+from lgm_jax import paths
 
 # The first step compiles, the second may still find caches cold.
 _BEFORE = 2
@@ -34,7 +37,9 @@ class StepTrace:
         self._done += 1
         if self._done == _BEFORE:
             jax.block_until_ready(result)
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            place = paths.alias(self._folder)
+            jax.profiler.start_trace(os.fspath(place), create_perfetto_trace=True)
             self._runs = True
         elif self._done == _BEFORE + self._steps:
             jax.block_until_ready(result)

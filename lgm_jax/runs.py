@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 from etils import epath
 
-from lgm_jax import hosts, source
+from lgm_jax import hosts, locks, paths, source
 from lgm_jax.errors import UserError
 
 CONFIG, STAGES, METRICS, RESULTS, GRID = (
@@ -78,6 +76,10 @@ _HASHED = {
 _APPEARS_SECONDS = 90
 
 
+class InUseError(UserError):
+    """Another process holds the folder of a run."""
+
+
 class Run:
     """A run folder and its record of stages.
 
@@ -103,7 +105,7 @@ class Run:
         self.path = path
         self.holds = holds
         self._found = found
-        self._lock: filelock.FileLock | None = None
+        self._lock: locks.Lock | None = None
         self._kept: dict[str, Any] | None = None
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
@@ -114,8 +116,9 @@ class Run:
             description: What else goes into `config.json`.
 
         Raises:
-            UserError: If the folder cannot be made or written to, if another run uses it, or if a
-                process of this run does not see it.
+            InUseError: If another process uses the folder.
+            UserError: If it cannot be made or written to, or if a process of this run does not see
+                it.
         """
         # All have looked at it as it was.
         hosts.wait()
@@ -160,16 +163,24 @@ class Run:
             time.sleep(1)
 
     def _acquire(self) -> None:
-        # Buckets know no locks. The system frees this one however the process ends.
-        if "://" in str(self.path):
+        # Buckets know no locks.
+        if paths.is_bucket(self.path):
             return
-        self._lock = filelock.FileLock(str(self.path / LOCK))
+        self._lock = locks.Lock(Path(self.path / LOCK))
         try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise UserError(
-                f"another process is using workdir {self.path}: wait for it, or name another"
+            self._lock.acquire()
+        except locks.Held as error:
+            who = f" ({error})" if str(error) else ""
+            raise InUseError(
+                f"another process is using workdir {self.path}{who}: wait for it, or name another; "
+                f"if its machine went down, delete {self.path / LOCK}"
             ) from None
+        except locks.Unsupported as error:
+            print(
+                f"note: workdir {self.path} cannot be locked ({error}): see to it that no other "
+                "process uses it",
+                flush=True,
+            )
         if (read_json(self.path / CONFIG) or {}).get("identity") != self._found:
             self.close()
             raise UserError(f"another process has just used workdir {self.path}: start again")
@@ -282,7 +293,7 @@ def check_run(
             are named) or to another version's run, or holds files that are not a run's and would be
             overwritten.
     """
-    path = epath.Path(workdir)
+    path = paths.locate(workdir)
     if path.exists() and not path.is_dir():
         raise UserError(f"workdir {workdir} is a file; name a folder")
     earlier = read_json(path / CONFIG) or {}
@@ -352,7 +363,7 @@ def read_folder(folder: epath.PathLike) -> Found:
     Raises:
         UserError: If it is none, or a file in it is damaged.
     """
-    path = epath.Path(os.path.expanduser(folder))
+    path = paths.locate(folder)
     config = read_json(path / CONFIG) if path.is_dir() else None
     if config is None or not isinstance(config.get("identity"), dict):
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
@@ -418,7 +429,12 @@ def read_json(path: epath.Path) -> Any | None:
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes a JSON file so that a reader sees the old content or the new, never a part."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes UTF-8; what it has no bytes for, as names of files may, becomes JSON's `\\udcff`."""
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 @contextlib.contextmanager

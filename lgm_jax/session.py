@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, hosts, probe, runs, sharding
+from lgm_jax import backbones, baselines, data, distill, hosts, paths, probe, runs, sharding
 from lgm_jax.augment import PRESETS, Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
@@ -185,8 +185,8 @@ class Session:
         name = f"{split}_{backbone.name}_{runs.digest(inputs)}"
         if name in self._embedded:
             return self._embedded[name]
-        shared = os.path.expanduser(self.config.real.cache)
-        folder = epath.Path(shared) if shared else self.run.path / runs.FEATURES
+        shared = self.config.real.cache
+        folder = paths.locate(shared) if shared else self.run.path / runs.FEATURES
         count = views.count * len(self.dataset.splits[split].labels)
         self._embedded[name] = embed(
             backbone,
@@ -196,7 +196,7 @@ class Session:
             folder=folder / name,
             # What lies in a bucket cannot be mapped.
             mapped=count * backbone.feature_dim * 4 > FEATURES_ON_DEVICE
-            and "://" not in os.fspath(folder),
+            and not paths.is_bucket(folder),
             label=f"{split}, {backbone.name}: features",
             mesh=sharding.mesh_of_several(jax.local_devices()),
         )
@@ -346,7 +346,7 @@ def open_session(
     identity = identify(
         recipe, config.seed, distilled_against, weights, dataset.fingerprint, crop_at, source
     )
-    workdir = os.path.expanduser(workdir)
+    workdir = os.fspath(paths.locate(workdir))
     if config.images.grow_every is None:
         begun = _growth_of(workdir, identity)
         if begun is not None and begun != recipe.grow_every:

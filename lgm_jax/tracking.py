@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from etils import epath
 from PIL import Image
 
-from lgm_jax import hosts, public, runs
+from lgm_jax import hosts, paths, public, runs
 from lgm_jax.errors import UserError
 
 # A picture of a thousand classes would take a hundred megabytes at each time it is drawn.
@@ -131,10 +131,10 @@ class WandB:
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
-                name=folder.name,
+                name=paths.name(folder),
                 id=name,
                 resume="allow",
-                dir=None if "://" in os.fspath(folder) else os.fspath(folder),
+                dir=None if paths.is_bucket(folder) else os.fspath(paths.alias(folder)),
                 config=public.settings(settings),
             )
         except wandb.Error as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 from etils import epath
@@ -75,7 +76,8 @@ def write_run(
         for split, each in (("train", 50), ("test", 20))
     }
     data = {"name": "shapes", "fingerprint": "d" * 64, "counts": counts}
-    command = f"python launch.py --config=configs/quickstart.py --workdir=runs/{folder.name}"
+    where = f"--workdir=runs/{folder.name}"
+    command = shlex.join(["python", "launch.py", "--config=configs/quickstart.py", where])
     runs.write_json(
         folder / runs.CONFIG,
         {

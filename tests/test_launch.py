@@ -1,6 +1,7 @@
 """The program as a person starts it: what it writes, what it skips, what it refuses."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -11,7 +12,6 @@ import sys
 import types
 from pathlib import Path
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -505,7 +505,8 @@ def test_signal_saves_and_the_next_start_goes_on(number, finished, tmp_path, cap
 
 
 def test_second_launch_into_one_workdir_is_refused(run_copy, capsys):
-    with filelock.FileLock(str(run_copy / ".lock")):
+    with (run_copy / runs.LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         before = snapshot(run_copy)
         assert "another process is using workdir" in refuse(capsys, QUICK, workdir=run_copy)
         assert snapshot(run_copy) == before

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lgm_jax import paths
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
 from lgm_jax.data.listing import check_inside
@@ -93,8 +94,9 @@ def _read(datasets: Any, root: Path) -> Mapping[str, Any]:
     saved = any((root / name).is_file() for name in ("dataset_dict.json", "state.json"))
     if not saved and not any(root.rglob("*.parquet")):
         raise UserError(f"{root} holds no parquet files: expected {_LAYOUT}")
+    place = os.fspath(paths.alias(root))
     try:
-        tables = datasets.load_from_disk(root) if saved else datasets.load_dataset(str(root))
+        tables = datasets.load_from_disk(place) if saved else datasets.load_dataset(place)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__

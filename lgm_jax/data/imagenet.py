@@ -12,13 +12,17 @@ _CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 @functools.cache
 def wnids() -> Sequence[str]:
     """The 1,000 WordNet names in label order, which is their alphabetical order."""
-    return tuple(line.split(" ", 1)[0] for line in _CLASSES.read_text().splitlines())
+    return tuple(
+        line.split(" ", 1)[0] for line in _CLASSES.read_text(encoding="utf-8").splitlines()
+    )
 
 
 @functools.cache
 def names() -> Sequence[str]:
     """The first word that WordNet has for each class, made different where two are the same."""
-    return tuple(line.split(" ", 1)[1] for line in _CLASSES.read_text().splitlines())
+    return tuple(
+        line.split(" ", 1)[1] for line in _CLASSES.read_text(encoding="utf-8").splitlines()
+    )
 
 
 # ImageNet-1k's class indices, in the label order of the paper's code (arXiv 2511.16674).

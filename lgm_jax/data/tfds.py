@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lgm_jax import paths
 from lgm_jax.data import cache, imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import name_imagenet_classes
@@ -181,7 +182,7 @@ def _manual(tfds: Any, name: str, root: Path) -> str:
 
 
 def _open(tfds: Any, name: str, folder: Path) -> Any:
-    info = json.loads((folder / "dataset_info.json").read_text())
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
     if "array_record" not in formats:
         raise UserError(
@@ -189,7 +190,7 @@ def _open(tfds: Any, name: str, folder: Path) -> Any:
             f"{_BUILD} convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
     # Of several formats, TFDS takes the one that it can read at random.
-    return tfds.builder_from_directory(folder)
+    return tfds.builder_from_directory(os.fspath(paths.alias(folder)))
 
 
 def _find_features(tfds: Any, name: str, features: Any) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import hosts, runs
+from lgm_jax import hosts, paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import samples
 from lgm_jax.experiments.result import Result, write
@@ -158,9 +157,9 @@ def run(
         UserError: If the workdir is another's, or for what a run refuses.
         Interrupted: If a signal came; runs that are finished are not repeated.
     """
-    folder = epath.Path(os.path.expanduser(workdir))
+    folder = paths.locate(workdir)
     _check_folder(folder, config)
-    shared = epath.Path(os.path.expanduser(config[SECTION].share or workdir))
+    shared = paths.locate(config[SECTION].share or workdir)
     finished: dict[str, Outcome] = {}
     while True:
         plan = experiment.plan(config, finished)

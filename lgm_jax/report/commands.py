@@ -47,8 +47,11 @@ def folder(command: str | None, name: str) -> str:
     given = dict(word.partition("=")[::2] for word in shlex.split(command or ""))
     typed = given.get("--workdir", name)
     if makes_several(command):
-        return f"{given.get(_SHARE) or typed}/runs/{name}"
-    return typed if PurePosixPath(typed).name == name else name
+        where = f"{given.get(_SHARE) or typed}/runs/{name}"
+    else:
+        where = typed if PurePosixPath(typed).name == name else name
+    # Not to be taken for a flag.
+    return f"./{where}" if where[:1] == "-" else where
 
 
 def anew(command: str, where: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from lgm_jax import runs
+from lgm_jax import paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.report import words
 from lgm_jax.report.page import (
@@ -59,7 +58,8 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
     page.parent.mkdir(parents=True, exist_ok=True)
     _remove_pictures(folder)
     with runs.replacing(page) as temporary:
-        temporary.write_text(render("compare.html", describe_comparison(views, labels, place)))
+        content = render("compare.html", describe_comparison(views, labels, place))
+        runs.write_text(temporary, content)
     return page
 
 
@@ -199,7 +199,7 @@ def describe_heat(
 
 def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
     """The page to write, and the folder of its pictures; neither is a run's."""
-    page = epath.Path(os.path.expanduser(out))
+    page = paths.locate(out)
     if page.suffix != ".html":
         raise UserError(f"--out={out} is no HTML file: name one, for example compare.html")
     folder = page.with_name(f"{page.stem}_pictures")

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from lgm_jax import public, runs
+from lgm_jax import paths, public, runs
 from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.images import level_sizes, num_active
@@ -93,7 +93,7 @@ class RunView:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return paths.name(self.path)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -170,7 +170,7 @@ def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
     place = Embedded() if gallery is None or gallery.fits_one_file else Beside(folder)
     page = run.path / runs.PAGE
     with runs.replacing(page) as temporary:
-        temporary.write_text(render("run.html", describe(run, others, place)))
+        runs.write_text(temporary, render("run.html", describe(run, others, place)))
     return page
 
 
@@ -437,18 +437,17 @@ def describe_next_steps(
     several = commands.makes_several(command)
     backbone = next(iter(run.backbones), None)
     seed = int(run.settings.get("seed") or 0) + 1
-    beside = f"python -m lgm_jax.report {shlex.quote(where)} {{}} --out=compare.html"
+    other = "runs/another" if command and not several else "ANOTHER_RUN"
+    beside = f"python -m lgm_jax.report {shlex.quote(where)} {other} --out=compare.html"
     return {
         "command": command,
         "bare": commands.bare_names(command),
         "again": commands.anew(command, "runs/again") if command else None,
         "experiment": several,
         "load": commands.load(where, num_images, side, class_names, backbone, soft=soft),
-        "compare": commands.changed(command, config__seed=seed, workdir="runs/another")
-        + "\n"
-        + beside.format("runs/another")
+        "compare": f"{commands.changed(command, config__seed=seed, workdir=other)}\n{beside}"
         if command and not several
-        else beside.format("ANOTHER_RUN"),
+        else beside,
     }
 
 

@@ -1,0 +1,111 @@
+"""Folders under any name that the file system takes."""
+
+import json
+import os
+import string
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from run_folders import write_run
+
+import launch
+import lgm_jax
+from lgm_jax import runs
+from lgm_jax.checkpoints import Checkpoints
+from lgm_jax.distill import State
+from lgm_jax.errors import UserError
+from lgm_jax.profiling import StepTrace
+from lgm_jax.report.page import read_run, write_page
+
+QUICK = "--config=configs/quickstart.py:quick"
+
+# Whatever can be typed, and what cannot.
+PRINTABLE = [f"a{c}b" for c in string.printable if c != "/"]
+WHOLE = [
+    *("[1]", "x[0:2]", "{a}", "{a,b}", "%41", "a::b", "-a", "~", "**", "$HOME", " a ", "a.", "..."),
+    *("é", "e\u0301", "\N{GRINNING FACE}", "a" * 255, os.fsdecode(b"\xff\xfe")),
+]
+# One each of those that tensorstore, Orbax, str.format and UTF-8 stumble over.
+WORST = ["a#?%|\\", "[1]", "{a}", "a\nb", os.fsdecode(b"\xff\xfe")]
+
+
+def a_state(step):
+    rows = jnp.arange(6, dtype=jnp.float32).reshape(2, 3)
+    return State(step=jnp.int32(step), levels=(rows,), opt_state=(rows + 1,))
+
+
+def test_checkpoints_are_read_again_from_a_folder_of_any_name(tmp_path):
+    for name in [*PRINTABLE, *WHOLE]:
+        folder = epath.Path(tmp_path / name / "checkpoints")
+        with Checkpoints(folder, keep=2) as checkpoints:
+            checkpoints.save(3, a_state(3))
+        assert (Path(folder) / "3").is_dir(), name
+        with Checkpoints(folder, keep=2) as checkpoints:
+            assert checkpoints.latest_step() == 3, name
+            restored = checkpoints.restore(a_state(0))
+        np.testing.assert_array_equal(restored.levels[0], a_state(3).levels[0], err_msg=name)
+
+
+def test_a_run_of_any_name_starts_goes_on_and_is_reported(tmp_path, capfd):
+    name = "".join(WORST)
+    workdir, common = tmp_path / name, [QUICK, "--config.checkpoint_every=1"]
+    arguments = [f"--workdir={workdir}", f"--config.real.cache={tmp_path / 'cache' / name}"]
+    arguments += ["--config.real.source=cached", "--config.track=tensorboard"]
+    arguments += ["--config.stages=distill,report", "--config.profile=1"]
+    assert launch.main(["launch.py", *common, *arguments, "--config.steps=4"]) == 0
+    assert launch.main(["launch.py", *common, *arguments, "--config.steps=5"]) == 0
+    said = capfd.readouterr()
+    assert "steps 4 to 5" in said.out
+    assert "damaged" not in said.out
+    assert "left out" not in said.out
+    assert len(list((tmp_path / "cache" / name).rglob("*.npy"))) > 0
+    assert len(list(workdir.rglob("perfetto_trace.json.gz"))) > 0
+    assert sorted(path.name for path in workdir.parent.iterdir()) == sorted({name, "cache"})
+    images, _, _ = lgm_jax.load_distilled(workdir)
+    assert len(images) == 10
+    config = json.loads((workdir / runs.CONFIG).read_text(encoding="utf-8"))
+    assert config["command"].startswith("python launch.py")
+    assert (workdir / runs.PAGE).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_page_is_written_anew_from_a_folder_of_any_name(tmp_path):
+    for name in WORST:
+        folder = write_run(tmp_path / name, ipc=1, steps=(10, 20))
+        page = write_page(read_run(folder), [read_run(folder)])
+        assert page.read_bytes().decode("utf-8").count("compare.html") > 0, name
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_a_trace_is_written_to_a_folder_of_any_name(name, tmp_path):
+    with StepTrace(epath.Path(tmp_path / name), steps=1) as trace:
+        for i in range(4):
+            trace.advance(jnp.ones(3) + i)
+    assert len(list((tmp_path / name).rglob("perfetto_trace.json.gz"))) == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_needed_and_cannot_be_made(there, tmp_path, monkeypatch):
+    """The folder for temporary files has such a name itself, or is not there."""
+    odd = tmp_path / "odd#"
+    if there:
+        odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    with pytest.raises(UserError, match=r"needs a link .*set TMPDIR to a plain name"):
+        Checkpoints(epath.Path(tmp_path / "run#"), keep=1)
+    Checkpoints(epath.Path(tmp_path / "plain"), keep=1).__exit__(None, None, None)
+
+
+def test_without_a_home_a_tilde_is_refused(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="no home folder is known"):
+        runs.check_run("~/runs/x", {}, overwrite=False)
+
+
+@pytest.mark.parametrize("address", ["x://y", "nothing://bucket/runs"])
+def test_an_address_that_nothing_reads_is_refused(address):
+    with pytest.raises(UserError, match="no folder, and no address"):
+        runs.check_run(address, {}, overwrite=False)
