@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from lgm_jax import huge_pages
+from lgm_jax import huge_pages, terminal
 
 if __name__ == "__main__":
+    terminal.prepare()
     # Before the other imports, which take a second or two, for the program begins anew.
     huge_pages.start_again()
 
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import common
 from lgm_jax import determinism, experiments, hosts
 from lgm_jax.errors import UserError, find_full, unknown_name
-from lgm_jax.interrupts import CTRL_C, INTERRUPTS, Interrupted
+from lgm_jax.interrupts import CTRL_C, INTERRUPTS, PIPE, Interrupted
 from lgm_jax.session import Session
 
 USAGE = """\
@@ -52,9 +53,9 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --config.KEY=VALUE    change one key of the recipe
   --help                this text
 
-exit codes: 0 done; 2 bad input (one line that starts with "error:"); 75 interrupted by SIGTERM or
-SIGUSR1 and 130 by Ctrl-C, both after saving: start again to go on; 134 another process of the same
-run died: start all again; others are bugs
+exit codes: 0 done; 2 bad input (one line that starts with "error:"); 75 interrupted by SIGTERM,
+SIGUSR1 or SIGHUP, 130 by Ctrl-C and 141 because nobody reads the output any more, all after saving:
+start again to go on; 134 another process of the same run died: start all again; others are bugs
 
 keys, with the default of configs/common.py (a recipe may have another):
 """
@@ -103,6 +104,8 @@ def main(argv: Sequence[str]) -> int:
         return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
         said = f"interrupted by {interruption}: start again to go on"
+        # Who closes a pipe, as `head` does, wants to hear no more.
+        said = None if interruption.exit_code == PIPE else said
         return hosts.leave(interruption.exit_code, said)
     except KeyboardInterrupt:
         # Before the run began.
@@ -414,4 +417,4 @@ def _describe_keys() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(terminal.run(main, sys.argv))

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from lgm_jax.errors import UserError
-from lgm_jax.interrupts import SIGNALS
+from lgm_jax.interrupts import SIGNALS, Interrupted
 
 T = TypeVar("T")
 
@@ -193,7 +193,9 @@ def _join(meeting: Meeting) -> None:
     # It would handle SIGTERM, and only that.
     jax.config.update("jax_enable_preemption_service", False)
     # Ctrl-C is not heard in Python while this process waits for the others.
-    by_python = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    by_python = signal.getsignal(signal.SIGINT)
+    if by_python != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             meeting.address,
@@ -257,7 +259,9 @@ def _end(code: int, said: str | None) -> None:
             left = max(1, int(1000 * (deadline - time.monotonic())))
             with contextlib.suppress(RuntimeError):
                 client.blocking_key_value_get(f"{_END}/{other}", left)
-    sys.stdout.flush()
+    # Nobody may be there to read it.
+    with contextlib.suppress(Interrupted):
+        sys.stdout.flush()
     sys.stderr.flush()
     # An orderly exit would wait for the others, which wait for this one.
     os._exit(code)

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: work that can be saved is saved first.
 
-Schedulers send SIGTERM, or SIGUSR1 some time before they kill; people press Ctrl-C.
+Schedulers send SIGTERM, or SIGUSR1 some time before they kill; people press Ctrl-C, and a terminal
+that closes sends SIGHUP.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from types import FrameType
 REQUEUE = 75
 # What shells report for a program that Ctrl-C ended.
 CTRL_C = 130
+# And for one that wrote to a pipe which nobody reads any more.
+PIPE = 141
 
-# Windows knows no SIGUSR1.
+# Windows knows no SIGUSR1, SIGHUP and SIGPIPE.
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")
+    if hasattr(signal, name)
 )
+# Python does not let it come; the write fails.
+CLOSED_PIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)
+
+_CODES = {signal.SIGINT: CTRL_C, CLOSED_PIPE: PIPE}
 
 
 class Interrupted(BaseException):
@@ -32,7 +41,7 @@ class Interrupted(BaseException):
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
-        self.exit_code = CTRL_C if number == signal.SIGINT else REQUEUE
+        self.exit_code = _CODES.get(signal.Signals(number), REQUEUE)
 
 
 class Interrupts:
@@ -45,9 +54,13 @@ class Interrupts:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Within, signals raise `Interrupted`; afterwards their handlers are the ones before."""
+        """Within, signals raise `Interrupted`; afterwards their handlers are the ones before.
+
+        What this program was started to ignore, as `nohup` has it ignore SIGHUP, it ignores.
+        """
         self._pending = self._agreed = None
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield
         finally:
@@ -85,6 +98,11 @@ class Interrupts:
         number = self._pending or self._agreed
         if number is not None:
             raise Interrupted(number)
+
+    def stop(self, number: int) -> None:
+        """As if a signal had come, unless one has."""
+        if self._pending is None:
+            self._receive(number, None)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         # Where another process's signal ends the loop, this one's own may come while it saves.

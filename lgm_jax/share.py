@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from lgm_jax import public, runs
+from lgm_jax import public, runs, terminal
 from lgm_jax.distilled import ARRAYS, METADATA, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report.grid import draw_grid
@@ -507,4 +507,5 @@ def _escape(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    terminal.prepare()
+    sys.exit(terminal.run(main, sys.argv[1:]))

@@ -27,6 +27,19 @@ def test_signal_stops_at_once_outside_a_loop(number):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_closes_stops_a_run_unless_nohup_says_otherwise(ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with Interrupts().handled():
+            # Not sent: it would end a program that does not handle it.
+            handler = signal.getsignal(signal.SIGHUP)
+            assert (handler == signal.SIG_IGN) if ignored else callable(handler)
+        assert Interrupted(signal.SIGHUP).exit_code == 75
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_loop_hears_of_a_signal_and_leaves_when_ready():
     interrupts, done = Interrupts(), []
 

@@ -52,18 +52,16 @@ def test_checkpoints_are_read_again_from_a_folder_of_any_name(tmp_path):
 
 def test_a_run_of_any_name_starts_goes_on_and_is_reported(tmp_path, capfd):
     name = "".join(WORST)
-    workdir, common = tmp_path / name, [QUICK, "--config.checkpoint_every=1"]
-    arguments = [f"--workdir={workdir}", f"--config.real.cache={tmp_path / 'cache' / name}"]
-    arguments += ["--config.real.source=cached", "--config.track=tensorboard"]
-    arguments += ["--config.stages=distill,report", "--config.profile=1"]
-    assert launch.main(["launch.py", *common, *arguments, "--config.steps=4"]) == 0
-    assert launch.main(["launch.py", *common, *arguments, "--config.steps=5"]) == 0
+    workdir, stages = tmp_path / name, "--config.stages=distill,report"
+    arguments = [QUICK, stages, "--config.checkpoint_every=1", "--config.track=tensorboard"]
+    arguments += [f"--workdir={workdir}", f"--config.real.cache={tmp_path / 'cache' / name}"]
+    assert launch.main(["launch.py", *arguments, "--config.steps=2"]) == 0
+    assert launch.main(["launch.py", *arguments, "--config.steps=3"]) == 0
     said = capfd.readouterr()
-    assert "steps 4 to 5" in said.out
+    assert "steps 2 to 3" in said.out
     assert "damaged" not in said.out
     assert "left out" not in said.out
     assert len(list((tmp_path / "cache" / name).rglob("*.npy"))) > 0
-    assert len(list(workdir.rglob("perfetto_trace.json.gz"))) > 0
     assert sorted(path.name for path in workdir.parent.iterdir()) == sorted({name, "cache"})
     images, _, _ = lgm_jax.load_distilled(workdir)
     assert len(images) == 10

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 
+from lgm_jax import terminal
 from lgm_jax.backbones import abstract_vit, specs
 
 
@@ -37,8 +40,15 @@ def format_table() -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> int:
+    """Prints the table."""
     print(format_table())
     print()
     print("Also: a folder, or owner/name on the Hugging Face hub, with config.json (timm's or")
     print("transformers') and model.safetensors of one of these families.")
+    return 0
+
+
+if __name__ == "__main__":
+    terminal.prepare()
+    sys.exit(terminal.run(main, sys.argv[1:]))

@@ -100,7 +100,10 @@ def _read(datasets: Any, root: Path) -> Mapping[str, Any]:
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"cannot read {root}: {reason}") from error
+        # It resolves links to folders of parquet files, and takes the name for a pattern again.
+        misread = place != os.path.realpath(root)
+        hint = ": datasets may misread the folder's name, rename it" if misread else ""
+        raise UserError(f"cannot read {root}: {reason}{hint}") from error
     return tables if isinstance(tables, dict) else {"train": tables}
 
 

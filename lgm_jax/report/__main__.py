@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lgm_jax import terminal
 from lgm_jax.errors import UserError
 from lgm_jax.report.compare import write_comparison
 from lgm_jax.report.page import read_run, write_page
@@ -67,4 +68,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    terminal.prepare()
+    sys.exit(terminal.run(main, sys.argv[1:]))
