@@ -103,9 +103,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
-        said = f"interrupted by {interruption}: start again to go on"
         # Who closes a pipe, as `head` does, wants to hear no more.
-        said = None if interruption.exit_code == PIPE else said
+        heard = interruption.exit_code != PIPE
+        said = f"interrupted by {interruption}: start again to go on" if heard else None
         return hosts.leave(interruption.exit_code, said)
     except KeyboardInterrupt:
         # Before the run began.
