@@ -187,6 +187,7 @@ KEYS: Mapping[str, Key] = {
     "data.name": Key("digits", "data set: see docs/data.md", data_name),
     "data.folder": Key("", "where the images lie; for TFDS: its data_dir"),
     "data.subset": Key("", "classes to keep: a subset of ImageNet, or names or indices"),
+    "data.label": Key("", "column of labels, where a set of Hugging Face or TFDS has several"),
     "data.on_bad_image": Key(
         "stop", "an image that cannot be read: stop, or skip it", one_of(*data.ON_BAD_IMAGE)
     ),

@@ -320,6 +320,7 @@ def _size_of_data(config: ConfigDict) -> tuple[int, int]:
             seed=config.data.split_seed,
             val_fraction=config.data.val_fraction,
             subset=config.data.subset,
+            label=config.data.label,
             on_bad_image="stop",
         )
     except UserError:

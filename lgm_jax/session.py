@@ -308,16 +308,17 @@ def open_session(
         seed=config.data.split_seed,
         val_fraction=config.data.val_fraction,
         subset=config.data.subset,
+        label=config.data.label,
         on_bad_image=config.data.on_bad_image,
     )
+    summary = data.describe(dataset)
+    for note in summary["notes"]:
+        print(f"note: {note}")
     if config.probe.split not in dataset.splits:
         raise UserError(
             f"{dataset.name} has no {config.probe.split} images: to hold some training images out, "
             "set --config.data.val_fraction=0.1"
         )
-    summary = data.describe(dataset)
-    for note in summary["notes"]:
-        print(f"note: {note}")
     smallest = np.bincount(dataset.splits["train"].labels, minlength=dataset.num_classes).min()
     if config.ipc > smallest:
         raise UserError(

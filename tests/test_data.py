@@ -21,6 +21,7 @@ from lgm_jax.data.digits import load_spurious_digits
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.sampling import batch_indices
+from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
 RESOLUTION = 8
@@ -241,9 +242,22 @@ class TestOneFolder:
         label = list(dataset.class_names).index("small")
         assert tuple(np.sum(dataset.splits[name].labels == label) for name in SPLITS) == counts
 
-    def test_a_split_without_any_image_is_refused(self, tmp_path):
+    def test_two_images_a_class_leave_none_for_val(self, tmp_path):
         write_classes(tmp_path, 2)
-        with pytest.raises(UserError, match="too few images per class to hold any out for 'val'"):
+        dataset = load_folder(tmp_path, resolution=RESOLUTION)
+        assert {name: len(split.labels) for name, split in dataset.splits.items()} == {
+            "train": 2,
+            "test": 2,
+        }
+        assert check(dataset) == [
+            f"{tmp_path.name} has too few images per class for a val split: it has none"
+        ]
+        with pytest.raises(UserError, match=r"out for 'val': set --config\.data\.val_fraction=0$"):
+            load_folder(tmp_path, resolution=RESOLUTION, val_fraction=0.1)
+
+    def test_one_image_a_class_cannot_be_split(self, tmp_path):
+        write_classes(tmp_path, 1)
+        with pytest.raises(UserError, match="has one image per class: two are needed at least"):
             load_folder(tmp_path, resolution=RESOLUTION)
 
     def test_seed_decides_the_split(self, tmp_path):
@@ -373,19 +387,22 @@ class TestSplitFolders:
         np.testing.assert_array_equal(dataset.splits["train"].labels, [0, 1])
         np.testing.assert_array_equal(dataset.splits["val"].labels, [1])
 
-    def test_classes_that_train_lacks_are_named(self, tmp_path):
+    def test_classes_that_train_lacks_are_named_unless_they_are_not_chosen(self, tmp_path):
         write_classes(tmp_path / "train", 2)
-        write_classes(tmp_path / "val", 2, ("cat", "dog", "emu"))
-        with pytest.raises(UserError, match=r"val has classes that .*train lacks: emu$"):
-            load_folder(tmp_path, resolution=8)
+        write_classes(tmp_path / "val", 2, ("bee", "cat", "dog"))
+        options = {"folder": str(tmp_path), "resolution": 8}
+        with pytest.raises(UserError, match=r"has no images to train on of: bee; .*data\.subset$"):
+            load_dataset("folder", **options)
+        chosen = load_dataset("folder", **options, subset="cat,dog").splits["test"]
+        np.testing.assert_array_equal(chosen.labels, [0, 0, 1, 1])
+        assert chosen.load(np.arange(4))[:, 0, 0, 0].tolist() == [100, 101, 200, 201]
 
-    def test_classes_that_a_split_lacks_are_named(self, tmp_path):
+    def test_classes_that_a_split_lacks_are_said(self, tmp_path):
         write_classes(tmp_path / "train", 2, tuple("abcdefgh"))
         write_classes(tmp_path / "test", 2, ("h",))
-        with pytest.raises(
-            UserError, match=r"train has classes that .*test lacks: a, b, c, d, e and 2 more$"
-        ):
-            load_folder(tmp_path, resolution=8)
+        dataset = load_folder(tmp_path, resolution=8)
+        np.testing.assert_array_equal(dataset.splits["test"].labels, [7, 7])
+        assert f"{tmp_path.name} has no test images of: a, b, c, d, e and 2 more" in check(dataset)
 
     def test_train_is_needed(self, tmp_path):
         write_classes(tmp_path / "val", 2)
@@ -421,9 +438,9 @@ class TestFolderErrors:
             load_folder(tmp_path, resolution=8)
 
     def test_images_without_class_folders(self, tmp_path):
-        write_classes(tmp_path / "train", 2)
-        write_image(tmp_path / "val" / "0.png")
-        with pytest.raises(UserError, match=r"val has no class folders: expected <folder>/<class>"):
+        write_classes(tmp_path / "val", 2)
+        write_image(tmp_path / "train" / "0.png")
+        with pytest.raises(UserError, match=r"train has no class folders: expected <folder>/<clas"):
             load_folder(tmp_path, resolution=8)
 
     def test_one_class(self, tmp_path):

@@ -119,7 +119,7 @@ class TestImageNet:
             load_dataset("imagenet", folder=str(folder), resolution=R)
 
     def test_missing_split(self, folder):
-        (folder / "val").rename(folder / "validation")
+        (folder / "val").rename(folder / "held_out")
         with pytest.raises(UserError, match=r"has no folder val: expected <folder>/train/<wnid>"):
             load_dataset("imagenet", folder=str(folder), resolution=R)
 
@@ -402,7 +402,10 @@ class TestArrays:
             ({"images": np.zeros((4, R), np.uint8), "labels": np.arange(4)}, r"uint8 \(4, 8\)"),
             ({"images": np.zeros((4, R, R, 2), np.uint8), "labels": np.arange(4)}, "8, 2"),
             ({"images": np.zeros((4, R, R), np.uint8), "labels": np.arange(3)}, r"integers \(4,"),
-            ({"images": np.zeros((4, R, R), np.uint8), "labels": np.zeros(4)}, "labels are float"),
+            (
+                {"images": np.zeros((4, R, R), np.uint8), "labels": np.full(4, 0.5)},
+                "labels are float",
+            ),
             ({"images": np.zeros((4, R, R), np.uint8)}, "images but no labels"),
             ({"x": np.zeros(3)}, r"has arrays \['x'\]: expected images"),
             ({"images": np.asarray([{}]), "labels": np.arange(1)}, "cannot read .*allow_pickle"),
@@ -687,7 +690,7 @@ class TestPlaces:
     def split(self, height: int, width: int) -> tuple[ImageSplit, np.ndarray]:
         pixels = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
         arrays = {"train": (pixels, np.zeros(1, int)), "test": (pixels, np.zeros(1, int))}
-        dataset = data.from_arrays(arrays, resolution=R, val_fraction=0.0)
+        dataset = data.from_arrays(arrays, resolution=R, class_names="ab", val_fraction=0.0)
         split = dataset.splits["train"]
         assert isinstance(split, ImageSplit)
         return split, pixels[0]

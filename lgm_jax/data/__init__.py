@@ -54,6 +54,7 @@ class _Request:
     seed: int
     val_fraction: float | None
     subset: str
+    label: str
 
     @property
     def common(self) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def load_dataset(
     val_fraction: float | None = None,
     subset: str = "",
     on_bad_image: str = "stop",
+    label: str = "",
 ) -> Dataset:
     """Opens a data set by name; nothing is decoded yet, unless bad images are to be skipped.
 
@@ -93,7 +95,9 @@ def load_dataset(
     """
     check_name(name)
     load = _SOURCES.get(name, _tfds)
-    dataset = load(_Request(name, folder, resolution, seed, val_fraction, subset))
+    if label and load not in (_huggingface, _tfds):
+        raise UserError(f"{name} has no columns: leave config.data.label empty")
+    dataset = load(_Request(name, folder, resolution, seed, val_fraction, subset, label))
     if subset:
         dataset = select_classes(dataset, subset)
     if on_bad_image == "skip":
@@ -201,12 +205,13 @@ def _npz(request: _Request) -> Dataset:
 
 
 def _huggingface(request: _Request) -> Dataset:
-    return load_huggingface(_given(request, "the folder of parquet files"), **request.common)
+    folder = _given(request, "the folder of parquet files")
+    return load_huggingface(folder, **request.common, label=request.label)
 
 
 def _tfds(request: _Request) -> Dataset:
     name = request.name.removeprefix(tfds.PREFIX)
-    return tfds.load_tfds(name, request.folder, **request.common)
+    return tfds.load_tfds(name, request.folder, **request.common, label=request.label)
 
 
 def _given(request: _Request, what: str) -> str:

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lgm_jax.data.dataset import SPLITS, Dataset, Split, digest
+from lgm_jax.data.dataset import Dataset, Split, digest
+from lgm_jax.data.labels import check_names, match_labels, read_labels, unlabelled
 from lgm_jax.data.records import ImageSplit, PixelRecords
+from lgm_jax.data.split_names import assign_splits
 from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
 
-Labelled = tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray]
+Labelled = tuple[np.ndarray, Any] | tuple[np.ndarray, Any, Any]
 
 _LAYOUT = (
     "images (n, h, w, 3) uint8 and labels (n,), or train_images, train_labels, test_images, "
     "test_labels and perhaps val_images, val_labels"
 )
+# `images`, `train_images`, `validation_labels`: what an array of a file is.
+_KEY = re.compile(r"(?:(?P<split>.+)_)?(?P<kind>images|labels|groups|class_names)")
 
 
 def from_arrays(
     splits: Mapping[str, Labelled],
     *,
     resolution: int,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | Mapping[str, Sequence[str]] = (),
     group_names: Sequence[str] = (),
     name: str = "arrays",
     seed: int = 0,
@@ -35,40 +42,54 @@ def from_arrays(
     """A data set of arrays in memory.
 
     Args:
-        splits: `train`, and perhaps `val` and `test`: images (n, h, w), (n, h, w, 1),
-            (n, h, w, 3) or (n, h, w, 4) uint8; labels (n,) or (n, 1) integers from 0; and perhaps
-            groups, likewise. What is missing is held out of `train`: see `splits.complete`.
+        splits: `train`, and perhaps `val` and `test`, by any of their usual names: images
+            (n, h, w), (n, h, w, 1), (n, h, w, 3) or (n, h, w, 4) uint8; labels (n,) or (n, 1),
+            which are integers from 0, or names of classes, or -1 or `None` throughout a held-out
+            split that has none; and perhaps groups, integers from 0. What is missing is held out
+            of `train`: see `splits.complete`.
         resolution: Side of the images to give, in pixels.
-        class_names: In label order; by default their numbers.
+        class_names: In label order, or by split where each has an order of its own; by default
+            the labels themselves.
         group_names: In the order of groups; by default their numbers, if there are groups.
         name: Name of the data set.
         seed: Seed of the split.
         val_fraction: Part of the training images that becomes `val` where there is none.
 
     Raises:
-        UserError: If the arrays' shapes or types do not fit.
+        UserError: If the arrays' shapes or types do not fit, or labels or splits are not in
+            order: see `labels.match_labels` and `Dataset`.
     """
-    if "train" not in splits or not set(splits) <= set(SPLITS):
-        raise UserError(f"{name} has splits {sorted(splits)}: expected train, and val or test")
+    assigned, notes = assign_splits(splits, name)
+    pixels, read = {}, {}
+    for split, given in assigned.items():
+        pixels[split] = _check_images(splits[given][0], f"{name}, {split}")
+        own = class_names.get(given, ()) if isinstance(class_names, Mapping) else class_names
+        read[split] = read_labels(
+            splits[given][1],
+            len(pixels[split]),
+            where=name,
+            split=split,
+            names=own if len(own) else None,
+            from_zero=True,
+        )
+    names, matched, unlabelled_ones = match_labels(read, name)
+    group_names = check_names(group_names, name, "group")
     made: dict[str, Split] = {}
-    facts: list[object] = [resolution, list(class_names), list(group_names)]
-    for split, arrays in splits.items():
-        images = _check_images(arrays[0], f"{name}, {split}")
-        labels = _check_numbers(arrays[1], len(images), f"{name}, {split} labels")
-        groups = None
-        if len(arrays) == 3:
-            groups = _check_numbers(arrays[2], len(images), f"{name}, {split} groups")
+    facts: list[object] = [resolution, names if len(class_names) else [], group_names]
+    for split, labels in matched.items():
+        images, groups, stored = pixels[split], None, splits[assigned[split]]
+        if len(stored) == 3:
+            groups = _check_groups(stored[2], len(images), f"{name}, {split} groups")
         records = PixelRecords(f"{name}, {split}", images)
         rows = np.arange(len(images))
         made[split] = ImageSplit(records, rows, labels, resolution, groups=groups)
         facts += [split, images, labels, [] if groups is None else groups]
-    if not class_names:
-        largest = max(int(split.labels.max(initial=0)) for split in made.values())
-        class_names = [str(label) for label in range(largest + 1)]
     found = [split.groups.max(initial=0) for split in made.values() if split.groups is not None]
     if found and not group_names:
         group_names = [str(group) for group in range(int(max(found)) + 1)]
-    dataset = Dataset(name, list(class_names), made, digest(*facts), list(group_names))
+    dataset = Dataset(
+        name, names, made, digest(*facts), group_names, notes=[*notes, *unlabelled_ones]
+    )
     return complete(dataset, seed=seed, val_fraction=val_fraction)
 
 
@@ -78,7 +99,8 @@ def load_npz(
     """Reads an `.npz` file; see `from_arrays` for what its arrays may be.
 
     It holds `images` and `labels`, or `train_images`, `train_labels` and so on; and perhaps
-    `class_names`, `groups` (or `train_groups` and so on) and `group_names`. Never unpickled.
+    `class_names` (or `train_class_names` and so on), `groups` (likewise) and `group_names`. Never
+    unpickled.
 
     Raises:
         UserError: If it cannot be read, lacks arrays, or holds Python objects.
@@ -96,51 +118,85 @@ def load_npz(
         raise UserError(f"{file} is a folder: expected an .npz file with {_LAYOUT}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read {file}: {error}") from error
-    splits = {}
-    for split in SPLITS:
-        prefix = f"{split}_"
-        if split == "train" and f"{prefix}images" not in arrays:
-            prefix = ""
-        if f"{prefix}images" in arrays:
-            keys = [f"{prefix}{kind}" for kind in ("images", "labels", "groups")]
-            splits[split] = tuple(arrays[key] for key in keys if key in arrays)
-            if len(splits[split]) < 2 or keys[1] not in arrays:
-                raise UserError(f"{file} has {keys[0]} but no {keys[1]}")
-    if "train" not in splits:
+    given: dict[str, dict[str, Any]] = {}
+    for key, array in arrays.items():
+        found = _KEY.fullmatch(key)
+        if found:
+            names = array.reshape(-1).tolist() if found["kind"] == "class_names" else array
+            given.setdefault(found["split"] or "", {})[found["kind"]] = names
+    splits, notes = _choose_splits(given, str(file))
+    if not splits:
         raise UserError(f"{file} has arrays {sorted(arrays)}: expected {_LAYOUT}")
-    return from_arrays(
-        splits,
+    common = given.get("", {}).get("class_names", ())
+    own = {split: kinds.get("class_names", common) for split, kinds in splits.items()}
+    dataset = from_arrays(
+        {
+            split: tuple(kinds[kind] for kind in ("images", "labels", "groups") if kind in kinds)
+            for split, kinds in splits.items()
+        },
         resolution=resolution,
-        class_names=[str(name) for name in arrays.get("class_names", ())],
-        group_names=[str(name) for name in arrays.get("group_names", ())],
+        class_names=own if any(map(len, own.values())) else (),
+        group_names=np.asarray(arrays.get("group_names", ())).reshape(-1).tolist(),
         name=path.stem,
         seed=seed,
         val_fraction=val_fraction,
     )
+    return dataclasses.replace(dataset, notes=[*notes, *dataset.notes])
+
+
+def _choose_splits(
+    given: Mapping[str, dict[str, Any]], file: str
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """By split, its arrays by kind; and what is ignored.
+
+    Args:
+        given: By what stands before the kind in an array's name, its arrays by kind.
+        file: For messages.
+    """
+    called = {name or "train": name for name, kinds in given.items() if "images" in kinds}
+    if not called:
+        return {}, []
+    if "images" in given.get("", {}) and "images" in given.get("train", {}):
+        raise UserError(f"{file} has both images and train_images: keep one of them")
+    assigned, notes = assign_splits(called, file)
+    splits = {}
+    for split, name in assigned.items():
+        kinds, prefix = given[called[name]], f"{called[name]}_".lstrip("_")
+        if "labels" in kinds:
+            splits[split] = kinds
+        elif split == "train":
+            raise UserError(f"{file} has {prefix}images but no {prefix}labels")
+        else:
+            notes.append(unlabelled(file, split))
+    return splits, notes
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:
+    images = np.asarray(images)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
-    if (
-        images.dtype != np.uint8
-        or images.ndim not in (3, 4)
-        or images.shape[3:]
-        not in (
-            (),
-            (3,),
-            (4,),
-        )
-    ):
-        raise UserError(
-            f"{where} images are {images.dtype} {images.shape}: expected uint8 (n, h, w), "
-            "(n, h, w, 3) or (n, h, w, 4)"
-        )
-    return images
+    shape, problem = images.shape, ""
+    if images.dtype != np.uint8:
+        problem = ": images.astype('uint8')"
+        if np.issubdtype(images.dtype, np.floating):
+            largest = np.nanmax(images, initial=0)
+            problem = ": (255 * images).round().astype('uint8')" if largest <= 1 else problem
+    elif len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (3, 4):
+        problem = ": images.transpose(0, 2, 3, 1)"
+    elif len(shape) in (3, 4) and shape[3:] in ((), (3,), (4,)) and 0 not in shape[1:]:
+        return images
+    raise UserError(
+        f"{where} images are {images.dtype} {shape}: expected uint8 (n, h, w), "
+        f"(n, h, w, 3) or (n, h, w, 4){problem}"
+    )
 
 
-def _check_numbers(numbers: np.ndarray, count: int, what: str) -> np.ndarray:
+def _check_groups(numbers: Any, count: int, what: str) -> np.ndarray:
+    numbers = np.asarray(numbers)
     flat = numbers.reshape(-1) if numbers.shape == (count, 1) else numbers
     if flat.shape != (count,) or not np.issubdtype(flat.dtype, np.integer):
         raise UserError(f"{what} are {numbers.dtype} {numbers.shape}: expected integers ({count},)")
+    # Before they are 32 bits, which a larger number would leave.
+    if flat.size and (flat.min() < 0 or flat.max() >= 2**31):
+        raise UserError(f"{what} are from {flat.min()} to {flat.max()}: groups must count from 0")
     return flat.astype(np.int32)

@@ -11,9 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from lgm_jax.data.labels import check_names, check_range
+from lgm_jax.data.split_names import SPLITS, assign_splits
+from lgm_jax.errors import UserError
 from lgm_jax.names import plain
-
-SPLITS = ("train", "val", "test")
 
 Places = Float[np.ndarray, "b 2"]
 
@@ -72,21 +73,25 @@ class ArraySplit:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set.
+    """A labelled image data set: what every source returns, or a program makes of its own images.
 
     Attributes:
         name: Short name, free of paths.
-        class_names: Human-readable, in label order.
+        class_names: Human-readable, in label order. Names are made text that can be shown
+            everywhere: see `names.plain`.
         splits: `train`, `test`, and `val` unless none is held out; recipes are tuned on `val`,
             numbers reported on `test`.
         fingerprint: Changes when the images, labels or splits do.
         group_names: Human-readable, in the order of the splits' groups; empty without groups.
         wnids: The classes' WordNet names, where they are classes of ImageNet-1k; else empty.
         skipped: By split, the images that cannot be read and were left out, without their folder.
-        notes: What is worth saying about how it was read, a line each.
+        notes: What a user must know: what was ignored, and why; a line each.
         lost: Images that are links to nowhere, without their folder, and what they link to.
 
-    Names are made plain, whatever the source has: see `names.plain`.
+    Raises:
+        UserError: If there are fewer than two classes, a name is missing or there twice, `train` is
+            missing, a split has a name that is none of a split, has no images, or has labels or
+            groups that are out of range or not as many as its images.
     """
 
     name: str
@@ -100,9 +105,22 @@ class Dataset:
     lost: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", plain(self.name))
-        object.__setattr__(self, "class_names", list(map(plain, self.class_names)))
-        object.__setattr__(self, "group_names", list(map(plain, self.group_names)))
+        name = plain(self.name)
+        class_names = check_names(self.class_names, name)
+        group_names = check_names(self.group_names, name, "group")
+        if len(class_names) < 2:
+            what = f"one class only, {class_names[0]!r}" if class_names else "no classes"
+            raise UserError(f"{name} has {what}: two are needed at least")
+        assigned, ignored = assign_splits(self.splits, name)
+        splits = {split: self.splits[assigned[split]] for split in SPLITS if split in assigned}
+        for split, members in splits.items():
+            _check_split(name, split, members, len(class_names), len(group_names))
+        # The class is frozen.
+        for field, value in (
+            *(("name", name), ("class_names", class_names), ("group_names", group_names)),
+            *(("splits", splits), ("notes", [*self.notes, *ignored])),
+        ):
+            object.__setattr__(self, field, value)
 
     @property
     def num_classes(self) -> int:
@@ -114,6 +132,38 @@ class Dataset:
             name: np.bincount(split.labels, minlength=self.num_classes)
             for name, split in self.splits.items()
         }
+
+
+def _check_split(name: str, split: str, members: Split, classes: int, groups: int) -> None:
+    labels = np.asarray(members.labels)
+    if not labels.size:
+        raise UserError(f"{name} has no images in its {split} split")
+    for kind, numbers in (("labels", labels), ("groups", members.groups)):
+        if numbers is None:
+            continue
+        numbers = np.asarray(numbers)
+        if numbers.shape != (labels.size,) or numbers.dtype.kind not in "iu":
+            raise UserError(
+                f"{name}, {split} {kind} are {numbers.dtype} {numbers.shape}: expected integers "
+                f"({labels.size},)"
+            )
+    if isinstance(members, ArraySplit):
+        _check_images(f"{name}, {split}", members.images, len(labels))
+    check_range(labels, classes, where=name, split=split)
+    if members.groups is not None and (members.groups.min() < 0 or members.groups.max() >= groups):
+        raise UserError(
+            f"{name} has groups from {members.groups.min()} to {members.groups.max()} in its "
+            f"{split} split, but {groups} group names: groups must count from 0"
+        )
+
+
+def _check_images(what: str, images: np.ndarray, count: int) -> None:
+    if images.ndim != 4 or len(images) != count or images.shape[-1] != 3:
+        raise UserError(f"{what} images are {images.shape}: expected ({count}, h, w, 3)")
+    floats = np.issubdtype(images.dtype, np.floating)
+    # A comparison with NaN is false.
+    if images.dtype != np.uint8 and not (floats and images.min() >= 0 and images.max() <= 1):
+        raise UserError(f"{what} images are {images.dtype}: expected uint8, or floats from 0 to 1")
 
 
 def digest(*facts: Any) -> str:

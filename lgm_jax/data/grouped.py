@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,12 @@ from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
 from lgm_jax.data.listing import Listing
 from lgm_jax.data.records import FileRecords, ImageSplit
+from lgm_jax.data.split_names import SPLITS
 from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
 
 _BIRDS = ("landbird", "waterbird")
 _PLACES = ("land", "water")
-_WILDS_SPLITS = ("train", "val", "test")
 
 _DOGS = ("bulldog", "corgi", "dachshund", "labrador")
 _DOGS_PER_FOLDER = 3168
@@ -87,18 +88,15 @@ def load_waterbirds(folder: str | Path, *, resolution: int) -> Dataset:
     table = root / "metadata.csv"
     if not table.is_file():
         raise UserError(f"{root} has no metadata.csv: expected {layout}")
-    members: dict[str, list[_Member]] = {split: [] for split in _WILDS_SPLITS}
+    members: dict[str, list[_Member]] = {split: [] for split in SPLITS}
     listing = Listing(root)
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        lacking = {"img_filename", "y", "split", "place"} - set(reader.fieldnames or ())
-        if lacking:
-            raise UserError(f"{table} has no column {sorted(lacking)[0]}: expected {layout}")
-        for line, row in enumerate(reader, 2):
-            y, place = (_number(row[name], 2, name, table, line) for name in ("y", "place"))
-            split = _WILDS_SPLITS[_number(row["split"], 3, "split", table, line)]
-            image = listing.find(row["img_filename"])
-            members[split].append(_Member(*image, y, 2 * y + place))
+    for line, row in _read_table(table, ("img_filename", "y", "split", "place"), layout):
+        y, place = (_number(row[name], 2, name, table, line) for name in ("y", "place"))
+        split = SPLITS[_number(row["split"], 3, "split", table, line)]
+        if not row["img_filename"]:
+            raise UserError(f"{table}, line {line}: img_filename is empty")
+        image = listing.find(row["img_filename"])
+        members[split].append(_Member(*image, y, 2 * y + place))
     groups = [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
     return _make_dataset("waterbirds", listing, members, _BIRDS, groups, resolution)
 
@@ -168,10 +166,40 @@ def load_spawrious(
     return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
 
 
-def _number(text: str | None, limit: int, name: str, table: Path, line: int) -> int:
-    if text is None or text.strip() not in map(str, range(limit)):
+def _read_table(
+    table: Path, columns: Sequence[str], layout: str
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with their lines, as any program saves it; what is missing is empty.
+
+    Raises:
+        UserError: If it is no text or lacks a column.
+    """
+    try:
+        # A byte order mark is no part of the first column's name.
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table} is not UTF-8: save it as CSV in UTF-8") from error
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        names = [(name or "").strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = names
+        lacking = sorted(set(columns) - set(names))
+        if lacking:
+            raise UserError(f"{table} has no column {lacking[0]}: expected {layout}")
+        for row in reader:
+            yield reader.line_num, {name: (row[name] or "").strip() for name in columns}
+    except csv.Error as error:
+        raise UserError(f"{table}, line {reader.line_num}: {error}") from error
+
+
+def _number(text: str, limit: int, name: str, table: Path, line: int) -> int:
+    # Programs write whole numbers as 1.0 where one of the column is missing.
+    whole = text.removesuffix(".0")
+    if whole not in map(str, range(limit)):
         raise UserError(f"{table}, line {line}: {name} is {text!r}, not from 0 to {limit - 1}")
-    return int(text)
+    return int(whole)
 
 
 def _make_dataset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,19 @@ import numpy as np
 from lgm_jax import paths
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
+from lgm_jax.data.labels import choose_label, match_labels, read_labels, unlabelled
 from lgm_jax.data.listing import check_inside
 from lgm_jax.data.records import ImageSplit
+from lgm_jax.data.split_names import assign_splits
 from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
 
 _LAYOUT = "parquet files with an image and a label column, or what save_to_disk writes"
-_SPLITS: Mapping[str, str] = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+# Of columns that may be labels without naming their classes.
+_LABEL_TYPES = frozenset(
+    {"bool", "string", "large_string"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,8 @@ class HubRecords:
 
     def read(self, number: int) -> bytes:
         stored = self.table[number][self.image_key]
+        if stored is None or (stored["bytes"] is None and stored["path"] is None):
+            raise OSError("the record has no image")
         if stored["bytes"] is not None:
             return stored["bytes"]
         check_inside(stored["path"], Path(self.where))
@@ -43,18 +51,26 @@ class HubRecords:
 
 
 def load_huggingface(
-    folder: str | Path, *, resolution: int, seed: int = 0, val_fraction: float | None = None
+    folder: str | Path,
+    *,
+    resolution: int,
+    seed: int = 0,
+    val_fraction: float | None = None,
+    label: str = "",
 ) -> Dataset:
     """Opens a folder of parquet files, or one that `datasets.save_to_disk` wrote.
 
     Nothing is downloaded and no script of the folder is run. The EXIF orientation is honoured, as
-    `datasets` does.
+    `datasets` does. Splits may number their classes differently: names decide.
 
     Args:
         folder: The folder; `~` is expanded.
         resolution: Side of the images to give, in pixels.
         seed: Seed of the split.
         val_fraction: Part of the training images that becomes `val` where there is none.
+        label: The column of labels: of type `ClassLabel`, integers or text. By default `label` if
+            it is a `ClassLabel`, else the only one, else a column of another type that is called
+            `label` or the like.
 
     Raises:
         UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
@@ -66,37 +82,61 @@ def load_huggingface(
         message = f"datasets is not installed: pip install 'lgm_jax[hf]' ({error})"
         raise UserError(message) from error
     root = open_folder(folder, _LAYOUT)
-    tables = _read(datasets, root)
-    first = next(iter(tables.values()))
-    image_key = _find(datasets.Image, "image", first.features)
-    label_key = _find(datasets.ClassLabel, "label", first.features)
+    name = Path(os.path.abspath(root)).name
+    tables, files, unread = _read(datasets, root)
+    assigned, notes = assign_splits([*tables, *unread], str(root))
+    features = tables[assigned["train"]].features
+    image_key = _find_image(datasets, features)
+    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    usable = [key for key, kind in features.items() if getattr(kind, "dtype", "") in _LABEL_TYPES]
+    others = [key for key in usable if key not in classes]
+    label_key, choice = choose_label(classes, others, features, asked=label, where=name)
+    notes += choice
+    read = {}
+    for split, called in assigned.items():
+        table = tables[called]
+        if image_key not in table.features:
+            raise UserError(f"{root} has no column {image_key} in its {called} split")
+        if label_key in table.features:
+            names = _class_names(datasets, table.features, label_key, files.get(called, ()))
+            values = list(table.select_columns([label_key])[label_key])
+            where = str(root)
+            read[split] = read_labels(values, len(table), where=where, split=split, names=names)
+        else:
+            notes.append(unlabelled(name, split))
+    class_names, matched, unlabelled_ones = match_labels(read, name)
     splits: dict[str, Split] = {}
-    facts: list[Any] = [resolution, list(first.features[label_key].names)]
-    for name, table in tables.items():
-        if name not in _SPLITS:
-            continue
-        table = table.cast_column(image_key, datasets.Image(decode=False))
-        labels = np.asarray(table.with_format("numpy")[label_key][:], np.int32)
-        records = HubRecords(str(root), name, table, image_key)
+    facts: list[Any] = [resolution, class_names]
+    for split, labels in matched.items():
+        called = assigned[split]
+        table = tables[called].cast_column(image_key, datasets.Image(decode=False))
+        records = HubRecords(str(root), called, table, image_key)
         rows = np.arange(len(labels))
-        splits[_SPLITS[name]] = ImageSplit(records, rows, labels, resolution, orient=True)
-        facts += [name, labels]
-    if "train" not in splits:
-        raise UserError(f"{folder} has splits {list(tables)}: it needs one named train")
+        splits[split] = ImageSplit(records, rows, labels, resolution, orient=True)
+        facts += [called, labels]
     for path in sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")]):
         facts.append([path.relative_to(root).as_posix(), path.stat().st_size])
-    name = Path(os.path.abspath(root)).name
-    dataset = Dataset(name, list(first.features[label_key].names), splits, digest(*facts))
+    notes += unlabelled_ones
+    dataset = Dataset(name, class_names, splits, digest(*facts), notes=notes)
     return complete(dataset, seed=seed, val_fraction=val_fraction)
 
 
-def _read(datasets: Any, root: Path) -> Mapping[str, Any]:
+def _read(
+    datasets: Any, root: Path
+) -> tuple[Mapping[str, Any], Mapping[str, Sequence[str]], Sequence[str]]:
+    """By split, its table and the parquet files it is from; and names of files that are in none."""
     saved = any((root / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    if not saved and not any(root.rglob("*.parquet")):
+    stored = sorted(root.rglob("*.parquet"))
+    if not saved and not stored:
         raise UserError(f"{root} holds no parquet files: expected {_LAYOUT}")
+    files: Mapping[str, Sequence[str]] = {}
     place = os.fspath(paths.alias(root))
     try:
-        tables = datasets.load_from_disk(place) if saved else datasets.load_dataset(place)
+        if saved:
+            tables = datasets.load_from_disk(place)
+        else:
+            files = datasets.load_dataset_builder(place).config.data_files
+            tables = datasets.load_dataset(place)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__
@@ -104,15 +144,39 @@ def _read(datasets: Any, root: Path) -> Mapping[str, Any]:
         misread = place != os.path.realpath(root)
         hint = ": datasets may misread the folder's name, rename it" if misread else ""
         raise UserError(f"cannot read {root}: {reason}{hint}") from error
-    return tables if isinstance(tables, dict) else {"train": tables}
+    used = {os.path.realpath(file) for each in files.values() for file in each}
+    unread = {path.stem for path in stored if files and os.path.realpath(path) not in used}
+    return tables if isinstance(tables, dict) else {"train": tables}, files, sorted(unread)
 
 
-def _find(kind: type, name: str, features: Mapping[str, Any]) -> str:
-    keys = [key for key, feature in features.items() if isinstance(feature, kind)]
-    if name in keys:
-        return name
-    if len(keys) != 1:
-        raise UserError(
-            f"the columns are {sorted(features)}: one called {name} must be of type {kind.__name__}"
-        )
-    return keys[0]
+def _class_names(
+    datasets: Any, features: Mapping[str, Any], key: str, files: Sequence[str]
+) -> Sequence[str] | None:
+    """The names that the numbers of a split stand for; `None` where labels are no `ClassLabel`.
+
+    `datasets` takes those of the first parquet file for all files, whatever the others say.
+    """
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    if not isinstance(features[key], datasets.ClassLabel):
+        return None
+    names = features[key].names
+    for number, file in enumerate(files):
+        with Path(file).open("rb") as stream:
+            schema = parquet.read_schema(stream)
+        feature = datasets.Features.from_arrow_schema(schema).get(key)
+        own = feature.names if isinstance(feature, datasets.ClassLabel) else names
+        if number and own != names:
+            raise UserError(f"{file} names the classes of {key} otherwise than {files[0]}")
+        names = own
+    return names
+
+
+def _find_image(datasets: Any, features: Mapping[str, Any]) -> str:
+    keys = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
+    if "image" in keys or len(keys) == 1:
+        return "image" if "image" in keys else keys[0]
+    what = f"images in {' and '.join(keys)}" if keys else "no image"
+    raise UserError(
+        f"the columns are {sorted(features)}, with {what}: one called image must be of type Image"
+    )

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from lgm_jax.data import cache, imagenet
-from lgm_jax.data.dataset import SPLITS, Dataset, Split, digest
+from lgm_jax.data.dataset import Dataset, Split, digest
+from lgm_jax.data.labels import list_some
 from lgm_jax.data.records import ImageSplit
+from lgm_jax.data.split_names import SPLITS
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.progress import progress
 
 _TEST_FRACTION = 0.2
 # Of what is left after the test images: a tenth of all.
 _VAL_FRACTION = 1 / 8
-_MOST_NAMED = 5
 # Images checked between two updates of the progress bar.
 _BATCH = 512
 
@@ -33,7 +34,8 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
     With `train` alone, a fifth of each class becomes `test`. With `train` and one other split, the
     other is `test`, whatever it is called: recipes are tuned on `val`, so the images given to
     report on must not be it. Then, without a `val`, a part of `train` becomes it. A class too
-    small for all three keeps an image for `train` first, then for `test`.
+    small for all three keeps an image for `train` first, then for `test`; if all are, there is no
+    `val`, unless a fraction was asked for. What is not as its owner called it is noted.
 
     Which images of a class are held out depends on the seed and the class's name, not on the
     other classes.
@@ -50,18 +52,37 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
     given = dict(dataset.splits)
     if set(given) == set(SPLITS):
         return dataset
+    asked = val_fraction is not None
     if val_fraction is None:
         val_fraction = _VAL_FRACTION if len(given) == 1 else 0.2
+    notes = list(dataset.notes)
     train = given.pop("train")
-    test = given.popitem()[1] if given else None
+    called, test = given.popitem() if given else ("test", None)
+    if called != "test":
+        notes.append(f"{dataset.name} has no test images: its {called} images are the test split")
     if test is None:
-        train, test = _hold_out(dataset, train, _TEST_FRACTION, "test", seed)
+        train, test = _hold_out(dataset, train, _TEST_FRACTION, seed, "test")
+        if test is None:
+            raise UserError(
+                f"{dataset.name} has one image per class: two are needed at least, to hold one "
+                "out for 'test'"
+            )
     splits = {"train": train, "test": test}
     if val_fraction:
-        splits["train"], splits["val"] = _hold_out(dataset, train, val_fraction, "val", seed)
-    ordered = {name: splits[name] for name in SPLITS if name in splits}
+        train, val = _hold_out(dataset, train, val_fraction, seed, "val")
+        if val is not None:
+            splits |= {"train": train, "val": val}
+        elif asked:
+            raise UserError(
+                f"{dataset.name} has too few images per class to hold any out for 'val': set "
+                "--config.data.val_fraction=0"
+            )
+        else:
+            notes.append(
+                f"{dataset.name} has too few images per class for a val split: it has none"
+            )
     facts = [dataset.fingerprint, seed, val_fraction, sorted(dataset.splits)]
-    return dataclasses.replace(dataset, splits=ordered, fingerprint=digest(*facts))
+    return dataclasses.replace(dataset, splits=splits, fingerprint=digest(*facts), notes=notes)
 
 
 def select_classes(dataset: Dataset, subset: str) -> Dataset:
@@ -140,29 +161,25 @@ def check_links(dataset: Dataset) -> None:
 
 
 def check(dataset: Dataset) -> list[str]:
-    """Checks the labels.
+    """Checks that every class can be learned; `Dataset` itself refuses what no data set may have.
 
     Returns:
-        What is worth saying about them: classes that a held-out split lacks, images left out.
+        What is worth saying: what the source ignored, classes that a held-out split lacks, images
+        left out.
 
     Raises:
-        UserError: If a label is none of a class, or a class has no image to train on.
+        UserError: If a class has no image to train on.
     """
     notes = list(dataset.notes)
     for name, split in dataset.splits.items():
-        if not len(split.labels):
-            raise UserError(f"{dataset.name} has no images in its {name} split")
-        low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= dataset.num_classes:
-            raise UserError(
-                f"{dataset.name} has labels from {low} to {high} in its {name} split, but "
-                f"{dataset.num_classes} classes: labels must count from 0"
-            )
         lacking = np.setdiff1d(np.arange(dataset.num_classes), split.labels)
         if len(lacking):
-            names = list_some([str(dataset.class_names[label]) for label in lacking.tolist()])
+            names = list_some([dataset.class_names[label] for label in lacking.tolist()])
             if name == "train":
-                raise UserError(f"{dataset.name} has no images to train on of: {names}")
+                raise UserError(
+                    f"{dataset.name} has no images to train on of: {names}; add some, or name the "
+                    "classes to keep in --config.data.subset"
+                )
             notes.append(f"{dataset.name} has no {name} images of: {names}")
     for name, images in dataset.skipped.items():
         notes.append(
@@ -179,7 +196,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "images": int(count.sum()),
             "smallest_class": int(count.min()),
             "largest_class": int(count.max()),
-            "classes": dict(zip(map(str, dataset.class_names), count.tolist(), strict=True)),
+            "classes": dict(zip(dataset.class_names, count.tolist(), strict=True)),
         }
         for name, count in dataset.counts().items()
     }
@@ -191,15 +208,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def list_some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _hold_out(
-    dataset: Dataset, split: Split, fraction: float, name: str, seed: int
-) -> tuple[Split, Split]:
+    dataset: Dataset, split: Split, fraction: float, seed: int, name: str
+) -> tuple[Split, Split | None]:
     """Splits off a part of each class, at least one image, but never the last one."""
     held_out = np.zeros(len(split.labels), bool)
     order = np.argsort(split.labels, kind="stable")
@@ -207,10 +218,10 @@ def _hold_out(
     for label, class_name in enumerate(dataset.class_names):
         members = order[bounds[label] : bounds[label + 1]]
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        rng = np.random.default_rng(int(digest(seed, name, str(class_name))[:16], 16))
+        rng = np.random.default_rng(int(digest(seed, name, class_name)[:16], 16))
         held_out[rng.permutation(members)[: max(0, count)]] = True
     if not held_out.any():
-        raise UserError(f"{dataset.name} has too few images per class to hold any out for {name!r}")
+        return split, None
     return split.take(np.flatnonzero(~held_out)), split.take(np.flatnonzero(held_out))
 
 
@@ -222,7 +233,7 @@ def _subset_items(subset: str) -> list[str]:
 
 def _find_class(dataset: Dataset, item: str) -> int:
     """The label of a class given by name, WordNet name or index."""
-    names: Mapping[str, int] = {str(name): i for i, name in enumerate(dataset.class_names)}
+    names: Mapping[str, int] = {name: i for i, name in enumerate(dataset.class_names)}
     wnids: Mapping[str, int] = {wnid: i for i, wnid in enumerate(dataset.wnids)}
     if item.isdecimal() and item not in names:
         index = int(item)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from lgm_jax import paths
 from lgm_jax.data import cache, imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import name_imagenet_classes
+from lgm_jax.data.labels import choose_label, match_labels, read_labels, unlabelled
 from lgm_jax.data.records import ImageSplit
+from lgm_jax.data.split_names import assign_splits
 from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress
@@ -35,7 +37,6 @@ NAMES = (
 
 PREFIX = "tfds:"
 
-_SPLITS: Mapping[str, str] = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 # Their test images have no labels.
 _UNLABELLED = frozenset({"imagenet2012"})
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -69,6 +70,7 @@ def load_tfds(
     resolution: int,
     seed: int = 0,
     val_fraction: float | None = None,
+    label: str = "",
 ) -> Dataset:
     """Opens a prepared TFDS data set that has an image and a label.
 
@@ -84,6 +86,7 @@ def load_tfds(
         resolution: Side of the images to give, in pixels.
         seed: Seed of the split.
         val_fraction: Part of the training images that becomes `val`; none by default.
+        label: The feature of labels, of type `ClassLabel`; by default `label`, else the only one.
 
     Raises:
         UserError: If TFDS is not installed, or the set is not prepared, is not in ArrayRecord
@@ -92,34 +95,50 @@ def load_tfds(
     tfds = _import_tfds()
     folder = _find(tfds, name, data_dir)
     builder = _open(tfds, name, folder)
-    image_key, label_key = _find_features(tfds, name, builder.info.features)
+    base, features = name.split("/")[0], builder.info.features
+    image_key = _find_image(tfds, name, features)
+    classes = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    label_key, notes = choose_label(classes, (), features, asked=label, where=base)
     decoders = {
         key: tfds.decode.SkipDecoding()
-        for key, feature in builder.info.features.items()
+        for key, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
     identity = digest(
         *((folder / file).read_bytes() for file in ("dataset_info.json", "features.json"))
     )
-    base = name.split("/")[0]
-    splits: dict[str, Split] = {}
-    for split in builder.info.splits:
-        if split not in _SPLITS or (split == "test" and base in _UNLABELLED):
+    feature = features[label_key]
+    assigned, ignored = assign_splits(builder.info.splits, base)
+    notes += ignored
+    sources, read = {}, {}
+    for split, called in assigned.items():
+        if called == "test" and base in _UNLABELLED:
+            notes.append(unlabelled(base, split))
             continue
-        for path in builder.info.splits[split].filepaths:
+        for path in builder.info.splits[called].filepaths:
             shard = folder / path.name.replace(".tfrecord-", ".array_record-")
             if not shard.exists():
                 raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
-        source = builder.as_data_source(split, decoders=decoders)
-        labels = _labels(source, label_key, f"{base}, {split}", digest(identity, split, label_key))
-        records = TfdsRecords(str(folder), split, source, image_key)
-        splits[_SPLITS[split]] = ImageSplit(records, np.arange(len(labels)), labels, resolution)
-    if "train" not in splits:
-        raise UserError(f"{name} has splits {list(builder.info.splits)}: it needs one named train")
-    feature = builder.info.features[label_key]
-    class_names = list(feature.names or map(str, range(feature.num_classes)))
-    dataset = Dataset(base, class_names, splits, digest(identity, resolution))
-    if set(class_names) <= set(imagenet.wnids()):
+        source = builder.as_data_source(called, decoders=decoders)
+        key = digest(identity, called, label_key)
+        values = _labels(source, label_key, f"{base}, {called}", key)
+        read[split] = read_labels(
+            values,
+            len(values),
+            where=base,
+            split=split,
+            names=feature.names or list(map(str, range(feature.num_classes))),
+        )
+        sources[split] = TfdsRecords(str(folder), called, source, image_key)
+    class_names, matched, unlabelled_ones = match_labels(read, base)
+    splits: dict[str, Split] = {
+        split: ImageSplit(sources[split], np.arange(len(labels)), labels, resolution)
+        for split, labels in matched.items()
+    }
+    facts = [identity, resolution, *([label_key] if label else [])]
+    notes += unlabelled_ones
+    dataset = Dataset(base, class_names, splits, digest(*facts), notes=notes)
+    if set(dataset.class_names) <= set(imagenet.wnids()):
         dataset = name_imagenet_classes(dataset)
     return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
 
@@ -193,16 +212,11 @@ def _open(tfds: Any, name: str, folder: Path) -> Any:
     return tfds.builder_from_directory(os.fspath(paths.alias(folder)))
 
 
-def _find_features(tfds: Any, name: str, features: Any) -> tuple[str, str]:
-    """The names of the image and of the label."""
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    found = []
-    for kind, keys in (("image", images), ("label", labels)):
-        if kind not in keys and len(keys) != 1:
-            raise UserError(f"{name} has features {sorted(features)}: it needs one {kind}")
-        found.append(kind if kind in keys else keys[0])
-    return found[0], found[1]
+def _find_image(tfds: Any, name: str, features: Any) -> str:
+    keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    if "image" not in keys and len(keys) != 1:
+        raise UserError(f"{name} has features {sorted(features)}: it needs one image")
+    return "image" if "image" in keys else keys[0]
 
 
 def _labels(source: Any, label_key: str, label: str, key: str) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""Which folders below a person's own are splits, and which are classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lgm_jax.data.labels import unlabelled
+from lgm_jax.data.listing import Listing
+from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of
+from lgm_jax.errors import UserError
+
+# Of so many classes it is looked whether they hold splits.
+_LOOKED_AT = 3
+
+
+def find_layout(listing: Listing) -> dict[str, str]:
+    """From split to its folder's name, or nothing where the folders are classes.
+
+    Names decide, and whether the folders hold folders of images. What is ignored is noted.
+
+    Raises:
+        UserError: If that cannot be told, if two folders are the same split, or if splits lie in
+            the classes.
+    """
+    names = listing.folders()
+    found = find_splits(names)
+    # What is only looked at is not left out.
+    look = Listing(listing.root)
+
+    def classes(name: str) -> list[str]:
+        return [each for each in look.folders(name) if look.images(f"{name}/{each}")]
+
+    # A class may be called bullet_train; imagenet_train holds classes.
+    found = {
+        split: [name for name in given if split_of(name) or look.folders(name)]
+        for split, given in found.items()
+    }
+    found = {split: given for split, given in found.items() if given}
+    known = [name for given in found.values() for name in given]
+    others = [name for name in names if known and name not in known and look.images(name)]
+    if "train" in found and len(found) > 1:
+        return _check_splits(listing, found, others)
+    if "train" in found:
+        return _check_train(listing, found["train"][0], others, classes)
+    exact = [name for name in known if split_of(name)]
+    if exact and (not others or any(map(classes, exact))):
+        raise UserError(f"{listing.root} has {' and '.join(exact)} but no train folder")
+    for name in names[:_LOOKED_AT]:
+        inside = find_splits(each for each in look.folders(name) if split_of(each))
+        if "train" in inside and len(inside) > 1:
+            splits = " and ".join(given[0] for given in inside.values())
+            raise UserError(
+                f"{listing.root / name} has {splits}: splits must hold classes, as in "
+                "train/<class>, not classes splits"
+            )
+    for name in exact:
+        _say_class(listing, name)
+    return {}
+
+
+def _check_splits(
+    listing: Listing, found: dict[str, list[str]], others: Sequence[str]
+) -> dict[str, str]:
+    """Splits beside `train`, without those whose images lie in no classes."""
+    for given in found.values():
+        check_one(given, str(listing.root))
+    for name in others:
+        listing.say(ignored(str(listing.root), name))
+    splits, look = {}, Listing(listing.root)
+    for split, (name,) in found.items():
+        if split != "train" and not look.folders(name) and look.images(name):
+            listing.say(unlabelled(str(listing.root / name), split))
+        else:
+            splits[split] = name
+    return splits
+
+
+def _check_train(
+    listing: Listing, train: str, others: Sequence[str], classes: Callable[[str], Sequence[str]]
+) -> dict[str, str]:
+    """Nothing, where `train` is a class beside others; it is one unless it holds folders."""
+    root, inside = listing.root, classes(train)
+    alike = [name for name in others if set(classes(name)) & set(inside)]
+    if not others:
+        raise UserError(
+            f"{root} has {train} but neither val nor test: give {root / train} to have it split"
+        )
+    if alike or (inside and split_of(train)):
+        raise UserError(
+            f"{root} has {(alike or others)[0]} beside {train}, which has folders as a split has: "
+            "call it val or test, or move it away; if they are classes, rename the folder "
+            f"{train}"
+        )
+    if split_of(train):
+        _say_class(listing, train)
+    return {}
+
+
+def _say_class(listing: Listing, name: str) -> None:
+    listing.say(
+        f"{listing.root}: the folder {name} is a class, since it holds images and no folders of "
+        "them"
+    )
