@@ -75,6 +75,9 @@ _HASHED = {
 # Network file systems show a new file to other machines within a minute.
 _APPEARS_SECONDS = 90
 
+# Between two looks at a folder that is held for a moment.
+_RETRY_SECONDS = 0.1
+
 
 class InUseError(UserError):
     """Another process holds the folder of a run."""
@@ -183,7 +186,7 @@ class Run:
             )
         if (read_json(self.path / CONFIG) or {}).get("identity") != self._found:
             self.close()
-            raise UserError(f"another process has just used workdir {self.path}: start again")
+            raise InUseError(f"another process has just used workdir {self.path}: start again")
 
     def find(self, stage: str, inputs: Inputs) -> Any | None:
         """The result of a stage that was finished with these inputs, if it was."""
@@ -330,6 +333,43 @@ def begun(path: epath.Path) -> Mapping[str, Any] | None:
     if earlier is None or earlier.get("version") != VERSION:
         return None
     return earlier.get("identity")
+
+
+def in_use(folder: epath.Path) -> bool:
+    """Whether another process holds a folder at this moment, as far as its lock says."""
+    if not folder.is_dir() or paths.is_bucket(folder):
+        return False
+    lock = locks.Lock(Path(folder / LOCK))
+    try:
+        lock.acquire()
+    except locks.Held:
+        return True
+    except locks.Unsupported:
+        return False
+    lock.release()
+    return False
+
+
+@contextlib.contextmanager
+def alone_in(folder: epath.Path) -> Iterator[None]:
+    """Within, no other process that asks for it is in a folder; waits for the one that is.
+
+    Where there are no locks, there is nothing to wait for.
+    """
+    lock = locks.Lock(Path(folder / LOCK))
+    while not paths.is_bucket(folder):
+        try:
+            lock.acquire()
+        except locks.Held:
+            time.sleep(_RETRY_SECONDS)
+        except locks.Unsupported:
+            break
+        else:
+            break
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_run(folder: epath.Path) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ SECTION = "experiment"
 
 RUNS, RECORD = "runs", "experiment.json"
 
-# What earlier versions appended to the name of a folder's backbone: digits of its weights' hash.
-_HASHED = re.compile(r"_[0-9a-f]{8}$")
+# Between two looks at runs that other processes make.
+_POLL_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,15 +106,8 @@ class Outcome:
         Raises:
             KeyError: If the run did not evaluate that.
         """
-        return self.results["probe"][self._evaluated(backbone)][method]
-
-    def _evaluated(self, backbone: str) -> str:
         known = self.results["probe"]
-        for name in (backbone, label(backbone)):
-            if name in known:
-                return name
-        (found,) = (key for key in known if _HASHED.sub("", key) == label(backbone))
-        return found
+        return known[backbone if backbone in known else label(backbone)][method]
 
 
 Plan = Callable[[ConfigDict, Mapping[str, Outcome]], Sequence[Planned]]
@@ -145,6 +138,9 @@ def run(
 ) -> None:
     """Makes the runs that are not finished, and writes the result.
 
+    Several processes, on one machine or on several that share the workdir, may do so at once: each
+    makes the runs that are free, and all wait for the last ones.
+
     Args:
         experiment: The experiment.
         config: Its config, with the section `experiment`.
@@ -167,21 +163,87 @@ def run(
         for each in configs.values():
             check(each)
         _open_folder(folder, config)
-        todo = [name for name in planned if name not in finished]
-        for name in todo:
-            print(f"run {len(finished) + 1} of {len(planned)}: {planned[name].title}", flush=True)
-            if not configs[name].real.cache:
+        todo = {name: each for name, each in planned.items() if name not in finished}
+        for each in configs.values():
+            if not each.real.cache:
                 # What one run has embedded, the others need not.
-                configs[name].real.cache = str(shared / runs.FEATURES)
-            path = shared / RUNS / name
-            finished[name] = _make(planned[name], configs[name], path, start)
+                each.real.cache = str(shared / runs.FEATURES)
+        for name, outcome in _make_all(todo, configs, shared / RUNS, len(finished), start):
+            finished[name] = outcome
         if not todo:
             break
     if hosts.is_first():
-        result = experiment.tabulate(config, [finished[name] for name in planned])
+        _write(experiment, config, folder, [finished[name] for name in planned])
+
+
+def _make_all(
+    todo: Mapping[str, Planned],
+    configs: Mapping[str, ConfigDict],
+    folder: epath.Path,
+    done: int,
+    start: Start,
+) -> Iterator[tuple[str, Outcome]]:
+    """Makes runs in their order, those that are free first: other processes may make some, too.
+
+    Whatever another process holds is looked at again once it lets go: what it has finished is read,
+    and what it has not is gone on with.
+
+    Args:
+        todo: The runs, by name.
+        configs: Their configs.
+        folder: What their folders are in.
+        done: How many runs of the experiment are finished.
+        start: As `run` has it.
+    """
+    left, total, waiting = list(todo), done + len(todo), False
+    while left:
+        held = []
+        for name in left:
+            path, place = folder / name, f"run {done + 1} of {total}: {todo[name].title}"
+            outcome = _make_if_free(todo[name], configs[name], path, place, start)
+            if outcome is None:
+                held.append(name)
+                continue
+            done, waiting = done + 1, False
+            yield name, outcome
+        if held == left:
+            if not waiting:
+                print(
+                    f"waiting for other processes that make {', '.join(held)}; if the machine of one "
+                    f"went down, delete the run's {runs.LOCK} in {folder}",
+                    flush=True,
+                )
+            waiting = True
+            time.sleep(_POLL_SECONDS)
+        left = held
+
+
+def _make_if_free(
+    planned: Planned, config: ConfigDict, path: epath.Path, place: str, start: Start
+) -> Outcome | None:
+    """Makes a run, unless another process holds its folder."""
+    if hosts.first_says(hosts.is_first() and runs.in_use(path)):
+        return None
+    print(place, flush=True)
+    try:
+        return _make(planned, config, path, start)
+    except runs.InUseError:
+        # Somebody was faster. Processes that work together would not all come to know of it.
+        if hosts.count() > 1:
+            raise
+        print("note: another process has just begun this run: left to it", flush=True)
+        return None
+
+
+def _write(
+    experiment: Experiment, config: ConfigDict, folder: epath.Path, outcomes: Sequence[Outcome]
+) -> None:
+    """Writes what comes of the runs; of several processes, one after another."""
+    result = experiment.tabulate(config, outcomes)
+    with runs.alone_in(folder):
         for path in write(folder, result):
             print(f"result: {path}")
-        _draw_samples(folder, [finished[name] for name in planned])
+        _draw_samples(folder, outcomes)
 
 
 def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, ConfigDict]:
@@ -287,6 +349,7 @@ def _open_folder(folder: epath.Path, config: ConfigDict) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / RECORD, {"name": config[SECTION].name})
+        with runs.alone_in(folder):
+            runs.write_json(folder / RECORD, {"name": config[SECTION].name})
     except OSError as error:
         raise UserError(f"cannot write to workdir {folder}: {error.strerror}") from error
