@@ -209,8 +209,8 @@ def _make_all(
         if held == left:
             if not waiting:
                 print(
-                    f"waiting for other processes that make {', '.join(held)}; if the machine of one "
-                    f"went down, delete the run's {runs.LOCK} in {folder}",
+                    f"waiting for other processes that make {', '.join(held)}; if the machine of "
+                    f"one went down, delete the run's {runs.LOCK} in {folder}",
                     flush=True,
                 )
             waiting = True
