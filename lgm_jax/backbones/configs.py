@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from lgm_jax.backbones import rotary as rotary_module
 from lgm_jax.backbones import timm_names, vit
+from lgm_jax.backbones.activations import Activation
 from lgm_jax.backbones.port import FORMATS
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import (
-    Activation,
     AttentionSpec,
     EmbedSpec,
     MlpSpec,
@@ -139,7 +139,7 @@ def check_spec(spec: ViTSpec) -> None:
     chosen: list[tuple[str, Any, Any]] = [
         ("positions", spec.embed.positions, vit.Positions),
         ("biases", spec.attention.biases, vit.Biases),
-        ("activation", spec.mlp.activation, vit.Activation),
+        ("activation", spec.mlp.activation, Activation),
         ("pooling", spec.pool.kind, vit.Pool),
     ]
     if rotary is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -23,21 +22,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lgm_jax.backbones.activations import ACTIVATIONS, Activation
 from lgm_jax.backbones.attention import AttentionKernel, attend
 from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 Biases = Literal["qkv", "qv", "none"]
 Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
 Positions = Literal["all", "tokens", "patches", "none"]
-
-_ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
-    # JAX's default is the tanh approximation, PyTorch's the exact function.
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "silu": jax.nn.silu,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +234,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         x = self.up(x)
-        activate = _ACTIVATIONS[self.spec.activation]
+        activate = ACTIVATIONS[self.spec.activation]
         if self.spec.gated:
             gate, x = jnp.split(x, 2, axis=-1)
             x = activate(gate) * x
@@ -434,7 +425,7 @@ class ViT(nnx.Module):
         # One scan: parts of the stacked parameters would be copies of them. Early blocks' outputs
         # go where the first one that is kept overwrites them.
         slots = jnp.maximum(jnp.arange(spec.depth) - (spec.depth - count), 0)
-        kept = jnp.zeros((count, *x.shape), x.dtype)
+        kept = jnp.zeros_like(x, shape=(count, *x.shape))
         return jax.lax.scan(each, (x, kept), (stacked, slots))[0][1]
 
     def pooled(self, outputs: Float[Array, "l b n d"]) -> Float[Array, "b f"]:

@@ -1,0 +1,76 @@
+"""Nonlinearities of the backbones' MLPs.
+
+Each has a derivative of its own, so that a gradient keeps one array of the input's size and dtype
+for it, whatever the formula is made of: a tanh GELU left to JAX keeps five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+def _keeping_slope(function: Elementwise) -> Elementwise:
+    """A function of each element, of which a gradient keeps the slope alone.
+
+    The slope is computed in float32 at least and rounded once, and can be differentiated again.
+    """
+
+    @jax.custom_jvp
+    def activation(x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return function(x)
+
+    @activation.defjvp
+    def differentiate(
+        primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        (x,), (tangent,) = primals, tangents
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        _, slope = jax.jvp(function, (wide,), (jnp.ones_like(wide),))
+        return activation(x), slope.astype(x.dtype) * tangent
+
+    return activation
+
+
+@jax.custom_jvp
+def _erfc(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`jax.lax.erfc`, whose own derivative JAX 0.12 refuses inside `jax.shard_map`."""
+    return jax.lax.erfc(x)
+
+
+@_erfc.defjvp
+def _differentiate_erfc(
+    primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    (x,), (tangent,) = primals, tangents
+    return _erfc(x), -2 / np.sqrt(np.pi).astype(x.dtype) * jnp.exp(-x * x) * tangent
+
+
+def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x Φ(x), as `jax.nn.gelu(x, approximate=False)` computes it; its slope is Φ(x) + x φ(x)."""
+    return 0.5 * x * _erfc(-x * np.sqrt(0.5).astype(x.dtype))
+
+
+def _gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[Activation, Elementwise] = {
+    # JAX's default is the tanh approximation, PyTorch's the exact function.
+    "gelu": _keeping_slope(_gelu),
+    "gelu_tanh": _keeping_slope(_gelu_tanh),
+    "quick_gelu": _keeping_slope(_quick_gelu),
+    "silu": _keeping_slope(jax.nn.silu),
+}

@@ -1,0 +1,98 @@
+"""Every family's forward and backward pass, as a step runs them; traced, not run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lgm_jax import backbones, distill, sharding
+from lgm_jax.backbones import specs
+from lgm_jax.backbones.vit import PoolSpec
+
+KEY = jax.random.key(0)
+
+
+def shrink(spec):
+    """The same parts, small."""
+    return dataclasses.replace(
+        spec,
+        resolution=4,
+        embed=dataclasses.replace(spec.embed, patch=2),
+        width=16,
+        depth=2,
+        attention=dataclasses.replace(spec.attention, heads=2),
+        mlp=dataclasses.replace(spec.mlp, width=24),
+        pool=dataclasses.replace(spec.pool, projection=min(spec.pool.projection, 8)),
+    )
+
+
+def families():
+    """A small spec of every kind of backbone, by the first name that is one."""
+    found = {}
+    for name, entry in specs.NAMES.items():
+        found.setdefault(shrink(entry.spec), name)
+    return {name: spec for spec, name in found.items()}
+
+
+FAMILIES = families()
+
+
+def make_apply(spec, dtype=jnp.float32):
+    definition, _ = backbones.abstract_vit(spec, dtype)
+    return backbones.make_apply(definition, spec, specs.IMAGENET, dtype)
+
+
+def trace_step(spec, microbatch_size=None):
+    """Traces a step on a mesh of one device, as `launch.py` runs it; gives the types of its end."""
+    side = spec.resolution
+    recipe = distill.Recipe(num_classes=3, resolution=side, crop=side, copies=2)
+    mesh, apply = sharding.make_mesh(jax.devices()[:1]), make_apply(spec)
+    real = distill.make_stream(apply, recipe, KEY, mesh=mesh, microbatch_size=microbatch_size)
+    step = distill.make_step(apply, recipe, KEY, real, mesh=mesh, microbatch_size=microbatch_size)
+    state = jax.eval_shape(lambda: sharding.place(mesh, distill.init_state(KEY, recipe)))
+    memory = distill.Memory(
+        jax.ShapeDtypeStruct((5, side, side, 3), jnp.uint8), jax.ShapeDtypeStruct((5,), jnp.int32)
+    )
+    return jax.eval_shape(step, state, backbones.abstract_params(spec), memory), state
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_step_is_traced_on_a_mesh(name):
+    """JAX checks there that what varies among devices is told from what does not."""
+    (after, loss), state = trace_step(FAMILIES[name], microbatch_size=2)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+    assert (loss.shape, loss.dtype) == ((), jnp.float32)
+
+
+@pytest.mark.parametrize("pool", [PoolSpec("mean", 2), PoolSpec("cls+mean", 2)])
+def test_a_step_is_traced_for_every_pooling(pool):
+    spec = dataclasses.replace(FAMILIES["dinov2_vits14_reg"], pool=pool)
+    (_, loss), _ = trace_step(spec)
+    assert loss.shape == ()
+
+
+def kept_for_mlp(spec, dtype):
+    """Arrays of the hidden layer's width that a gradient in the images keeps of a block."""
+    apply, images = make_apply(spec, dtype), jnp.zeros((1, spec.resolution, spec.resolution, 3))
+    params = backbones.abstract_params(spec, dtype)
+
+    def pullback(params, images):
+        return jax.vjp(lambda images: apply(params, images), images)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pullback, params, images))
+    return [leaf for leaf in kept if leaf.shape[-1] == spec.mlp.width]
+
+
+@pytest.mark.parametrize("name", ["digits_contrastive", "clip_vitb32", "siglip_vitb16"])
+def test_an_activation_keeps_one_array_for_its_gradient(name):
+    """Memory of a step is mostly what a backbone keeps, and most of that is of MLPs."""
+    spec = dataclasses.replace(FAMILIES[name], pool=PoolSpec("mean"))
+    kept = [leaf for leaf in kept_for_mlp(spec, jnp.bfloat16) if leaf.ndim == 4]
+    # Blocks, images, tokens, hidden layer.
+    tokens = 4 + spec.embed.num_prefix
+    assert [(leaf.shape, leaf.dtype) for leaf in kept] == [((2, 1, tokens, 24), jnp.bfloat16)]
