@@ -22,8 +22,8 @@ from scipy import stats
 
 from lgm_jax import objectives
 
-# Rows of a table of similarities at a time: bounds memory, and results do not depend on it.
-_ROWS = 1024
+# Numbers of a table of similarities at a time: bounds memory, and results do not depend on it.
+_TABLE = 2**23
 
 # Part of a class's real images that its edge encloses.
 EDGE = 0.95
@@ -69,11 +69,11 @@ def nearest_others(
         raise ValueError(f"{len(features)} images have no {count} neighbours each")
     unit = _unit(features)
     found = np.empty((len(unit), count), np.int64)
-    for start in range(0, len(unit), _ROWS):
-        similar = unit[start : start + _ROWS] @ unit.T
+    for part in _parts(len(unit), len(unit)):
+        similar = unit[part] @ unit.T
         rows = np.arange(len(similar))
-        similar[rows, start + rows] = -np.inf
-        found[start : start + _ROWS] = np.argpartition(-similar, count - 1, axis=-1)[:, :count]
+        similar[rows, part.start + rows] = -np.inf
+        found[part] = np.argpartition(-similar, count - 1, axis=-1)[:, :count]
     return found
 
 
@@ -119,8 +119,7 @@ def nearest_accuracy(
     """
     unit, unit_syn = _unit(features), _unit(features_syn)
     chosen = [
-        np.argmax(unit[start : start + _ROWS] @ unit_syn.T, axis=-1)
-        for start in range(0, len(unit), _ROWS)
+        np.argmax(unit[part] @ unit_syn.T, axis=-1) for part in _parts(len(unit), len(unit_syn))
     ]
     return float(100 * np.mean(labels_syn[np.concatenate(chosen)] == labels))
 
@@ -311,8 +310,8 @@ def outsideness(
         places = _places(features[chosen], means[label], others, own if members else 0.0)
         for row, (place, of_real) in enumerate(zip(places, real_places, strict=True)):
             # A real image is not farther out than itself, whatever the rounding.
-            inner = of_real[None, :] < (place - 1e-9 * np.abs(place))[:, None]
-            found[2 * row, chosen] = inner.mean(axis=1)
+            inner = np.searchsorted(np.sort(of_real), place - 1e-9 * np.abs(place))
+            found[2 * row, chosen] = inner / len(of_real)
             found[2 * row + 1, chosen] = place / np.quantile(of_real, EDGE)
     return Outsideness(*found)
 
@@ -460,6 +459,12 @@ def _ranks_of_rows(values: np.ndarray) -> np.ndarray:
 def _p_value(coefficients: np.ndarray) -> float:
     """Part of the coefficients at least as far from zero as the first, rounding aside."""
     return float(np.mean(np.abs(coefficients) >= np.abs(coefficients[0]) - 1e-12))
+
+
+def _parts(rows: int, columns: int) -> list[slice]:
+    """Rows of a table, so few at a time that it takes little memory."""
+    step = max(1, _TABLE // columns)
+    return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

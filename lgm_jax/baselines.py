@@ -8,6 +8,9 @@ from jaxtyping import Float, Int
 # Random images, those nearest to class means, those nearest to distilled ones, and all.
 METHODS = ("random", "centroids", "neighbors", "full")
 
+# Images on either side of a table of cosines, which then takes 32 MB.
+_BLOCK = 2048
+
 
 def random(
     labels: Int[np.ndarray, " n"], ipc: int, num_classes: int, runs: int, seed: int
@@ -69,6 +72,9 @@ def neighbors(
 ) -> Int[np.ndarray, " s"]:
     """The real image of the same class nearest to each synthetic one, by cosine of features.
 
+    Of equally near ones, the first. Classes are searched one by one and in blocks, so memory does
+    not grow with the number of pairs.
+
     Args:
         features: Features of the training images.
         labels: Their labels.
@@ -77,8 +83,44 @@ def neighbors(
 
     Returns:
         Indices of training images, one per synthetic image.
+
+    Raises:
+        ValueError: If a synthetic image is of a class without training images.
     """
-    unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
-    unit_syn = features_syn / np.linalg.norm(features_syn, axis=-1, keepdims=True)
-    cosines = np.where(labels_syn[:, None] == labels[None, :], unit_syn @ unit.T, -np.inf)
-    return np.argmax(cosines, axis=-1)
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = labels[order]
+    nearest = np.empty(len(labels_syn), np.int64)
+    for label in np.unique(labels_syn):
+        first, last = np.searchsorted(sorted_labels, [label, label + 1])
+        if first == last:
+            raise ValueError(f"class {label} has no training images")
+        members, chosen = order[first:last], np.flatnonzero(labels_syn == label)
+        for start in range(0, len(chosen), _BLOCK):
+            part = chosen[start : start + _BLOCK]
+            nearest[part] = members[_most_alike(features, members, features_syn[part])]
+    return nearest
+
+
+def _most_alike(
+    features: Float[np.ndarray, "n d"],
+    members: Int[np.ndarray, " m"],
+    features_syn: Float[np.ndarray, "s d"],
+) -> Int[np.ndarray, " s"]:
+    """Places in `members` of the rows of highest cosine, the first of equal ones."""
+    best = np.full(len(features_syn), -np.inf, np.float32)
+    places = np.zeros(len(features_syn), np.int64)
+    unit_syn, rows = _unit(features_syn), np.arange(len(features_syn))
+    for start in range(0, len(members), _BLOCK):
+        unit = _unit(features[members[start : start + _BLOCK]])
+        # Rounded, so that equal rows tie, whatever the order in which their products are added.
+        cosines = (unit_syn @ unit.T).astype(np.float32)
+        place = np.argmax(cosines, axis=-1)
+        nearer = cosines[rows, place] > best
+        best[nearer] = cosines[rows, place][nearer]
+        places[nearer] = start + place[nearer]
+    return places
+
+
+def _unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    rows = np.asarray(features, np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,9 @@ def _rotation(seed: int, d: int = 6) -> np.ndarray:
 
 
 class TestMutualKnn:
-    @pytest.mark.parametrize("rows", [1024, 7])
-    def test_is_the_part_of_neighbours_in_common(self, monkeypatch, rows):
-        monkeypatch.setattr(analysis, "_ROWS", rows)
+    @pytest.mark.parametrize("table", [2**23, 210])
+    def test_is_the_part_of_neighbours_in_common(self, monkeypatch, table):
+        monkeypatch.setattr(analysis, "_TABLE", table)
         a, b = _features(0), _features(1, d=4)
         shared = []
         for i in range(30):
@@ -81,10 +83,21 @@ class TestLinearCka:
         assert analysis.linear_cka(a, b) == pytest.approx(0, abs=1e-12)
 
 
+def test_memory_does_not_grow_with_pairs_of_images():
+    features, labels = _features(0, 40_000), np.arange(40_000) % 2
+    tracemalloc.start()
+    # A table of all pairs of a class is 400 MB as booleans.
+    analysis.outsideness(features, labels, features, labels, members=True)
+    analysis.nearest_others(features[:6000], 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 250e6
+
+
 class TestNearestAccuracy:
-    @pytest.mark.parametrize("rows", [1024, 7])
-    def test_gives_the_label_of_highest_cosine(self, monkeypatch, rows):
-        monkeypatch.setattr(analysis, "_ROWS", rows)
+    @pytest.mark.parametrize("table", [2**23, 210])
+    def test_gives_the_label_of_highest_cosine(self, monkeypatch, table):
+        monkeypatch.setattr(analysis, "_TABLE", table)
         syn, real = _features(0, 4), _features(1)
         labels_syn, labels = np.arange(4), np.arange(30) % 4
         cosines = [[x @ z / np.linalg.norm(x) / np.linalg.norm(z) for z in syn] for x in real]
