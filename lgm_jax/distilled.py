@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from lgm_jax import paths
+from lgm_jax.class_folders import METADATA, find_classes, read_metadata
 from lgm_jax.errors import UserError
+from lgm_jax.names import plain
 from lgm_jax.runs import replacing
 
 ARRAYS = "distilled.npz"
-METADATA = "metadata.jsonl"
-NUMBERED = "<label>_<name> folders"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +29,7 @@ class DistilledSet:
         images: Float32 in [0, 1], not normalised.
         labels: Indices into the class names, int32.
         class_names: In label order.
-        labelled_by: What gives the labels: `ARRAYS`, `METADATA` or `NUMBERED`; `None` if they are
-            no more than the sorted order of the class folders.
+        labelled_by: What gives the labels: `ARRAYS`, or see `class_folders.ClassFolders`.
         probabilities: Of each class, float32, where labels are soft; only `ARRAYS` has them.
     """
 
@@ -40,11 +38,6 @@ class DistilledSet:
     class_names: list[str]
     labelled_by: str | None
     probabilities: Float[np.ndarray, "n k"] | None = None
-
-
-class _Class(NamedTuple):
-    folder: epath.Path
-    name: str
 
 
 def save_distilled(
@@ -77,7 +70,8 @@ def save_distilled(
         path.write_bytes(encode_png(image))
         entry = {"file_name": name, "label": label, "class_name": class_names[label]}
         lines.append(json.dumps(entry, ensure_ascii=False))
-    (folder / METADATA).write_text("\n".join(lines) + "\n")
+    # In UTF-8, whatever the locale.
+    (folder / METADATA).write_bytes(("\n".join(lines) + "\n").encode())
     with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         arrays = {
             "images": images,
@@ -95,9 +89,9 @@ def load_distilled(
     """Reads a distilled set.
 
     Args:
-        folder: A run's workdir, its `distilled/`, or any folder of PNGs in one folder per class.
-            Labels are then those in `metadata.jsonl`, else those of folders named
-            `<label>_<name>`, else the sorted order of the folders. `~` is expanded.
+        folder: A run's workdir, its `distilled/`, or any folder of images that `class_folders`
+            describes. Labels are then those in `metadata.jsonl`, else those of folders named
+            `<label>_<name>` or by numbers, else the sorted order of the folders. `~` is expanded.
 
     Returns:
         Images (n, h, w, 3) float32 in [0, 1], not normalised; labels (n,) int32; class names.
@@ -115,20 +109,18 @@ def read_distilled(folder: str | Path) -> DistilledSet:
     if (path / "distilled").is_dir():
         path = path / "distilled"
     if (path / ARRAYS).is_file():
-        return _read_arrays(path / ARRAYS)
+        return read_arrays(path / ARRAYS)
     if not path.is_dir():
         raise UserError(f"{folder} is not a folder")
-    classes, labelled_by = _list_classes(path)
-    files = [
-        (label, file) for label, c in enumerate(classes) for file in sorted(c.folder.glob("*.png"))
-    ]
-    if not files:
-        raise UserError(f"{folder} holds no distilled set: expected {ARRAYS} or <class>/*.png")
-    images = [_read_png(file) for _, file in files]
+    if paths.is_bucket(path):
+        raise UserError(f"{folder} holds no {ARRAYS}: images in a bucket are not read")
+    found = find_classes(Path(path))[0]
+    images = [read_image(found.root / file) for files in found.files for file in files]
     if len({image.shape for image in images}) > 1:
         raise UserError(f"the images in {folder} differ in size")
-    labels = np.asarray([label for label, _ in files], np.int32)
-    return DistilledSet(np.stack(images), labels, [c.name for c in classes], labelled_by)
+    labels = np.repeat(np.arange(len(found.files), dtype=np.int32), list(map(len, found.files)))
+    stacked = np.stack(images).astype(np.float32) / 255
+    return DistilledSet(stacked, labels, list(found.names), found.labelled_by)
 
 
 def first_of_classes(
@@ -143,15 +135,22 @@ def first_of_classes(
     Raises:
         UserError: If there is no distilled set with `metadata.jsonl`, or one that cannot be read.
     """
+    from lgm_jax.data.listing import check_inside
+
     path = epath.Path(folder)
     path = path / "distilled" if (path / "distilled").is_dir() else path
     if not (path / METADATA).is_file():
         raise UserError(f"{folder} holds no distilled set: {METADATA} is missing")
-    found = []
-    for each in _list_classes(path)[0][:count]:
-        files = sorted(each.folder.glob("*.png"))
-        found += [(each.name, _read_png(file)) for file in files[:1]]
-    return found
+    first: dict[int, tuple[str, str]] = {}
+    for entry in read_metadata(path / METADATA):
+        label = entry.get("label")
+        if label is not None:
+            check_inside(entry["file_name"], Path(path))
+            first.setdefault(label, (entry.get("class_name") or str(label), entry["file_name"]))
+    return [
+        (plain(name), read_image(path / file).astype(np.float32) / 255)
+        for _, (name, file) in sorted(first.items())[:count]
+    ]
 
 
 def class_folder(label: int, class_names: Sequence[str]) -> str:
@@ -162,7 +161,9 @@ def class_folder(label: int, class_names: Sequence[str]) -> str:
 
 def safe_name(class_name: str) -> str:
     """The part of a class folder's name that stands for the class's name."""
-    return re.sub(r"[^\w.-]+", "_", class_name).strip("._")[:80]
+    fit = re.sub(r"[^\w.-]+", "_", class_name).strip("._")
+    # Names of files end at 255 bytes, of which other alphabets take several a letter.
+    return fit[:80].encode()[:200].decode(errors="ignore")
 
 
 def encode_png(image: Float[np.ndarray, "h w 3"]) -> bytes:
@@ -176,7 +177,12 @@ def encode_png(image: Float[np.ndarray, "h w 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_arrays(path: epath.Path) -> DistilledSet:
+def read_arrays(path: epath.Path) -> DistilledSet:
+    """Reads a `distilled.npz`.
+
+    Raises:
+        UserError: If it is damaged, or something else.
+    """
     # A broken archive makes zipfile, zlib and NumPy raise almost anything.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -186,6 +192,21 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
         raise UserError(f"{path} is no distilled set: {error.args[0]}") from error
     except Exception as error:
         raise UserError(f"{path} is damaged: {error or type(error).__name__}") from error
+    return check_arrays(path, images, labels, names, soft)
+
+
+def check_arrays(
+    path: epath.Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    names: np.ndarray,
+    soft: np.ndarray | None,
+) -> DistilledSet:
+    """The arrays of a file as a set.
+
+    Raises:
+        UserError: If they are not what `save_distilled` writes; the message says how.
+    """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32 or not images.size:
         problem = f"images are {images.dtype} {images.shape}, not float32 (n, h, w, 3)"
     elif not (images.min() >= 0 and images.max() <= 1):
@@ -199,7 +220,7 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
     elif soft is not None and not _are_probabilities(soft, (len(images), len(names))):
         problem = "probabilities are not float32 of each image and class, which add up to one"
     else:
-        return DistilledSet(images, labels.astype(np.int32), names.tolist(), ARRAYS, soft)
+        return DistilledSet(images, labels.astype(np.int32), list(map(plain, names)), ARRAYS, soft)
     raise UserError(f"{path} is no distilled set: {problem}")
 
 
@@ -209,67 +230,15 @@ def _are_probabilities(values: np.ndarray, shape: tuple[int, int]) -> bool:
     return bool(values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-4))
 
 
-def _read_png(path: epath.Path) -> Float[np.ndarray, "h w 3"]:
-    from PIL import Image
+def read_image(path: epath.Path | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """A finished image, of any format that is read.
 
-    # Broken bytes make PIL's decoders raise almost anything.
+    Raises:
+        UserError: If it cannot be.
+    """
+    from lgm_jax.data.decode import BadImageError, decode
+
     try:
-        with path.open("rb") as file, Image.open(file, formats=("PNG",)) as image:
-            return np.asarray(image.convert("RGB"), np.float32) / 255
-    except Exception as error:
-        raise UserError(f"cannot read image {path}: {error or type(error).__name__}") from error
-
-
-def _list_classes(path: epath.Path) -> tuple[list[_Class], str | None]:
-    """The class folders in label order, and what gives the labels."""
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
-    metadata = _read_metadata(path / METADATA) if (path / METADATA).is_file() else {}
-    described = [metadata.get(folder.name, {}) for folder in folders]
-    every = set(range(len(folders)))
-    numbers = [re.fullmatch(r"(\d+)_(.*)", folder.name) for folder in folders]
-    labels, names = list(range(len(folders))), [folder.name for folder in folders]
-    labelled_by = None
-    if any("label" in entry for entry in described):
-        labels, labelled_by = [entry.get("label", -1) for entry in described], METADATA
-        if set(labels) != every:
-            raise UserError(
-                f"{path / METADATA} does not give the {len(folders)} class folders the labels 0 to "
-                f"{len(folders) - 1}, one each"
-            )
-    elif {int(match[1]) for match in numbers if match} == every:
-        labels, labelled_by = [int(match[1]) for match in numbers if match], NUMBERED
-        names = [match[2] for match in numbers if match]
-    classes = [
-        _Class(folder, entry.get("class_name", name))
-        for folder, entry, name in zip(folders, described, names, strict=True)
-    ]
-    return [classes[i] for i in sorted(range(len(folders)), key=labels.__getitem__)], labelled_by
-
-
-def _read_metadata(path: epath.Path) -> Mapping[str, Mapping[str, Any]]:
-    """What a `metadata.jsonl` says of each class folder: `label` and `class_name`, if it does."""
-    classes: dict[str, dict[str, Any]] = {}
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-            raise UserError(f"{path}, line {number}: no object with a file_name")
-        folder, slash, _ = entry["file_name"].partition("/")
-        if not slash:
-            continue
-        said = {key: entry[key] for key in ("label", "class_name") if entry.get(key) is not None}
-        if type(said.get("label", 0)) is not int or type(said.get("class_name", "")) is not str:
-            raise UserError(
-                f"{path}, line {number}: label must be a whole number and class_name a text"
-            )
-        if classes.setdefault(folder, said) != said:
-            raise UserError(
-                f"{path}, line {number}: {folder} has another label or class_name above"
-            )
-    return classes
+        return np.asarray(decode(path.read_bytes(), orient=False, name=path.name))
+    except (BadImageError, OSError) as error:
+        raise UserError(f"cannot read image {path}: {error}") from error

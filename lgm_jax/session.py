@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,15 +20,10 @@ from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.loader import Loader, Parts, default_workers
 from lgm_jax.data.sampling import Crops, Order
-from lgm_jax.distilled import (
-    ARRAYS,
-    NUMBERED,
-    DistilledSet,
-    read_distilled,
-    safe_name,
-)
+from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.features import Rows, Views, embed
+from lgm_jax.foreign import read_source
 from lgm_jax.identity import describe
 from lgm_jax.images import grow_interval
 
@@ -48,9 +43,6 @@ _VIEW_STREAM = 103
 _CHECK_BATCH = 128
 
 _GROW_EVERY = "images.grow_every"
-
-# Class names listed in a message.
-_MOST_NAMED = 5
 
 # The config key of each field of a recipe that has one of its own; `make_recipe` has the others.
 _RECIPE_KEYS = {
@@ -343,7 +335,9 @@ def open_session(
         )
     crop_at = _crop_at(config, dataset, on_host=on_host)
     weights = backbone_weights(config)
-    source = _read_source(config.images.source, dataset, resolution, config.ipc)
+    source = None
+    if config.images.source:
+        source = read_source(config.images.source, dataset, resolution, config.ipc)
     identity = identify(
         recipe, config.seed, distilled_against, weights, dataset.fingerprint, crop_at, source
     )
@@ -589,39 +583,6 @@ def content_hash(split: ArraySplit) -> str:
     return hashlib.sha256(split.images.tobytes() + split.labels.tobytes() + soft).hexdigest()
 
 
-def _read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit | None:
-    """Finished images in the data set's label order and at the recipe's resolution."""
-    if not folder:
-        return None
-    found = read_distilled(folder)
-    if len(found.class_names) != dataset.num_classes:
-        raise UserError(
-            f"{folder} has {len(found.class_names)} classes, but {dataset.name} has "
-            f"{dataset.num_classes}"
-        )
-    order, rule = _match_classes(found, dataset, folder)
-    labels, images, soft = order[found.labels], found.images, found.probabilities
-    if soft is not None:
-        # Column `c` of theirs is of class `order[c]` of ours.
-        soft = soft[:, np.argsort(order)]
-    counts = np.bincount(labels, minlength=dataset.num_classes)
-    if counts.min() != counts.max():
-        raise UserError(
-            f"{folder} has {counts.min()} to {counts.max()} images per class; all need as many"
-        )
-    if counts[0] != ipc:
-        raise UserError(
-            f"{folder} has {counts[0]} images per class: add --config.ipc={counts[0]}, it is {ipc}"
-        )
-    if images.shape[1] != images.shape[2]:
-        raise UserError(f"the images in {folder} are not square")
-    if images.shape[1] != resolution:
-        shape = (len(images), resolution, resolution, 3)
-        images = np.asarray(jax.image.resize(images, shape, "linear"))
-    print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
-    return ArraySplit(images, labels, probabilities=soft)
-
-
 def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
     options = config.backbone
     # A revision belongs to one repository, that of the only backbone to distil against.
@@ -640,41 +601,6 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
         )
     except backbones.IndivisibleError as error:
         raise UserError(f"config.images.crop={crop}, and {name}: {error}") from error
-
-
-def _match_classes(found: DistilledSet, dataset: Dataset, folder: str) -> tuple[np.ndarray, str]:
-    """From the labels of foreign images to the data set's, and the rule in words.
-
-    Names decide if all are the data set's. If none is, labels that the images come with decide.
-    """
-    # Names of folders were made fit for file systems.
-    plain = safe_name if found.labelled_by == NUMBERED else str
-    known = {plain(name): label for label, name in enumerate(dataset.class_names)}
-    names = [plain(name) for name in found.class_names]
-    foreign, lacking = set(names) - set(known), set(known) - set(names)
-    if not foreign and not lacking:
-        order = [known[name] for name in names]
-        return np.asarray(order, np.int32), "class name, all of which match"
-    if len(foreign) < len(set(names)):
-        raise UserError(
-            f"some classes of {folder} are {dataset.name}'s and some are not: "
-            f"{_listed(foreign or names)} there, {_listed(lacking)} here; give all the same names"
-        )
-    if found.labelled_by is None:
-        raise UserError(
-            f"no class of {folder} ({_listed(foreign)}) is one of {dataset.name}'s "
-            f"({_listed(lacking)}): name its folders as the classes, or <label>_<name>"
-        )
-    pairs = zip(names, dataset.class_names, strict=True)
-    meaning = [f"{theirs} is {ours}" for theirs, ours in pairs]
-    rule = f"{found.labelled_by}, since no class name matches: {_listed(meaning)}"
-    return np.arange(len(names), dtype=np.int32), rule
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = (sorted(names) if isinstance(names, set) else list(names))[:_MOST_NAMED]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def make_augmentation(config: ConfigDict) -> Augmentation | None:

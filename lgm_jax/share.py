@@ -28,7 +28,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from lgm_jax import public, runs, terminal
-from lgm_jax.distilled import ARRAYS, METADATA, DistilledSet, read_distilled, save_distilled
+from lgm_jax.class_folders import METADATA
+from lgm_jax.distilled import ARRAYS, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.table import TITLES

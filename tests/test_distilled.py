@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 import lgm_jax
-from lgm_jax.distilled import (
-    METADATA,
-    NUMBERED,
-    first_of_classes,
-    read_distilled,
-    save_distilled,
-)
+from lgm_jax.class_folders import METADATA, NUMBERED
+from lgm_jax.distilled import first_of_classes, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 
 NAMES = ["ant", "hot dog", "cat"]

@@ -96,6 +96,8 @@ class Listing:
     def images(self, inside: str) -> list[File]:
         """The images at any depth below a folder, sorted by path; each folder is read once."""
         found = list(self._walk(inside, self._above | {_identity(self.root / inside)}))
+        for file in found:
+            self._loose.pop(file.path, None)
         if not found and not any(path.startswith(f"{inside}/") for path in self._others):
             self._empty[inside] = None
         return found

@@ -1,0 +1,222 @@
+"""Which image of a folder is of which class, in the layouts that distillation programs write.
+
+<class>/*.jpg              class: a name, a WordNet name, <label>_<name>, a number, new000
+<class>.png                one image of each class
+<class>_<number>.png       several, also class000_id000.jpg
+syn/<any of these>         any depth of folders that are alone in theirs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etils import epath
+
+from lgm_jax.errors import UserError
+from lgm_jax.names import looks, plain
+
+if TYPE_CHECKING:
+    from lgm_jax.data.listing import Listing
+
+METADATA = "metadata.jsonl"
+NUMBERED = "<label>_<name> folders"
+NUMBERS = "the numbers of its classes"
+
+# Files that hold images but run code when they are read.
+_PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
+# What tells images of a class apart: `_3`, `-03`, `_id003`, ` (2)`.
+_IMAGE_NUMBER = re.compile(r"(?:[ _-]+(?:id|img|image|ipc|copy)?[ _-]?\d+| ?\(\d+\))$")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFolders:
+    """Image files by class.
+
+    Attributes:
+        root: The folder that they are in.
+        files: By class, in label order, paths below `root`.
+        names: Of the classes.
+        labelled_by: What gives the labels: `METADATA`, `NUMBERED` or `NUMBERS`; `None` if they are
+            no more than the sorted order.
+        notes: What was left out, a line each.
+    """
+
+    root: Path
+    files: Sequence[Sequence[str]]
+    names: Sequence[str]
+    labelled_by: str | None
+    notes: Sequence[str]
+
+
+def find_classes(folder: Path) -> list[ClassFolders]:
+    """The ways to read a folder, likeliest first: more than one only where files name the classes.
+
+    Raises:
+        UserError: If it holds no images, or metadata that contradict themselves.
+    """
+    # Reading data sets takes much to import, which loading a set of arrays does without.
+    from lgm_jax.data.listing import Listing
+
+    listing = Listing(folder)
+    inside = _descend(listing)
+    names = listing.folders(inside)
+    groups = {name: listing.images(_join(inside, name)) for name in names}
+    by_folder = {name: [file.path for file in files] for name, files in groups.items() if files}
+    root = folder / inside
+    if len(by_folder) > 1:
+        return [_label(root, by_folder, inside, listing.notes())]
+    files = [file.path for file in listing.images(inside)]
+    if not files:
+        raise UserError(f"{folder} holds no distilled set: {_explain(root)}")
+    shorter: dict[str, list[str]] = {}
+    whole: dict[str, list[str]] = {}
+    for path in files:
+        stem = Path(path).stem
+        shorter.setdefault(_IMAGE_NUMBER.sub("", stem) or stem, []).append(path)
+        whole.setdefault(stem, []).append(path)
+    ways = [way for way in (shorter, whole) if len(way) > 1]
+    if not ways:
+        raise UserError(f"{folder} has images of one class only, {files[0]} for example")
+    distinct = ways[:1] if shorter.keys() == whole.keys() else ways
+    return [_label(root, way, inside, listing.notes()) for way in distinct]
+
+
+def numbers_of(names: Sequence[str]) -> list[int] | None:
+    """The numbers that names are but for a beginning that all share (`new000`), all different."""
+    matches = [re.fullmatch(r"(.*?)[ _-]*(\d+)", name) for name in names]
+    beginnings = {match[1] for match in matches if match}
+    numbers = [int(match[2]) for match in matches if match]
+    if len(numbers) < len(names) or len(beginnings) > 1 or len(set(numbers)) < len(numbers):
+        return None
+    return numbers
+
+
+def count_from(numbers: Sequence[int], classes: int) -> int | None:
+    """Whether numbers count classes, each once, from 0 or from 1."""
+    for first in (0, 1):
+        if sorted(numbers) == list(range(first, first + classes)):
+            return first
+    return None
+
+
+def read_metadata(path: epath.Path) -> list[dict[str, Any]]:
+    """The lines of a `metadata.jsonl`, of which `label` and `class_name` are checked.
+
+    Raises:
+        UserError: If it cannot be read, or a line is not as it should be; the message names it.
+    """
+    try:
+        # Not `splitlines`: JSON may have other line separators in its texts.
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    entries = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+            raise UserError(f"{path}, line {number}: no object with a file_name")
+        label, name = entry.get("label"), entry.get("class_name")
+        if type(label) not in (int, type(None)) or type(name) not in (str, type(None)):
+            raise UserError(
+                f"{path}, line {number}: label must be a whole number and class_name a text"
+            )
+        entries.append({**entry, "line": number})
+    return entries
+
+
+def _descend(listing: Listing) -> str:
+    """The folder that holds classes: below folders that are alone, without images beside them."""
+    inside = ""
+    while True:
+        names = listing.folders(inside)
+        if len(names) != 1:
+            return inside
+        below = _join(inside, names[0])
+        if len(listing.folders(below)) == 0 and not listing.images(below):
+            return inside
+        if any(file.path.rpartition("/")[0] == inside for file in listing.images(inside)):
+            return inside
+        inside = below
+
+
+def _label(
+    root: Path, groups: Mapping[str, Sequence[str]], inside: str, notes: Sequence[str]
+) -> ClassFolders:
+    """Puts classes in the order of the labels that metadata, numbered names or numbers give."""
+    names = sorted(groups)
+    prefix = f"{inside}/" if inside else ""
+    files = {name: sorted(path.removeprefix(prefix) for path in groups[name]) for name in names}
+    metadata = epath.Path(root / METADATA)
+    described = _describe(metadata, set(names)) if metadata.is_file() else {}
+    pairs = [re.fullmatch(r"(\d+)[_-](.+)", name) for name in names]
+    shown = [match[2] if match else name for match, name in zip(pairs, names, strict=True)]
+    labels: list[int] | None
+    by: str | None
+    if any("label" in entry for entry in described.values()):
+        labels, shown, by = [described.get(n, {}).get("label", -1) for n in names], names, METADATA
+        if set(labels) != set(range(len(names))):
+            raise UserError(
+                f"{metadata} does not give the {len(names)} class folders the labels 0 to "
+                f"{len(names) - 1}, one each"
+            )
+    elif count_from([int(match[1]) for match in pairs if match], len(names)) is not None:
+        labels, by = [int(match[1]) for match in pairs if match], NUMBERED
+    else:
+        labels, shown = numbers_of(names), names
+        by = NUMBERS if count_from(labels or (), len(names)) is not None else None
+    order = sorted(range(len(names)), key=(labels or range(len(names))).__getitem__)
+    called = [
+        described.get(name, {}).get("class_name") or text
+        for name, text in zip(names, shown, strict=True)
+    ]
+    return ClassFolders(
+        root,
+        [files[names[i]] for i in order],
+        [plain(called[i]) for i in order],
+        by,
+        notes,
+    )
+
+
+def _describe(path: epath.Path, names: set[str]) -> Mapping[str, Mapping[str, Any]]:
+    """What metadata say of each class folder: `label` and `class_name`, if they do."""
+    known = {looks(name): name for name in names}
+    classes: dict[str, dict[str, Any]] = {}
+    for entry in read_metadata(path):
+        folder, slash, _ = entry["file_name"].partition("/")
+        if not slash:
+            continue
+        folder = folder if folder in names else known.get(looks(folder), folder)
+        said = {key: entry[key] for key in ("label", "class_name") if entry.get(key) is not None}
+        if classes.setdefault(folder, said) != said:
+            raise UserError(
+                f"{path}, line {entry['line']}: {folder} has another label or class_name above"
+            )
+    return classes
+
+
+def _explain(root: Path) -> str:
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in _PICKLES:
+            return f"{path.name} is a pickle, which can run code; {SAVE_AS_ARRAYS}"
+    return "expected distilled.npz or <class>/*.png"
+
+
+SAVE_AS_ARRAYS = (
+    "save its arrays instead: numpy.savez('images.npz', images=..., labels=...), images (n, h, w, "
+    "3) in [0, 1] or 8 bits"
+)
+
+
+def _join(inside: str, name: str) -> str:
+    return f"{inside}/{name}" if inside else name

@@ -1,0 +1,319 @@
+"""Finished images that others made, in the data set's label order: what `images.source` names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int
+
+from lgm_jax import paths
+from lgm_jax.class_folders import (
+    NUMBERED,
+    NUMBERS,
+    SAVE_AS_ARRAYS,
+    ClassFolders,
+    count_from,
+    find_classes,
+    numbers_of,
+)
+from lgm_jax.data import imagenet
+from lgm_jax.data.dataset import ArraySplit, Dataset
+from lgm_jax.data.decode import resize_and_crop
+from lgm_jax.data.splits import list_some
+from lgm_jax.distilled import (
+    ARRAYS,
+    DistilledSet,
+    check_arrays,
+    read_arrays,
+    read_image,
+    safe_name,
+)
+from lgm_jax.errors import UserError
+from lgm_jax.names import folded, match
+
+_WNID = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?!\d)")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Matched:
+    """Whose labels are known.
+
+    Attributes:
+        order: From labels there to the data set's.
+        rule: How they are known, in words.
+    """
+
+    order: Int[np.ndarray, " k"]
+    rule: str
+
+
+def read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit:
+    """Reads finished images.
+
+    Class names decide which class is which, if all are the data set's. If none is, labels that the
+    images come with do. Nothing is decoded before classes and numbers of images fit.
+
+    Args:
+        folder: A run's workdir, a folder that `class_folders` describes, or an `.npz` file.
+        dataset: Whose classes they are of.
+        resolution: Side of the images to return, in pixels.
+        ipc: Images of each class.
+
+    Raises:
+        UserError: If they cannot be read, or do not fit; the message says what to do.
+    """
+    path = paths.locate(folder)
+    path = path / "distilled" if (path / "distilled").is_dir() else path
+    arrays = path / ARRAYS if path.is_dir() else path
+    if arrays.is_file():
+        if not path.is_dir() and path.suffix != ".npz":
+            raise UserError(f"{folder} is a file, but no .npz of arrays: {SAVE_AS_ARRAYS}")
+        return _from_arrays(_read_arrays(arrays), dataset, folder, resolution, ipc)
+    if not path.is_dir() or paths.is_bucket(path):
+        raise UserError(f"{folder} is not a folder of images on this machine")
+    found, matched = _choose(find_classes(Path(path)), dataset, folder)
+    counts = np.zeros(dataset.num_classes, int)
+    counts[matched.order] = list(map(len, found.files))
+    _check_counts(counts, dataset, folder, ipc)
+    images, fitted = _read_images(found, resolution)
+    labels = np.repeat(matched.order, list(map(len, found.files))).astype(np.int32)
+    _report(images, f"{matched.rule}{fitted}", found.notes)
+    return ArraySplit(images, labels)
+
+
+def _read_arrays(path: epath.Path) -> DistilledSet:
+    """A `distilled.npz`, or the arrays of another program: bytes, channels first, without names."""
+    if path.name == ARRAYS:
+        return read_arrays(path)
+    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:
+        raise UserError(f"cannot read {path}: {error or type(error).__name__}") from error
+    if not {"images", "labels"} <= set(arrays):
+        raise UserError(f"{path} has arrays {sorted(arrays)}: {SAVE_AS_ARRAYS}")
+    images, labels = arrays["images"], arrays["labels"]
+    if images.ndim == 4 and images.shape[-1] != 3 and images.shape[1] == 3:
+        images = images.transpose(0, 2, 3, 1)
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 255
+    elif images.dtype.kind == "f":
+        images = images.astype(np.float32)
+    count = int(labels.max(initial=-1)) + 1 if labels.dtype.kind in "iu" else 0
+    names = arrays.get("class_names", np.arange(count).astype(np.str_))
+    return check_arrays(path, images, labels, names, arrays.get("probabilities"))
+
+
+def _from_arrays(
+    found: DistilledSet, dataset: Dataset, folder: str, resolution: int, ipc: int
+) -> ArraySplit:
+    matched = _match(found.class_names, found.labelled_by, dataset, folder)
+    labels, images, soft = matched.order[found.labels], found.images, found.probabilities
+    if soft is not None:
+        # Column `c` of theirs is of class `order[c]` of ours.
+        soft = soft[:, np.argsort(matched.order)]
+    _check_counts(np.bincount(labels, minlength=dataset.num_classes), dataset, folder, ipc)
+    if images.shape[1] != images.shape[2]:
+        raise UserError(f"the images in {folder} are not square")
+    _report(images, matched.rule, ())
+    return ArraySplit(_resize(images, resolution), labels, probabilities=soft)
+
+
+def _report(images: np.ndarray, rule: str, notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+    print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
+
+
+def _check_counts(counts: Int[np.ndarray, " k"], dataset: Dataset, folder: str, ipc: int) -> None:
+    low, high = int(counts.min()), int(counts.max())
+    if low != high:
+        few, many = (dataset.class_names[int(i)] for i in (counts.argmin(), counts.argmax()))
+        raise UserError(
+            f"{folder} has {low} to {high} images per class ({low} of {few}, {high} of {many}); "
+            f"all need as many: keep {max(low, 1)} of each"
+        )
+    if low != ipc:
+        raise UserError(f"{folder} has {low} images per class: add --config.ipc={low}, it is {ipc}")
+
+
+def _read_images(found: ClassFolders, resolution: int) -> tuple[np.ndarray, str]:
+    """Images (n, r, r, 3) float32, and what was done to them, in words."""
+    from PIL import Image
+
+    files = [found.root / file for files in found.files for file in files]
+    first = read_image(files[0])
+    images = np.empty((len(files), *first.shape), np.uint8)
+    square = first.shape[0] == first.shape[1]
+    for i, file in enumerate(files):
+        image = read_image(file)
+        if not square or image.shape != first.shape:
+            break
+        images[i] = image
+    else:
+        return _resize(images.astype(np.float32) / 255, resolution), ""
+    # As real images are treated. One at a time: they may be large.
+    images = np.stack(
+        [resize_and_crop(Image.fromarray(read_image(file)), resolution) for file in files]
+    )
+    fitted = f"; resized and cropped to {resolution} px, as they are not all square and of one size"
+    return images.astype(np.float32) / 255, fitted
+
+
+def _resize(images: Float[np.ndarray, "n h w 3"], resolution: int) -> Float[np.ndarray, "n r r 3"]:
+    if images.shape[1] == resolution:
+        return images
+    shape = (len(images), resolution, resolution, 3)
+    return np.asarray(jax.image.resize(images, shape, "linear"))
+
+
+def _choose(
+    ways: Sequence[ClassFolders], dataset: Dataset, folder: str
+) -> tuple[ClassFolders, _Matched]:
+    """The one way to read a folder that gives the data set's classes."""
+    matched, errors = [], []
+    for way in ways:
+        try:
+            matched.append((way, _match(way.names, way.labelled_by, dataset, folder)))
+        except UserError as error:
+            errors.append(error)
+    if not matched:
+        raise errors[0]
+    if len(matched) > 1:
+        raise UserError(
+            f"{folder} can be read in two ways, by {matched[0][1].rule}, or by "
+            f"{matched[1][1].rule}: put the images of each class into a folder of its own"
+        )
+    return matched[0]
+
+
+def _match(
+    names: Sequence[str], labelled_by: str | None, dataset: Dataset, folder: str
+) -> _Matched:
+    """Which class of the data set each class of foreign images is."""
+    if len(names) != dataset.num_classes:
+        lacking, foreign = _strangers(names, dataset)
+        raise UserError(
+            f"{folder} has {len(names)} classes, but {dataset.name} has {dataset.num_classes}: "
+            f"{list_some(foreign) or 'none'} there alone, {list_some(lacking) or 'none'} here "
+            "alone; config.data.subset chooses classes of the data set"
+        )
+    best: dict[str, str] = {}
+    for rule, known, write in _ways_to_name(dataset):
+        if len(set(known)) < len(known):
+            continue
+        found = match(list(map(write, names)), known, folded_safe, number)
+        if len(found) == len(known) and len(set(map(write, names))) == len(names):
+            place = {name: i for i, name in enumerate(known)}
+            order = [place[found[write(name)]] for name in names]
+            return _Matched(np.asarray(order, np.int32), f"{rule}, all of which match")
+        best = max(best, found, key=len)
+    if best:
+        lacking, foreign = _strangers(names, dataset)
+        raise UserError(
+            f"some classes of {folder} are {dataset.name}'s and some are not: "
+            f"{list_some(foreign)} there, {list_some(lacking)} here; give all the same names"
+        )
+    return _by_label(names, labelled_by, dataset, folder)
+
+
+def _ways_to_name(
+    dataset: Dataset,
+) -> list[tuple[str, list[str], Callable[[str], str]]]:
+    """Rules by which names may be compared: the rule, the data set's names, and theirs."""
+    known = list(map(str, dataset.class_names))
+    bare = functools.partial(re.sub, r"^\d+[_-]", "")
+    ways: list[tuple[str, list[str], Callable[[str], str]]] = [
+        ("class name", known, str),
+        ("class name behind a number", known, bare),
+    ]
+    # The data set's folders may be named so, with or without other names for its classes.
+    wnids = list(dataset.wnids) or known
+    if set(wnids) <= set(imagenet.wnids()):
+        ways.append(("WordNet name", wnids, _wnid_in))
+        ways.append(("class name of a WordNet name", list(map(_name_of, wnids)), str))
+    else:
+        ways.append(("class name of a WordNet name", known, lambda name: _name_of(_wnid_in(name))))
+    return ways
+
+
+def _by_label(
+    names: Sequence[str], labelled_by: str | None, dataset: Dataset, folder: str
+) -> _Matched:
+    """By the labels that images come with, where no name is known."""
+    classes = list(map(str, dataset.class_names))
+    numbers = numbers_of(names) if labelled_by in (NUMBERS, None) else None
+    rules: dict[str, list[int]] = {}
+    if labelled_by == NUMBERED or labelled_by not in (NUMBERS, None):
+        rules[labelled_by] = list(range(len(names)))
+    elif numbers is not None:
+        first = count_from(numbers, len(names))
+        if first is not None:
+            rules[f"{NUMBERS}, counted from {first}"] = [n - first for n in numbers]
+        thousand = [imagenet.wnids()[n] if n < 1000 else "" for n in numbers]
+        if dataset.wnids and set(thousand) == set(dataset.wnids):
+            rules["ImageNet-1k's numbers"] = [list(dataset.wnids).index(w) for w in thousand]
+    if not rules:
+        raise UserError(
+            f"no class of {folder} ({list_some(names)}) is one of {dataset.name}'s "
+            f"({list_some(classes)}): name its folders as the classes, <label>_<name>, or by "
+            f"numbers from 0 to {len(names) - 1}"
+        )
+    if len({tuple(order) for order in rules.values()}) > 1:
+        raise UserError(
+            f"{folder}: {NUMBERS} may be the data set's labels or ImageNet-1k's, which differ: "
+            "name its folders as the classes, or by WordNet names"
+        )
+    rule, order = next(iter(rules.items()))
+    meaning = [f"{name} is {classes[i]}" for name, i in zip(names, order, strict=True)]
+    return _Matched(
+        np.asarray(order, np.int32),
+        f"{rule}, since no class name matches: {list_some(meaning)}",
+    )
+
+
+def _strangers(names: Sequence[str], dataset: Dataset) -> tuple[list[str], list[str]]:
+    """Which classes are the data set's alone, and which the images' alone."""
+    known = list(map(str, dataset.class_names))
+    found: dict[str, str] = {}
+    for _, theirs, write in _ways_to_name(dataset):
+        place = dict(zip(theirs, known, strict=True))
+        own = {write(name): name for name in names}
+        some = {own[n]: place[k] for n, k in match(list(own), theirs, folded_safe, number).items()}
+        found = max(found, some, key=len)
+    lacking = [name for name in known if name not in found.values()]
+    return lacking, [name for name in names if name not in found]
+
+
+def folded_safe(name: str) -> str:
+    """Equal for a name and what is left of it in a file's name."""
+    return folded(safe_name(name))
+
+
+def number(name: str) -> str:
+    """Equal for one number with and without leading zeros."""
+    return str(int(name)) if name.isdecimal() else folded(name)
+
+
+def _wnid_in(name: str) -> str:
+    """The WordNet name in a name, or the name."""
+    found = _WNID.findall(name)
+    return found[0] if len(found) == 1 else name
+
+
+def _name_of(wnid: str) -> str:
+    """The name that people use for one of ImageNet-1k's WordNet names, or what is given."""
+    return _names().get(wnid, wnid)
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    return dict(zip(imagenet.wnids(), imagenet.names(), strict=True))
