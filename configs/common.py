@@ -85,9 +85,14 @@ def pooling(name: str, value: Any) -> None:
 
 def different(name: str, value: Any) -> None:
     """A `Check`: a list of at least one item, none twice."""
-    items = split_list(value)
-    if not items:
+    if not split_list(value):
         raise UserError(f"config.{name} is empty: {KEYS[name].help}")
+    none_twice(name, value)
+
+
+def none_twice(name: str, value: Any) -> None:
+    """A `Check`: a list, no item of it twice."""
+    items = split_list(value)
     twice = next((item for item in items if items.count(item) > 1), None)
     if twice is not None:
         raise UserError(f"config.{name} names {twice} twice")
@@ -245,7 +250,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "real.views": Key(1, "for cached and exact: augmentations of each image", between(1, 1000)),
     "real.cache": Key("", "folder of features that runs share (default: in the workdir)"),
-    "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)"),
+    "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)", none_twice),
     "baselines": Key(
         ",".join(baselines.METHODS),
         "real images to compare with, comma-separated",

@@ -113,6 +113,16 @@ class Session:
     def key(self) -> jax.Array:
         return jax.random.key(self.config.seed)
 
+    def name_of(self, backbone: Backbone) -> str:
+        """What results call a backbone of the session: its name, and what tells it from others."""
+        return self._names[backbone.fingerprint]
+
+    @functools.cached_property
+    def _names(self) -> dict[str, str]:
+        every = [*self.backbones, *self.eval_backbones]
+        names = backbones.distinct_names(every)
+        return {each.fingerprint: name for each, name in zip(every, names, strict=True)}
+
     @functools.cached_property
     def train(self) -> ArraySplit:
         """The training images, decoded."""
@@ -229,7 +239,8 @@ class Session:
 
     def process_with(self, *backbones: Backbone) -> dict[str, Any]:
         """What made a result: this process, and the weights it used."""
-        return {**self.process, "weights": {b.name: b.provenance for b in backbones}}
+        weights = {self.name_of(each): each.provenance for each in backbones}
+        return {**self.process, "weights": weights}
 
     def check_start(self) -> None:
         """Loads what a run that begins anew needs, before anything is written or thrown away.
@@ -290,6 +301,8 @@ def open_session(
     for name in (*own[1:], *evaluated):
         if name not in loaded:
             loaded[name] = _load_backbone(config, name, crop)
+    _refuse_same("backbone.name", own, loaded)
+    _refuse_same("eval_backbones", evaluated, loaded)
     distilled_against = [loaded[name] for name in own]
 
     resolution = image_side(config, crop)
@@ -374,6 +387,15 @@ def open_session(
     described = {"command": command, "config": settings, "changed": list(changed)}
     run.open(identity, {**described, "data": summary})
     return session
+
+
+def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone]) -> None:
+    """Refuses two names of one backbone, which would count, or stand in results, twice."""
+    owners: dict[str, str] = {}
+    for name in names:
+        other = owners.setdefault(loaded[name].fingerprint, name)
+        if other != name:
+            raise UserError(f"config.{key}: {other} and {name} are the same backbone; name one")
 
 
 def full_augment(config: ConfigDict) -> str:

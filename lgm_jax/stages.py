@@ -179,7 +179,7 @@ def report_stage(session: Session) -> None:
         "steps": record["steps"] if record else None,
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
-        "backbones": [backbone.name for backbone in session.backbones] if own else [],
+        "backbones": [session.name_of(backbone) for backbone in session.backbones] if own else [],
         # Of what the results come from: not of looking at them, which would not change them.
         "seconds": {
             name: took for name, took in run.seconds().items() if name not in ("report", "measure")
@@ -783,14 +783,17 @@ def _probe(
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
         result["loss_curve"] = _loss_curve(trained.losses)
         run.finish(
-            _stage_name(method, backbone),
+            _stage_name(session, method, backbone),
             _probe_inputs(session, method, backbone),
             result,
             time.perf_counter() - started,
             [session.process_with(backbone)],
         )
         once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
-        print(f"{method}: {result['top1_mean']:.1f} % on {backbone.name}{once}", flush=True)
+        print(
+            f"{method}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
+            flush=True,
+        )
 
 
 def _train(
@@ -803,7 +806,7 @@ def _train(
 ) -> probe.Trained:
     """Trains a head per run, on kept features as far as the protocol allows."""
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
-    key, label = jax.random.fold_in(session.key, stream), f"{method}, {backbone.name}"
+    key, label = jax.random.fold_in(session.key, stream), f"{method}, {session.name_of(backbone)}"
     mesh = sharding.mesh_of_several(jax.devices())
     classes = session.dataset.num_classes
     soft = split.probabilities if isinstance(split, ArraySplit) else None
@@ -905,7 +908,7 @@ def _collect(session: Session) -> dict[str, dict[str, Any]]:
         found = {method: _find_probe(session, method, backbone) for method in TITLES}
         kept = {method: _with_spread(e, ddof) for method, e in found.items() if e is not None}
         if kept:
-            table[backbone.name] = kept
+            table[session.name_of(backbone)] = kept
     return table
 
 
@@ -969,9 +972,10 @@ def _write_pairs(session: Session) -> None:
 
 
 def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None:
-    return session.run.find(_stage_name(method, backbone), _probe_inputs(session, method, backbone))
+    stage = _stage_name(session, method, backbone)
+    return session.run.find(stage, _probe_inputs(session, method, backbone))
 
 
-def _stage_name(method: str, backbone: Backbone) -> str:
+def _stage_name(session: Session, method: str, backbone: Backbone) -> str:
     stage = "probe" if method == "distilled" else "baselines"
-    return f"{stage}/{method}/{backbone.name}"
+    return f"{stage}/{method}/{session.name_of(backbone)}"

@@ -1,0 +1,67 @@
+"""Backbones of one name in a run: told apart in results, or refused where they are one."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import launch
+
+ROOT = Path(__file__).parents[1]
+QUICK = (f"--config={ROOT / 'configs' / 'quickstart.py'}:quick", "--config.images.crop=16")
+_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+SMALL = ("--config.images.resolution=16", "--config.steps=2", "--config.baselines=random")
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory, vit_folder):
+    """Two folders of one name and equal weights, whose images are normalised in two ways."""
+    root = tmp_path_factory.mktemp("alike")
+    for owner, mean, std in (("here", _MEAN, _STD), ("there", [0.5] * 3, [0.5] * 3)):
+        folder = shutil.copytree(vit_folder, root / owner / "tiny")
+        config = json.loads((folder / "config.json").read_text())
+        config["pretrained_cfg"] |= {"mean": mean, "std": std}
+        (folder / "config.json").write_text(json.dumps(config))
+    return root
+
+
+def start(*flags):
+    return launch.main(["launch.py", *QUICK, *SMALL, *flags])
+
+
+def refused(capsys, *flags):
+    capsys.readouterr()
+    assert start(*flags) == 2
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", line), line
+    return line
+
+
+def test_two_evaluation_backbones_of_one_name_have_a_result_each(alike, tmp_path, capsys):
+    both = f"{alike / 'here' / 'tiny'},{alike / 'there' / 'tiny'}"
+    flags = (f"--config.backbone.name={alike / 'here' / 'tiny'}", f"--config.eval_backbones={both}")
+    assert start(*flags, f"--workdir={tmp_path / 'run'}") == 0
+    probe = json.loads((tmp_path / "run" / "results.json").read_text())["probe"]
+    assert list(probe) == ["tiny (normalization=imagenet)", "tiny (normalization=half)"]
+    first, second = (entries["random"]["top1_runs"] for entries in probe.values())
+    assert not np.allclose(first, second)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["backbones"] == ["tiny (normalization=imagenet)"]
+    # Nothing is trained again.
+    capsys.readouterr()
+    assert start(*flags, f"--workdir={tmp_path / 'run'}") == 0
+    assert "distilled: done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["backbone.name", "eval_backbones"])
+def test_one_backbone_named_twice_is_refused(alike, tmp_path, capsys, key):
+    folder = alike / "here" / "tiny"
+    work = f"--workdir={tmp_path / 'run'}"
+    assert "twice" in refused(capsys, f"--config.{key}={folder},{folder}", work)
+    other = alike / "there" / ".." / "here" / "tiny"
+    said = refused(capsys, f"--config.{key}={folder},{other}", work)
+    assert "same backbone" in said
+    assert not (tmp_path / "run").exists()
