@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgm_jax.data import load_dataset
+from lgm_jax.data import load_dataset, tfds
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.records import ImageSplit
+from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
 R = 16
@@ -62,15 +63,15 @@ def images_by_class(dataset: Dataset, split: str) -> list[set[bytes]]:
 
 class TestTfds:
     def test_same_labels_and_crops_as_the_folder_it_was_built_from(self, built):
-        tfds = load_dataset("imagenette", folder=str(built / "tfds"), resolution=R)
+        packaged = load_dataset("imagenette", folder=str(built / "tfds"), resolution=R)
         folder = load_folder(built / "photos", resolution=R, val_fraction=0.0)
-        assert list(tfds.class_names) == ["tench", "English springer", "cassette player"]
-        assert list(tfds.wnids) == list(folder.class_names)
-        assert {n: len(s.labels) for n, s in tfds.splits.items()} == {"train": 30, "test": 12}
+        assert list(packaged.class_names) == ["tench", "English springer", "cassette player"]
+        assert list(packaged.wnids) == list(folder.class_names)
+        assert {n: len(s.labels) for n, s in packaged.splits.items()} == {"train": 30, "test": 12}
         for split in ("train", "test"):
             expected = images_by_class(folder, split)
-            assert images_by_class(tfds, split) == expected
-            assert len(set.union(*expected)) == len(tfds.splits[split].labels)
+            assert images_by_class(packaged, split) == expected
+            assert len(set.union(*expected)) == len(packaged.splits[split].labels)
 
     def test_splits_pickle_for_worker_processes(self, built):
         split = load_dataset("imagenette", folder=str(built / "tfds"), resolution=R).splits["test"]
@@ -197,6 +198,40 @@ class TestTfds:
         del features["featuresDict"]["features"]["species"]
         (folder / "features.json").write_text(json.dumps(features))
         with pytest.raises(UserError, match=r"birds has features \['image'\]: it needs one label"):
+            load_dataset("tfds:birds", folder=str(tmp_path), resolution=R)
+
+    @pytest.mark.parametrize("split", ["train", "validation"])
+    def test_labels_that_are_missing(self, built, monkeypatch, split):
+        read = tfds._labels
+
+        def without(source: object, key: str, said: str, place: str) -> np.ndarray:
+            labels = read(source, key, said, place)
+            return np.full_like(labels, -1) if said.endswith(split) else labels
+
+        monkeypatch.setattr(tfds, "_labels", without)
+        options = {"folder": str(built / "tfds"), "resolution": R}
+        if split == "train":
+            with pytest.raises(UserError, match=r"^imagenette has no labels in its train split$"):
+                load_dataset("imagenette", **options)
+            return
+        dataset = load_dataset("imagenette", **options)
+        assert {n: len(s.labels) for n, s in dataset.splits.items()} == {"train": 24, "test": 6}
+        assert "imagenette: the val images have no labels and are ignored" in check(dataset)
+
+    def test_label_by_name(self, built):
+        options = {"folder": str(built / "tfds"), "resolution": R}
+        assert load_dataset("tfds:birds", **options, label="species").num_classes == 3
+        with pytest.raises(UserError, match=r"config\.data\.label 'specie': did you mean species"):
+            load_dataset("tfds:birds", **options, label="specie")
+
+    def test_split_that_is_none_is_refused(self, built, tmp_path):
+        folder = tmp_path / "birds" / "1.0.0"
+        shutil.copytree(built / "tfds" / "birds" / "1.0.0", folder)
+        for path in folder.iterdir():
+            path.rename(path.with_name(path.name.replace("validation", "holdout")))
+        text = (folder / "dataset_info.json").read_text()
+        (folder / "dataset_info.json").write_text(text.replace("validation", "holdout"))
+        with pytest.raises(UserError, match="birds has a split holdout beside train: call it val"):
             load_dataset("tfds:birds", folder=str(tmp_path), resolution=R)
 
     def test_broken_image_is_named_and_skipped(self, built, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lgm_jax import data
-from lgm_jax.data.dataset import Dataset
+from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
@@ -252,3 +252,197 @@ class TestLabelsInTables:
         orders = {split: ["bee", "cat", "dog"] for split in ("train", "test")}
         with pytest.raises(UserError, match="no images to train on of: bee;"):
             load(write, {"train": TWO, "test": ["cat", "dog"]}, orders)
+
+
+class TestKindsOfLabels:
+    """What arrays, tables and TFDS may have as labels of ten images of two classes."""
+
+    def open(self, labels: Any, **options: Any) -> Dataset:
+        images = np.concatenate([pixels(TWO), pixels(["cat", "dog"])])
+        splits = {"train": (images[:10], labels), "test": (images[10:], np.asarray([0, 1]))}
+        return data.from_arrays(splits, resolution=R, val_fraction=0.0, **options)
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            np.arange(10) % 2,
+            np.arange(10)[:, None] % 2,
+            (np.arange(10) % 2).astype(np.float64),
+            np.arange(10) % 2 == 1,
+            (np.arange(10) % 2).astype(np.uint64),
+            np.ma.masked_array(np.arange(10) % 2, np.zeros(10, bool)),
+            [0, 1] * 5,
+        ],
+    )
+    def test_whole_numbers(self, labels):
+        dataset = self.open(labels, class_names=["cat", "dog"])
+        assert shown(dataset, "train") == TWO
+        assert shown(dataset, "test") == ["cat", "dog"]
+
+    @pytest.mark.parametrize(
+        "labels", [np.asarray(TWO), np.asarray(TWO, np.bytes_), np.asarray(TWO, object)]
+    )
+    def test_names(self, labels):
+        images = pixels(TWO)
+        splits = {"train": (images, labels), "test": (images[:2], ["cat", "dog"])}
+        dataset = data.from_arrays(splits, resolution=R, val_fraction=0.0)
+        assert (shown(dataset, "train"), shown(dataset, "test")) == (TWO, ["cat", "dog"])
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (np.arange(10) % 2 / 2, r"train labels are float64 like 0\.5: expected integers"),
+            (np.where(np.arange(10) == 3, np.nan, np.arange(10) % 2), "1 of 10 .* number 3: "),
+            (np.where(np.arange(10) == 3, np.inf, 0), "train labels have inf: no class"),
+            (np.arange(10) % 2 - 2, "labels from -2 to -2 in its train split, but 2 classes"),
+            (np.arange(10), "labels from 0 to 9 in its train split, but 2 classes"),
+            (np.arange(10) % 2 + 2**32, "train labels have 4294967296: no class"),
+            (np.full(10, 2**64 - 1, np.uint64), "train labels have 18446744073709551615: no"),
+            (np.eye(2)[np.arange(10) % 2], r"float64 \(10, 2\): expected integers \(10,\)"),
+            (np.zeros(9, int), r"int64 \(9,\): expected integers \(10,\)"),
+            ([0, 1, None] * 3 + [0], "3 of 10 train images have no label, the first is number 2"),
+            (["cat", 1] * 5, r"object \(10,\): expected integers"),
+            (["cat", "cow"] * 5, "has the label 'cow' in its train split"),
+            ([[0], [1, 2]] * 5, "labels"),
+            (np.zeros(10, complex), "labels are complex128"),
+            (np.ma.masked_array(np.arange(10) % 2, np.arange(10) == 4), "1 of 10 .* number 4"),
+            (np.full(10, -1), "no labels in its train split"),
+            (np.zeros(10, int), "no images to train on of: dog"),
+        ],
+    )
+    def test_what_is_no_label_is_refused(self, labels, message):
+        with pytest.raises(UserError, match=message) as error:
+            check(self.open(labels, class_names=["cat", "dog"]))
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (["cat"], "labels from 0 to 1 in its train split, but 1 classes"),
+            (["cat", "cat"], "two class names 'cat', numbers 0 and 1"),
+            (["cat", ""], "class 1 has no name"),
+            (["cat", None], "class 1 has no name"),
+            (["caf\u00e9", "cafe\u0301"], "two class names 'caf\u00e9'"),
+        ],
+    )
+    def test_names_that_are_none_are_refused(self, names, message):
+        with pytest.raises(UserError, match=message):
+            self.open(np.arange(10) % 2, class_names=names)
+
+    def test_names_need_not_be_text(self):
+        assert self.open(np.arange(10) % 2, class_names=[b"cat", 7]).class_names == ["cat", "7"]
+
+
+class TestMadeInAProgram:
+    """A `Dataset` of a person's own splits."""
+
+    def make(self, **changes: Any) -> Dataset:
+        labels = np.arange(4, dtype=np.int32) % 2
+        split = ArraySplit(np.zeros((4, R, R, 3), np.uint8), labels)
+        options = {
+            "name": "mine",
+            "class_names": ["cat", "dog"],
+            "splits": {"train": split, "test": split},
+            "fingerprint": "",
+        }
+        return Dataset(**options | changes)
+
+    def test_is_in_order(self):
+        assert check(self.make()) == []
+        split = self.make().splits["train"]
+        assert list(self.make(splits={"Test": split, "training": split}).splits) == [
+            "train",
+            "test",
+        ]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"class_names": ["cat"]}, "mine has one class only, 'cat'"),
+            ({"class_names": []}, "mine has no classes"),
+            ({"class_names": ["cat", "cat"]}, "two class names 'cat'"),
+            ({"splits": {}}, "mine has splits none: one must be called train"),
+            ({"labels": [0, 1, 2, 0]}, "labels from 0 to 2 in its train split, but 2 classes"),
+            ({"labels": [0, 1, -1, 0]}, "labels from -1 to 1 in its train split"),
+            ({"labels": [0.0, 1.0, 0.0, 1.0]}, r"labels are float64 \(4,\): expected integers"),
+            ({"labels": [0, 1, 0]}, r"images are \(4, 8, 8, 3\): expected \(3, h, w, 3\)"),
+            ({"labels": []}, "mine has no images in its train split"),
+            ({"groups": [0, 0, 1, 2], "group_names": ["a", "b"]}, "groups from 0 to 2 in its"),
+            ({"groups": [0, 0, 1], "group_names": ["a", "b"]}, r"groups are int64 \(3,\)"),
+            ({"images": np.full((4, R, R, 3), 255.0)}, "are float64: expected uint8, or floats"),
+            ({"images": np.full((4, R, R, 3), np.nan)}, "are float64: expected uint8, or floats"),
+            ({"images": np.zeros((4, 3, R, R), np.uint8)}, r"expected \(4, h, w, 3\)"),
+        ],
+    )
+    def test_what_no_data_set_may_have_is_refused(self, changes, message):
+        parts = {"images": np.zeros((4, R, R, 3), np.uint8), "labels": np.arange(4) % 2}
+        given = {key: np.asarray(changes[key]) for key in (*parts, "groups") if key in changes}
+        rest = {key: value for key, value in changes.items() if key not in given}
+        if given:
+            split = ArraySplit(**parts | given)
+            rest["splits"] = {"train": split, "test": split}
+        with pytest.raises(UserError, match=message):
+            self.make(**rest)
+
+
+@_hub
+class TestColumns:
+    """Hugging Face's sets, whose labels may be any column."""
+
+    def write(self, root: Path, columns: Mapping[str, Sequence[Any]], **kinds: Any) -> str:
+        import datasets
+
+        images = {"image": [Image.fromarray(image) for image in pixels(TWO)]}
+        table = datasets.Dataset.from_dict(images | dict(columns))
+        table = table.cast_column("image", datasets.Image())
+        for name, names in kinds.items():
+            table = table.cast_column(name, datasets.ClassLabel(names=names))
+        table.save_to_disk(root / "set")
+        return str(root / "set")
+
+    def open(self, folder: str, **options: Any) -> Dataset:
+        return data.load_dataset("huggingface", folder=folder, resolution=R, **options)
+
+    @pytest.mark.parametrize(
+        ("labels", "names"), [(TWO, ["cat", "dog"]), ([3, 12] * 5, ["3", "12"])]
+    )
+    def test_text_and_numbers(self, tmp_path, labels, names):
+        folder = self.write(tmp_path, {"species": labels})
+        dataset = self.open(folder)
+        assert dataset.class_names == names
+        assert sum(len(split.labels) for split in dataset.splits.values()) == 10
+        assert "set: labels are those of the column species" in check(dataset)
+
+    def test_a_column_called_label_is_taken(self, tmp_path):
+        folder = self.write(tmp_path, {"file": list("abcdefghij"), "Label": TWO})
+        dataset = self.open(folder)
+        assert dataset.class_names == ["cat", "dog"]
+        assert check(dataset) == []
+
+    def test_two_columns_need_a_choice(self, tmp_path):
+        columns = {"coarse": [0] * 5 + [1] * 5, "fine": [0, 1] * 5}
+        folder = self.write(tmp_path, columns, coarse=["pet", "stray"], fine=["cat", "dog"])
+        with pytest.raises(
+            UserError, match=r"in coarse, fine: set --config\.data\.label=coarse or"
+        ):
+            self.open(folder)
+        assert self.open(folder, label="coarse").class_names == ["pet", "stray"]
+        dataset = self.open(folder, label="fine")
+        assert set(shown(dataset, "train")) == {"cat", "dog"}
+        assert check(dataset) == []
+        with pytest.raises(UserError, match=r"config\.data\.label 'fines': did you mean fine\?"):
+            self.open(folder, label="fines")
+        with pytest.raises(UserError, match=r"folder has no columns: leave config\.data\.label"):
+            data.load_dataset("folder", folder=folder, resolution=R, label="fine")
+
+    def test_the_one_called_label_is_taken_and_said(self, tmp_path):
+        columns = {"label": [0, 1] * 5, "coarse_label": [0] * 5 + [1] * 5}
+        kinds = {"label": ["cat", "dog"], "coarse_label": ["pet", "stray"]}
+        dataset = self.open(self.write(tmp_path, columns, **kinds))
+        assert set(shown(dataset, "train")) == {"cat", "dog"}
+        assert [note for note in check(dataset) if "config.data.label=coarse_label" in note]
+
+    def test_missing_labels_and_images(self, tmp_path):
+        folder = self.write(tmp_path, {"label": [*TWO[:9], None]})
+        with pytest.raises(UserError, match="1 of 10 train images have no label"):
+            self.open(folder)

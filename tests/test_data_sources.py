@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import struct
 import time
 import zlib
@@ -222,6 +223,43 @@ class TestWaterbirds:
         with pytest.raises(UserError, match=rf"csv, line 11: {column} is '{value}', not from 0"):
             load_waterbirds(tmp_path, resolution=R)
 
+    @pytest.mark.parametrize("kind", ["bom", "crlf", "semicolons", "tabs", "floats", "spaces"])
+    def test_table_as_other_programs_save_it(self, tmp_path, kind):
+        folder = self.unpack(tmp_path)
+        table = folder / "metadata.csv"
+        text = table.read_text()
+        changed = {
+            "bom": "\ufeff" + text,
+            "crlf": text.replace("\n", "\r\n"),
+            "semicolons": text.replace(",", ";"),
+            "tabs": text.replace(",", "\t"),
+            "floats": re.sub(r"(?<=,)[012](?=,)", r"\g<0>.0", text),
+            "spaces": text.replace(",", ", "),
+        }[kind]
+        expected = load_waterbirds(folder, resolution=R)
+        table.write_bytes(changed.encode())
+        assert load_waterbirds(folder, resolution=R).fingerprint == expected.fingerprint
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("9", "line 11: y is '', not from 0 to 1"),
+            ("9,,0,0,0,x", "line 11: img_filename is empty"),
+            ("9,001.A/a.jpg,nan,0,0,x", "line 11: y is 'nan', not from 0"),
+            ("9,001.A/a.jpg,0.5,0,0,x", r"line 11: y is '0\.5', not from 0"),
+            ("9,001.A/a.jpg,0,0,,x", "line 11: place is ''"),
+            (b"\xff\xfe", "is not UTF-8"),
+            ("9,a\0.jpg,0,0,0,x", "metadata|no file's path"),
+        ],
+    )
+    def test_rows_that_lack_something(self, tmp_path, line, message):
+        folder = self.unpack(tmp_path)
+        with (folder / "metadata.csv").open("ab") as table:
+            table.write(line if isinstance(line, bytes) else line.encode())
+        with pytest.raises(UserError, match=message) as error:
+            load_waterbirds(folder, resolution=R)
+        assert "\n" not in str(error.value)
+
     def test_missing_column(self, tmp_path):
         self.unpack(tmp_path, columns="img_filename,y,split,background")
         with pytest.raises(UserError, match=r"has no column place: expected metadata\.csv with"):
@@ -415,6 +453,40 @@ class TestArrays:
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(UserError, match=message):
             load_dataset("npz", folder=str(tmp_path / "a.npz"), resolution=R)
+
+    @pytest.mark.parametrize(
+        ("images", "hint"),
+        [
+            (
+                np.zeros((4, R, R, 3), np.float32),
+                r"\(255 \* images\)\.round\(\)\.astype\('uint8'\)$",
+            ),
+            (np.full((4, R, R, 3), 255.0), r": images\.astype\('uint8'\)$"),
+            (np.zeros((4, 3, R, R), np.uint8), r": images\.transpose\(0, 2, 3, 1\)$"),
+        ],
+    )
+    def test_images_in_another_form_are_refused_with_the_way_to_convert_them(self, images, hint):
+        with pytest.raises(UserError, match=hint):
+            data.from_arrays({"train": (images, np.arange(4) % 2)}, resolution=R)
+
+    def test_both_one_set_and_a_train_split(self, tmp_path):
+        images, labels = self.images(4, R, R), np.arange(4) % 2
+        np.savez(
+            tmp_path / "a.npz",
+            images=images,
+            labels=labels,
+            train_images=images,
+            train_labels=labels,
+        )
+        with pytest.raises(UserError, match="has both images and train_images: keep one of them"):
+            load_dataset("npz", folder=str(tmp_path / "a.npz"), resolution=R)
+
+    def test_names_of_all_splits(self, tmp_path):
+        arrays = {f"{s}_images": self.images(4, R, R) for s in ("train", "test")}
+        arrays |= {f"{s}_labels": np.arange(4) % 2 for s in ("train", "test")}
+        np.savez(tmp_path / "a.npz", **arrays, class_names=["cat", "dog"])
+        dataset = load_dataset("npz", folder=str(tmp_path / "a.npz"), resolution=R)
+        assert dataset.class_names == ["cat", "dog"]
 
     def test_other_files(self, tmp_path):
         (tmp_path / "text.npz").write_text("no archive")

@@ -33,8 +33,8 @@ def from_arrays(
     splits: Mapping[str, Labelled],
     *,
     resolution: int,
-    class_names: Sequence[str] | Mapping[str, Sequence[str]] = (),
-    group_names: Sequence[str] = (),
+    class_names: Sequence[Any] | Mapping[str, Sequence[Any]] = (),
+    group_names: Sequence[Any] = (),
     name: str = "arrays",
     seed: int = 0,
     val_fraction: float | None = None,
@@ -49,7 +49,7 @@ def from_arrays(
             of `train`: see `splits.complete`.
         resolution: Side of the images to give, in pixels.
         class_names: In label order, or by split where each has an order of its own; by default
-            the labels themselves.
+            the labels themselves. What is not text is made it.
         group_names: In the order of groups; by default their numbers, if there are groups.
         name: Name of the data set.
         seed: Seed of the split.

@@ -215,10 +215,9 @@ def check_names(names: Sequence[Any], where: str, kind: str = "class") -> list[s
     """
     shown: dict[str, int] = {}
     for number, name in enumerate(names):
-        text = "" if name is None else _decode(name)
-        if not text.strip():
+        text = plain(_decode(name))
+        if not _decode(name).strip():
             raise UserError(f"{where}: {kind} {number} has no name")
-        text = plain(text)
         if text in shown:
             raise UserError(
                 f"{where} has two {kind} names {text!r}, numbers {shown[text]} and {number}"
@@ -234,17 +233,16 @@ def list_some(names: Sequence[str]) -> str:
 
 
 def _decode(value: object) -> str:
+    if value is None:
+        return ""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _present(values: Any, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that there are, as int64 or text, and (n,) whether an image has one."""
     masked = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
-    try:
-        array = np.asarray(values)
-    # Lists of different lengths.
-    except ValueError as error:
-        raise UserError(f"{what} labels are no list of {count} labels") from error
+    # Numpy would make text of numbers beside text.
+    array = np.asarray(values, object if isinstance(values, list | tuple) else None)
     if array.shape == (count, 1):
         array, masked = array.reshape(-1), None if masked is None else masked.reshape(-1)
     if array.shape != (count,):
