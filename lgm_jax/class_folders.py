@@ -68,6 +68,7 @@ def find_classes(folder: Path) -> list[ClassFolders]:
     groups = {name: listing.images(_join(inside, name)) for name in names}
     by_folder = {name: [file.path for file in files] for name, files in groups.items() if files}
     root = folder / inside
+    listing.use(_join(inside, METADATA))
     if len(by_folder) > 1:
         return [_label(root, by_folder, inside, listing.notes())]
     files = [file.path for file in listing.images(inside)]

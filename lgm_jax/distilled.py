@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -161,7 +162,10 @@ def class_folder(label: int, class_names: Sequence[str]) -> str:
 
 def safe_name(class_name: str) -> str:
     """The part of a class folder's name that stands for the class's name."""
-    fit = re.sub(r"[^\w.-]+", "_", class_name).strip("._")
+    # The locale of a machine may lack letters.
+    coding = sys.getfilesystemencoding()
+    known = class_name.encode(coding, "replace").decode(coding)
+    fit = re.sub(r"[^\w.-]+", "_", known).strip("._")
     # Names of files end at 255 bytes, of which other alphabets take several a letter.
     return fit[:80].encode()[:200].decode(errors="ignore")
 

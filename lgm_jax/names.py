@@ -6,6 +6,7 @@ Unicode, hold line breaks, or be the same letters encoded otherwise (macOS and L
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter
@@ -24,6 +25,9 @@ def plain(name: object) -> str:
     text = str(name)
     if text.isascii() and text.isprintable() and text == text.strip() and text:
         return text
+    # What Python could not decode in the machine's locale may be UTF-8 all the same.
+    with contextlib.suppress(UnicodeEncodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     shown = "".join(map(_show, unicodedata.normalize("NFC", text))).strip()
     return shown.strip(_JOINERS) or "_"
 

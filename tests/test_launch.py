@@ -959,7 +959,7 @@ def test_home_is_expanded_in_every_path(tmp_path, monkeypatch):
     config.images.source, config.stages = "~/set", "probe"
     config.backbone.name = config.eval_backbones = "~/weights"
     session = open_session(config, common.flatten(config), workdir, overwrite=False)
-    assert session.backbone.name.startswith("weights_")
+    assert session.backbone.name == "weights"
     assert (tmp_path / "run" / "config.json").is_file()
     assert str(tmp_path) not in (tmp_path / "run" / "config.json").read_text()
 

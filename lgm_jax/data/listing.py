@@ -128,9 +128,14 @@ class Listing:
         """Whether a folder that was read holds nothing that could be meant."""
         return inside in self._empty
 
+    def use(self, path: str) -> None:
+        """Counts a file as no longer left out."""
+        self._others.pop(path, None)
+
     def say(self, note: str) -> None:
-        """Adds to the notes."""
-        self._said[plain(note)] = None
+        """Adds to the notes, in which the folder is called by its name alone: they are recorded."""
+        name = os.path.basename(os.path.abspath(self.root))
+        self._said[plain(note.replace(str(self.root), name))] = None
 
     def notes(self) -> list[str]:
         """What is worth saying: in one line what was left out, and what was added."""

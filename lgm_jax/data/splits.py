@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import PIL
 from jaxtyping import Int
 
-from lgm_jax.data import cache, imagenet
+from lgm_jax.data import cache, formats, imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.labels import list_some
 from lgm_jax.data.records import ImageSplit
@@ -127,20 +128,30 @@ def skip_unreadable(dataset: Dataset) -> Dataset:
     """
     splits: dict[str, Split] = {}
     skipped: dict[str, list[str]] = {}
+    notes = list(dataset.notes)
     for name, split in dataset.splits.items():
         if isinstance(split, ImageSplit):
-            key = digest(dataset.fingerprint, name)
+            # Another Pillow may read more.
+            key = digest(dataset.fingerprint, name, PIL.__version__, list(formats.read_by_pillow()))
             bad = cache.remember(
                 "unreadable", key, functools.partial(_find_unreadable, split, name)
             )
             if len(bad):
                 skipped[name] = [split.name(row) for row in bad]
+                reason = _why_unreadable(split, int(bad[0]))
+                if len(bad) == len(split.labels):
+                    raise UserError(
+                        f"none of the {name} images of {dataset.name} can be read: {reason}"
+                    )
+                notes.append(f"{dataset.name}: {reason}")
                 split = split.take(np.setdiff1d(np.arange(len(split.labels)), bad))
         splits[name] = split
     if not skipped:
         return dataset
     fingerprint = digest(dataset.fingerprint, skipped)
-    return dataclasses.replace(dataset, splits=splits, skipped=skipped, fingerprint=fingerprint)
+    return dataclasses.replace(
+        dataset, splits=splits, skipped=skipped, notes=notes, fingerprint=fingerprint
+    )
 
 
 def check_links(dataset: Dataset) -> None:
@@ -253,6 +264,15 @@ def _find_class(dataset: Dataset, item: str) -> int:
         what = f"{item} ({imagenet.names()[imagenet.wnids().index(item)]})"
         raise UserError(f"{dataset.name} has no class {what}, which config.data.subset names")
     raise unknown_name("class of config.data.subset", item, list(names) + list(wnids))
+
+
+def _why_unreadable(split: ImageSplit, row: int) -> str:
+    """An image's name and what is wrong with it, without the folder."""
+    try:
+        split.load_one(row)
+    except UserError as error:
+        return f"{split.name(row)}: {error.__cause__}"
+    return f"{split.name(row)}: could not be read before"
 
 
 def _find_unreadable(split: ImageSplit, name: str) -> Int[np.ndarray, " bad"]:
