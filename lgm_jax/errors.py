@@ -3,9 +3,16 @@
 import difflib
 import errno
 import os
+from collections.abc import Sequence
 
 # Past this many valid names, only the near ones are listed.
 _LONG_LIST = 12
+
+# Letters of an unknown name that are repeated.
+_LONG_NAME = 100
+
+# Letters that are enough to be looked for within names.
+_PART = 3
 
 # Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -19,20 +26,40 @@ class UserError(Exception):
     """
 
 
-def unknown_name(kind: str, name: str, known: list[str], where: str = "known") -> UserError:
+def unknown_name(kind: str, name: str, known: Sequence[str], where: str = "known") -> UserError:
     """An error for a name that is not in a registry, with the nearest names first.
 
     Args:
         kind: What is being looked up, for example `"backbone"`.
         name: What was asked for.
-        known: Every valid name.
+        known: Every valid name; of many, only the near ones are listed, or the first few.
         where: How to introduce the list of valid names.
     """
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    shown = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..."
+    near = _nearest(name[:_LONG_NAME], known)
+    hint = f"did you mean {' or '.join(near)}?" if near else ""
     if near and len(known) > _LONG_LIST:
-        return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?")
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}{where}: {', '.join(known)}")
+        return UserError(f"unknown {kind} {shown!r}: {hint}")
+    listed = f"{where}: {list_some(known, _LONG_LIST)}"
+    return UserError(f"unknown {kind} {shown!r}: {f'{hint} ' if hint else ''}{listed}")
+
+
+def list_some(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, for a message, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """At most three names that are nearly this one, in other letters' case too, or hold it."""
+    lower: dict[str, str] = {}
+    for each in known:
+        lower.setdefault(each.lower(), each)
+    asked = name.lower()
+    near = difflib.get_close_matches(asked, lower, n=3, cutoff=0.5)
+    if len(asked) >= _PART:
+        near += sorted((each for each in lower if asked in each and each not in near), key=len)
+    return [lower[each] for each in near[:3]]
 
 
 def find_full(error: BaseException | None) -> str | None:

@@ -26,7 +26,6 @@ from lgm_jax.class_folders import (
 from lgm_jax.data import imagenet
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.decode import resize_and_crop
-from lgm_jax.data.splits import list_some
 from lgm_jax.distilled import (
     ARRAYS,
     DistilledSet,
@@ -35,7 +34,7 @@ from lgm_jax.distilled import (
     read_image,
     safe_name,
 )
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import folded, match
 
 _WNID = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?!\d)")

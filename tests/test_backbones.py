@@ -231,7 +231,7 @@ def test_layers_are_stacked_in_order(vit_folder):
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _assert_refused("digit_contrastive", "'digit_contrastive'", "did you mean digits_contrastive")
-    _assert_refused("nonsense", "no such folder; known names: ", *specs.NAMES)
+    _assert_refused("nonsense", "no such folder; `python -m lgm_jax.backbones` lists the names")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_folder_without_config_is_refused(folder):
     _assert_refused(folder, "has no config.json", str(folder))
 
 
-@pytest.mark.parametrize("content", [b'{"architecture": ', b"", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b'{"architecture": ', b"\xff\xfe\x00"])
 def test_invalid_json_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     _assert_refused(folder, "config.json is not valid JSON")
@@ -454,7 +454,7 @@ def test_pickles_are_not_read(folder, name):
     _assert_refused(folder, "has no model.safetensors", "safetensors only")
 
 
-@pytest.mark.parametrize("length", [0, 5, 100, -1])
+@pytest.mark.parametrize("length", [5, 100, -1])
 def test_truncated_weights_are_refused(folder, length):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:length])
@@ -483,13 +483,13 @@ def test_a_classifier_is_left_out(folder):
     np.testing.assert_array_equal(backbone.apply(backbone.params, _images(1)), features)
 
 
-def test_a_deeper_config_names_every_missing_key(folder):
+def test_a_deeper_config_names_missing_keys(folder):
     _edit_model_args(folder, depth=3)
     spec = configs.read_config(json.loads((folder / "config.json").read_text()), {}).spec
     rows = port.FORMATS["timm_vit"].rows(spec)
     keys = {key.format(2) for row in rows for key in row.keys if "{}" in key}
     assert len(keys) == 12
-    _assert_refused(folder, *keys)
+    _assert_refused(folder, *sorted(keys)[:5], "and 7 more")
 
 
 @pytest.mark.parametrize(

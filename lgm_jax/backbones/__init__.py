@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lgm_jax import identity
-from lgm_jax.backbones import configs, files, port, specs
+from lgm_jax.backbones import configs, files, port, specs, wrapped
 from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel, choose_kernel
 from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.configs import Preprocessing, Published
@@ -53,8 +53,6 @@ DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
 _POOLS: Mapping[str, Pool] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# Letters of an unknown name that a message repeats.
-_SHOWN = 100
 
 
 class IndivisibleError(UserError):
@@ -160,9 +158,12 @@ def read_checkpoint(
     _, shapes = abstract_vit(published.spec)
     with files.open_tensors(found.weights) as tensors:
         try:
-            params = port.import_params(form, published.spec, tensors, shapes, DTYPES[params_dtype])
+            plain, notes = wrapped.unwrap(form, published.spec, tensors)
+            params = port.import_params(form, published.spec, plain, shapes, DTYPES[params_dtype])
         except UserError as error:
             raise UserError(f"{found}: {error}") from error
+    for note in notes:
+        print(f"note: {found}: {note}", flush=True)
     return found, published, params
 
 
@@ -316,13 +317,15 @@ def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
                 f"backbone.revision is for the hub, and {source} is not loaded from there"
             )
         found = files.from_folder(folder)
-    elif isinstance(source, Path):
+    elif os.path.isfile(folder):
+        raise UserError(f"{source} is a file: give the folder that it is in, with config.json")
+    elif isinstance(source, Path) or (os.sep in source and not _HUB_ID.fullmatch(source)):
         raise UserError(f"there is no folder {source}")
     elif _HUB_ID.fullmatch(source):
         found = files.from_hub(source, revision)
     else:
-        known = list(specs.NAMES)
-        raise unknown_name("backbone", source[:_SHOWN], known, "no such folder; known names")
+        where = "no such folder; `python -m lgm_jax.backbones` lists the names, for example"
+        raise unknown_name("backbone", source, list(specs.NAMES), where)
     return found, _read(found)
 
 

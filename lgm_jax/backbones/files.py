@@ -6,18 +6,34 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_PICKLES = ("pytorch_model.bin", "model.bin", "*.pth", "*.pt", "*.pkl", "*.ckpt")
+_PICKLES = (
+    *("pytorch_model.bin", "pytorch_model-*.bin", "model.bin"),
+    *("*.pth", "*.pt", "*.pkl", "*.ckpt", "*.pth.tar"),
+)
+
+# What lies in the place of a file whose content is elsewhere, by how it begins, and what to do.
+_STAND_INS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file: run `git lfs pull` there"),
+    (b"/annex/objects/", "is a git-annex pointer, not the file: run `git annex get` there"),
+    (b"<!doctype html", "is a web page, not the file: download it again"),
+    (b"<html", "is a web page, not the file: download it again"),
+    (b"<?xml", "is an XML answer of a server, not the file: download it again"),
+)
+# The hub's cache has a repository `owner/name` in `models--owner--name/snapshots/<commit>`.
+_CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +41,7 @@ class Files:
     """What a backbone is loaded from.
 
     Attributes:
-        origin: The folder's base name, or the hub's repository.
+        origin: The folder's base name, or the hub's repository, of a folder of its cache too.
         config: Content of `config.json`; empty where a table's entry takes its place.
         preprocessor: Content of `preprocessor_config.json`; empty if there is none.
         weights: The safetensors files.
@@ -82,6 +98,7 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
     with contextlib.ExitStack() as stack:
         handles: dict[str, Any] = {}
         for path in paths:
+            check_content(path)
             try:
                 handle = stack.enter_context(safetensors.safe_open(path, framework="np"))
             except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -92,27 +109,72 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
         yield Tensors(handles)
 
 
+def check_content(path: Path) -> None:
+    """Refuses what lies in the place of a file, by how it begins.
+
+    Raises:
+        UserError: If it is empty, a pointer to the file, or a web page; or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(256).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise UserError(f"{path} is empty: download or copy it again")
+    for beginning, meaning in _STAND_INS:
+        if start.startswith(beginning):
+            raise UserError(f"{path} {meaning}")
+
+
 def from_folder(folder: Path) -> Files:
     """The files of a local folder; nothing is downloaded.
 
     Raises:
         UserError: If a file is missing or not what it should be.
     """
+    config_path, whole, index = folder / CONFIG, folder / WEIGHTS, folder / _INDEX
     preprocessor = {}
-    if not (folder / CONFIG).is_file():
-        raise UserError(
-            f"{folder} has no {CONFIG}: a backbone's folder needs timm's or transformers'"
-        )
-    config = _read_json(folder / CONFIG)
+    if not config_path.is_file():
+        hint = "a backbone's folder needs timm's or transformers'"
+        if (folder / "snapshots").is_dir():
+            hint = "of the hub's cache, give a folder below its snapshots, or owner/name"
+        raise UserError(f"{_missing(config_path)}: {hint}")
+    config = _read_json(config_path)
     if (folder / PREPROCESSOR).is_file():
         preprocessor = _read_json(folder / PREPROCESSOR)
-    weights = [folder / WEIGHTS]
-    if (folder / _INDEX).is_file():
-        weights = [folder / name for name in _shards(folder / _INDEX)]
-    for path in weights:
-        if not path.is_file():
-            raise UserError(_no_safetensors(folder, path.name))
-    return Files(folder.resolve().name, config, preprocessor, weights)
+    # An index beside a whole file is left from when there were several.
+    if whole.is_file() or not index.is_file():
+        weights = [whole]
+        if index.is_file():
+            print(f"note: {index} is left out, since {WEIGHTS} is beside it", flush=True)
+    else:
+        weights = [folder / name for name in _shards(index)]
+    missing = [path for path in weights if not path.is_file()]
+    if missing == [whole]:
+        raise UserError(_no_safetensors(folder))
+    if missing:
+        names = list_some([path.name for path in missing])
+        raise UserError(
+            f"{_missing(missing[0])}: of the {len(weights)} files that {index.name} names, "
+            f"{len(missing)} lacking ({names}); download or copy them too"
+        )
+    # As it was named: a link may lead to a folder whose name says nothing.
+    place = Path(os.path.abspath(folder))
+    cached = _CACHED.fullmatch(place.parent.parent.name)
+    if cached is not None and place.parent.name == "snapshots":
+        origin = f"{cached['owner']}/{cached['name']}"
+        return Files(origin, config, preprocessor, weights, place.name)
+    return Files(place.name, config, preprocessor, weights)
+
+
+def _missing(path: Path) -> str:
+    """That a folder lacks a file, or that a link in its place leads nowhere."""
+    if path.is_symlink():
+        target = os.readlink(path)
+        content = "; run `git annex get` there" if "annex/objects" in target else ""
+        return f"{path} is a link to {target}, which is not there{content}"
+    return f"{path.parent} has no {path.name}"
 
 
 def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True) -> Files:
@@ -251,16 +313,30 @@ def _explaining(repo: str, revision: str | None) -> Iterator[None]:
         ) from (error)
 
 
-def _no_safetensors(folder: Path, name: str) -> str:
-    text = f"{folder} has no {name}: weights are read from safetensors only"
-    pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
+def _no_safetensors(folder: Path) -> str:
+    """What to do about a folder without weights."""
+    text = f"{_missing(folder / WEIGHTS)}: weights are read from safetensors only"
+    others = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
+    if len(others) == 1:
+        return f"{text}, and under this name: rename {others[0]} to {WEIGHTS}"
+    pickles = [path for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
     if pickles:
+        first = pickles[0]
+        shards = first.name.startswith("pytorch_model-")
+        read = f"torch.load({str(first)!r}, weights_only=True)"
+        if shards:
+            several = str(first.with_name("pytorch_model-*.bin"))
+            read = (
+                f"{{k: v for f in glob.glob({several!r}) "
+                "for k, v in torch.load(f, weights_only=True).items()}"
+            )
         # The other files, with the statistics, stay beside it, whichever library wrote them.
         text += (
-            f", {pickles[0]} is a pickle and can run any code: convert it with `python -c "
-            '"import torch, safetensors.torch as s; '
-            f"t = torch.load({str(folder / pickles[0])!r}, weights_only=True); "
-            "s.save_file({k: v.clone().contiguous() for k, v in t.items()}, "
+            f", {first.name} is a pickle and can run any code: convert it with `python -c "
+            f'"import {"glob, " if shards else ""}torch, safetensors.torch as s; t = {read}; '
+            # Training writes weights beside an optimizer's state.
+            "t = next((t[k] for k in ('state_dict', 'model', 'teacher') if k in t), t); "
+            "s.save_file({k: v.clone().contiguous() for k, v in t.items() if hasattr(v, 'clone')}, "
             f'{str(folder / WEIGHTS)!r})"`'
         )
     return text
@@ -279,6 +355,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    check_content(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

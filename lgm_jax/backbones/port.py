@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from einops import rearrange
 from jax.typing import DTypeLike
 
 from lgm_jax.backbones.vit import ViTSpec
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 
 Params = dict[str, Any]
 
@@ -400,7 +400,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def find_prefix(form: Format, spec: ViTSpec, keys: Sequence[str]) -> str:
+def find_prefix(form: Format, spec: ViTSpec, keys: Collection[str]) -> str:
     """What stands before the backbone's keys in a checkpoint; the first choice if none fits."""
     wanted = {key for row in form.rows(spec) for key in _keys(row, 1, "")}
     found = {prefix: sum(prefix + key in keys for key in wanted) for prefix in form.prefixes}
@@ -424,21 +424,19 @@ def import_params(
         dtype: Of the parameters.
 
     Raises:
-        UserError: If keys are missing or left over (all are named), or a shape is wrong.
+        UserError: If keys are missing or left over (some are named), or a shape is wrong.
     """
-    rows = form.rows(spec)
-    prefix = find_prefix(form, spec, list(tensors))
-    wanted = {
-        row: [_known_as(key, tensors, form) for key in _keys(row, spec.depth, prefix)]
-        for row in rows
-    }
+    prefix = find_prefix(form, spec, tensors)
+    wanted = _find_keys(form, spec, tensors, prefix)
     _check_keys({key for keys in wanted.values() for key in keys}, tensors, form, prefix)
+    sizes = {"p": spec.embed.patch, "q": spec.embed.patch}
     params: Params = {}
     for row, keys in wanted.items():
         shape = shapes[row.path][1:] if _stacked(row) else shapes[row.path]
         parts = len(row.keys)
         layers = [
-            _convert(row, keys[i : i + parts], tensors, shape) for i in range(0, len(keys), parts)
+            _convert(row, keys[i : i + parts], tensors, shape, sizes)
+            for i in range(0, len(keys), parts)
         ]
         array = np.stack(layers) if _stacked(row) else layers[0]
         _assign(params, row.path, array.astype(dtype, copy=False))
@@ -481,29 +479,56 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _known_as(key: str, tensors: Mapping[str, np.ndarray], form: Format) -> str:
-    if key in tensors:
+def _find_keys(
+    form: Format, spec: ViTSpec, keys: Collection[str], prefix: str
+) -> dict[Row, list[str]]:
+    """Each row's keys in a checkpoint, layer by layer, under the names that it has for them."""
+    return {
+        row: [_known_as(key, keys, form) for key in _keys(row, spec.depth, prefix)]
+        for row in form.rows(spec)
+    }
+
+
+def _known_as(key: str, keys: Collection[str], form: Format) -> str:
+    if key in keys:
         return key
     others = (re.sub(f"^{pattern}$", other, key) for pattern, other in form.aliases)
-    return next((other for other in others if other in tensors), key)
+    return next((other for other in others if other in keys), key)
+
+
+def fits(form: Format, spec: ViTSpec, keys: Collection[str]) -> set[str] | None:
+    """The keys of a checkpoint that make the backbone; `None` if it lacks one."""
+    found = _find_keys(form, spec, keys, find_prefix(form, spec, keys))
+    wanted = {key for of_row in found.values() for key in of_row}
+    return wanted if wanted <= set(keys) else None
+
+
+def is_ignored(form: Format, key: str) -> bool:
+    """Whether a key is known to be no part of the backbone."""
+    return any(re.fullmatch(pattern, key) for pattern in form.ignored)
+
+
+def anchors(form: Format, spec: ViTSpec) -> list[str]:
+    """The keys that a checkpoint of the format may have the patch projection under."""
+    (row,) = (row for row in form.rows(spec) if row.path == "embed/project/kernel")
+    return [_full(row.keys[0], prefix) for prefix in form.prefixes]
 
 
 def _check_keys(
     wanted: set[str], tensors: Mapping[str, np.ndarray], form: Format, prefix: str
 ) -> None:
-    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in form.ignored) or r"(?!)")
     missing = sorted(wanted - set(tensors))
     left_over = sorted(
         key
         for key in set(tensors) - wanted
-        if not ignored.fullmatch(key)
-        and not ignored.fullmatch(key.removeprefix(prefix))
+        if not is_ignored(form, key)
+        and not is_ignored(form, key.removeprefix(prefix))
         # Without registers, transformers stores an array of none.
         and tensors[key].size
     )
     if missing or left_over:
         parts = [
-            f"{what} {', '.join(keys)}"
+            f"{what} {list_some(keys)}"
             for what, keys in (("missing keys:", missing), ("left-over keys:", left_over))
             if keys
         ]
@@ -513,27 +538,26 @@ def _check_keys(
 
 
 def _convert(
-    row: Row, keys: Sequence[str], tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]
+    row: Row,
+    keys: Sequence[str],
+    tensors: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    sizes: Mapping[str, int],
 ) -> np.ndarray:
     """One layer of one parameter, in our layout."""
     parts = [tensors[key] for key in keys]
-    for key, part in zip(keys, parts, strict=True):
+    known = {name: size for name, size in sizes.items() if name in row.ours.replace("(", " ")}
+    # An array of no memory of its own.
+    whole = rearrange(np.broadcast_to(np.int8(0), shape), f"{row.ours} -> {row.theirs}", **known)
+    for key, part, share in zip(keys, parts, np.diff([0, *row.ends]), strict=True):
         # Whole numbers are quantised weights, whose scale lies elsewhere.
         if not jnp.issubdtype(part.dtype, jnp.floating):
             raise UserError(f"the weights' {key} is {part.dtype}, not a float")
-    shares = np.diff([0, *row.ends])
-    for key, part, share in zip(keys, parts, shares, strict=True):
-        fits = part.ndim == len(row.theirs.split()) and part.shape[1:] == parts[0].shape[1:]
-        if not fits or part.shape[0] * shares[0] != parts[0].shape[0] * share:
-            raise UserError(f"the weights' {key} has shape {part.shape}")
+        expected = (whole.shape[0] * int(share) // row.ends[-1], *whole.shape[1:])
+        if part.shape != expected:
+            raise UserError(f"the weights' {key} has shape {part.shape}, not {expected}")
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    layer = rearrange(joined, f"{row.theirs} -> {row.ours}")
-    if layer.shape != shape:
-        raise UserError(
-            f"the weights' {' + '.join(keys)} has shape {parts[0].shape}, which gives "
-            f"{layer.shape} where {shape} is needed"
-        )
-    return layer
+    return rearrange(joined, f"{row.theirs} -> {row.ours}")
 
 
 def _stacked(row: Row) -> bool:

@@ -11,13 +11,13 @@ import numpy as np
 
 from lgm_jax.data import imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.labels import Labels, list_some, match_labels
+from lgm_jax.data.labels import Labels, match_labels
 from lgm_jax.data.layout import find_layout
 from lgm_jax.data.listing import File, Listing
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.split_names import check_one, find_splits
 from lgm_jax.data.splits import complete
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import looks, plain
 
 _LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"

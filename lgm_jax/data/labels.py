@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.errors import UserError, list_some, unknown_name
 from lgm_jax.names import match, plain
 
 # What Hugging Face's and TFDS's sets have where there is no label.
 _MISSING = -1
-_MOST_NAMED = 5
 # What columns of labels are called, the likelier first.
 _CALLED = ("label", "labels", "class", "classes", "target", "category", "y")
 
@@ -224,12 +223,6 @@ def check_names(names: Sequence[Any], where: str, kind: str = "class") -> list[s
             )
         shown[text] = number
     return list(shown)
-
-
-def list_some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _decode(value: object) -> str:

@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from lgm_jax.data import formats
-from lgm_jax.data.labels import list_some
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import match, plain
 
 # What systems, servers and tools leave beside photos, in lower case; hidden entries come on top.

@@ -16,10 +16,9 @@ from jaxtyping import Int
 
 from lgm_jax.data import cache, formats, imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.labels import list_some
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.split_names import SPLITS
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.errors import UserError, list_some, unknown_name
 from lgm_jax.progress import progress
 
 _TEST_FRACTION = 0.2

@@ -23,6 +23,9 @@ SECTION = "experiment"
 
 RUNS, RECORD = "runs", "experiment.json"
 
+# What earlier versions appended to the name of a folder's backbone: digits of its weights' hash.
+_HASHED = re.compile(r"_[0-9a-f]{8}$")
+
 # Between two looks at runs that other processes make.
 _POLL_SECONDS = 5.0
 
@@ -107,7 +110,8 @@ class Outcome:
             KeyError: If the run did not evaluate that.
         """
         known = self.results["probe"]
-        return known[backbone if backbone in known else label(backbone)][method]
+        plain = {_HASHED.sub("", key): key for key in known}
+        return known[backbone if backbone in known else plain[label(backbone)]][method]
 
 
 Plan = Callable[[ConfigDict, Mapping[str, Outcome]], Sequence[Planned]]
