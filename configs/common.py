@@ -302,7 +302,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "checkpoint_every": Key(500, "steps", at_least(1)),
     "keep_checkpoints": Key(2, "newest checkpoints to keep", at_least(1)),
-    "log_every": Key(50, "steps per line of metrics.jsonl", at_least(1)),
+    "log_every": Key(50, "steps per line of metrics.jsonl, which has twenty at least", at_least(1)),
     "profile": Key(0, "steps to trace to WORKDIR/profile, after the first two", at_least(0)),
     "image_every": Key(500, "steps per picture of all images", at_least(1)),
     "track": Key(

@@ -16,6 +16,20 @@ T = TypeVar("T")
 # Plain lines name the memory again once it has grown by so much.
 _GROWTH = 1.1
 
+# Points of a loss curve between its first and last that tell what it does.
+_LEAST_LINES = 20
+
+
+def is_logged(step: int, steps: int, every: int) -> bool:
+    """Whether a step's loss is logged: the first, the last, and at least twenty evenly between.
+
+    Args:
+        step: Updates made, from 1.
+        steps: Updates in all; with fewer than forty, all are logged.
+        every: Steps from one that is logged to the next, at most.
+    """
+    return step in (1, steps) or step % min(every, max(1, steps // _LEAST_LINES)) == 0
+
 
 def progress(items: Sequence[T], label: str) -> Iterator[T]:
     """Iterates with a bar that disappears when done, and none where stderr is no terminal."""

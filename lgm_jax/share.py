@@ -32,6 +32,7 @@ from lgm_jax.class_folders import METADATA
 from lgm_jax.distilled import ARRAYS, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.judge import judge
 from lgm_jax.report.table import TITLES
 
 CARD, PREVIEW, SPLIT = "README.md", "preview.png", "train"
@@ -185,6 +186,7 @@ def write_card(finished: Finished, source: str, license: str | None = None) -> s
         f"![The images, each above the name of its class]({PREVIEW})",
         "## How good they are",
         _accuracies(finished.results),
+        *(f"**{found.title}**: {_escape(found.text)}" for found in judge(finished.results)),
         "## How to use them",
         _usage(finished, source),
         "## Licence",

@@ -43,10 +43,11 @@ from lgm_jax.features import Views
 from lgm_jax.identity import describe
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
-from lgm_jax.progress import StepProgress
+from lgm_jax.progress import StepProgress, is_logged
 from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.judge import judge
 from lgm_jax.report.page import look, read_run, write_page, write_unfinished_page
 from lgm_jax.report.table import TITLES, format_table
 from lgm_jax.session import (
@@ -179,6 +180,7 @@ def report_stage(session: Session) -> None:
         "steps": record["steps"] if record else None,
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
+        "pyramid": _pyramid(session.recipe, record["steps"]) if record else None,
         "backbones": [session.name_of(backbone) for backbone in session.backbones] if own else [],
         # Of what the results come from: not of looking at them, which would not change them.
         "seconds": {
@@ -186,6 +188,7 @@ def report_stage(session: Session) -> None:
         },
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": _collect(session),
+        "test_images": len(session.dataset.splits[config.probe.split].labels),
     }
     pictured = session.distilled is not None
     inputs = {
@@ -221,6 +224,8 @@ def report_stage(session: Session) -> None:
         made_by = [session.process_with(session.backbone)]
         run.finish("report", inputs, {"files": names}, took, made_by)
     print(format_table(results))
+    for finding in judge(results):
+        print(f"note: {finding.title}: {finding.text}")
     print(f"results: {run.path / runs.RESULTS}")
     if pictured:
         print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
@@ -236,7 +241,7 @@ STAGES: Mapping[str, Callable[[Session], None]] = {
 
 
 class _Metrics:
-    """`metrics.jsonl`: a line per `log_every` steps, none twice when a run goes on."""
+    """`metrics.jsonl`: a line per step that `is_logged`, none twice when a run goes on."""
 
     def __init__(self, path: epath.Path, start: int):
         self._path = path
@@ -308,9 +313,9 @@ def _distill(
             # Reading a loss waits for it; the one before leaves the device a step to work on.
             _check_finite(session, checkpoints, step - 1, before)
             before, last, leaving = pending, step == config.steps, interrupted()
-            logs, saves, draws = (
-                last or step % every == 0
-                for every in (config.log_every, config.checkpoint_every, config.image_every)
+            logs = is_logged(step, config.steps, config.log_every)
+            saves, draws = (
+                last or step % every == 0 for every in (config.checkpoint_every, config.image_every)
             )
             if logs or saves or draws or leaving:
                 _check_finite(session, checkpoints, step, pending, state)
@@ -599,6 +604,14 @@ def _print_cost(session: Session, num_images: int) -> None:
     )
     if once > streamed:
         print("note: for so few steps, real.source=stream embeds fewer images")
+
+
+def _pyramid(recipe: distill.Recipe, steps: int) -> dict[str, int] | None:
+    """Sides in px of the finest level that was distilled, and of the finest that there is."""
+    if recipe.kind != "pyramid":
+        return None
+    reached = int(recipe.num_active(max(0, steps - 1)))
+    return {"reached": recipe.sizes[reached - 1], "finest": recipe.sizes[-1]}
 
 
 def _note_growth(session: Session) -> None:

@@ -100,11 +100,13 @@ def test_results_have_the_documented_schema(finished):
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
         *("final_loss", "backbones", "seconds", "skipped_images", "probe", "clp", "labels"),
+        *("pyramid", "test_images"),
     }
     assert results["labels"] == {"kind": "hard", "bytes": 40}
     assert (results["objective"], results["clp"]) == ("lgm", None)
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
+    assert (results["pyramid"], results["test_images"]) == ({"reached": 32, "finest": 32}, 288)
     assert set(results["seconds"]) == {"distill", "probe", "baselines"}
     assert 0 < results["final_loss"] < 2
     methods = results["probe"]["digits_contrastive"]
@@ -160,7 +162,7 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
     command = "python launch.py --config=configs/quickstart.py:quick --workdir=quick"
     assert "</span> <span>".join(command.split()) in page
     assert str(finished.parent) not in page
-    assert logged_steps(finished) == [2, 4, 6]
+    assert logged_steps(finished) == [1, 2, 3, 4, 5, 6]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["steps"] == 6
     assert {"steps", "data.name"} & set(config["changed"]) == {"steps"}
@@ -276,7 +278,7 @@ def test_more_steps_continue_as_if_never_stopped(finished, run_copy, longer):
     continued, shorter = (lgm_jax.load_distilled(folder)[0] for folder in (run_copy, finished))
     np.testing.assert_array_equal(continued, longer)
     assert not np.array_equal(continued, shorter)
-    assert logged_steps(run_copy) == [2, 4, 6, 8]
+    assert logged_steps(run_copy) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert commits(run_copy, "distill") == [(0, first), (6, "later")]
 
 
@@ -520,7 +522,7 @@ def test_full_disk_is_one_line(run_copy, capsys):
     assert "no space is left for workdir" in line
     (run_copy / "metrics.jsonl.tmp").unlink()
     assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=run_copy) == 0
-    assert logged_steps(run_copy) == [2, 4, 6, 8]
+    assert logged_steps(run_copy) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_checkpoint_without_space_is_one_line(run_copy, longer, capsys):

@@ -71,7 +71,11 @@ class TestTensorBoard:
         events = read_events(followed / "tensorboard")
         lines = [json.loads(line) for line in (followed / "metrics.jsonl").read_text().splitlines()]
         losses = events.Scalars("loss")
-        assert [event.step for event in losses] == [2, 4, 6] == [line["step"] for line in lines]
+        assert (
+            [event.step for event in losses]
+            == [1, 2, 3, 4, 5, 6]
+            == [line["step"] for line in lines]
+        )
         np.testing.assert_allclose(
             [event.value for event in losses], [line["loss"] for line in lines], atol=1e-6
         )

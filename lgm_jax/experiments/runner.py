@@ -17,9 +17,13 @@ from lgm_jax import hosts, paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import samples
 from lgm_jax.experiments.result import Result, write
+from lgm_jax.report.judge import judge
 from lgm_jax.session import Session
 
 SECTION = "experiment"
+
+# Of runs whose results are doubtful, those that a table's notes list.
+_MOST_FINDINGS = 10
 
 RUNS, RECORD = "runs", "experiment.json"
 
@@ -243,11 +247,23 @@ def _write(
     experiment: Experiment, config: ConfigDict, folder: epath.Path, outcomes: Sequence[Outcome]
 ) -> None:
     """Writes what comes of the runs; of several processes, one after another."""
-    result = experiment.tabulate(config, outcomes)
+    result = with_findings(experiment.tabulate(config, outcomes), outcomes)
     with runs.alone_in(folder):
         for path in write(folder, result):
             print(f"result: {path}")
         _draw_samples(folder, outcomes)
+
+
+def with_findings(result: Result, outcomes: Sequence[Outcome]) -> Result:
+    """A result whose notes say which runs cannot be right or are no use."""
+    found = [
+        f"{outcome.planned.title}: {finding.title}. {finding.text}"
+        for outcome in outcomes
+        for finding in judge(outcome.results)
+    ]
+    more = [f"and {len(found) - _MOST_FINDINGS} more"] if len(found) > _MOST_FINDINGS else []
+    listed = "\n".join(f"- {text}" for text in [*found[:_MOST_FINDINGS], *more])
+    return dataclasses.replace(result, notes=[*result.notes, *([listed] if found else [])])
 
 
 def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, ConfigDict]:

@@ -33,7 +33,7 @@ def curve(
 ) -> str:
     """The path of a curve in a box of `WIDTH` by `HEIGHT`; `y` grows upwards.
 
-    Long curves are thinned evenly; the last point stays.
+    Long curves are thinned evenly; the last point stays. One point becomes a dot.
     """
     stride = max(1, math.ceil(len(points) / _MOST_POINTS))
     kept = [*points[::stride]]
@@ -42,6 +42,9 @@ def curve(
     (x0, x1), (y0, y1) = x_range, y_range
     across, up = WIDTH / ((x1 - x0) or 1), HEIGHT / ((y1 - y0) or 1)
     placed = [f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in kept]
+    if len(placed) == 1:
+        # A line of no length is drawn as a dot.
+        return f"M{placed[0]}h0"
     return "M" + "L".join(placed) if placed else ""
 
 

@@ -11,6 +11,7 @@ from etils import epath
 from lgm_jax import paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.report import words
+from lgm_jax.report.judge import judge
 from lgm_jax.report.page import (
     Beside,
     Embedded,
@@ -110,6 +111,11 @@ def describe_comparison(
             has_loss=any(view.losses for view in views),
         ),
         "num_test": num_test(views) if len(data) == 1 else None,
+        "findings": [
+            finding._replace(text=f"{title}: {finding.text}")
+            for title, view in zip(titles, views, strict=True)
+            for finding in judge(view.results or {}, num_test([view]))
+        ],
         "same_data": len(data) == 1,
         "all_made": all(view.backbones for view in views),
         "lazy": place.lazy,

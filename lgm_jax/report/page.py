@@ -38,6 +38,7 @@ from lgm_jax.report.gallery import (
     make_gallery,
     shown,
 )
+from lgm_jax.report.judge import contradicts, judge
 from lgm_jax.report.words import CAPTIONS, TITLES
 
 # Bytes that the timelapse takes of a page that is one file, together with other runs' images, which
@@ -342,10 +343,13 @@ def describe(
         describe_growth(settings, side),
     )
     facts, hashes = describe_provenance(run)
+    findings = judge(run.results or {}, num_test)
     changed = [name for name in run.config.get("changed", ()) if name in settings]
     return {
         "run": run.name,
-        "title": f"{data.get('name', run.name)}{', distilled' if run.backbones else ''}",
+        "title": f"{data.get('name', run.name)}{', distilled' if run.backbones else ''}"
+        + "".join(f": {finding.title}" for finding in findings[:1]),
+        "findings": findings,
         "dataset": data.get("name", ""),
         "about_data": words.about_data(str(data.get("name", ""))),
         "unfinished": run.results is None,
@@ -548,6 +552,7 @@ def describe_accuracies(
     for name, entries in probes.items():
         means = {method: entry["top1_mean"] for method, entry in entries.items()}
         has_all = {"distilled", "full"} <= set(means) and means["full"] > 0
+        has_all = has_all and not contradicts(entries)
         charted.append(
             {
                 "backbone": name,

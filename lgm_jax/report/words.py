@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lgm_jax.backbones import specs
+from lgm_jax.report.judge import contradicts, standard_error
 
 # What classifiers are trained on, in the order of the rows.
 TITLES = {
@@ -126,6 +126,9 @@ def compare(entries: Mapping[str, Any]) -> list[str]:
     for method, than in _THAN.items():
         if method not in entries or "distilled" not in entries:
             continue
+        # Against a classifier that has not learned what it can, nothing can be measured.
+        if method == "full" and contradicts(entries):
+            continue
         points = _round(entries["distilled"]) - _round(entries[method])
         if abs(points) < 0.05:
             said.append(f"as many as with {than}")
@@ -138,19 +141,12 @@ def compare(entries: Mapping[str, Any]) -> list[str]:
 def doubtful(entries: Mapping[str, Any], num_test: int) -> list[str]:
     """Methods whose difference to distilled images may be chance.
 
-    These are the ones within two standard errors of it. Such an error has two parts: the choice of
-    test images, of which the two are taken to be independent (they share them, so it is rather
-    too large), and the spread of repeated training.
+    These are the ones within two standard errors of it; see `judge.standard_error`.
 
     Args:
         entries: Of one evaluation backbone of `results.json`, by method.
         num_test: Images that accuracy was measured on.
     """
-
-    def variance(entry: Mapping[str, Any]) -> float:
-        mean, std = entry["top1_mean"], entry["top1_std"] or 0.0
-        return mean * (100 - mean) / num_test + std**2 / len(entry["top1_runs"])
-
     if "distilled" not in entries:
         return []
     own = entries["distilled"]
@@ -160,7 +156,7 @@ def doubtful(entries: Mapping[str, Any], num_test: int) -> list[str]:
         if method in entries
         and method != "distilled"
         and abs(own["top1_mean"] - entries[method]["top1_mean"])
-        <= 2 * math.sqrt(variance(own) + variance(entries[method]))
+        <= 2 * standard_error([own, entries[method]], num_test)
     ]
 
 
@@ -199,9 +195,10 @@ def doubt(
 def gap(entries: Mapping[str, Any]) -> float | None:
     """The part of the way from random to all real images that distilled ones go.
 
-    `None` where one of the three is not known, or where there is hardly a way to go.
+    `None` where one of the three is not known, where there is hardly a way to go, or where few
+    images do better than all.
     """
-    if not {"distilled", "random", "full"} <= set(entries):
+    if not {"distilled", "random", "full"} <= set(entries) or contradicts(entries):
         return None
     own, low, high = (entries[name]["top1_mean"] for name in ("distilled", "random", "full"))
     return (own - low) / (high - low) if high - low >= _SHORT_WAY else None
