@@ -328,11 +328,11 @@ def check_run(
 
 
 def begun(path: epath.Path) -> Mapping[str, Any] | None:
-    """The identity of the distillation that a folder holds, if it can be gone on with."""
+    """The `config.json` of the distillation that a folder holds, if it can be gone on with."""
     earlier = read_json(path / CONFIG) if path.is_dir() else None
     if earlier is None or earlier.get("version") != VERSION:
         return None
-    return earlier.get("identity")
+    return earlier if isinstance(earlier.get("identity"), dict) else None
 
 
 def in_use(folder: epath.Path) -> bool:

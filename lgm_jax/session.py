@@ -355,17 +355,21 @@ def open_session(
         recipe, config.seed, distilled_against, weights, dataset.fingerprint, crop_at, source
     )
     workdir = os.fspath(paths.locate(workdir))
-    if config.images.grow_every is None:
-        begun = _growth_of(workdir, identity)
-        if begun is not None and begun != recipe.grow_every:
-            print(
-                f"note: {workdir} goes on with {_GROW_EVERY}={begun}, as it began; begun anew, "
-                f"config.steps={config.steps} would make it {recipe.grow_every}"
-            )
-            command = command and f"{command} --config.{_GROW_EVERY}={begun}"
-            recipe = dataclasses.replace(recipe, grow_every=begun)
-            identity = {**identity, _GROW_EVERY: begun}
+    begun = runs.begun(epath.Path(workdir)) or {}
+    every = _growth_of(begun, identity)
+    if config.images.grow_every is None and every not in (None, recipe.grow_every):
+        print(
+            f"note: {workdir} goes on with {_GROW_EVERY}={every}, as it began; begun anew, "
+            f"config.steps={config.steps} would make it {recipe.grow_every}"
+        )
+        command = command and f"{command} --config.{_GROW_EVERY}={every}"
+        recipe = dataclasses.replace(recipe, grow_every=every)
+        identity = {**identity, _GROW_EVERY: every}
     settings = {**flat, _GROW_EVERY: recipe.grow_every}
+    if begun.get("identity") == identity:
+        # A start for some stages leaves out of the record none that others were for.
+        earlier = split_list(begun.get("config", {}).get("stages", ""))
+        settings["stages"] = ",".join(dict.fromkeys([*earlier, *split_list(config.stages)]))
     run = runs.check_run(workdir, identity, overwrite=overwrite, settings=settings)
     session = Session(
         config,
@@ -495,15 +499,11 @@ def identify(
     }
 
 
-def _growth_of(workdir: str, identity: Mapping[str, Any]) -> int | None:
-    """The `images.grow_every` of the run that a folder holds, if it is this one in all else."""
-    begun = runs.begun(epath.Path(workdir))
-    if begun is None:
-        return None
-    default = distill.Recipe.grow_every
-    every = begun.get(_GROW_EVERY, default)
-    rest = [{**named, _GROW_EVERY: default} for named in (begun, identity)]
-    return every if rest[0] == rest[1] else None
+def _growth_of(begun: Mapping[str, Any], identity: Mapping[str, Any]) -> int | None:
+    """The `images.grow_every` of a run that has begun, if it is this one in all else."""
+    found, default = begun.get("identity", {}), distill.Recipe.grow_every
+    same = {**found, _GROW_EVERY: default} == {**identity, _GROW_EVERY: default}
+    return found.get(_GROW_EVERY, default) if same else None
 
 
 def _value(config: ConfigDict, key: str) -> Any:

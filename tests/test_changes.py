@@ -77,7 +77,10 @@ CHANGES = {
     "probe.batch": (9, PROBES, FRESH),
     "probe.full_batch": (9, PROBES, FRESH),
     "probe.learning_rate": (9.0, PROBES, FRESH),
+    "probe.drop_last": (True, PROBES, FRESH),
+    "probe.decay": ("epoch", PROBES, FRESH),
     "probe.runs": (9, PROBES, {}),
+    "probe.ddof": (0, NOTHING, {}),
     "probe.augment": ("none", PROBES, {}),
     "probe.full_augment": ("none", PROBES, {}),
     "probe.noise": (True, PROBES, {}),
@@ -117,6 +120,8 @@ IDLE = {
     "real.views": (4, {"real.source": "stream"}),
     "probe.batch": (9, {}),
     "probe.learning_rate": (9.0, {}),
+    "probe.drop_last": (True, {}),
+    "probe.decay": ("epoch", {}),
     "probe.ridge": (9.0, FRESH),
     "probe.views": (9, {"probe.augment": "none", "probe.full_augment": "none"}),
 }
@@ -256,13 +261,12 @@ def test_a_recipe_of_the_default_config_is_the_default_recipe():
 
 def test_released_keys_keep_their_defaults():
     config = common.flatten(common.get_config())
-    unset = [key for key, value in config.items() if value is None]
-    assert unset == [
+    assert {key for key, value in config.items() if value is None} == {
         *("microbatch", "images.resolution", "images.crop", "images.grow_every", "augment.flip"),
         *("augment.scale_min", "augment.scale_max", "augment.noise", "augment.noise_mean"),
         *("augment.noise_std", "data.val_fraction", "data.workers", "probe.full_batch"),
         "probe.full_augment",
-    ]
+    }
     assert config.items() >= DEFAULTS.items()
 
 
@@ -313,7 +317,7 @@ DEFAULTS = {
     "real.views": 1,
     "real.cache": "",
     "eval_backbones": "",
-    "baselines": "neighbors,centroids,random,full",
+    "baselines": "random,centroids,neighbors,full",
     "probe.epochs": 1000,
     "probe.full_epochs": 100,
     "probe.batch": 100,
@@ -323,6 +327,9 @@ DEFAULTS = {
     "probe.noise": False,
     "probe.views": 10,
     "probe.share_views": False,
+    "probe.drop_last": False,
+    "probe.decay": "update",
+    "probe.ddof": 1,
     "probe.solver": "adam",
     "probe.ridge": 0.01,
     "probe.split": "test",

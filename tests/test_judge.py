@@ -13,7 +13,6 @@ from lgm_jax import runs, share
 from lgm_jax.experiments import runner
 from lgm_jax.experiments.result import Result, Table, to_markdown
 from lgm_jax.report import __main__ as report
-from lgm_jax.report import judge
 
 QUICK = "--config=configs/quickstart.py:quick"
 
@@ -27,8 +26,14 @@ def results_of(means, std=1.0, **changes):
     return {"num_classes": 4, "steps": 30, "test_images": 400, "probe": probe, **changes}
 
 
+def judge(results):
+    from lgm_jax.report import judge
+
+    return judge.judge(results)
+
+
 def titles(*given, **named):
-    return [finding.title for finding in judge.judge(results_of(*given, **named))]
+    return [finding.title for finding in judge(results_of(*given, **named))]
 
 
 GOOD = {"distilled": 80.0, "centroids": 70.0, "neighbors": 65.0, "random": 60.0, "full": 90.0}
@@ -56,7 +61,7 @@ def test_findings_of_accuracies(changes, expected):
 
 
 def test_findings_name_the_backbone_and_the_numbers():
-    (found,) = judge.judge(results_of({"near": GOOD | {"full": 52.0}, "far": GOOD}))
+    (found,) = judge(results_of({"near": GOOD | {"full": 52.0}, "far": GOOD}))
     assert found.backbone == "near"
     assert found.text.startswith("On near, all real images give 52.0 %, fewer than")
     assert "the distilled images (80.0 %)" in found.text

@@ -14,7 +14,7 @@ import pytest
 import launch
 import lgm_jax
 from configs import common, imagenette_folder, quickstart
-from lgm_jax import augment, backbones, distill, features, probe, public, runs, share
+from lgm_jax import augment, backbones, distill, features, probe, runs, share
 from lgm_jax import session as session_module
 from lgm_jax.report import __main__ as report
 
@@ -90,6 +90,13 @@ def test_recorded_settings_make_the_same_run_again(odd_run, tmp_path):
     assert common.flatten(config) == record["config"]
 
 
+def test_stages_of_an_earlier_start_stay_recorded(run_copy):
+    assert record_of(run_copy)["config"]["stages"] == "distill,probe,baselines,report"
+    quick = (QUICK, "--config.steps=4", "--config.baselines=random")
+    assert start(*quick, "--config.stages=report", workdir=run_copy) == 0
+    assert record_of(run_copy)["config"]["stages"] == "distill,probe,baselines,report"
+
+
 def test_the_recorded_command_makes_the_same_run_again(odd_run, tmp_path):
     python, program, *words = shlex.split(record_of(odd_run)["command"])
     assert (python, program) == ("python", "launch.py")
@@ -119,6 +126,8 @@ def test_a_page_and_a_card_show_no_way_to_a_folder(odd_run, tmp_path):
 
 
 def test_names_stay_whole_and_folders_lose_their_way():
+    from lgm_jax import public
+
     values = {
         "data.name": "tfds:a/b",
         "backbone.name": "facebook/dinov2-base,timm/vit_a,/home/me/w,../x/y,~/z,digits_masked",
