@@ -106,7 +106,7 @@ def test_results_have_the_documented_schema(finished):
     assert (results["objective"], results["clp"]) == ("lgm", None)
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
-    assert (results["pyramid"], results["test_images"]) == ({"reached": 32, "finest": 32}, 288)
+    assert (results["pyramid"], results["test_images"]) == ({"reached": 32, "finest": 32}, 360)
     assert set(results["seconds"]) == {"distill", "probe", "baselines"}
     assert 0 < results["final_loss"] < 2
     methods = results["probe"]["digits_contrastive"]
