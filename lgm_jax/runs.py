@@ -67,7 +67,10 @@ _HASHED = {
     ),
     "data.fingerprint": tuple(
         f"data.{name}"
-        for name in ("name", "folder", "subset", "val_fraction", "split_seed", "on_bad_image")
+        for name in (
+            *("name", "folder", "subset", "label", "val_fraction"),
+            *("split_seed", "on_bad_image"),
+        )
     ),
     "images.source": ("images.source",),
 }

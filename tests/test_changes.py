@@ -100,7 +100,7 @@ CHANGES = {
 # Folders of photos tell what these do: tests/test_data*.py and tests/test_launch.py.
 ELSEWHERE = {
     *("data.folder", "data.val_fraction", "data.split_seed", "data.crop", "images.source"),
-    "backbone.revision",
+    *("backbone.revision", "data.label"),
 }
 # As the others are set, these change nothing.
 IDLE = {
