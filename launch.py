@@ -17,15 +17,15 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import common
-from lgm_jax import determinism, experiments, hosts
-from lgm_jax.errors import UserError, find_full, unknown_name
+from configs import common, files
+from lgm_jax import determinism, experiments, hosts, public
+from lgm_jax import meeting as meetings
+from lgm_jax.errors import UserError, explain_refusal, find_full, unknown_name
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, PIPE, Interrupted
 from lgm_jax.session import Session
 
@@ -111,6 +111,9 @@ def main(argv: Sequence[str]) -> int:
         # Before the run began.
         return hosts.leave(CTRL_C, None)
     except Exception as error:
+        refused = explain_refusal(error)
+        if refused is not None:
+            return hosts.leave(2, f"error: {refused}".replace("\n", " "))
         if hosts.count() == 1:
             raise
         if hosts.tells_of_death(error):
@@ -125,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parse(
     argv: Sequence[str], *, writes: bool = True
-) -> tuple[ConfigDict, str, bool, hosts.Meeting | None]:
+) -> tuple[ConfigDict, str, bool, meetings.Meeting | None]:
     """Reads the command line.
 
     Args:
@@ -142,6 +145,7 @@ def parse(
     # ml_collections wants the config before its overrides; a person need not.
     argv = [argv[0], *sorted(_join(argv[1:]), key=lambda a: a.lstrip("-")[:7] != "config=")]
     _check_names(argv)
+    argv, unset = _find_config(argv)
     values = flags.FlagValues()
     config_flag = config_flags.DEFINE_config_file(
         "config", None, "recipe", flag_values=values, sys_argv=list(argv)
@@ -171,6 +175,7 @@ def parse(
     config = config_flag.value
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
+    config.update_from_flattened_dict(unset)
     if experiments.SECTION in config:
         experiments.find(config)
         common.check(experiments.without_section(config))
@@ -178,7 +183,10 @@ def parse(
         common.check(config)
     if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
-    meeting = _meeting(where.value, *(flag.value for flag in processes))
+    meeting = meetings.read(where.value, *(flag.value for flag in processes))
+    if meeting is not None:
+        settings = public.settings(common.flatten(config))
+        meeting = dataclasses.replace(meeting, settings=settings)
     return config, workdir.value or "", overwrite.value, meeting
 
 
@@ -192,9 +200,10 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
     Raises:
         UserError: For bad input.
     """
-    from lgm_jax import plan
+    from lgm_jax import plan, platforms
 
     config, *_ = parse(argv, writes=False)
+    platforms.start()
     fields = {field.name: field for field in dataclasses.fields(plan.Machine)}
     values: dict[str, Any] = {}
     for name, text in machine.items():
@@ -262,18 +271,21 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
     """
     import jax
 
-    from lgm_jax import tracking
+    from lgm_jax import platforms, tracking
     from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
     from lgm_jax.session import split_list
 
     quiet_storage()
+    platforms.start()
     if jax.process_count() != hosts.count():
         raise UserError(
             f"JAX sees {jax.process_count()} processes here: add --distributed=auto to each"
         )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
+        compiled = cache.compiled()
+        if compiled is not None:
+            jax.config.update("jax_compilation_cache_dir", str(compiled))
     tracking.check_installed(split_list(config.track))
     if experiments.SECTION not in config:
         run_stages(config, workdir, overwrite, command)
@@ -317,10 +329,12 @@ def run_stages(
                 stages.STAGES[stage](session)
             except Exception as error:
                 full = find_full(error)
-                if full:
+                if full is not None:
+                    where = full.where or workdir
+                    name = f"workdir {workdir}" if where.startswith(workdir) else where
                     raise UserError(
-                        f"no space is left for workdir {workdir} ({full}): make some, and start "
-                        "again to go on from the last checkpoint"
+                        f"no space is left for {name} ({full.said}): make some, and start again to "
+                        "go on from the last checkpoint"
                     ) from error
                 if not isinstance(error, jax.errors.JaxRuntimeError) or _OUT_OF_MEMORY not in str(
                     error
@@ -328,34 +342,6 @@ def run_stages(
                     raise
                 raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
         return then(session)
-
-
-def _meeting(where: str, num_processes: int | None, process_id: int | None) -> hosts.Meeting | None:
-    """What `--distributed` and the two flags that belong to it say.
-
-    Raises:
-        UserError: If they do not fit together.
-    """
-    if where in ("off", "auto"):
-        for name, value in (("num_processes", num_processes), ("process_id", process_id)):
-            if value is not None:
-                raise UserError(
-                    f"--{name} is for --distributed=HOST:PORT, but --distributed is {where}"
-                )
-        return hosts.Meeting() if where == "auto" else None
-    host, colon, port = where.rpartition(":")
-    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(
-            f"--distributed must be off, auto or HOST:PORT, for example 10.0.0.1:9876, not {where}"
-        )
-    if num_processes is None or process_id is None:
-        raise UserError(f"--distributed={where} needs --num_processes=P and --process_id=I")
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise UserError(
-            f"--process_id must be from 0 to --num_processes - 1, not {process_id} of "
-            f"{num_processes}"
-        )
-    return hosts.Meeting(where, num_processes, process_id)
 
 
 def _join(arguments: Sequence[str]) -> list[str]:
@@ -379,22 +365,8 @@ def _reason(error: Exception) -> str:
 
 
 def _check_names(argv: Sequence[str]) -> None:
-    """Refuses a config file, config keys or flags that do not exist, before they are looked up."""
+    """Refuses config keys or flags that do not exist, before they are looked up."""
     arguments = [a.lstrip("-").partition("=") for a in argv[1:] if a.startswith("-")]
-    files = [value for name, _, value in arguments if name == "config"]
-    if not any(files):
-        raise UserError("no config: add --config=configs/quickstart.py, or see --help")
-    for file in files:
-        path = Path(file.partition(":")[0])
-        if path.is_dir():
-            raise UserError(
-                f"config file {path} is a folder: name a file, as configs/quickstart.py"
-            )
-        if not path.is_file():
-            near = sorted(str(p) for p in path.parent.glob("*.py") if p.name[:1] not in "_")
-            raise unknown_name("config file", str(path), near or ["configs/quickstart.py"])
-        if path.suffix != ".py" or "def get_config" not in path.read_text(errors="replace"):
-            raise UserError(f"config file {path} is no Python file with a get_config()")
     for name, _, _ in arguments:
         key = name.removeprefix("config.")
         # An experiment's own keys are known once its config is loaded.
@@ -405,6 +377,30 @@ def _check_names(argv: Sequence[str]) -> None:
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:
             known = [f"--{flag}" for flag in (*_VALUED, "overwrite", "help")]
             raise unknown_name("flag", f"--{name}", known)
+
+
+def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The command line with the config's path, without keys to unset, and those with no value.
+
+    Raises:
+        UserError: If there is no such config, or a key cannot be unset.
+    """
+    rest, unset, named = [argv[0]], {}, ""
+    for argument in argv[1:]:
+        flag, equals, value = argument.partition("=")
+        name = flag.lstrip("-")
+        key = common.KEYS.get(name.removeprefix("config.")) if name[:7] == "config." else None
+        if name == "config":
+            named = value
+            continue
+        optional = key is not None and isinstance(key.default, type)
+        if key is not None and equals and (value == "None" or (optional and not value)):
+            if not optional and key.default != "":
+                raise UserError(f"{flag} cannot be unset: its default is {key.default!r}")
+            unset[name.removeprefix("config.")] = None if optional else ""
+            continue
+        rest.append(argument)
+    return [rest[0], f"--config={files.find(named)}", *rest[1:]], unset
 
 
 def _describe_keys() -> str:

@@ -1,9 +1,11 @@
 """The one exception type whose message is meant for the person who typed the command."""
 
+import contextlib
 import difflib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 # Past this many valid names, only the near ones are listed.
 _LONG_LIST = 12
@@ -16,6 +18,12 @@ _PART = 3
 
 # Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# Rights, disks and names: nothing that the program could have known.
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG),
+    *(errno.ELOOP, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENXIO, errno.ENODEV),
+)
 
 
 class UserError(Exception):
@@ -62,7 +70,14 @@ def _nearest(name: str, known: Sequence[str]) -> list[str]:
     return [lower[each] for each in near[:3]]
 
 
-def find_full(error: BaseException | None) -> str | None:
+class Full(NamedTuple):
+    """Where no space is left: what the system said, and the file or folder if it is known."""
+
+    said: str
+    where: str | None
+
+
+def find_full(error: BaseException | None) -> Full | None:
     """What the system said to a write that found no space, if this is one or was caused by one.
 
     Orbax's storage says so in words only.
@@ -71,6 +86,35 @@ def find_full(error: BaseException | None) -> str | None:
         for number in _FULL:
             said = os.strerror(number)
             if said in str(error) or (isinstance(error, OSError) and error.errno == number):
-                return said
+                return Full(said, _file(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def explain_refusal(error: Exception) -> str | None:
+    """A line on a file that the system, not this program, does not let anybody use, if it is one.
+
+    What is full is `find_full`'s within a run, which knows what of it is lost.
+    """
+    if not isinstance(error, OSError):
+        return None
+    where = _file(error)
+    if where is None or error.errno not in (*_REFUSED, *_FULL):
+        return None
+    return f"cannot use {where}: {error.strerror}"
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, errors of the system name the file, also those of writing to an open one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def _file(error: BaseException) -> str | None:
+    name = error.filename if isinstance(error, OSError) else None
+    return None if name is None else os.fsdecode(name)

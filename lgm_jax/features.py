@@ -27,6 +27,7 @@ from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
 from lgm_jax.distill import to_float
+from lgm_jax.errors import naming
 from lgm_jax.progress import progress
 
 # Rows of a shard: what a kill can cost, and what is read into memory at a time.
@@ -257,16 +258,17 @@ def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Pa
     np.save(buffer, shard, allow_pickle=False)
     content = buffer.getvalue()
     path = folder / f"{number:06d}-{hashlib.sha256(content).hexdigest()[:32]}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
     # Runs that share a folder may write the same shard at once: each its own file, of one content.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(content)
-    except OSError:
-        # On a full disk each attempt would leave some more.
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
+    with naming(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+        except OSError:
+            # On a full disk each attempt would leave some more.
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(path)
     return path
 
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from lgm_jax.errors import UserError
 from lgm_jax.interrupts import SIGNALS, Interrupted
+from lgm_jax.meeting import Meeting, meet
 
 T = TypeVar("T")
 
@@ -63,22 +64,6 @@ class _Process:
 
 
 _self = _Process()
-
-
-@dataclasses.dataclass(frozen=True)
-class Meeting:
-    """Where processes meet.
-
-    Attributes:
-        address: `HOST:PORT` of process 0; `None` if JAX is to find everything by itself, as it
-            does under Slurm, Open MPI, GKE and on TPUs.
-        num_processes: How many there are.
-        process_id: Which one this is, from 0.
-    """
-
-    address: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
 
 
 def count() -> int:
@@ -184,6 +169,7 @@ def tells_of_death(error: BaseException | None) -> bool:
 
 
 def _join(meeting: Meeting) -> None:
+    found = meet(meeting)
     import jax
 
     # Where JAX keeps what `initialize` makes; it has no public name.
@@ -198,20 +184,15 @@ def _join(meeting: Meeting) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
-            meeting.address,
-            meeting.num_processes,
-            meeting.process_id,
+            found.address,
+            found.num_processes,
+            found.process_id,
+            local_device_ids=found.local_device_ids,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
-    except ValueError as error:
-        raise UserError(
-            f"--distributed=auto finds no Slurm, Open MPI, GKE or TPU here ({error}): give "
-            "--distributed=HOST:PORT --num_processes=P --process_id=I"
-        ) from error
-    except RuntimeError as error:
-        where = meeting.address or "auto"
+    except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"the processes of --distributed={where} do not meet: {reason}") from error
+        raise UserError(f"the processes at {found.address} do not connect: {reason}") from error
     finally:
         signal.signal(signal.SIGINT, by_python)
     _self.client = global_state.client

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lgm_jax import hosts, locks, paths, source
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, naming
 
 CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "config.json",
@@ -484,8 +484,9 @@ def write_text(path: epath.Path, text: str) -> None:
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
     """A temporary file that takes the place of `path` once it is written without an error."""
     temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    temporary.replace(path)
+    with naming(path):
+        yield temporary
+        temporary.replace(path)
 
 
 def _plain(inputs: Inputs) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -63,9 +64,10 @@ def started(count, workdir, *arguments):
 
 
 def finish(processes):
-    """Waits for all; gives exit codes, and what each said on stdout and stderr."""
+    """Waits for all; gives exit codes, and what each said on stdout and stderr once they met."""
     said = [process.communicate(timeout=300) for process in processes]
-    return [process.returncode for process in processes], said
+    met = [(out, re.sub(r"^waiting for .*\n", "", err)) for out, err in said]
+    return [process.returncode for process in processes], met
 
 
 def run(count, workdir, *arguments):

@@ -10,9 +10,37 @@ from pathlib import Path
 import numpy as np
 
 
-def folder() -> Path:
-    """`$XDG_CACHE_HOME/lgm_jax`, by default `~/.cache/lgm_jax`. It may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lgm_jax"
+def folder() -> Path | None:
+    """`$XDG_CACHE_HOME/lgm_jax`, by default `~/.cache/lgm_jax`; `None` if no home is known.
+
+    It may be deleted at any time.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lgm_jax"
+    except RuntimeError:
+        # As in a container of a user whom the system does not know.
+        return None
+
+
+def compiled() -> Path | None:
+    """Where compiled programs are kept; `None`, which is said, if nothing can be kept."""
+    kept = folder()
+    if kept is None:
+        reason = "no home folder is known"
+    else:
+        try:
+            kept = kept / "compiled"
+            kept.mkdir(parents=True, exist_ok=True)
+            if os.access(kept, os.W_OK):
+                return kept
+            reason = f"{kept} cannot be written to"
+        except OSError as error:
+            reason = f"{kept}: {error.strerror}"
+    print(
+        f"note: programs are compiled anew at every start ({reason}): set XDG_CACHE_HOME",
+        flush=True,
+    )
+    return None
 
 
 def remember(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -23,7 +51,10 @@ def remember(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarr
         key: Fingerprint of everything it depends on.
         compute: Finds it out.
     """
-    path = folder() / f"{kind}_{key}.npy"
+    kept = folder()
+    if kept is None:
+        return compute()
+    path = kept / f"{kind}_{key}.npy"
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError):

@@ -1,0 +1,319 @@
+"""How the processes of a run meet, before JAX connects them for good.
+
+JAX waits five minutes in silence for a process that never comes, and aborts. So process 0 first
+answers the others itself, on the same port: that all are there, once each, with the same command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lgm_jax.errors import UserError
+
+# A scheduler may start some processes minutes after others.
+SECONDS = 300.0
+
+# Between two attempts to reach process 0, and for a stranger to say who it is.
+_PAUSE_SECONDS = 0.2
+_GREETING_SECONDS = 5.0
+_LONGEST_GREETING = 2**20
+
+# Keys that may differ from machine to machine.
+_OWN = ("data.workers",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """Where processes meet.
+
+    Attributes:
+        address: `HOST:PORT` of process 0; `None` if JAX is to find everything by itself, as it
+            does under Slurm, Open MPI, GKE and on TPUs.
+        num_processes: How many there are.
+        process_id: Which one this is, from 0.
+        local_device_ids: The devices of this process among those of its machine; `None` for all.
+        settings: Values by config key, which all must share.
+    """
+
+    address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    local_device_ids: Sequence[int] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read(where: str, num_processes: int | None, process_id: int | None) -> Meeting | None:
+    """What `--distributed` and the two flags that belong to it say; `None` for one process.
+
+    Raises:
+        UserError: If they do not fit together.
+    """
+    if where in ("off", "auto"):
+        for name, value in (("num_processes", num_processes), ("process_id", process_id)):
+            if value is not None:
+                raise UserError(
+                    f"--{name} is for --distributed=HOST:PORT, but --distributed is {where}"
+                )
+        return Meeting() if where == "auto" else None
+    host, colon, port = where.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(
+            f"--distributed must be off, auto or HOST:PORT, for example 10.0.0.1:9876, not {where}"
+        )
+    if num_processes is None or process_id is None:
+        raise UserError(f"--distributed={where} needs --num_processes=P and --process_id=I")
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id must be from 0 to --num_processes - 1, not {process_id} of "
+            f"{num_processes}"
+        )
+    return Meeting(where, num_processes, process_id)
+
+
+def meet(meeting: Meeting) -> Meeting:
+    """Returns once all processes are there, with all that JAX needs to connect them.
+
+    What is waited for is said on stderr.
+
+    Raises:
+        UserError: If they cannot meet, do not within `SECONDS`, or do not belong together.
+    """
+    found = _detect(meeting) if meeting.address is None else meeting
+    if found.address is None or found.num_processes is None or found.process_id is None:
+        raise ValueError(f"{found} is incomplete")
+    if found.num_processes == 1:
+        return found
+    host, _, port = found.address.rpartition(":")
+    # Web proxies, which gRPC would ask, lead nowhere within a cluster.
+    spared = [*filter(None, [os.environ.get("no_grpc_proxy")]), host.strip("[]")]  # noqa: SIM112
+    os.environ["no_grpc_proxy"] = ",".join(spared)  # noqa: SIM112
+    try:
+        addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--distributed: no machine is called {host} ({error}): give the name or the address "
+            "of the machine of process 0"
+        ) from error
+    if found.process_id == 0:
+        _receive(found, int(port))
+    else:
+        _join(found, [address[4][:2] for address in addresses])
+    return found
+
+
+def _detect(meeting: Meeting) -> Meeting:
+    """The meeting that JAX finds in the environment.
+
+    Raises:
+        UserError: If it finds none, or a part of one.
+    """
+    # It has no public name.
+    from jax._src.clusters import ClusterEnv
+
+    by_hand = "give --distributed=HOST:PORT --num_processes=P --process_id=I"
+    try:
+        address, processes, number, devices = ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, int(SECONDS)
+        )
+    # Of variables that are missing, are no numbers, or name machines that do not answer.
+    except Exception as error:
+        reason = str(error).split("\n")[0]
+        what = f"{reason} is not set" if isinstance(error, KeyError) else reason
+        raise UserError(
+            f"--distributed=auto finds a part of what Slurm, Open MPI, GKE or a TPU set ({what}): "
+            f"start with their launcher, or {by_hand}"
+        ) from error
+    if address is None or processes is None or number is None:
+        if "OMPI_COMM_WORLD_SIZE" in os.environ:
+            raise UserError(
+                "--distributed=auto does not know where to meet under Open MPI 5 and later: give "
+                "--distributed=HOST:PORT --num_processes=$OMPI_COMM_WORLD_SIZE "
+                "--process_id=$OMPI_COMM_WORLD_RANK, in a shell that mpirun starts"
+            )
+        raise UserError(
+            "--distributed=auto finds no launcher of processes here: use Slurm's srun, Open MPI 4, "
+            f"GKE or a TPU, or {by_hand}"
+        )
+    return dataclasses.replace(
+        meeting,
+        address=address,
+        num_processes=processes,
+        process_id=number,
+        local_device_ids=devices,
+    )
+
+
+def _receive(meeting: Meeting, port: int) -> None:
+    """Process 0: waits for all others, and tells them to go on, or why not."""
+    try:
+        server = _listen(port)
+    except OSError as error:
+        raise UserError(
+            f"process 0 cannot listen on port {port} ({error.strerror}): name another in "
+            "--distributed, on all of them"
+        ) from error
+    present: dict[int, socket.socket] = {}
+    deadline = time.monotonic() + SECONDS
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(server)
+        _tell(range(1, _count(meeting)), meeting)
+        try:
+            while len(present := _still_there(present)) < _count(meeting) - 1:
+                server.settimeout(max(0.001, deadline - time.monotonic()))
+                try:
+                    other, _ = server.accept()
+                except TimeoutError:
+                    raise _missing(meeting, present) from None
+                opened.enter_context(other)
+                number = _admit(meeting, other, present)
+                if number is not None:
+                    present[number] = other
+        except UserError as error:
+            _answer(present.values(), str(error))
+            raise
+        _answer(present.values(), "")
+        # Who closes first keeps the port, which JAX is to have.
+        for other in present.values():
+            select.select([other], [], [], _GREETING_SECONDS)
+
+
+def _listen(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+            )
+    return socket.create_server(("", port), backlog=1024)
+
+
+def _admit(
+    meeting: Meeting, other: socket.socket, present: Mapping[int, socket.socket]
+) -> int | None:
+    """Which process this is; `None` for a stranger.
+
+    Raises:
+        UserError: If it does not belong to this run.
+    """
+    other.settimeout(_GREETING_SECONDS)
+    try:
+        greeting = json.loads(_read_line(other))
+        number, count = int(greeting["process"]), int(greeting["processes"])
+        settings = dict(greeting["settings"])
+    # A scan of ports, or a process that died.
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    reason = None
+    if count != meeting.num_processes:
+        reason = f"process {number} has --num_processes={count}, not {meeting.num_processes}"
+    elif number == meeting.process_id or (number in present and not _is_gone(present[number])):
+        reason = f"two processes have --process_id={number}"
+    else:
+        own = _shared(meeting)
+        differ = [key for key in {**own, **settings} if own.get(key) != settings.get(key)]
+        if differ:
+            values = [f"{key} is {settings.get(key)} there, not {own.get(key)}" for key in differ]
+            reason = f"process {number} has another config: {'; '.join(values)}"
+    if reason is None:
+        return number
+    _answer([other], f"{reason}: start all with the same command")
+    raise UserError(f"{reason}: start all with the same command")
+
+
+def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
+    """Another process: asks process 0 whether to go on, until it answers."""
+    greeting = {
+        "process": meeting.process_id,
+        "processes": meeting.num_processes,
+        "settings": _shared(meeting),
+    }
+    deadline = time.monotonic() + SECONDS
+    reason = ""
+    _tell([0], meeting)
+    while (left := deadline - time.monotonic()) > 0:
+        for address in addresses:
+            try:
+                with socket.create_connection(address, timeout=left) as connection:
+                    connection.sendall(json.dumps(greeting).encode() + b"\n")
+                    # Process 0 knows who did not come.
+                    connection.settimeout(deadline - time.monotonic() + _GREETING_SECONDS)
+                    answer = _read_line(connection)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                continue
+            if not answer:
+                reason = "it ended"
+                continue
+            try:
+                refused = json.loads(answer)["refused"]
+            except (ValueError, LookupError, TypeError):
+                raise UserError(
+                    f"another program than process 0 answers at {meeting.address}"
+                ) from None
+            if refused:
+                raise UserError(refused)
+            return
+        time.sleep(_PAUSE_SECONDS)
+    raise UserError(
+        f"process 0 did not answer at {meeting.address} within {SECONDS:.0f} s ({reason}): start "
+        "it there, and let the others reach its port"
+    )
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    with connection.makefile("rb") as file:
+        return file.readline(_LONGEST_GREETING)
+
+
+def _answer(others: Any, refused: str) -> None:
+    for other in others:
+        with contextlib.suppress(OSError):
+            other.sendall(json.dumps({"refused": refused}).encode() + b"\n")
+
+
+def _still_there(present: Mapping[int, socket.socket]) -> dict[int, socket.socket]:
+    return {number: other for number, other in present.items() if not _is_gone(other)}
+
+
+def _is_gone(other: socket.socket) -> bool:
+    """Whether a process that waited has ended, and may have been started again."""
+    readable, _, _ = select.select([other], [], [], 0)
+    return bool(readable)
+
+
+def _shared(meeting: Meeting) -> dict[str, Any]:
+    """Settings as they arrive."""
+    kept = {key: value for key, value in meeting.settings.items() if key not in _OWN}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def _count(meeting: Meeting) -> int:
+    return meeting.num_processes or 1
+
+
+def _tell(awaited: Sequence[int], meeting: Meeting) -> None:
+    where = f"{_named(awaited)} of {_count(meeting)} at {meeting.address}"
+    print(f"waiting for {where}, for up to {SECONDS:.0f} s", file=sys.stderr, flush=True)
+
+
+def _missing(meeting: Meeting, present: Mapping[int, Any]) -> UserError:
+    absent = [number for number in range(1, _count(meeting)) if number not in present]
+    return UserError(
+        f"{_named(absent)} of {_count(meeting)} did not come to {meeting.address} within "
+        f"{SECONDS:.0f} s: start all with the same command, and let them reach that port"
+    )
+
+
+def _named(numbers: Sequence[int]) -> str:
+    """In words: the first few."""
+    words = [str(number) for number in numbers]
+    text = ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
+    return f"process{'es' if len(words) > 1 else ''} {text}"

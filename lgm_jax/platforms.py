@@ -1,0 +1,65 @@
+"""Starts JAX's backend, or says in a line why it does not start."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+from lgm_jax.errors import UserError
+
+# What to install, by what `JAX_PLATFORMS` asks for.
+_EXTRAS = {"cuda": "cuda12", "gpu": "cuda12", "tpu": "tpu"}
+
+# Reads the flags, and nothing else.
+_READ_FLAGS = (
+    "from jaxlib import xla_client; "
+    "xla_client.CompileOptions().executable_build_options.debug_options"
+)
+
+
+def start() -> None:
+    """Starts the backend that `JAX_PLATFORMS` names, or the best there is.
+
+    Raises:
+        UserError: If there is none, or if XLA would abort over `XLA_FLAGS`.
+    """
+    import jax
+
+    # It has no public name.
+    from jax._src import xla_bridge
+
+    if not xla_bridge.backends_are_initialized() and os.environ.get("XLA_FLAGS"):
+        _check_flags()
+    try:
+        jax.devices()
+    # A plugin that is missing, or a driver: RuntimeError, AssertionError and more.
+    except Exception as error:
+        raise UserError(_explain(os.environ.get("JAX_PLATFORMS"), error)) from error
+
+
+def _explain(wanted: str | None, error: Exception) -> str:
+    reason = str(error).split("\n")[0] or type(error).__name__
+    # Its advice is about the same variable.
+    reason = re.sub(r" \(set JAX_PLATFORMS=.*", "", reason)
+    if not wanted:
+        return f"JAX finds no device: {reason}"
+    extras = [_EXTRAS[name] for name in wanted.split(",") if name in _EXTRAS]
+    install = f"install JAX for it (pip install -e '.[{extras[0]}]'), or " if extras else ""
+    return (
+        f"JAX_PLATFORMS={wanted} does not start here ({reason}): {install}unset JAX_PLATFORMS to "
+        "take what there is"
+    )
+
+
+def _check_flags() -> None:
+    """Has another process read `XLA_FLAGS`: XLA aborts the one that finds an unknown flag."""
+    read = subprocess.run(
+        [sys.executable, "-c", _READ_FLAGS], capture_output=True, text=True, errors="replace"
+    )
+    unknown = re.search(r"Unknown flags? in XLA_FLAGS: *(.*)", read.stderr)
+    if read.returncode and unknown:
+        raise UserError(
+            f"XLA_FLAGS has what this XLA does not know: {unknown[1].strip()}; take it out"
+        )

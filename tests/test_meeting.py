@@ -1,0 +1,176 @@
+"""Processes that do not find each other, or do not belong together: a line, and soon."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import launch
+from lgm_jax import meeting
+from lgm_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+QUICK = "--config=configs/quickstart.py:quick"
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start(tmp_path, *arguments):
+    command = [sys.executable, "launch.py", QUICK, f"--workdir={tmp_path / 'run'}", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_host_that_does_not_resolve_is_one_line(tmp_path):
+    arguments = ["--distributed=no-such-host.invalid:9876", "--num_processes=2", "--process_id=1"]
+    process = start(tmp_path, *arguments)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert err.decode().startswith("error: --distributed: no machine is called no-such-host")
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_waited_for_is_said_at_once(number, tmp_path):
+    address = free_address()
+    meet = [f"--distributed={address}", "--num_processes=2", f"--process_id={number}"]
+    process = start(tmp_path, *meet)
+    try:
+        ready, _, _ = select.select([process.stderr], [], [], 60)
+        assert ready, "nothing was said for a minute"
+        line = process.stderr.readline().decode()
+        assert line.startswith(f"waiting for process {1 - number} of 2 at {address}, for up to")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def gather(monkeypatch, *processes, seconds=20.0, address=None):
+    """Lets processes meet, each in a thread; gives what each was refused for, or `None`."""
+    monkeypatch.setattr(meeting, "SECONDS", seconds)
+    address, said = address or free_address(), [None] * len(processes)
+
+    def meet(place, number, count, settings):
+        try:
+            meeting.meet(meeting.Meeting(address, count, number, settings=settings))
+        except UserError as error:
+            said[place] = str(error)
+
+    threads = [
+        threading.Thread(target=meet, args=(place, *process))
+        for place, process in enumerate(processes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+def test_all_that_belong_together_meet(monkeypatch):
+    settings = [{"seed": 0, "data.workers": number} for number in range(3)]
+    processes = [(number, 3, settings[number]) for number in (2, 0, 1)]
+    assert gather(monkeypatch, *processes) == [None] * 3
+
+
+def test_who_did_not_come_is_named_on_all(monkeypatch):
+    said = gather(monkeypatch, (0, 4, {}), (2, 4, {}), seconds=2.0)
+    assert said[0].startswith("processes 1, 3 of 4 did not come to 127.0.0.1:")
+    assert "within 2 s" in said[0]
+    assert said[1] == said[0]
+    (alone,) = gather(monkeypatch, (1, 2, {}), seconds=1.0)
+    assert alone.startswith("process 0 did not answer at 127.0.0.1:")
+    assert "within 1 s (Connection refused)" in alone
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ((1, 3, {"seed": 0}), "process 1 has --num_processes=3, not 2"),
+        ((0, 2, {"seed": 0}), None),
+        ((1, 2, {"seed": 5}), "process 1 has another config: seed is 5 there, not 0"),
+        ((1, 2, {"seed": 0, "ipc": 2}), "process 1 has another config: ipc is 2 there, not None"),
+    ],
+)
+def test_who_does_not_belong_there_is_told(other, reason, monkeypatch):
+    said = gather(monkeypatch, (0, 2, {"seed": 0}), other, seconds=3.0)
+    if reason is None:
+        # Both are process 0, of which one has the port.
+        assert any("cannot listen on port" in text for text in said)
+    else:
+        assert said == [f"{reason}: start all with the same command"] * 2
+
+
+def test_two_with_one_number_are_told_and_one_that_came_again_is_not(monkeypatch):
+    said = gather(monkeypatch, (0, 3, {}), (1, 3, {}), (1, 3, {}))
+    assert said == ["two processes have --process_id=1: start all with the same command"] * 3
+    address = free_address()
+    host, port = address.split(":")
+    waiting = threading.Thread(
+        target=lambda: result.extend(gather(monkeypatch, (0, 2, {}), address=address))
+    )
+    result = []
+    waiting.start()
+    greeting = b'{"process": 1, "processes": 2, "settings": {}}\n'
+    for hello in (b"GET / HTTP/1.1\r\n", greeting[:9]):
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with socket.create_connection((host, int(port))) as stranger:
+                    stranger.sendall(hello)
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
+    waiting.join()
+    assert result == [None]
+
+
+def test_a_port_in_use_is_named(monkeypatch):
+    with socket.create_server(("", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (said,) = gather(monkeypatch, (0, 2, {}), address=address)
+    assert "cannot listen on port" in said
+    assert "name another in --distributed" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (
+            {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"},
+            ("finds a part", "OMPI_COMM_WORLD_SIZE"),
+        ),
+        ({"OMPI_MCA_orte_hnp_uri": "nonsense"}, ("finds a part",)),
+        ({"SLURM_JOB_ID": "7"}, ("finds no launcher", "srun")),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]"}, ("srun",)),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0", "PRTE_LAUNCHED": "1"},
+            ("Open MPI 5", "--process_id=$OMPI_COMM_WORLD_RANK"),
+        ),
+        ({}, ("finds no launcher", "give --distributed=HOST:PORT")),
+    ],
+)
+def test_a_launcher_that_says_half_is_told_of(variables, words, tmp_path, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith(("OMPI_", "SLURM_", "PRTE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launch.main(["launch.py", QUICK, f"--workdir={tmp_path}", "--distributed=auto"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --distributed=auto ")
+    assert said.count("\n") == 1
+    assert all(word in said for word in words), said
