@@ -35,7 +35,8 @@ usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] 
 Distils a labelled image data set into a few synthetic images per class, for a frozen backbone,
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
 
-  --config=FILE[:ARG]   a recipe, for example configs/quickstart.py; a recipe may take ARG,
+  --config=FILE[:ARG]   a recipe, for example configs/quickstart.py, or by its name alone; from any
+                        folder; a recipe may take ARG,
                         quick to see in a few steps that it runs (docs/recipes.md); or an
                         experiment of many runs, such as configs/experiments/table2.py:embedded
   --workdir=FOLDER      where everything is written; made if need be
@@ -50,7 +51,7 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
                         TPU), or HOST:PORT of process 0 [off]; see docs/scaling.md
   --num_processes=P     with HOST:PORT: how many processes there are
   --process_id=I        with HOST:PORT: which one this is, from 0 to P - 1
-  --config.KEY=VALUE    change one key of the recipe
+  --config.KEY=VALUE    change one key of the recipe; VALUE may be None where the default is unset
   --help                this text
 
 exit codes: 0 done; 2 bad input (one line that starts with "error:"); 75 interrupted by SIGTERM,

@@ -176,6 +176,8 @@ def _join(meeting: Meeting) -> None:
     from jax._src.distributed import global_state
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # No proxy is asked (`meet`), and JAX would warn of the variable that says so.
+    jax.config.update("jax_check_proxy_envs", False)
     # It would handle SIGTERM, and only that.
     jax.config.update("jax_enable_preemption_service", False)
     # Ctrl-C is not heard in Python while this process waits for the others.
