@@ -423,6 +423,41 @@ class TestSplitFolders:
             load_folder(tmp_path, resolution=8)
 
 
+class TestWhatIsASplit:
+    """Folders beside `train`, whose names say nothing."""
+
+    def test_a_folder_of_classes_that_may_be_held_out(self, tmp_path):
+        write_classes(tmp_path / "train", 4)
+        write_classes(tmp_path / "holdout", 2)
+        with pytest.raises(UserError, match="has holdout beside train, which has folders as a sp"):
+            load_folder(tmp_path, resolution=8)
+
+    def test_beside_a_held_out_folder_it_is_ignored(self, tmp_path):
+        for name in ("train", "test", "holdout"):
+            write_classes(tmp_path / name, 4)
+        dataset = load_folder(tmp_path, resolution=8)
+        assert sum(len(split.labels) for split in dataset.splits.values()) == 16
+        assert [note for note in check(dataset) if "holdout is ignored" in note]
+
+    def test_folders_of_images_are_classes(self, tmp_path):
+        write_classes(tmp_path, 5, ("dev", "ops", "bullet_train"))
+        dataset = load_folder(tmp_path, resolution=8)
+        assert dataset.class_names == ["bullet_train", "dev", "ops"]
+        assert [note for note in check(dataset) if "the folder dev is a class" in note]
+
+    def test_splits_inside_classes_are_refused(self, tmp_path):
+        for name in ("cat", "dog"):
+            write_classes(tmp_path / name, 4, ("train", "test"))
+        with pytest.raises(UserError, match="cat has train and test: splits must hold classes"):
+            load_folder(tmp_path, resolution=8)
+
+    def test_the_folder_above_is_answered_with_the_one_below(self, tmp_path):
+        for name in ("train", "test"):
+            write_classes(tmp_path / "photos" / name, 4)
+        with pytest.raises(UserError, match=rf"photos alone, .*: give {tmp_path}/photos$"):
+            load_folder(tmp_path, resolution=8)
+
+
 class TestFolderErrors:
     def test_missing(self, tmp_path):
         with pytest.raises(UserError, match=r"nowhere is not a folder: expected <folder>/<class>"):

@@ -245,7 +245,9 @@ class TestLabelsInTables:
             load(write, {"train": [None] * 4, "test": ["cat", "dog"]}, {"train": ["cat", "dog"]})
 
     def test_some_images_without_a_label_are_refused(self, load, write):
-        with pytest.raises(UserError, match="2 of 12 train images have no label, the first is n"):
+        with pytest.raises(
+            UserError, match=r"2 of 12 train images have no label .*-1\), the first is n"
+        ):
             load(write, {"train": [*TWO, None, None], "test": ["cat", "dog"]})
 
     def test_a_class_without_any_image_is_refused(self, load, write):
@@ -300,7 +302,7 @@ class TestKindsOfLabels:
             (np.full(10, 2**64 - 1, np.uint64), "train labels have 18446744073709551615: no"),
             (np.eye(2)[np.arange(10) % 2], r"float64 \(10, 2\): expected integers \(10,\)"),
             (np.zeros(9, int), r"int64 \(9,\): expected integers \(10,\)"),
-            ([0, 1, None] * 3 + [0], "3 of 10 train images have no label, the first is number 2"),
+            ([0, 1, None] * 3 + [0], r"3 of 10 train images have no label .*the first is number 2"),
             (["cat", 1] * 5, r"object \(10,\): expected integers"),
             (["cat", "cow"] * 5, "has the label 'cow' in its train split"),
             ([[0], [1, 2]] * 5, "labels"),

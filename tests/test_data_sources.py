@@ -481,6 +481,13 @@ class TestArrays:
         with pytest.raises(UserError, match="has both images and train_images: keep one of them"):
             load_dataset("npz", folder=str(tmp_path / "a.npz"), resolution=R)
 
+    def test_arrays_that_are_not_used_are_said(self, tmp_path):
+        images, labels = self.images(6, R, R), np.arange(6) % 2
+        arrays = {"images": images, "labels": labels, "ids": labels, "test_labels": labels}
+        np.savez(tmp_path / "a.npz", **arrays)
+        (note,) = check(load_dataset("npz", folder=str(tmp_path / "a.npz"), resolution=R))
+        assert note.startswith(f"{tmp_path}/a.npz: ids, test_labels is ignored: expected images")
+
     def test_names_of_all_splits(self, tmp_path):
         arrays = {f"{s}_images": self.images(4, R, R) for s in ("train", "test")}
         arrays |= {f"{s}_labels": np.arange(4) % 2 for s in ("train", "test")}

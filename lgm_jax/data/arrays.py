@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.labels import check_names, match_labels, read_labels, unlabelled
+from lgm_jax.data.labels import check_names, list_some, match_labels, read_labels, unlabelled
 from lgm_jax.data.records import ImageSplit, PixelRecords
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.data.splits import complete
@@ -141,7 +141,18 @@ def load_npz(
         seed=seed,
         val_fraction=val_fraction,
     )
+    unused = [key for key in arrays if key != "group_names" and not _is_used(key, given)]
+    if unused:
+        notes.append(f"{file}: {list_some(unused)} is ignored: expected {_LAYOUT}")
     return dataclasses.replace(dataset, notes=[*notes, *dataset.notes])
+
+
+def _is_used(key: str, given: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether an array belongs to a split that has images, or names the classes of all."""
+    found = _KEY.fullmatch(key)
+    if not found:
+        return False
+    return key == "class_names" or "images" in given[found["split"] or ""]
 
 
 def _choose_splits(

@@ -114,8 +114,9 @@ def match_labels(
             continue
         if len(lacking):
             raise UserError(
-                f"{where}: {len(lacking)} of {len(labels.numbers)} {split} images have no label, "
-                f"the first is number {lacking[0]}: label them, or leave them out"
+                f"{where}: {len(lacking)} of {len(labels.numbers)} {split} images have no label "
+                f"(nothing, NaN or -1), the first is number {lacking[0]}: label them, or leave "
+                "them out"
             )
         own = check_names(labels.names, where)
         if split == "train":

@@ -49,6 +49,11 @@ def find_layout(listing: Listing) -> dict[str, str]:
         inside = find_splits(each for each in look.folders(name) if split_of(each))
         if "train" in inside and len(inside) > 1:
             splits = " and ".join(given[0] for given in inside.values())
+            if len(names) == 1:
+                raise UserError(
+                    f"{listing.root} has {name} alone, which has {splits}: give "
+                    f"{listing.root / name}"
+                )
             raise UserError(
                 f"{listing.root / name} has {splits}: splits must hold classes, as in "
                 "train/<class>, not classes splits"
