@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lgm_jax import backbones, identity
+from lgm_jax import backbones
 from lgm_jax.backbones import configs, load, rotary, specs, vit
 from lgm_jax.experiments import runner
 
@@ -83,6 +83,7 @@ def _rebuilt(value, name, later):
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_a_field_that_is_added_with_a_default_changes_no_description(name):
+    identity = pytest.importorskip("lgm_jax.identity")
     replaced = 0
     for entry in specs.NAMES.values():
         before = backbones.Settings("0" * 64, entry.spec, entry.preprocessing)
@@ -104,8 +105,9 @@ def test_a_field_that_is_added_with_a_default_changes_no_fingerprint(monkeypatch
     assert load("digits_masked").fingerprint == before
 
 
-@pytest.mark.parametrize("cls", [backbones.Settings, *CLASSES.values()])
-def test_no_released_default_has_changed(cls):
+@pytest.mark.parametrize("name", ["Settings", *CLASSES])
+def test_no_released_default_has_changed(name):
+    cls = backbones.Settings if name == "Settings" else CLASSES[name]
     seen = {
         field.name: "needed" if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(cls)
