@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -21,31 +22,19 @@ def attend(
     value: Float[Array, "b n heads e"],
     kernel: AttentionKernel,
 ) -> Float[Array, "b n heads e"]:
-    """Self-attention: softmax(query keyᵀ / √e) value, differentiable with either kernel."""
-    # JAX refuses the gradient of cuDNN's kernel for an odd number of tokens (0.10 to 0.12), which
-    # most backbones have: a class token and an even number of patches.
-    if kernel == "cudnn" and query.shape[1] % 2:
-        return _attend_padded(query, key, value, kernel)
-    return jax.nn.dot_product_attention(query, key, value, implementation=kernel)
+    """Self-attention: softmax(query keyᵀ / √e) value, differentiable with either kernel.
 
-
-def _attend_padded(
-    query: Float[Array, "b n heads e"],
-    key: Float[Array, "b n heads e"],
-    value: Float[Array, "b n heads e"],
-    kernel: AttentionKernel,
-) -> Float[Array, "b n heads e"]:
-    """`attend` with one more token, which no other attends to and whose own result is cut off."""
+    JAX (0.10 to 0.12) refuses the gradient of cuDNN's kernel for an odd number of tokens, which
+    most backbones have: a class token and an even number of patches. Then there is one more token,
+    which no other attends to and whose own result is cut off.
+    """
+    attention = functools.partial(jax.nn.dot_product_attention, implementation=kernel)
     count, tokens = query.shape[:2]
+    if kernel == "xla" or tokens % 2 == 0:
+        return attention(query, key, value)
     lengths = jnp.full((count,), tokens, jnp.int32)
-    padded = (jnp.pad(part, ((0, 0), (0, 1), (0, 0), (0, 0))) for part in (query, key, value))
-    attended = jax.nn.dot_product_attention(
-        *padded,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation=kernel,
-    )
-    return attended[:, :tokens]
+    padded = [jnp.pad(part, ((0, 0), (0, 1), (0, 0), (0, 0))) for part in (query, key, value)]
+    return attention(*padded, query_seq_lengths=lengths, key_value_seq_lengths=lengths)[:, :tokens]
 
 
 def choose_kernel(attention: str, head_width: int, dtype: str) -> AttentionKernel:
