@@ -71,7 +71,7 @@ def find_classes(folder: Path) -> list[ClassFolders]:
     listing.use(_join(inside, METADATA))
     if len(by_folder) > 1:
         return [_label(root, by_folder, inside, listing.notes())]
-    files = [file.path for file in listing.images(inside)]
+    files = _beside(listing, inside) or [file.path for file in listing.images(inside)]
     if not files:
         raise UserError(f"{folder} holds no distilled set: {_explain(root)}")
     shorter: dict[str, list[str]] = {}
@@ -136,18 +136,21 @@ def read_metadata(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def _descend(listing: Listing) -> str:
-    """The folder that holds classes: below folders that are alone, without images beside them."""
+    """The folder that holds classes, or images: below folders that are alone in theirs."""
     inside = ""
-    while True:
-        names = listing.folders(inside)
-        if len(names) != 1:
-            return inside
+    while len(names := listing.folders(inside)) == 1:
         below = _join(inside, names[0])
-        if len(listing.folders(below)) == 0 and not listing.images(below):
-            return inside
-        if any(file.path.rpartition("/")[0] == inside for file in listing.images(inside)):
-            return inside
+        # What lies beside a folder of folders is a preview.
+        if not listing.folders(below) and (_beside(listing, inside) or not listing.images(below)):
+            break
         inside = below
+    return inside
+
+
+def _beside(listing: Listing, inside: str) -> list[str]:
+    """The images that lie in a folder itself."""
+    paths = [file.path for file in listing.images(inside)]
+    return [path for path in paths if path.rpartition("/")[0] == inside]
 
 
 def _label(

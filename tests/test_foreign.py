@@ -71,6 +71,8 @@ FOLDERS = {
 @pytest.mark.parametrize("below", ["", "syn"])
 def test_folders_by_any_name(case, below, tmp_path, capsys):
     folders, rule = FOLDERS[case]
+    if below:
+        draw(tmp_path / "set" / "preview.png", 9, (90, 60))
     for i, name in enumerate(folders):
         draw(tmp_path / "set" / below / name / f"class{i:03d}_id000.jpg", i)
     # What lies about is no class.
@@ -99,7 +101,7 @@ def test_files_beside_each_other(case, tmp_path, capsys):
     source = open_source(tmp_path / "set", tmp_path)
     assert source.labels.tolist() == levels(source)
     assert sorted(source.labels) == [0, 1, 2]
-    assert "note" not in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
