@@ -979,6 +979,12 @@ def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(
             table
         ) or spread
     assert methods["random"]["top1_std"] > 0
+    # The authors' code divides by the number of runs; nothing is trained for that.
+    assert start(*exact, "--config.probe.ddof=0", workdir=run_copy) == 0
+    assert "random: done" in capsys.readouterr().out
+    again = json.loads((run_copy / "results.json").read_text())["probe"]["digits_contrastive"]
+    ratio = again["random"]["top1_std"] / methods["random"]["top1_std"]
+    assert np.isclose(ratio, np.sqrt(1 / 2))
     assert "± 0.0" not in table
     assert "one run, so no spread was measured" in table
     # The order of runs, views and batches is nothing to them.

@@ -356,6 +356,21 @@ def test_comparison_sets_classes_side_by_side(tmp_path, run):
     assert "different images or splits" not in text
 
 
+def test_comparison_tells_backbones_of_one_name_apart(tmp_path):
+    """With other settings in another run it is another backbone; equal ones share a column."""
+    folders = [write_run(tmp_path / name, backbone=name) for name in ("one", "two")]
+    for folder, near in zip(folders, ("a" * 64, "b" * 64), strict=True):
+        stages = json.loads((folder / "stages.json").read_text())
+        for name, fingerprint in (("near", near), ("far", "c" * 64)):
+            record = {"inputs": {"backbone": fingerprint}, "result": {}}
+            stages[f"probe/distilled/{name}"] = record
+        (folder / "stages.json").write_text(json.dumps(stages))
+    out = tmp_path / "compare.html"
+    assert write(*folders, f"--out={out}") == 0
+    columns = re.findall(r'<th scope="col">on ([^<]+)</th>', out.read_text())
+    assert columns == ["near, as in one", "far", "near, as in two"]
+
+
 def test_comparison_of_many_classes_has_pictures_beside_it(tmp_path):
     names = [f"class {i}" for i in range(250)]
     a, b = (write_run(tmp_path / name, names=names, side=8) for name in "ab")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from etils import epath
@@ -85,7 +85,18 @@ def describe_comparison(
             picture = found.get(mapped[label])
             cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
         rows.append({"name": name, "label": label, "cells": cells})
-    probes = [(view.results or {}).get("probe", {}) for view in views]
+    shown = _names_of_backbones(titles, views)
+    probes = [
+        {
+            names.get(name, name): found
+            for name, found in (view.results or {}).get("probe", {}).items()
+        }
+        for names, view in zip(shown, views, strict=True)
+    ]
+    own = [
+        {names.get(name, name) for name in view.backbones}
+        for names, view in zip(shown, views, strict=True)
+    ]
     data = {view.config.get("data", {}).get("fingerprint") for view in views}
     return {
         "title": f"{len(views)} runs compared",
@@ -100,7 +111,7 @@ def describe_comparison(
         "dataset": views[0].config.get("data", {}).get("name", ""),
         "rows": rows,
         "table": describe_table(titles, probes),
-        "heat": describe_heat(titles, views, probes),
+        "heat": describe_heat(titles, own, probes),
         "loss": describe_losses(
             [(title, view.losses) for title, view in zip(titles, views, strict=True)]
         ),
@@ -162,6 +173,24 @@ def name_runs(views: Sequence[RunView]) -> list[str]:
     ]
 
 
+def _names_of_backbones(titles: Sequence[str], views: Sequence[RunView]) -> list[dict[str, str]]:
+    """For each run, what its evaluation backbones are called beside those of the others.
+
+    One that is another in another run, with other weights or settings, is followed by its run.
+    """
+    kinds: dict[str, set[str]] = {}
+    for view in views:
+        for name, fingerprint in view.fingerprints.items():
+            kinds.setdefault(name, set()).add(fingerprint)
+    return [
+        {
+            name: f"{name}, as in {title}" if len(kinds[name]) > 1 else name
+            for name in view.fingerprints
+        }
+        for title, view in zip(titles, views, strict=True)
+    ]
+
+
 def describe_table(titles: Sequence[str], probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """By evaluation backbone, a row per method with an entry of each run."""
     tables = []
@@ -176,7 +205,7 @@ def describe_table(titles: Sequence[str], probes: Sequence[dict[str, Any]]) -> l
 
 
 def describe_heat(
-    titles: Sequence[str], views: Sequence[RunView], probes: Sequence[dict[str, Any]]
+    titles: Sequence[str], own: Sequence[Collection[str]], probes: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
     """Accuracy of each run's distilled images on each evaluation backbone, if there are several.
 
@@ -192,13 +221,13 @@ def describe_heat(
     if len(columns) < 2 or not known:
         return None
     rows = []
-    for title, view, row in zip(titles, views, values, strict=True):
+    for title, mine, row in zip(titles, own, values, strict=True):
         cells = []
         for number, (name, value) in enumerate(zip(columns, row, strict=True)):
             column = [other[number] for other in values if other[number] is not None]
             span = max(column) - min(column) if column else 0
             part = None if value is None else ((value - min(column)) / span if span else 1.0)
-            cells.append({"value": value, "part": part, "mine": name in view.backbones})
+            cells.append({"value": value, "part": part, "mine": name in mine})
         rows.append({"title": title, "cells": cells})
     return {"columns": columns, "rows": rows}
 

@@ -77,6 +77,7 @@ class RunView:
         losses: Step and loss of each line of `metrics.jsonl`, up to the steps that are shown.
         made_by: The processes that distilled.
         finished: The day on which they finished, if that is known.
+        fingerprints: Of the evaluation backbones, by what the results call them.
         gallery: Pictures, if there are distilled images.
         sheets: Contact sheets along the way.
         step: Of an unfinished run: where it is.
@@ -91,6 +92,7 @@ class RunView:
     sheets: Sequence[timelapse.Sheet]
     step: int | None = None
     finished: str | None = None
+    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -146,7 +148,14 @@ def read_run(
     if results is None and step is None:
         step = losses[-1][0] if losses else 0
     finished = None if results is None else record.get("finished")
-    return RunView(path, config, results, losses, made_by, gallery, sheets, step, finished)
+    fingerprints = {
+        name.split("/", 2)[2]: record["inputs"]["backbone"]
+        for name, record in stages.items()
+        if name.startswith(("probe/", "baselines/")) and "backbone" in record.get("inputs", {})
+    }
+    return RunView(
+        path, config, results, losses, made_by, gallery, sheets, step, finished, fingerprints
+    )
 
 
 def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
