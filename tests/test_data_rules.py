@@ -406,7 +406,12 @@ class TestColumns:
         return data.load_dataset("huggingface", folder=folder, resolution=R, **options)
 
     @pytest.mark.parametrize(
-        ("labels", "names"), [(TWO, ["cat", "dog"]), ([3, 12] * 5, ["3", "12"])]
+        ("labels", "names"),
+        [
+            (TWO, ["cat", "dog"]),
+            ([3, 12] * 5, ["3", "12"]),
+            ([True, False] * 5, ["0", "1"]),
+        ],
     )
     def test_text_and_numbers(self, tmp_path, labels, names):
         folder = self.write(tmp_path, {"species": labels})
@@ -444,7 +449,30 @@ class TestColumns:
         assert set(shown(dataset, "train")) == {"cat", "dog"}
         assert [note for note in check(dataset) if "config.data.label=coarse_label" in note]
 
-    def test_missing_labels_and_images(self, tmp_path):
+    def test_whole_numbers_that_are_stored_as_floats(self, tmp_path):
+        dataset = self.open(self.write(tmp_path, {"label": [0.0, 1.0] * 5, "score": [0.5] * 10}))
+        assert dataset.class_names == ["0", "1"]
+
+    @pytest.mark.parametrize("name", ["holdout/part.parquet", "tst.parquet"])
+    def test_a_file_that_is_in_no_split_is_refused(self, tmp_path, name):
+        for each in ("train/part.parquet", name):
+            (tmp_path / "set" / each).parent.mkdir(parents=True, exist_ok=True)
+            _table(TWO, ["cat", "dog"]).to_parquet(tmp_path / "set" / each)
+        with pytest.raises(UserError, match=rf"has a split {name} beside train: call it val"):
+            self.open(str(tmp_path / "set"))
+
+    def test_an_image_that_is_missing(self, tmp_path):
+        import datasets
+
+        images = [*map(Image.fromarray, pixels(TWO[:9])), None]
+        table = datasets.Dataset.from_dict({"image": images, "label": TWO})
+        table.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "set")
+        dataset = self.open(str(tmp_path / "set"), on_bad_image="skip")
+        assert list(dataset.skipped.values()) == [["train[9]"]]
+        with pytest.raises(UserError, match=r"train\[9\]: the record has no image"):
+            list(map(shown, [self.open(str(tmp_path / "set"))] * 3, ("train", "val", "test")))
+
+    def test_missing_labels(self, tmp_path):
         folder = self.write(tmp_path, {"label": [*TWO[:9], None]})
         with pytest.raises(UserError, match="1 of 10 train images have no label"):
             self.open(folder)

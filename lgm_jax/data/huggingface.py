@@ -13,7 +13,7 @@ import numpy as np
 from lgm_jax import paths
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
-from lgm_jax.data.labels import choose_label, match_labels, read_labels, unlabelled
+from lgm_jax.data.labels import choose_label, is_called_label, match_labels, read_labels, unlabelled
 from lgm_jax.data.listing import check_inside
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.split_names import assign_splits
@@ -88,7 +88,13 @@ def load_huggingface(
     features = tables[assigned["train"]].features
     image_key = _find_image(datasets, features)
     classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    usable = [key for key, kind in features.items() if getattr(kind, "dtype", "") in _LABEL_TYPES]
+    usable = [
+        key
+        for key, kind in features.items()
+        if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
+        # Whole numbers are stored so where some were missing once.
+        or (dtype in ("float32", "float64") and (key == label or is_called_label(key)))
+    ]
     others = [key for key in usable if key not in classes]
     label_key, choice = choose_label(classes, others, features, asked=label, where=name)
     notes += choice
@@ -135,7 +141,8 @@ def _read(
         if saved:
             tables = datasets.load_from_disk(place)
         else:
-            files = datasets.load_dataset_builder(place).config.data_files
+            found = datasets.load_dataset_builder(place).config.data_files
+            files = {str(split): list(each) for split, each in found.items()}
             tables = datasets.load_dataset(place)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
@@ -145,8 +152,9 @@ def _read(
         hint = ": datasets may misread the folder's name, rename it" if misread else ""
         raise UserError(f"cannot read {root}: {reason}{hint}") from error
     used = {os.path.realpath(file) for each in files.values() for file in each}
-    unread = {path.stem for path in stored if files and os.path.realpath(path) not in used}
-    return tables if isinstance(tables, dict) else {"train": tables}, files, sorted(unread)
+    unread = [path for path in stored if files and os.path.realpath(path) not in used]
+    named = tables if isinstance(tables, dict) else {"train": tables}
+    return named, files, [path.relative_to(root).as_posix() for path in unread]
 
 
 def _class_names(

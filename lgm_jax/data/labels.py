@@ -106,8 +106,10 @@ def match_labels(
     matched, notes = {}, []
     for split in sorted(splits, key=lambda name: name != "train"):
         labels = splits[split]
+        if not len(labels.numbers):
+            raise UserError(f"{where} has no images in its {split} split")
         lacking = np.flatnonzero(labels.numbers == _MISSING)
-        if len(lacking) and len(lacking) == len(labels.numbers):
+        if len(lacking) == len(lacking) == len(labels.numbers):
             if split == "train":
                 raise UserError(f"{where} has no labels in its train split")
             notes.append(unlabelled(where, split))
@@ -132,7 +134,7 @@ def match_labels(
         ]
         index = {name: number for number, name in enumerate(names)}
         new = np.asarray([index.get(name, _MISSING) for name in ours], np.int32)
-        matched[split] = new[labels.numbers] if len(own) else labels.numbers
+        matched[split] = new[labels.numbers]
     return names, matched, notes
 
 
@@ -176,7 +178,7 @@ def choose_label(
         )
     chosen = (named or candidates)[0]
     rest = [key for key in [*classes, *others] if key != chosen]
-    rest = [key for key in rest if key in classes or key.casefold() in _CALLED]
+    rest = [key for key in rest if key in classes or is_called_label(key)]
     if rest:
         return chosen, [
             f"{where}: labels are those of the column {chosen}; for others, set "
@@ -184,6 +186,11 @@ def choose_label(
         ]
     said = f"{where}: labels are those of the column {chosen}"
     return chosen, [] if chosen in classes or named else [said]
+
+
+def is_called_label(column: str) -> bool:
+    """Whether a column's name says that it has labels."""
+    return column.casefold() in _CALLED
 
 
 def unlabelled(where: str, split: str) -> str:
