@@ -84,13 +84,17 @@ def from_arrays(
         rows = np.arange(len(images))
         made[split] = ImageSplit(records, rows, labels, resolution, groups=groups)
         facts += [split, images, labels, [] if groups is None else groups]
-    found = [split.groups.max(initial=0) for split in made.values() if split.groups is not None]
-    if found and not group_names:
-        group_names = [str(group) for group in range(int(max(found)) + 1)]
+    group_names = group_names or _number_groups(made)
     dataset = Dataset(
         name, names, made, digest(*facts), group_names, notes=[*notes, *unlabelled_ones]
     )
     return complete(dataset, seed=seed, val_fraction=val_fraction)
+
+
+def _number_groups(splits: Mapping[str, Split]) -> list[str]:
+    """Names of groups that have none: their numbers."""
+    largest = [int(split.groups.max()) for split in splits.values() if split.groups is not None]
+    return [str(group) for group in range(max(largest, default=-1) + 1)]
 
 
 def load_npz(

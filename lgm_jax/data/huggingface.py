@@ -76,28 +76,14 @@ def load_huggingface(
         UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
             label or training images.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        message = f"datasets is not installed: pip install 'lgm_jax[hf]' ({error})"
-        raise UserError(message) from error
+    datasets = _import_datasets()
     root = open_folder(folder, _LAYOUT)
     name = Path(os.path.abspath(root)).name
     tables, files, unread = _read(datasets, root)
     assigned, notes = assign_splits([*tables, *unread], str(root))
     features = tables[assigned["train"]].features
     image_key = _find_image(datasets, features)
-    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    usable = [
-        key
-        for key, kind in features.items()
-        if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
-        # Whole numbers are stored so where some were missing once.
-        or (dtype in ("float32", "float64") and (key == label or is_called_label(key)))
-    ]
-    others = [key for key in usable if key not in classes]
-    label_key, choice = choose_label(classes, others, features, asked=label, where=name)
-    notes += choice
+    label_key, choice = _find_label(datasets, features, label, name)
     read = {}
     for split, called in assigned.items():
         table = tables[called]
@@ -106,8 +92,7 @@ def load_huggingface(
         if label_key in table.features:
             names = _class_names(datasets, table.features, label_key, files.get(called, ()))
             values = list(table.select_columns([label_key])[label_key])
-            where = str(root)
-            read[split] = read_labels(values, len(table), where=where, split=split, names=names)
+            read[split] = read_labels(values, len(table), where=name, split=split, names=names)
         else:
             notes.append(unlabelled(name, split))
     class_names, matched, unlabelled_ones = match_labels(read, name)
@@ -120,11 +105,20 @@ def load_huggingface(
         rows = np.arange(len(labels))
         splits[split] = ImageSplit(records, rows, labels, resolution, orient=True)
         facts += [called, labels]
-    for path in sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")]):
-        facts.append([path.relative_to(root).as_posix(), path.stat().st_size])
-    notes += unlabelled_ones
+    stored = sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")])
+    facts += [[path.relative_to(root).as_posix(), path.stat().st_size] for path in stored]
+    notes = [*notes, *choice, *unlabelled_ones]
     dataset = Dataset(name, class_names, splits, digest(*facts), notes=notes)
     return complete(dataset, seed=seed, val_fraction=val_fraction)
+
+
+def _import_datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        message = f"datasets is not installed: pip install 'lgm_jax[hf]' ({error})"
+        raise UserError(message) from error
+    return datasets
 
 
 def _read(
@@ -188,3 +182,19 @@ def _find_image(datasets: Any, features: Mapping[str, Any]) -> str:
     raise UserError(
         f"the columns are {sorted(features)}, with {what}: one called image must be of type Image"
     )
+
+
+def _find_label(
+    datasets: Any, features: Mapping[str, Any], asked: str, where: str
+) -> tuple[str, list[str]]:
+    """The column of labels, and what to say of the choice."""
+    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    usable = [
+        key
+        for key, kind in features.items()
+        if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
+        # Whole numbers are stored so where some were missing once.
+        or (dtype in ("float32", "float64") and (key == asked or is_called_label(key)))
+    ]
+    others = [key for key in usable if key not in classes]
+    return choose_label(classes, others, features, asked=asked, where=where)

@@ -97,17 +97,10 @@ def load_tfds(
     builder = _open(tfds, name, folder)
     base, features = name.split("/")[0], builder.info.features
     image_key = _find_image(tfds, name, features)
-    classes = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    label_key, notes = choose_label(classes, (), features, asked=label, where=base)
-    decoders = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    identity = digest(
-        *((folder / file).read_bytes() for file in ("dataset_info.json", "features.json"))
-    )
-    feature = features[label_key]
+    label_key, notes = _find_label(tfds, features, label, base)
+    decoders = _undecoded(tfds, features)
+    described = ("dataset_info.json", "features.json")
+    identity = digest(*((folder / file).read_bytes() for file in described))
     assigned, ignored = assign_splits(builder.info.splits, base)
     notes += ignored
     sources, read = {}, {}
@@ -115,32 +108,39 @@ def load_tfds(
         if called == "test" and base in _UNLABELLED:
             notes.append(unlabelled(base, split))
             continue
-        for path in builder.info.splits[called].filepaths:
-            shard = folder / path.name.replace(".tfrecord-", ".array_record-")
-            if not shard.exists():
-                raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
+        _check_shards(builder, folder, called, name)
         source = builder.as_data_source(called, decoders=decoders)
         key = digest(identity, called, label_key)
         values = _labels(source, label_key, f"{base}, {called}", key)
-        read[split] = read_labels(
-            values,
-            len(values),
-            where=base,
-            split=split,
-            names=feature.names or list(map(str, range(feature.num_classes))),
-        )
+        names = _class_names(features[label_key])
+        read[split] = read_labels(values, len(values), where=base, split=split, names=names)
         sources[split] = TfdsRecords(str(folder), called, source, image_key)
     class_names, matched, unlabelled_ones = match_labels(read, base)
     splits: dict[str, Split] = {
         split: ImageSplit(sources[split], np.arange(len(labels)), labels, resolution)
         for split, labels in matched.items()
     }
-    facts = [identity, resolution, *([label_key] if label else [])]
-    notes += unlabelled_ones
-    dataset = Dataset(base, class_names, splits, digest(*facts), notes=notes)
+    fingerprint = digest(identity, resolution, *([label_key] if label else []))
+    dataset = Dataset(base, class_names, splits, fingerprint, notes=[*notes, *unlabelled_ones])
     if set(dataset.class_names) <= set(imagenet.wnids()):
         dataset = name_imagenet_classes(dataset)
     return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
+
+
+def _undecoded(tfds: Any, features: Any) -> dict[str, Any]:
+    """Has images handed over as the files that they were built from."""
+    return {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+
+
+def _check_shards(builder: Any, folder: Path, split: str, name: str) -> None:
+    for path in builder.info.splits[split].filepaths:
+        shard = folder / path.name.replace(".tfrecord-", ".array_record-")
+        if not shard.exists():
+            raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
 
 
 def _import_tfds() -> Any:
@@ -217,6 +217,16 @@ def _find_image(tfds: Any, name: str, features: Any) -> str:
     if "image" not in keys and len(keys) != 1:
         raise UserError(f"{name} has features {sorted(features)}: it needs one image")
     return "image" if "image" in keys else keys[0]
+
+
+def _find_label(tfds: Any, features: Any, asked: str, where: str) -> tuple[str, list[str]]:
+    """The name of the label, and what to say of the choice."""
+    classes = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    return choose_label(classes, (), features, asked=asked, where=where)
+
+
+def _class_names(feature: Any) -> list[str]:
+    return list(feature.names or map(str, range(feature.num_classes)))
 
 
 def _labels(source: Any, label_key: str, label: str, key: str) -> np.ndarray:
