@@ -331,7 +331,7 @@ def run_stages(
             except Exception as error:
                 full = find_full(error)
                 if full is not None:
-                    where = full.where or workdir
+                    where = os.path.dirname(full.where) if full.where else workdir
                     name = f"workdir {workdir}" if where.startswith(workdir) else where
                     raise UserError(
                         f"no space is left for {name} ({full.said}): make some, and start again to "
