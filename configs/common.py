@@ -13,8 +13,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, baselines, data, distill, probe, tracking
-from lgm_jax.augment import PRESETS
+from lgm_jax import backbones, baselines, data, distill, images, probe, tracking
+from lgm_jax.augment import CROPS, PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.session import split_list
@@ -142,7 +142,9 @@ KEYS: Mapping[str, Key] = {
     "labels_learning_rate": Key(0.01, "of Adam on soft labels", above(0)),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
     "clp.ridge": Key(
-        0.01, "for objective=clp: ridge, in mean square norms of a feature", between(1e-4, 1e4)
+        0.001,
+        "for objective=clp: ridge, in square norms of the views of a class added up",
+        between(1e-4, 1e4),
     ),
     "clp.temperature": Key(0.1, "for objective=clp: divides the scores", between(1e-4, 1e4)),
     "clp.head_per_copy": Key(False, "for objective=clp: a head of each copy's views alone"),
@@ -152,7 +154,7 @@ KEYS: Mapping[str, Key] = {
     "deterministic": Key(
         False, "on GPUs: bit for bit the same after a restart, and slower; CPUs are so anyway"
     ),
-    "images.kind": Key("pyramid", "parametrisation", one_of("pyramid", "pixels")),
+    "images.kind": Key("pyramid", "parametrisation", one_of(*images.KINDS)),
     "images.resolution": Key(
         int, "side of the images in px (default: 8/7 of the crop)", between(1, 4096)
     ),
@@ -160,7 +162,7 @@ KEYS: Mapping[str, Key] = {
         int, "side of the crops the backbone sees (default: the backbone's)", between(1, 4096)
     ),
     "images.init": Key(
-        "noise", "start: noise, zero, or real (pixels only)", one_of("noise", "zero", "real")
+        "noise", "start: noise, zero, or real (pixels only)", one_of(*distill.INITS)
     ),
     "images.source": Key("", "evaluate the images of this folder; needs stages without distill"),
     "images.decorrelate": Key(True, "parametrise decorrelated colours"),
@@ -186,6 +188,12 @@ KEYS: Mapping[str, Key] = {
     "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
     "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
     "augment.scale_max": Key(float, "largest area of a crop, likewise", between(1e-4, 1)),
+    "augment.crops": Key(
+        str,
+        "law of the crops, likewise: inside (torchvision's), or beyond the image too (the "
+        "authors' code)",
+        one_of(*CROPS),
+    ),
     "augment.noise": Key(float, "probability of noise, likewise", between(0, 1)),
     "augment.noise_mean": Key(float, "mean of the noise, likewise", between(-1, 1)),
     "augment.noise_std": Key(float, "std of the noise, likewise", between(0, 10)),

@@ -8,16 +8,21 @@ the batch or the device it is in. Flip and crop are one linear map, two small ma
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
-from lgm_jax.resample import crop_matrix, resample
+from lgm_jax import checks
+from lgm_jax.errors import UserError
+from lgm_jax.resample import at_least_float32, crop_matrix, resample
 
 # torchvision's RandomResizedCrop draws up to ten boxes and takes the first inside the image.
 _TRIES = 10
+
+CROPS = ("inside", "beyond")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +32,19 @@ class Augmentation:
     Attributes:
         flip: Probability of a horizontal flip.
         scale: Smallest and largest area of the crop, as a fraction of the image's.
-        ratio: Smallest and largest width / height of the crop.
+        ratio: Smallest and largest width / height of the crop, in pixels.
         noise: Probability of adding Gaussian noise.
         noise_mean: Mean of the noise.
         noise_std: Standard deviation of the noise. The result is not clipped to [0, 1].
+        crops: `inside`, torchvision's law: the first of ten boxes that fits into the image, else
+            the largest one in its middle whose ratio is allowed. `beyond`, the law of the authors
+            of arXiv 2511.16674: one box, which may be wider or higher than the image; what it has
+            beyond the image is black, and gets noise like the rest. With the default scale and
+            ratio a crop has 0.477 and 0.540 of the image's area on average, and 14 % of the
+            latter's reach beyond a square image.
+
+    Raises:
+        UserError: If a value is unknown or out of range.
     """
 
     flip: float = 0.5
@@ -39,6 +53,16 @@ class Augmentation:
     noise: float = 0.5
     noise_mean: float = 0.0
     noise_std: float = 0.2
+    crops: str = "inside"
+
+    def __post_init__(self) -> None:
+        checks.in_range("flip", self.flip, 0, 1)
+        checks.interval("scale", self.scale, 1.0)
+        checks.interval("ratio", self.ratio, math.inf)
+        checks.in_range("noise", self.noise, 0, 1)
+        checks.in_range("noise_mean", self.noise_mean, -math.inf)
+        checks.in_range("noise_std", self.noise_std, 0)
+        checks.one_of("crops", self.crops, CROPS)
 
     @property
     def idle(self) -> frozenset[str]:
@@ -47,10 +71,10 @@ class Augmentation:
 
 
 PRESETS: Mapping[str, Augmentation | None] = {
-    # As the paper describes it, and as the authors' code does since March 2026.
+    # As the paper describes it.
     "paper": Augmentation(),
     # The authors' code until March 2026, perhaps the one behind the paper's numbers.
-    "authors_2025": Augmentation(noise_mean=0.5),
+    "authors_2025": Augmentation(noise_mean=0.5, crops="beyond"),
     # Mirrored digits are not digits, and a small crop of one may be another.
     "digits": Augmentation(flip=0.0, scale=(0.3, 1.0)),
     "none": None,
@@ -59,21 +83,42 @@ PRESETS: Mapping[str, Augmentation | None] = {
 
 def augment(
     keys: Key[Array, " n"],
-    images: Float[Array, "n h w 3"],
+    images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
     resolution: int,
     augmentation: Augmentation | None = PRESETS["paper"],
 ) -> Float[Array, "n r r 3"]:
     """Augments each image with its own key.
 
+    Everything is computed in float32 at least, and rounded to the images' dtype at the end.
+
     Args:
         keys: One random key per image.
-        images: Images in [0, 1].
+        images: Images in [0, 1], or uint8 ones, of any height and width.
         resolution: Side `r` of the result, in pixels.
         augmentation: What to do; `None` takes the centre crop.
+
+    Raises:
+        UserError: If images are neither floats nor uint8, or smaller than a centre crop.
     """
+    images = to_float(images)
     if augmentation is None:
         return center_crop(images, resolution)
     return jax.vmap(lambda key, image: _augment(key, image, resolution, augmentation))(keys, images)
+
+
+def to_float(
+    images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"],
+) -> Float[Array, "n h w 3"]:
+    """uint8 images as float32 in [0, 1]; float ones as they are.
+
+    Raises:
+        UserError: If images have another dtype, whose range is not known.
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images are {images.dtype}: give uint8, or floats in [0, 1]")
+    return images
 
 
 def center_crop(images: Float[Array, "n h w 3"], resolution: int) -> Float[Array, "n r r 3"]:
@@ -90,25 +135,45 @@ def center_crop(images: Float[Array, "n h w 3"], resolution: int) -> Float[Array
 
 
 def random_box(
-    key: Key[Array, ""], scale: tuple[float, float], ratio: tuple[float, float]
+    key: Key[Array, ""],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    *,
+    crops: str = "inside",
+    aspect: float = 1.0,
 ) -> Float[Array, " 4"]:
-    """Draws a crop box of a square image: top, left, height, width as fractions of its side.
+    """Draws a crop box: top, left, height and width as fractions of the image's sides.
 
-    The law of torchvision's RandomResizedCrop with real-valued boxes: area uniform, aspect ratio
-    log-uniform, position uniform; the first of ten draws that fits, else the whole image.
+    Real-valued boxes; area uniform, width / height log-uniform, and the place uniform among those
+    within the image, or, of a side that is longer than the image's, among those that cover it.
+
+    Args:
+        key: Random key.
+        scale: As of `Augmentation`.
+        ratio: Likewise.
+        crops: Likewise.
+        aspect: Width / height of the image.
+
+    Raises:
+        UserError: If `crops` is unknown.
     """
+    checks.one_of("crops", crops, CROPS)
     key_area, key_ratio, key_place = jax.random.split(key, 3)
+    # The fractions of the sides of a wide image are those of a square one with a smaller ratio.
+    low, high = ratio[0] / aspect, ratio[1] / aspect
     area = jax.random.uniform(key_area, (_TRIES,), jnp.float32, scale[0], scale[1])
-    log_low, log_high = jnp.log(jnp.asarray(ratio, jnp.float32))
-    aspect = jnp.exp(jax.random.uniform(key_ratio, (_TRIES,), jnp.float32, log_low, log_high))
-    widths, heights = jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)
+    log_low, log_high = jnp.log(jnp.asarray((low, high), jnp.float32))
+    sides = jnp.exp(jax.random.uniform(key_ratio, (_TRIES,), jnp.float32, log_low, log_high))
+    widths, heights = jnp.sqrt(area * sides), jnp.sqrt(area / sides)
     fits = (widths <= 1) & (heights <= 1)
+    if crops == "beyond":
+        fits = jnp.ones_like(fits)
     # One-hot of the first fit; all zero if none.
     first = (fits & (jnp.cumsum(fits) == 1)).astype(jnp.float32)
     found = jnp.sum(first)
-    width = jnp.sum(first * widths) + (1 - found)
-    height = jnp.sum(first * heights) + (1 - found)
-    place = jax.random.uniform(key_place, (2,), jnp.float32)
+    width = jnp.sum(first * widths) + (1 - found) * min(1.0, high)
+    height = jnp.sum(first * heights) + (1 - found) * min(1.0, 1 / low)
+    place = jnp.where(found > 0, jax.random.uniform(key_place, (2,), jnp.float32), 0.5)
     return jnp.stack([place[0] * (1 - height), place[1] * (1 - width), height, width])
 
 
@@ -138,9 +203,19 @@ def _augment(
     key: Key[Array, ""], image: Float[Array, "h w 3"], resolution: int, augmentation: Augmentation
 ) -> Float[Array, "r r 3"]:
     key_flip, key_box, key_choice, key_noise = jax.random.split(key, 4)
+    dtype, (height, width) = image.dtype, image.shape[:2]
+    # Places between pixels need more digits than colours do.
+    image = at_least_float32(image)
     flip = jax.random.bernoulli(key_flip, augmentation.flip).astype(image.dtype)
-    box = random_box(key_box, augmentation.scale, augmentation.ratio).astype(image.dtype)
-    image = crop_and_flip(image, box, flip, resolution)
+    box = random_box(
+        key_box,
+        augmentation.scale,
+        augmentation.ratio,
+        crops=augmentation.crops,
+        aspect=width / height,
+    )
+    image = crop_and_flip(image, box.astype(image.dtype), flip, resolution)
     chosen = jax.random.bernoulli(key_choice, augmentation.noise).astype(image.dtype)
     noise = jax.random.normal(key_noise, image.shape, image.dtype)
-    return image + chosen * (augmentation.noise_mean + augmentation.noise_std * noise)
+    noisy = image + chosen * (augmentation.noise_mean + augmentation.noise_std * noise)
+    return noisy.astype(dtype)

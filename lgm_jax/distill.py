@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +18,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import images as image_ops
-from lgm_jax import microbatch, objectives, sharding
-from lgm_jax.augment import Augmentation, augment, center_crop
-from lgm_jax.data.sampling import step_indices
+from lgm_jax import checks, microbatch, objectives, sharding
+from lgm_jax.augment import Augmentation, augment, center_crop, to_float
+from lgm_jax.data.sampling import SAMPLINGS, step_indices
+from lgm_jax.errors import UserError
 from lgm_jax.images import Levels
 
 # Separate random streams, so that changing one kind of draw leaves the others as they were.
@@ -29,6 +30,23 @@ _INIT, _GROW, _HEAD, _REAL, _REAL_VIEW, _SYN_VIEW, _REAL_CROP = range(7)
 
 # Not a preset, of which another may be the best one day: released defaults stay; see `identity`.
 _AUGMENTATION = Augmentation()
+
+OBJECTIVES = ("lgm", "sfm", "clp")
+REALS = ("stream", "cached", "exact")
+SCHEDULES = ("constant", "cosine")
+LABEL_KINDS = ("hard", "soft")
+INITS = (*image_ops.INITS, "real")
+
+CHOICES: Mapping[str, Sequence[str]] = {
+    "objective": OBJECTIVES,
+    "real": REALS,
+    "schedule": SCHEDULES,
+    "label_kind": LABEL_KINDS,
+    "sampling": SAMPLINGS,
+    "kind": image_ops.KINDS,
+    "init": INITS,
+}
+"""Fields of a recipe whose values are names, and these."""
 
 # Of an image's class when labels are learned.
 _FIRST_PROBABILITY = 0.9
@@ -68,12 +86,18 @@ class Recipe:
             were computed once, `exact` takes all of these features at every step.
         real_views: Augmentations of each real image, for `cached` and `exact`.
         objective: What images are distilled by, one of `OBJECTIVES`.
-        ridge: Of the closed-form probe, for `clp`; see `objectives.ridge_head`.
+        ridge: Of the closed-form probe, for `clp`, of which `objectives.ridge_head` says what it is
+            relative to: the same number means the same whatever `ipc` and `copies`.
         temperature: What its scores are divided by.
         head_per_copy: For `clp`: whether each copy's views of all images give a head of their own,
             the mean of whose losses counts, rather than all views together one.
         label_kind: Whether labels of synthetic images are `hard`, or `soft` and learned.
         labels_learning_rate: Adam's, for soft ones.
+
+    Raises:
+        UserError: If a value is unknown or out of range, or contradicts another: one class leaves
+            nothing to tell apart, a crop is no larger than the images, `center_crop_copies` are no
+            more than `copies`, a `cosine` schedule has steps, and `init="real"` needs `pixels`.
     """
 
     num_classes: int
@@ -96,7 +120,7 @@ class Recipe:
     sampling: str = "shuffle"
     grey: bool = False
     objective: str = "lgm"
-    ridge: float = 0.01
+    ridge: float = 0.001
     temperature: float = 0.1
     label_kind: str = "hard"
     labels_learning_rate: float = 0.01
@@ -104,6 +128,24 @@ class Recipe:
     head_per_copy: bool = False
     center_crop_copies: int = 0
     augment_real: bool = True
+
+    def __post_init__(self) -> None:
+        checks.in_range("num_classes", self.num_classes, 2, whole=True)
+        checks.counts(self, "resolution", "ipc", "copies", "start_resolution", "real_views")
+        checks.counts(self, "grow_every", "grow_delay", low=0)
+        checks.in_range("crop", self.crop, 1, self.resolution, whole=True)
+        checks.in_range("center_crop_copies", self.center_crop_copies, 0, self.copies, whole=True)
+        checks.in_range("steps", self.steps, int(self.schedule == "cosine"), whole=True)
+        checks.in_range("head_std", self.head_std, 0)
+        for name in ("learning_rate", "labels_learning_rate", "ridge", "temperature"):
+            checks.positive(name, getattr(self, name))
+        for name, known in CHOICES.items():
+            checks.one_of(name, getattr(self, name), known)
+        checks.flags(self, "decorrelate", "grey", "head_per_copy", "augment_real")
+        if not isinstance(self.augmentation, Augmentation | None):
+            raise UserError(f"augmentation must be an Augmentation or None: {self.augmentation!r}")
+        if self.init == "real" and self.kind != "pixels":
+            raise UserError("init=real needs kind=pixels")
 
     @property
     def idle(self) -> frozenset[str]:
@@ -245,10 +287,6 @@ Embed = Callable[
 AnyState = State | SoftState
 Match = Callable[[Float[Array, "n d"], objectives.Labels, Float[Array, " n"]], Float[Array, ""]]
 Prepare = Callable[[Float[Array, "b d"], Int[Array, " b"], Int[Array, ""]], Match]
-LABEL_KINDS = ("hard", "soft")
-OBJECTIVES = ("lgm", "sfm", "clp")
-REALS = ("stream", "cached", "exact")
-SCHEDULES = ("constant", "cosine")
 Gradient = Callable[[AnyState, Any, Source], tuple[Float[Array, ""], Any]]
 Step = Callable[[AnyState, Any, Source], tuple[AnyState, Float[Array, ""]]]
 
@@ -264,8 +302,8 @@ def init_state(
         start: Images in [0, 1] to start from, for `init="real"`.
     """
     if recipe.init == "real":
-        if start is None or recipe.kind != "pixels":
-            raise ValueError("init='real' needs kind='pixels' and images to start from")
+        if start is None:
+            raise ValueError("init='real' needs images to start from")
         levels = image_ops.from_images(start, decorrelate=recipe.decorrelate, grey=recipe.grey)
     else:
         levels = image_ops.init_pyramid(
@@ -569,7 +607,7 @@ def _prepare_gradients(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -
             sharding.own(head, mesh), features, labels, weights, denominator=1.0
         )
         summed, count = sharding.total((share, jnp.sum(weights)), mesh)
-        return jax.tree.map(lambda leaf: leaf / count, summed)
+        return jax.tree.map(lambda leaf: leaf / objectives.nonzero(count), summed)
 
     def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
         head = objectives.init_head(
@@ -592,8 +630,11 @@ def _prepare_gradients(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -
 
 def _prepare_flows(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
     def sum_classes(features: Array, labels: Array, weights: Array) -> objectives.ClassSums:
-        """The sums of all devices' images, known to each."""
-        share = objectives.class_sums(features, labels, recipe.num_classes, weights)
+        """The sums of all devices' images, less their mean, known to each."""
+        share = jax.lax.stop_gradient((jnp.sum(weights[:, None] * features, axis=0), jnp.sum(weights)))
+        summed, count = sharding.total(share, mesh)
+        shifted = features - (summed / objectives.nonzero(count))[None, :]
+        share = objectives.class_sums(shifted, labels, recipe.num_classes, weights)
         return sharding.total(share, mesh)
 
     def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
@@ -810,13 +851,6 @@ def run(
 def is_finite(state: AnyState) -> Bool[Array, ""]:
     """Whether every number of a state is finite; from one that is not, no step leads back."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
-
-
-def to_float(
-    images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"],
-) -> Float[Array, "n h w 3"]:
-    """uint8 images as float32 in [0, 1]; float ones as they are."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:

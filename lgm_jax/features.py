@@ -22,7 +22,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from lgm_jax import compilation, hosts, sharding
+from lgm_jax import checks, compilation, hosts, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
@@ -47,11 +47,19 @@ class Views:
         crop: Side of the crops that the backbone sees, in pixels.
         augmentation: What makes a view; `None` for the centre crop.
         count: Views of each image; one without augmentation.
+
+    Raises:
+        UserError: If a number is out of range.
     """
 
     crop: int
     augmentation: Augmentation | None = None
     count: int = 1
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "crop", "count")
+        if self.augmentation is None:
+            checks.in_range("count without augmentation", self.count, 1, 1, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)

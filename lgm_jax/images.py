@@ -19,7 +19,9 @@ import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Float, Int, Key
 
-from lgm_jax.resample import enlarge_matrix, resample
+from lgm_jax import checks
+from lgm_jax.augment import to_float
+from lgm_jax.resample import at_least_float32, enlarge_matrix, resample
 
 Levels = tuple[Float[Array, "n _ _ 3"], ...]
 
@@ -31,6 +33,9 @@ _COLOR /= np.linalg.norm(_COLOR, axis=0).max()
 # Grey is the mean of all three coordinates, of which each then changes an image in the same way.
 _GREY = np.full((3, 3), 1 / 3)
 
+KINDS = ("pyramid", "pixels")
+INITS = ("noise", "zero")
+
 # A sigmoid cannot reach 0 or 1, so `from_images` keeps this far away from them.
 _MARGIN = 1e-3
 
@@ -41,7 +46,12 @@ def level_sizes(resolution: int, kind: str = "pyramid") -> tuple[int, ...]:
     Args:
         resolution: Side of the images, in pixels; need not be a power of two.
         kind: `pyramid`, or `pixels` for the full resolution alone.
+
+    Raises:
+        UserError: If the kind is unknown, or the resolution no number of pixels.
     """
+    checks.one_of("kind", kind, KINDS)
+    checks.in_range("resolution", resolution, 1, whole=True)
     if kind == "pixels":
         return (resolution,)
     powers = range((resolution - 1).bit_length())
@@ -116,7 +126,11 @@ def init_pyramid(
         kind: `pyramid` or `pixels`.
         init: `noise`, or `zero` for grey images.
         active: How many levels count at the start.
+
+    Raises:
+        UserError: If `kind` or `init` is unknown.
     """
+    checks.one_of("init", init, INITS)
     sizes = level_sizes(resolution, kind)
     if init == "zero":
         return tuple(jnp.zeros((num_images, size, size, 3), jnp.float32) for size in sizes)
@@ -137,9 +151,16 @@ def grow_pyramid(
         levels: All levels, of which the first `active` count.
         key: Random key.
         active: How many levels count before growing.
-        init: `noise` draws the new level from N(0, 1) / (active + 1), `zero` leaves it zero.
+        init: `noise` draws the new level from N(0, 1) / (active + 1). `zero` leaves it zero, so
+            that images are paler after growing, by active / (active + 1) before the sigmoid; those
+            of the authors' code keep their colours, since its new level starts from the mean of the
+            enlarged others.
+
+    Raises:
+        UserError: If `init` is unknown.
     """
-    count = jnp.asarray(active, levels[0].dtype)
+    checks.one_of("init", init, INITS)
+    count = jnp.asarray(active, jnp.float32)
     sizes = [level.shape[1] for level in levels]
     noise = _noise(key, levels[0].shape[0], sizes)
 
@@ -147,7 +168,7 @@ def grow_pyramid(
         new = noise[i] / (count + 1) if init == "noise" else jnp.zeros_like(level)
         return jnp.where(
             i < active, level * (count / (count + 1)), jnp.where(i == active, new, level)
-        )
+        ).astype(level.dtype)
 
     return tuple(grow(i, level) for i, level in enumerate(levels))
 
@@ -166,8 +187,12 @@ def decode(
         active: How many count; all by default. The others get a zero gradient.
         decorrelate: Whether a parameter's three channels are decorrelated colours or plain RGB.
         grey: Whether images have no colour, whatever `decorrelate` says.
+
+    Returns:
+        Images of the levels' dtype; computed in float32 at least.
     """
-    resolution = levels[-1].shape[1]
+    resolution, dtype = levels[-1].shape[1], levels[0].dtype
+    levels = tuple(map(at_least_float32, levels))
     total = jnp.zeros((), levels[0].dtype)
     for i, level in enumerate(levels):
         if active is not None:
@@ -176,7 +201,7 @@ def decode(
     if grey or decorrelate:
         color = jnp.asarray(_GREY if grey else _COLOR, total.dtype)
         total = jnp.einsum("...i,oi->...o", total, color, precision=Precision.HIGHEST)
-    return jax.nn.sigmoid(2 * total)
+    return jax.nn.sigmoid(2 * total).astype(dtype)
 
 
 def from_images(
@@ -185,11 +210,12 @@ def from_images(
     """Pixel parameters that `decode` to given images, up to values within 0.001 of black or white.
 
     Args:
-        images: Square images in [0, 1].
+        images: Square images in [0, 1], or uint8 ones.
         decorrelate: As will be given to `decode`.
         grey: As will be given to `decode`, and whose colours are then lost.
     """
-    clipped = jnp.clip(images, _MARGIN, 1 - _MARGIN)
+    # In half precision, one less the margin is one.
+    clipped = jnp.clip(at_least_float32(to_float(images)), _MARGIN, 1 - _MARGIN)
     total = (jnp.log(clipped) - jnp.log1p(-clipped)) / 2
     if decorrelate and not grey:
         inverse = jnp.asarray(np.linalg.inv(_COLOR), total.dtype)

@@ -5,9 +5,12 @@
 - CLP-DD, the closed-form linear probe: arXiv 2605.07194, `closed_form_probe_loss`.
 
 A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. Dimension letters: `n` images, `s` synthetic
-ones, `d` features, `k` classes. Everything here is float32 at full product precision: accelerators
-would otherwise round the operands of a matrix product to TF32 or bfloat16, and head gradients and
-flows are small differences of large sums.
+ones, `d` features, `k` classes. Everything here is float32 at full product precision, whatever the
+features' dtype: accelerators would otherwise round the operands of a matrix product to TF32 or
+bfloat16, and head gradients and flows are small differences of large sums.
+
+Weights are not negative. A row of weight zero counts for nothing, whatever its features are; a set
+whose weights are all zero has a loss, a head gradient, flows and a ridge head of zero.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lgm_jax import checks, regression
 
 Head = dict[str, Float[Array, "..."]]
 Labels = Int[Array, " n"] | Float[Array, "n k"]
@@ -43,7 +48,7 @@ def init_head(key: Key[Array, ""], feature_dim: int, num_classes: int, std: floa
 
 def logits(head: Head, features: Float[Array, "n d"]) -> Float[Array, "n k"]:
     """Class scores of a linear head."""
-    scores = jnp.dot(features, head["kernel"], precision=Precision.HIGHEST)
+    scores = jnp.dot(_wide(features), head["kernel"], precision=Precision.HIGHEST)
     return scores + head["bias"][None, :]
 
 
@@ -62,19 +67,18 @@ def linear_probe_loss(
         features: One row per image.
         labels: Class indices, or class probabilities (n, k) whose rows sum to one.
         weights: Weight of each image; zero leaves it out. All one by default.
-        denominator: What the weighted sum is divided by; the sum of the weights by default. A
-            device that holds a part of a batch passes the whole batch's sum, so that its loss and
-            head gradient are its share of the batch's.
+        denominator: What the weighted sum is divided by, unless it is zero; the sum of the weights
+            by default. A device that holds a part of a batch passes the whole batch's sum, so that
+            its loss and head gradient are its share of the batch's.
     """
+    features, weights = _weighted(features, weights)
     scores = jax.nn.log_softmax(logits(head, features), axis=-1)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         losses = -jnp.take_along_axis(scores, labels[:, None], axis=-1)[:, 0]
     else:
         losses = -jnp.sum(labels * scores, axis=-1)
-    if weights is None:
-        weights = jnp.ones_like(losses)
     total = jnp.sum(weights) if denominator is None else denominator
-    return jnp.sum(weights * losses) / total
+    return jnp.sum(weights * losses) / nonzero(total)
 
 
 head_gradient = jax.grad(linear_probe_loss)
@@ -109,8 +113,7 @@ def head_gradient_in_parts(
     rows = rows or _rows(head["bias"].shape[0])
     if count <= rows:
         return head_gradient(head, features, labels, weights, denominator=denominator)
-    if weights is None:
-        weights = jnp.ones((count,), features.dtype)
+    features, weights = _weighted(features, weights)
     if denominator is None:
         denominator = jnp.sum(weights)
 
@@ -138,7 +141,7 @@ def linear_probe_loss_in_parts(
     def share(features: Array, labels: Array, weights: Array) -> Array:
         return linear_probe_loss(head, features, labels, weights, denominator=denominator)
 
-    start = jnp.zeros_like(features, shape=())
+    start = jnp.zeros_like(_wide(features), shape=())
     return _sum_of_parts(share, start, rows, features, labels, weights)
 
 
@@ -173,8 +176,7 @@ def class_sums(
         weights: Weight of each image; zero leaves it out. All one by default.
         rows: Images at a time; by default so many that their table of classes takes 16 MiB.
     """
-    if weights is None:
-        weights = jnp.ones_like(features, shape=labels.shape[:1])
+    features, weights = _weighted(features, weights)
     rows = rows or _rows(num_classes)
 
     def share(features: Array, labels: Array, weights: Array) -> ClassSums:
@@ -209,7 +211,7 @@ def class_flows(sums: ClassSums, present: Float[Array, " k"]) -> Float[Array, "k
 def flow_distance(sums_syn: ClassSums, sums_real: ClassSums) -> Float[Array, ""]:
     """`flow_matching_loss` of sets of which the sums are known.
 
-    Classes that either set lacks are left out of both.
+    Classes that either set lacks are left out of both; of less than two, the distance is one.
     """
     both = (sums_syn.weights > 0) & (sums_real.weights > 0)
     present = both.astype(sums_syn.features.dtype)
@@ -229,7 +231,8 @@ def flow_matching_loss(
 
     A flow is k / (k - 1) times the mean of all class means minus the class's own. So the loss is
     that of centred class means: it is the same when either set is shifted, or scaled, or when both
-    are rotated together.
+    are rotated together. Each set is shifted to its mean first, so that one which is large beside
+    the differences between classes takes no digits from them.
 
     Source: statistical flow matching, arXiv 2602.05391.
 
@@ -242,9 +245,15 @@ def flow_matching_loss(
         weights_syn: Weight of each synthetic image.
         weights_real: Weight of each real image.
     """
+
+    def sums(features: Array, labels: Array, weights: Array | None) -> ClassSums:
+        features, weights = _weighted(features, weights)
+        mean = jnp.sum(weights[:, None] * features, axis=0) / nonzero(jnp.sum(weights))
+        shifted = features - jax.lax.stop_gradient(mean)[None, :]
+        return class_sums(shifted, labels, num_classes, weights)
+
     return flow_distance(
-        class_sums(features_syn, labels_syn, num_classes, weights_syn),
-        class_sums(features_real, labels_real, num_classes, weights_real),
+        sums(features_syn, labels_syn, weights_syn), sums(features_real, labels_real, weights_real)
     )
 
 
@@ -255,12 +264,16 @@ def ridge_head(
     ridge: float,
     weights: Float[Array, " s"] | None = None,
 ) -> Head:
-    """The head that kernel ridge regression to the labels gives: W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, no bias.
+    """The head of kernel ridge regression to the labels: W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, no bias.
 
-    Solved in the smaller of sample and feature space, W = (Zᵀ Z + λ I)⁻¹ Zᵀ Y.
+    λ is `ridge` times the square norms of the features of a class, added up: tr(Z Zᵀ) / k. So the
+    same number means the same regression for every backbone (features times a give W / a, and the
+    same scores), and however often each image is seen: all rows twice, or all weights times two,
+    give the same head. With one row per class, λ is `ridge` times the mean square norm.
 
-    λ is `ridge` times the mean square norm of the features, so the same number means the same for
-    every backbone: features times a give W / a, and the same scores.
+    Solved in the smaller of sample and feature space, W = (Zᵀ Z + λ I)⁻¹ Zᵀ Y, and around the mean
+    of the features, which may be large beside their differences. Features that are all zero have a
+    head of zero.
 
     Args:
         features: One row per image, Z.
@@ -269,21 +282,19 @@ def ridge_head(
         ridge: Above zero.
         weights: Weight of each image, of which the regression sees the square root times the row;
             zero leaves it out. All one by default.
+
+    Raises:
+        UserError: If the ridge is a number that is not above zero.
     """
-    if weights is None:
-        weights = jnp.ones_like(features, shape=features.shape[:1])
-    scale = jnp.sqrt(weights)[:, None]
-    rows = scale * features
-    targets = scale * _probabilities(labels, num_classes, features.dtype)
-    strength = ridge * jnp.sum(rows * rows) / jnp.sum(weights)
-    product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
-    count, dim = features.shape
-    if count <= dim:
-        gram = product("sd,td->st", rows, rows)
-        kernel = product("sd,sk->dk", rows, _solve(gram, strength, targets))
-    else:
-        gram = product("sd,se->de", rows, rows)
-        kernel = _solve(gram, strength, product("sd,sk->dk", rows, targets))
+    checks.positive("ridge", ridge)
+    features, weights = _weighted(features, weights)
+    targets = _probabilities(labels, num_classes, features.dtype)
+    # Squares of features of any size fit; the head is scaled back.
+    size = nonzero(jax.lax.stop_gradient(jnp.max(jnp.abs(features))))
+    features = features / size
+    squares = jnp.sum(weights[:, None] * jnp.square(features))
+    strength = nonzero(squares * (ridge / num_classes))
+    kernel = regression.ridge_kernel(features, targets, weights, strength) / size
     return {"kernel": kernel, "bias": jnp.zeros_like(kernel, shape=(num_classes,))}
 
 
@@ -315,26 +326,38 @@ def closed_form_probe_loss(
         temperature: What scores are divided by, τ.
         weights_syn: Weight of each synthetic image.
         weights_real: Weight of each real image.
+
+    Raises:
+        UserError: If ridge or temperature is a number that is not above zero.
     """
     head = ridge_head(features_syn, labels_syn, num_classes, ridge, weights_syn)
     return linear_probe_loss(tempered(head, temperature), features_real, labels_real, weights_real)
 
 
 def tempered(head: Head, temperature: float) -> Head:
-    """The head that gives the scores of another, divided by a temperature."""
-    return jax.tree.map(lambda leaf: leaf / temperature, head)
+    """The head whose scores are those of another divided by a temperature, less their mean.
+
+    What all classes have in common says nothing of any, and would take digits from the scores.
+
+    Raises:
+        UserError: If the temperature is a number that is not above zero.
+    """
+    checks.positive("temperature", temperature)
+    return jax.tree.map(
+        lambda leaf: (leaf - jnp.mean(leaf, axis=-1, keepdims=True)) / temperature, head
+    )
 
 
 def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
     """One minus the cosine between two pytrees, each taken as one long vector.
 
     Zero for trees that point the same way, two for opposite ones; one, with a zero gradient, where
-    either is all zero.
+    either is all zero. Nearly parallel ones, whose cosine rounds to one, lose no digits.
     """
-    dot, square_a, square_b = (
-        _inner(a, b) for a, b in ((tree_a, tree_b), (tree_a,) * 2, (tree_b,) * 2)
-    )
-    return 1 - dot * _inverse_root(square_a) * _inverse_root(square_b)
+    (a, exists_a), (b, exists_b) = _unit(tree_a), _unit(tree_b)
+    cosine, apart = _inner(a, b), jax.tree.map(jnp.subtract, a, b)
+    distance = jnp.where(cosine > 0.5, _inner(apart, apart) / 2, 1 - cosine)
+    return jnp.where(exists_a & exists_b, distance, 1)
 
 
 def gradient_matching_loss(
@@ -365,11 +388,20 @@ def gradient_matching_loss(
     )
 
 
-def _inverse_root(square: Float[Array, ""]) -> Float[Array, ""]:
-    """1 / sqrt(square), and a constant zero where that is not a normal number."""
-    # One root for each tree: the product of two small squares would underflow.
-    normal = square >= jnp.finfo(jnp.float32).tiny
-    return jnp.where(normal, jax.lax.rsqrt(jnp.where(normal, square, 1)), 0)
+def nonzero(total: Any) -> Any:
+    """What to divide by in place of a sum that may be zero: then one, for all it divides is."""
+    return jnp.where(total == 0, 1, total)
+
+
+def _unit(tree: Any) -> tuple[Any, Bool[Array, ""]]:
+    """A tree scaled to a norm of one, and whether it is not zero, which stays as it is."""
+    largest = functools.reduce(jnp.maximum, map(jnp.max, map(jnp.abs, jax.tree.leaves(tree))))
+    largest = jax.lax.stop_gradient(largest)
+    # Below, reciprocals are not finite. Squares of the scaled numbers neither overflow nor vanish.
+    exists = ~(largest < jnp.finfo(jnp.float32).tiny)
+    scaled = jax.tree.map(lambda leaf: leaf / jnp.where(exists, largest, 1), tree)
+    inverse = jax.lax.rsqrt(jnp.where(exists, _inner(scaled, scaled), 1))
+    return jax.tree.map(lambda leaf: leaf * inverse, scaled), exists
 
 
 def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
@@ -379,6 +411,22 @@ def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
         tree_b,
     )
     return jax.tree.reduce(jnp.add, products)
+
+
+def _wide(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """In float32 at least."""
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+
+def _weighted(
+    features: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+    """Features and weights in float32 at least; rows of no weight are zero."""
+    features = _wide(features)
+    if weights is None:
+        return features, jnp.ones_like(features, shape=features.shape[:1])
+    weights = weights.astype(features.dtype)
+    return jnp.where(weights[:, None] > 0, features, 0), weights
 
 
 def _probabilities(labels: Labels, num_classes: int, dtype: Any) -> Float[Array, "n k"]:
@@ -410,10 +458,3 @@ def _sum_of_parts(share: Callable[..., Any], start: Any, rows: int, *arrays: Arr
 
     return jax.lax.scan(add, start, stacked)[0]
 
-
-def _solve(
-    gram: Float[Array, "m m"], strength: Float[Array, ""], targets: Float[Array, "m k"]
-) -> Float[Array, "m k"]:
-    """(gram + strength I)⁻¹ targets, by Cholesky."""
-    shifted = gram + strength * jnp.eye(gram.shape[0], dtype=gram.dtype)
-    return jax.scipy.linalg.solve(shifted, targets, assume_a="pos")

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, data, distill, microbatch
+from lgm_jax import backbones, checks, data, distill, microbatch
 from lgm_jax.backbones.vit import ViTSpec
 from lgm_jax.data.sizes import known_size
 from lgm_jax.errors import UserError
@@ -30,12 +30,21 @@ class Machine:
         memory: Of each, in 10^9 bytes.
         tflops: Peak of each, in 10^12 floating-point operations a second; `None` if unknown.
         bandwidth: Of each one's line to the others, in 10^9 bytes a second; `None` if unknown.
+
+    Raises:
+        UserError: If a number is not above zero.
     """
 
     devices: int = 1
     memory: float = 80.0
     tflops: float | None = None
     bandwidth: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "devices")
+        for name in ("memory", "tflops", "bandwidth"):
+            if getattr(self, name) is not None:
+                checks.positive(name, getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -229,7 +238,15 @@ def make_plan(
         "real": float(real),
     }
     # What it does not depend on is the same for all, so that plans of many recipes share it.
-    alike = dataclasses.replace(recipe, num_classes=2, ipc=1, copies=1, steps=0)
+    alike = dataclasses.replace(
+        recipe,
+        num_classes=2,
+        ipc=1,
+        copies=1,
+        center_crop_copies=min(1, recipe.center_crop_copies),
+        schedule="constant",
+        steps=0,
+    )
     view = sum(_view_bytes(outline, alike) for outline in outlines)
     if size is None:
         stats = {"bytes_limit": int(machine.memory * 1e9)}

@@ -21,10 +21,11 @@ from einops import rearrange
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from lgm_jax import compilation, objectives, sharding
+from lgm_jax import checks, compilation, objectives, sharding
 from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.distill import to_float
+from lgm_jax.errors import UserError
 from lgm_jax.progress import progress
 
 Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
@@ -65,6 +66,10 @@ class Protocol:
             square of one.
         drop_last: For `adam`: whether an epoch leaves out the images that do not fill a batch.
         decay: For `adam`: whether the learning rate falls with every `update` or every `epoch`.
+
+    Raises:
+        UserError: If a value is unknown or out of range, or the solver is `lbfgs` and the
+            augmentation `fresh`: over views that change there is no minimum.
     """
 
     epochs: int
@@ -108,6 +113,17 @@ class Protocol:
             "share_views": self.augment != "none" and self.runs > 1,
         }
         return frozenset(name for name, is_read in read.items() if not is_read)
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "epochs", "batch", "runs", "crop", "views")
+        checks.one_of("augment", self.augment, AUGMENTS)
+        checks.one_of("solver", self.solver, SOLVERS)
+        checks.one_of("decay", self.decay, DECAYS)
+        checks.flags(self, "share_views", "drop_last")
+        checks.positive("learning_rate", self.learning_rate)
+        checks.in_range("ridge", self.ridge, 0)
+        if self.solver == "lbfgs" and self.augment == "fresh":
+            raise UserError("solver=lbfgs needs augment=views or none: fresh ones have no minimum")
 
 
 def repeats_differ(protocol: Protocol) -> bool:
@@ -170,14 +186,9 @@ def train(
         protocol: How to train.
         label: What the progress bar says.
         mesh: Devices that share the work; of several processes, all make the same call.
-
-    Raises:
-        ValueError: If the solver is `lbfgs` and the augmentation `fresh`.
     """
     key_views, key_fit = jax.random.split(key)
     if protocol.augment == "fresh":
-        if protocol.solver == "lbfgs":
-            raise ValueError("lbfgs minimises over fixed views; fresh ones have no minimum")
         shared = sharding.replicate(mesh, (backbone.params, images, rows, labels))
         source = (*shared, key_views)
         return _adam_fit(key_fit, source, num_classes, protocol, label, mesh, backbone)

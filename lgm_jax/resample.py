@@ -31,6 +31,7 @@ def crop_matrix(
         Rows of hat-function weights. They are not renormalised at the edges: a pixel beyond the
         first or last centre is blended with black, as PyTorch's zero padding does.
     """
+    start, size = at_least_float32(jnp.asarray(start)), at_least_float32(jnp.asarray(size))
     dtype = jnp.result_type(start, size)
     centers = (jnp.arange(out_size, dtype=dtype) + 0.5) / out_size
     places = (start + size * centers) * in_size - 0.5
@@ -43,9 +44,14 @@ def enlarge_matrix(
     """Enlarges a whole axis, equal to `F.interpolate(mode="bilinear", align_corners=False)`.
 
     Places beyond the first or last pixel's centre are clamped to it, so every row sums to one.
+
+    Args:
+        in_size: Pixels of the axis.
+        out_size: Pixels to make.
+        dtype: Of the weights, which are computed in float32 at least.
     """
-    centers = (jnp.arange(out_size, dtype=dtype) + 0.5) / out_size
-    return _hat(jnp.clip(centers * in_size - 0.5, 0, in_size - 1), in_size)
+    centers = (jnp.arange(out_size, dtype=jnp.promote_types(dtype, jnp.float32)) + 0.5) / out_size
+    return _hat(jnp.clip(centers * in_size - 0.5, 0, in_size - 1), in_size).astype(dtype)
 
 
 def bicubic_matrix(
@@ -86,10 +92,14 @@ def bicubic_matrix(
 def resample(
     image: Float[Array, "h w c"], rows: Float[Array, "out_h h"], columns: Float[Array, "out_w w"]
 ) -> Float[Array, "out_h out_w c"]:
-    """Applies one matrix per axis to an image."""
-    return jnp.einsum(
-        "yh,xw,hwc->yxc", rows, columns, image, precision=Precision.HIGHEST, optimize="greedy"
-    )
+    """Applies one matrix per axis to an image, in float32 at least."""
+    arrays = map(at_least_float32, (rows, columns, image))
+    return jnp.einsum("yh,xw,hwc->yxc", *arrays, precision=Precision.HIGHEST, optimize="greedy")
+
+
+def at_least_float32(array: Array) -> Array:
+    """An array as it is, or in float32 where it has fewer digits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:

@@ -441,7 +441,8 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> distill.Reci
         resolution=image_side(config, crop),
         crop=crop,
         augmentation=make_augmentation(config.augment) if config.augment.distill else None,
-        steps=config.steps if config.schedule == "cosine" else 0,
+        # A schedule is of at least one step, also where none is made.
+        steps=max(1, config.steps) if config.schedule == "cosine" else 0,
         **fields,
     )
     every = config.images.grow_every
@@ -634,7 +635,7 @@ def make_augmentation(config: ConfigDict) -> Augmentation | None:
     preset = PRESETS[config.preset]
     changes = {
         name: config[name]
-        for name in ("flip", "noise", "noise_mean", "noise_std")
+        for name in ("flip", "noise", "noise_mean", "noise_std", "crops")
         if config[name] is not None
     }
     low, high = config.scale_min, config.scale_max

@@ -324,18 +324,18 @@ def test_objectives_of_equal_cost_are_run_once(monkeypatch):
 
 def test_clp_is_searched_on_validation_images():
     def score(where, method, backbone):
-        return 70.0 + (where["variant"] == "ridge1-temperature0.1")
+        return 70.0 + (where["variant"] == "ridge0.2-temperature0.1")
 
     config = load("clp", ":embedded")
     found = tabulate(config, score)
-    assert found.tables[0].cells["1", "0.1"].mean == 71
-    assert "best: ridge 1, temperature 0.1" in found.notes[-1]
+    assert found.tables[0].cells["0.2", "0.1"].mean == 71
+    assert "best: ridge 0.2, temperature 0.1" in found.notes[-1]
     for each in experiments.planned_configs(config).values():
         assert (each.objective, each.probe.split) == ("clp", "val")
     one = experiments.planned_configs(config)[
-        "digits_digits_contrastive_ridge10-temperature0.03_seed0"
+        "digits_digits_contrastive_ridge2-temperature0.03_seed0"
     ]
-    assert (one.clp.ridge, one.clp.temperature) == (10, 0.03)
+    assert (one.clp.ridge, one.clp.temperature) == (2, 0.03)
 
 
 def test_several_backbones_are_compared_with_each_where_neither_was_used():

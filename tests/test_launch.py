@@ -611,7 +611,7 @@ def test_rivals_run_and_depend_on_what_they_use(
     assert start(*arguments, workdir=tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["objective"] == objective
-    said = {"ridge": 0.01, "temperature": 0.1, "head_per_copy": False}
+    said = {"ridge": 0.001, "temperature": 0.1, "head_per_copy": False}
     clp = said if objective == "clp" else None
     assert results["clp"] == clp
     capsys.readouterr()

@@ -340,7 +340,7 @@ def test_ridge_head_is_kernel_ridge_regression(n):
     """With fewer images than features, and with more."""
     features, labels = _every_class(1, n)
     head = objectives.ridge_head(features, labels, K, ridge=0.1)
-    strength = 0.1 * np.mean(np.sum(np.asarray(features, np.float64) ** 2, axis=1))
+    strength = 0.1 * np.sum(np.asarray(features, np.float64) ** 2) / K
     targets = np.eye(K)[np.asarray(labels)]
     model = KernelRidge(alpha=strength, kernel="linear").fit(np.asarray(features), targets)
     others, _ = _batch(5, 8)

@@ -144,7 +144,7 @@ def test_presets_reach_images_and_probes():
     few = protocol("clip_in100", "paper", full=False)
     assert (few.epochs, few.batch, few.augment, few.augmentation) == (
         *(1000, 100, "fresh"),
-        PRESETS["paper"],
+        dataclasses.replace(PRESETS["paper"], crops="beyond"),
     )
     assert protocol("clip_in100", "authors_2025", full=False).augmentation.noise == 0
     full = protocol("clip_in100", "paper", full=True)

@@ -94,7 +94,7 @@ def as_published(
         config.update(objective=objective, steps=steps)
         config.images.grow_until = grow_until
         config.augment.update(center_crops=0, real=True)
-        config.clp.update(temperature=0.1, head_per_copy=False)
+        config.clp.update(ridge=0.5, temperature=0.1, head_per_copy=False)
     return config
 
 

@@ -36,5 +36,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if config.experiment.scale == "embedded":
         # The best that the experiment `clp` found on validation images.
-        config.clp.update(ridge=0.1, temperature=0.3)
+        config.clp.update(ridge=0.02, temperature=0.3)
     return _base.as_published(config, "clp", steps=100, grow_until=0.48)

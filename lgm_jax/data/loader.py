@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
 
+from lgm_jax import checks
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.data.records import ImageSplit, num_cores
 from lgm_jax.data.sampling import Crops, Order
@@ -73,6 +74,11 @@ class Parts:
     steps: int
     process_index: int = 0
     process_count: int = 1
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "batch", "process_count")
+        checks.counts(self, "steps", low=0)
+        checks.in_range("process_index", self.process_index, 0, self.process_count - 1, whole=True)
 
     @property
     def numbers(self) -> Int[np.ndarray, " b"]:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from lgm_jax import checks
+
 SAMPLINGS = ("shuffle", "balanced")
 
 # Rounds of mixing in the shuffle of a class. Measured: after eight, chi-square tests of 20,000
@@ -58,7 +60,11 @@ def step_indices(
         batch: Images per step.
         labels: Of all images; may be traced.
         num_classes: Number of classes `k`, each of which has an image.
+
+    Raises:
+        UserError: If the sampling is unknown.
     """
+    checks.one_of("sampling", sampling, SAMPLINGS)
     if sampling == "shuffle":
         return batch_indices(key, step, batch, labels.shape[0])
     positions = jnp.asarray(step, jnp.int32) * batch + jnp.arange(batch, dtype=jnp.int32)
@@ -130,6 +136,7 @@ class Order:
         self, sampling: str, key: Key[Array, ""], labels: Int[np.ndarray, " n"], num_classes: int
     ):
         """As `step_indices`."""
+        checks.one_of("sampling", sampling, SAMPLINGS)
         # Keys do not pickle; their bits do.
         self._words, self._impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
         self._num_images = len(labels)

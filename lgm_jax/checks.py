@@ -1,0 +1,100 @@
+"""Checks of the values that options and arguments have: a typo or a number out of range is refused.
+
+They are for `__post_init__` of the dataclasses that hold options, so that a notebook and the command
+line refuse the same, and for functions with such arguments.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from lgm_jax.errors import UserError, unknown_name
+
+
+def one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    """Refuses what is not one of some names, with the nearest of them.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise unknown_name(name, str(value), list(known), "one of")
+
+
+def in_range(
+    name: str, value: Any, low: int | float, high: int | float = math.inf, *, whole: bool = False
+) -> None:
+    """Refuses what is not a number within limits, which it may reach unless they are infinite.
+
+    Args:
+        name: What the number is.
+        value: The number.
+        low: The least it may be.
+        high: The most.
+        whole: Whether it has to be whole.
+
+    Raises:
+        UserError: If it is not such a number.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    # Written so that NaN, which compares false with everything, is refused too.
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    if number and low <= value <= high and math.isfinite(value):
+        return
+    limits = f" from {low:g} to {high:g}"
+    if high == math.inf:
+        limits = "" if low == -math.inf else f" of at least {low:g}"
+    raise UserError(f"{name} must be a {'whole ' * whole}number{limits}, not {value!r}")
+
+
+def counts(owner: Any, *names: str, low: int = 1) -> None:
+    """Refuses fields of a dataclass that are not whole numbers from `low` on.
+
+    Raises:
+        UserError: If one is not.
+    """
+    for name in names:
+        in_range(name, getattr(owner, name), low, whole=True)
+
+
+def positive(name: str, value: Any) -> None:
+    """Refuses a number that is not finite and above zero; a traced one is not known, and passes.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = isinstance(value, numbers.Real | jax.Array) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf):
+        raise UserError(f"{name} must be above 0, not {value!r}")
+
+
+def interval(name: str, value: Any, high: int | float) -> None:
+    """Refuses what is not a tuple of two numbers above zero and up to a limit that do not fall.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise UserError(f"{name} must be a tuple of two numbers, not {value!r}")
+    for number in value:
+        in_range(name, number, math.nextafter(0, 1), high)
+    if value[0] > value[1]:
+        raise UserError(f"{name} must not fall, as from {value[0]:g} to {value[1]:g}")
+
+
+def flags(owner: Any, *names: str) -> None:
+    """Refuses fields of a dataclass that are neither true nor false.
+
+    Raises:
+        UserError: If one is not.
+    """
+    for name in names:
+        if not isinstance(getattr(owner, name), bool):
+            raise UserError(f"{name} must be True or False, not {getattr(owner, name)!r}")
