@@ -697,7 +697,8 @@ def make_step(
 ) -> Step:
     """Makes the update `step(state, params, source) -> state, loss`, pure and ready to be jitted.
 
-    What comes out depends neither on the mesh nor on the size of microbatches, but for rounding.
+    What comes out depends neither on the mesh nor on the size of microbatches, but for rounding. A
+    step whose loss is not finite returns the state as it was: nothing better would come of it.
 
     Args:
         apply: The backbone's `apply(params, images)`.
@@ -746,13 +747,14 @@ def make_step_along(
         levels, opt_state = descend(
             optimizer, gradient[0] if soft else gradient, state.opt_state, state.levels, state.step
         )
-        after = State(state.step + 1, levels, opt_state)
-        if not isinstance(state, SoftState):
-            return after, loss
-        logits, labels_opt_state = descend(
-            labels_optimizer, gradient[1], state.labels_opt_state, state.logits, state.step
-        )
-        return SoftState(*after, logits, labels_opt_state), loss
+        after: AnyState = State(state.step + 1, levels, opt_state)
+        if isinstance(state, SoftState):
+            logits, labels_opt_state = descend(
+                labels_optimizer, gradient[1], state.labels_opt_state, state.logits, state.step
+            )
+            after = SoftState(*after, logits, labels_opt_state)
+        sound = jnp.isfinite(loss)
+        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), loss
 
     def step(state: AnyState, params: Any, source: Source) -> tuple[AnyState, Float[Array, ""]]:
         specs = sharding.specs(state)

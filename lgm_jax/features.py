@@ -27,7 +27,7 @@ from lgm_jax.augment import Augmentation, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
 from lgm_jax.distill import to_float
-from lgm_jax.errors import naming
+from lgm_jax.errors import UserError, naming
 from lgm_jax.progress import progress
 
 # Rows of a shard: what a kill can cost, and what is read into memory at a time.
@@ -138,6 +138,9 @@ def embed(
         mapped: Whether shards of a local folder are mapped into memory rather than read.
         label: What the progress bar says.
         mesh: Devices of this process that share each batch.
+
+    Raises:
+        UserError: If features are not finite.
     """
     total = views.count * len(split.labels)
 
@@ -210,7 +213,27 @@ def _embed_rows(
             mesh=mesh,
         )
         parts.append(np.asarray(features)[: len(chosen)])
-    return np.concatenate(parts)
+    return finite(np.concatenate(parts), backbone.name)
+
+
+def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:
+    """Features as they are, if all of them are numbers.
+
+    Args:
+        features: Of images, all of whose pixels are finite.
+        name: The backbone's.
+
+    Raises:
+        UserError: If some are not.
+    """
+    wrong = np.count_nonzero(~np.isfinite(features).all(axis=1))
+    if wrong:
+        raise UserError(
+            f"features of {wrong} of {len(features)} images by {name} are not finite: its weights "
+            "are damaged, or its network overflows; try config.backbone.dtype=float32 and "
+            "config.backbone.attention=xla"
+        )
+    return features
 
 
 @functools.partial(compilation.Program, static_argnames=("apply", "views", "mesh"))

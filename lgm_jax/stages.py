@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -25,6 +26,7 @@ from PIL import Image
 from lgm_jax import (
     baselines,
     compilation,
+    diagnosis,
     distill,
     hosts,
     microbatch,
@@ -290,6 +292,7 @@ def _distill(
     tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
     bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
     before = None
+    check = functools.partial(_check_finite, session, mesh, size, checkpoints)
     agree = _make_agree(mesh)
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
     with (
@@ -311,14 +314,14 @@ def _distill(
             bar.advance()
             trace.advance(pending)
             # Reading a loss waits for it; the one before leaves the device a step to work on.
-            _check_finite(session, checkpoints, step - 1, before)
+            check(step - 1, before, state)
             before, last, leaving = pending, step == config.steps, interrupted()
             logs = is_logged(step, config.steps, config.log_every)
             saves, draws = (
                 last or step % every == 0 for every in (config.checkpoint_every, config.image_every)
             )
             if logs or saves or draws or leaving:
-                _check_finite(session, checkpoints, step, pending, state)
+                check(step, pending, state, images_too=True)
             if logs:
                 loss = float(pending)
                 rate = bar.report(step, loss)
@@ -637,24 +640,39 @@ def _note_growth(session: Session) -> None:
 
 def _check_finite(
     session: Session,
+    mesh: Mesh,
+    size: int,
     checkpoints: Checkpoints,
     step: int,
     loss: jax.Array | None,
-    state: distill.AnyState | None = None,
+    state: distill.AnyState,
+    *,
+    images_too: bool = False,
 ) -> None:
-    """Stops a distillation that has diverged; its later steps would all be lost."""
+    """Stops a distillation of which something is not finite; its later steps would all be lost."""
     if loss is not None and not math.isfinite(float(loss)):
         what = f"the loss is {float(loss)} at step {step}"
-    elif state is not None and not distill.is_finite(state):
+    elif images_too and not distill.is_finite(state):
         what = f"the images are no longer finite after step {step}"
     else:
         return
-    newest, config = checkpoints.latest_step(), session.config
+    newest = checkpoints.latest_step()
     saved = f"checkpoint {newest} is sound" if newest else "there is no checkpoint yet"
+    with contextlib.ExitStack() as workers:
+        # Anew, since the host's batches have been thrown away.
+        feed = _feed(session, mesh, size, workers)
+        cause = diagnosis.find_cause(
+            session.recipe,
+            session.key,
+            session.backbones,
+            feed.reals,
+            feed.sources(step - 1),
+            state,
+            mesh=mesh,
+            specs=feed.specs,
+        )
     raise UserError(
-        f"{what}: {saved}, and the same command goes on from there; likely causes are "
-        f"config.learning_rate={config.learning_rate:g} (too high) and "
-        f"config.backbone.dtype={config.backbone.dtype} (bfloat16 is coarse); another value needs "
+        f"{what}: {cause}; {saved}, and the same command goes on from there; another value needs "
         "another workdir or --overwrite"
     )
 

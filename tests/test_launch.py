@@ -999,7 +999,10 @@ def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(
 
 @pytest.mark.parametrize(
     ("broken", "words"),
-    [("loss", "the loss is nan at step 5:"), ("levels", "no longer finite after step 4:")],
+    [
+        ("loss", ["the loss is nan at step 5: features", "or a device erred"]),
+        ("levels", ["no longer finite after step 4: ", "grown", "config.learning_rate=0.03"]),
+    ],
 )
 def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
     broken, words, finished, tmp_path, capsys, monkeypatch
@@ -1021,10 +1024,9 @@ def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
     monkeypatch.setattr(distill, "make_step_along", make_broken_step)
     arguments = (QUICK, "--config.stages=distill")
     line = refuse(capsys, *arguments, workdir=tmp_path / "run")
-    assert words in line
+    assert all(word in line for word in words)
     assert "checkpoint 3 is sound" in line
-    assert "config.learning_rate=0.03" in line
-    assert "config.backbone.dtype=float32" in line
+    assert ("config.learning_rate" in line) == (broken == "levels")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
     assert all(step < 5 for step in logged_steps(tmp_path / "run"))
     assert not (tmp_path / "run" / "distilled").exists()

@@ -1,0 +1,108 @@
+"""A distillation that has to stop says what was not finite, and blames nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import launch
+from lgm_jax import backbones, distill
+
+QUICK = "--config=configs/quickstart.py:quick"
+
+
+def spoil(value):
+    return jax.tree.map(lambda leaf: leaf * jnp.nan, value)
+
+
+def broken_weights(monkeypatch):
+    load = backbones.load
+
+    def load_broken(*arguments, **options):
+        found = load(*arguments, **options)
+        return dataclasses.replace(found, params=spoil(found.params))
+
+    monkeypatch.setattr(backbones, "load", load_broken)
+
+
+def broken_real_features(monkeypatch):
+    make = distill.make_stream
+
+    def make_broken(*arguments, **options):
+        stream = make(*arguments, **options)
+
+        def broken(params, source, step):
+            features, labels = stream(params, source, step)
+            return jnp.where(step >= 3, spoil(features), features), labels
+
+        return broken
+
+    monkeypatch.setattr(distill, "make_stream", make_broken)
+
+
+def broken_views(monkeypatch):
+    make = distill.make_embed
+
+    def make_broken(*arguments, **options):
+        embed = make(*arguments, **options)
+
+        def broken(params, levels, indices, copies, step):
+            features = embed(params, levels, indices, copies, step)
+            # Not in place of them: the gradient is to be sound until then.
+            return features + jnp.where(step >= 3, jnp.nan, 0)
+
+        return broken
+
+    monkeypatch.setattr(distill, "make_embed", make_broken)
+
+
+def broken_gradient(monkeypatch):
+    make = distill.make_gradient
+
+    def make_broken(*arguments, **options):
+        gradient = make(*arguments, **options)
+
+        def broken(state, params, source):
+            loss, found = gradient(state, params, source)
+            return loss, jax.tree.map(lambda g: jnp.where(state.step >= 3, jnp.nan, g), found)
+
+        return broken
+
+    monkeypatch.setattr(distill, "make_gradient", make_broken)
+
+
+def far_too_high_rate(monkeypatch):
+    monkeypatch.setattr(distill, "_optimizer", lambda recipe: distill.optax.adam(3e38))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "cause"),
+    [
+        (broken_weights, r"the loss is nan at step 1: weights of digits_contrastive are not"),
+        (broken_real_features, r"the loss is nan at step 4: features of real images by digits_con"),
+        (broken_views, r"the loss is nan at step 4: features of the distilled images by digits_con"),
+        (broken_gradient, r"no longer finite after step 4: the gradient with respect to the images"),
+        (far_too_high_rate, r"parameters have grown .*: config.learning_rate=0.03 is too high"),
+    ],
+)
+def test_the_message_names_what_was_not_finite(break_it, cause, tmp_path, capsys, monkeypatch):
+    break_it(monkeypatch)
+    arguments = (QUICK, "--config.stages=distill", f"--workdir={tmp_path / 'run'}")
+    assert launch.main(["launch.py", *arguments]) == 2
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"error: [^\n]+\n", line)
+    assert re.search(cause, line), line
+    assert ("learning_rate" in line) == (break_it is far_too_high_rate)
+    assert not (tmp_path / "run" / "distilled").exists()
+
+
+def test_features_to_keep_are_refused_where_they_are_not_finite(tmp_path, capsys, monkeypatch):
+    broken_weights(monkeypatch)
+    arguments = (QUICK, "--config.real.source=exact", f"--workdir={tmp_path / 'run'}")
+    assert launch.main(["launch.py", *arguments]) == 2
+    line = capsys.readouterr().err
+    assert re.search(r"features of \d+ of \d+ images by digits_contrastive are not finite", line)
