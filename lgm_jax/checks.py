@@ -1,7 +1,7 @@
-"""Checks of the values that options and arguments have: a typo or a number out of range is refused.
+"""Checks of the values of options and arguments: a typo or a number out of range is refused.
 
-They are for `__post_init__` of the dataclasses that hold options, so that a notebook and the command
-line refuse the same, and for functions with such arguments.
+They are for `__post_init__` of the dataclasses that hold options, so that a notebook and the
+command line refuse the same, and for functions with such arguments.
 """
 
 from __future__ import annotations

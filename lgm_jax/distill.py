@@ -17,8 +17,8 @@ from einops import rearrange, repeat
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from lgm_jax import images as image_ops
 from lgm_jax import checks, microbatch, objectives, sharding
+from lgm_jax import images as image_ops
 from lgm_jax.augment import Augmentation, augment, center_crop, to_float
 from lgm_jax.data.sampling import SAMPLINGS, step_indices
 from lgm_jax.errors import UserError
@@ -631,8 +631,8 @@ def _prepare_gradients(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -
 def _prepare_flows(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
     def sum_classes(features: Array, labels: Array, weights: Array) -> objectives.ClassSums:
         """The sums of all devices' images, less their mean, known to each."""
-        share = jax.lax.stop_gradient((jnp.sum(weights[:, None] * features, axis=0), jnp.sum(weights)))
-        summed, count = sharding.total(share, mesh)
+        total = jnp.sum(weights[:, None] * features, axis=0), jnp.sum(weights)
+        summed, count = sharding.total(jax.lax.stop_gradient(total), mesh)
         shifted = features - (summed / objectives.nonzero(count))[None, :]
         share = objectives.class_sums(shifted, labels, recipe.num_classes, weights)
         return sharding.total(share, mesh)
@@ -747,12 +747,12 @@ def make_step_along(
         levels, opt_state = descend(
             optimizer, gradient[0] if soft else gradient, state.opt_state, state.levels, state.step
         )
-        after: AnyState = State(state.step + 1, levels, opt_state)
+        after: AnyState = state._replace(step=state.step + 1, levels=levels, opt_state=opt_state)
         if isinstance(state, SoftState):
             logits, labels_opt_state = descend(
                 labels_optimizer, gradient[1], state.labels_opt_state, state.logits, state.step
             )
-            after = SoftState(*after, logits, labels_opt_state)
+            after = after._replace(logits=logits, labels_opt_state=labels_opt_state)
         sound = jnp.isfinite(loss)
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), loss
 

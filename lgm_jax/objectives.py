@@ -457,4 +457,3 @@ def _sum_of_parts(share: Callable[..., Any], start: Any, rows: int, *arrays: Arr
         return jax.tree.map(jnp.add, total, once(*part)), None
 
     return jax.lax.scan(add, start, stacked)[0]
-

@@ -127,17 +127,17 @@ def test_the_limits_themselves_are_options():
 
 
 def test_functions_refuse_the_same():
-    with pytest.raises(UserError, match="unknown kind 'pixel'.*pixels"):
+    with pytest.raises(UserError, match=r"unknown kind 'pixel'.*pixels"):
         images.level_sizes(8, "pixel")
-    with pytest.raises(UserError, match="unknown init 'nosie'.*noise"):
+    with pytest.raises(UserError, match=r"unknown init 'nosie'.*noise"):
         images.init_pyramid(KEY, 1, 8, init="nosie")
     levels = images.init_pyramid(KEY, 1, 8)
-    with pytest.raises(UserError, match="unknown init 'zeros'.*zero"):
+    with pytest.raises(UserError, match=r"unknown init 'zeros'.*zero"):
         images.grow_pyramid(levels, KEY, 1, "zeros")
     labels = np.zeros(4, np.int32)
-    with pytest.raises(UserError, match="unknown sampling 'balance'.*balanced"):
+    with pytest.raises(UserError, match=r"unknown sampling 'balance'.*balanced"):
         step_indices("balance", KEY, 0, 2, jnp.asarray(labels), 1)
-    with pytest.raises(UserError, match="unknown sampling 'balance'.*balanced"):
+    with pytest.raises(UserError, match=r"unknown sampling 'balance'.*balanced"):
         Order("balance", KEY, labels, 1)
     with pytest.raises(UserError, match="unknown crops 'out'"):
         random_box(KEY, (0.1, 1.0), (1.0, 1.0), crops="out")

@@ -84,8 +84,14 @@ def far_too_high_rate(monkeypatch):
     [
         (broken_weights, r"the loss is nan at step 1: weights of digits_contrastive are not"),
         (broken_real_features, r"the loss is nan at step 4: features of real images by digits_con"),
-        (broken_views, r"the loss is nan at step 4: features of the distilled images by digits_con"),
-        (broken_gradient, r"no longer finite after step 4: the gradient with respect to the images"),
+        (
+            broken_views,
+            r"the loss is nan at step 4: features of the distilled images by",
+        ),
+        (
+            broken_gradient,
+            r"no longer finite after step 4: the gradient with respect to the",
+        ),
         (far_too_high_rate, r"parameters have grown .*: config.learning_rate=0.03 is too high"),
     ],
 )

@@ -238,7 +238,7 @@ def test_images_that_are_the_whole_real_set_have_zero_loss(plain, backbone, memo
 
 @pytest.mark.parametrize("change", [{"kind": "pyramid"}, {"kind": "pixels"}])
 def test_starting_from_real_images_needs_pixels_and_images(change):
-    with pytest.raises((UserError, ValueError), match="needs kind=pixels|needs images"):
+    with pytest.raises((UserError, ValueError), match=r"needs kind=pixels|needs images"):
         distill.init_state(KEY, dataclasses.replace(RECIPE, init="real", **change))
 
 

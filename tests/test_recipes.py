@@ -1,5 +1,6 @@
 """The paper's recipes: every one is built and traced, and says what the tables say."""
 
+import dataclasses
 import functools
 import importlib
 from pathlib import Path

@@ -93,6 +93,7 @@ SHARED: Mapping[str, Any] = {
     "images.init": "noise",
     "images.decorrelate": True,
     "images.start_resolution": 1,
+    "augment.crops": "beyond",
     # Of 5,000 steps: a level of 256 px every 200, and 200 of 5,001.
     "images.grow_until": 0.32,
     "backbone.dtype": "bfloat16",
@@ -117,8 +118,8 @@ SHARED: Mapping[str, Any] = {
 }
 """Config keys that are the same for all: the paper's text and the code agree, or the text is silent
 and the code decides. So it does of the head: the text has a std of 1 in one place and PyTorch's
-default for a linear layer in another, the code 0.01. The code computes in float16; bfloat16 has no
-need of a scale for the loss."""
+default for a linear layer in another, the code 0.01. So it does of the law of random crops. The
+code computes in float16; bfloat16 has no need of a scale for the loss."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {

@@ -30,6 +30,7 @@ _SETTING: Mapping[str, Sequence[Any]] = {
     "backbone.pooling": ("native",),
     "backbone.revision": ("",),
     "augment.preset": (),
+    "augment.crops": (),
     **dict.fromkeys(
         [f"augment.{name}" for name in ("flip", "scale_min", "scale_max")]
         + [f"augment.{name}" for name in ("noise", "noise_mean", "noise_std")],
