@@ -1,8 +1,9 @@
 """What features say about backbones, classes and distilled images, as pure functions of them.
 
 Dimension letters: `n` real images, `s` others, `d` and `e` features of two backbones, `k` classes,
-`m` backbones. Everything but what needs gradients is numpy in float64: sums over many images, of
-which small differences matter.
+`m` backbones. Everything but what needs gradients is numpy in float64, whatever the features'
+dtype: sums over many images, of which small differences matter. Features of zero have a cosine of
+zero with all others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from scipy import stats
 
 from lgm_jax import objectives
+from lgm_jax.errors import UserError
 
 # Numbers of a table of similarities at a time: bounds memory, and results do not depend on it.
 _TABLE = 2**23
@@ -96,9 +98,14 @@ def linear_cka(features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarra
     Args:
         features_a: Features of the first backbone, a row per image.
         features_b: Those of the second, of the same images.
+
+    Raises:
+        UserError: If a backbone has the same features of all images.
     """
     a, b = (f - f.mean(axis=0, keepdims=True) for f in map(_double, (features_a, features_b)))
     cross, own_a, own_b = (np.linalg.norm(x.T @ y) for x, y in ((b, a), (a, a), (b, b)))
+    if own_a == 0 or own_b == 0:
+        raise UserError("features of all images are the same: there is nothing to align")
     return float(cross**2 / (own_a * own_b))
 
 
@@ -134,8 +141,14 @@ def normalized_transfer(accuracy: Float[np.ndarray, "m m"]) -> Float[np.ndarray,
 
     Args:
         accuracy: Accuracies in percent.
+
+    Raises:
+        UserError: If a backbone's own images reach nothing.
     """
-    return 100 * accuracy / np.diag(accuracy)[None, :]
+    own = np.diag(accuracy)[None, :]
+    if not np.all(own > 0):
+        raise UserError("images made for a backbone have an accuracy of 0 on it: nothing to divide")
+    return 100 * accuracy / own
 
 
 class Correlation(NamedTuple):
@@ -244,11 +257,15 @@ def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
 
     Raises:
         ValueError: If there are more components than images or features.
+        UserError: If features of all images are the same.
     """
     if components > min(features.shape):
         raise ValueError(f"{features.shape} features have no {components} components")
     mean = _double(features).mean(axis=0)
     _, sizes, directions = np.linalg.svd(_double(features) - mean[None], full_matrices=False)
+    # Of the same features, the mean is off by its rounding.
+    if sizes[0] <= 1e-12 * np.abs(mean).max() * len(features):
+        raise UserError("features of all images are the same: they have no principal components")
     kept = directions[:components]
     largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
     return PCA(mean, kept * np.sign(largest), (sizes**2 / (sizes**2).sum())[:components])
@@ -298,9 +315,15 @@ def outsideness(
         features_real: Features of the real images that make up the classes.
         labels_real: Their labels; at least two images of each class, of at least two classes.
         members: Whether the images are themselves among the real ones.
+
+    Raises:
+        UserError: If there are fewer images or classes, or the features of a class do not differ
+            from each other, or from those of all others on average.
     """
     features, features_real = _double(features), _double(features_real)
     classes = int(labels_real.max()) + 1
+    if classes < 2 or np.bincount(labels_real, minlength=classes).min() < 2:
+        raise UserError("classes have edges where there are two of at least two images each")
     means = np.stack([features_real[labels_real == c].mean(axis=0) for c in range(classes)])
     found = np.empty((4, len(features)))
     for label in np.unique(labels):
@@ -310,9 +333,12 @@ def outsideness(
         places = _places(features[chosen], means[label], others, own if members else 0.0)
         for row, (place, of_real) in enumerate(zip(places, real_places, strict=True)):
             # A real image is not farther out than itself, whatever the rounding.
+            edge = np.quantile(of_real, EDGE)
+            if not (np.isfinite(edge) and edge != 0):
+                raise UserError(f"features of class {label} have no edge: too many are the same")
             inner = np.searchsorted(np.sort(of_real), place - 1e-9 * np.abs(place))
             found[2 * row, chosen] = inner / len(of_real)
-            found[2 * row + 1, chosen] = place / np.quantile(of_real, EDGE)
+            found[2 * row + 1, chosen] = place / edge
     return Outsideness(*found)
 
 
@@ -359,6 +385,10 @@ def class_means_share(
         num_classes: Number of classes `k`.
         head_std: Standard deviation of the random heads' kernels.
         heads: Random heads to draw.
+
+    Returns:
+        Features that are all zero have a head gradient of their biases alone, which class means
+        explain; where a gradient is zero, shares are 0.
     """
     sums = objectives.class_sums(features, labels, num_classes)
     means = sums.features / jnp.maximum(sums.weights, 1)[:, None]
@@ -380,7 +410,11 @@ def class_means_share(
             jnp.sum(vector**2) for vector in (whole, whole - known, whole - common)
         )
         cosine = 1 - objectives.cosine_distance(whole, known)
-        return cosine, 1 - left / size, 1 - left_by_overall / size, 1 - left / left_by_overall
+        share, overall, rest = (
+            jnp.where(whole_part > 0, 1 - part / objectives.nonzero(whole_part), 0)
+            for part, whole_part in ((left, size), (left_by_overall, size), (left, left_by_overall))
+        )
+        return cosine, share, overall, rest
 
     return ClassMeansShare(*jax.lax.map(compare, jax.random.split(key, heads)))
 
@@ -407,9 +441,14 @@ def optimal_features(
 
     Returns:
         The features, and their loss.
+
+    Raises:
+        UserError: If a row to start from is zero.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     lengths = jnp.linalg.norm(start, axis=1, keepdims=True)
+    if not bool(jnp.all(lengths > 0)):
+        raise UserError("a row to start from is zero: it has no length to keep")
 
     def scale(free: Float[Array, "s d"]) -> Float[Array, "s d"]:
         return free * lengths / jnp.linalg.norm(free, axis=1, keepdims=True)
@@ -442,7 +481,8 @@ def _places(
     """
     means = (mean[None] - own * features) / (1 - own)
     ways = means - others[None]
-    along = np.sum((features - others[None]) * ways, axis=-1) / np.sum(ways**2, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        along = np.sum((features - others[None]) * ways, axis=-1) / np.sum(ways**2, axis=-1)
     return np.linalg.norm(features - means, axis=-1), along
 
 
@@ -469,7 +509,8 @@ def _parts(rows: int, columns: int) -> list[slice]:
 
 def _unit(features: np.ndarray) -> np.ndarray:
     features = _double(features)
-    return features / np.linalg.norm(features, axis=-1, keepdims=True)
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1)
 
 
 def _double(features: np.ndarray) -> np.ndarray:

@@ -59,7 +59,9 @@ def centroids(
     chosen = []
     for label in range(num_classes):
         members = np.flatnonzero(labels == label)
-        distances = np.linalg.norm(features[members] - features[members].mean(axis=0), axis=-1)
+        # In float64: a mean that all images share may be large beside the distances.
+        own = features[members].astype(np.float64)
+        distances = np.linalg.norm(own - own.mean(axis=0), axis=-1)
         chosen.append(members[np.argsort(distances, kind="stable")[:ipc]])
     return np.concatenate(chosen)
 

@@ -747,12 +747,13 @@ def make_step_along(
         levels, opt_state = descend(
             optimizer, gradient[0] if soft else gradient, state.opt_state, state.levels, state.step
         )
-        after: AnyState = state._replace(step=state.step + 1, levels=levels, opt_state=opt_state)
+        updated = State(state.step + 1, levels, opt_state)
+        after: AnyState = updated
         if isinstance(state, SoftState):
             logits, labels_opt_state = descend(
                 labels_optimizer, gradient[1], state.labels_opt_state, state.logits, state.step
             )
-            after = after._replace(logits=logits, labels_opt_state=labels_opt_state)
+            after = SoftState(*updated, logits, labels_opt_state)
         sound = jnp.isfinite(loss)
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state), loss
 
