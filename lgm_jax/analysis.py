@@ -410,11 +410,11 @@ def class_means_share(
             jnp.sum(vector**2) for vector in (whole, whole - known, whole - common)
         )
         cosine = 1 - objectives.cosine_distance(whole, known)
-        share, overall, rest = (
+        shares = (
             jnp.where(whole_part > 0, 1 - part / objectives.nonzero(whole_part), 0)
             for part, whole_part in ((left, size), (left_by_overall, size), (left, left_by_overall))
         )
-        return cosine, share, overall, rest
+        return cosine, *shares
 
     return ClassMeansShare(*jax.lax.map(compare, jax.random.split(key, heads)))
 

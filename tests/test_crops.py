@@ -146,11 +146,6 @@ def test_images_that_are_not_square_are_cropped_as_by_torchvision(height, width)
     assert ratios.max() < 1.34
 
 
-def test_a_box_that_never_fits_becomes_the_largest_in_the_middle():
-    boxes = _places(Augmentation(scale=(0.9, 1.0), ratio=(3.0, 4.0)), 60, 60)
-    np.testing.assert_allclose(boxes, np.tile([20, 0, 20, 60], (COUNT, 1)), atol=1e-2)
-
-
 @pytest.mark.parametrize("law", ["inside", "beyond"])
 @pytest.mark.parametrize(("dtype", "digits"), [(jnp.bfloat16, 2**-7), (jnp.float16, 2**-10)])
 def test_views_of_half_precision_are_those_of_float32_rounded(dtype, digits, law):

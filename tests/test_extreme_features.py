@@ -1,0 +1,116 @@
+"""Probes, baselines and analyses of degenerate features: refused, or computed soundly."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lgm_jax import analysis, baselines, probe
+from lgm_jax.errors import UserError
+
+K, D = 4, 6
+SAME = np.full((2 * K, D), 3.0, np.float32)
+
+
+def _features(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng, labels = np.random.default_rng(seed), np.arange(n) % K
+    features = np.random.default_rng(9).normal(size=(K, D))[labels] + rng.normal(size=(n, D))
+    return features.astype(np.float32), labels
+
+
+def _lbfgs(features: np.ndarray, labels: np.ndarray, ridge: float = 0.01) -> dict[str, np.ndarray]:
+    protocol = probe.Protocol(
+        epochs=60,
+        batch=1,
+        runs=1,
+        crop=1,
+        augment="none",
+        augmentation=None,
+        solver="lbfgs",
+        ridge=ridge,
+    )
+    found = probe.train_on_features(
+        jax.random.key(0), features[None, None], jnp.asarray(labels)[None], K, protocol
+    )
+    return {name: np.asarray(leaf[0], np.float64) for name, leaf in found.heads.items()}
+
+
+@pytest.mark.parametrize("shift", [0.0, 300.0])
+def test_the_probe_by_lbfgs_is_at_its_minimum_whatever_the_mean(shift):
+    features, labels = _features(10 * K)
+    features = features + np.float32(shift)
+    head, wide = _lbfgs(features, labels), features.astype(np.float64)
+    scale = 1 / np.sqrt(np.mean(wide**2))
+    # In float64, and of a head that takes the mean off, as it is the same function.
+    middle = wide.mean(0)
+    scores = (wide - middle) @ head["kernel"] + (head["bias"] + middle @ head["kernel"])
+    exp = np.exp(scores - scores.max(1, keepdims=True))
+    residual = (exp / exp.sum(1, keepdims=True) - np.eye(K)[labels]) / len(labels)
+    penalty = 0.01 * head["kernel"] / scale**2
+    gradient = (wide - middle).T @ residual + penalty
+    assert np.abs(gradient).max() < 1e-3 * np.abs(penalty).max() + 1e-6
+    # A bias is not penalised; by its rounding alone, as large as the mean, is it off.
+    assert np.abs(residual.sum(0)).max() < 1e-4
+
+
+def test_a_probe_of_features_of_zero_is_finite():
+    head = _lbfgs(np.zeros((2 * K, D), np.float32), np.arange(2 * K) % K)
+    assert np.all(head["kernel"] == 0)
+    assert np.all(np.isfinite(head["bias"]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_centroids_are_the_nearest_in_float64(dtype):
+    features, labels = _features(50 * K)
+    features = (400 * features if dtype == np.float16 else features + 30_000).astype(dtype)
+    wide = features.astype(np.float64)
+    expected = []
+    for label in range(K):
+        members = np.flatnonzero(labels == label)
+        distances = np.linalg.norm(wide[members] - wide[members].mean(0), axis=1)
+        expected.append(members[np.argsort(distances, kind="stable")[:5]])
+    found = baselines.centroids(features, labels, 5, K)
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+def test_features_of_zero_are_like_no_others():
+    features, labels = _features(5 * K)
+    features[0] = 0
+    # A row that points away from all others of its class has a cosine below zero with them.
+    alone = -features[labels == 0].sum(0, keepdims=True)
+    chosen = baselines.neighbors(features, labels, alone, np.zeros(1, int))
+    others = (
+        features[labels == 0]
+        / np.maximum(np.linalg.norm(features[labels == 0], axis=1), 1e-9)[:, None]
+    )
+    assert chosen[0] == np.flatnonzero(labels == 0)[np.argmax(others @ alone[0])]
+    near = analysis.nearest_others(features, 3)
+    assert all(i not in row for i, row in enumerate(near))
+    accuracy = analysis.nearest_accuracy(features, labels, features[1:], labels[1:])
+    assert accuracy == 100
+
+
+def test_analyses_refuse_features_that_do_not_differ():
+    features, labels = _features(2 * K)
+    with pytest.raises(UserError, match="nothing to align"):
+        analysis.linear_cka(features, SAME)
+    with pytest.raises(UserError, match="no principal components"):
+        analysis.fit_pca(SAME)
+    with pytest.raises(UserError, match="no edge"):
+        analysis.outsideness(features, labels, SAME, labels)
+    with pytest.raises(UserError, match="two images each"):
+        analysis.outsideness(features, labels, features[:K], labels[:K])
+    with pytest.raises(UserError, match="accuracy of 0"):
+        analysis.normalized_transfer(np.asarray([[0.0, 1.0], [2.0, 3.0]]))
+    with pytest.raises(UserError, match="no length to keep"):
+        analysis.optimal_features(lambda z: jnp.sum(z**2), jnp.zeros((2, D)), steps=1)
+
+
+@pytest.mark.parametrize("features", [0.0, 3.0])
+def test_class_means_explain_features_that_are_all_the_same(features):
+    labels = jnp.asarray(np.arange(2 * K) % K)
+    same = jnp.full((2 * K, D), features)
+    shares = analysis.class_means_share(jax.random.key(0), same, labels, K, head_std=0.1, heads=2)
+    assert all(np.all(np.isfinite(values)) for values in shares)
