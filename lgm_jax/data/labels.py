@@ -284,7 +284,8 @@ def _present(values: Any, count: int, what: str) -> tuple[np.ndarray, np.ndarray
     far = array[has][np.abs(array[has].astype(np.float64)) >= 2**31]
     if len(far):
         raise UserError(f"{what} labels have {far[0]}: no class has such a number")
-    whole = np.where(has, array, _MISSING).astype(np.int64)
+    whole = np.full(count, _MISSING, np.int64)
+    whole[has] = array[has]
     has &= whole != _MISSING
     return whole[has], has
 
