@@ -394,6 +394,9 @@ def class_means_share(
     means = sums.features / jnp.maximum(sums.weights, 1)[:, None]
     overall = jnp.broadcast_to(jnp.mean(features, axis=0, keepdims=True), means.shape)
 
+    def explained(rest: Array, whole: Array) -> Array:
+        return jnp.where(whole > 0, 1 - rest / objectives.nonzero(whole), 0)
+
     def compare(key: Key[Array, ""]) -> tuple[Array, Array, Array, Array]:
         head = objectives.init_head(key, features.shape[1], num_classes, head_std)
         # The mean of a class counts once for each of its images.
@@ -410,11 +413,12 @@ def class_means_share(
             jnp.sum(vector**2) for vector in (whole, whole - known, whole - common)
         )
         cosine = 1 - objectives.cosine_distance(whole, known)
-        shares = (
-            jnp.where(whole_part > 0, 1 - part / objectives.nonzero(whole_part), 0)
-            for part, whole_part in ((left, size), (left_by_overall, size), (left, left_by_overall))
+        return (
+            cosine,
+            explained(left, size),
+            explained(left_by_overall, size),
+            explained(left, left_by_overall),
         )
-        return cosine, *shares
 
     return ClassMeansShare(*jax.lax.map(compare, jax.random.split(key, heads)))
 
