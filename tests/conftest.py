@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Files of which one test takes minutes: the first to begin, so that no worker waits for them.
-_LONG = ("test_sharding.py", "test_interrupts.py", "test_hosts.py", "test_launch.py")
+_LONG = ("test_sharding.py", "test_hosts.py", "test_launch.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

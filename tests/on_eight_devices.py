@@ -87,17 +87,26 @@ def assert_close(actual: Any, expected: Any, count: int) -> None:
 @pytest.mark.parametrize(
     ("source", "num_classes", "changes", "devices"),
     [
-        ("stream", 10, {}, [1, 2, 4, 8]),
+        ("stream", 10, {}, [2, 8]),
+        pytest.param("stream", 10, {}, [1, 4], marks=pytest.mark.slow),
         ("stream", 4, {"copies": 3}, [8]),
-        ("stream", 8, {"ipc": 2}, [8]),
-        ("cached", 10, {}, [8]),
+        # Two images of each class are below too, in microbatches.
+        pytest.param("stream", 8, {"ipc": 2}, [8], marks=pytest.mark.slow),
+        pytest.param("cached", 10, {}, [8], marks=pytest.mark.slow),
         ("cached", 1000, {"copies": 1}, [8]),
-        ("exact", 10, {}, [4, 8]),
+        ("exact", 10, {}, [8]),
+        pytest.param("exact", 10, {}, [4], marks=pytest.mark.slow),
         ("stream", 10, {"objective": "sfm", "sampling": "balanced"}, [8]),
         # More synthetic views than features, and fewer.
         ("cached", 10, {"objective": "clp"}, [8]),
         ("exact", 5, {"objective": "clp", "copies": 1}, [3]),
-        ("exact", 10, {"objective": "clp", "head_per_copy": True, "center_crop_copies": 1}, [8]),
+        pytest.param(
+            "exact",
+            10,
+            {"objective": "clp", "head_per_copy": True, "center_crop_copies": 1},
+            [8],
+            marks=pytest.mark.slow,
+        ),
         ("cached", 5, {"label_kind": "soft"}, [3]),
     ],
 )
@@ -189,7 +198,12 @@ def test_batches_drawn_on_the_host_are_divided_and_padded():
 @pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize(
     ("source", "objective"),
-    [("stream", "lgm"), ("cached", "lgm"), ("exact", "lgm"), ("exact", "sfm")],
+    [
+        ("stream", "lgm"),
+        pytest.param("cached", "lgm", marks=pytest.mark.slow),
+        pytest.param("exact", "lgm", marks=pytest.mark.slow),
+        ("exact", "sfm"),
+    ],
 )
 def test_devices_exchange_two_sums_and_nothing_else(source, objective):
     recipe = make_recipe(10, source, objective=objective)
@@ -236,7 +250,10 @@ def test_states_are_padded_and_cut_to_what_they_were():
         jax.tree.map(np.testing.assert_array_equal, back, state)
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (5, 2)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(8, 1), (1, 8), pytest.param(5, 2, marks=pytest.mark.slow)],
+)
 def test_checkpoints_go_on_on_another_number_of_devices(before, after, tmp_path):
     recipe = make_recipe(10, "exact")
     expected = expect(recipe)[2]
@@ -297,8 +314,9 @@ def test_features_do_not_depend_on_devices(monkeypatch):
     ("solver", "augment", "numbers"),
     [
         ("adam", "fresh", [8]),
-        ("adam", "views", [3, 8]),
-        ("adam", "none", [8]),
+        ("adam", "views", [3]),
+        pytest.param("adam", "views", [8], marks=pytest.mark.slow),
+        pytest.param("adam", "none", [8], marks=pytest.mark.slow),
         ("lbfgs", "views", [8]),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
 from tools import write_results
@@ -14,6 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SHORT = {"COPIES, STEPS = 3, 120": "COPIES, STEPS = 1, 4"}
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch):
     matplotlib.use("Agg")
     cells = json.loads((DOCS / "ablations.ipynb").read_text())["cells"]

@@ -108,6 +108,7 @@ def test_nothing_that_handles_errors_swallows_it():
     assert not issubclass(Interrupted, Exception)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_one_left_alone(tmp_path):
     """`tools/kill_runs.py` in short; its 50 kills are for people to wait for."""
     arguments = ["tools/kill_runs.py", "--kills=1", f"--out={tmp_path / 'runs'}", "--", *SHORT]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import launch
 import lgm_jax
@@ -30,8 +31,9 @@ def run_on_eight_devices(*command: str) -> str:
     return done.stdout
 
 
-def test_laws_of_many_devices():
-    output = run_on_eight_devices("-m", "pytest", "-q", "tests/on_eight_devices.py")
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_laws_of_many_devices(which):
+    output = run_on_eight_devices("-m", "pytest", "-q", "tests/on_eight_devices.py", "-m", which)
     assert " passed" in output
     assert "skipped" not in output
 
