@@ -351,20 +351,29 @@ def open_session(
     source = None
     if config.images.source:
         source = read_source(config.images.source, dataset, resolution, config.ipc)
-    identity = identify(
-        recipe, config.seed, distilled_against, weights, dataset.fingerprint, crop_at, source
-    )
+
+    def identity_of(recipe: distill.Recipe) -> dict[str, Any]:
+        return identify(
+            recipe, config.seed, distilled_against, weights, dataset.fingerprint, crop_at, source
+        )
+
+    identity = identity_of(recipe)
     workdir = os.fspath(paths.locate(workdir))
     begun = runs.begun(epath.Path(workdir)) or {}
-    every = _growth_of(begun, identity)
-    if config.images.grow_every is None and every not in (None, recipe.grow_every):
+    # What else the identity has may follow from it, such as whether a first level is told.
+    every = begun.get("identity", {}).get(_GROW_EVERY, distill.Recipe.grow_every)
+    as_begun = dataclasses.replace(recipe, grow_every=every)
+    if (
+        config.images.grow_every is None
+        and as_begun != recipe
+        and identity_of(as_begun) == begun.get("identity")
+    ):
         print(
             f"note: {workdir} goes on with {_GROW_EVERY}={every}, as it began; begun anew, "
             f"config.steps={config.steps} would make it {recipe.grow_every}"
         )
         command = command and f"{command} --config.{_GROW_EVERY}={every}"
-        recipe = dataclasses.replace(recipe, grow_every=every)
-        identity = {**identity, _GROW_EVERY: every}
+        recipe, identity = as_begun, identity_of(as_begun)
     settings = {**flat, _GROW_EVERY: recipe.grow_every}
     if begun.get("identity") == identity:
         # A start for some stages leaves out of the record none that others were for.
@@ -498,13 +507,6 @@ def identify(
         **({} if crop_at == "center" else {"data.crop": crop_at}),
         **({} if source is None else {"images.source": content_hash(source)}),
     }
-
-
-def _growth_of(begun: Mapping[str, Any], identity: Mapping[str, Any]) -> int | None:
-    """The `images.grow_every` of a run that has begun, if it is this one in all else."""
-    found, default = begun.get("identity", {}), distill.Recipe.grow_every
-    same = {**found, _GROW_EVERY: default} == {**identity, _GROW_EVERY: default}
-    return found.get(_GROW_EVERY, default) if same else None
 
 
 def _value(config: ConfigDict, key: str) -> Any:

@@ -99,6 +99,8 @@ def images(workdir):
 
 def test_two_processes_read_one_batch_and_one_goes_on(tmp_path, capsys):
     arguments = [DISTILL, "--config.data.placement=host", "--config.data.workers=0"]
+    # By itself it would follow the steps, of which there are two numbers.
+    arguments.append("--config.images.grow_every=1")
     together = run(2, tmp_path / "two", *arguments, "--config.steps=3")
     assert "steps 0 to 3, 2 devices, 2 processes" in together
     # This process is the one that goes on, and the one that is never two.

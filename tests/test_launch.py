@@ -389,6 +389,16 @@ def test_workdir_of_another_distillation_is_refused_by_key(run_copy, capsys):
     assert snapshot(run_copy) == before
 
 
+def test_a_run_too_short_to_grow_goes_on_as_it_began(tmp_path, capsys):
+    command = ["launch.py", "--config=configs/quickstart.py:quick", "--config.stages=distill"]
+    for steps in (3, 5):
+        arguments = [*command, f"--workdir={tmp_path / 'run'}", f"--config.steps={steps}"]
+        assert launch.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "goes on with images.grow_every=0, as it began" in said
+    assert "steps 3 to 5" in said
+
+
 def test_fewer_steps_than_were_made_are_refused(run_copy, capsys):
     before = snapshot(run_copy / "distilled") | snapshot(run_copy / "checkpoints")
     line = refuse(capsys, QUICK, "--config.steps=2", workdir=run_copy)
