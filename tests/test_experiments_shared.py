@@ -170,9 +170,9 @@ def test_the_program_takes_the_runs_that_are_free(tmp_path, vit_folder, capsys, 
     run_stages = launch.run_stages
 
     def run_and_free(config, folder, *rest):
-        if config.copies == 2:
-            threading.Timer(1.0, file.close).start()
-        return run_stages(config, folder, *rest)
+        made = run_stages(config, folder, *rest)
+        file.close()
+        return made
 
     monkeypatch.setattr(launch, "run_stages", run_and_free)
     assert launch.main(arguments) == 0
