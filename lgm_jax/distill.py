@@ -630,12 +630,11 @@ def _prepare_gradients(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -
 
 def _prepare_flows(recipe: Recipe, key: Key[Array, ""], mesh: Mesh | None) -> Prepare:
     def sum_classes(features: Array, labels: Array, weights: Array) -> objectives.ClassSums:
-        """The sums of all devices' images, less their mean, known to each."""
-        total = jnp.sum(weights[:, None] * features, axis=0), jnp.sum(weights)
-        summed, count = sharding.total(jax.lax.stop_gradient(total), mesh)
-        shifted = features - (summed / objectives.nonzero(count))[None, :]
-        share = objectives.class_sums(shifted, labels, recipe.num_classes, weights)
-        return sharding.total(share, mesh)
+        """The sums of all devices' images, known to each."""
+        total = functools.partial(sharding.total, mesh=mesh)
+        return objectives.shifted_class_sums(
+            features, labels, recipe.num_classes, weights, total=total
+        )
 
     def prepare(features_real: Array, labels_real: Array, step: Int[Array, ""]) -> Match:
         weights_real = _weights(features_real, labels_real)

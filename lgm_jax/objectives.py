@@ -193,6 +193,32 @@ def class_sums(
     return _sum_of_parts(share, start, rows, features, labels, weights)
 
 
+def shifted_class_sums(
+    features: Float[Array, "n d"],
+    labels: Labels,
+    num_classes: int,
+    weights: Float[Array, " n"] | None = None,
+    *,
+    total: Callable[[Any], Any] = lambda sums: sums,
+) -> ClassSums:
+    """`class_sums` of features less their mean, which is nothing to a flow.
+
+    A mean that is large beside the differences between classes would take digits from them.
+
+    Args:
+        features: One row per image.
+        labels: As for `class_sums`.
+        num_classes: Number of classes `k`.
+        weights: As for `class_sums`.
+        total: Adds up sums over all devices, where each has a part of the set.
+    """
+    features, weights = _weighted(features, weights)
+    own = jnp.sum(weights[:, None] * features, axis=0), jnp.sum(weights)
+    summed, weight = total(jax.lax.stop_gradient(own))
+    shifted = features - (summed / nonzero(weight))[None, :]
+    return total(class_sums(shifted, labels, num_classes, weights))
+
+
 def class_flows(sums: ClassSums, present: Float[Array, " k"]) -> Float[Array, "k d"]:
     """The flow of every class: the mean of the other classes' means, minus its own.
 
@@ -231,8 +257,7 @@ def flow_matching_loss(
 
     A flow is k / (k - 1) times the mean of all class means minus the class's own. So the loss is
     that of centred class means: it is the same when either set is shifted, or scaled, or when both
-    are rotated together. Each set is shifted to its mean first, so that one which is large beside
-    the differences between classes takes no digits from them.
+    are rotated together.
 
     Source: statistical flow matching, arXiv 2602.05391.
 
@@ -245,15 +270,9 @@ def flow_matching_loss(
         weights_syn: Weight of each synthetic image.
         weights_real: Weight of each real image.
     """
-
-    def sums(features: Array, labels: Array, weights: Array | None) -> ClassSums:
-        features, weights = _weighted(features, weights)
-        mean = jnp.sum(weights[:, None] * features, axis=0) / nonzero(jnp.sum(weights))
-        shifted = features - jax.lax.stop_gradient(mean)[None, :]
-        return class_sums(shifted, labels, num_classes, weights)
-
     return flow_distance(
-        sums(features_syn, labels_syn, weights_syn), sums(features_real, labels_real, weights_real)
+        shifted_class_sums(features_syn, labels_syn, num_classes, weights_syn),
+        shifted_class_sums(features_real, labels_real, num_classes, weights_real),
     )
 
 
