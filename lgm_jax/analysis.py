@@ -103,9 +103,9 @@ def linear_cka(features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarra
         UserError: If a backbone has the same features of all images.
     """
     a, b = (f - f.mean(axis=0, keepdims=True) for f in map(_double, (features_a, features_b)))
-    cross, own_a, own_b = (np.linalg.norm(x.T @ y) for x, y in ((b, a), (a, a), (b, b)))
-    if own_a == 0 or own_b == 0:
+    if _agree(a, features_a) or _agree(b, features_b):
         raise UserError("features of all images are the same: there is nothing to align")
+    cross, own_a, own_b = (np.linalg.norm(x.T @ y) for x, y in ((b, a), (a, a), (b, b)))
     return float(cross**2 / (own_a * own_b))
 
 
@@ -262,10 +262,10 @@ def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
     if components > min(features.shape):
         raise ValueError(f"{features.shape} features have no {components} components")
     mean = _double(features).mean(axis=0)
-    _, sizes, directions = np.linalg.svd(_double(features) - mean[None], full_matrices=False)
-    # Of the same features, the mean is off by its rounding.
-    if sizes[0] <= 1e-12 * np.abs(mean).max() * len(features):
+    centred = _double(features) - mean[None]
+    if _agree(centred, features):
         raise UserError("features of all images are the same: they have no principal components")
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
     kept = directions[:components]
     largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
     return PCA(mean, kept * np.sign(largest), (sizes**2 / (sizes**2).sum())[:components])
@@ -329,12 +329,13 @@ def outsideness(
     for label in np.unique(labels):
         chosen, real = labels == label, features_real[labels_real == label]
         others, own = np.delete(means, label, axis=0).mean(axis=0), 1 / len(real)
+        alike = _agree(real - means[label], real) or _agree(means[label] - others, features_real)
         real_places = _places(real, means[label], others, own)
         places = _places(features[chosen], means[label], others, own if members else 0.0)
         for row, (place, of_real) in enumerate(zip(places, real_places, strict=True)):
             # A real image is not farther out than itself, whatever the rounding.
             edge = np.quantile(of_real, EDGE)
-            if not (np.isfinite(edge) and edge != 0):
+            if alike or not (np.isfinite(edge) and edge != 0):
                 raise UserError(f"features of class {label} have no edge: too many are the same")
             inner = np.searchsorted(np.sort(of_real), place - 1e-9 * np.abs(place))
             found[2 * row, chosen] = inner / len(of_real)
@@ -509,6 +510,12 @@ def _parts(rows: int, columns: int) -> list[slice]:
     """Rows of a table, so few at a time that it takes little memory."""
     step = max(1, _TABLE // columns)
     return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def _agree(differences: np.ndarray, features: np.ndarray) -> bool:
+    """Whether differences of features from their mean are no more than the mean's rounding."""
+    rounding = len(features) * np.finfo(np.float64).eps
+    return bool(np.abs(differences).max() <= rounding * np.abs(features).max())
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from lgm_jax import analysis, baselines, probe
 from lgm_jax.errors import UserError
 
 K, D = 4, 6
-SAME = np.full((2 * K, D), 3.0, np.float32)
 
 
 def _features(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +91,35 @@ def test_features_of_zero_are_like_no_others():
     assert accuracy == 100
 
 
-def test_analyses_refuse_features_that_do_not_differ():
-    features, labels = _features(2 * K)
+@pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.parametrize("value", [3.0, 0.1, 1 / 3, 1e-5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_analyses_refuse_features_that_do_not_differ(value, n, dtype):
+    """Also where the mean of the same numbers is another one, by its rounding."""
+    features, labels = _features(n * K)
+    same = np.full((n * K, D), value, dtype)
     with pytest.raises(UserError, match="nothing to align"):
-        analysis.linear_cka(features, SAME)
+        analysis.linear_cka(features, same)
     with pytest.raises(UserError, match="no principal components"):
-        analysis.fit_pca(SAME)
+        analysis.fit_pca(same)
     with pytest.raises(UserError, match="no edge"):
-        analysis.outsideness(features, labels, SAME, labels)
+        analysis.outsideness(features, labels, same, labels)
+    some = np.where(labels[:, None] == 1, same, features)
+    with pytest.raises(UserError, match="class 1 have no edge"):
+        analysis.outsideness(features, labels, some, labels)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 30.0])
+def test_analyses_take_features_that_hardly_differ(shift):
+    features, labels = _features(10 * K)
+    features = np.float32(shift) + np.float32(1e-5) * features
+    assert analysis.linear_cka(features, features) == pytest.approx(1)
+    assert analysis.fit_pca(features).share[0] > 0
+    assert np.all(np.isfinite(analysis.outsideness(features, labels, features, labels)))
+
+
+def test_analyses_refuse_what_they_cannot_measure():
+    features, labels = _features(2 * K)
     with pytest.raises(UserError, match="two images each"):
         analysis.outsideness(features, labels, features[:K], labels[:K])
     with pytest.raises(UserError, match="accuracy of 0"):
