@@ -72,8 +72,8 @@ def find_cause(
             name = f"features of the distilled images by {backbone.name}"
             return f"{name} are not finite, and {grown}" if size > _GROWN else _overflow(name)
     return (
-        f"features of real and of distilled images are finite, so that objective={recipe.objective}"
-        " makes it of them, or a device erred"
+        "weights, pixels and features of real and of distilled images are finite: "
+        f"config.objective={recipe.objective} overflows on them, or a device made an error"
     )
 
 

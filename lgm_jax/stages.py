@@ -292,7 +292,7 @@ def _distill(
     tracker = tracking.open_trackers(split_list(config.track), run.path, int(state.step))
     bar = StepProgress(int(state.step), config.steps, recipe.batch, mesh.local_devices)
     before = None
-    check = functools.partial(_check_finite, session, mesh, size, checkpoints)
+    check = functools.partial(_check_finite, session, mesh, size, feed, checkpoints)
     agree = _make_agree(mesh)
     trace = StepTrace(run.path / runs.PROFILE, config.profile if hosts.is_first() else 0)
     with (
@@ -642,6 +642,7 @@ def _check_finite(
     session: Session,
     mesh: Mesh,
     size: int,
+    feed: _Feed,
     checkpoints: Checkpoints,
     step: int,
     loss: jax.Array | None,
@@ -659,15 +660,18 @@ def _check_finite(
     newest = checkpoints.latest_step()
     saved = f"checkpoint {newest} is sound" if newest else "there is no checkpoint yet"
     with contextlib.ExitStack() as workers:
-        # Anew, since the host's batches have been thrown away.
-        feed = _feed(session, mesh, size, workers)
+        if session.on_host:
+            # Anew, since the batches that it has read have been thrown away.
+            feed = _feed(session, mesh, size, workers)
+        # A step that failed counts for none, and the one after it may have come to an end.
+        failed = state._replace(step=state.step * 0 + (step - 1))
         cause = diagnosis.find_cause(
             session.recipe,
             session.key,
             session.backbones,
             feed.reals,
             feed.sources(step - 1),
-            state,
+            failed,
             mesh=mesh,
             specs=feed.specs,
         )

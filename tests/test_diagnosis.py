@@ -97,13 +97,23 @@ def far_too_high_rate(monkeypatch):
 )
 def test_the_message_names_what_was_not_finite(break_it, cause, tmp_path, capsys, monkeypatch):
     break_it(monkeypatch)
-    arguments = (QUICK, "--config.stages=distill", f"--workdir={tmp_path / 'run'}")
-    assert launch.main(["launch.py", *arguments]) == 2
+    # A pyramid that grows at every step would have its numbers made smaller, and Adam anew.
+    arguments = (QUICK, "--config.stages=distill", "--config.images.grow_every=0")
+    assert launch.main(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"]) == 2
     line = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", line)
     assert re.search(cause, line), line
     assert ("learning_rate" in line) == (break_it is far_too_high_rate)
     assert not (tmp_path / "run" / "distilled").exists()
+
+
+def test_the_cause_is_sought_with_what_the_run_has_on_the_device(tmp_path, capsys, monkeypatch):
+    broken_views(monkeypatch)
+    arguments = (QUICK, "--config.stages=distill", "--config.real.source=exact")
+    assert launch.main(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"]) == 2
+    out, line = capsys.readouterr()
+    assert "features of the distilled images by digits_contrastive are not finite" in line
+    assert out.count("real features: ") == 1
 
 
 def test_features_to_keep_are_refused_where_they_are_not_finite(tmp_path, capsys, monkeypatch):
