@@ -84,7 +84,8 @@ def interval(name: str, value: Any, high: int | float) -> None:
     if not isinstance(value, tuple) or len(value) != 2:
         raise UserError(f"{name} must be a tuple of two numbers, not {value!r}")
     for number in value:
-        in_range(name, number, math.nextafter(0, 1), high)
+        in_range(name, number, 0, high)
+        positive(name, number)
     if value[0] > value[1]:
         raise UserError(f"{name} must not fall, as from {value[0]:g} to {value[1]:g}")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import backbones, checks, distill, images, plan, probe
+from lgm_jax import backbones, checks, data, distill, images, plan, probe
 from lgm_jax.augment import Augmentation, random_box
 from lgm_jax.data.sampling import Order, step_indices
 from lgm_jax.errors import UserError
@@ -124,6 +124,27 @@ def test_the_limits_themselves_are_options():
     ):
         dataclasses.replace(RECIPE, **changes)
     Augmentation(1.0, (1.0, 1.0), (0.1, 0.1), 0.0, -1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on_bad_image": "skp"},
+        {"val_fraction": -0.1},
+        {"val_fraction": 2.0},
+        {"val_fraction": NAN},
+        {"seed": -1},
+        {"resolution": 0},
+    ],
+)
+def test_a_data_set_is_refused_by_the_name_of_the_value_that_is_wrong(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        data.load_dataset("digits", **{"resolution": 32, **options})
+
+
+def test_an_interval_begins_above_zero():
+    with pytest.raises(UserError, match=r"scale must be above 0, not 0\.0"):
+        Augmentation(scale=(0.0, 1.0))
 
 
 def test_functions_refuse_the_same():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lgm_jax import checks
 from lgm_jax.data import imagenet, tfds
 from lgm_jax.data.arrays import from_arrays, load_npz
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
@@ -90,10 +91,15 @@ def load_dataset(
             images beforehand and leaves them out.
 
     Raises:
-        UserError: If the name is unknown, the folder is missing, not needed or not readable, or
-            the labels are not in order.
+        UserError: If the name or a value is unknown or out of range, the folder is missing, not
+            needed or not readable, or the labels are not in order.
     """
     check_name(name)
+    checks.in_range("resolution", resolution, 1, whole=True)
+    checks.in_range("seed", seed, 0, 2**31 - 1, whole=True)
+    if val_fraction is not None:
+        checks.in_range("val_fraction", val_fraction, 0, 0.9)
+    checks.one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
     load = _SOURCES.get(name, _tfds)
     if label and load not in (_huggingface, _tfds):
         raise UserError(f"{name} has no columns: leave config.data.label empty")
