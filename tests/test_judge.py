@@ -63,7 +63,7 @@ def test_findings_of_accuracies(changes, expected):
 def test_findings_name_the_backbone_and_the_numbers():
     (found,) = judge(results_of({"near": GOOD | {"full": 52.0}, "far": GOOD}))
     assert found.backbone == "near"
-    assert found.text.startswith("On near, all real images give 52.0 %, fewer than")
+    assert found.text.startswith("On near, all real images reach 52.0 %, less than")
     assert "the distilled images (80.0 %)" in found.text
     assert "probe.full_epochs" in found.text
 
@@ -114,7 +114,7 @@ def test_page_and_comparison_warn_of_images_that_are_worse_than_random_ones(tmp_
     assert report.main([str(good), str(bad), f"--out={out}"]) == 0
     compared = out.read_text()
     assert compared.count('class="notice warning"') == 2
-    assert "near (bad): On near, the distilled images give 38.0 %" in compared
+    assert "near (bad): On near, the distilled images reach 38.0 %" in compared
 
 
 def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
@@ -125,7 +125,7 @@ def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
     ]
     result = Result("Table", [Table("t", "row", [], [], {})])
     text = to_markdown(runner.with_findings(result, outcomes))
-    assert "- seed 1: worse than random images. On near, the distilled images give 40.0 %" in text
+    assert "- seed 1: worse than random images. On near, the distilled images reach 40.0 %" in text
     assert "seed 0" not in text
     assert "seed 11" not in text
     assert "- and 2 more" in text

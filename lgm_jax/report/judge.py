@@ -124,7 +124,7 @@ def _judge_accuracies(
         found.append(
             (
                 "cannot be right",
-                f"all real images give {means['full']:.1f} %, fewer than {few}: the classifier on "
+                f"all real images reach {means['full']:.1f} %, less than {few}: the classifier on "
                 "all of them has not learned what it can, and nothing can be measured against it. "
                 "Raise probe.full_epochs.",
             )
@@ -138,7 +138,7 @@ def _judge_accuracies(
             found.append(
                 (
                     "no better than guessing",
-                    f"{_CALLED[name]} give {means[name]:.1f} %, no more than guessing "
+                    f"{_CALLED[name]} reach {means[name]:.1f} %, no more than guessing "
                     f"({guess:.3g} %).",
                 )
             )
@@ -148,7 +148,7 @@ def _judge_accuracies(
         found.append(
             (
                 "no better than random images" if unsure else "worse than random images",
-                f"the distilled images give {means['distilled']:.1f} %, fewer than random real "
+                f"the distilled images reach {means['distilled']:.1f} %, less than random real "
                 f"images ({means['random']:.1f} %){', which may be chance' if unsure else ''}.",
             )
         )
