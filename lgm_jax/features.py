@@ -23,10 +23,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from lgm_jax import checks, compilation, hosts, sharding
-from lgm_jax.augment import Augmentation, augment
+from lgm_jax.augment import Augmentation, augment, to_float
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
-from lgm_jax.distill import to_float
 from lgm_jax.errors import UserError, naming
 from lgm_jax.progress import progress
 

@@ -22,9 +22,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from lgm_jax import checks, compilation, objectives, sharding
-from lgm_jax.augment import Augmentation, augment
+from lgm_jax.augment import Augmentation, augment, to_float
 from lgm_jax.backbones import Backbone
-from lgm_jax.distill import to_float
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress
 

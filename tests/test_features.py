@@ -16,10 +16,9 @@ import pytest
 from etils import epath
 
 from lgm_jax import features
-from lgm_jax.augment import Augmentation, augment, center_crop
+from lgm_jax.augment import Augmentation, augment, center_crop, to_float
 from lgm_jax.backbones import Backbone, load
 from lgm_jax.data.dataset import ArraySplit, Split
-from lgm_jax.distill import to_float
 from lgm_jax.features import Rows, Views, embed
 
 KEY = jax.random.key(3)
