@@ -158,6 +158,8 @@ def test_a_key_of_another_architecture_is_never_left_out(folder):
         (b"\r\n<HTML lang=en>", ("is a web page, not the file",)),
         (b"", ("is empty",)),
         (b" \n", ("is empty",)),
+        (b'{"error":"Repository not found"}', ("is a server's error", "download it again")),
+        (b"PK\x03\x04archive/data.pkl", ("is a zip archive, perhaps of torch.save",)),
     ],
 )
 def test_what_lies_in_the_place_of_a_file_is_called_what_it_is(folder, name, content, words):
@@ -177,6 +179,17 @@ def test_a_pointer_in_the_place_of_an_index_or_a_shard_is_called_one(folder):
     load(folder)
     (folder / shard).write_bytes(pointer)
     assert f"{shard} is a Git LFS pointer" in _refusal(folder)
+
+
+def test_a_config_with_a_byte_order_mark_is_read(folder):
+    path = folder / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    load(folder)
+
+
+def test_a_home_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load(f"~/{folder.name}").fingerprint == load(folder).fingerprint
 
 
 def _keys(folder: Path) -> list[str]:

@@ -310,7 +310,8 @@ def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
     entry = specs.NAMES[str(source)] if _registered(source) else None
     if entry is not None and entry.folder is None:
         return _from_sources(entry, revision)
-    folder = (entry and entry.folder) or Path(source)
+    # A shell leaves the `~` of --config.backbone.name=~/weights as it is.
+    folder = (entry and entry.folder) or Path(os.path.expanduser(source))
     if os.path.isdir(folder):
         if revision:
             raise UserError(

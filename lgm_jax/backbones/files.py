@@ -31,6 +31,8 @@ _STAND_INS = (
     (b"<!doctype html", "is a web page, not the file: download it again"),
     (b"<html", "is a web page, not the file: download it again"),
     (b"<?xml", "is an XML answer of a server, not the file: download it again"),
+    (b'{"error"', "is a server's error, not the file: download it again"),
+    (b"pk\x03\x04", "is a zip archive, perhaps of torch.save, under another file's name"),
 )
 # The hub's cache has a repository `owner/name` in `models--owner--name/snapshots/<commit>`.
 _CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")
@@ -357,7 +359,7 @@ def _shards(index: Path) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     check_content(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     # Broken text, broken JSON, and numbers of thousands of digits.
