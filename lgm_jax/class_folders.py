@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import looks, plain
 
 if TYPE_CHECKING:
     from lgm_jax.data.listing import Listing
 
 METADATA = "metadata.jsonl"
+# The number before a class's name: `3_cat`, `003-cat`, `3 cat`, `003.cat`; of `0.5` it is none.
+NUMBER_BEFORE = re.compile(r"^(\d+)(?:[ _-]|\. ?(?!\d))(?=.)")
 NUMBERED = "<label>_<name> folders"
 NUMBERS = "the numbers of its classes"
 
@@ -81,6 +83,9 @@ def find_classes(folder: Path) -> list[ClassFolders]:
         shorter.setdefault(_IMAGE_NUMBER.sub("", stem) or stem, []).append(path)
         whole.setdefault(stem, []).append(path)
     ways = [way for way in (shorter, whole) if len(way) > 1]
+    described = _by_metadata(root, files, inside, listing.notes())
+    if described is not None:
+        return [described]
     if not ways:
         raise UserError(f"{folder} has images of one class only, {files[0]} for example")
     distinct = ways[:1] if shorter.keys() == whole.keys() else ways
@@ -162,8 +167,8 @@ def _label(
     files = {name: sorted(path.removeprefix(prefix) for path in groups[name]) for name in names}
     metadata = epath.Path(root / METADATA)
     described = _describe(metadata, set(names)) if metadata.is_file() else {}
-    pairs = [re.fullmatch(r"(\d+)[_-](.+)", name) for name in names]
-    shown = [match[2] if match else name for match, name in zip(pairs, names, strict=True)]
+    pairs = [NUMBER_BEFORE.match(name) for name in names]
+    shown = [NUMBER_BEFORE.sub("", name) for name in names]
     labels: list[int] | None
     by: str | None
     if any("label" in entry for entry in described.values()):
@@ -188,6 +193,44 @@ def _label(
         [files[names[i]] for i in order],
         [plain(called[i]) for i in order],
         by,
+        notes,
+    )
+
+
+def _by_metadata(
+    root: Path, files: Sequence[str], inside: str, notes: Sequence[str]
+) -> ClassFolders | None:
+    """Files in no class folders, as metadata label each; `None` where none is labelled.
+
+    Raises:
+        UserError: If one is not, or labels do not count the classes from 0.
+    """
+    metadata = epath.Path(root / METADATA)
+    own = [path.removeprefix(f"{inside}/" if inside else "") for path in files]
+    entries = {e["file_name"]: e for e in read_metadata(metadata)} if metadata.is_file() else {}
+    said = {
+        path: (entry.get("label"), entry.get("class_name"))
+        for path in own
+        if (entry := entries.get(path)) and entry.keys() & {"label", "class_name"}
+    }
+    if not said:
+        return None
+    lacking = [path for path in own if path not in said]
+    if lacking:
+        raise UserError(f"{metadata} says no label of {list_some(lacking)}")
+    numbered = all(label is not None for label, _ in said.values())
+    classes = sorted(set(said.values()), key=lambda each: each if numbered else (0, each[1] or ""))
+    labels = [label for label, _ in classes]
+    if numbered and labels != list(range(len(classes))):
+        raise UserError(
+            f"{metadata} has labels {list_some(list(map(str, labels)))}: expected 0 to "
+            f"{len(classes) - 1}, each with one class_name"
+        )
+    return ClassFolders(
+        root,
+        [[path for path in own if said[path] == each] for each in classes],
+        [plain(name or label) for label, name in classes],
+        METADATA if numbered else None,
         notes,
     )
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from lgm_jax import paths
 from lgm_jax.class_folders import (
+    NUMBER_BEFORE,
     NUMBERED,
     NUMBERS,
     SAVE_AS_ARRAYS,
@@ -26,6 +27,7 @@ from lgm_jax.class_folders import (
 from lgm_jax.data import imagenet
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.decode import resize_and_crop
+from lgm_jax.data.labels import read_labels
 from lgm_jax.distilled import (
     ARRAYS,
     DistilledSet,
@@ -106,9 +108,19 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
         images = images.astype(np.float32) / 255
     elif images.dtype.kind == "f":
         images = images.astype(np.float32)
-    count = int(labels.max(initial=-1)) + 1 if labels.dtype.kind in "iu" else 0
-    names = arrays.get("class_names", np.arange(count).astype(np.str_))
-    return check_arrays(path, images, labels, names, arrays.get("probabilities"))
+    named = "class_names" in arrays
+    read = read_labels(
+        labels,
+        len(images) if images.ndim else 0,
+        where=str(path),
+        split="train",
+        names=arrays["class_names"].reshape(-1).tolist() if named else None,
+    )
+    names = np.asarray(read.names, np.str_)
+    found = check_arrays(path, images, read.numbers, names, arrays.get("probabilities"))
+    if named:
+        return found
+    return dataclasses.replace(found, labelled_by=None if labels.dtype.kind in "SU" else NUMBERS)
 
 
 def _from_arrays(
@@ -229,19 +241,15 @@ def _ways_to_name(
 ) -> list[tuple[str, list[str], Callable[[str], str]]]:
     """Rules by which names may be compared: the rule, the data set's names, and theirs."""
     known = list(map(str, dataset.class_names))
-    bare = functools.partial(re.sub, r"^\d+[_-]", "")
-    ways: list[tuple[str, list[str], Callable[[str], str]]] = [
-        ("class name", known, str),
-        ("class name behind a number", known, bare),
-    ]
-    # The data set's folders may be named so, with or without other names for its classes.
+    # Folders may be named by WordNet names, with or without other names for their classes.
     wnids = list(dataset.wnids) or known
-    if set(wnids) <= set(imagenet.wnids()):
-        ways.append(("WordNet name", wnids, _wnid_in))
-        ways.append(("class name of a WordNet name", list(map(_name_of, wnids)), str))
-    else:
-        ways.append(("class name of a WordNet name", known, lambda name: _name_of(_wnid_in(name))))
-    return ways
+    bare = functools.partial(NUMBER_BEFORE.sub, "")
+    return [
+        ("class name", known, str),
+        ("class name behind a number", list(map(bare, known)), bare),
+        ("WordNet name", list(map(_wnid_in, wnids)), _wnid_in),
+        ("class name of a WordNet name", list(map(_name_of, wnids)), _name_of),
+    ]
 
 
 def _by_label(
@@ -308,9 +316,9 @@ def _wnid_in(name: str) -> str:
     return found[0] if len(found) == 1 else name
 
 
-def _name_of(wnid: str) -> str:
-    """The name that people use for one of ImageNet-1k's WordNet names, or what is given."""
-    return _names().get(wnid, wnid)
+def _name_of(name: str) -> str:
+    """The name that people use for the WordNet name in a name, or the first of its synonyms."""
+    return _names().get(_wnid_in(name)) or name.partition(",")[0]
 
 
 @functools.cache

@@ -232,3 +232,65 @@ def test_real_photos_by_mistake_are_refused_before_they_are_read(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"would not be read")
     assert "40 images per class: add --config.ipc=40" in refused(tmp_path / "set", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["n02085620-chihuahua", "n02085782-japanese_spaniel"], ["n02085620", "n02085782"]),
+        (["n02085620-chihuahua", "n02085782-japanese_spaniel"], ["Chihuahua", "Japanese spaniel"]),
+        (["goldfish, Carassius auratus", "tench, Tinca tinca"], ["n01443537", "n01440764"]),
+        (["001.Sooty_Albatross", "002.Laysan_Albatross"], ["sooty albatross", "Laysan_Albatross"]),
+        (["cat", "dog"], ["1.cat", "2.dog"]),
+        (["dog", "cat"], ["7 dog", "9 cat"]),
+    ],
+)
+def test_both_names_may_say_more(names, folders, tmp_path):
+    for name, folder in zip(names, folders, strict=True):
+        draw(tmp_path / "set" / folder / "0.png", sorted(names).index(name))
+    source = open_source(tmp_path / "set", tmp_path, names, "folder")
+    assert source.labels.tolist() == levels(source)
+    assert sorted(source.labels) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([1, 2, 3], [0, 1, 2]), ([[2], [0], [1]], [2, 0, 1]), ([0, 217, 482], [0, 1, 2])],
+)
+def test_numbers_of_arrays_mean_what_those_of_folders_do(labels, expected, tmp_path):
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.asarray(labels))
+    assert open_source(tmp_path / "set.npz", tmp_path).labels.tolist() == expected
+
+
+def test_labels_of_arrays_may_be_names(tmp_path):
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.asarray(NAMES[::-1]))
+    assert open_source(tmp_path / "set.npz", tmp_path).labels.tolist() == [2, 1, 0]
+
+
+def write_metadata(folder, labels):
+    lines = [f'{{"file_name": "{i}.png", "label": {label}}}' for i, label in labels.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+
+
+def test_metadata_label_files_that_lie_beside_each_other(tmp_path, capsys):
+    labels = {0: 2, 1: 0, 2: 1}
+    for i, label in labels.items():
+        draw(tmp_path / "set" / f"{i}.png", label)
+    write_metadata(tmp_path / "set", labels)
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source) == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert "labels by metadata.jsonl" in printed
+    assert "left out" not in printed
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [({0: 0, 1: 1}, "no label of 2.png"), ({0: 0, 1: 1, 2: 5}, "0, 1, 5")]
+)
+def test_metadata_that_do_not_label_all_files_are_refused(labels, words, tmp_path):
+    for i in range(3):
+        draw(tmp_path / "set" / f"{i}.png", i)
+    write_metadata(tmp_path / "set", labels)
+    assert words in refused(tmp_path / "set", tmp_path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ _LEFT_BEHIND = frozenset(
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "lost.dir"),
         *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
         *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot"),
-        *("network trash folder", "temporary items", "_vti_cnf", "__pycache__"),
+        *("network trash folder", "temporary items", "_vti_cnf", "__pycache__", "_gsdata_"),
+        *("~snapshot", "@sharebin", "found.000", "found.001"),
     }
 )
 # Hidden, or of an editor, an office or a synchronisation that is at it.
@@ -60,6 +61,7 @@ class Listing:
         self._loose: dict[str, None] = {}
         self._empty: dict[str, None] = {}
         self._circles: dict[str, None] = {}
+        self._used: set[str] = set()
         self._said: dict[str, None] = {}
         real = Path(os.path.realpath(root))
         self._above = {_identity(folder) for folder in (real, *real.parents)}
@@ -128,8 +130,8 @@ class Listing:
         return inside in self._empty
 
     def use(self, path: str) -> None:
-        """Counts a file as no longer left out."""
-        self._others.pop(path, None)
+        """Counts a file that is no image as not left out."""
+        self._used.add(path)
 
     def say(self, note: str) -> None:
         """Adds to the notes, in which the folder is called by its name alone: they are recorded."""
@@ -138,9 +140,10 @@ class Listing:
 
     def notes(self) -> list[str]:
         """What is worth saying: in one line what was left out, and what was added."""
-        kinds = Counter(suffix or "no suffix" for suffix in self._others.values())
-        groups = (
-            (self._others, "not images", [suffix for suffix, _ in kinds.most_common()]),
+        others = {path: kind for path, kind in self._others.items() if path not in self._used}
+        kinds = Counter(suffix or "no suffix" for suffix in others.values())
+        groups: tuple[tuple[Collection[str], str, list[str]], ...] = (
+            (others, "not images", [suffix for suffix, _ in kinds.most_common()]),
             (self._left_behind, "hidden, temporary or a system's", list(self._left_behind)),
             (self._loose, "images outside the folders", list(self._loose)),
             (self._empty, "empty folders", list(self._empty)),
