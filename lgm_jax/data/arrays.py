@@ -44,7 +44,7 @@ def from_arrays(
     Args:
         splits: `train`, and perhaps `val` and `test`, by any of their usual names: images
             (n, h, w), (n, h, w, 1), (n, h, w, 3) or (n, h, w, 4) uint8; labels (n,) or (n, 1),
-            which are integers from 0, or names of classes, or -1 or `None` throughout a held-out
+            which are whole numbers or names of classes, or -1 or `None` throughout a held-out
             split that has none; and perhaps groups, integers from 0. What is missing is held out
             of `train`: see `splits.complete`.
         resolution: Side of the images to give, in pixels.
@@ -70,7 +70,6 @@ def from_arrays(
             where=name,
             split=split,
             names=own if len(own) else None,
-            from_zero=True,
         )
     names, matched, unlabelled_ones = match_labels(read, name)
     group_names = check_names(group_names, name, "group")
@@ -192,10 +191,7 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
         images = images[..., 0]
     shape, problem = images.shape, ""
     if images.dtype != np.uint8:
-        problem = ": images.astype('uint8')"
-        if np.issubdtype(images.dtype, np.floating):
-            largest = np.nanmax(images, initial=0)
-            problem = ": (255 * images).round().astype('uint8')" if largest <= 1 else problem
+        problem = f": {_as_bytes(images)}"
     elif len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (3, 4):
         problem = ": images.transpose(0, 2, 3, 1)"
     elif len(shape) in (3, 4) and shape[3:] in ((), (3,), (4,)) and 0 not in shape[1:]:
@@ -204,6 +200,21 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
         f"{where} images are {images.dtype} {shape}: expected uint8 (n, h, w), "
         f"(n, h, w, 3) or (n, h, w, 4){problem}"
     )
+
+
+def _as_bytes(images: np.ndarray) -> str:
+    """How to make bytes of other values: what `astype` alone would wrap around is scaled."""
+    kind = images.dtype.kind
+    if kind not in "biuf" or not images.size:
+        return "images.astype('uint8')"
+    low, high = images.min(), images.max()
+    if low >= 0 and high <= 1:
+        return "(255 * images).round().astype('uint8')"
+    if low >= 0 and high <= 255:
+        return "images.astype('uint8')"
+    if images.dtype == np.uint16:
+        return "(images // 257).astype('uint8')"
+    return f"their values are from {low:g} to {high:g}, scale them to 0 to 255"
 
 
 def _check_groups(numbers: Any, count: int, what: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from lgm_jax.data.listing import check_inside
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.data.splits import complete
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 
 _LAYOUT = "parquet files with an image and a label column, or what save_to_disk writes"
 # Of columns that may be labels without naming their classes.
@@ -127,19 +128,31 @@ def _read(
     """By split, its table and the parquet files it is from; and names of files that are in none."""
     saved = any((root / name).is_file() for name in ("dataset_dict.json", "state.json"))
     stored = sorted(root.rglob("*.parquet"))
-    if not saved and not stored:
+    # Of a program that saves each split by itself.
+    parts = [] if saved or stored else sorted(path.parent for path in root.glob("*/state.json"))
+    if not saved and not stored and not parts:
         raise UserError(f"{root} holds no parquet files: expected {_LAYOUT}")
     files: Mapping[str, Sequence[str]] = {}
     place = os.fspath(paths.alias(root))
     try:
         if saved:
             tables = datasets.load_from_disk(place)
+        elif parts:
+            tables = {
+                part.name: datasets.load_from_disk(os.path.join(place, part.name)) for part in parts
+            }
         else:
             found = datasets.load_dataset_builder(place).config.data_files
             files = {str(split): list(each) for split, each in found.items()}
             tables = datasets.load_dataset(place)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
+        several = [] if saved or parts else _configurations(datasets, place)
+        if len(several) > 1:
+            raise UserError(
+                f"{root} has several configurations ({list_some(several)}): give a folder with the "
+                "parquet files of one"
+            ) from error
         reason = str(error).split("\n")[0] or type(error).__name__
         # It resolves links to folders of parquet files, and takes the name for a pattern again.
         misread = place != os.path.realpath(root)
@@ -149,6 +162,13 @@ def _read(
     unread = [path for path in stored if files and os.path.realpath(path) not in used]
     named = tables if isinstance(tables, dict) else {"train": tables}
     return named, files, [path.relative_to(root).as_posix() for path in unread]
+
+
+def _configurations(datasets: Any, place: str) -> list[str]:
+    """Names of the data sets that a folder's card describes, if it can be read."""
+    with contextlib.suppress(Exception):
+        return list(datasets.get_dataset_config_names(place))
+    return []
 
 
 def _class_names(
@@ -176,12 +196,21 @@ def _class_names(
 
 def _find_image(datasets: Any, features: Mapping[str, Any]) -> str:
     keys = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
-    if "image" in keys or len(keys) == 1:
-        return "image" if "image" in keys else keys[0]
+    # Files that no `datasets` has written say no type: bytes, alone or beside a path.
+    untyped = [key for key, feature in features.items() if _holds_bytes(feature)]
+    for found in (keys, untyped):
+        if "image" in found or len(found) == 1:
+            return "image" if "image" in found else found[0]
     what = f"images in {' and '.join(keys)}" if keys else "no image"
     raise UserError(
-        f"the columns are {sorted(features)}, with {what}: one called image must be of type Image"
+        f"the columns are {sorted(features)}, with {what}: one called image must be of type Image, "
+        "or the bytes of files"
     )
+
+
+def _holds_bytes(feature: Any) -> bool:
+    inside = feature.get("bytes") if isinstance(feature, Mapping) else feature
+    return getattr(inside, "dtype", "") in ("binary", "large_binary")
 
 
 def _find_label(

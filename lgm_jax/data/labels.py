@@ -42,7 +42,6 @@ def read_labels(
     where: str,
     split: str,
     names: Sequence[Any] | None = None,
-    from_zero: bool = False,
 ) -> Labels:
     """Reads the labels of a split.
 
@@ -53,7 +52,6 @@ def read_labels(
         where: What has them, for messages.
         split: Of what split they are, for messages.
         names: Of the classes that numbers count; by default the numbers themselves are the names.
-        from_zero: Whether numbers without names count from 0, so that those between have a class.
 
     Raises:
         UserError: If they are anything else, if a name is none of `names`, or if a number is out
@@ -77,7 +75,7 @@ def read_labels(
         own = list(map(_decode, names))
         check_range(present, len(own), where=where, split=split)
     else:
-        values_of = np.arange(int(present.max(initial=-1)) + 1) if from_zero else np.unique(present)
+        values_of = np.unique(present)
         if present.min(initial=0) < 0:
             check_range(present, len(values_of), where=where, split=split)
         own = [str(value) for value in values_of.tolist()]
@@ -100,7 +98,8 @@ def match_labels(
         labels, without the splits that have none; and a note on each of those.
 
     Raises:
-        UserError: If `train` has no labels, a split has some only, or two classes one name.
+        UserError: If `train` has no labels, a split has some only or no class of `train`'s, or two
+            classes have one name.
     """
     names: list[str] = []
     matched, notes = {}, []
@@ -109,7 +108,7 @@ def match_labels(
         if not len(labels.numbers):
             raise UserError(f"{where} has no images in its {split} split")
         lacking = np.flatnonzero(labels.numbers == _MISSING)
-        if len(lacking) == len(lacking) == len(labels.numbers):
+        if len(lacking) == len(labels.numbers):
             if split == "train":
                 raise UserError(f"{where} has no labels in its train split")
             notes.append(unlabelled(where, split))
@@ -129,9 +128,13 @@ def match_labels(
         if differing:
             notes.append(f"{where}, {split}: classes by another spelling: {list_some(differing)}")
         ours = [called.get(name, name) for name in own]
-        names = names + [
-            name for name, images in zip(ours, used, strict=True) if images and name not in names
-        ]
+        present = [name for name, images in zip(ours, used, strict=True) if images]
+        if not set(present) & set(names):
+            raise UserError(
+                f"{where}: no class of its {split} images ({list_some(present)}) is one of train's "
+                f"({list_some(names)}): name them alike"
+            )
+        names = names + [name for name in present if name not in names]
         index = {name: number for number, name in enumerate(names)}
         new = np.asarray([index.get(name, _MISSING) for name in ours], np.int32)
         matched[split] = new[labels.numbers]

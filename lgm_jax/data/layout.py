@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from lgm_jax.data.labels import unlabelled
 from lgm_jax.data.listing import Listing
-from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of
-from lgm_jax.errors import UserError
+from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of, splits_within
+from lgm_jax.errors import UserError, list_some
+from lgm_jax.names import match
 
 # Of so many classes it is looked whether they hold splits.
 _LOOKED_AT = 3
@@ -19,8 +20,8 @@ def find_layout(listing: Listing) -> dict[str, str]:
     Names decide, and whether the folders hold folders of images. What is ignored is noted.
 
     Raises:
-        UserError: If that cannot be told, if two folders are the same split, or if splits lie in
-            the classes.
+        UserError: If that cannot be told, if two folders are the same split, if splits lie in the
+            classes, or if the folders lie in one that is alone.
     """
     names = listing.folders()
     found = find_splits(names)
@@ -45,6 +46,22 @@ def find_layout(listing: Listing) -> dict[str, str]:
     exact = [name for name in known if split_of(name)]
     if exact and (not others or any(map(classes, exact))):
         raise UserError(f"{listing.root} has {' and '.join(exact)} but no train folder")
+    _check_classes(listing, look, names, classes)
+    for name in exact:
+        _say_class(listing, name)
+    return {}
+
+
+def _check_classes(
+    listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
+) -> None:
+    """Refuses folders that are no classes by their names or by what they hold, or says it."""
+    mentioned = [splits_within(name) for name in names]
+    if mentioned and all(mentioned) and len(set().union(*mentioned)) > 1:
+        raise UserError(
+            f"{listing.root} has {list_some(names)}, each of a split and something else: expected "
+            "train/<class> and test/<class>"
+        )
     for name in names[:_LOOKED_AT]:
         inside = find_splits(each for each in look.folders(name) if split_of(each))
         if "train" in inside and len(inside) > 1:
@@ -56,11 +73,20 @@ def find_layout(listing: Listing) -> dict[str, str]:
                 )
             raise UserError(
                 f"{listing.root / name} has {splits}: splits must hold classes, as in "
-                "train/<class>, not classes splits"
+                "train/<class>, not classes splits; if it is the data set, give it alone"
             )
-    for name in exact:
-        _say_class(listing, name)
-    return {}
+    if len(names) == 1 and len(below := classes(names[0])) > 1:
+        raise UserError(
+            f"{listing.root} has {names[0]} alone, which has {list_some(below)}: give "
+            f"{listing.root / names[0]}"
+        )
+    held = [set(look.folders(name)) for name in names[:_LOOKED_AT]]
+    alike = sorted(set.intersection(*held)) if len(held) > 1 else []
+    if len(alike) > 1:
+        listing.say(
+            f"{listing.root}: {list_some(names)} are the classes, and each has folders "
+            f"{list_some(alike)}: if those are the classes, call these train, val and test"
+        )
 
 
 def _check_splits(
@@ -72,8 +98,12 @@ def _check_splits(
     for name in others:
         listing.say(ignored(str(listing.root), name))
     splits, look = {}, Listing(listing.root)
+    trained = look.folders(found["train"][0])
     for split, (name,) in found.items():
-        if split != "train" and not look.folders(name) and look.images(name):
+        inside = look.folders(name)
+        # Readers of class folders need one for images that have none: test/unknown.
+        makeshift = len(inside) == 1 < len(trained) and not match(inside, trained)
+        if split != "train" and (makeshift or (not inside and look.images(name))):
             listing.say(unlabelled(str(listing.root / name), split))
         else:
             splits[split] = name

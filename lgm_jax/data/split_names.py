@@ -35,7 +35,7 @@ def split_of(name: str) -> str | None:
     `None` for a name that is not a split's, or that stands for two, as `test-dev` does.
     """
     words = _words(name)
-    found = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+    found = splits_within(name)
     rest = [word for word in words if word not in _SPLIT_OF and word not in _FILLERS]
     return found.pop() if len(found) == 1 and not rest else None
 
@@ -106,6 +106,11 @@ def check_one(given: Sequence[str], where: str) -> None:
 def ignored(where: str, name: str) -> str:
     """The note on a split of a name that is no split's."""
     return f"{where}: {name} is ignored, since it is called neither train, val nor test"
+
+
+def splits_within(name: str) -> set[str]:
+    """The splits that a name mentions, whatever else it says: `train` in `trainA`, `cat_train`."""
+    return {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
 
 
 def _prefix(name: str) -> tuple[str, ...]:
