@@ -82,8 +82,9 @@ def _guard(stream: Any, number: int, tell: Callable[[OSError], Any]) -> io.TextI
         io.BufferedWriter(_Guarded(number, tell)),
         encoding=getattr(stream, "encoding", None) or "utf-8",
         errors=_HANDLER,
-        line_buffering=getattr(stream, "line_buffering", True),
-        write_through=getattr(stream, "write_through", False),
+        # `python -u` lets text through, but below it is a buffer.
+        line_buffering=getattr(stream, "line_buffering", True)
+        or getattr(stream, "write_through", False),
     )
 
 

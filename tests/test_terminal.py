@@ -1,6 +1,7 @@
 """Programs whose output is closed, full, or of few characters."""
 
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,25 @@ def test_what_an_output_cannot_show_is_written_in_other_characters(run, environm
     assert out.endswith(b"report.html\n")
     if environment.get("PYTHONIOENCODING") == "ascii":
         assert b"\\xe9+-.../report.html" in out
+
+
+def test_unbuffered_output_comes_at_once():
+    """`python -u`, as containers run it."""
+    program = "from lgm_jax import terminal; import sys, time; terminal.prepare(); print('out')\n"
+    program += "print('err', file=sys.stderr); time.sleep(600)"
+    command = [sys.executable, "-u", "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes)
+    try:
+        waiting = {process.stdout, process.stderr}
+        while waiting:
+            ready, _, _ = select.select(waiting, [], [], 60)
+            assert ready, "nothing was said for a minute"
+            waiting -= set(ready)
+        assert (process.stdout.readline(), process.stderr.readline()) == (b"out\n", b"err\n")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_closed_pipe_ends_a_program_quietly(run):
