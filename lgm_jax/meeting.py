@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import select
 import socket
 import sys
 import time
@@ -22,10 +21,14 @@ from lgm_jax.errors import UserError
 # A scheduler may start some processes minutes after others.
 SECONDS = 300.0
 
-# Between two attempts to reach process 0, and for a stranger to say who it is.
-_PAUSE_SECONDS = 0.2
+# Between two attempts to reach process 0.
+_PAUSE_SECONDS = 0.5
+
+# To connect to an address of process 0, and for whoever connects to it to say who it is.
 _GREETING_SECONDS = 5.0
 _LONGEST_GREETING = 2**20
+
+_STRANGER = "another program than process 0 answers"
 
 # Keys that may differ from machine to machine.
 _OWN = ("data.workers",)
@@ -183,7 +186,8 @@ def _receive(meeting: Meeting, port: int) -> None:
         _answer(present.values(), "")
         # Who closes first keeps the port, which JAX is to have.
         for other in present.values():
-            select.select([other], [], [], _GREETING_SECONDS)
+            with contextlib.suppress(OSError):
+                other.recv(1)
 
 
 def _listen(port: int) -> socket.socket:
@@ -241,7 +245,9 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
     while (left := deadline - time.monotonic()) > 0:
         for address in addresses:
             try:
-                with socket.create_connection(address, timeout=left) as connection:
+                # An address that a firewall swallows leaves time for the next one.
+                timeout = min(left, _GREETING_SECONDS)
+                with socket.create_connection(address, timeout=timeout) as connection:
                     connection.sendall(json.dumps(greeting).encode() + b"\n")
                     # Process 0 knows who did not come.
                     connection.settimeout(deadline - time.monotonic() + _GREETING_SECONDS)
@@ -255,9 +261,11 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
             try:
                 refused = json.loads(answer)["refused"]
             except (ValueError, LookupError, TypeError):
-                raise UserError(
-                    f"another program than process 0 answers at {meeting.address}"
-                ) from None
+                # It may be the same run's, which ends because this process was started again.
+                if reason != _STRANGER:
+                    print(f"note: {_STRANGER} at {meeting.address}", file=sys.stderr, flush=True)
+                reason = _STRANGER
+                continue
             if refused:
                 raise UserError(refused)
             return
@@ -276,6 +284,7 @@ def _read_line(connection: socket.socket) -> bytes:
 def _answer(others: Any, refused: str) -> None:
     for other in others:
         with contextlib.suppress(OSError):
+            other.settimeout(_GREETING_SECONDS)
             other.sendall(json.dumps({"refused": refused}).encode() + b"\n")
 
 
@@ -285,8 +294,15 @@ def _still_there(present: Mapping[int, socket.socket]) -> dict[int, socket.socke
 
 def _is_gone(other: socket.socket) -> bool:
     """Whether a process that waited has ended, and may have been started again."""
-    readable, _, _ = select.select([other], [], [], 0)
-    return bool(readable)
+    other.setblocking(False)
+    try:
+        # It has nothing more to say: this is its end.
+        other.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _shared(meeting: Meeting) -> dict[str, Any]:

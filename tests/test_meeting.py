@@ -1,6 +1,7 @@
 """Processes that do not find each other, or do not belong together: a line, and soon."""
 
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -137,6 +138,75 @@ def test_two_with_one_number_are_told_and_one_that_came_again_is_not(monkeypatch
     assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
     waiting.join()
     assert result == [None]
+
+
+def test_another_program_at_the_port_is_waited_out_and_said(monkeypatch, capsys):
+    """The run that ends because a process of it was started again, for one."""
+    address = free_address()
+    host, port = address.split(":")
+
+    def answer_twice():
+        with socket.create_server((host, int(port))) as server:
+            listening.set()
+            for _ in range(2):
+                other, _ = server.accept()
+                with other:
+                    other.sendall(b"SSH-2.0-none\r\n")
+                    other.recv(2**16)
+
+    listening, said = threading.Event(), []
+    stranger = threading.Thread(target=answer_twice)
+    stranger.start()
+    assert listening.wait(10)
+    waiting = threading.Thread(
+        target=lambda: said.extend(gather(monkeypatch, (1, 2, {}), address=address))
+    )
+    waiting.start()
+    stranger.join()
+    assert gather(monkeypatch, (0, 2, {}), address=address) == [None]
+    waiting.join()
+    assert said == [None]
+    line = f"note: another program than process 0 answers at {address}\n"
+    assert capsys.readouterr().err.count(line) == 1
+
+
+def test_an_address_that_never_answers_leaves_time_for_the_next(monkeypatch):
+    tried = []
+    connect = socket.create_connection
+
+    def swallow(address, timeout):
+        tried.append(timeout)
+        if address[0] == "192.0.2.1":
+            raise TimeoutError("timed out")
+        return connect(address, timeout)
+
+    address = free_address()
+    port = int(address.split(":")[1])
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+        for host in ("192.0.2.1", "127.0.0.1")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "create_connection", swallow)
+    processes = [(number, 2, {}) for number in range(2)]
+    assert gather(monkeypatch, *processes, seconds=200.0, address=address) == [None, None]
+    assert max(tried) <= 10
+
+
+def test_many_open_files_are_no_obstacle(monkeypatch):
+    """As process 0 of a thousand has: `select` takes no file above the 1024th."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1300
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip("this machine does not let a process open so many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert gather(monkeypatch, (0, 2, {}), (1, 2, {}), seconds=5.0) == [None, None]
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_port_in_use_is_named(monkeypatch):
