@@ -346,10 +346,12 @@ def run_stages(
 
 
 def _join(arguments: Sequence[str]) -> list[str]:
-    """Writes `--config FILE`, `--workdir FOLDER` and their like as one argument each."""
+    """Writes `--config FILE`, `--config.KEY VALUE` and their like as one argument each."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1].lstrip("-") in _VALUED and argument[:1] != "-":
+        flag = joined[-1].lstrip("-") if joined else ""
+        valued = flag in _VALUED or (flag[:7] == "config." and "=" not in flag)
+        if valued and argument[:1] != "-":
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
@@ -400,6 +402,8 @@ def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
                 raise UserError(f"{flag} cannot be unset: its default is {key.default!r}")
             unset[name.removeprefix("config.")] = None if optional else ""
             continue
+        # Of two values, the last counts.
+        unset.pop(name.removeprefix("config."), None)
         rest.append(argument)
     return [rest[0], f"--config={files.find(named)}", *rest[1:]], unset
 

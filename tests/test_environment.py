@@ -157,6 +157,28 @@ def test_a_key_is_unset_by_none_where_it_may_be(tmp_path, capsys, monkeypatch):
     assert "--config.steps cannot be unset: its default is 5000" in line
 
 
+@pytest.mark.parametrize(
+    ("typed", "microbatch"),
+    [
+        (["--config.microbatch", "None"], None),
+        (["--config.microbatch", "4"], 4),
+        (["--config.microbatch=4", "--config.microbatch=None"], None),
+        (["--config.microbatch=None", "--config.microbatch=4"], 4),
+    ],
+)
+def test_of_two_values_the_last_counts_with_or_without_an_equals_sign(typed, microbatch):
+    config, *_ = launch.parse(["launch.py", QUICK, "--workdir=run", *typed])
+    assert config.microbatch == microbatch
+
+
+def test_a_cache_file_that_a_crash_left_empty_is_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "lgm_jax").mkdir()
+    (tmp_path / "lgm_jax/labels_x.npy").touch()
+    assert cache.remember("labels", "x", lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert cache.remember("labels", "x", lambda: np.arange(9)).tolist() == [0, 1, 2]
+
+
 def test_values_of_no_key_s_type_are_one_line(tmp_path, capsys):
     for name, key in common.KEYS.items():
         kind = key.default if isinstance(key.default, type) else type(key.default)

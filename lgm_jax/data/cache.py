@@ -57,8 +57,8 @@ def remember(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarr
     path = kept / f"{kind}_{key}.npy"
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        # Not there, or cut short by a crash.
+    except (OSError, ValueError, EOFError):
+        # Not there, or cut short by a crash, to nothing even.
         value = compute()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
