@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 # Keys and flags whose value is one file or folder, whatever characters it has. Others may be lists.
-_PATHS = ("workdir", "data.folder", "images.source", "real.cache", "experiment.share")
+_PATHS = ("config", "workdir", "data.folder", "images.source", "real.cache", "experiment.share")
 
 
 def value(key: str, text: Any) -> Any:

@@ -271,10 +271,7 @@ class Run:
     def _records(self) -> dict[str, Any]:
         if self._kept is not None:
             return self._kept
-        records = read_json(self.path / STAGES) or {}
-        if not all(isinstance(record, dict) for record in records.values()):
-            raise UserError(f"{self.path / STAGES} is damaged: a stage's record is no JSON object")
-        return records
+        return _read_stages(self.path)
 
     def _keep(self, records: Mapping[str, Any]) -> None:
         if self._kept is not None:
@@ -410,13 +407,20 @@ def read_folder(folder: epath.PathLike) -> Found:
     config = read_json(path / CONFIG) if path.is_dir() else None
     if config is None or not isinstance(config.get("identity"), dict):
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
-    return Found(path, config, read_json(path / STAGES) or {}, read_json(path / RESULTS))
+    return Found(path, config, _read_stages(path), read_json(path / RESULTS))
+
+
+def _read_stages(path: epath.Path) -> dict[str, Any]:
+    """The record of each stage in a run folder."""
+    records = read_json(path / STAGES) or {}
+    if not all(isinstance(record, dict) for record in records.values()):
+        raise UserError(f"{path / STAGES} is damaged: a stage's record is no JSON object")
+    return records
 
 
 def _made_by(path: epath.Path) -> str:
     """The version of the program that last worked in a run folder."""
-    stages = read_json(path / STAGES) or {}
-    made = [each for record in stages.values() for each in contributors(record)]
+    made = [each for record in _read_stages(path).values() for each in contributors(record)]
     versions = [each.get("versions", {}).get("lgm_jax") for each in made]
     return f"lgm_jax {versions[-1]}" if versions and versions[-1] else "another version of lgm_jax"
 
@@ -475,7 +479,7 @@ def write_json(path: epath.Path, value: Any) -> None:
         write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_text(path: epath.Path, text: str) -> None:
+def write_text(path: Path | epath.Path, text: str) -> None:
     """Writes UTF-8; what it has no bytes for, as names of files may, becomes JSON's `\\udcff`."""
     path.write_bytes(text.encode("utf-8", "backslashreplace"))
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from lgm_jax import public, runs, terminal
+from lgm_jax import names, public, runs, terminal
 from lgm_jax.class_folders import METADATA
 from lgm_jax.distilled import ARRAYS, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
@@ -142,8 +142,8 @@ def read_run(workdir: str | Path) -> Finished:
         lacking = "its images are not distilled yet"
     elif results is None:
         lacking = f"it has no {runs.RESULTS} yet"
-    elif results["steps"] != record["result"]["steps"]:
-        lacking = f"its results are of {results['steps']} steps, its images of another number"
+    elif results.get("steps") != record["result"]["steps"]:
+        lacking = f"its results are of {results.get('steps')} steps, its images of another number"
     if lacking is not None or results is None:
         raise UserError(f"{workdir} is not finished: {lacking}; start its command again")
     settings = public.settings(config.get("config", {}))
@@ -165,9 +165,9 @@ def export(finished: Finished, folder: Path, source: str, license: str | None = 
     )
     (folder / SPLIT / ARRAYS).rename(folder / ARRAYS)
     shown = found.images[:_PREVIEWED]
-    names = [found.class_names[label] for label in found.labels[:_PREVIEWED]]
-    draw_grid(shown, names).save(folder / PREVIEW)
-    (folder / CARD).write_text(write_card(finished, source, license), encoding="utf-8")
+    above = [found.class_names[label] for label in found.labels[:_PREVIEWED]]
+    draw_grid(shown, above).save(folder / PREVIEW)
+    runs.write_text(folder / CARD, write_card(finished, source, license))
 
 
 def write_card(finished: Finished, source: str, license: str | None = None) -> str:
@@ -266,7 +266,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             f"{_HUB}USER/NAME"
         )
     options.folder = Path(os.path.expanduser(options.to))
-    if options.folder.exists():
+    # Never raises, of a folder that nobody may look at or whose name is too long.
+    if os.path.lexists(options.folder):
         raise UserError(f"{options.folder} exists already: name a new folder, or remove it")
     return options
 
@@ -365,7 +366,7 @@ def _front_matter(finished: Finished, source: str, terms: Terms, license: str | 
 
 
 def _title(source: str) -> str:
-    return source.rpartition("/")[2]
+    return names.plain(source.rpartition("/")[2])
 
 
 def _summary(finished: Finished) -> str:

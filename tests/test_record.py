@@ -143,6 +143,7 @@ def test_names_stay_whole_and_folders_lose_their_way():
         "data.folder": "b c",
         "images.source": "run",
     }
+    assert public.value("config", "/home/me, too/c.py:quick") == "c.py:quick"
     typed = "python launch.py --config /home/me/c.py:quick --config.eval_backbones=/a/b,x/y"
     typed += " --workdir=runs/w --config.real.cache=gs://bucket/c '--config.data.folder=~/p, q'"
     shown = "python launch.py --config c.py:quick --config.eval_backbones=b,x/y"

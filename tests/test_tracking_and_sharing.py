@@ -4,6 +4,7 @@ import base64
 import importlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -422,6 +423,15 @@ class TestCard:
         chosen = share.write_card(finished, "someone/set", "cc0-1.0")
         assert front_matter(chosen)["license"] == "cc0-1.0"
 
+    def test_folders_of_any_name_are_in_it(self, finished, tmp_path):
+        name = os.fsdecode(b"a\xff")
+        odd = finished._replace(settings={"data.folder": name})
+        share.export(odd, tmp_path / "set", name)
+        card = (tmp_path / "set" / share.CARD).read_text(encoding="utf-8")
+        assert front_matter(card)["pretty_name"] == r"a\xff"
+        assert "# a" + 2 * "\\" + "xff\n" in card
+        assert r'"data.folder": "a\udcff"' in card
+
     def test_imagenet_brings_its_own_terms(self, finished):
         finished.record["inputs"]["data.name"] = "imagenet2012"
         head = front_matter(share.write_card(finished, "someone/set"))
@@ -550,6 +560,7 @@ class TestRefusals:
             (["--to=new", "--nonsense"], "unrecognized arguments: --nonsense"),
             ([], "--to"),
             (["--to=."], "exists already"),
+            (["--to=" + 300 * "x"], "File name too long"),
             (["--to=gs://bucket/set"], "is no folder of this machine"),
         ],
     )
