@@ -24,7 +24,7 @@ from lgm_jax.class_folders import (
     find_classes,
     numbers_of,
 )
-from lgm_jax.data import imagenet
+from lgm_jax.data import formats, imagenet
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.decode import resize_and_crop
 from lgm_jax.data.labels import read_labels
@@ -98,7 +98,8 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except Exception as error:
-        raise UserError(f"cannot read {path}: {error or type(error).__name__}") from error
+        reason = formats.explain_file(path) or error or type(error).__name__
+        raise UserError(f"cannot read {path}: {reason}") from error
     if not {"images", "labels"} <= set(arrays):
         raise UserError(f"{path} has arrays {sorted(arrays)}: {SAVE_AS_ARRAYS}")
     images, labels = arrays["images"], arrays["labels"]

@@ -164,3 +164,51 @@ class TestArrays:
     def test_advice_does_not_wrap_around(self, images, advice):
         with pytest.raises(UserError, match=advice):
             data.from_arrays({"train": (images, np.arange(10) % 2)}, resolution=8)
+
+
+class TestWaterbirds:
+    COLUMNS = "img_filename,y,split,place"
+
+    def open(self, root: Path, text: str) -> Dataset:
+        for i in range(6):
+            path = root / "birds" / "a" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(i))
+        (root / "birds" / "metadata.csv").write_text(text)
+        return data.load_dataset("waterbirds", folder=str(root / "birds"), resolution=8)
+
+    def rows(self, slash: str = "/") -> list[str]:
+        return [f"a{slash}{i}.png,{i % 2},{i // 2},0" for i in range(6)]
+
+    def test_tables_of_other_programs_are_read(self, tmp_path):
+        lines = [self.COLUMNS.title(), *self.rows("\\"), ",,,"]
+        dataset = self.open(tmp_path, "\n".join(lines))
+        assert {name: split.labels.tolist() for name, split in dataset.splits.items()} == {
+            "train": [0, 1],
+            "val": [0, 1],
+            "test": [0, 1],
+        }
+
+    def test_an_image_in_two_rows_is_refused(self, tmp_path):
+        lines = [self.COLUMNS, *self.rows(), "a/0.png,0,2,0"]
+        with pytest.raises(UserError, match=r"line 8: a/0\.png is in line 2 already"):
+            self.open(tmp_path, "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("npz", "set/photos.npz"),
+        ("waterbirds", "set/metadata.csv"),
+        ("huggingface", "set/train.parquet"),
+    ],
+)
+def test_pointers_are_called_so_in_every_source(tmp_path, name, path):
+    if name == "huggingface":
+        pytest.importorskip("datasets")
+    file = tmp_path / path
+    file.parent.mkdir()
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    folder = file if name == "npz" else file.parent
+    with pytest.raises(UserError, match=f"{file.name}: it is a git-lfs pointer: run git lfs pull"):
+        data.load_dataset(name, folder=str(folder), resolution=8)

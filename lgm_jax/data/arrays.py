@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lgm_jax.data import formats
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.labels import check_names, list_some, match_labels, read_labels, unlabelled
 from lgm_jax.data.records import ImageSplit, PixelRecords
@@ -120,7 +121,8 @@ def load_npz(
     except IsADirectoryError as error:
         raise UserError(f"{file} is a folder: expected an .npz file with {_LAYOUT}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+        reason = formats.explain_file(path) or error
+        raise UserError(f"cannot read {file}: {reason}") from error
     given: dict[str, dict[str, Any]] = {}
     for key, array in arrays.items():
         found = _KEY.fullmatch(key)

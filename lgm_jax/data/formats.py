@@ -100,6 +100,15 @@ def matching(source: bytes, name: str = "") -> list[str]:
     return found
 
 
+def explain_file(path: str | os.PathLike[str]) -> str | None:
+    """As `explain`, of a file that need be no image, as a table or an archive."""
+    try:
+        with open(path, "rb") as file:
+            return explain(file.read(_HEAD))
+    except OSError:
+        return None
+
+
 def explain(source: bytes, name: str = "") -> str | None:
     """Why a file that may pass for an image is not read, and what to do; `None` if unknown.
 

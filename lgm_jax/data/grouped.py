@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lgm_jax.data import formats
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
 from lgm_jax.data.listing import Listing
@@ -90,12 +91,17 @@ def load_waterbirds(folder: str | Path, *, resolution: int) -> Dataset:
         raise UserError(f"{root} has no metadata.csv: expected {layout}")
     members: dict[str, list[_Member]] = {split: [] for split in SPLITS}
     listing = Listing(root)
+    lines: dict[str, int] = {}
     for line, row in _read_table(table, ("img_filename", "y", "split", "place"), layout):
         y, place = (_number(row[name], 2, name, table, line) for name in ("y", "place"))
         split = SPLITS[_number(row["split"], 3, "split", table, line)]
         if not row["img_filename"]:
             raise UserError(f"{table}, line {line}: img_filename is empty")
         image = listing.find(row["img_filename"])
+        if lines.setdefault(image.path, line) != line:
+            raise UserError(
+                f"{table}, line {line}: {image.path} is in line {lines[image.path]} already"
+            )
         members[split].append(_Member(*image, y, 2 * y + place))
     groups = [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
     return _make_dataset("waterbirds", listing, members, _BIRDS, groups, resolution)
@@ -175,6 +181,8 @@ def _read_table(
         UserError: If it is no text or lacks a column.
     """
     try:
+        if reason := formats.explain_file(table):
+            raise UserError(f"cannot read {table}: {reason}")
         # A byte order mark is no part of the first column's name.
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -183,13 +191,15 @@ def _read_table(
     delimiter = max(",;\t", key=head.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = [(name or "").strip() for name in reader.fieldnames or ()]
+        names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = names
         lacking = sorted(set(columns) - set(names))
         if lacking:
             raise UserError(f"{table} has no column {lacking[0]}: expected {layout}")
         for row in reader:
-            yield reader.line_num, {name: (row[name] or "").strip() for name in columns}
+            # Programs write rows of separators alone below a table.
+            if any(row.values()):
+                yield reader.line_num, {name: (row[name] or "").strip() for name in columns}
     except csv.Error as error:
         raise UserError(f"{table}, line {reader.line_num}: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lgm_jax import paths
+from lgm_jax.data import formats
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
 from lgm_jax.data.labels import choose_label, is_called_label, match_labels, read_labels, unlabelled
@@ -153,6 +154,9 @@ def _read(
                 f"{root} has several configurations ({list_some(several)}): give a folder with the "
                 "parquet files of one"
             ) from error
+        for path in stored:
+            if reason := formats.explain_file(path):
+                raise UserError(f"cannot read {path}: {reason}") from error
         reason = str(error).split("\n")[0] or type(error).__name__
         # It resolves links to folders of parquet files, and takes the name for a pattern again.
         misread = place != os.path.realpath(root)

@@ -106,6 +106,8 @@ class Listing:
     def find(self, name: str) -> File:
         """The file that data name, perhaps encoded otherwise than on disk (`é` has two codes).
 
+        A path of Windows has backslashes.
+
         Raises:
             UserError: If it leads out of the folder or is not there.
         """
@@ -113,7 +115,7 @@ class Listing:
         path = name
         if not os.path.lexists(self.root / path):
             path = ""
-            for part in PurePosixPath(name).parts:
+            for part in PurePosixPath(name.replace("\\", "/")).parts:
                 folder = self.root / path
                 there = os.listdir(folder) if folder.is_dir() else []
                 path = _join(path, match([part], there).get(part, part))
