@@ -103,6 +103,17 @@ def test_page_warns_of_a_classifier_on_all_images_that_learned_too_little(tmp_pa
     assert "further than all" not in page
 
 
+@pytest.mark.parametrize(("images", "found"), [(50_000, True), (400, False)])
+def test_page_measures_nothing_against_a_classifier_that_cannot_be_right(tmp_path, images, found):
+    """By the number of test images, in every sentence: 4 points may be chance on a few."""
+    folder = write_run(tmp_path / "run", evaluated=("near",))
+    rewrite(folder, GOOD | {"full": 76.0}, test_images=images)
+    page = page_of(folder)
+    assert ("Cannot be right." in page) == found
+    assert ("further than all" in page) != found
+    assert ("more than with all real ones" in page) != found
+
+
 def test_page_and_comparison_warn_of_images_that_are_worse_than_random_ones(tmp_path):
     good, bad = (write_run(tmp_path / name, evaluated=("near",)) for name in ("good", "bad"))
     rewrite(bad, GOOD | {"distilled": 38.0}, pyramid={"reached": 8, "finest": 32})

@@ -340,7 +340,7 @@ def describe(
     probes = {name: found[name] for name in sorted(found, key=lambda n: n not in run.backbones)}
     main: Mapping[str, Any] = next(iter(probes.values()), {})
     split = next(iter(main.values()))["split"] if main else None
-    num_test = counts.get(split, {}).get("images")
+    num_test = (run.results or {}).get("test_images") or counts.get(split, {}).get("images")
     objective = str((run.results or settings).get("objective"))
     side = image_side(run)
     steps = (run.results or {}).get("steps") or settings.get("steps")
@@ -383,8 +383,8 @@ def describe(
         "num_test": num_test,
         "cards": describe_cards(gallery, others, place) if gallery else [],
         "per_class": gallery.total if gallery else 0,
-        "accuracy": describe_accuracies(probes, run.backbones, classes),
-        "compared": words.compare(main),
+        "accuracy": describe_accuracies(probes, run.backbones, classes, num_test),
+        "compared": words.compare(main, num_test),
         "doubt": words.doubt(
             main,
             num_test,
@@ -404,7 +404,7 @@ def describe(
             run, place, _FRAMES_BUDGET - (_BESIDE_BUDGET if others else 0), names, num_images
         ),
         "map": describe_map(gallery, place) if gallery and gallery.map else None,
-        "words": words.glossary(list(main), words.gap(main), has_loss=loss is not None),
+        "words": words.glossary(list(main), words.gap(main, num_test), has_loss=loss is not None),
         "lazy": place.lazy,
         "provenance": facts,
         "hashes": hashes,
@@ -528,7 +528,10 @@ def run_title(run: RunView) -> str:
 
 
 def describe_accuracies(
-    probes: Mapping[str, Mapping[str, Any]], made_for: Sequence[str], num_classes: int
+    probes: Mapping[str, Mapping[str, Any]],
+    made_for: Sequence[str],
+    num_classes: int,
+    num_test: int | None = None,
 ) -> list[dict[str, Any]]:
     """Dots with error bars for each evaluation backbone, on one axis, in percent of its width.
 
@@ -536,6 +539,7 @@ def describe_accuracies(
         probes: Of `results.json`, those that images were made for first.
         made_for: What the images were distilled against.
         num_classes: Number of classes, which says what guessing gives.
+        num_test: Images that accuracies were measured on, if known.
     """
     if not probes:
         return []
@@ -561,7 +565,7 @@ def describe_accuracies(
     for name, entries in probes.items():
         means = {method: entry["top1_mean"] for method, entry in entries.items()}
         has_all = {"distilled", "full"} <= set(means) and means["full"] > 0
-        has_all = has_all and not contradicts(entries)
+        has_all = has_all and not contradicts(entries, num_test)
         charted.append(
             {
                 "backbone": name,
@@ -583,7 +587,7 @@ def describe_accuracies(
                 "ticks": [(charts.number(tick), at(tick)) for tick in ticks],
                 "goal": at(means["full"]) if "full" in means else None,
                 "guess": at(guess) if low <= guess <= high else None,
-                "gap": words.gap(entries),
+                "gap": words.gap(entries, num_test),
                 "share": 100 * means["distilled"] / means["full"] if has_all else None,
                 "runs": max(len(entry["top1_runs"]) for entry in entries.values()),
                 "split": next(iter(entries.values()))["split"],

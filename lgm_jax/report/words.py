@@ -116,18 +116,19 @@ def guess(num_classes: int) -> float:
     return 100 / num_classes
 
 
-def compare(entries: Mapping[str, Any]) -> list[str]:
+def compare(entries: Mapping[str, Any], num_test: int | None = None) -> list[str]:
     """What distilled images give more or less than real ones, in points, as parts of a sentence.
 
     Args:
         entries: Of one evaluation backbone of `results.json`, by method.
+        num_test: Images that accuracy was measured on, if known.
     """
     said = []
     for method, than in _THAN.items():
         if method not in entries or "distilled" not in entries:
             continue
         # Against a classifier that has not learned what it can, nothing can be measured.
-        if method == "full" and contradicts(entries):
+        if method == "full" and contradicts(entries, num_test):
             continue
         points = _round(entries["distilled"]) - _round(entries[method])
         if abs(points) < 0.05:
@@ -192,13 +193,17 @@ def doubt(
     return " ".join(said)
 
 
-def gap(entries: Mapping[str, Any]) -> float | None:
+def gap(entries: Mapping[str, Any], num_test: int | None = None) -> float | None:
     """The part of the way from random to all real images that distilled ones go.
 
     `None` where one of the three is not known, where there is hardly a way to go, or where few
     images do better than all.
+
+    Args:
+        entries: Of one evaluation backbone of `results.json`, by method.
+        num_test: Images that accuracy was measured on, if known.
     """
-    if not {"distilled", "random", "full"} <= set(entries) or contradicts(entries):
+    if not {"distilled", "random", "full"} <= set(entries) or contradicts(entries, num_test):
         return None
     own, low, high = (entries[name]["top1_mean"] for name in ("distilled", "random", "full"))
     return (own - low) / (high - low) if high - low >= _SHORT_WAY else None
