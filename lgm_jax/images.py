@@ -160,7 +160,7 @@ def grow_pyramid(
         UserError: If `init` is unknown.
     """
     checks.one_of("init", init, INITS)
-    count = jnp.asarray(active, jnp.float32)
+    count = jnp.asarray(active, jnp.promote_types(levels[0].dtype, jnp.float32))
     sizes = [level.shape[1] for level in levels]
     noise = _noise(key, levels[0].shape[0], sizes)
 

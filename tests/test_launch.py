@@ -351,7 +351,7 @@ def test_lost_output_is_made_again(run_copy, finished):
         ((QUICK, "--config.probe.augment=fresh", "--workdir=w"), ["lbfgs", "probe.augment"]),
         ((QUICK, "--config.probe.full_augment=fresh", "--workdir=w"), ["lbfgs", "full_augment"]),
         ((QUICK, "--config.backbone.name=", "--workdir=w"), ["config.backbone.name is empty"]),
-        ((QUICK, "--config.backbone.name=~/nope", "--workdir=w"), ["nope", "no such folder"]),
+        ((QUICK, "--config.backbone.name=~/nope", "--workdir=w"), ["nope", "there is no folder"]),
         ((QUICK, "--config.objective=a\nb", "--workdir=w"), ["objective"]),
         ((QUICK, "--config.probe.runs=1000000", "--workdir=w"), ["probe.runs", "1000"]),
         ((QUICK, "--config.seed", "-1", "--workdir=w"), ["config.seed", "-1"]),
@@ -1230,13 +1230,15 @@ def test_placement_on_host_and_device_distil_the_same_images(photos, tmp_path, s
 
 
 def test_streaming_from_the_host_resumes_by_the_step_alone(photos, tmp_path):
-    host = ("--config.data.placement=host", "--config.data.workers=0")
-    whole = distilled_from(photos, tmp_path / "whole", *host)
-    distilled_from(photos, tmp_path / "parts", *host, "--config.steps=3")
+    # Growth follows the steps, unless it is set.
+    host = ("--config.data.placement=host", "--config.images.grow_every=1")
+    here = (*host, "--config.data.workers=0")
+    whole = distilled_from(photos, tmp_path / "whole", *here)
+    distilled_from(photos, tmp_path / "parts", *here, "--config.steps=3")
     # By other workers, and with random crops.
-    parts = distilled_from(photos, tmp_path / "parts", host[0], "--config.data.workers=1")
+    parts = distilled_from(photos, tmp_path / "parts", *host, "--config.data.workers=1")
     np.testing.assert_array_equal(parts, whole)
-    center = distilled_from(photos, tmp_path / "center", *host, "--config.data.crop=center")
+    center = distilled_from(photos, tmp_path / "center", *here, "--config.data.crop=center")
     assert not np.array_equal(center, whole)
 
 

@@ -99,8 +99,8 @@ def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
         assert all(np.abs(level).max() > 1e-6 for level in whole)
         for size in (1, 2, 4, 7, 18):
             parts_loss, parts = compute(size)
-            # Measured: 2e-15 of losses of up to 8.
-            np.testing.assert_allclose(parts_loss, loss, rtol=1e-14, atol=1e-14)
+            # Measured: 2e-15 of losses of up to 8, relatively.
+            np.testing.assert_allclose(parts_loss, loss, rtol=5e-15, atol=1e-14)
             for ours, theirs in zip(parts, whole, strict=True):
                 limit = 1e-12 * np.abs(theirs).max()
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=limit)
