@@ -17,16 +17,19 @@ def find(named: str) -> str:
     """`FILE[:ARG]` with a file that exists and has a `get_config()`.
 
     Args:
-        named: What was typed: a path from the current folder or from that of `launch.py`, or the
-            bare name of a config of this project; `.py` may be left out.
+        named: What was typed: a path from the current folder, from that of `launch.py`, or from
+            one that holds this project's configs; `.py` may be left out.
 
     Raises:
         UserError: If there is none, with the names of those that are near.
     """
-    name, colon, argument = named.partition(":")
+    name = named.partition(":")[0]
     if not name:
         raise UserError("no config: add --config=configs/quickstart.py, or see --help")
-    path = next((path for path in _candidates(name) if path.is_file()), None)
+    # The argument begins at the first colon, unless that is in the name of a folder.
+    ends = [*(place for place, letter in enumerate(named) if letter == ":"), len(named)]
+    found = ((path, named[end:]) for end in ends for path in _candidates(named[:end]))
+    path, argument = next((each for each in found if each[0].is_file()), (None, ""))
     if path is None and Path(name).is_dir():
         raise UserError(f"config file {name} is a folder: name a file, as configs/quickstart.py")
     if path is None:
@@ -36,7 +39,7 @@ def find(named: str) -> str:
     if ":" in os.fspath(path):
         # A colon ends a file's name.
         path = Path(paths.alias(path.parent), path.name)
-    return f"{path}{colon}{argument}"
+    return f"{path}{argument}"
 
 
 def _root() -> Path:
@@ -45,8 +48,7 @@ def _root() -> Path:
 
 def _candidates(name: str) -> Iterator[Path]:
     typed = Path(os.path.expanduser(name))
-    bare = typed.name == name
-    for folder in (Path(), _root(), *(_root() / each for each in _FOLDERS if bare)):
+    for folder in (Path(), _root(), *(_root() / each for each in _FOLDERS)):
         yield folder / typed
         if not typed.suffix:
             yield folder / f"{typed}.py"

@@ -123,6 +123,22 @@ def test_a_config_is_found_from_any_folder(config, tmp_path, monkeypatch, capsys
     assert "config.ipc is 99999, but the smallest class has" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argument", ["", ":quick"])
+def test_a_config_is_found_where_folders_have_colons(argument, tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    shutil.copy(ROOT / "configs" / "quickstart.py", folder / "mine.py")
+    config, *_ = launch.parse(["", f"--config={folder / 'mine.py'}{argument}", "--workdir=run"])
+    assert config.steps == (6 if argument else 800)
+
+
+def test_an_experiment_is_found_by_its_name_in_configs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("table2", "experiments/table2.py", "configs/experiments/table2.py"):
+        config, *_ = launch.parse(["", f"--config={name}:embedded", "--workdir=run"])
+        assert config.experiment is not None
+
+
 @pytest.mark.parametrize(
     ("config", "hint"),
     [
