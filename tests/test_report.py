@@ -874,7 +874,10 @@ def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
     assert commands.folder(shared, "a") == "runs/table1/runs/a"
     assert commands.anew(shared, "w") == commands.changed(config["command"], workdir="w")
     assert commands.makes_several("launch.py --config=mine.py --config.experiment.seeds=2")
+    assert commands.makes_several("launch.py --config=table2:embedded")
+    assert commands.makes_several("launch.py --config=table2.py --workdir=w")
     assert not commands.makes_several("launch.py --config=configs/quickstart.py")
+    assert not commands.makes_several("launch.py --config=quickstart:quick")
 
 
 def test_run_on_the_way_without_images_says_what_it_distils_for(tmp_path):

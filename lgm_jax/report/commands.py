@@ -29,11 +29,17 @@ def changed(command: str, **flags: str | int) -> str:
 
 def makes_several(command: str | None) -> bool:
     """Whether a command is an experiment's, whose runs are several."""
+    # They show runs by means of this package.
+    from lgm_jax import experiments
+
     pairs = [word.partition("=")[::2] for word in shlex.split(command or "")]
     return any(
         name.startswith("--config.experiment.")
-        or (name == "--config" and PurePosixPath(value).parent.name == "experiments")
+        or (name == "--config" and path.parent.name == "experiments")
+        # By its bare name, or from a folder that is not shown.
+        or (name == "--config" and path.name.partition(".")[0] in experiments.NAMES)
         for name, value in pairs
+        for path in [PurePosixPath(value.partition(":")[0])]
     )
 
 
