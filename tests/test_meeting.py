@@ -147,6 +147,7 @@ def test_another_program_at_the_port_is_waited_out_and_said(monkeypatch, capsys)
 
     def answer_twice():
         with socket.create_server((host, int(port))) as server:
+            server.settimeout(30)
             listening.set()
             for _ in range(2):
                 other, _ = server.accept()
