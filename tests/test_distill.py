@@ -398,7 +398,8 @@ def test_cosine_schedule_ends_at_rest_and_starts_as_the_constant_one(backbone, m
         ends[name] = states
         assert len(program.traces) == 1
     for a, b in zip(ends["constant"][1], ends["cosine"][1], strict=True):
-        np.testing.assert_array_equal(a, b)
+        # Two programs, in one of which XLA may round once less.
+        np.testing.assert_array_max_ulp(np.asarray(a), np.asarray(b), maxulp=1)
 
     def largest(name: str, step: int) -> float:
         pairs = zip(ends[name][step], ends[name][step + 1], strict=True)

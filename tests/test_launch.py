@@ -681,7 +681,7 @@ def test_command_is_recorded_without_what_is_about_one_start():
     argv += ["--config.backbone.name=../../me/w,a..b", "--config.data.folder", "/home/me/photos"]
     assert launch.recorded_command(argv) == (
         "python launch.py --config=../c.py:quick --config.seed -1 --workdir=w "
-        "--config.backbone.name=../../me/w,a..b --config.data.folder /home/me/photos"
+        "--config.backbone.name=../../me/w,a..b --config.data.folder=/home/me/photos"
     )
 
 
@@ -1010,7 +1010,7 @@ def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ("loss", ["the loss is nan at step 5: features", "or a device erred"]),
+        ("loss", ["the loss is nan at step 5: weights, pixels", "or a device made an error"]),
         ("levels", ["no longer finite after step 4: ", "grown", "config.learning_rate=0.03"]),
     ],
 )
