@@ -144,7 +144,7 @@ KEYS: Mapping[str, Key] = {
     "clp.ridge": Key(
         0.001,
         "for objective=clp: ridge, in square norms of the views of a class added up",
-        between(1e-4, 1e4),
+        between(1e-6, 1e4),
     ),
     "clp.temperature": Key(0.1, "for objective=clp: divides the scores", between(1e-4, 1e4)),
     "clp.head_per_copy": Key(False, "for objective=clp: a head of each copy's views alone"),

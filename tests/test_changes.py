@@ -47,6 +47,7 @@ CHANGES = {
     "augment.distill": (False, RUN, {"real.views": 1}),
     "augment.center_crops": (1, RUN, {}),
     "augment.real": (False, RUN, {"real.views": 1}),
+    "augment.crops": ("beyond", RUN, {}),
     "augment.flip": (0.25, RUN, {}),
     "augment.scale_min": (0.5, RUN, {}),
     "augment.scale_max": (0.9, RUN, {}),
@@ -203,7 +204,7 @@ def defaults(cls):
 
 def test_released_defaults_stay():
     """A new meaning is a new name or a new value; see `lgm_jax.identity`."""
-    plain = {"flip": 0.5, "scale": (0.08, 1.0), "ratio": (0.75, 4 / 3)}
+    plain = {"flip": 0.5, "scale": (0.08, 1.0), "ratio": (0.75, 4 / 3), "crops": "inside"}
     plain |= {"noise": 0.5, "noise_mean": 0.0, "noise_std": 0.2}
     assert defaults(augment.Augmentation).items() >= plain.items()
     assert defaults(features.Views) == {"augmentation": None, "count": 1}
@@ -239,7 +240,7 @@ def test_released_defaults_stay():
             "objective": "lgm",
             "temperature": 0.1,
             "label_kind": "hard",
-            "ridge": 0.01,
+            "ridge": 0.001,
             "labels_learning_rate": 0.01,
             "grow_delay": 0,
             "head_per_copy": False,
@@ -265,7 +266,7 @@ def test_released_keys_keep_their_defaults():
         *("microbatch", "images.resolution", "images.crop", "images.grow_every", "augment.flip"),
         *("augment.scale_min", "augment.scale_max", "augment.noise", "augment.noise_mean"),
         *("augment.noise_std", "data.val_fraction", "data.workers", "probe.full_batch"),
-        "probe.full_augment",
+        *("augment.crops", "probe.full_augment"),
     }
     assert config.items() >= DEFAULTS.items()
 
@@ -281,6 +282,7 @@ DEFAULTS = {
     "labels": "hard",
     "labels_learning_rate": 0.01,
     "head_std": 0.01,
+    "clp.ridge": 0.001,
     "clp.temperature": 0.1,
     "clp.head_per_copy": False,
     "deterministic": False,

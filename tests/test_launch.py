@@ -338,7 +338,7 @@ def test_lost_output_is_made_again(run_copy, finished):
           "--config.backbone.revision=main", "--workdir=w"), ["revision is for one backbone"]),
         ((QUICK, "--config.backbone.name=digits_contrastive,nope", "--workdir=w"), ["nope"]),
         ((QUICK, "--config.labels=softer", "--workdir=w"), ["softer", "soft"]),
-        ((QUICK, "--config.clp.ridge=0", "--workdir=w"), ["config.clp.ridge", "0.0001"]),
+        ((QUICK, "--config.clp.ridge=0", "--workdir=w"), ["config.clp.ridge", "1e-06"]),
         ((QUICK, "--config.clp.temperature=nan", "--workdir=w"), ["clp.temperature", "nan"]),
         ((QUICK, "--config.images.init=real", "--workdir=w"), ["images.kind=pixels"]),
         ((QUICK, "--config.images.resolution=16", "--workdir=w"), ["images.resolution", "crop"]),
