@@ -25,6 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import json
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +45,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from lgm_jax.backbones import abstract_vit, configs, port
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests send signals, which the program ignores where it was started to, as by nohup or a script.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        interrupts = _number == signal.SIGINT
+        signal.signal(_number, signal.default_int_handler if interrupts else signal.SIG_DFL)
 
 _connect = socket.socket.connect
 
