@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import common, files
+from configs import _files, common
 from lgm_jax import determinism, experiments, hosts, public
 from lgm_jax import meeting as meetings
 from lgm_jax.errors import UserError, explain_refusal, find_full, unknown_name
@@ -405,7 +405,7 @@ def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         # Of two values, the last counts.
         unset.pop(name.removeprefix("config."), None)
         rest.append(argument)
-    return [rest[0], f"--config={files.find(named)}", *rest[1:]], unset
+    return [rest[0], f"--config={_files.find(named)}", *rest[1:]], unset
 
 
 def _describe_keys() -> str:
