@@ -71,7 +71,8 @@ class Augmentation:
 
 
 PRESETS: Mapping[str, Augmentation | None] = {
-    # As the paper describes it.
+    # As the paper describes it, which says nothing of crops that leave the image; the recipes take
+    # them from the authors' code (`crops="beyond"`).
     "paper": Augmentation(),
     # The authors' code until March 2026, perhaps the one behind the paper's numbers.
     "authors_2025": Augmentation(noise_mean=0.5, crops="beyond"),

@@ -21,7 +21,7 @@ _LEAST_LINES = 20
 
 
 def is_logged(step: int, steps: int, every: int) -> bool:
-    """Whether a step's loss is logged: the first, the last, and at least twenty evenly between.
+    """Whether a step's loss is logged: the first, the last, and about twenty between at least.
 
     Args:
         step: Updates made, from 1.
