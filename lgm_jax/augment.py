@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,15 @@ class Augmentation:
         """Fields that change nothing as the others are; see `identity`."""
         return frozenset() if self.noise else frozenset({"noise_mean", "noise_std"})
 
+    def __call__(
+        self, keys: Key[Array, " n"], images: Float[Array, "n h w 3"], resolution: int
+    ) -> Float[Array, "n r r 3"]:
+        """Augmented images; see `augment`, which takes uint8 images too."""
+        return jax.vmap(lambda key, image: _augment(key, image, resolution, self))(keys, images)
+
+
+Augment = Callable[[Key[Array, " n"], Float[Array, "n h w 3"], int], Float[Array, "n r r 3"]]
+"""`augmentation(keys, images, resolution)`, a frozen dataclass such as `Augmentation`."""
 
 PRESETS: Mapping[str, Augmentation | None] = {
     # As the paper describes it, which says nothing of crops that leave the image; the recipes take
@@ -86,7 +95,7 @@ def augment(
     keys: Key[Array, " n"],
     images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
     resolution: int,
-    augmentation: Augmentation | None = PRESETS["paper"],
+    augmentation: Augment | None = PRESETS["paper"],
 ) -> Float[Array, "n r r 3"]:
     """Augments each image with its own key.
 
@@ -96,7 +105,8 @@ def augment(
         keys: One random key per image.
         images: Images in [0, 1], or uint8 ones, of any height and width.
         resolution: Side `r` of the result, in pixels.
-        augmentation: What to do; `None` takes the centre crop.
+        augmentation: What to do, called `augmentation(keys, images, resolution)` with float
+            images; `None` takes the centre crop.
 
     Raises:
         UserError: If images are neither floats nor uint8, or smaller than a centre crop.
@@ -104,7 +114,7 @@ def augment(
     images = to_float(images)
     if augmentation is None:
         return center_crop(images, resolution)
-    return jax.vmap(lambda key, image: _augment(key, image, resolution, augmentation))(keys, images)
+    return augmentation(keys, images, resolution)
 
 
 def to_float(
@@ -216,6 +226,8 @@ def _augment(
         aspect=width / height,
     )
     image = crop_and_flip(image, box.astype(image.dtype), flip, resolution)
+    if augmentation.noise == 0:
+        return image.astype(dtype)
     chosen = jax.random.bernoulli(key_choice, augmentation.noise).astype(image.dtype)
     noise = jax.random.normal(key_noise, image.shape, image.dtype)
     noisy = image + chosen * (augmentation.noise_mean + augmentation.noise_std * noise)

@@ -20,13 +20,14 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
-from lgm_jax import checks, compilation, hosts, sharding
-from lgm_jax.augment import Augmentation, augment, to_float
+from lgm_jax import checks, compilation, devices, hosts
+from lgm_jax.augment import Augment, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
 from lgm_jax.errors import UserError, naming
+from lgm_jax.prefetch import Ahead
 from lgm_jax.progress import progress
 
 # Rows of a shard: what a kill can cost, and what is read into memory at a time.
@@ -52,7 +53,7 @@ class Views:
     """
 
     crop: int
-    augmentation: Augmentation | None = None
+    augmentation: Augment | None = None
     count: int = 1
 
     def __post_init__(self) -> None:
@@ -96,21 +97,6 @@ class Rows:
             taken[chosen] = self.shards[number][rows[chosen] % length]
         return taken
 
-    def class_means(self, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k d"]:
-        """The mean features of each class, over all views of its images, without holding more.
-
-        Args:
-            labels: Of the images; of every class there is one.
-        """
-        counts = self.views * np.bincount(labels)
-        sums = np.zeros((len(counts), self.shape[2]), np.float64)
-        first = 0
-        for shard in self.shards:
-            images = np.arange(first, first + len(shard)) % len(labels)
-            np.add.at(sums, labels[images], shard)
-            first += len(shard)
-        return (sums / counts[:, None]).astype(np.float32)
-
 
 def embed(
     backbone: Backbone,
@@ -136,16 +122,17 @@ def embed(
             `None` keeps nothing.
         mapped: Whether shards of a local folder are mapped into memory rather than read.
         label: What the progress bar says.
-        mesh: Devices of this process that share each batch.
+        mesh: Devices of this process that share each batch; all by default.
 
     Raises:
         UserError: If features are not finite.
     """
+    mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     total = views.count * len(split.labels)
 
     @functools.cache
     def params() -> Any:
-        return sharding.replicate(mesh, backbone.params)
+        return devices.put(mesh, backbone.params)
 
     def compute(rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         everywhere = dataclasses.replace(backbone, params=params())
@@ -192,27 +179,33 @@ def _embed_rows(
     views: Views,
     key: Key[Array, ""],
     rows: Int[np.ndarray, " n"],
-    mesh: Mesh | None,
+    mesh: Mesh,
 ) -> Float[np.ndarray, "n d"]:
     images = len(split.labels)
-    batch = min(_BATCH * (mesh.size if mesh else 1), len(rows))
-    parts = []
-    for start in range(0, len(rows), batch):
-        chosen = rows[start : start + batch]
-        # The last batch repeats a row, so that one compiled shape serves all.
-        padded = np.resize(chosen, batch)
-        features = _features(
-            backbone.params,
-            to_float(sharding.divide(mesh, split.load(padded % images))),
-            key,
-            sharding.divide(mesh, (padded // images).astype(np.int32)),
-            sharding.divide(mesh, (padded % images).astype(np.int32)),
-            apply=backbone.apply,
-            views=views,
-            mesh=mesh,
-        )
-        parts.append(np.asarray(features)[: len(chosen)])
-    return finite(np.concatenate(parts), backbone.name)
+    batch = min(_BATCH * mesh.size, len(rows))
+    # The last batch repeats rows, so that one compiled shape serves all.
+    batches = [np.resize(rows[i : i + batch], batch) for i in range(0, len(rows), batch)]
+    computed: list[Array] = []
+    with Ahead(lambda i: split.load(batches[i] % images), len(batches)) as load:
+        for number, chosen in enumerate(batches):
+            places = np.stack([chosen // images, chosen % images], axis=1).astype(np.int32)
+            pixels, places = devices.put(mesh, (load(number), places), devices.ROWS)
+            found = embed_views(
+                backbone.params,
+                pixels,
+                key,
+                places,
+                apply=backbone.apply,
+                crop=views.crop,
+                augmentation=views.augmentation,
+                mesh=mesh,
+            )
+            computed.append(found)
+            if number:
+                # Waits for the batch before, so that few are under way.
+                computed[number - 1] = np.asarray(computed[number - 1])[:batch]
+    whole = np.concatenate([np.asarray(part)[:batch] for part in computed])
+    return finite(whole[: len(rows)], backbone.name)
 
 
 def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:
@@ -235,25 +228,47 @@ def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "
     return features
 
 
-@functools.partial(compilation.Program, static_argnames=("apply", "views", "mesh"))
-def _features(
+@functools.partial(
+    compilation.Program, static_argnames=("apply", "crop", "augmentation", "mesh", "size")
+)
+def embed_views(
     params: Any,
-    images: Float[Array, "b h w 3"],
+    images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
     key: Key[Array, ""],
-    numbers: Int[Array, " b"],
-    indices: Int[Array, " b"],
+    places: Int[Array, "b p"],
     *,
     apply: Callable[[Any, Array], Array],
-    views: Views,
-    mesh: Mesh | None,
+    crop: int,
+    augmentation: Augment | None,
+    mesh: Mesh,
+    size: int | None = None,
 ) -> Float[Array, "b d"]:
-    def embed_part(common: Any, images: Array, numbers: Array, indices: Array) -> Array:
-        params, key = common
-        fold = jax.vmap(lambda view, i: jax.random.fold_in(jax.random.fold_in(key, view), i))
-        keys = fold(numbers, indices)
-        return apply(params, augment(keys, images, views.crop, views.augmentation))
+    """Features of one view of each image: all features of real images are computed here.
 
-    return sharding.over_rows(embed_part, mesh)((params, key), images, numbers, indices)
+    Args:
+        params: The backbone's parameters, on every device.
+        images: As they lie on the mesh, as many rows on each device.
+        key: Random key.
+        places: Of each view, numbers that are folded into the key one after the other.
+        apply: The backbone's `apply(params, images)`.
+        crop: Side of the views, in pixels.
+        augmentation: What makes a view; `None` for the centre crop.
+        mesh: The devices.
+        size: Views in the backbone at a time on each device; all by default.
+    """
+
+    def part(params: Any, key: Key[Array, ""], images: Array, places: Array) -> Array:
+        def fold(place: Int[Array, " p"]) -> Key[Array, ""]:
+            return functools.reduce(jax.random.fold_in, place, key)
+
+        def features(images: Array, places: Array) -> Array:
+            return apply(params, augment(jax.vmap(fold)(places), images, crop, augmentation))
+
+        return devices.map_rows(features, size, images, places)
+
+    rows, everywhere = devices.ROWS, devices.EVERYWHERE
+    mapped = devices.on_mesh(part, mesh, (everywhere, everywhere, rows, rows), rows)
+    return mapped(params, key, images, places)
 
 
 def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:

@@ -10,8 +10,10 @@ Source: arXiv 2511.16674, section 3; the colour matrix is from Olah et al., "Fea
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lgm_jax import checks
 from lgm_jax.augment import to_float
+from lgm_jax.errors import UserError
 from lgm_jax.resample import at_least_float32, enlarge_matrix, resample
 
 Levels = tuple[Float[Array, "n _ _ 3"], ...]
@@ -38,6 +41,165 @@ INITS = ("noise", "zero")
 
 # A sigmoid cannot reach 0 or 1, so `from_images` keeps this far away from them.
 _MARGIN = 1e-3
+
+
+class Parametrisation(Protocol):
+    """A frozen dataclass that says what the parameters of images are, and which images they make.
+
+    Parameters are a pytree of arrays, each with a leading axis of images, that treats every image
+    for itself: what an image is depends on no other, so that devices share them out.
+
+    Attributes:
+        resolution: Side of the images, in pixels.
+    """
+
+    resolution: int
+
+    def init_params(self, key: Key[Array, ""], num_images: int) -> Any:
+        """The parameters of new images, a part of which is that of more images."""
+        ...
+
+    def decode(self, params: Any, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
+        """The images in [0, 1], as they are after `step` updates."""
+        ...
+
+
+@runtime_checkable
+class Growing(Parametrisation, Protocol):
+    """A parametrisation that changes what its parameters mean on the way.
+
+    Optimiser states begin anew at such a step, for they belong to the old meaning.
+    """
+
+    def grows_at(self, step: int | Int[Array, ""]) -> Any:
+        """Whether the parameters change after `step` updates, before the next."""
+        ...
+
+    def grow(self, key: Key[Array, ""], params: Any, step: int | Int[Array, ""]) -> Any:
+        """The parameters as they are after the change."""
+        ...
+
+    def side_at(self, step: int) -> int:
+        """Side in pixels of the finest detail that the images have after `step` updates."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Images as they are, at their full resolution.
+
+    Attributes:
+        resolution: Side of the images, in pixels.
+        init: `noise`, `zero` for grey images, or `real`: from given images, see `from_images`.
+        decorrelate: Whether a pixel's three parameters are decorrelated colours or plain RGB.
+        grey: Whether images have no colour, whatever `decorrelate` says.
+
+    Raises:
+        UserError: If a value is unknown or out of range.
+    """
+
+    resolution: int
+    init: str = "noise"
+    decorrelate: bool = True
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "resolution")
+        checks.one_of("init", self.init, (*INITS, "real"))
+        checks.flags(self, "decorrelate", "grey")
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change no image as the others are; see `identity`."""
+        return frozenset({"decorrelate"}) if self.grey else frozenset()
+
+    def init_params(self, key: Key[Array, ""], num_images: int) -> Levels:
+        """The parameters of new images.
+
+        Raises:
+            UserError: If they are to start from real ones.
+        """
+        if self.init == "real":
+            raise UserError("init=real: give the parameters of images.from_images")
+        return init_pyramid(key, num_images, self.resolution, kind="pixels", init=self.init)
+
+    def decode(self, params: Levels, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
+        """The images in [0, 1]."""
+        return decode(params, decorrelate=self.decorrelate, grey=self.grey)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pyramid:
+    """Images as sums of resolutions, from coarse to fine, of which ever more count.
+
+    Attributes:
+        resolution: Side of the images, in pixels.
+        init: `noise`, or `zero` for grey images.
+        decorrelate: As of `Pixels`.
+        grey: Likewise.
+        start_resolution: Levels up to this side count from the start.
+        grow_every: Steps between one new level and the next; 0 has all count from the start.
+        grow_delay: Steps by which every new level comes later; the authors' code has one.
+
+    Raises:
+        UserError: If a value is unknown or out of range.
+    """
+
+    resolution: int
+    init: str = "noise"
+    decorrelate: bool = True
+    grey: bool = False
+    start_resolution: int = 1
+    grow_every: int = 200
+    grow_delay: int = 0
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "resolution", "start_resolution")
+        checks.counts(self, "grow_every", "grow_delay", low=0)
+        checks.one_of("init", self.init, INITS)
+        checks.flags(self, "decorrelate", "grey")
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change no image as the others are; see `identity`."""
+        growth = () if self.grow_every else ("start_resolution", "grow_delay")
+        return frozenset(("decorrelate", *growth) if self.grey else growth)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of all levels."""
+        return level_sizes(self.resolution)
+
+    def num_active(self, step: int | Int[Array, ""]) -> Any:
+        """How many levels count after `step` updates."""
+        return num_active(step, self.sizes, self.start_resolution, self.grow_every, self.grow_delay)
+
+    def init_params(self, key: Key[Array, ""], num_images: int) -> Levels:
+        """The parameters of new images."""
+        return init_pyramid(
+            key, num_images, self.resolution, init=self.init, active=self.num_active(0)
+        )
+
+    def decode(self, params: Levels, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
+        """The images in [0, 1] that the levels make that count after `step` updates."""
+        active = self.num_active(step)
+        return decode(params, active, decorrelate=self.decorrelate, grey=self.grey)
+
+    def grows_at(self, step: int | Int[Array, ""]) -> Any:
+        """Whether one more level counts after `step` updates than in the last of them."""
+        return self.num_active(step) > self.num_active(step - 1)
+
+    def grow(self, key: Key[Array, ""], params: Levels, step: int | Int[Array, ""]) -> Levels:
+        """The levels with the one that is new after `step` updates."""
+        return grow_pyramid(params, key, self.num_active(step) - 1, self.init)
+
+    def side_at(self, step: int) -> int:
+        """Side in pixels of the finest level that counts after `step` updates."""
+        return self.sizes[self.num_active(step) - 1]
+
+
+PARAMETRISATIONS: Mapping[str, type[Parametrisation]] = {"pyramid": Pyramid, "pixels": Pixels}
+"""Parametrisations by the names that configs have for them."""
 
 
 def level_sizes(resolution: int, kind: str = "pyramid") -> tuple[int, ...]:

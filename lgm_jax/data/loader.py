@@ -45,12 +45,15 @@ class HostBatch(NamedTuple):
     Attributes:
         images: (b, r, r, 3) uint8.
         labels: (b,) int32.
-        numbers: (b,) int32, which images of the whole batch these are.
+        numbers: (b,) int32, which images of the whole batch these are: random keys follow from it,
+            so that processes may share a batch out as they like.
+        indices: (b,) int32, which images of the data set.
     """
 
     images: UInt8[np.ndarray, "b r r 3"]
     labels: Int[np.ndarray, " b"]
     numbers: Int[np.ndarray, " b"]
+    indices: Int[np.ndarray, " b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +158,7 @@ class Loader:
             done += len(found)
         if images is None:
             raise ValueError("a process without images in the batch")
-        return HostBatch(images, self._parts.split.labels[indices], numbers)
+        return HostBatch(images, self._parts.split.labels[indices], numbers, indices)
 
     def close(self) -> None:
         """Ends the workers."""

@@ -10,7 +10,7 @@ number alone, and any number of processes can share a step's batch. Images come 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,173 +21,132 @@ from lgm_jax import checks
 
 SAMPLINGS = ("shuffle", "balanced")
 
-# Rounds of mixing in the shuffle of a class. Measured: after eight, chi-square tests of 20,000
+# Rounds of mixing in a shuffle that is not made. Measured: after eight, chi-square tests of 20,000
 # shuffles of 2 to 13 images tell them from random ones no more; after six, those of 3 images.
 _ROUNDS = 8
 
-# Epochs whose shuffles the host keeps: a batch may span two.
+# Epochs whose shuffles are kept: a batch may span two.
 _EPOCHS_KEPT = 2
 
 
-class Classes(NamedTuple):
-    """The images of each class.
+class _Draw:
+    """A random key, as bits: keys do not pickle."""
 
-    Attributes:
-        images: (n,) Their indices, class by class.
-        starts: (k,) Where each class begins among them.
-        counts: (k,) How many it has.
-    """
+    def __init__(self, key: Key[Array, ""]):
+        self._words, self._impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
 
-    images: Int[Array, " n"]
-    starts: Int[Array, " k"]
-    counts: Int[Array, " k"]
+    @property
+    def _key(self) -> Key[Array, ""]:
+        return jax.random.wrap_key_data(jnp.asarray(self._words), impl=self._impl)
 
 
-def step_indices(
-    sampling: str,
-    key: Key[Array, ""],
-    step: int | Int[Array, ""],
-    batch: int,
-    labels: Int[Array, " n"],
-    num_classes: int,
-) -> Int[Array, " batch"]:
-    """Indices of the images of one step.
-
-    Args:
-        sampling: One of `SAMPLINGS`.
-        key: Random key of the run's real images.
-        step: Number of the step; may be traced.
-        batch: Images per step.
-        labels: Of all images; may be traced.
-        num_classes: Number of classes `k`, each of which has an image.
-
-    Raises:
-        UserError: If the sampling is unknown.
-    """
-    checks.one_of("sampling", sampling, SAMPLINGS)
-    if sampling == "shuffle":
-        return batch_indices(key, step, batch, labels.shape[0])
-    positions = jnp.asarray(step, jnp.int32) * batch + jnp.arange(batch, dtype=jnp.int32)
-    return balanced_indices(key, positions, group(labels, num_classes))
-
-
-def batch_indices(
-    key: Key[Array, ""], step: int | Int[Array, ""], batch: int, num_images: int
-) -> Int[Array, " batch"]:
-    """Indices of the images of one step, sampled by `shuffle`.
-
-    Every image comes once per epoch; a batch may span two epochs, or many if it is larger than
-    the data set.
-
-    Args:
-        key: Random key of the run's real images.
-        step: Number of the step; may be traced.
-        batch: Images per step.
-        num_images: Size of the data set.
-    """
-    positions = jnp.asarray(step, jnp.int32) * batch + jnp.arange(batch, dtype=jnp.int32)
-    first_epoch = positions[0] // num_images
-    spanned = (batch + num_images - 2) // num_images + 1
-    orders = jax.vmap(lambda epoch: _epoch_order(key, epoch, num_images))(
-        first_epoch + jnp.arange(spanned, dtype=jnp.int32)
-    )
-    return orders[positions // num_images - first_epoch, positions % num_images]
-
-
-def balanced_indices(
-    key: Key[Array, ""], positions: Int[Array, " b"], classes: Classes
-) -> Int[Array, " b"]:
-    """Indices of the images at some positions, sampled by `balanced`.
-
-    Every image of a class comes once per epoch of that class.
-
-    Args:
-        key: Random key of the run's real images.
-        positions: Any, in any order.
-        classes: Every class has an image.
-    """
-    num_classes = classes.counts.shape[0]
-
-    def pick(position: Int[Array, ""]) -> Int[Array, ""]:
-        label, number = position % num_classes, position // num_classes
-        count = classes.counts[label]
-        shuffle_key = jax.random.fold_in(jax.random.fold_in(key, label), number // count)
-        words = jax.random.bits(shuffle_key, (_ROUNDS, 2), jnp.uint32)
-        entry = _shuffled(words, (number % count).astype(jnp.uint32), count.astype(jnp.uint32))
-        return classes.images[classes.starts[label] + entry.astype(jnp.int32)]
-
-    return jax.vmap(pick)(positions)
-
-
-def group(labels: Int[Array, " n"], num_classes: int) -> Classes:
-    """The images of each class, in their order in the data set."""
-    counts = jnp.bincount(labels, length=num_classes).astype(jnp.int32)
-    images = jnp.argsort(labels, stable=True).astype(jnp.int32)
-    return Classes(images, jnp.cumsum(counts) - counts, counts)
-
-
-class Order:
-    """The same on the host, for a few positions at a time. Pickles.
+class Order(_Draw):
+    """Which images are at some positions. Pickles.
 
     What it keeps does not grow: the shuffles of two epochs, or the images of each class.
     """
 
     def __init__(
-        self, sampling: str, key: Key[Array, ""], labels: Int[np.ndarray, " n"], num_classes: int
+        self,
+        sampling: str,
+        key: Key[Array, ""],
+        labels: Int[np.ndarray, " n"],
+        num_classes: int,
+        *,
+        made: bool = True,
     ):
-        """As `step_indices`."""
+        """Draws nothing yet.
+
+        Args:
+            sampling: One of `SAMPLINGS`.
+            key: Random key of the run's real images.
+            labels: Of all images.
+            num_classes: Number of classes `k`, each of which has an image.
+            made: For `shuffle`: whether the shuffle of an epoch is made, which takes time in
+                proportion to the images, or each of its entries found on its own, in another order.
+
+        Raises:
+            UserError: If the sampling is unknown.
+        """
         checks.one_of("sampling", sampling, SAMPLINGS)
-        # Keys do not pickle; their bits do.
-        self._words, self._impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
-        self._num_images = len(labels)
-        self._grouped = None
-        if sampling == "balanced":
-            self._grouped = jax.tree.map(np.asarray, group(jnp.asarray(labels), num_classes))
-        self._shuffles: dict[int, np.ndarray] = {}
+        super().__init__(key)
+        self._num_images, self._balanced = len(labels), sampling == "balanced"
+        self._draw = _epoch_order if made else _epoch_words
+        self._epochs: dict[int, np.ndarray] = {}
+        if self._balanced:
+            self._members = np.argsort(labels, kind="stable").astype(np.int32)
+            self._counts = np.bincount(labels, minlength=num_classes).astype(np.int32)
+            self._starts = np.cumsum(self._counts) - self._counts
 
     def at(self, positions: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
-        """Indices of the images at some positions."""
-        key = jax.random.wrap_key_data(jnp.asarray(self._words), impl=self._impl)
-        if self._grouped is not None:
-            chosen = _balanced(key, jnp.asarray(positions, jnp.int32), self._grouped)
-            return np.asarray(chosen)
+        """Indices of the images at some positions, in any order."""
+        if self._balanced:
+            found = _find_in_classes(self._key, positions.astype(np.int32), self._counts)
+            labels, entries = np.asarray(found)
+            return self._members[self._starts[labels] + entries]
         epochs, entries = np.divmod(positions, self._num_images)
         indices = np.empty(len(positions), np.int32)
         for epoch in np.unique(epochs).tolist():
-            indices[epochs == epoch] = self._shuffle(key, epoch)[entries[epochs == epoch]]
+            drawn, here = self._epoch(epoch), epochs == epoch
+            if drawn.ndim == 1:
+                indices[here] = drawn[entries[here]]
+            else:
+                # All of them, so that one compiled shape serves every batch.
+                found = _find(drawn, entries.astype(np.uint32), np.uint32(self._num_images))
+                indices[here] = np.asarray(found)[here]
         return indices
 
-    def _shuffle(self, key: Key[Array, ""], epoch: int) -> Int[np.ndarray, " n"]:
-        if epoch not in self._shuffles:
-            order = np.asarray(_order(key, jnp.int32(epoch), self._num_images))
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """The shuffle of an epoch, or the words that decide it."""
+        if epoch not in self._epochs:
+            drawn = np.asarray(self._draw(self._key, jnp.int32(epoch), self._num_images))
             # In one step, as threads may share this.
-            kept = dict(list(self._shuffles.items())[1 - _EPOCHS_KEPT :])
-            self._shuffles = {**kept, epoch: order}
-            return order
-        return self._shuffles[epoch]
+            self._epochs = {**dict(list(self._epochs.items())[1 - _EPOCHS_KEPT :]), epoch: drawn}
+            return drawn
+        return self._epochs[epoch]
 
 
-class Crops:
+class Crops(_Draw):
     """Where an image at a position is cropped once its shorter side fits. Pickles."""
-
-    def __init__(self, key: Key[Array, ""]):
-        """From the random key of the run's crops."""
-        self._words, self._impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
 
     def at(self, positions: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
         """Uniform in [0, 1), vertically and horizontally, one for each position."""
-        key = jax.random.wrap_key_data(jnp.asarray(self._words), impl=self._impl)
-        return np.asarray(_uniform(key, jnp.asarray(positions, jnp.int32)), np.float64)
+        return np.asarray(_uniform(self._key, jnp.asarray(positions, jnp.int32)), np.float64)
 
 
-def _epoch_order(
-    key: Key[Array, ""], epoch: Int[Array, ""], num_images: int
-) -> Int[Array, " num_images"]:
+@functools.partial(jax.jit, static_argnums=2)
+def _epoch_order(key: Key[Array, ""], epoch: Int[Array, ""], num_images: int) -> Int[Array, " n"]:
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
 
 
-_order = jax.jit(_epoch_order, static_argnums=2)
-_balanced = jax.jit(balanced_indices)
+@functools.partial(jax.jit, static_argnums=2)
+def _epoch_words(
+    key: Key[Array, ""], epoch: Int[Array, ""], num_images: int
+) -> UInt32[Array, "rounds 2"]:
+    return jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS, 2), jnp.uint32)
+
+
+@jax.jit
+def _find(
+    words: UInt32[Array, "rounds 2"], places: UInt32[Array, " b"], length: UInt32[Array, ""]
+) -> Int[Array, " b"]:
+    return jax.vmap(_shuffled, in_axes=(None, 0, None))(words, places, length).astype(jnp.int32)
+
+
+@jax.jit
+def _find_in_classes(
+    key: Key[Array, ""], positions: Int[Array, " b"], counts: Int[Array, " k"]
+) -> Int[Array, "2 b"]:
+    """The classes of positions, and which entry of its class's images each is."""
+
+    def find(position: Int[Array, ""]) -> Int[Array, " 2"]:
+        label, number = position % counts.shape[0], position // counts.shape[0]
+        count = counts[label]
+        words = _epoch_words(jax.random.fold_in(key, label), number // count, 0)
+        entry = _shuffled(words, (number % count).astype(jnp.uint32), count.astype(jnp.uint32))
+        return jnp.stack([label, entry.astype(jnp.int32)])
+
+    return jax.vmap(find, out_axes=1)(positions)
 
 
 @jax.jit

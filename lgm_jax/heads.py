@@ -1,0 +1,178 @@
+"""Linear heads of features: their loss, its gradient, and ridge regression to labels.
+
+A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. See `objectives` for letters and precision.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Float, Int, Key
+
+from lgm_jax import checks, regression
+from lgm_jax.numerics import nonzero, num_parts, sum_of_parts, weighted, wide
+
+Head = dict[str, Float[Array, "..."]]
+Labels = Int[Array, " n"] | Float[Array, "n k"]
+
+
+def init_head(key: Key[Array, ""], feature_dim: int, num_classes: int, std: float = 0.01) -> Head:
+    """Draws a random linear head: kernel N(0, std²), zero bias.
+
+    Args:
+        key: Random key; a run draws a fresh head at every step.
+        feature_dim: Number of features `d`.
+        num_classes: Number of classes `k`.
+        std: Standard deviation of the kernel. The authors' code has 0.01, the paper's text 1.
+    """
+    kernel = std * jax.random.normal(key, (feature_dim, num_classes), jnp.float32)
+    return {"kernel": kernel, "bias": jnp.zeros((num_classes,), jnp.float32)}
+
+
+def logits(head: Head, features: Float[Array, "n d"]) -> Float[Array, "n k"]:
+    """Class scores of a linear head."""
+    scores = jnp.dot(wide(features), head["kernel"], precision=Precision.HIGHEST)
+    return scores + head["bias"][None, :]
+
+
+def linear_probe_loss(
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Labels,
+    weights: Float[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """Mean cross-entropy of a linear head.
+
+    Args:
+        head: The linear head.
+        features: One row per image.
+        labels: Class indices, or class probabilities (n, k) whose rows sum to one.
+        weights: Weight of each image; zero leaves it out. All one by default.
+    """
+    features, weights = weighted(features, weights)
+    return _summed_loss(head, features, labels, weights) / nonzero(jnp.sum(weights))
+
+
+def _summed_loss(head: Head, features: Array, labels: Labels, weights: Array) -> Array:
+    scores = jax.nn.log_softmax(logits(head, features), axis=-1)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        losses = -jnp.take_along_axis(scores, labels[:, None], axis=-1)[:, 0]
+    else:
+        losses = -jnp.sum(labels * scores, axis=-1)
+    return jnp.sum(weights * losses)
+
+
+head_gradient = jax.grad(linear_probe_loss)
+"""Gradient of `linear_probe_loss` with respect to the head, shaped like the head."""
+
+loss_and_head_gradient = jax.value_and_grad(linear_probe_loss)
+"""`linear_probe_loss`, and its gradient with respect to the head."""
+
+
+def head_gradient_in_parts(
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Labels,
+    weights: Float[Array, " n"] | None = None,
+    *,
+    parts: int | None = None,
+) -> Head:
+    """`head_gradient` of very many images, whose class scores are never in memory all at once.
+
+    Nor are they when it is differentiated with respect to the features.
+
+    Args:
+        head: The linear head.
+        features: One row per image.
+        labels: Class indices or probabilities.
+        weights: As for `linear_probe_loss`.
+        parts: Into how many parts the images go; by default so many that the scores of one take
+            64 MiB.
+    """
+    features, weights = weighted(features, weights)
+    parts = parts or num_parts(len(features), head["bias"].shape[0])
+    share = functools.partial(jax.grad(_summed_loss), head)
+    total = nonzero(jnp.sum(weights))
+    gradient = sum_of_parts(share, parts, features, labels, weights)
+    return jax.tree.map(lambda leaf: leaf / total, gradient)
+
+
+def linear_probe_loss_in_parts(
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Labels,
+    weights: Float[Array, " n"] | None = None,
+    *,
+    parts: int | None = None,
+) -> Float[Array, ""]:
+    """`linear_probe_loss` in the memory of `head_gradient_in_parts`; arguments are the same."""
+    features, weights = weighted(features, weights)
+    parts = parts or num_parts(len(features), head["bias"].shape[0])
+    share = functools.partial(_summed_loss, head)
+    return sum_of_parts(share, parts, features, labels, weights) / nonzero(jnp.sum(weights))
+
+
+def ridge_head(
+    features: Float[Array, "s d"],
+    labels: Int[Array, " s"] | Float[Array, "s k"],
+    num_classes: int,
+    ridge: float,
+    weights: Float[Array, " s"] | None = None,
+) -> Head:
+    """The head of kernel ridge regression to the labels: W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, no bias.
+
+    λ is `ridge` times the square norms of the features of a class, added up: tr(Z Zᵀ) / k. So the
+    same number means the same regression for every backbone (features times a give W / a, and the
+    same scores), and however often each image is seen: all rows twice, or all weights times two,
+    give the same head. With one row per class, λ is `ridge` times the mean square norm.
+
+    Solved in the smaller of sample and feature space, W = (Zᵀ Z + λ I)⁻¹ Zᵀ Y, and around the mean
+    of the features, which may be large beside their differences. Features that are all zero have a
+    head of zero.
+
+    Args:
+        features: One row per image, Z.
+        labels: Class indices or probabilities, of which Y has a row each.
+        num_classes: Number of classes `k`.
+        ridge: Above zero.
+        weights: Weight of each image, of which the regression sees the square root times the row;
+            zero leaves it out. All one by default.
+
+    Raises:
+        UserError: If the ridge is a number that is not above zero.
+    """
+    checks.positive("ridge", ridge)
+    features, weights = weighted(features, weights)
+    targets = probabilities(labels, num_classes, features.dtype)
+    # Squares of features of any size fit; the head is scaled back.
+    size = nonzero(jax.lax.stop_gradient(jnp.max(jnp.abs(features))))
+    features = features / size
+    squares = jnp.sum(weights[:, None] * jnp.square(features))
+    strength = nonzero(squares * (ridge / num_classes))
+    kernel = regression.ridge_kernel(features, targets, weights, strength) / size
+    return {"kernel": kernel, "bias": jnp.zeros_like(kernel, shape=(num_classes,))}
+
+
+def tempered(head: Head, temperature: float) -> Head:
+    """The head whose scores are those of another divided by a temperature, less their mean.
+
+    What all classes have in common says nothing of any, and would take digits from the scores.
+
+    Raises:
+        UserError: If the temperature is a number that is not above zero.
+    """
+    checks.positive("temperature", temperature)
+    return jax.tree.map(
+        lambda leaf: (leaf - jnp.mean(leaf, axis=-1, keepdims=True)) / temperature, head
+    )
+
+
+def probabilities(labels: Labels, num_classes: int, dtype: Any) -> Float[Array, "n k"]:
+    """Class probabilities as they are, or those of class indices; zero for one below zero."""
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        return jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    return labels

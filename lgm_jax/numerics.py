@@ -1,0 +1,116 @@
+"""Arithmetic of features that loses no digits and overflows nowhere, in bounded memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Bool, Float
+
+# Class scores of so many rows and classes at a time: 64 MiB, over all devices.
+_SCORES = 2**24
+
+
+def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
+    """One minus the cosine between two pytrees, each taken as one long vector.
+
+    Zero for trees that point the same way, two for opposite ones; one, with a zero gradient, where
+    either is all zero. Nearly parallel ones, whose cosine rounds to one, lose no digits.
+    """
+    (a, exists_a), (b, exists_b) = _unit(tree_a), _unit(tree_b)
+    cosine, apart = _inner(a, b), jax.tree.map(jnp.subtract, a, b)
+    distance = jnp.where(cosine > 0.5, _inner(apart, apart) / 2, 1 - cosine)
+    return jnp.where(exists_a & exists_b, distance, 1)
+
+
+def nonzero(total: Any) -> Any:
+    """The total, or one in place of zero: a divisor of what is zero as well."""
+    return jnp.where(total == 0, 1, total)
+
+
+def num_parts(rows: int, num_classes: int) -> int:
+    """Parts, a power of two, in which class scores of so many rows take 64 MiB at most."""
+    needed = -(-rows * num_classes // _SCORES)
+    return min(1 << max(0, needed - 1).bit_length(), 1 << max(0, rows - 1).bit_length())
+
+
+def padded_rows(rows: int, num_classes: int, devices: int) -> int:
+    """The least number of rows from `rows` on of which each device has the same of each part."""
+    parts = num_parts(rows, num_classes)
+    while True:
+        padded = -(-rows // (devices * parts)) * devices * parts
+        needed = num_parts(padded, num_classes)
+        if needed <= parts:
+            return padded
+        parts = needed
+
+
+def sum_of_parts(function: Callable[..., Any], parts: int, *arrays: Array) -> Any:
+    """`function(*arrays)`, a sum over rows, computed for a part of the rows at a time.
+
+    Nothing of a part is kept for the gradient. Every part takes rows from everywhere in the arrays,
+    so that where devices share the rows, each computes on its own: consecutive rows of a part
+    would all be one device's, and move.
+
+    Args:
+        function: Returns a pytree of sums over the rows of its arguments.
+        parts: How many.
+        arrays: Arrays with as many rows; rows of zeros must add nothing to the sums.
+    """
+    if parts == 1:
+        return function(*arrays)
+    missing = -arrays[0].shape[0] % parts
+    stacked = []
+    for array in arrays:
+        if missing:
+            array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+        stacked.append(array.reshape(-1, parts, *array.shape[1:]))
+    once = jax.checkpoint(function, prevent_cse=False)
+
+    def add(total: Any, part: Array) -> tuple[Any, None]:
+        rows = (jax.lax.dynamic_index_in_dim(array, part, 1, keepdims=False) for array in stacked)
+        return jax.tree.map(jnp.add, total, once(*rows)), None
+
+    shapes = jax.eval_shape(function, *(array[:, 0] for array in stacked))
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, start, jnp.arange(parts))[0]
+
+
+def wide(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Features in float32 at least."""
+    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+
+def weighted(
+    features: Float[Array, "n d"], weights: Float[Array, " n"] | None
+) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+    """Features and weights in float32 at least; rows of no weight are zero."""
+    features = wide(features)
+    if weights is None:
+        return features, jnp.ones_like(features, shape=features.shape[:1])
+    weights = weights.astype(features.dtype)
+    return jnp.where(weights[:, None] > 0, features, 0), weights
+
+
+def _unit(tree: Any) -> tuple[Any, Bool[Array, ""]]:
+    """A tree scaled to a norm of one, and whether it is not zero, which stays as it is."""
+    largest = functools.reduce(jnp.maximum, map(jnp.max, map(jnp.abs, jax.tree.leaves(tree))))
+    largest = jax.lax.stop_gradient(largest)
+    # Below, reciprocals are not finite. Squares of the scaled numbers neither overflow nor vanish.
+    exists = ~(largest < jnp.finfo(jnp.float32).tiny)
+    scaled = jax.tree.map(lambda leaf: leaf / jnp.where(exists, largest, 1), tree)
+    inverse = jax.lax.rsqrt(jnp.where(exists, _inner(scaled, scaled), 1))
+    return jax.tree.map(lambda leaf: leaf * inverse, scaled), exists
+
+
+def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
+    products = jax.tree.map(
+        lambda a, b: jnp.dot(jnp.ravel(a), jnp.ravel(b), precision=Precision.HIGHEST),
+        tree_a,
+        tree_b,
+    )
+    return jax.tree.reduce(jnp.add, products)

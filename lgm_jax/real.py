@@ -1,0 +1,208 @@
+"""Real features, as a function of the step: streamed, drawn from those that are kept, or all.
+
+`real(step)` returns `objectives.Features` for each backbone, as they lie on the mesh: what
+`distill.make_step` takes. Work of the host goes on in a thread while devices compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
+
+from lgm_jax import devices, hosts, numerics
+from lgm_jax.backbones import Backbone
+from lgm_jax.data.dataset import Split
+from lgm_jax.data.loader import HostBatch
+from lgm_jax.data.sampling import Order
+from lgm_jax.distill import Distillation
+from lgm_jax.features import Rows, embed_views
+from lgm_jax.objectives import Features
+from lgm_jax.prefetch import Ahead
+
+# Separate random streams: of which images, of their views, and of where the host crops them.
+_REAL, _VIEW, _CROP = 3, 4, 6
+
+# Rows of kept features that `prepare` gets at a time.
+_PART = 8192
+
+SOURCES = ("stream", "cached", "exact")
+
+Real = Callable[[int], Sequence[Any]]
+
+
+def image_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """Random keys for reading images on the host: of which ones, and of where they are cropped."""
+    return jax.random.fold_in(key, _REAL), jax.random.fold_in(key, _CROP)
+
+
+def streamed(
+    backbones: Sequence[Backbone],
+    images: Split | Callable[[int], HostBatch],
+    task: Distillation,
+    key: Key[Array, ""],
+    *,
+    sampling: str = "shuffle",
+    augmented: bool = True,
+    mesh: Mesh | None = None,
+    microbatch: int | None = None,
+) -> Real:
+    """Features of a batch of real images, as many as there are views, embedded at every step.
+
+    Args:
+        backbones: The frozen backbones.
+        images: A split of a data set, such as `ArraySplit(images, labels)`, or what reads the
+            images of a step, such as a `Loader`.
+        task: What is to be made.
+        key: The run's root key.
+        sampling: Which images of a split a step sees, one of `data.sampling.SAMPLINGS`.
+        augmented: Whether real images are augmented as synthetic ones, rather than centre crops.
+        mesh: The devices, as for `distill.make_step`.
+        microbatch: Images in a backbone at a time on each device; all by default.
+    """
+    mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
+    read = images if callable(images) else _reader(images, task, key, sampling)
+    view_key = jax.random.fold_in(key, _VIEW)
+    params = [devices.put(mesh, backbone.params) for backbone in backbones]
+
+    def real(step: int) -> Sequence[Features]:
+        batch = read(step)
+        pixels, labels, numbers, indices, weights = (
+            devices.put_rows(mesh, rows, task.num_views)
+            for rows in (*batch, np.ones(len(batch.labels), np.float32))
+        )
+        step_key = jax.random.fold_in(view_key, step)
+        values = [
+            embed_views(
+                own,
+                pixels,
+                step_key,
+                numbers[:, None],
+                apply=backbone.apply,
+                crop=task.crop,
+                augmentation=task.augmentation if augmented else None,
+                mesh=mesh,
+                size=microbatch,
+            )
+            for backbone, own in zip(backbones, params, strict=True)
+        ]
+        # Views are made anew: their numbers in the batch tell those of one image apart.
+        rest = labels, weights, indices, numbers
+        return [Features(each, *rest, num_classes=task.num_classes) for each in values]
+
+    return real
+
+
+def cached(
+    kept: Sequence[Rows],
+    labels: Int[np.ndarray, " n"],
+    task: Distillation,
+    key: Key[Array, ""],
+    *,
+    sampling: str = "shuffle",
+    mesh: Mesh | None = None,
+    steps: int = 2**31,
+) -> Real:
+    """Features of a batch, drawn from those of some views of each real image.
+
+    Each is seen in a random view. Choosing takes time in proportion to the batch.
+
+    Args:
+        kept: The features by each backbone.
+        labels: Of the real images.
+        task: What is to be made.
+        key: The run's root key.
+        sampling: As for `streamed`; it draws other shuffles.
+        mesh: As for `streamed`.
+        steps: Steps that may be asked for.
+    """
+    mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
+    order_key, view_key = jax.random.fold_in(key, _REAL), jax.random.fold_in(key, _VIEW)
+    order = Order(sampling, order_key, labels, task.num_classes, made=False)
+    views = kept[0].views
+
+    def draw(step: int) -> tuple[list[np.ndarray], Sequence[np.ndarray]]:
+        positions = step * task.num_views + np.arange(task.num_views)
+        drawn = jax.random.fold_in(view_key, step)
+        seen = np.asarray(jax.random.randint(drawn, (task.num_views,), 0, views))
+        own = slice(hosts.index(), None, hosts.count())
+        chosen, seen = order.at(positions)[own], seen[own]
+        # Views times images may not fit 32 bits.
+        taken = [rows.take(seen.astype(np.int64) * len(labels) + chosen) for rows in kept]
+        return taken, (labels[chosen], np.ones(len(chosen), np.float32), chosen, seen)
+
+    drawn_ahead = Ahead(draw, steps)
+
+    def real(step: int) -> Sequence[Features]:
+        taken, rest = drawn_ahead(step)
+        placed = [devices.put_rows(mesh, rows, task.num_views) for rows in rest]
+        return [
+            Features(
+                devices.put_rows(mesh, values, task.num_views),
+                *placed,
+                num_classes=task.num_classes,
+                copies=views,
+            )
+            for values in taken
+        ]
+
+    return real
+
+
+def exact(
+    kept: Sequence[Rows],
+    labels: Int[np.ndarray, " n"],
+    task: Distillation,
+    *,
+    mesh: Mesh | None = None,
+) -> Real:
+    """All features of some views of each real image, or what the objective prepares of them.
+
+    Arguments as for `cached`.
+    """
+    mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
+    prepare = getattr(task.objective, "prepare", None)
+    placed = []
+    for rows in kept:
+        if prepare is not None:
+            placed.append(devices.put(mesh, prepare(_parts(rows, labels, task))))
+            continue
+        (whole,) = _parts(rows, labels, task, size=rows.views * len(labels))
+        count = numerics.padded_rows(len(whole.labels), task.num_classes, mesh.size)
+        placed.append(jax.tree.map(lambda leaf, n=count: _filled(mesh, leaf, n), whole))
+    return lambda _: placed
+
+
+def _reader(
+    split: Split, task: Distillation, key: Key[Array, ""], sampling: str
+) -> Callable[[int], HostBatch]:
+    """Reads the images of a step, of several processes those of this one."""
+    order = Order(sampling, image_keys(key)[0], np.asarray(split.labels), task.num_classes)
+
+    def read(step: int) -> HostBatch:
+        numbers = np.arange(hosts.index(), task.num_views, hosts.count(), dtype=np.int32)
+        indices = order.at(step * task.num_views + numbers.astype(np.int64))
+        return HostBatch(split.load(indices), split.labels[indices], numbers, indices)
+
+    return Ahead(read, 2**31)
+
+
+def _parts(
+    kept: Rows, labels: Int[np.ndarray, " n"], task: Distillation, size: int = _PART
+) -> Iterator[Features]:
+    for start in range(0, kept.views * len(labels), size):
+        rows = np.arange(start, min(start + size, kept.views * len(labels)))
+        image, view = (rows % len(labels)).astype(np.int32), (rows // len(labels)).astype(np.int32)
+        values, weights = kept.take(rows), np.ones(len(rows), np.float32)
+        yield Features(
+            values, labels[image], weights, image, view, task.num_classes, copies=kept.views
+        )
+
+
+def _filled(mesh: Mesh, array: np.ndarray, count: int) -> jax.Array:
+    missing = [(0, count - len(array))] + [(0, 0)] * (array.ndim - 1)
+    return devices.put(mesh, np.pad(array, missing), devices.ROWS)
