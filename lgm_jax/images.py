@@ -43,6 +43,7 @@ INITS = ("noise", "zero")
 _MARGIN = 1e-3
 
 
+@runtime_checkable
 class Parametrisation(Protocol):
     """A frozen dataclass that says what the parameters of images are, and which images they make.
 

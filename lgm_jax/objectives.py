@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +93,7 @@ class Features:
     copies: int = 1
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A frozen dataclass that makes a loss of synthetic and of real features.
 
