@@ -31,7 +31,7 @@ _INIT, _GROW, _OBJECTIVE, _VIEW = 0, 1, 2, 5
 _FIRST_PROBABILITY = 0.9
 
 # Not a preset, of which another may be the best one day: released defaults stay; see `identity`.
-_AUGMENTATION = Augmentation()
+_AUGMENTATION, _LGM = Augmentation(), LGM()
 
 LABELS = ("hard", "soft")
 
@@ -68,7 +68,7 @@ class Distillation:
     num_classes: int
     parametrisation: Parametrisation
     crop: int
-    objective: Objective = LGM()
+    objective: Objective = _LGM
     ipc: int = 1
     copies: int = 10
     augmentation: Augment | None = _AUGMENTATION
@@ -246,8 +246,8 @@ def make_embed(
     all_copies = copies_here * mesh.shape[devices.COPY]
 
     def embed(params: Params, backbone_params: Any, step: Int[Array, ""]) -> Features:
-        found = mapped(backbone_params, params, step)
-        return Features(*found, num_classes=task.num_classes, copies=all_copies)
+        values, labels, weights, image, copy = mapped(backbone_params, params, step)
+        return Features(values, labels, weights, image, copy, task.num_classes, all_copies)
 
     return embed
 

@@ -185,27 +185,28 @@ def _embed_rows(
     batch = min(_BATCH * mesh.size, len(rows))
     # The last batch repeats rows, so that one compiled shape serves all.
     batches = [np.resize(rows[i : i + batch], batch) for i in range(0, len(rows), batch)]
-    computed: list[Array] = []
+    computed: list[np.ndarray] = []
+    pending: Array | None = None
     with Ahead(lambda i: split.load(batches[i] % images), len(batches)) as load:
         for number, chosen in enumerate(batches):
             places = np.stack([chosen // images, chosen % images], axis=1).astype(np.int32)
-            pixels, places = devices.put(mesh, (load(number), places), devices.ROWS)
+            pixels, placed = devices.put(mesh, (load(number), places), devices.ROWS)
             found = embed_views(
                 backbone.params,
                 pixels,
                 key,
-                places,
+                placed,
                 apply=backbone.apply,
                 crop=views.crop,
                 augmentation=views.augmentation,
                 mesh=mesh,
             )
-            computed.append(found)
-            if number:
+            if pending is not None:
                 # Waits for the batch before, so that few are under way.
-                computed[number - 1] = np.asarray(computed[number - 1])[:batch]
-    whole = np.concatenate([np.asarray(part)[:batch] for part in computed])
-    return finite(whole[: len(rows)], backbone.name)
+                computed.append(np.asarray(pending)[:batch])
+            pending = found
+    computed.append(np.asarray(pending)[:batch])
+    return finite(np.concatenate(computed)[: len(rows)], backbone.name)
 
 
 def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:

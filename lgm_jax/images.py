@@ -49,12 +49,12 @@ class Parametrisation(Protocol):
 
     Parameters are a pytree of arrays, each with a leading axis of images, that treats every image
     for itself: what an image is depends on no other, so that devices share them out.
-
-    Attributes:
-        resolution: Side of the images, in pixels.
     """
 
-    resolution: int
+    @property
+    def resolution(self) -> int:
+        """Side of the images, in pixels."""
+        ...
 
     def init_params(self, key: Key[Array, ""], num_images: int) -> Any:
         """The parameters of new images, a part of which is that of more images."""

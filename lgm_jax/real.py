@@ -91,8 +91,9 @@ def streamed(
             for backbone, own in zip(backbones, params, strict=True)
         ]
         # Views are made anew: their numbers in the batch tell those of one image apart.
-        rest = labels, weights, indices, numbers
-        return [Features(each, *rest, num_classes=task.num_classes) for each in values]
+        return [
+            Features(each, labels, weights, indices, numbers, task.num_classes) for each in values
+        ]
 
     return real
 
@@ -139,15 +140,13 @@ def cached(
 
     def real(step: int) -> Sequence[Features]:
         taken, rest = drawn_ahead(step)
-        placed = [devices.put_rows(mesh, rows, task.num_views) for rows in rest]
+        of_rows, weights, image, view = (
+            devices.put_rows(mesh, rows, task.num_views) for rows in rest
+        )
+        placed = [devices.put_rows(mesh, values, task.num_views) for values in taken]
         return [
-            Features(
-                devices.put_rows(mesh, values, task.num_views),
-                *placed,
-                num_classes=task.num_classes,
-                copies=views,
-            )
-            for values in taken
+            Features(values, of_rows, weights, image, view, task.num_classes, views)
+            for values in placed
         ]
 
     return real
