@@ -114,22 +114,26 @@ def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -
 
 def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """Puts arrays on the mesh, those that are divided padded with zeros to equal parts."""
-    parts = {EVERYWHERE: 1, IMAGES: mesh.shape[IMAGE], ROWS: mesh.size}[spec]
-    # XLA calls what one device has whole; another name for it would compile a step twice.
-    layout = NamedSharding(mesh, spec if parts > 1 else EVERYWHERE)
+    parts, laid = _parts(mesh, spec), layout(mesh, spec)
 
     def place(array: Any) -> jax.Array:
         if array.ndim and array.shape[0] % parts:
             missing = [(0, -array.shape[0] % parts)] + [(0, 0)] * (array.ndim - 1)
             pad = jnp.pad if isinstance(array, jax.Array) else np.pad
             array = pad(array, missing)
-        if layout.is_fully_addressable:
-            return jax.device_put(array, layout)
+        if laid.is_fully_addressable:
+            return jax.device_put(array, laid)
         # Every process has all of it, and gives its own devices their parts.
         whole = np.asarray(array)
-        return jax.make_array_from_callback(whole.shape, layout, whole.__getitem__)
+        return jax.make_array_from_callback(whole.shape, laid, whole.__getitem__)
 
     return jax.tree.map(place, tree)
+
+
+def layout(mesh: Mesh, spec: PartitionSpec = ROWS) -> NamedSharding:
+    """How arrays of a spec lie on the mesh."""
+    # XLA calls what one device has whole; another name for it would compile a step twice.
+    return NamedSharding(mesh, spec if _parts(mesh, spec) > 1 else EVERYWHERE)
 
 
 def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
@@ -192,6 +196,10 @@ def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
         return reduce(put_rows(mesh, mine, mesh.size))
 
     return largest
+
+
+def _parts(mesh: Mesh, spec: PartitionSpec) -> int:
+    return {EVERYWHERE: 1, IMAGES: mesh.shape[IMAGE], ROWS: mesh.size}[spec]
 
 
 def _of_images(leaf: Any, num_images: int) -> bool:

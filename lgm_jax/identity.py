@@ -29,17 +29,18 @@ def describe(value: Any) -> Any:
 
     Args:
         value: A dataclass, or a mapping (of string keys), sequence, set, array, dtype, number,
-            string or `None`, nested in any way. A dataclass becomes its class's name, under
-            `type`, and its fields that are not at their default; fields with `compare=False` and
-            those that are `idle` never show. A whole number is the same as an int and as a float;
-            an array is its dtype, shape and hash.
+            string or `None`, nested in any way. A dataclass becomes its class's name (of classes
+            that are not of this package, `package.module:Name`), under `type`, and its fields that
+            are not at their default; fields with `compare=False` and those that are `idle` never
+            show. A whole number is the same as an int and as a float; an array is its dtype, shape
+            and hash.
 
     Raises:
         TypeError: If something in it has no description: a function, an object without one, a
             path (which means something else on another machine).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **_changed(value)}
+        return {"type": _name(type(value)), **_changed(value)}
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float | np.number):
@@ -72,6 +73,13 @@ def digest(value: Any) -> str:
         TypeError: As for `describe`.
     """
     return hashlib.sha256(_canonical(describe(value)).encode()).hexdigest()
+
+
+def _name(kind: type) -> str:
+    """The name of a class of ours, or where another is."""
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return kind.__name__
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _changed(value: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,6 +48,7 @@ def streamed(
     *,
     sampling: str = "shuffle",
     augmented: bool = True,
+    held: bool = False,
     mesh: Mesh | None = None,
     microbatch: int | None = None,
 ) -> Real:
@@ -61,27 +62,29 @@ def streamed(
         key: The run's root key.
         sampling: Which images of a split a step sees, one of `data.sampling.SAMPLINGS`.
         augmented: Whether real images are augmented as synthetic ones, rather than centre crops.
+        held: Whether all images of a split lie on every device, rather than those of a step.
         mesh: The devices, as for `distill.make_step`.
         microbatch: Images in a backbone at a time on each device; all by default.
     """
     mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
-    read = images if callable(images) else _reader(images, task, key, sampling)
+    if callable(images):
+        batches = _from_host(images, task, mesh)
+    elif held:
+        batches = _held(images, task, key, sampling, mesh)
+    else:
+        batches = _from_host(_reader(images, task, key, sampling), task, mesh)
     view_key = jax.random.fold_in(key, _VIEW)
     params = [devices.put(mesh, backbone.params) for backbone in backbones]
 
     def real(step: int) -> Sequence[Features]:
-        batch = read(step)
-        pixels, labels, numbers, indices, weights = (
-            devices.put_rows(mesh, rows, task.num_views)
-            for rows in (*batch, np.ones(len(batch.labels), np.float32))
-        )
+        batch = batches(step)
         step_key = jax.random.fold_in(view_key, step)
         values = [
             embed_views(
                 own,
-                pixels,
+                batch.images,
                 step_key,
-                numbers[:, None],
+                batch.numbers[:, None],
                 apply=backbone.apply,
                 crop=task.crop,
                 augmentation=task.augmentation if augmented else None,
@@ -90,6 +93,7 @@ def streamed(
             )
             for backbone, own in zip(backbones, params, strict=True)
         ]
+        labels, weights, indices, numbers = batch[1:]
         # Views are made anew: their numbers in the batch tell those of one image apart.
         return [
             Features(each, labels, weights, indices, numbers, task.num_classes) for each in values
@@ -174,6 +178,44 @@ def exact(
         count = numerics.padded_rows(len(whole.labels), task.num_classes, mesh.size)
         placed.append(jax.tree.map(lambda leaf, n=count: _filled(mesh, leaf, n), whole))
     return lambda _: placed
+
+
+class _Batch(NamedTuple):
+    """The images of a step as they lie on the mesh; see `HostBatch`."""
+
+    images: Array
+    labels: Array
+    weights: Array
+    indices: Array
+    numbers: Array
+
+
+def _from_host(
+    read: Callable[[int], HostBatch], task: Distillation, mesh: Mesh
+) -> Callable[[int], _Batch]:
+    def batch(step: int) -> _Batch:
+        images, labels, numbers, indices = read(step)
+        rows = images, labels, np.ones(len(labels), np.float32), indices, numbers
+        return _Batch(*(devices.put_rows(mesh, array, task.num_views) for array in rows))
+
+    return batch
+
+
+def _held(
+    split: Split, task: Distillation, key: Key[Array, ""], sampling: str, mesh: Mesh
+) -> Callable[[int], _Batch]:
+    order = Order(sampling, image_keys(key)[0], np.asarray(split.labels), task.num_classes)
+    images = devices.put(mesh, split.load(np.arange(len(split.labels))))
+    take = jax.jit(lambda images, rows: images[rows], out_shardings=devices.layout(mesh))
+    numbers = np.arange(task.num_views, dtype=np.int32)
+
+    def batch(step: int) -> _Batch:
+        indices = order.at(step * task.num_views + numbers.astype(np.int64))
+        rows = split.labels[indices], np.ones(len(indices), np.float32), indices, numbers
+        placed = devices.put(mesh, rows, devices.ROWS)
+        return _Batch(take(images, placed[2]), *placed)
+
+    return batch
 
 
 def _reader(

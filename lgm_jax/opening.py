@@ -1,0 +1,266 @@
+"""From a config to a session: loads what a config names, checks it, and opens the run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from lgm_jax import backbones, data, hosts, paths, runs, settings
+from lgm_jax.backbones import Backbone
+from lgm_jax.data.dataset import ArraySplit, Dataset
+from lgm_jax.errors import UserError
+from lgm_jax.foreign import read_source
+from lgm_jax.images import Pyramid
+from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
+
+# Images to stream lie on the device up to this size where `data.placement` leaves it open.
+_ON_DEVICE_LIMIT = 2 * 2**30
+
+
+def open_session(
+    config: ConfigDict,
+    workdir: str,
+    *,
+    overwrite: bool,
+    command: str | None = None,
+    changed: Sequence[str] = (),
+) -> Session:
+    """Loads what a config names, checks that it fits together, and opens the run folder.
+
+    Args:
+        config: The config.
+        workdir: The run folder.
+        overwrite: Whether another distillation in it may be thrown away.
+        command: What was typed, for the record.
+        changed: Keys that have another value than by default, for the record.
+
+    Raises:
+        UserError: If anything is missing or does not fit; the folder is then as it was.
+    """
+    loaded, own, evaluated = _load_backbones(config)
+    distilled_against = [loaded[name] for name in own]
+    crop = distilled_against[0].resolution
+    dataset = _load_data(config, settings.image_side(config, crop))
+    recipe = settings.make_recipe(config, dataset.num_classes, crop)
+    on_host = _check_fit(config, recipe, dataset)
+    crop_at = _crop_at(config, dataset, on_host=on_host)
+    weights = settings.backbone_weights(config)
+    source = None
+    if config.images.source:
+        side = recipe.task.parametrisation.resolution
+        source = read_source(config.images.source, dataset, side, config.ipc)
+
+    def identity_of(recipe: settings.Recipe) -> dict[str, Any]:
+        return settings.identity_of(
+            recipe,
+            config.seed,
+            [backbone.fingerprint for backbone in distilled_against],
+            weights,
+            dataset.fingerprint,
+            crop_at,
+            None if source is None else content_hash(source),
+        )
+
+    workdir = os.fspath(paths.locate(workdir))
+    recipe, command = _keep_growth(config, recipe, workdir, identity_of, command)
+    identity = identity_of(recipe)
+    recorded = _settings(config, recipe, workdir, identity)
+    run = runs.check_run(workdir, identity, overwrite=overwrite, settings=recorded)
+    session = Session(
+        config,
+        dataset,
+        distilled_against,
+        weights,
+        [loaded[name] for name in evaluated or own],
+        recipe,
+        identity,
+        source,
+        run,
+        {**runs.provenance(), "deterministic": config.deterministic},
+        on_host,
+        crop_at,
+        recorded,
+    )
+    if run.holds != "this":
+        session.check_start()
+    described = {"command": command, "config": recorded, "changed": list(changed)}
+    run.open(identity, {**described, "data": data.describe(dataset)})
+    return session
+
+
+def _load_backbones(config: ConfigDict) -> tuple[dict[str, Backbone], list[str], list[str]]:
+    """Backbones by name, the names to distil against, and those to evaluate on."""
+    own, evaluated = (
+        [os.path.expanduser(name) for name in settings.split_list(names)]
+        for names in (config.backbone.name, config.eval_backbones)
+    )
+    # The first says how large crops are, and the others take them.
+    first = _load_backbone(config, own[0], config.images.crop)
+    loaded = {own[0]: first}
+    for name in (*own[1:], *evaluated):
+        if name not in loaded:
+            loaded[name] = _load_backbone(config, name, first.resolution)
+    _refuse_same("backbone.name", own, loaded)
+    _refuse_same("eval_backbones", evaluated, loaded)
+    return loaded, own, evaluated
+
+
+def _load_data(config: ConfigDict, resolution: int) -> Dataset:
+    """The data set, if it has what the config asks of it; says what a user must know of it."""
+    dataset = data.load_dataset(
+        config.data.name,
+        folder=config.data.folder,
+        resolution=resolution,
+        seed=config.data.split_seed,
+        val_fraction=config.data.val_fraction,
+        subset=config.data.subset,
+        label=config.data.label,
+        on_bad_image=config.data.on_bad_image,
+    )
+    for note in data.describe(dataset)["notes"]:
+        print(f"note: {note}")
+    if config.probe.split not in dataset.splits:
+        raise UserError(
+            f"{dataset.name} has no {config.probe.split} images: to hold some training images out, "
+            "set --config.data.val_fraction=0.1"
+        )
+    smallest = np.bincount(dataset.splits["train"].labels, minlength=dataset.num_classes).min()
+    if config.ipc > smallest:
+        raise UserError(
+            f"config.ipc is {config.ipc}, but the smallest class has {smallest} training images"
+        )
+    return dataset
+
+
+def _check_fit(config: ConfigDict, recipe: settings.Recipe, dataset: Dataset) -> bool:
+    """Refuses what does not go together; returns whether the host reads the images of a step."""
+    real, views = recipe.real, recipe.task.num_views
+    if real.source != "stream" and recipe.real_augmentation is None and real.views > 1:
+        raise UserError(
+            f"config.real.views is {real.views}, but all are the same without augmentation of real "
+            "images"
+        )
+    if config.steps * views >= 2**31:
+        raise UserError(
+            f"config.steps x {views} images a step do not fit 32 bits; lower config.steps"
+        )
+    if real.source != "exact" and views < hosts.count():
+        raise UserError(
+            f"a step has {views} real images, fewer than the {hosts.count()} processes: "
+            "start fewer, or raise config.copies"
+        )
+    side = recipe.task.parametrisation.resolution
+    return real.source == "stream" and reads_on_host(
+        config, len(dataset.splits["train"].labels), side
+    )
+
+
+def _keep_growth(
+    config: ConfigDict,
+    recipe: settings.Recipe,
+    workdir: str,
+    identity_of: Callable[[settings.Recipe], Mapping[str, Any]],
+    command: str | None,
+) -> tuple[settings.Recipe, str | None]:
+    """The recipe with the growth that the run in a folder began with, unless it is set."""
+    begun = runs.begun(epath.Path(workdir)) or {}
+    # What else the identity has may follow from it, such as whether a first level is told.
+    every = begun.get("identity", {}).get(settings.GROW_EVERY, Pyramid.grow_every)
+    as_begun = settings.with_growth(recipe, every)
+    if (
+        config.images.grow_every is not None
+        or as_begun == recipe
+        or identity_of(as_begun) != begun.get("identity")
+    ):
+        return recipe, command
+    print(
+        f"note: {workdir} goes on with {settings.GROW_EVERY}={every}, as it began; begun anew, "
+        f"config.steps={config.steps} would make it {_grow_every(recipe)}"
+    )
+    return as_begun, command and f"{command} --config.{settings.GROW_EVERY}={every}"
+
+
+def _grow_every(recipe: settings.Recipe) -> int | None:
+    return getattr(recipe.task.parametrisation, "grow_every", None)
+
+
+def _settings(
+    config: ConfigDict, recipe: settings.Recipe, workdir: str, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config's values by dotted name, as they are recorded."""
+    recorded = settings.flatten(config)
+    if _grow_every(recipe) is not None:
+        recorded[settings.GROW_EVERY] = _grow_every(recipe)
+    begun = runs.begun(epath.Path(workdir)) or {}
+    if begun.get("identity") == identity:
+        # A start for some stages leaves out of the record none that others were for.
+        earlier = settings.split_list(begun.get("config", {}).get("stages", ""))
+        named = settings.split_list(config.stages)
+        recorded["stages"] = ",".join(dict.fromkeys([*earlier, *named]))
+    return recorded
+
+
+def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone]) -> None:
+    """Refuses two names of one backbone, which would count, or stand in results, twice."""
+    owners: dict[str, str] = {}
+    for name in names:
+        other = owners.setdefault(loaded[name].fingerprint, name)
+        if other != name:
+            raise UserError(f"config.{key}: {other} and {name} are the same backbone; name one")
+
+
+def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
+    """Whether the images to stream are read by the host as they are needed.
+
+    Raises:
+        UserError: If the device is to hold more than it may.
+    """
+    size = num_images * resolution**2 * 3
+    placement = config.data.placement
+    if placement == "device" and size > MEMORY_LIMIT:
+        raise UserError(
+            f"the training images take {size / 1e9:.3g} GB, more than the "
+            f"{MEMORY_LIMIT / 1e9:.3g} GB of config.data.placement=device: set "
+            "--config.data.placement=host"
+        )
+    return placement == "host" or (placement == "auto" and size > _ON_DEVICE_LIMIT)
+
+
+def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
+    """Where images are cropped before augmentation; those of an array are square already."""
+    kept = config.augment.distill and not config.augment.real
+    if config.data.crop == "random" and kept:
+        raise UserError("config.data.crop=random contradicts config.augment.real=False")
+    if config.data.crop == "random" and not on_host:
+        raise UserError(
+            "config.data.crop=random needs --config.real.source=stream and "
+            "--config.data.placement=host: the device holds one crop of each image"
+        )
+    if not on_host or kept or isinstance(dataset.splits["train"], ArraySplit):
+        return "center"
+    return "center" if config.data.crop == "center" else "random"
+
+
+def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
+    options = config.backbone
+    # A revision belongs to one repository, that of the only backbone to distil against.
+    revision = options.revision if name == os.path.expanduser(options.name) else ""
+    try:
+        return backbones.load(
+            name,
+            normalization=options.normalization,
+            dtype=options.dtype,
+            params_dtype=options.params_dtype,
+            attention=options.attention,
+            pooling=options.pooling,
+            position_offset=options.position_offset,
+            resolution=crop,
+            revision=revision or None,
+        )
+    except backbones.IndivisibleError as error:
+        raise UserError(f"config.images.crop={crop}, and {name}: {error}") from error
