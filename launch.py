@@ -9,6 +9,7 @@ if __name__ == "__main__":
     # Before the other imports, which take a second or two, for the program begins anew.
     huge_pages.start_again()
 
+import ast
 import contextlib
 import dataclasses
 import math
@@ -77,9 +78,11 @@ _PROFILE = {"--profile": "--config.profile=3"}
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
+_MICROBATCH = "config.microbatch (stages.json holds what it was)"
+
 # By stage, the keys that its memory grows with.
 _LARGE = {
-    "distill": "config.microbatch (stages.json holds what it was)",
+    "distill": _MICROBATCH,
     "probe": "config.probe.batch, config.probe.views or config.probe.runs",
     "baselines": "config.probe.batch, config.probe.views or config.probe.runs",
     "report": "config.images.resolution or config.ipc",
@@ -176,7 +179,8 @@ def parse(
     config = config_flag.value
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
-    config.update_from_flattened_dict(unset)
+    with config.unlocked():
+        config.update_from_flattened_dict(unset)
     if experiments.SECTION in config:
         experiments.find(config)
         common.check(experiments.without_section(config))
@@ -275,7 +279,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
     from lgm_jax import platforms, tracking
     from lgm_jax.checkpoints import quiet_storage
     from lgm_jax.data import cache
-    from lgm_jax.session import split_list
+    from lgm_jax.settings import split_list
 
     quiet_storage()
     platforms.start()
@@ -312,22 +316,26 @@ def run_stages(
     """
     import jax
 
-    from lgm_jax import stages
-    from lgm_jax.session import open_session, split_list
+    from lgm_jax import plugins, stages
+    from lgm_jax.opening import open_session
+    from lgm_jax.settings import split_list
 
     session = open_session(
         config,
-        common.flatten(config),
         workdir,
         overwrite=overwrite,
         command=command,
         changed=common.changed(config),
     )
     named = split_list(config.stages)
+    # Ours in their order, and others before the report.
+    ours = [name for name in common.STAGES if name in named]
+    others = [name for name in named if name not in common.STAGES]
+    last = ours.index("report") if "report" in ours else len(ours)
     with contextlib.closing(session.run):
-        for stage in filter(named.__contains__, common.STAGES):
+        for stage in (*ours[:last], *others, *ours[last:]):
             try:
-                stages.STAGES[stage](session)
+                plugins.resolve("stage", stage, stages.STAGES)(session)
             except Exception as error:
                 full = find_full(error)
                 if full is not None:
@@ -341,7 +349,9 @@ def run_stages(
                     error
                 ):
                     raise
-                raise UserError(f"out of memory in stage {stage}: lower {_LARGE[stage]}") from error
+                raise UserError(
+                    f"out of memory in stage {stage}: lower {_LARGE.get(stage, _MICROBATCH)}"
+                ) from error
         return then(session)
 
 
@@ -374,16 +384,17 @@ def _check_names(argv: Sequence[str]) -> None:
         key = name.removeprefix("config.")
         # An experiment's own keys are known once its config is loaded.
         of_experiment = key.startswith(f"{experiments.SECTION}.")
-        if name.startswith("config.") and key not in common.KEYS and not of_experiment:
+        known = key in common.KEYS or common.is_option(key)
+        if name.startswith("config.") and not known and not of_experiment:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
         # A negative number is the value of the flag before it; absl's own flags are not for here.
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:
-            known = [f"--{flag}" for flag in (*_VALUED, "overwrite", "help")]
-            raise unknown_name("flag", f"--{name}", known)
+            flags_ = [f"--{flag}" for flag in (*_VALUED, "overwrite", "help")]
+            raise unknown_name("flag", f"--{name}", flags_)
 
 
 def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The command line with the config's path, without keys to unset, and those with no value.
+    """The command line with the config's path, and keys that absl does not set, by their values.
 
     Raises:
         UserError: If there is no such config, or a key cannot be unset.
@@ -396,6 +407,9 @@ def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if name == "config":
             named = value
             continue
+        if equals and common.is_option(name.removeprefix("config.")):
+            unset[name.removeprefix("config.")] = _literal(value)
+            continue
         optional = key is not None and isinstance(key.default, type)
         if key is not None and equals and (value == "None" or (optional and not value)):
             if not optional and key.default != "":
@@ -406,6 +420,14 @@ def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         unset.pop(name.removeprefix("config."), None)
         rest.append(argument)
     return [rest[0], f"--config={_files.find(named)}", *rest[1:]], unset
+
+
+def _literal(text: str) -> Any:
+    """A number, a truth value or a list as Python writes them, or the text as it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _describe_keys() -> str:

@@ -6,20 +6,24 @@ Other configs start from `get_config()` and change what differs. Not meant to be
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, baselines, data, distill, images, probe, tracking
+from lgm_jax import backbones, baselines, data, distill, images, plugins, probe, real, tracking
 from lgm_jax.augment import CROPS, PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
-from lgm_jax.session import split_list
+from lgm_jax.objectives import OBJECTIVES
+from lgm_jax.settings import SCHEDULES, flatten, split_list
 
 STAGES = ("distill", "probe", "baselines", "report")
+OPTIONS = ("objective_options", "images.options", "augment.options")
+"""Sections for the options of what is not ours, under any names."""
 Check = Callable[[str, Any], None]
 
 # Far above anything useful; products of counts are checked where they are formed.
@@ -61,6 +65,18 @@ def one_of(*values: str) -> Check:
     return check
 
 
+def named(kind: str, known: Iterable[str]) -> Check:
+    """One of ours by its name, or another as `package.module:Name`."""
+
+    def check(name: str, value: Any) -> None:
+        if ":" in value:
+            plugins.resolve(kind, value, {})
+        else:
+            one_of(*known)(name, value)
+
+    return check
+
+
 def any_of(*values: str) -> Check:
     def check(name: str, value: Any) -> None:
         for item in split_list(value):
@@ -76,6 +92,14 @@ def some_of(*values: str) -> Check:
             raise UserError(f"config.{name} is empty: name some of {', '.join(values)}")
 
     return check
+
+
+def stage_names(name: str, value: Any) -> None:
+    """A `Check`: stages, ours by their names or others as `package.module:function`."""
+    for item in split_list(value):
+        named("stage", STAGES)(name, item)
+    if not split_list(value):
+        raise UserError(f"config.{name} is empty: name some of {', '.join(STAGES)}")
 
 
 def pooling(name: str, value: Any) -> None:
@@ -132,13 +156,13 @@ KEYS: Mapping[str, Key] = {
     "objective": Key(
         "lgm",
         "lgm: match head gradients; sfm: flows of class means; clp: fit a closed-form probe",
-        one_of(*distill.OBJECTIVES),
+        named("objective", OBJECTIVES),
     ),
     "learning_rate": Key(0.002, "of Adam on the images", above(0)),
     "schedule": Key(
-        "constant", "of the learning rate: constant, or cosine to zero", one_of(*distill.SCHEDULES)
+        "constant", "of the learning rate: constant, or cosine to zero", one_of(*SCHEDULES)
     ),
-    "labels": Key("hard", "hard, or soft: learned along", one_of(*distill.LABEL_KINDS)),
+    "labels": Key("hard", "hard, or soft: learned along", one_of(*distill.LABELS)),
     "labels_learning_rate": Key(0.01, "of Adam on soft labels", above(0)),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
     "clp.ridge": Key(
@@ -154,7 +178,9 @@ KEYS: Mapping[str, Key] = {
     "deterministic": Key(
         False, "on GPUs: bit for bit the same after a restart, and slower; CPUs are so anyway"
     ),
-    "images.kind": Key("pyramid", "parametrisation", one_of(*images.KINDS)),
+    "images.kind": Key(
+        "pyramid", "parametrisation", named("parametrisation", images.PARAMETRISATIONS)
+    ),
     "images.resolution": Key(
         int, "side of the images in px (default: 8/7 of the crop)", between(1, 4096)
     ),
@@ -162,7 +188,7 @@ KEYS: Mapping[str, Key] = {
         int, "side of the crops the backbone sees (default: the backbone's)", between(1, 4096)
     ),
     "images.init": Key(
-        "noise", "start: noise, zero, or real (pixels only)", one_of(*distill.INITS)
+        "noise", "start: noise, zero, or real (pixels only)", one_of(*images.STARTS)
     ),
     "images.source": Key("", "evaluate the images of this folder; needs stages without distill"),
     "images.decorrelate": Key(True, "parametrise decorrelated colours"),
@@ -179,7 +205,9 @@ KEYS: Mapping[str, Key] = {
     "images.grow_delay": Key(
         0, "steps by which every new level comes later (the authors' code: 1)", at_least(0)
     ),
-    "augment.preset": Key("paper", "augmentation of synthetic and real images", one_of(*PRESETS)),
+    "augment.preset": Key(
+        "paper", "augmentation of synthetic and real images", named("augmentation", PRESETS)
+    ),
     "augment.distill": Key(True, "augment while distilling; probes are augmented in any case"),
     "augment.center_crops": Key(
         0, "of the copies in a step, those that are centre crops instead", at_least(0)
@@ -254,7 +282,7 @@ KEYS: Mapping[str, Key] = {
     "real.source": Key(
         "stream",
         "real gradient: stream images, draw cached features, or exact over all of these",
-        one_of(*distill.REALS),
+        one_of(*real.SOURCES),
     ),
     "real.views": Key(1, "for cached and exact: augmentations of each image", between(1, 1000)),
     "real.cache": Key("", "folder of features that runs share (default: in the workdir)"),
@@ -302,7 +330,7 @@ KEYS: Mapping[str, Key] = {
     "probe.solver": Key(
         "adam",
         "adam as in the paper, or lbfgs on views (epochs: iterations)",
-        one_of(*probe.SOLVERS),
+        named("solver", probe.SOLVERS),
     ),
     "probe.ridge": Key(0.01, "for probe.solver=lbfgs: weight of the ridge", between(0, 1e6)),
     "probe.split": Key(
@@ -318,7 +346,7 @@ KEYS: Mapping[str, Key] = {
         "where else to follow a distillation: tensorboard, wandb, comma-separated",
         any_of(*tracking.TRACKERS),
     ),
-    "stages": Key(",".join(STAGES), "what to do, comma-separated", some_of(*STAGES)),
+    "stages": Key(",".join(STAGES), "what to do, comma-separated", stage_names),
 }
 
 
@@ -334,7 +362,15 @@ def get_config() -> ml_collections.ConfigDict:
             parent = parent[section]
         unset = isinstance(key.default, type)
         parent[leaf] = config_dict.placeholder(key.default) if unset else key.default
+    for name in OPTIONS:
+        *sections, leaf = name.split(".")
+        functools.reduce(getattr, sections, config)[leaf] = ml_collections.ConfigDict()
     return config.lock()
+
+
+def is_option(name: str) -> bool:
+    """Whether a key is in one of the sections where any is."""
+    return any(name.startswith(f"{section}.") for section in OPTIONS)
 
 
 def parse_arg(arg: str | None, *allowed: str) -> str:
@@ -381,17 +417,6 @@ def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """All values by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            flat |= {f"{name}.{inner}": v for inner, v in flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat
-
-
 def changed(config: ml_collections.ConfigDict) -> list[str]:
     """Names of the keys that have another value than by default."""
     default = flatten(get_config())
@@ -406,7 +431,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     flat = flatten(config)
     for name in flat:
-        if name not in KEYS:
+        if name not in KEYS and not is_option(name):
             raise unknown_name("config key", name, list(KEYS), "see --help")
     for name, key in KEYS.items():
         if name not in flat:
@@ -419,7 +444,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.augment.center_crops is {config.augment.center_crops}, but a step has "
             f"{config.copies} copies"
         )
-    if config.images.init == "real" and config.images.kind != "pixels":
+    if config.images.init == "real" and config.images.kind == "pyramid":
         raise UserError("config.images.init=real needs config.images.kind=pixels")
     count, weighted = len(split_list(config.backbone.name)), split_list(config.backbone.weights)
     if weighted and len(weighted) != count:

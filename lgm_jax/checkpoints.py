@@ -17,7 +17,7 @@ from etils import epath
 from jaxtyping import Array, UInt32
 
 from lgm_jax import hosts, paths
-from lgm_jax.distill import AnyState, is_finite
+from lgm_jax.distill import State, is_finite
 from lgm_jax.errors import UserError
 
 # Parts of a checkpoint.
@@ -65,7 +65,7 @@ class Checkpoints:
         """The step of the newest checkpoint, if there is any."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: AnyState) -> None:
+    def save(self, step: int, state: State) -> None:
         """Starts writing a checkpoint; one that exists already is left as it is."""
         if step not in self._manager.all_steps():
             check = {"checksum": int(_checksum(state))}
@@ -74,7 +74,7 @@ class Checkpoints:
             )
             self._manager.save(step, args=items)
 
-    def restore(self, template: AnyState) -> AnyState | None:
+    def restore(self, template: State) -> State | None:
         """The newest checkpoint that is sound, placed like the template; `None` if there is none.
 
         Newer ones that cannot be read, are not what was written, or hold numbers that are not
@@ -100,7 +100,7 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self._folder} is sound: delete it to start anew")
         return None
 
-    def _read(self, step: int, abstract: AnyState) -> AnyState | None:
+    def _read(self, step: int, abstract: State) -> State | None:
         items = ocp.args.Composite(
             **{_STATE: ocp.args.StandardRestore(abstract), _CHECK: ocp.args.JsonRestore()}
         )
@@ -131,7 +131,7 @@ class Checkpoints:
 
 
 @jax.jit
-def _checksum(state: AnyState) -> UInt32[Array, ""]:
+def _checksum(state: State) -> UInt32[Array, ""]:
     """A number that changes when any bit of a state does: storage vouches for no array's content.
 
     Odd weights, different from place to place, in arithmetic modulo 2^32.

@@ -50,5 +50,9 @@ class Program(Generic[P, T]):
         """The jitted function; starts the backend."""
         return jax.jit(self._function, compiler_options=options(), **self._arguments)
 
+    def lower(self, *values: P.args, **named: P.kwargs) -> Any:
+        """As of a jitted function."""
+        return self.jitted.lower(*values, **named)
+
     def __call__(self, *values: P.args, **named: P.kwargs) -> T:
         return self.jitted(*values, **named)

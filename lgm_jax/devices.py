@@ -39,11 +39,16 @@ def make_mesh(
         devices: All by default.
     """
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
-    splits = [(count // n, n) for n in range(1, count + 1) if count % n == 0]
-    if num_images > 1 or copies > 1:
-        splits.sort(key=lambda split: -(-num_images // split[0]) * -(-copies // split[1]))
-    return jax.make_mesh(splits[0], AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    shape = split(num_images, copies, len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def split(num_images: int, copies: int, count: int) -> tuple[int, int]:
+    """Into how many parts images and copies go on so many devices; see `make_mesh`."""
+    splits = [(count // parts, parts) for parts in range(1, count + 1) if count % parts == 0]
+    if num_images == copies == 1:
+        return splits[0]
+    return min(splits, key=lambda split: -(-num_images // split[0]) * -(-copies // split[1]))
 
 
 def on_mesh(

@@ -157,6 +157,15 @@ def init_logits(task: Distillation) -> Float[Array, "s k"]:
     return scale * jax.nn.one_hot(hard_labels(task), k)
 
 
+def params_bytes(task: Distillation) -> int:
+    """Bytes of the parameters of one image."""
+    made = task.parametrisation
+    if getattr(made, "init", None) == "real":
+        made = dataclasses.replace(made, init="noise")
+    shapes = jax.eval_shape(lambda key: made.init_params(key, 1), jax.random.key(0))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
 def hard_labels(task: Distillation) -> Int[Array, " s"]:
     """Classes of the synthetic images: class by class, `ipc` of each."""
     return jnp.repeat(jnp.arange(task.num_classes, dtype=jnp.int32), task.ipc)
@@ -293,7 +302,7 @@ def make_step(
     weights: Sequence[float] | None = None,
     mesh: Mesh | None = None,
     microbatch: int | None = None,
-) -> Step:
+) -> Program[[State, Sequence[Any], Sequence[Any]], tuple[State, dict[str, Array]]]:
     """Makes the update `step(state, backbone_params, real) -> state, metrics`.
 
     It is compiled at its first call, and takes the place of the state that it is given. What comes

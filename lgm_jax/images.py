@@ -38,6 +38,7 @@ _GREY = np.full((3, 3), 1 / 3)
 
 KINDS = ("pyramid", "pixels")
 INITS = ("noise", "zero")
+STARTS = (*INITS, "real")
 
 # A sigmoid cannot reach 0 or 1, so `from_images` keeps this far away from them.
 _MARGIN = 1e-3
@@ -106,7 +107,7 @@ class Pixels:
 
     def __post_init__(self) -> None:
         checks.counts(self, "resolution")
-        checks.one_of("init", self.init, (*INITS, "real"))
+        checks.one_of("init", self.init, STARTS)
         checks.flags(self, "decorrelate", "grey")
 
     @property

@@ -9,13 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, checks, data, distill, microbatch
+from lgm_jax import backbones, checks, data, devices, distill, flops, memory, real
 from lgm_jax.backbones.vit import ViTSpec
 from lgm_jax.data.sizes import known_size
 from lgm_jax.errors import UserError
-from lgm_jax.session import make_recipe, reads_on_host, source_bytes, split_list
+from lgm_jax.objectives import LGM, SFM, Features
+from lgm_jax.opening import reads_on_host
+from lgm_jax.settings import Recipe, make_recipe, split_list
+
+# So that plans that differ in nothing else are alike.
+_ANY = optax.identity()
 
 SHARE = 0.45
 """Of the peak, in planning: what large products reach when all else is in their way."""
@@ -96,7 +103,7 @@ class Forecast:
         exchange: Seconds of it that are the exchange; 0 where the bandwidth is unknown.
     """
 
-    recipe: distill.Recipe
+    recipe: Recipe
     outlines: Sequence[Outline]
     plan: Plan
     view_flops: float
@@ -119,7 +126,8 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
     """
     outlines = make_outlines(config)
     recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
-    streams = recipe.real == "stream" and reads_on_host(config, num_images, recipe.resolution)
+    side = recipe.task.parametrisation.resolution
+    streams = recipe.real.source == "stream" and reads_on_host(config, num_images, side)
     plan = make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
     exchange, peak = 0.0, None
     if machine.bandwidth is not None and machine.devices > 1:
@@ -128,7 +136,7 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
         exchange = sent / (machine.bandwidth * 1e9)
     if machine.tflops is not None:
         # A device may have one image more than another, and images of no weight fill up.
-        here = sum(plan.flops.values()) * plan.views / recipe.batch
+        here = sum(plan.flops.values()) * plan.views / recipe.task.num_views
         peak = here / (machine.tflops * 1e12)
     return Forecast(
         recipe,
@@ -174,12 +182,12 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     """
     num_classes, num_images = _size_of_data(config)
     told = forecast(config, machine, num_classes, num_images)
-    recipe, plan = told.recipe, told.plan
+    task, plan = told.recipe.task, told.plan
     total = sum(plan.flops.values())
     lines = [
-        f"{config.backbone.name} at {recipe.crop} px, {recipe.num_images} images of "
-        f"{recipe.resolution} px x {recipe.copies} copies, {recipe.objective} with real features: "
-        f"{recipe.real} of {num_images} images",
+        f"{config.backbone.name} at {task.crop} px, {task.num_images} images of "
+        f"{task.parametrisation.resolution} px x {task.copies} copies, {config.objective} with "
+        f"real features: {told.recipe.real.source} of {num_images} images",
         f"a step         {_si(total)}FLOP: {_listed(plan.flops, 'FLOP')}",
         f"exchanged      {_si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
@@ -207,7 +215,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
 
 
 def make_plan(
-    recipe: distill.Recipe,
+    recipe: Recipe,
     outlines: Sequence[Outline],
     num_images: int,
     machine: Machine,
@@ -225,54 +233,68 @@ def make_plan(
         size: Views in the backbone at a time; by default what fits.
         on_host: Whether streamed images come from the host.
     """
-    images_here = recipe.images_on(machine.devices)
-    views = images_here * recipe.copies
+    task, sources = recipe.task, recipe.real
+    split = devices.split(task.num_images, task.copies, machine.devices)
+    images_here, copies_here = -(-task.num_images // split[0]), -(-task.copies // split[1])
+    views = images_here * copies_here
     dims = [outline.spec.feature_dim for outline in outlines]
-    real = source_bytes(recipe, num_images, dims, machine.devices, on_host=on_host)
     leaves = jax.tree.leaves([outline.params for outline in outlines])
     # Parameters, Adam's two moments, the gradient and that of the backbones before.
     copies = 4.0 + (len(outlines) > 1)
-    memory = {
+    used = {
         "weights": float(sum(x.size * x.dtype.itemsize for x in leaves)),
-        "images": 4 * copies * 3 * images_here * sum(n**2 for n in recipe.sizes),
-        "real": float(real),
+        "images": copies * images_here * distill.params_bytes(task),
+        "real": float(
+            real.bytes_on_device(
+                sources.source,
+                sources.views,
+                num_images,
+                dims,
+                task,
+                machine.devices,
+                held=not on_host,
+            )
+        ),
     }
     # What it does not depend on is the same for all, so that plans of many recipes share it.
     alike = dataclasses.replace(
-        recipe,
+        task,
         num_classes=2,
         ipc=1,
         copies=1,
-        center_crop_copies=min(1, recipe.center_crop_copies),
-        schedule="constant",
-        steps=0,
+        center_crop_copies=min(1, task.center_crop_copies),
+        objective=LGM(),
+        labels="hard",
+        optimizer=_ANY,
+        labels_optimizer=_ANY,
+        schedule=None,
     )
     view = sum(_view_bytes(outline, alike) for outline in outlines)
     if size is None:
         stats = {"bytes_limit": int(machine.memory * 1e9)}
-        free = microbatch.free_bytes(stats, int(sum(memory.values())))
-        size = microbatch.choose_size(view, free, views)
+        free = memory.free_bytes(stats, int(sum(used.values())))
+        size = memory.choose_size(view, free, views)
     size = min(size, views)
-    memory["microbatch"] = float(microbatch.needed_bytes(view, size))
+    used["microbatch"] = float(memory.needed_bytes(view, size))
     products = [outline.spec.flops for outline in outlines]
     with_weights, attention = (sum(part) for part in zip(*products, strict=True))
-    rows = recipe.real_views * num_images if recipe.real == "exact" else recipe.batch
+    rows = sources.views * num_images if sources.source == "exact" else task.num_views
     if recipe.needs_means_alone:
-        rows = recipe.num_classes
-    flops = {"synthetic forward": float(recipe.batch * (with_weights + attention))}
+        rows = task.num_classes
+    counted = {"synthetic forward": float(task.num_views * (with_weights + attention))}
     if size < views:
-        flops["again"] = flops["synthetic forward"]
-    flops["backward"] = float(recipe.batch * (with_weights + 2 * attention))
-    if recipe.real == "stream":
-        flops["real forward"] = float(recipe.batch * (with_weights + attention))
-    flops["objective"] = sum(_objective_flops(recipe, dim, rows, machine.devices) for dim in dims)
+        counted["again"] = counted["synthetic forward"]
+    counted["backward"] = float(task.num_views * (with_weights + 2 * attention))
+    if sources.source == "stream":
+        counted["real forward"] = float(task.num_views * (with_weights + attention))
+    counted["objective"] = sum(_objective_flops(recipe, dim, rows) for dim in dims)
     return Plan(
-        flops,
-        exchanged=sum(_exchanged(recipe, dim, machine.devices) for dim in dims),
-        memory=memory,
+        counted,
+        exchanged=sum(_exchanged(task, dim, views * machine.devices) for dim in dims),
+        memory=used,
         views=views,
         size=size,
-        embedded_once=0 if recipe.real == "stream" else recipe.real_views * num_images,
+        embedded_once=0 if sources.source == "stream" else sources.views * num_images,
     )
 
 
@@ -287,42 +309,46 @@ def _outline(
 
 
 @functools.lru_cache
-def _view_bytes(outline: Outline, recipe: distill.Recipe) -> int:
-    return distill.view_bytes(outline.apply, outline.params, recipe, jax.random.key(0))
+def _view_bytes(outline: Outline, task: distill.Distillation) -> int:
+    return memory.view_bytes(task, outline.apply, outline.params, jax.random.key(0))
 
 
-def _objective_flops(recipe: distill.Recipe, dim: int, rows: int, devices: int) -> float:
-    """Of the matrix products that give the loss of features, and its gradient, on all devices.
+def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:
+    """Of the matrix products that make the loss of features, and its gradient, on all devices.
 
     Args:
         recipe: The recipe.
         dim: Number of features.
         rows: Real features of a step.
-        devices: How many there are.
     """
-    product, syn = 2.0 * dim * recipe.num_classes, recipe.batch
-    if recipe.objective == "lgm":
-        return 2 * product * (rows + 3 * syn)
-    if recipe.objective == "sfm":
-        return product * (rows + 2 * syn)
-    heads = recipe.copies if recipe.head_per_copy else 1
-    views = syn // heads
-    side = min(views, dim)
-    # A Cholesky factor, the targets with it twice, and the head.
-    solved = side**3 / 3 + 4.0 * side**2 * recipe.num_classes + product * views
-    # Every device solves; backwards it takes as much twice.
-    return 3 * heads * (product * rows + devices * (2.0 * views * dim * side + solved))
+    task = recipe.task
+
+    def features(count: int, copies: int) -> Features:
+        def numbers(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *shape), dtype)
+
+        index, weight = numbers(jnp.int32), numbers(jnp.float32)
+        return Features(
+            numbers(jnp.float32, dim), index, weight, index, index, task.num_classes, copies
+        )
+
+    def loss(values: Any, synthetic: Features, real: Features) -> Any:
+        key = jax.random.key(0)
+        return task.objective(key, dataclasses.replace(synthetic, values=values), real)
+
+    synthetic = features(task.num_views, task.copies)
+    return flops.count(jax.grad(loss), synthetic.values, synthetic, features(rows, 1))
 
 
-def _exchanged(recipe: distill.Recipe, dim: int, devices: int) -> int:
-    """Bytes of a step that each device adds up with the others, or gets from them."""
-    sums = recipe.num_classes * (dim + 1)
-    if recipe.objective == "lgm":
+def _exchanged(task: distill.Distillation, dim: int, views: int) -> int:
+    """Bytes of a step that each device adds up with the others, or gets from them.
+
+    Of an objective that is not ours, those of all features of all views, which is the most.
+    """
+    sums = task.num_classes * (dim + 1)
+    if isinstance(task.objective, LGM | SFM):
         return 2 * 4 * (sums + 1)
-    if recipe.objective == "sfm":
-        return 2 * 4 * sums
-    views = recipe.images_on(devices) * devices * recipe.copies
-    labels = 1 if recipe.label_kind == "hard" else 2 * recipe.num_classes
+    labels = 1 if task.labels == "hard" else 2 * task.num_classes
     # Features and soft labels with their gradients, weights; the loss and a count.
     return 4 * (views * (2 * dim + labels + 1) + 2)
 

@@ -180,6 +180,41 @@ def exact(
     return lambda _: placed
 
 
+def bytes_on_device(
+    source: str,
+    views: int,
+    num_images: int,
+    dims: Sequence[int],
+    task: Distillation,
+    num_devices: int,
+    *,
+    held: bool,
+) -> int:
+    """Memory that real images or their features take on each device, at most.
+
+    Args:
+        source: One of `SOURCES`.
+        views: Kept views of each real image.
+        num_images: Real images.
+        dims: Features by each backbone.
+        task: What is to be made.
+        num_devices: How many there are.
+        held: As for `streamed`.
+    """
+    rows = task.num_views
+    if source == "exact":
+        prepared = hasattr(task.objective, "prepare")
+        rows = task.num_classes if prepared else views * num_images
+        return -(-4 * rows * sum(dims) // (1 if prepared else num_devices))
+    # Of batches, one is in use, and the next is on its way.
+    features = 2 * 4 * -(-rows // num_devices) * sum(dims)
+    if source == "cached":
+        return features
+    pixels = 3 * task.parametrisation.resolution**2
+    batches = 2 * pixels * -(-rows // num_devices)
+    return features + batches + (pixels * num_images if held else 0)
+
+
 class _Batch(NamedTuple):
     """The images of a step as they lie on the mesh; see `HostBatch`."""
 

@@ -52,7 +52,7 @@ _OUTPUTS = (
 )
 
 # Of `config.json` and `stages.json`: what another version wrote can be shown, but not gone on with.
-VERSION = 2
+VERSION = 3
 
 Inputs = Mapping[str, Any]
 

@@ -28,7 +28,7 @@ from lgm_jax.experiments import (
     runner,
 )
 from lgm_jax.interrupts import Interrupted
-from lgm_jax.session import split_list
+from lgm_jax.settings import split_list
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / "configs" / "experiments").glob("[!_]*.py"))

@@ -30,7 +30,7 @@ from lgm_jax.experiments.paper import Number
 from lgm_jax.experiments.published import are_all, is_papers, note_of, paper_number
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Outcome, Planned
-from lgm_jax.session import split_list
+from lgm_jax.settings import split_list
 
 # What can be left out, alone or together, and how.
 PARTS: Mapping[str, Mapping[str, Any]] = {

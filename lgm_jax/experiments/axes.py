@@ -14,7 +14,7 @@ from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import paper
 from lgm_jax.experiments.result import Cell, summarize
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned, label
-from lgm_jax.session import split_list
+from lgm_jax.settings import split_list
 
 # As the paper names them.
 TITLES: Mapping[str, str] = {

@@ -17,7 +17,8 @@ from lgm_jax.experiments.axes import SETS, backbones, select, sets, title_of
 from lgm_jax.experiments.published import note_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, spread
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned, label
-from lgm_jax.session import Session, split_list
+from lgm_jax.session import Session
+from lgm_jax.settings import split_list
 
 # The random stream of the heads.
 _HEAD_STREAM = 104
@@ -133,8 +134,8 @@ def _inputs(session: Session, *, scales: Sequence[float], heads: int) -> dict[st
     return {
         "data": session.dataset.fingerprint,
         "backbone": session.backbone.fingerprint,
-        "crop": recipe.crop,
-        "views": recipe.real_views,
+        "crop": recipe.task.crop,
+        "views": recipe.real.views,
         "augmentation": repr(recipe.real_augmentation),
         "seed": session.config.seed,
         "head_stds": list(scales),

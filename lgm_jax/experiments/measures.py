@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
-from lgm_jax import sharding
 from lgm_jax.backbones import Backbone
 from lgm_jax.features import Views, embed
 from lgm_jax.session import Session, content_hash
@@ -18,7 +16,7 @@ def of_real_images(session: Session) -> dict[str, Any]:
     return {
         "data": session.dataset.fingerprint,
         "backbones": [backbone.fingerprint for backbone in session.eval_backbones],
-        "crop": session.recipe.crop,
+        "crop": session.task.crop,
         "split": session.config.probe.split,
     }
 
@@ -37,9 +35,8 @@ def distilled_features(session: Session, backbone: Backbone) -> np.ndarray:
     rows = embed(
         backbone,
         session.distilled,
-        Views(session.recipe.crop),
+        Views(session.task.crop),
         session.key,
         label=f"distilled, {backbone.name}",
-        mesh=sharding.mesh_of_several(jax.local_devices()),
     )
     return rows.whole()[0]

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lgm_jax import stages
-from lgm_jax.distill import OBJECTIVES, REALS
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax import checks, plugins, real
+from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures
 from lgm_jax.experiments.axes import (
     AVERAGE,
@@ -33,7 +32,10 @@ from lgm_jax.experiments.axes import (
 from lgm_jax.experiments.published import note_of
 from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
 from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
-from lgm_jax.session import Session, split_list
+from lgm_jax.objectives import OBJECTIVES
+from lgm_jax.session import Session
+from lgm_jax.settings import split_list
+from lgm_jax.stages.costs import step_costs
 
 _SOFT = "soft-labels"
 
@@ -312,16 +314,14 @@ def _pairs(config: ConfigDict) -> list[tuple[str, str]]:
 def _objectives(config: ConfigDict) -> list[str]:
     named = split_list(config[SECTION].objectives)
     for objective in named:
-        if objective not in OBJECTIVES:
-            raise unknown_name("objective", objective, list(OBJECTIVES))
+        plugins.resolve("objective", objective, OBJECTIVES)
     return list(dict.fromkeys([config.objective, *named]))
 
 
 def _sources(config: ConfigDict) -> list[str]:
     named = split_list(config[SECTION].sources)
     for source in named:
-        if source not in REALS:
-            raise unknown_name("real.source", source, list(REALS))
+        checks.one_of("real.source", source, real.SOURCES)
     return list(dict.fromkeys([config.real.source, *named]))
 
 
@@ -523,7 +523,7 @@ def _cost_inputs(session: Session, names: Sequence[str]) -> dict[str, Any]:
 
 def _step_costs(session: Session, names: Sequence[str]) -> dict[str, dict[str, float]]:
     print(f"timing a step of {', '.join(names)}, in turns", flush=True)
-    costs = stages.step_costs(session, names)
+    costs = step_costs(session, names)
     return {
         name: {"seconds": cost.seconds, "bytes": cost.num_bytes} for name, cost in costs.items()
     }

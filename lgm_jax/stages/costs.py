@@ -1,0 +1,102 @@
+"""Time and memory of a step by several objectives, measured side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from lgm_jax import distill, hosts
+from lgm_jax.session import Session
+
+# Steps of which `step_costs` takes the median.
+_TIMED_STEPS = 10
+
+
+class StepCost(NamedTuple):
+    """What a step of a distillation takes.
+
+    Attributes:
+        seconds: Median of a few steps, without compilation or what is computed once.
+        num_bytes: On a device, by XLA's account of the program: weights, images with Adam's
+            moments, real images or features, and what is computed.
+    """
+
+    seconds: float
+    num_bytes: int
+
+
+def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
+    """Time and memory of a step of the session's recipe by each of some objectives, in turns.
+
+    Whatever else the machine does meanwhile slows all of them, so that their ratios can be trusted.
+    Reading real images is left out, and the same for all. Nothing is written. All processes of a
+    run get the same numbers.
+
+    Args:
+        session: Of a finished run.
+        names: Objectives.
+    """
+    mesh = devices.make_mesh(session.task.num_images, session.task.copies)
+    # Before anything lies on the device, so that all have the same.
+    size = hosts.first_says(microbatch_size(session, mesh))
+    params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
+    programs: dict[str, Any] = {}
+    states: dict[str, distill.State] = {}
+    batches: dict[str, Any] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.ExitStack() as workers:
+        # Whatever lies on the device lies there once.
+        real: dict[bool, Any] = {}
+        for name in names:
+            each = _with_objective(session, name)
+            prepared = each.recipe.needs_means_alone
+            if prepared not in real:
+                real[prepared] = make_real(each, mesh, size, workers)(0)
+            step = distill.make_step(
+                each.task,
+                [backbone.apply for backbone in session.backbones],
+                each.key,
+                weights=session.weights,
+                mesh=mesh,
+                microbatch=size,
+            )
+            states[name] = distill.init(each.task, each.key, params=start_params(each), mesh=mesh)
+            batches[name] = real[prepared]
+            programs[name] = step.lower(states[name], params, batches[name]).compile()
+        # The first is not counted: it may wait for memory.
+        for _ in range(1 + _TIMED_STEPS):
+            for name in names:
+                started = time.perf_counter()
+                made = programs[name](states[name], params, batches[name])
+                states[name], _ = jax.block_until_ready(made)
+                seconds[name].append(time.perf_counter() - started)
+    medians = hosts.first_says({name: statistics.median(seconds[name][1:]) for name in names})
+    return {name: StepCost(medians[name], _program_bytes(programs[name])) for name in names}
+
+
+def _with_objective(session: Session, name: str) -> Session:
+    config = session.config.copy_and_resolve_references()
+    config.objective = name
+    task = session.task
+    objective = make_recipe(config, task.num_classes, task.crop).task.objective
+    recipe = dataclasses.replace(
+        session.recipe, task=dataclasses.replace(task, objective=objective)
+    )
+    return dataclasses.replace(session, recipe=recipe)
+
+
+def _program_bytes(program: Any) -> int:
+    found = program.memory_analysis()
+    # The new state takes the place of the old one.
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )

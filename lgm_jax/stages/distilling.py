@@ -1,0 +1,344 @@
+"""The stage that distils: from the newest checkpoint to the last step and a folder of images."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lgm_jax import baselines, devices, diagnosis, distill, hosts, images, memory, runs, tracking
+from lgm_jax import real as real_features
+from lgm_jax.checkpoints import Checkpoints
+from lgm_jax.distilled import ARRAYS, save_distilled
+from lgm_jax.errors import UserError
+from lgm_jax.interrupts import INTERRUPTS
+from lgm_jax.profiling import StepTrace
+from lgm_jax.progress import StepProgress, is_logged
+from lgm_jax.session import FEATURES_IN_MEMORY, Session
+from lgm_jax.settings import split_list
+from lgm_jax.stages import progress
+from lgm_jax.stages.metrics import Metrics
+
+
+def distill_stage(session: Session) -> None:
+    """Distils the images, from the newest checkpoint if there is one.
+
+    Raises:
+        UserError: If more steps were made already than the config asks for, if no checkpoint
+            can be read, or if the loss or the images are no longer finite.
+        Interrupted: If a signal came, once the state is saved.
+    """
+    config, task, run, steps = session.config, session.task, session.run, session.config.steps
+    inputs = {**session.identity, "steps": steps}
+    done = run.find("distill", inputs) is not None
+    if done and (run.path / runs.DISTILLED / ARRAYS).exists():
+        print(f"distill: {steps} steps are done")
+        return
+    mesh = devices.make_mesh(task.num_images, task.copies)
+    with (
+        Checkpoints(run.path / runs.CHECKPOINTS, config.keep_checkpoints) as checkpoints,
+        contextlib.ExitStack() as workers,
+    ):
+        state = _restore(session, mesh, checkpoints)
+        start = int(state.step)
+        metrics = Metrics(run.path / runs.METRICS, start)
+        size = hosts.first_says(microbatch_size(session, mesh))
+        process = {**session.process_with(*session.backbones), "microbatch": size}
+        made_by = run.begin("distill", start, process)
+        # Pages on the way replace the report, which is then of no finished run.
+        run.forget("report")
+        _say_start(session, mesh, size, start)
+        real = make_real(session, mesh, size, workers)
+        state = _Loop(session, mesh, size, real, checkpoints, metrics).run(state)
+        checkpoints.save(steps, state)
+    whole = devices.fetch(mesh, state)
+    if hosts.is_first():
+        found = distill.probabilities(task, whole)
+        save_distilled(
+            run.path / runs.DISTILLED,
+            np.asarray(distill.render(task, whole)),
+            np.asarray(distill.hard_labels(task)),
+            session.dataset.class_names,
+            None if found is None else np.asarray(found),
+        )
+    hosts.wait()
+    run.await_file(f"{runs.DISTILLED}/{ARRAYS}")
+    result = {"steps": steps, "final_loss": metrics.last_loss()}
+    run.finish("distill", inputs, result, metrics.elapsed(), made_by)
+
+
+class _Loop:
+    """The steps of a distillation, and what happens after some of them."""
+
+    def __init__(
+        self,
+        session: Session,
+        mesh: Mesh,
+        size: int,
+        real: real_features.Real,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+    ):
+        self.session, self.mesh, self.size, self.real = session, mesh, size, real
+        self.checkpoints, self.metrics = checkpoints, metrics
+        self.params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
+        self.step = distill.make_step(
+            session.task,
+            [backbone.apply for backbone in session.backbones],
+            session.key,
+            weights=session.weights,
+            mesh=mesh,
+            microbatch=size,
+        )
+
+    def run(self, state: distill.State) -> distill.State:
+        """Makes the steps that are left; returns the state without padding."""
+        session, config, start = self.session, self.session.config, int(state.step)
+        if start == 0:
+            progress.write_start(session, self._render(state))
+        # First, for it may refuse: a bar would stay open.
+        tracker = tracking.open_trackers(split_list(config.track), session.run.path, start)
+        bar = StepProgress(start, config.steps, session.task.num_views, self.mesh.local_devices)
+        trace = StepTrace(
+            session.run.path / runs.PROFILE, config.profile if hosts.is_first() else 0
+        )
+        before: jax.Array | None = None
+        with (
+            contextlib.closing(bar),
+            contextlib.closing(tracker),
+            trace,
+            INTERRUPTS.deferred(_make_agree(self.mesh)) as interrupted,
+        ):
+            for number in range(start, config.steps):
+                state, found = self.step(state, self.params, self.real(number))
+                loss, step = found["loss"], number + 1
+                bar.advance()
+                trace.advance(loss)
+                # Reading a loss waits for it; the one before leaves the device a step to work on.
+                self._check(number, before, state)
+                before, last, leaving = loss, step == config.steps, interrupted()
+                logs = is_logged(step, config.steps, config.log_every)
+                draws = last or step % config.image_every == 0
+                saves = last or leaving or step % config.checkpoint_every == 0
+                if logs or draws or saves:
+                    self._check(step, loss, state, images_too=True)
+                if logs:
+                    rate = bar.report(step, float(loss))
+                    self.metrics.write(step, float(loss), rate)
+                    tracker.scalars(step, self._scalars(step, float(loss), rate))
+                if draws:
+                    drawn = progress.write_progress(session, step, self._render(state))
+                    if drawn is not None:
+                        tracker.images(step, {"distilled": drawn})
+                if saves:
+                    # Last of all: a run that goes on from here repeats nothing of this step.
+                    self.checkpoints.save(step, self._collect(state))
+                if leaving:
+                    break
+        # As it is read back where a run was killed after the last step.
+        return self._collect(state)
+
+    def _collect(self, state: distill.State) -> distill.State:
+        return devices.collect(self.mesh, state, self.session.task.num_images)
+
+    def _render(self, state: distill.State) -> np.ndarray:
+        whole = devices.fetch(self.mesh, self._collect(state))
+        return np.asarray(distill.render(self.session.task, whole))
+
+    def _scalars(self, step: int, loss: float, rate: float) -> dict[str, float]:
+        """What trackers follow; `images_per_second` counts the views of synthetic images."""
+        task, schedule = self.session.task, self.session.task.schedule
+        factor = 1.0 if schedule is None else float(schedule(step))
+        return {
+            "loss": loss,
+            "steps_per_second": rate,
+            "images_per_second": rate * task.num_views,
+            "learning_rate": self.session.recipe.updates.learning_rate * factor,
+        }
+
+    def _check(
+        self,
+        step: int,
+        loss: jax.Array | None,
+        state: distill.State,
+        *,
+        images_too: bool = False,
+    ) -> None:
+        """Stops if something is not finite; all later steps would be lost."""
+        if loss is not None and not math.isfinite(float(loss)):
+            what = f"the loss is {float(loss)} at step {step}"
+        elif images_too and not distill.is_finite(state):
+            what = f"the images are no longer finite after step {step}"
+        else:
+            return
+        newest = self.checkpoints.latest_step()
+        saved = f"checkpoint {newest} is sound" if newest else "there is no checkpoint yet"
+        # A step that failed counts for none, and the one after it may have come to an end.
+        failed = state._replace(step=state.step * 0 + (step - 1))
+        cause = diagnosis.find_cause(
+            self.session.recipe,
+            self.session.key,
+            self.session.backbones,
+            self.params,
+            self.real(step - 1),
+            failed,
+            mesh=self.mesh,
+            microbatch=self.size,
+        )
+        raise UserError(
+            f"{what}: {cause}; {saved}, and the same command goes on from there; another value "
+            "needs another workdir or --overwrite"
+        )
+
+
+def make_real(
+    session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack
+) -> real_features.Real:
+    """The real features of each step, for every backbone to distil against.
+
+    Processes that read images end with `workers`.
+
+    Raises:
+        UserError: If all features are to lie on the device, and it does not hold them.
+    """
+    recipe, train = session.recipe, session.dataset.splits["train"]
+    how, task, key = recipe.real, recipe.task, session.key
+    if how.source == "stream":
+        source: Any
+        if session.on_host:
+            source = workers.enter_context(session.loader())
+            by = f"{source.workers} processes" if source.workers else "threads"
+            count = len(train.labels)
+            print(f"real images: {task.num_views} of {count} a step, read by {by}", flush=True)
+        else:
+            source = session.train
+        return real_features.streamed(
+            session.backbones,
+            source,
+            task,
+            key,
+            sampling=how.sampling,
+            augmented=how.augmented,
+            held=True,
+            mesh=mesh,
+            microbatch=size,
+        )
+    _say_cost(session, len(train.labels))
+    kept = [session.real_features(backbone) for backbone in session.backbones]
+    if how.source == "cached":
+        return real_features.cached(kept, train.labels, task, key, sampling=how.sampling, mesh=mesh)
+    largest = max(rows.nbytes for rows in kept)
+    if largest > FEATURES_IN_MEMORY and not recipe.needs_means_alone:
+        raise UserError(
+            f"the features take {largest / 1e9:.3g} GB, more than the "
+            f"{FEATURES_IN_MEMORY / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
+            "real.views, or set real.source=cached"
+        )
+    return real_features.exact(kept, train.labels, task, mesh=mesh)
+
+
+def microbatch_size(session: Session, mesh: Mesh) -> int:
+    """Views in the backbone at a time: as configured, as before, or what fits in memory."""
+    config, task = session.config, session.task
+    if config.microbatch is not None:
+        return config.microbatch
+    before = session.run.last_process("distill")
+    # Other devices round in other ways, and have other memory.
+    if "microbatch" in before and before.get("devices") == session.process.get("devices"):
+        return before["microbatch"]
+    images_here, copies_here = (
+        -(-count // parts)
+        for count, parts in zip((task.num_images, task.copies), mesh.devices.shape, strict=True)
+    )
+    # Parameters have a gradient, and another of the backbones before; the state lies on the device.
+    reserved = images_here * distill.params_bytes(task) * min(2, len(session.backbones))
+    reserved += real_features.bytes_on_device(
+        session.recipe.real.source,
+        session.recipe.real.views,
+        len(session.dataset.splits["train"].labels),
+        [backbone.feature_dim for backbone in session.backbones],
+        task,
+        mesh.size,
+        held=not session.on_host,
+    )
+    # XLA may have one backbone's views in memory beside another's.
+    view_bytes = sum(
+        memory.view_bytes(task, backbone.apply, backbone.params, session.key)
+        for backbone in session.backbones
+    )
+    free = memory.free_bytes(mesh.local_devices[0].memory_stats(), reserved)
+    return memory.choose_size(view_bytes, free, images_here * copies_here)
+
+
+def start_params(session: Session) -> images.Levels | None:
+    """Parameters of real images to start from, where the config asks for these."""
+    pixels = session.task.parametrisation
+    if not isinstance(pixels, images.Pixels) or pixels.init != "real":
+        return None
+    train, config = session.dataset.splits["train"], session.config
+    rows = baselines.random(train.labels, config.ipc, session.dataset.num_classes, 1, config.seed)
+    return images.from_images(
+        jnp.asarray(train.load(rows[0])), decorrelate=pixels.decorrelate, grey=pixels.grey
+    )
+
+
+def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.State:
+    """The state to go on from, as it lies on the mesh."""
+    state = distill.init_state(session.task, session.key, params=start_params(session))
+    newest, steps = checkpoints.latest_step() or 0, session.config.steps
+    if newest > steps:
+        raise UserError(
+            f"workdir holds {newest} steps, more than config.steps={steps}; name another workdir"
+        )
+    if mesh.is_multi_process:
+        # Orbax knows no arrays that each process has for itself.
+        state = devices.put(mesh, state)
+    state = checkpoints.restore(state) or state
+    return devices.place(mesh, state, session.task.num_images)
+
+
+def _make_agree(mesh: Mesh) -> Callable[[int], int]:
+    """Makes `agree(signal)`: the largest number that a process gave at the step before.
+
+    Reading it waits for the devices no longer than reading that step's loss does.
+    """
+    if not mesh.is_multi_process:
+        return lambda signal: signal
+    largest = devices.make_largest(mesh)
+    pending = [largest(0)]
+
+    def agree(signal: int) -> int:
+        pending.append(largest(signal))
+        return int(pending.pop(0))
+
+    return agree
+
+
+def _say_start(session: Session, mesh: Mesh, size: int, start: int) -> None:
+    progress.note_growth(session)
+    where = f"{mesh.size} devices, " if mesh.size > 1 else ""
+    where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
+    print(
+        f"distill: {session.task.num_images} images, steps {start} to {session.config.steps}, "
+        f"{where}{size} views at a time",
+        flush=True,
+    )
+
+
+def _say_cost(session: Session, num_images: int) -> None:
+    """Says what embedding real images once costs, against embedding a batch at every step."""
+    views, steps = session.recipe.real.views, session.config.steps
+    once, streamed = views * num_images, steps * session.task.num_views
+    backbones = f" by each of {len(session.backbones)} backbones"
+    print(
+        f"real features: {views} of each of {num_images} images, {once} embedded once"
+        f"{backbones if len(session.backbones) > 1 else ''}; streaming would embed {streamed}"
+    )
+    if once > streamed:
+        print("note: for so few steps, real.source=stream embeds fewer images")

@@ -1,0 +1,266 @@
+"""The stages that train and evaluate probes: on distilled images, and on real ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lgm_jax import baselines, devices, probe
+from lgm_jax.backbones import Backbone
+from lgm_jax.data.dataset import ArraySplit, Split
+from lgm_jax.errors import UserError
+from lgm_jax.features import Views
+from lgm_jax.identity import describe
+from lgm_jax.report import pictures
+from lgm_jax.report.table import TITLES
+from lgm_jax.session import Session, content_hash
+from lgm_jax.settings import make_protocol, split_list
+
+# Separate random streams of what is not distillation.
+_PROBE_STREAM, _BASELINE_STREAM = 101, 102
+
+# Points of a probe's learning curve.
+_MOST_POINTS = 50
+
+
+def probe_stage(session: Session) -> None:
+    """Trains and evaluates probes on the distilled images.
+
+    Raises:
+        UserError: If there are none.
+    """
+    distilled = session.distilled
+    if distilled is None:
+        raise UserError("workdir has no distilled images yet: add distill to config.stages")
+    every = np.arange(len(distilled.labels))[None]
+    _probe(session, "distilled", distilled, lambda: every)
+
+
+def baselines_stage(session: Session) -> None:
+    """Trains and evaluates probes on real images: chosen in three ways, and all of them."""
+    config, train = session.config, session.dataset.splits["train"]
+    classes, runs_ = session.dataset.num_classes, config.probe.runs
+    choices: Mapping[str, Callable[[], np.ndarray]] = {
+        "random": lambda: baselines.random(train.labels, config.ipc, classes, runs_, config.seed),
+        "centroids": lambda: session.centroids[None],
+        "neighbors": lambda: neighbors(session)[None],
+        "full": lambda: np.arange(len(train.labels))[None],
+    }
+    for method in filter(split_list(config.baselines).__contains__, baselines.METHODS):
+        if method != "neighbors" or session.distilled is not None:
+            _probe(session, method, train, choices[method])
+
+
+def _protocol(session: Session, method: str) -> probe.Protocol:
+    """How a row is trained: once, if repetitions could not differ."""
+    full = method == "full"
+    protocol = make_protocol(session.config, session.task.crop, full=full)
+    count = len(session.dataset.splits["train"].labels) if full else session.task.num_images
+    # As it is used, so that a batch of more images than there are is no other protocol.
+    protocol = dataclasses.replace(protocol, batch=min(protocol.batch, count))
+    # Random images are drawn anew for each run.
+    once = method != "random" and not probe.repeats_differ(protocol)
+    return dataclasses.replace(protocol, runs=1) if once else protocol
+
+
+def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str, Any]:
+    """What the probe of a method depends on, and nothing else."""
+    config = session.config
+    inputs = {
+        "seed": config.seed,
+        "protocol": describe(_protocol(session, method)),
+        "split": config.probe.split,
+        "resolution": session.task.parametrisation.resolution,
+        "data": session.dataset.fingerprint,
+        "backbone": backbone.fingerprint,
+    }
+    if method == "full":
+        return inputs
+    inputs["ipc"] = config.ipc
+    if method in ("centroids", "neighbors"):
+        inputs["chosen_by"] = session.backbone.fingerprint
+    if method in ("distilled", "neighbors") and session.distilled is not None:
+        inputs["images"] = content_hash(session.distilled)
+    return inputs
+
+
+def _probe(
+    session: Session,
+    method: str,
+    split: Split,
+    choose: Callable[[], np.ndarray],
+) -> None:
+    """Probes every evaluation backbone that has no result for these inputs yet.
+
+    Args:
+        session: The session.
+        method: The row of the results.
+        split: Images to train on.
+        choose: Gives the rows of the split that each run trains on, (runs, n), or (1, n) if all
+            train on the same.
+    """
+    config, run = session.config.probe, session.run
+    todo = [b for b in session.eval_backbones if _find_probe(session, method, b) is None]
+    if not todo:
+        print(f"{method}: done")
+        return
+    protocol, rows = _protocol(session, method), choose()
+    for backbone in todo:
+        started = time.perf_counter()
+        trained = _train(session, method, backbone, protocol, split, rows)
+        scores = probe.evaluate(
+            trained.heads,
+            session.features(backbone, config.split),
+            session.dataset.splits[config.split].labels,
+            session.dataset.splits[config.split].groups,
+            mesh=devices.make_mesh(devices=jax.local_devices()),
+        )
+        result = _summary(scores, protocol, config.split, session.dataset.group_names)
+        result["loss_curve"] = _loss_curve(trained.losses)
+        run.finish(
+            _stage_name(session, method, backbone),
+            _probe_inputs(session, method, backbone),
+            result,
+            time.perf_counter() - started,
+            [session.process_with(backbone)],
+        )
+        once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
+        print(
+            f"{method}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
+            flush=True,
+        )
+
+
+def _train(
+    session: Session,
+    method: str,
+    backbone: Backbone,
+    protocol: probe.Protocol,
+    split: Split,
+    rows: np.ndarray,
+) -> probe.Trained:
+    """Trains a head per run, on kept features as far as the protocol allows."""
+    stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
+    key, label = jax.random.fold_in(session.key, stream), f"{method}, {session.name_of(backbone)}"
+    mesh = devices.make_mesh()
+    classes = session.dataset.num_classes
+    soft = split.probabilities if isinstance(split, ArraySplit) else None
+    targets = (split.labels if soft is None else soft)[rows]
+    labels = jnp.asarray(np.broadcast_to(targets, (protocol.runs, *targets.shape[1:])))
+    table = None
+    if method != "distilled" and protocol.augment == "none":
+        table = session.features(backbone, "train")[rows][:, None]
+    elif method == "full" and protocol.augment == "views":
+        views = Views(protocol.crop, protocol.augmentation, protocol.views)
+        draws = 1 if protocol.share_views else protocol.runs
+        table = np.stack(
+            [session.embed(backbone, "train", views, draw).whole() for draw in range(draws)]
+        )
+    if table is not None:
+        return probe.train_on_features(
+            key, table, labels, classes, protocol, label=label, mesh=mesh
+        )
+    used, chosen = np.unique(rows, return_inverse=True)
+    pool = session.train.images if method == "full" else split.load(used)
+    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape[:2]), jnp.int32)
+    return probe.train(
+        key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label, mesh=mesh
+    )
+
+
+def _summary(
+    scores: Mapping[str, Any], protocol: probe.Protocol, split: str, group_names: Sequence[str]
+) -> dict[str, Any]:
+    """What is recorded of a probe, but for its learning curve.
+
+    `groups` is each group's accuracy, `worst_group` that of each run's worst group, both as means
+    over runs; groups without images are left out.
+    """
+    top1, top5 = scores["top1"], scores["top5"]
+    return {
+        "top1_mean": float(np.mean(top1)),
+        "top5_mean": None if top5 is None else float(np.mean(top5)),
+        "top1_runs": [float(value) for value in top1],
+        "top5_runs": None if top5 is None else [float(value) for value in top5],
+        "solver": protocol.solver,
+        "epochs": protocol.epochs,
+        "augment": protocol.augment,
+        "split": split,
+        **_group_summary(scores["groups"], group_names),
+    }
+
+
+def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
+    """Epochs, from 1, with the mean training loss of all runs: the first, and evenly spread ones.
+
+    Args:
+        losses: Of each run in each epoch, (runs, epochs). Epochs after a probe has diverged are
+            left out.
+    """
+    if losses is None:
+        return None
+    epochs = pictures.spread_with_ends(losses.shape[1], _MOST_POINTS)
+    points = [(epoch + 1, float(losses[:, epoch].mean())) for epoch in epochs]
+    return [(epoch, round(loss, 6)) for epoch, loss in points if math.isfinite(loss)]
+
+
+def _group_summary(
+    accuracy: np.ndarray | None, group_names: Sequence[str]
+) -> dict[str, dict[str, float] | float | None]:
+    if accuracy is None:
+        return {"groups": None, "worst_group": None}
+    means = np.mean(accuracy, axis=0).tolist()
+    present = {name: mean for name, mean in zip(group_names, means, strict=False) if mean == mean}
+    return {"groups": present, "worst_group": float(np.mean(np.nanmin(accuracy, axis=1)))}
+
+
+def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
+    """An entry of `results.json`: what was recorded, and standard deviations, null for one run."""
+
+    def spread(values: Sequence[float] | None) -> float | None:
+        return float(np.std(values, ddof=ddof)) if values and len(values) > 1 else None
+
+    entry = {name: value for name, value in record.items() if name != "top5_runs"}
+    stds = {"top1_std": spread(record["top1_runs"]), "top5_std": spread(record["top5_runs"])}
+    return {**entry, **stds}
+
+
+def collect_results(session: Session) -> dict[str, dict[str, Any]]:
+    """Results of all probes that belong to the current config."""
+    ddof = session.config.probe.ddof
+    table: dict[str, dict[str, Any]] = {}
+    for backbone in session.eval_backbones:
+        found = {method: _find_probe(session, method, backbone) for method in TITLES}
+        kept = {method: _with_spread(e, ddof) for method, e in found.items() if e is not None}
+        if kept:
+            table[session.name_of(backbone)] = kept
+    return table
+
+
+def neighbors(session: Session) -> np.ndarray:
+    """Indices of the training images that look most like the distilled ones to the backbone."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    return baselines.neighbors(
+        session.features(session.backbone, "train"),
+        session.dataset.splits["train"].labels,
+        session.features_syn,
+        session.distilled.labels,
+    )
+
+
+def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None:
+    stage = _stage_name(session, method, backbone)
+    return session.run.find(stage, _probe_inputs(session, method, backbone))
+
+
+def _stage_name(session: Session, method: str, backbone: Backbone) -> str:
+    stage = "probe" if method == "distilled" else "baselines"
+    return f"{stage}/{method}/{session.name_of(backbone)}"

@@ -1,0 +1,93 @@
+"""What a distillation shows on the way: pictures, sheets of the timelapse, the unfinished page."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from lgm_jax import distill, hosts, images, runs
+from lgm_jax.errors import UserError, find_full
+from lgm_jax.report import pictures, timelapse
+from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.page import write_unfinished_page
+from lgm_jax.session import Session
+
+MOST_DRAWN = 400
+"""Images in a picture of all: more are too small to see, and take long to draw."""
+
+
+def write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:
+    """The images on the way: a picture, a sheet of the timelapse, and the page as it is so far.
+
+    The first process writes them, and gives the picture. One that cannot be written is not worth
+    the end of the distillation, unless the disk is full: then the next checkpoint would fail.
+    """
+    if not hosts.is_first():
+        return None
+    config, path = session.config, session.run.path
+    names, labels = session.dataset.class_names, np.asarray(distill.hard_labels(session.task))
+    some = pictures.spread(len(images), MOST_DRAWN)
+    drawn = draw_grid(images[some], [names[label] for label in labels[some]])
+    with _spared("the picture", step):
+        write_png(path / runs.PROGRESS / f"step_{step:06d}.png", drawn)
+    if timelapse.is_kept(step, config.steps, config.image_every):
+        with _spared("the contact sheet", step):
+            timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
+    with _spared("the page", step):
+        write_unfinished_page(path, step, images, labels, names)
+    return drawn
+
+
+def write_start(session: Session, images: np.ndarray) -> None:
+    """The sheet of the timelapse that shows what the images began as."""
+    if hosts.is_first():
+        with _spared("the contact sheet", 0):
+            timelapse.write_sheet(session.run.path / runs.TIMELAPSE, 0, images)
+
+
+def write_png(path: epath.Path, picture: Image.Image) -> None:
+    """Writes a picture so that a reader sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    with runs.replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def note_growth(session: Session) -> None:
+    """Says so if the images will not be as fine as they may be, or do not grow level by level."""
+    pyramid, steps = session.task.parametrisation, session.config.steps
+    if not isinstance(pyramid, images.Pyramid):
+        return
+    levels, reached = len(pyramid.sizes), pyramid.side_at(max(0, steps - 1))
+    if reached < pyramid.resolution:
+        print(
+            f"note: the images stay at {reached} of {pyramid.resolution} px: with "
+            f"config.images.grow_every={pyramid.grow_every}, config.steps={steps} is too few for "
+            f"{levels} levels; raise it, or leave grow_every unset"
+        )
+    elif (
+        session.config.images.grow_every is None
+        and pyramid.grow_every == 0
+        and levels > 1
+        and pyramid.start_resolution < pyramid.resolution
+    ):
+        print(
+            f"note: {steps} steps are too few to add {levels} levels one by one: all count at once"
+        )
+
+
+@contextlib.contextmanager
+def _spared(what: str, step: int) -> Iterator[None]:
+    """Goes on without something of a step that cannot be written."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        if find_full(error) is not None:
+            raise
+        print(f"note: {what} of step {step} is left out: {error}", flush=True)

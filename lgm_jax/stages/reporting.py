@@ -1,0 +1,158 @@
+"""The stage that reports: `results.json`, the pictures, and the page that a run ends with."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from lgm_jax import baselines, hosts, images, public, runs
+from lgm_jax.report import gallery, pictures, timelapse
+from lgm_jax.report.gallery import Gallery
+from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.judge import judge
+from lgm_jax.report.page import look, read_run, write_page
+from lgm_jax.report.table import format_table
+from lgm_jax.session import Session, content_hash
+from lgm_jax.stages.probing import collect_results, neighbors
+from lgm_jax.stages.progress import MOST_DRAWN, write_png
+
+
+def report_stage(session: Session) -> None:
+    """Writes `results.json`, `grid.png` and `report.html`, and prints the table.
+
+    It is repeated when a result, a setting or the look of the page has changed, or a file is gone.
+    """
+    config, run = session.config, session.run
+    started = time.perf_counter()
+    own = session.source is None
+    # What `distilled/` holds, which may be older than the config.
+    record = run.latest("distill") if own else None
+    results = {
+        "version": 1,
+        "dataset": session.dataset.name,
+        "ipc": config.ipc,
+        "objective": config.objective if own else None,
+        "labels": _label_summary(session),
+        "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
+        "num_classes": session.dataset.num_classes,
+        "steps": record["steps"] if record else None,
+        "seed": config.seed,
+        "final_loss": record["final_loss"] if record else None,
+        "pyramid": _pyramid(session, record["steps"]) if record else None,
+        "backbones": [session.name_of(backbone) for backbone in session.backbones] if own else [],
+        # Of what the results come from: not of looking at them, which would not change them.
+        "seconds": {
+            name: took for name, took in run.seconds().items() if name not in ("report", "measure")
+        },
+        "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
+        "probe": collect_results(session),
+        "test_images": len(session.dataset.splits[config.probe.split].labels),
+    }
+    pictured = session.distilled is not None
+    inputs = {
+        "results": results,
+        "settings": public.settings(session.settings),
+        "images": content_hash(session.distilled) if session.distilled is not None else None,
+        "look": look(),
+    }
+    sheets = (
+        timelapse.find_sheets(run.path / runs.TIMELAPSE, record["steps"] if record else None)
+        if hosts.is_first()
+        else []
+    )
+    names = [runs.RESULTS, runs.PAGE]
+    if pictured:
+        names += [runs.GRID, runs.GALLERY]
+        if not gallery.fits_one_file(session.dataset.num_classes):
+            names.append(runs.REPORT)
+    if sheets:
+        names.append(runs.ANIMATION)
+    complete = all((run.path / name).exists() for name in names)
+    if hosts.first_says(not complete or run.find("report", inputs) is None):
+        made = _make_gallery(session) if pictured else None
+        if pictured:
+            _write_pairs(session)
+        if hosts.is_first():
+            runs.write_json(run.path / runs.RESULTS, results)
+            if made is not None:
+                gallery.save_gallery(run.path / runs.GALLERY, made)
+            timelapse.write_animation(run.path / runs.ANIMATION, sheets)
+            write_page(read_run(run.path))
+        took = time.perf_counter() - started
+        made_by = [session.process_with(session.backbone)]
+        run.finish("report", inputs, {"files": names}, took, made_by)
+    print(format_table(results))
+    for finding in judge(results):
+        print(f"note: {finding.title}: {finding.text}")
+    print(f"results: {run.path / runs.RESULTS}")
+    if pictured:
+        print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
+    print(f"report: {run.path / runs.PAGE}")
+
+
+def _pyramid(session: Session, steps: int) -> dict[str, int] | None:
+    """Sides in px of the finest level that was distilled, and of the finest that there is."""
+    growing = session.task.parametrisation
+    if not isinstance(growing, images.Growing):
+        return None
+    return {"reached": growing.side_at(max(0, steps - 1)), "finest": growing.resolution}
+
+
+def _label_summary(session: Session) -> dict[str, Any] | None:
+    """What kind of labels the images have, and the bytes that these take beside the images."""
+    if session.distilled is None:
+        return None
+    soft, hard = session.distilled.probabilities, session.distilled.labels
+    if soft is None:
+        return {"kind": "hard", "bytes": hard.nbytes}
+    return {"kind": "soft", "bytes": soft.nbytes}
+
+
+def _make_gallery(session: Session) -> Gallery | None:
+    """Pictures for the page: distilled images, real ones beside them, a map of their features.
+
+    Features are computed by all processes together; the first makes the pictures.
+    """
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    config, train, distilled = session.config, session.dataset.splits["train"], session.distilled
+    classes = session.dataset.num_classes
+    rows = gallery.real_rows(
+        distilled.labels,
+        session.centroids,
+        neighbors(session),
+        # Those of the first run of the baseline.
+        baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
+    )
+    features, features_syn = session.features(session.backbone, "train"), session.features_syn
+    if not hosts.is_first():
+        return None
+    return gallery.make_gallery(
+        distilled.images,
+        distilled.labels,
+        session.dataset.class_names,
+        {kind: train.load(indices) for kind, indices in rows.items()},
+        gallery.make_map(features, train.labels, features_syn[gallery.shown(distilled.labels)]),
+    )
+
+
+def _write_pairs(session: Session) -> None:
+    """Draws distilled images, evenly chosen, each with the centroid of its class beside it."""
+    if session.distilled is None:
+        raise ValueError("there are no distilled images")
+    # By all processes together, if it is not known.
+    centroids = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
+    if not hosts.is_first():
+        return
+    some = pictures.spread(len(session.distilled.labels), MOST_DRAWN // 2)
+    labels = session.distilled.labels[some]
+    real = session.dataset.splits["train"].load(centroids[labels]).astype(np.float32) / 255
+    pairs = np.stack([session.distilled.images[some], real], axis=1)
+    names = [session.dataset.class_names[label] for label in labels]
+    captions = [text for name in names for text in (name, f"{name}, real")]
+    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
+    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns)
+    write_png(session.run.path / runs.GRID, grid)
