@@ -23,6 +23,9 @@ from scipy import stats
 
 from lgm_jax import objectives
 from lgm_jax.errors import UserError
+from lgm_jax.flows import class_sums
+from lgm_jax.heads import head_gradient_in_parts
+from lgm_jax.numerics import nonzero
 
 # Numbers of a table of similarities at a time: bounds memory, and results do not depend on it.
 _TABLE = 2**23
@@ -391,12 +394,12 @@ def class_means_share(
         Features that are all zero have a head gradient of their biases alone, which class means
         explain; where a gradient is zero, shares are 0.
     """
-    sums = objectives.class_sums(features, labels, num_classes)
+    sums = class_sums(features, labels, num_classes)
     means = sums.features / jnp.maximum(sums.weights, 1)[:, None]
     overall = jnp.broadcast_to(jnp.mean(features, axis=0, keepdims=True), means.shape)
 
     def explained(rest: Array, whole: Array) -> Array:
-        return jnp.where(whole > 0, 1 - rest / objectives.nonzero(whole), 0)
+        return jnp.where(whole > 0, 1 - rest / nonzero(whole), 0)
 
     def compare(key: Key[Array, ""]) -> tuple[Array, Array, Array, Array]:
         head = objectives.init_head(key, features.shape[1], num_classes, head_std)
@@ -405,7 +408,7 @@ def class_means_share(
         whole, known, common = (
             ravel_pytree(gradient)[0]
             for gradient in (
-                objectives.head_gradient_in_parts(head, features, labels),
+                head_gradient_in_parts(head, features, labels),
                 objectives.head_gradient(head, means, classes, sums.weights),
                 objectives.head_gradient(head, overall, classes, sums.weights),
             )

@@ -159,7 +159,7 @@ def init_logits(task: Distillation) -> Float[Array, "s k"]:
 
 def params_bytes(task: Distillation) -> int:
     """Bytes of the parameters of one image."""
-    made = task.parametrisation
+    made: Any = task.parametrisation
     if getattr(made, "init", None) == "real":
         made = dataclasses.replace(made, init="noise")
     shapes = jax.eval_shape(lambda key: made.init_params(key, 1), jax.random.key(0))

@@ -97,13 +97,9 @@ class Features:
 class Objective(Protocol):
     """A frozen dataclass that makes a loss of synthetic and of real features.
 
-    Attributes:
-        title: What reports call it.
-        source: Where it is from.
+    Class attributes that reports show, each optional: `title`; `source`; `each_step`, a sentence on
+    what a step does; `loss_is`, one on what the loss is.
     """
-
-    title: ClassVar[str]
-    source: ClassVar[str]
 
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Any) -> Float[Array, ""]:
         """The loss, differentiable with respect to the values and probabilities of `synthetic`.
@@ -129,8 +125,17 @@ class LGM:
 
     head_std: float = 0.01
 
-    title: ClassVar[str] = "linear gradient matching"
+    title: ClassVar[str] = "Linear Gradient Matching"
     source: ClassVar[str] = "arXiv 2511.16674"
+    each_step: ClassVar[str] = (
+        "Each step draws a random classifier and asks how real images would change it, if it "
+        "learned from them. The pixels are then moved a little, so that the distilled images "
+        "would change it in the same direction."
+    )
+    loss_is: ClassVar[str] = (
+        "How far what a classifier learns from the distilled images is from what it learns from "
+        "real ones."
+    )
 
     def __post_init__(self) -> None:
         checks.in_range("head_std", self.head_std, 0)
@@ -155,6 +160,14 @@ class SFM:
 
     title: ClassVar[str] = "statistical flow matching"
     source: ClassVar[str] = "arXiv 2602.05391"
+    each_step: ClassVar[str] = (
+        "Each step compares how the classes lie to each other in the model's features, for real "
+        "images and for distilled ones, and moves the pixels a little, so that the two agree."
+    )
+    loss_is: ClassVar[str] = (
+        "How far the way in which the distilled images' classes lie to each other, in the model's "
+        "features, is from that of real ones."
+    )
 
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Features) -> Array:
         return flow_matching_loss(
@@ -213,8 +226,15 @@ class CLP:
     temperature: float = 0.1
     head_per_copy: bool = False
 
-    title: ClassVar[str] = "closed-form linear probe"
+    title: ClassVar[str] = "a closed-form linear probe"
     source: ClassVar[str] = "arXiv 2605.07194"
+    each_step: ClassVar[str] = (
+        "Each step fits a classifier to the distilled images, tries it on real ones, and moves "
+        "the pixels a little, so that it does better."
+    )
+    loss_is: ClassVar[str] = (
+        "How badly a classifier fitted to the distilled images names real ones (cross-entropy)."
+    )
 
     def __post_init__(self) -> None:
         checks.positive("ridge", self.ridge)
@@ -319,3 +339,12 @@ def closed_form_probe_loss(
     return linear_probe_loss_in_parts(
         tempered(head, temperature), features_real, labels_real, weights_real
     )
+
+
+def about(objective: Objective | type[Objective]) -> dict[str, str]:
+    """What reports say of an objective: `title`, and what else its class says of itself."""
+    kind = objective if isinstance(objective, type) else type(objective)
+    names = ("title", "source", "each_step", "loss_is")
+    return {"title": kind.__name__} | {
+        name: getattr(kind, name) for name in names if hasattr(kind, name)
+    }

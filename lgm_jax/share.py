@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from lgm_jax import names, public, runs, terminal
+from lgm_jax import names, objectives, public, runs, terminal
 from lgm_jax.class_folders import METADATA
 from lgm_jax.distilled import ARRAYS, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
@@ -378,7 +378,7 @@ def _summary(finished: Finished) -> str:
         f"{results['num_classes']} classes of {_escape(results['dataset'])}, distilled for the "
         f"frozen vision model {backbones}: a linear classifier that is trained on its features of "
         "these few images is to come close to one trained on all. Made with lgm_jax, by "
-        f"{_METHODS[results['objective']]}."
+        f"{_method(results)}."
     )
     if images.probabilities is not None:
         text += (
@@ -388,11 +388,14 @@ def _summary(finished: Finished) -> str:
     return text
 
 
-_METHODS = {
-    "lgm": "Linear Gradient Matching ([arXiv 2511.16674](https://arxiv.org/abs/2511.16674))",
-    "sfm": "matching the flows of class means (objective `sfm`)",
-    "clp": "fitting a closed-form probe (objective `clp`)",
-}
+def _method(results: Mapping[str, Any]) -> str:
+    name = results["objective"]
+    about = results.get("about_objective") or objectives.about(objectives.OBJECTIVES[name])
+    number = re.fullmatch(r"arXiv (\d+\.\d+)", about.get("source", ""))
+    where = about.get("source", "")
+    if number:
+        where = f"[arXiv {number[1]}](https://arxiv.org/abs/{number[1]})"
+    return f"{about['title']} (objective `{name}`{where and f', {where}'})"
 
 
 def _accuracies(results: Mapping[str, Any]) -> str:

@@ -25,10 +25,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from lgm_jax import paths, public, runs
+from lgm_jax import objectives, paths, public, runs
 from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.images import level_sizes, num_active
+from lgm_jax.objectives import OBJECTIVES
 from lgm_jax.report import charts, commands, pictures, timelapse, words
 from lgm_jax.report.gallery import (
     DISTILLED,
@@ -342,6 +343,9 @@ def describe(
     split = next(iter(main.values()))["split"] if main else None
     num_test = (run.results or {}).get("test_images") or counts.get(split, {}).get("images")
     objective = str((run.results or settings).get("objective"))
+    about = (run.results or {}).get("about_objective") or {}
+    if not about and objective in OBJECTIVES:
+        about = objectives.about(OBJECTIVES[objective])
     side = image_side(run)
     steps = (run.results or {}).get("steps") or settings.get("steps")
     soft = ((run.results or {}).get("labels") or {}).get("kind") == "soft"
@@ -368,9 +372,9 @@ def describe(
         "image_every": settings.get("image_every"),
         "backbones": run.backbones,
         "about": {name: words.about_backbone(name) for name in (*run.backbones, *probes)},
-        "objective": words.OBJECTIVES.get(objective),
-        "each_step": words.STEPS.get(objective),
-        "loss_is": words.LOSSES.get(objective, ""),
+        "objective": about.get("title"),
+        "each_step": about.get("each_step"),
+        "loss_is": about.get("loss_is", ""),
         "start": words.STARTS.get(str(settings.get("images.init"))),
         "new_heads": objective == "lgm",
         "soft": soft,

@@ -30,39 +30,6 @@ CAPTIONS = {
     ),
     "random": ("random", "a real image drawn at random", "drawn at random"),
 }
-OBJECTIVES = {
-    "lgm": "Linear Gradient Matching",
-    "sfm": "statistical flow matching",
-    "clp": "a closed-form linear probe",
-}
-# What a step does.
-STEPS = {
-    "lgm": (
-        "Each step draws a random classifier and asks how real images would change it, if it "
-        "learned from them. The pixels are then moved a little, so that the distilled images "
-        "would change it in the same direction."
-    ),
-    "sfm": (
-        "Each step compares how the classes lie to each other in the model's features, for real "
-        "images and for distilled ones, and moves the pixels a little, so that the two agree."
-    ),
-    "clp": (
-        "Each step fits a classifier to the distilled images, tries it on real ones, and moves "
-        "the pixels a little, so that it does better."
-    ),
-}
-# What the loss is.
-LOSSES = {
-    "lgm": (
-        "How far what a classifier learns from the distilled images is from what it learns from "
-        "real ones."
-    ),
-    "sfm": (
-        "How far the way in which the distilled images' classes lie to each other, in the model's "
-        "features, is from that of real ones."
-    ),
-    "clp": "How badly a classifier fitted to the distilled images names real ones (cross-entropy).",
-}
 STARTS = {"noise": "random noise", "zero": "plain grey", "real": "real images drawn at random"}
 
 # Data sets that come with this package, whose names say too little.

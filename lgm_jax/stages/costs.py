@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lgm_jax import distill, hosts
+from lgm_jax import devices, distill, hosts
 from lgm_jax.session import Session
+from lgm_jax.settings import make_recipe
+from lgm_jax.stages.distilling import make_real, microbatch_size, start_params
 
 # Steps of which `step_costs` takes the median.
 _TIMED_STEPS = 10

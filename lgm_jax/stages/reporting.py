@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lgm_jax import baselines, hosts, images, public, runs
+from lgm_jax import baselines, hosts, images, objectives, public, runs
 from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
@@ -35,6 +35,7 @@ def report_stage(session: Session) -> None:
         "dataset": session.dataset.name,
         "ipc": config.ipc,
         "objective": config.objective if own else None,
+        "about_objective": objectives.about(session.task.objective) if own else None,
         "labels": _label_summary(session),
         "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
         "num_classes": session.dataset.num_classes,
