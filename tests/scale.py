@@ -1,36 +1,35 @@
-"""What tests of microbatches and of many devices share: recipes, a backbone of two products."""
+"""What tests of microbatches and of many devices share: tasks, a backbone of two products."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from lgm_jax import distill, objectives, sharding
+from lgm_jax import distill, objectives, real
+from lgm_jax.backbones import Backbone
+from lgm_jax.data.loader import HostBatch
+from lgm_jax.features import Rows
+from lgm_jax.images import Pyramid
 
 KEY = jax.random.key(0)
 SIDE, FEATURES, REAL = 4, 6, 25
 
 
-def make_recipe(num_classes: int, source: str, **changes: Any) -> distill.Recipe:
+def make_task(num_classes: int, **changes: Any) -> distill.Distillation:
     """Images of 4 px, augmented; the pyramid grows after 2 steps."""
-    recipe = distill.Recipe(
-        num_classes=num_classes,
-        resolution=SIDE,
-        crop=SIDE,
-        copies=2,
-        real=source,
-        real_views=2,
-        learning_rate=0.05,
-        start_resolution=2,
-        grow_every=2,
-    )
-    return dataclasses.replace(recipe, **changes)
+    given: dict[str, Any] = {
+        "parametrisation": Pyramid(SIDE, start_resolution=2, grow_every=2),
+        "crop": SIDE,
+        "copies": 2,
+        "optimizer": optax.adam(0.05),
+    }
+    return distill.Distillation(num_classes, **given | changes)
 
 
 def apply(params: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Array:
@@ -46,48 +45,54 @@ def make_params() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(first), jnp.asarray(rng.normal(size=(16, FEATURES)))
 
 
-def make_state(recipe: distill.Recipe) -> distill.State:
-    """The first state, in float64 where that is on: Adam blows up roundings of small numbers."""
+def make_backbone() -> Backbone:
+    """`apply` and its parameters."""
+    zeros, ones = (0.0,) * 3, (1.0,) * 3
+    return Backbone("toy", apply, make_params(), FEATURES, SIDE, zeros, ones, "0" * 64, "toy")
 
-    def widen(leaf: jax.Array) -> jax.Array:
+
+def widen(tree: Any) -> Any:
+    """Floats in float64 where that is on: Adam blows up roundings of small numbers."""
+
+    def wide(leaf: jax.Array) -> jax.Array:
         return leaf.astype(jnp.result_type(float)) if leaf.dtype == jnp.float32 else leaf
 
-    return jax.tree.map(widen, distill.init_state(KEY, recipe))
+    return jax.tree.map(wide, tree)
+
+
+def make_state(task: distill.Distillation) -> distill.State:
+    """The first state."""
+    return widen(distill.init_state(task, KEY))
 
 
 @pytest.fixture
 def wide_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads, and so their gradients, in float64 where that is on."""
     init_head = objectives.init_head
-
-    def init_wide_head(*arguments: Any) -> objectives.Head:
-        head = init_head(*arguments)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), head)
-
-    monkeypatch.setattr(objectives, "init_head", init_wide_head)
+    monkeypatch.setattr(objectives, "init_head", lambda *given: widen(init_head(*given)))
 
 
-def make_feed(
-    recipe: distill.Recipe, mesh: Mesh | None = None, microbatch_size: int | None = None
-) -> tuple[distill.Real, Any, Any]:
-    """Real function, what it draws from, and how that is laid out, for any source."""
+def make_real(
+    task: distill.Distillation, source: str, mesh: Mesh, microbatch: int | None = None
+) -> real.Real:
+    """Real features from any source, for one backbone."""
     rng = np.random.default_rng(2)
     # Some of every class.
-    labels = np.arange(max(REAL, recipe.num_classes + 3), dtype=np.int32) % recipe.num_classes
-    if recipe.real == "stream":
+    labels = np.arange(max(REAL, task.num_classes + 3), dtype=np.int32) % task.num_classes
+    if source == "stream":
         # Not uint8, which becomes float32 and is rounded as it is augmented.
         pixels = rng.uniform(size=(len(labels), SIDE, SIDE, 3))
-        real = distill.make_stream(apply, recipe, KEY, mesh=mesh, microbatch_size=microbatch_size)
-        return real, distill.Memory(jnp.asarray(pixels), jnp.asarray(labels)), PartitionSpec()
-    features = rng.normal(size=(2, len(labels), FEATURES))
-    memory = distill.FeatureMemory(jnp.asarray(features), jnp.asarray(labels))
-    if recipe.real == "cached":
-        return distill.make_cached(recipe, KEY, mesh=mesh), memory, PartitionSpec()
-    if mesh is None:
-        return distill.exact, memory, PartitionSpec()
-    divided = distill.FeatureMemory(
-        sharding.divide(mesh, features, axis=1),
-        sharding.divide(mesh, labels, fill=sharding.PADDING),
-    )
-    specs = distill.FeatureMemory(PartitionSpec(None, "data"), PartitionSpec("data"))
-    return distill.exact, divided, specs
+
+        def read(step: int) -> HostBatch:
+            numbers = np.arange(task.num_views, dtype=np.int32)
+            chosen = ((7 * step + numbers) % len(labels)).astype(np.int32)
+            return HostBatch(pixels[chosen], labels[chosen], numbers, chosen)
+
+        made = real.streamed([make_backbone()], read, task, KEY, mesh=mesh, microbatch=microbatch)
+    else:
+        kept = Rows([rng.normal(size=(2 * len(labels), FEATURES)).astype(np.float32)], 2)
+        if source == "cached":
+            made = real.cached([kept], labels, task, KEY, mesh=mesh)
+        else:
+            made = real.exact([kept], labels, task, mesh=mesh)
+    return lambda step: widen(made(step))

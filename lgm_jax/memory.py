@@ -1,0 +1,128 @@
+"""How many views fit into a backbone at a time: memory of a step, and of devices."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lgm_jax import devices
+from lgm_jax.distill import Apply, Distillation, make_embed
+
+# For devices that report no memory of their own, such as CPUs: the part of the machine's memory
+# that microbatches may take together, of all processes of a run, which may share the machine. Not
+# of what is free at the moment, so that the same command does the same on a machine that is busy.
+_PART_OF_MACHINE = 0.5
+
+# Where Linux tells how much of the machine's memory a container may use.
+_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+# Part of a device's memory to plan with; allocators lose some to fragments.
+_USABLE = 0.9
+
+# What a view takes, over what `kept_bytes` counts. Measured with XLA for CPUs: 1.1 for a ViT-B of
+# twelve blocks, 1.5 for one of two, where the working memory of one block counts for more.
+_MARGIN = 1.5
+
+
+def view_bytes(
+    task: Distillation,
+    apply: Apply,
+    backbone_params: Any,
+    key: Key[Array, ""],
+    *,
+    params: Any = None,
+) -> int:
+    """Bytes that a step holds of every view that is in the backbone at a time; runs nothing.
+
+    Args:
+        task: What is to be made.
+        apply: The backbone's `apply(params, images)`.
+        backbone_params: Its parameters, of which only shapes and types count.
+        key: Any random key.
+        params: Parameters of images, as for `distill.init`, of which likewise.
+    """
+    plain = min(task.center_crop_copies, 1)
+    single = dataclasses.replace(task, copies=1, center_crop_copies=plain)
+    mesh = devices.make_mesh(devices=jax.devices()[:1])
+    embed = make_embed(single, apply, key, mesh=mesh)
+    if params is None:
+        params = jax.eval_shape(lambda: task.parametrisation.init_params(key, task.num_images))
+
+    def kept(count: int) -> int:
+        some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), params)
+
+        def features(images: Any, backbone_params: Any) -> Float[Array, "n d"]:
+            return embed({"images": images}, backbone_params, jnp.int32(0)).values
+
+        return kept_bytes(features, some, backbone_params)
+
+    # The difference leaves out what is kept once, such as parameters.
+    return kept(2) - kept(1)
+
+
+def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> int:
+    """Bytes that are kept of a computation until it is differentiated; runs nothing.
+
+    Args:
+        function: The function.
+        argument: Its first argument, the one to differentiate with respect to; of this and the
+            others only shapes and types count.
+        others: Its other arguments.
+    """
+
+    def pullback(argument: Any, *others: Any) -> Any:
+        return jax.vjp(lambda argument: function(argument, *others), argument)[1]
+
+    kept = jax.eval_shape(pullback, argument, *others)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
+    """Memory of a device for microbatches.
+
+    A device that reports nothing, as a CPU, gets its share of half of the machine's memory. All
+    processes of the run are taken to be on this machine, as nothing says which are: on machines of
+    their own they get less than they could have.
+
+    Args:
+        stats: What the device reports of itself, `device.memory_stats()`.
+        reserved: Bytes that will be needed for something else and are not taken yet.
+    """
+    if not stats or "bytes_limit" not in stats:
+        sharing = jax.process_count() * jax.local_device_count()
+        return int(_PART_OF_MACHINE * machine_bytes()) // sharing
+    return int(_USABLE * stats["bytes_limit"]) - stats.get("bytes_in_use", 0) - reserved
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in map(Path, _CONTAINER_LIMITS):
+        # A machine without containers has no such file, and a container without a limit says "max".
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
+def choose_size(view_bytes: int, free: int, views: int) -> int:
+    """Views at a time: all if they fit, and one at least.
+
+    Args:
+        view_bytes: What `kept_bytes` counts for one of them.
+        free: Bytes of memory for them.
+        views: Views of one device in a step.
+    """
+    return max(1, min(views, int(free / (_MARGIN * view_bytes))))
+
+
+def needed_bytes(view_bytes: int, size: int) -> int:
+    """Memory that is reckoned with for `size` views at a time."""
+    return int(_MARGIN * view_bytes * size)
