@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lgm_jax import checks
+from lgm_jax.errors import UserError
 from lgm_jax.flows import flow_matching_loss
 from lgm_jax.heads import (
     Head,
@@ -61,6 +62,10 @@ __all__ = [
     "logits",
     "ridge_head",
 ]
+
+
+# By how much sums in another order may differ.
+_ROUNDING = 1e-3
 
 
 @functools.partial(
@@ -348,3 +353,53 @@ def about(objective: Objective | type[Objective]) -> dict[str, str]:
     return {"title": kind.__name__} | {
         name: getattr(kind, name) for name in names if hasattr(kind, name)
     }
+
+
+def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
+    """Refuses an objective for which the order of rows, or rows of no weight, make a difference.
+
+    Devices change the order, and fill up. It is called with random features as they are, and so.
+
+    Args:
+        objective: Any.
+        num_classes: Number of classes `k`.
+        dim: Number of features `d`.
+
+    Raises:
+        UserError: If the loss is no finite number, or another one for the same features.
+    """
+    count = 2 * num_classes
+
+    def draw(seed: int) -> Features:
+        values = jax.random.normal(jax.random.key(seed), (count, dim))
+        rows, weights = jnp.arange(count, dtype=jnp.int32), jnp.ones(count)
+        return Features(
+            values, rows % num_classes, weights, rows % num_classes, rows, num_classes, 2
+        )
+
+    def fill(features: Features) -> Features:
+        order = jnp.asarray(np.random.default_rng(0).permutation(count))
+        filled = [
+            jnp.concatenate([array[order], array[:3]])
+            for array in (features.values, features.labels, features.weights)
+        ]
+        weights = filled[2].at[count:].set(0)
+        image = jnp.concatenate([features.image[order], jnp.full(3, num_classes, jnp.int32)])
+        copy = jnp.concatenate([features.copy[order], jnp.zeros(3, jnp.int32)])
+        return Features(filled[0], filled[1], weights, image, copy, num_classes, 2)
+
+    key, (synthetic, real) = jax.random.key(2), (draw(0), draw(1))
+    name = about(objective)["title"]
+    loss = objective(key, synthetic, real)
+    if jnp.shape(loss) != () or not jnp.isfinite(loss):
+        raise UserError(f"objective {name} returns {loss!r:.80}, which is no finite number")
+    for other, what in (
+        (objective(key, fill(synthetic), real), "synthetic"),
+        (objective(key, synthetic, fill(real)), "real"),
+    ):
+        if not jnp.abs(other - loss) <= _ROUNDING * jnp.maximum(1, jnp.abs(loss)):
+            raise UserError(
+                f"objective {name} returns {float(loss):g} for {what} features, and "
+                f"{float(other):g} for the same in another order and with rows of no weight: it "
+                "must honour Features.weights and not the order of rows"
+            )

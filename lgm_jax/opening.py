@@ -16,6 +16,7 @@ from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.errors import UserError
 from lgm_jax.foreign import read_source
 from lgm_jax.images import Pyramid
+from lgm_jax.objectives import OBJECTIVES, try_objective
 from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
 
 # Images to stream lie on the device up to this size where `data.placement` leaves it open.
@@ -47,6 +48,9 @@ def open_session(
     crop = distilled_against[0].resolution
     dataset = _load_data(config, settings.image_side(config, crop))
     recipe = settings.make_recipe(config, dataset.num_classes, crop)
+    if config.objective not in OBJECTIVES:
+        for backbone in distilled_against:
+            try_objective(recipe.task.objective, dataset.num_classes, backbone.feature_dim)
     on_host = _check_fit(config, recipe, dataset)
     crop_at = _crop_at(config, dataset, on_host=on_host)
     weights = settings.backbone_weights(config)
