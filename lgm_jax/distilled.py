@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from lgm_jax import paths
 from lgm_jax.class_folders import METADATA, find_classes, read_metadata
 from lgm_jax.errors import UserError
+from lgm_jax.files import replacing
 from lgm_jax.names import plain
-from lgm_jax.runs import replacing
 
 ARRAYS = "distilled.npz"
 

@@ -6,7 +6,13 @@ import contextlib
 import errno
 import os
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from etils import epath
+
+from lgm_jax import paths
 
 try:
     import fcntl
@@ -14,6 +20,11 @@ except ImportError:
     # Windows.
     fcntl = None  # type: ignore[assignment]
 
+
+NAME = ".lock"
+
+# Between two looks at a folder that is held for a moment.
+_RETRY_SECONDS = 0.1
 
 # Whatever else is raised, network file systems raise where they have no locks: ENOLCK, ENOSYS,
 # EOPNOTSUPP, EINVAL, EPERM.
@@ -69,3 +80,40 @@ class Lock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def in_use(folder: epath.Path) -> bool:
+    """Whether another process holds a folder at this moment, as far as its lock says."""
+    if not folder.is_dir() or paths.is_bucket(folder):
+        return False
+    lock = Lock(Path(folder / NAME))
+    try:
+        lock.acquire()
+    except Held:
+        return True
+    except Unsupported:
+        return False
+    lock.release()
+    return False
+
+
+@contextlib.contextmanager
+def alone_in(folder: epath.Path) -> Iterator[None]:
+    """Within, no other process that asks for it is in a folder; waits for the one that is.
+
+    Where there are no locks, there is nothing to wait for.
+    """
+    lock = Lock(Path(folder / NAME))
+    while not paths.is_bucket(folder):
+        try:
+            lock.acquire()
+        except Held:
+            time.sleep(_RETRY_SECONDS)
+        except Unsupported:
+            break
+        else:
+            break
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from lgm_jax import hosts, locks, paths, source
-from lgm_jax.errors import UserError, naming
+from lgm_jax import files, hosts, locks, paths, source
+from lgm_jax.errors import UserError
 
 CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "config.json",
@@ -23,7 +22,6 @@ CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "results.json",
     "grid.png",
 )
-LOCK = ".lock"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
 PROFILE = "profile"
 TENSORBOARD, WANDB = "tensorboard", "wandb"
@@ -58,28 +56,15 @@ Inputs = Mapping[str, Any]
 
 # Keys whose values are behind those of an identity that are hashes.
 _HASHED = {
-    "backbone.fingerprint": tuple(
-        f"backbone.{name}"
-        for name in (
-            *("name", "revision", "normalization", "dtype", "params_dtype"),
-            *("pooling", "position_offset"),
-        )
-    ),
-    "data.fingerprint": tuple(
-        f"data.{name}"
-        for name in (
-            *("name", "folder", "subset", "label", "val_fraction"),
-            *("split_seed", "on_bad_image"),
-        )
-    ),
-    "images.source": ("images.source",),
-}
+    section + ".fingerprint": tuple(f"{section}.{name}" for name in names)
+    for section, names in {
+        "backbone": "name revision normalization dtype params_dtype pooling position_offset".split(),
+        "data": "name folder subset label val_fraction split_seed on_bad_image".split(),
+    }.items()
+} | {"images.source": ("images.source",)}
 
 # Network file systems show a new file to other machines within a minute.
 _APPEARS_SECONDS = 90
-
-# Between two looks at a folder that is held for a moment.
-_RETRY_SECONDS = 0.1
 
 
 class InUseError(UserError):
@@ -144,7 +129,7 @@ class Run:
             if self.holds == "another":
                 _remove_outputs(self.path)
             record = {"version": VERSION, "identity": _plain(identity), **description}
-            write_json(self.path / CONFIG, record)
+            files.write_json(self.path / CONFIG, record)
         except OSError as error:
             raise UserError(f"cannot write to workdir {self.path}: {error.strerror}") from error
 
@@ -172,14 +157,14 @@ class Run:
         # Buckets know no locks.
         if paths.is_bucket(self.path):
             return
-        self._lock = locks.Lock(Path(self.path / LOCK))
+        self._lock = locks.Lock(Path(self.path / locks.NAME))
         try:
             self._lock.acquire()
         except locks.Held as error:
             who = f" ({error})" if str(error) else ""
             raise InUseError(
                 f"another process is using workdir {self.path}{who}: wait for it, or name another; "
-                f"if its machine went down, delete {self.path / LOCK}"
+                f"if its machine went down, delete {self.path / locks.NAME}"
             ) from None
         except locks.Unsupported as error:
             print(
@@ -187,7 +172,7 @@ class Run:
                 "process uses it",
                 flush=True,
             )
-        if (read_json(self.path / CONFIG) or {}).get("identity") != self._found:
+        if (files.read_json(self.path / CONFIG) or {}).get("identity") != self._found:
             self.close()
             raise InUseError(f"another process has just used workdir {self.path}: start again")
 
@@ -277,7 +262,7 @@ class Run:
         if self._kept is not None:
             self._kept = _plain(records)
         if hosts.is_first():
-            write_json(self.path / STAGES, records)
+            files.write_json(self.path / STAGES, records)
 
 
 def check_run(
@@ -299,7 +284,7 @@ def check_run(
     path = paths.locate(workdir)
     if path.exists() and not path.is_dir():
         raise UserError(f"workdir {workdir} is a file; name a folder")
-    earlier = read_json(path / CONFIG) or {}
+    earlier = files.read_json(path / CONFIG) or {}
     if not isinstance(earlier.get("identity"), dict):
         taken = [name for name in _OUTPUTS if (path / name).exists()]
         if taken:
@@ -329,47 +314,10 @@ def check_run(
 
 def begun(path: epath.Path) -> Mapping[str, Any] | None:
     """The `config.json` of the distillation that a folder holds, if it can be gone on with."""
-    earlier = read_json(path / CONFIG) if path.is_dir() else None
+    earlier = files.read_json(path / CONFIG) if path.is_dir() else None
     if earlier is None or earlier.get("version") != VERSION:
         return None
     return earlier if isinstance(earlier.get("identity"), dict) else None
-
-
-def in_use(folder: epath.Path) -> bool:
-    """Whether another process holds a folder at this moment, as far as its lock says."""
-    if not folder.is_dir() or paths.is_bucket(folder):
-        return False
-    lock = locks.Lock(Path(folder / LOCK))
-    try:
-        lock.acquire()
-    except locks.Held:
-        return True
-    except locks.Unsupported:
-        return False
-    lock.release()
-    return False
-
-
-@contextlib.contextmanager
-def alone_in(folder: epath.Path) -> Iterator[None]:
-    """Within, no other process that asks for it is in a folder; waits for the one that is.
-
-    Where there are no locks, there is nothing to wait for.
-    """
-    lock = locks.Lock(Path(folder / LOCK))
-    while not paths.is_bucket(folder):
-        try:
-            lock.acquire()
-        except locks.Held:
-            time.sleep(_RETRY_SECONDS)
-        except locks.Unsupported:
-            break
-        else:
-            break
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def is_run(folder: epath.Path) -> bool:
@@ -404,15 +352,15 @@ def read_folder(folder: epath.PathLike) -> Found:
         UserError: If it is none, or a file in it is damaged.
     """
     path = paths.locate(folder)
-    config = read_json(path / CONFIG) if path.is_dir() else None
+    config = files.read_json(path / CONFIG) if path.is_dir() else None
     if config is None or not isinstance(config.get("identity"), dict):
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
-    return Found(path, config, _read_stages(path), read_json(path / RESULTS))
+    return Found(path, config, _read_stages(path), files.read_json(path / RESULTS))
 
 
 def _read_stages(path: epath.Path) -> dict[str, Any]:
     """The record of each stage in a run folder."""
-    records = read_json(path / STAGES) or {}
+    records = files.read_json(path / STAGES) or {}
     if not all(isinstance(record, dict) for record in records.values()):
         raise UserError(f"{path / STAGES} is damaged: a stage's record is no JSON object")
     return records
@@ -452,45 +400,6 @@ def digest(inputs: Inputs) -> str:
     """A short name for a set of inputs, to make one stage's inputs part of another's."""
     text = json.dumps(_plain(inputs), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_json(path: epath.Path) -> Any | None:
-    """The content of a JSON file, or `None` if there is none.
-
-    Raises:
-        UserError: If the file is not JSON.
-    """
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
-    return value
-
-
-def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a JSON file so that a reader sees the old content or the new, never a part."""
-    with replacing(path) as temporary:
-        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path | epath.Path, text: str) -> None:
-    """Writes UTF-8; what it has no bytes for, as names of files may, becomes JSON's `\\udcff`."""
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))
-
-
-@contextlib.contextmanager
-def replacing(path: epath.Path) -> Iterator[epath.Path]:
-    """A temporary file that takes the place of `path` once it is written without an error."""
-    temporary = path.with_name(path.name + ".tmp")
-    with naming(path):
-        yield temporary
-        temporary.replace(path)
 
 
 def _plain(inputs: Inputs) -> dict[str, Any]:

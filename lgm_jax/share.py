@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from lgm_jax import names, objectives, public, runs, terminal
+from lgm_jax import files, names, objectives, public, runs, terminal
 from lgm_jax.class_folders import METADATA
 from lgm_jax.distilled import ARRAYS, DistilledSet, read_distilled, save_distilled
 from lgm_jax.errors import UserError
@@ -167,7 +167,7 @@ def export(finished: Finished, folder: Path, source: str, license: str | None = 
     shown = found.images[:_PREVIEWED]
     above = [found.class_names[label] for label in found.labels[:_PREVIEWED]]
     draw_grid(shown, above).save(folder / PREVIEW)
-    runs.write_text(folder / CARD, write_card(finished, source, license))
+    files.write_text(folder / CARD, write_card(finished, source, license))
 
 
 def write_card(finished: Finished, source: str, license: str | None = None) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from etils import epath
 from PIL import Image
 
-from lgm_jax import hosts, paths, public, runs
+from lgm_jax import files, hosts, paths, public, runs
 from lgm_jax.errors import UserError
 
 # A picture of a thousand classes would take a hundred megabytes at each time it is drawn.
@@ -124,10 +124,10 @@ class WandB:
         import wandb
 
         known = folder / runs.WANDB / _RUN
-        name = (runs.read_json(known) or {}).get("id") or secrets.token_hex(4)
+        name = (files.read_json(known) or {}).get("id") or secrets.token_hex(4)
         known.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(known, {"id": name})
-        settings = (runs.read_json(folder / runs.CONFIG) or {}).get("config", {})
+        files.write_json(known, {"id": name})
+        settings = (files.read_json(folder / runs.CONFIG) or {}).get("config", {})
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),

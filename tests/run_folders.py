@@ -8,7 +8,7 @@ import shlex
 import numpy as np
 from etils import epath
 
-from lgm_jax import runs
+from lgm_jax import files, runs
 from lgm_jax.report import gallery, timelapse
 
 NAMES = ("zero", "one", "two", "three")
@@ -78,7 +78,7 @@ def write_run(
     data = {"name": "shapes", "fingerprint": "d" * 64, "counts": counts}
     where = f"--workdir=runs/{folder.name}"
     command = shlex.join(["python", "launch.py", "--config=configs/quickstart.py", where])
-    runs.write_json(
+    files.write_json(
         folder / runs.CONFIG,
         {
             "identity": identity,
@@ -95,7 +95,7 @@ def write_run(
         "commit": "abc",
         "weights": {backbone: {"sha256": {"model.safetensors": "f" * 64}}},
     }
-    runs.write_json(
+    files.write_json(
         folder / runs.STAGES, {"distill": {"made_by": [made_by], "finished": "2026-01-02"}}
     )
     lines = [json.dumps({"step": step, "loss": 1 / step}) for step in steps]
@@ -125,7 +125,7 @@ def write_run(
         "seconds": {"distill": 3.0},
         "probe": probe,
     }
-    runs.write_json(folder / runs.RESULTS, results)
+    files.write_json(folder / runs.RESULTS, results)
     shown = gallery.shown(labels)
     reals = {kind: (255 * blobs(rng, len(shown), side)).astype(np.uint8) for kind in gallery.REALS}
     count = max(300, len(shown))

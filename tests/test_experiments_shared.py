@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 import launch
-from lgm_jax import runs
+from lgm_jax import files, locks, runs
 from lgm_jax.experiments import result, runner
 from lgm_jax.interrupts import Interrupted
 
@@ -53,7 +53,7 @@ class Starts:
             if not (run.path / runs.RESULTS).exists():
                 time.sleep(0.05)
                 self.made.append((threading.get_ident(), run.path.name))
-                runs.write_json(run.path / runs.RESULTS, {"found": float(config.number)})
+                files.write_json(run.path / runs.RESULTS, {"found": float(config.number)})
         finally:
             run.close()
 
@@ -148,12 +148,12 @@ def test_waiting_ends_by_a_signal(monkeypatch, tmp_path):
 
 def test_looking_whether_a_folder_is_held_leaves_it_as_it_is(tmp_path):
     folder = epath.Path(tmp_path / "run")
-    assert not runs.in_use(folder)
+    assert not locks.in_use(folder)
     assert not folder.exists()
     file = hold(tmp_path / "run")
-    assert runs.in_use(folder)
+    assert locks.in_use(folder)
     file.close()
-    assert not runs.in_use(folder)
+    assert not locks.in_use(folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 

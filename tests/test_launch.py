@@ -21,7 +21,7 @@ from PIL import Image
 import launch
 import lgm_jax
 from configs import common
-from lgm_jax import checkpoints, distill, features, runs, stages
+from lgm_jax import checkpoints, distill, features, locks, runs, stages
 from lgm_jax import session as session_module
 from lgm_jax.report import gallery
 from lgm_jax.session import open_session
@@ -517,7 +517,7 @@ def test_signal_saves_and_the_next_start_goes_on(number, finished, tmp_path, cap
 
 
 def test_second_launch_into_one_workdir_is_refused(run_copy, capsys):
-    with (run_copy / runs.LOCK).open("a") as lock:
+    with (run_copy / locks.NAME).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = snapshot(run_copy)
         assert "another process is using workdir" in refuse(capsys, QUICK, workdir=run_copy)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lgm_jax import runs
+from lgm_jax import locks, runs
 from lgm_jax.errors import UserError
 
 IDENTITY = {"seed": 0}
@@ -29,7 +29,7 @@ def test_without_locks_a_run_goes_on_and_says_so_once(lacking, tmp_path, monkeyp
 
     monkeypatch.setattr(fcntl, "flock", flock)
     # As a process left it that was killed on another machine.
-    (tmp_path / runs.LOCK).write_text("4242\nnode017\n1\n")
+    (tmp_path / locks.NAME).write_text("4242\nnode017\n1\n")
     use(tmp_path).close()
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
@@ -44,12 +44,12 @@ def test_who_holds_a_lock_is_named_and_what_to_delete(held, tmp_path, monkeypatc
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    (tmp_path / runs.LOCK).write_text("4242\nnode017\n")
+    (tmp_path / locks.NAME).write_text("4242\nnode017\n")
     with pytest.raises(UserError) as refused:
         use(tmp_path)
     assert "another process is using workdir" in str(refused.value)
     assert "(4242 on node017)" in str(refused.value)
-    assert f"delete {tmp_path / runs.LOCK}" in str(refused.value)
+    assert f"delete {tmp_path / locks.NAME}" in str(refused.value)
     assert type(refused.value).__name__ == "InUseError"
 
 

@@ -42,5 +42,5 @@ def test_what_is_not_there_is_refused(name, message):
 
 
 def test_options_that_it_does_not_take_are_refused():
-    with pytest.raises(UserError, match="does not take its options: .*marign"):
+    with pytest.raises(UserError, match=r"does not take its options: .*marign"):
         make("objective", HERE, objectives.OBJECTIVES, {"marign": 2.0})

@@ -17,7 +17,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from lgm_jax import runs
+from lgm_jax import files, runs
 from lgm_jax.distilled import save_distilled
 from lgm_jax.report import __main__ as command
 from lgm_jax.report import charts, commands, compare, gallery, page, pictures, timelapse, words
@@ -656,7 +656,7 @@ def test_results_of_a_run_without_images_make_a_page(tmp_path):
     assert "Real images of shapes" in text
     assert 'id="images"' not in text
     # A run of baselines alone names a backbone, an objective and steps, none of which came to be.
-    runs.write_json(folder / runs.RESULTS, results | {"steps": None})
+    files.write_json(folder / runs.RESULTS, results | {"steps": None})
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
     assert "<title>shapes</title>" in text
@@ -854,7 +854,7 @@ def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
     config["command"] = (
         "python launch.py --config=configs/experiments/table2.py:embedded --workdir=runs/table2"
     )
-    runs.write_json(folder / runs.CONFIG, config)
+    files.write_json(folder / runs.CONFIG, config)
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
     found = read_commands(text)
@@ -893,7 +893,7 @@ def test_images_from_elsewhere_are_not_said_to_lie_in_the_run(tmp_path):
     folder = write_run(tmp_path / "theirs")
     results = json.loads((folder / runs.RESULTS).read_text())
     elsewhere = {"backbones": [], "steps": None, "objective": None}
-    runs.write_json(folder / runs.RESULTS, results | elsewhere)
+    files.write_json(folder / runs.RESULTS, results | elsewhere)
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
     assert "made elsewhere and are measured here" in text

@@ -22,7 +22,7 @@ from PIL import Image
 
 import launch
 import lgm_jax
-from lgm_jax import progress, runs, share, tracking
+from lgm_jax import files, progress, runs, share, tracking
 from lgm_jax.distilled import DistilledSet
 from lgm_jax.errors import UserError
 
@@ -190,7 +190,7 @@ class TestWandB:
         """A run folder with a config, and no more."""
         folder = epath.Path(tmp_path / "mine")
         folder.mkdir()
-        runs.write_json(folder / runs.CONFIG, {"config": {"steps": 6}})
+        files.write_json(folder / runs.CONFIG, {"config": {"steps": 6}})
         return folder
 
     def test_goes_on_with_its_run_and_takes_no_step_back(self, folder, monkeypatch):

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 from PIL import Image
 
-from lgm_jax import hosts, runs
+from lgm_jax import files, hosts
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures
 from lgm_jax.experiments.accuracy import plan_methods
@@ -95,7 +95,7 @@ def _show(session: Session) -> dict[str, Any]:
     if hosts.is_first():
         buffer = io.BytesIO()
         draw_grid(np.stack(pictures), captions, columns).save(buffer, "PNG")
-        with runs.replacing(session.run.path / PICTURE) as temporary:
+        with files.replacing(session.run.path / PICTURE) as temporary:
             temporary.write_bytes(buffer.getvalue())
     counts = np.bincount(train.groups, minlength=len(names))
     return {"train": dict(zip(names, counts.tolist(), strict=True))}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lgm_jax import runs
+from lgm_jax import files, runs
 from lgm_jax.backbones import specs
 from lgm_jax.data.sizes import known_size
 from lgm_jax.experiments import paper
@@ -181,7 +181,7 @@ def _has_all_images(outcome: Outcome, name: str) -> bool:
     size = known_size(images["data.name"], images["data.subset"])
     if size is None or outcome.path is None:
         return True
-    summary = (runs.read_json(outcome.path / runs.CONFIG) or {}).get("data", {})
+    summary = (files.read_json(outcome.path / runs.CONFIG) or {}).get("data", {})
     counts = [summary.get("counts", {}).get(split, {}) for split in ("train", "test")]
     return all(
         len(each.get("classes", range(size.classes))) == size.classes

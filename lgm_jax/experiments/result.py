@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lgm_jax import runs
+from lgm_jax import files
 from lgm_jax.experiments import figures
 
 TABLE_MD, TABLE_CSV, FIGURES = "table.md", "table.csv", ("figure.png", "figure.svg")
@@ -195,14 +195,14 @@ def write(folder: epath.Path, result: Result) -> list[epath.Path]:
     """
     contents = {TABLE_MD: to_markdown(result).encode(), TABLE_CSV: to_csv(result).encode()}
     for name, content in contents.items():
-        with runs.replacing(folder / name) as temporary:
+        with files.replacing(folder / name) as temporary:
             temporary.write_bytes(content)
     written = [folder / name for name in contents]
     if result.draw is None:
         return written
     drawn = figures.render(result.draw, [name.rpartition(".")[2] for name in FIGURES])
     for name, content in zip(FIGURES, drawn, strict=True):
-        with runs.replacing(folder / name) as temporary:
+        with files.replacing(folder / name) as temporary:
             temporary.write_bytes(content)
     return [*written, *(folder / name for name in FIGURES)]
 

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from lgm_jax import hosts, paths, runs
+from lgm_jax import files, hosts, locks, paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import samples
 from lgm_jax.experiments.result import Result, write
@@ -218,7 +218,7 @@ def _make_all(
             if not waiting:
                 print(
                     f"waiting for other processes that make {', '.join(held)}; if the machine of "
-                    f"one went down, delete the run's {runs.LOCK} in {folder}",
+                    f"one went down, delete the run's {locks.NAME} in {folder}",
                     flush=True,
                 )
             waiting = True
@@ -230,7 +230,7 @@ def _make_if_free(
     planned: Planned, config: ConfigDict, path: epath.Path, place: str, start: Start
 ) -> Outcome | None:
     """Makes a run, unless another process holds its folder."""
-    if hosts.first_says(hosts.is_first() and runs.in_use(path)):
+    if hosts.first_says(hosts.is_first() and locks.in_use(path)):
         return None
     print(place, flush=True)
     try:
@@ -248,7 +248,7 @@ def _write(
 ) -> None:
     """Writes what comes of the runs; of several processes, one after another."""
     result = with_findings(experiment.tabulate(config, outcomes), outcomes)
-    with runs.alone_in(folder):
+    with locks.alone_in(folder):
         for path in write(folder, result):
             print(f"result: {path}")
         _draw_samples(folder, outcomes)
@@ -331,7 +331,7 @@ def _make(planned: Planned, config: ConfigDict, path: epath.Path, start: Start) 
 
 def _read(path: epath.Path) -> list[Any]:
     """What a run's `results.json` and `metrics.jsonl` hold."""
-    results, metrics = runs.read_json(path / runs.RESULTS), path / runs.METRICS
+    results, metrics = files.read_json(path / runs.RESULTS), path / runs.METRICS
     if results is None:
         raise UserError(f"{path} has no {runs.RESULTS}: add report to config.stages")
     lines = metrics.read_text().splitlines() if metrics.exists() else []
@@ -357,7 +357,7 @@ def _check_folder(folder: epath.Path, config: ConfigDict) -> None:
         raise UserError(f"workdir {folder} is a file; name a folder")
     if (folder / runs.CONFIG).exists():
         raise UserError(f"workdir {folder} is a run's folder: name another for the experiment")
-    earlier = runs.read_json(folder / RECORD)
+    earlier = files.read_json(folder / RECORD)
     if earlier is not None and earlier.get("name") != config[SECTION].name:
         raise UserError(
             f"workdir {folder} belongs to experiment {earlier.get('name')}: name another"
@@ -369,7 +369,7 @@ def _open_folder(folder: epath.Path, config: ConfigDict) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with runs.alone_in(folder):
-            runs.write_json(folder / RECORD, {"name": config[SECTION].name})
+        with locks.alone_in(folder):
+            files.write_json(folder / RECORD, {"name": config[SECTION].name})
     except OSError as error:
         raise UserError(f"cannot write to workdir {folder}: {error.strerror}") from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
-from lgm_jax import runs
+from lgm_jax import files
 from lgm_jax.distilled import first_of_classes
 from lgm_jax.experiments import figures
 from lgm_jax.report import grid, pictures
@@ -56,6 +56,6 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> epath.Pa
                 draw.text((place[0], _GAP), caption, grid.INK, font)
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
-    with runs.replacing(folder / FILE) as temporary:
+    with files.replacing(folder / FILE) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return folder / FILE

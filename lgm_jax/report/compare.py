@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from lgm_jax import paths, runs
+from lgm_jax import files, paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.report import words
 from lgm_jax.report.judge import judge
@@ -58,9 +58,9 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
     place: Place = Beside(folder) if many else Embedded()
     page.parent.mkdir(parents=True, exist_ok=True)
     _remove_pictures(folder)
-    with runs.replacing(page) as temporary:
+    with files.replacing(page) as temporary:
         content = render("compare.html", describe_comparison(views, labels, place))
-        runs.write_text(temporary, content)
+        files.write_text(temporary, content)
     return page
 
 

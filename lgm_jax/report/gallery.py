@@ -15,8 +15,8 @@ from etils import epath
 from jaxtyping import Float, Int, UInt8
 
 from lgm_jax.errors import UserError
+from lgm_jax.files import replacing
 from lgm_jax.report import pictures
-from lgm_jax.runs import replacing
 
 DISTILLED = "distilled"
 # In the order in which they are shown.

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from lgm_jax import objectives, paths, public, runs
+from lgm_jax import files, objectives, paths, public, runs
 from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.images import level_sizes, num_active
@@ -180,8 +180,8 @@ def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
         folder.rmtree()
     place = Embedded() if gallery is None or gallery.fits_one_file else Beside(folder)
     page = run.path / runs.PAGE
-    with runs.replacing(page) as temporary:
-        runs.write_text(temporary, render("run.html", describe(run, others, place)))
+    with files.replacing(page) as temporary:
+        files.write_text(temporary, render("run.html", describe(run, others, place)))
     return page
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from lgm_jax.files import replacing
 from lgm_jax.report import pictures
-from lgm_jax.runs import replacing
 
 # Sheets kept of a run, and frames of the animation.
 _MOST_SHEETS, _MOST_FRAMES = 64, 48

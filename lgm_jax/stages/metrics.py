@@ -7,7 +7,7 @@ import time
 
 from etils import epath
 
-from lgm_jax import hosts, runs
+from lgm_jax import files, hosts
 from lgm_jax.errors import UserError
 
 
@@ -47,5 +47,5 @@ class Metrics:
         self._lines.append({name: round(value, 6) for name, value in line.items()})
         if not hosts.is_first():
             return
-        with runs.replacing(self._path) as temporary:
+        with files.replacing(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from lgm_jax import distill, hosts, images, runs
+from lgm_jax import distill, files, hosts, images, runs
 from lgm_jax.errors import UserError, find_full
 from lgm_jax.report import pictures, timelapse
 from lgm_jax.report.grid import draw_grid
@@ -55,7 +55,7 @@ def write_png(path: epath.Path, picture: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    with runs.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 

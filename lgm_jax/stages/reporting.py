@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lgm_jax import baselines, hosts, images, objectives, public, runs
+from lgm_jax import baselines, files, hosts, images, objectives, public, runs
 from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
@@ -77,7 +77,7 @@ def report_stage(session: Session) -> None:
         if pictured:
             _write_pairs(session)
         if hosts.is_first():
-            runs.write_json(run.path / runs.RESULTS, results)
+            files.write_json(run.path / runs.RESULTS, results)
             if made is not None:
                 gallery.save_gallery(run.path / runs.GALLERY, made)
             timelapse.write_animation(run.path / runs.ANIMATION, sheets)

@@ -1,0 +1,52 @@
+"""JSON and text files that appear whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from lgm_jax.errors import UserError, naming
+
+
+def read_json(path: epath.Path) -> Any | None:
+    """The content of a JSON file, or `None` if there is none.
+
+    Raises:
+        UserError: If the file is not JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+    """Writes a JSON file so that a reader sees the old content or the new, never a part."""
+    with replacing(path) as temporary:
+        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path | epath.Path, text: str) -> None:
+    """Writes UTF-8; what it has no bytes for, as names of files may, becomes JSON's `\\udcff`."""
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def replacing(path: epath.Path) -> Iterator[epath.Path]:
+    """A temporary file that takes the place of `path` once it is written without an error."""
+    temporary = path.with_name(path.name + ".tmp")
+    with naming(path):
+        yield temporary
+        temporary.replace(path)
