@@ -18,7 +18,7 @@ from lgm_jax import devices, hosts, numerics
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
 from lgm_jax.data.loader import HostBatch
-from lgm_jax.data.sampling import Order
+from lgm_jax.data.sampling import Choices, Order
 from lgm_jax.distill import Distillation
 from lgm_jax.features import Rows, embed_views
 from lgm_jax.objectives import Features
@@ -126,14 +126,13 @@ def cached(
         steps: Steps that may be asked for.
     """
     mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
-    order_key, view_key = jax.random.fold_in(key, _REAL), jax.random.fold_in(key, _VIEW)
-    order = Order(sampling, order_key, labels, task.num_classes, made=False)
+    order = Order(sampling, jax.random.fold_in(key, _REAL), labels, task.num_classes, made=False)
+    choices = Choices(jax.random.fold_in(key, _VIEW))
     views = kept[0].views
 
     def draw(step: int) -> tuple[list[np.ndarray], Sequence[np.ndarray]]:
         positions = step * task.num_views + np.arange(task.num_views)
-        drawn = jax.random.fold_in(view_key, step)
-        seen = np.asarray(jax.random.randint(drawn, (task.num_views,), 0, views))
+        seen = choices.at(step, task.num_views, views)
         own = slice(hosts.index(), None, hosts.count())
         chosen, seen = order.at(positions)[own], seen[own]
         # Views times images may not fit 32 bits.

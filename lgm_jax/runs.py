@@ -56,12 +56,16 @@ Inputs = Mapping[str, Any]
 
 # Keys whose values are behind those of an identity that are hashes.
 _HASHED = {
-    section + ".fingerprint": tuple(f"{section}.{name}" for name in names)
-    for section, names in {
-        "backbone": "name revision normalization dtype params_dtype pooling position_offset".split(),
-        "data": "name folder subset label val_fraction split_seed on_bad_image".split(),
-    }.items()
-} | {"images.source": ("images.source",)}
+    "backbone.fingerprint": (
+        *("backbone.name", "backbone.revision", "backbone.normalization", "backbone.dtype"),
+        *("backbone.params_dtype", "backbone.pooling", "backbone.position_offset"),
+    ),
+    "data.fingerprint": (
+        *("data.name", "data.folder", "data.subset", "data.label", "data.val_fraction"),
+        *("data.split_seed", "data.on_bad_image"),
+    ),
+    "images.source": ("images.source",),
+}
 
 # Network file systems show a new file to other machines within a minute.
 _APPEARS_SECONDS = 90

@@ -10,7 +10,10 @@ number alone, and any number of processes can share a step's batch. Images come 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +33,19 @@ _EPOCHS_KEPT = 2
 
 
 class _Draw:
-    """A random key, as bits: keys do not pickle."""
+    """A random key, as bits: keys do not pickle.
+
+    What is drawn is drawn by the CPU where JAX has it: on an accelerator it would wait for the step
+    that is under way, and so would the images.
+    """
 
     def __init__(self, key: Key[Array, ""]):
         self._words, self._impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
 
-    @property
-    def _key(self) -> Key[Array, ""]:
-        return jax.random.wrap_key_data(jnp.asarray(self._words), impl=self._impl)
+    @contextlib.contextmanager
+    def _on_host(self) -> Iterator[Key[Array, ""]]:
+        with _host():
+            yield jax.random.wrap_key_data(jnp.asarray(self._words), impl=self._impl)
 
 
 class Order(_Draw):
@@ -81,8 +89,9 @@ class Order(_Draw):
     def at(self, positions: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
         """Indices of the images at some positions, in any order."""
         if self._balanced:
-            found = _find_in_classes(self._key, positions.astype(np.int32), self._counts)
-            labels, entries = np.asarray(found)
+            with self._on_host() as key:
+                found = _find_in_classes(key, positions.astype(np.int32), self._counts)
+                labels, entries = np.asarray(found)
             return self._members[self._starts[labels] + entries]
         epochs, entries = np.divmod(positions, self._num_images)
         indices = np.empty(len(positions), np.int32)
@@ -92,14 +101,16 @@ class Order(_Draw):
                 indices[here] = drawn[entries[here]]
             else:
                 # All of them, so that one compiled shape serves every batch.
-                found = _find(drawn, entries.astype(np.uint32), np.uint32(self._num_images))
-                indices[here] = np.asarray(found)[here]
+                with _host():
+                    found = _find(drawn, entries.astype(np.uint32), np.uint32(self._num_images))
+                    indices[here] = np.asarray(found)[here]
         return indices
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The shuffle of an epoch, or the words that decide it."""
         if epoch not in self._epochs:
-            drawn = np.asarray(self._draw(self._key, jnp.int32(epoch), self._num_images))
+            with self._on_host() as key:
+                drawn = np.asarray(self._draw(key, jnp.int32(epoch), self._num_images))
             # In one step, as threads may share this.
             self._epochs = {**dict(list(self._epochs.items())[1 - _EPOCHS_KEPT :]), epoch: drawn}
             return drawn
@@ -111,7 +122,25 @@ class Crops(_Draw):
 
     def at(self, positions: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
         """Uniform in [0, 1), vertically and horizontally, one for each position."""
-        return np.asarray(_uniform(self._key, jnp.asarray(positions, jnp.int32)), np.float64)
+        with self._on_host() as key:
+            return np.asarray(_uniform(key, jnp.asarray(positions, jnp.int32)), np.float64)
+
+
+class Choices(_Draw):
+    """Which of several views a step sees of each of its images."""
+
+    def at(self, step: int, count: int, views: int) -> Int[np.ndarray, " count"]:
+        """A number below `views` for each image of a step."""
+        with self._on_host() as key:
+            drawn = jax.random.randint(jax.random.fold_in(key, step), (count,), 0, views)
+            return np.asarray(drawn)
+
+
+def _host() -> contextlib.AbstractContextManager[Any]:
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
 
 
 @functools.partial(jax.jit, static_argnums=2)
