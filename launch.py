@@ -160,12 +160,13 @@ def parse(
     ]
     try:
         rest = values(argv)
-    except UserError:
-        raise
-    except flags.Error as error:
-        raise UserError(_reason(error)) from error
     # A config file is Python, and may raise anything.
     except Exception as error:
+        said = _user_error(error)
+        if said is not None:
+            raise UserError(str(said)) from error
+        if isinstance(error, flags.Error):
+            raise UserError(_reason(error)) from error
         reason = f"{type(error).__name__}: {error}"
         named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
         if named and isinstance(error, AttributeError | KeyError):
@@ -356,6 +357,16 @@ def _join(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The error with a message of ours behind another: absl and ml_collections wrap ValueErrors."""
+    while error is not None:
+        # ml_collections makes one of the same type, whose message is the traceback.
+        if isinstance(error, UserError) and "Traceback (most recent call last)" not in str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -26,11 +26,12 @@ _REFUSED = (
 )
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input: a config value, a path, a file or a name that cannot be used.
 
     The message is one line that says what is wrong and, where possible, what to type instead.
-    `launch.py` prints it after `error:` and exits with code 2.
+    `launch.py` prints it after `error:` and exits with code 2. In a notebook it is a `ValueError`:
+    what catches those around a call of this package must let this one pass first.
     """
 
 

@@ -131,7 +131,7 @@ def test_names_stay_whole_and_folders_lose_their_way():
     values = {
         "data.name": "tfds:a/b",
         "backbone.name": "facebook/dinov2-base,timm/vit_a,/home/me/w,../x/y,~/z,digits_masked",
-        "eval_backbones": "weights/mine",
+        "eval_backbones": "weights/mine,https://huggingface.co/timm/vit_a/tree/main,hf-hub:a/b",
         "data.folder": "/home/me/a,/b c",
         "images.source": "gs://bucket/run",
         "augment.flip": None,
@@ -140,6 +140,7 @@ def test_names_stay_whole_and_folders_lose_their_way():
     }
     assert public.settings(values) == values | {
         "backbone.name": "facebook/dinov2-base,timm/vit_a,w,y,z,digits_masked",
+        "eval_backbones": "weights/mine,timm/vit_a,a/b",
         "data.folder": "b c",
         "images.source": "run",
     }

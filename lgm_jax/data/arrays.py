@@ -116,6 +116,8 @@ def load_npz(
             raise UserError(f"{file} is one array: expected an .npz file with {_LAYOUT}")
         with stored:
             arrays = {name: stored[name] for name in stored.files}
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}: expected an .npz file with {_LAYOUT}") from error
     except IsADirectoryError as error:
