@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import launch
 from lgm_jax import data
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.listing import is_left_behind
+from lgm_jax.data.splits import select_classes
 from lgm_jax.errors import UserError
 
 PAIR = ("cat", "dog")
+# A column of numbers and the names that they count.
+TRAIN = {"label": ([0, 1, 0, 1], ["cat", "dog"])}
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +89,117 @@ class TestFolders:
         with pytest.raises(UserError, match=r"test images \(0, 1\) is one of train's \(cat, dog\)"):
             self.open(tmp_path, "train/cat", "train/dog", "test/0", "test/1")
 
+    @pytest.mark.parametrize("pair", [("Cat", "cat"), ("big cat", "big_cat"), ("a-b", "a b")])
+    def test_names_that_are_nearly_the_same_are_said_to_be_two(self, tmp_path, pair):
+        dataset = self.open(tmp_path, *pair, "dog")
+        assert sorted(dataset.class_names) == sorted([*pair, "dog"])
+        (note,) = dataset.notes
+        first, second = sorted(pair)
+        assert f"set: {first!r} and {second!r} are 2 classes, though only case" in note
+
+    @pytest.mark.parametrize("root", ["", "train", "test"])
+    def test_a_folder_of_text_is_no_class_and_stops_nothing(self, tmp_path, root):
+        for name in ("annotations/deep/a.xml", "annotations/list.txt", "docs/README.md"):
+            path = tmp_path / "set" / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("cat 0.png")
+        folders = PAIR if not root else [f"{s}/{c}" for s in ("train", "test") for c in PAIR]
+        dataset = self.open(tmp_path, *folders)
+        assert dataset.class_names == list(PAIR)
+        said = " ".join(dataset.notes)
+        assert "no classes, since they hold text alone: annotations, docs" in said
+        assert "not images: 3 (" in said
+
+    @pytest.mark.parametrize("name", ["film.mp4", "scans.pdf", "0.npy", "cat.zip"])
+    def test_a_class_of_other_files_is_not_dropped(self, tmp_path, name):
+        (tmp_path / "set" / "emu").mkdir(parents=True)
+        (tmp_path / "set" / "emu" / name).write_text("no image")
+        with pytest.raises(UserError, match="class 'emu' has no images"):
+            self.open(tmp_path, *PAIR)
+
+    def test_images_in_no_class_folders_are_to_be_moved(self, tmp_path):
+        with pytest.raises(
+            UserError, match=r"set/train has no class folders, but images \(4\): mov"
+        ):
+            self.open(tmp_path, "train", "test")
+
+    @pytest.mark.parametrize(
+        "pair", [("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("image", "mask")]
+    )
+    def test_parts_of_an_archive_are_no_classes(self, tmp_path, pair):
+        with pytest.raises(UserError, match="which are no classes by their names: expected <class"):
+            self.open(tmp_path, *pair)
+
     @pytest.mark.parametrize("name", ["_gsdata_", "found.000", "~snapshot", "@sharebin"])
     def test_what_disks_and_servers_leave_is_no_class(self, tmp_path, name):
         assert is_left_behind(name)
         assert self.open(tmp_path, *PAIR, name).class_names == list(PAIR)
+
+
+@pytest.mark.parametrize("above", ["ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", ""])
+def test_imagenet_is_found_where_its_archive_unpacks_to(tmp_path, above):
+    for split in ("train", "val"):
+        for number, wnid in enumerate(("n01440764", "n01443537")):
+            for i in range(2):
+                path = tmp_path / "set" / above / split / wnid / f"{i}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png(number))
+    (tmp_path / "set" / above / "test").mkdir()
+    (tmp_path / "set" / above / "test" / "0.JPEG").write_bytes(png(0))
+    dataset = data.load_dataset("imagenet", folder=str(tmp_path / "set"), resolution=8)
+    assert dataset.class_names == ["tench", "goldfish"]
+    assert {name: len(split.labels) for name, split in dataset.splits.items()} == {
+        "train": 4,
+        "test": 4,
+    }
+    assert (f"set: images are those in {above}" in dataset.notes) == bool(above)
+    assert not any(str(tmp_path) in note for note in dataset.notes)
+
+
+class TestSubset:
+    NAMES = ("goldfish, Carassius auratus", 'a "b", c', "tench", "church")
+
+    def choose(self, subset: str) -> list[str]:
+        images = np.zeros((8, 8, 8, 3), np.uint8)
+        given = {"train": (images, np.arange(8) % 4), "test": (images, np.arange(8) % 4)}
+        dataset = data.from_arrays(given, resolution=8, class_names=self.NAMES)
+        return list(select_classes(dataset, subset).class_names)
+
+    @pytest.mark.parametrize(
+        ("subset", "numbers"),
+        [
+            ('"goldfish, Carassius auratus",church', [0, 3]),
+            ('church, "goldfish, Carassius auratus"', [3, 0]),
+            ('tench,"a ""b"", c"', [2, 1]),
+            ('tench\n"goldfish, Carassius auratus"\nchurch', [2, 0, 3]),
+            ("tench,3", [2, 3]),
+        ],
+    )
+    def test_names_with_commas_stand_in_quotes(self, subset, numbers):
+        assert self.choose(subset) == [self.NAMES[number] for number in numbers]
+
+    @pytest.mark.parametrize(
+        ("subset", "line"),
+        [
+            (
+                "tench,goldfish, Carassius auratus",
+                "has goldfish, which is no class: a name with commas stands in double quotes: "
+                "--config.data.subset='\"goldfish, Carassius auratus\",...'",
+            ),
+            ('tench,"church', "a name in quotes ends with one"),
+            ("tench,golfish", "unknown class of config.data.subset 'golfish'"),
+        ],
+    )
+    def test_what_is_meant_is_said(self, subset, line):
+        with pytest.raises(UserError) as error:
+            self.choose(subset)
+        assert line in str(error.value)
+
+    def test_quotes_pass_the_command_line(self, tmp_path):
+        subset = '"goldfish, Carassius auratus",church'
+        arguments = ["--config=configs/quickstart.py", f"--config.data.subset={subset}"]
+        config, *_ = launch.parse(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"])
+        assert config.data.subset == subset
 
 
 class TestTables:
@@ -144,6 +256,131 @@ class TestTables:
             data.load_dataset("huggingface", folder=str(root), resolution=8)
 
 
+class TestColumnsOfSplits:
+    """Hugging Face's sets whose splits call or number their labels differently."""
+
+    def save(self, root: Path, **splits: dict[str, list[Any] | tuple[list[int], list[str]]]) -> str:
+        """Four images a split, grey by their number; columns of names, numbers, or both."""
+        datasets = pytest.importorskip("datasets")
+        tables = {}
+        for split, columns in splits.items():
+            files = {"image": [{"bytes": png(20 * i), "path": None} for i in range(4)]}
+            plain = {key: c if isinstance(c, list) else c[0] for key, c in columns.items()}
+            table = datasets.Dataset.from_dict(files | plain)
+            table = table.cast_column("image", datasets.Image())
+            for key, column in columns.items():
+                if isinstance(column, tuple):
+                    table = table.cast_column(key, datasets.ClassLabel(names=column[1]))
+            tables[split] = table
+        datasets.DatasetDict(tables).save_to_disk(root / "pets")
+        return str(root / "pets")
+
+    def open(self, folder: str, **options: Any) -> Dataset:
+        return data.load_dataset(
+            "huggingface", folder=folder, resolution=8, val_fraction=0.0, **options
+        )
+
+    def shown(self, dataset: Dataset, split: str = "test") -> list[str]:
+        """The class of each image, in the order of their levels."""
+        members = dataset.splits[split]
+        levels = members.load(np.arange(len(members.labels)))[:, 0, 0, 0]
+        return [dataset.class_names[members.labels[i]] for i in np.argsort(levels)]
+
+    @pytest.mark.parametrize(
+        ("key", "column"),
+        [
+            ("labels", ([0, 1, 1, 1], ["dog", "cat"])),
+            ("breed", ([0, 1, 1, 1], ["dog", "cat"])),
+            ("Class", ["dog", "cat", "cat", "cat"]),
+            ("answer", ["dog", "cat", "cat", "cat"]),
+            ("target", [1, 0, 0, 0]),
+        ],
+    )
+    def test_a_split_may_call_its_labels_otherwise(self, tmp_path, key, column):
+        # What says nothing of classes is no candidate.
+        test = {key: column, "file": list("abcd"), "size": [1, 2, 3, 4]}
+        dataset = self.open(self.save(tmp_path, train=TRAIN, test=test))
+        assert self.shown(dataset) == ["dog", "cat", "cat", "cat"]
+        assert self.shown(dataset, "train") == ["cat", "dog", "cat", "dog"]
+        assert f"pets: the test labels are those of the column {key}" in dataset.notes
+
+    def test_of_two_columns_one_is_asked_for(self, tmp_path):
+        test = {
+            "coarse": ([0, 0, 0, 1], ["pet", "stray"]),
+            "fine": ([1, 0, 0, 0], ["cat", "dog"]),
+        }
+        folder = self.save(tmp_path, train=TRAIN, test=test)
+        with pytest.raises(UserError) as error:
+            self.open(folder)
+        assert str(error.value) == (
+            "pets has no column label in its test split, and may have labels in coarse, fine: set "
+            "--config.data.label=label,coarse or another"
+        )
+        dataset = self.open(folder, label="label,fine")
+        assert self.shown(dataset) == ["dog", "cat", "cat", "cat"]
+        with pytest.raises(
+            UserError, match=r"no class of its test images \(pet, stray\) is one of"
+        ):
+            self.open(folder, label="label,coarse")
+
+    def test_without_any_the_split_is_ignored_and_what_helps_is_said(self, tmp_path):
+        test = {"answer": [0, 1, 1, 1]}
+        folder = self.save(tmp_path, train=TRAIN | {"id": list(range(4))}, test=test)
+        dataset = self.open(folder)
+        assert len(dataset.splits["test"].labels) == 2
+        (note,) = [note for note in dataset.notes if "ignored" in note]
+        assert note == (
+            "pets: the test images have no labels and are ignored: there is no column label; if "
+            "answer has them, set --config.data.label=label,answer"
+        )
+        chosen = self.open(folder, label="label,answer")
+        assert self.shown(chosen) == ["cat", "dog", "dog", "dog"]
+
+    def test_a_column_that_train_has_too_is_not_taken_for_labels(self, tmp_path):
+        other = {"kind": ([0, 1, 0, 1], ["a", "b"])}
+        folder = self.save(tmp_path, train=TRAIN | other, test=other)
+        (note,) = [note for note in self.open(folder).notes if "ignored" in note]
+        assert note.endswith("there is no column label")
+
+    @pytest.mark.parametrize("numbers", [[1, 0, 0, 0], [1, 1, 1, 1]])
+    def test_numbers_count_the_classes_that_train_names(self, tmp_path, numbers):
+        dataset = self.open(self.save(tmp_path, train=TRAIN, test={"label": numbers}))
+        assert self.shown(dataset) == [("cat", "dog")[number] for number in numbers]
+        (note,) = [note for note in dataset.notes if "without names" in note]
+        assert note.startswith("pets, test: labels are numbers without names, which count train's")
+        assert note.endswith("1 is dog")
+
+    def test_numbers_beyond_the_classes_are_refused(self, tmp_path):
+        folder = self.save(tmp_path, train=TRAIN, test={"label": [1, 2, 1, 2]})
+        with pytest.raises(UserError, match=r"from 1 to 2, but train has 2 classes: they must"):
+            self.open(folder)
+
+    def test_numbers_that_are_names_stay_names(self, tmp_path):
+        train = {"label": ([0, 1, 0, 1], ["1", "0"])}
+        dataset = self.open(self.save(tmp_path, train=train, test={"label": [0, 1, 1, 1]}))
+        assert self.shown(dataset) == ["0", "1", "1", "1"]
+        assert any("taken for the names of train's classes" in note for note in dataset.notes)
+
+    def test_images_may_be_called_otherwise(self, tmp_path):
+        datasets = pytest.importorskip("datasets")
+        folder = self.save(tmp_path, train=TRAIN, test=TRAIN)
+        both = datasets.load_from_disk(folder)
+        both["test"] = both["test"].rename_column("image", "photo")
+        both.save_to_disk(tmp_path / "other" / "pets")
+        dataset = self.open(str(tmp_path / "other" / "pets"))
+        assert self.shown(dataset) == ["cat", "dog", "cat", "dog"]
+        assert "pets: the test images are those of the column photo" in dataset.notes
+
+
+def test_numbers_of_arrays_count_the_names_of_train_too(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    splits = {"train": (images, [0, 1, 0, 1]), "test": (images, [1, 0, 0, 0])}
+    dataset = data.from_arrays(splits, resolution=8, class_names={"train": ["dog", "cat"]})
+    assert dataset.class_names == ["dog", "cat"]
+    assert dataset.splits["test"].labels.tolist() == [1, 0, 0, 0]
+    assert any("0 is dog, 1 is cat" in note for note in dataset.notes)
+
+
 class TestArrays:
     IMAGES = np.arange(10 * 8 * 8 * 3).reshape(10, 8, 8, 3) % 256
 
@@ -164,6 +401,28 @@ class TestArrays:
     def test_advice_does_not_wrap_around(self, images, advice):
         with pytest.raises(UserError, match=advice):
             data.from_arrays({"train": (images, np.arange(10) % 2)}, resolution=8)
+
+    @pytest.mark.parametrize(
+        ("images", "advice"),
+        [
+            (IMAGES[..., 0].astype(np.uint8), ": numpy.repeat(images[..., None], 3, axis=-1)"),
+            (IMAGES[..., :1].astype(np.uint8), ": numpy.repeat(images, 3, axis=-1)"),
+            (IMAGES.transpose(0, 3, 1, 2).astype(np.uint8), ": images.transpose(0, 2, 3, 1)"),
+            (np.zeros((10, 8, 8, 4), np.uint8), ": images[..., :3], which leaves out transparency"),
+            (IMAGES, ": images.astype('uint8')"),
+            (IMAGES.astype(np.float32), ": images.astype('uint8')"),
+        ],
+    )
+    def test_a_data_set_of_a_program_says_how_to_convert(self, images, advice):
+        split = data.ArraySplit(images, np.arange(10, dtype=np.int32) % 2)
+        with pytest.raises(UserError) as error:
+            Dataset("mine", PAIR, {"train": split}, "0")
+        assert str(error.value).endswith(advice)
+        # The advice is right.
+        shown = advice.removeprefix(": ").partition(",  ")[0].partition(", which")[0]
+        made = eval(shown, {"images": images, "numpy": np})
+        made = data.ArraySplit(made, split.labels)
+        Dataset("mine", PAIR, {"train": made}, "0")
 
 
 class TestWaterbirds:

@@ -8,8 +8,17 @@ from lgm_jax.data.labels import unlabelled
 from lgm_jax.data.listing import Listing
 from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of, splits_within
 from lgm_jax.errors import UserError, list_some
-from lgm_jax.names import match
+from lgm_jax.names import folded, match
 
+# What archives call the folders of images and of what is said about them: no classes.
+_PARTS = frozenset(
+    {
+        *("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data"),
+        *("annotations", "annotation", "labels", "masks", "mask", "trimaps", "segmentations"),
+        *("segmentation", "segmentationclass", "segmentationobject", "attributes", "bboxes"),
+        *("ground truth", "groundtruth", "gt", "depth", "edges"),
+    }
+)
 # Of so many classes it is looked whether they hold splits.
 _LOOKED_AT = 3
 
@@ -56,6 +65,11 @@ def _check_classes(
     listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
 ) -> None:
     """Refuses folders that are no classes by their names or by what they hold, or says it."""
+    if len(names) > 1 and all(folded(name) in _PARTS for name in names):
+        raise UserError(
+            f"{listing.root} has {list_some(names)}, which are no classes by their names: expected "
+            "<class>/*.jpg, so put the images of each class into a folder of its own"
+        )
     mentioned = [splits_within(name) for name in names]
     if mentioned and all(mentioned) and len(set().union(*mentioned)) > 1:
         raise UserError(
