@@ -31,7 +31,7 @@ def write(path: Path, value: int = 0, **options: object) -> None:
 def fill(folder: Path, names: tuple[str, ...] = ("cat", "dog"), count: int = 10) -> None:
     for label, name in enumerate(names):
         for i in range(count):
-            write(folder / name / f"{i}.png", 100 * label)
+            write(folder / name / f"{i}.png", 100 * label + i)
 
 
 def open_folder(folder: Path, **options: object) -> Dataset:

@@ -38,7 +38,7 @@ class TestFolders:
         for number, folder in enumerate(folders):
             (root / "set" / folder).mkdir(parents=True)
             for i in range(4):
-                (root / "set" / folder / f"{i}.png").write_bytes(png(number))
+                (root / "set" / folder / f"{i}.png").write_bytes(png(4 * number + i))
         return data.load_dataset("folder", folder=str(root / "set"), resolution=8)
 
     @pytest.mark.parametrize("held_out", ["test/unknown", "val/images", "Testing/all"])

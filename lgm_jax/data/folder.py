@@ -261,7 +261,7 @@ def _make_dataset(
     facts: list[object] = [resolution, orient, class_names]
     for split, labels in matched.items():
         files = [file for group in classes[split].values() for file in group]
-        records = FileRecords(root, [file.path for file in files])
+        records = FileRecords(root, [file.path for file in files], [file.size for file in files])
         splits[split] = ImageSplit(records, np.arange(len(files)), labels, resolution, orient)
         facts += [split, files, labels]
     notes = [*listing.notes(), *more]

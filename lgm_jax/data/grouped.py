@@ -206,7 +206,8 @@ def _make_dataset(
 ) -> Dataset:
     splits: dict[str, Split] = {}
     for split, listed in members.items():
-        records = FileRecords(listing.root, [member.path for member in listed])
+        paths, sizes = [member.path for member in listed], [member.size for member in listed]
+        records = FileRecords(listing.root, paths, sizes)
         labels = np.asarray([member.label for member in listed], np.int32)
         groups = np.asarray([member.group for member in listed], np.int32)
         rows = np.arange(len(listed))
