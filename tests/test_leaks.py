@@ -94,10 +94,14 @@ def test_only_files_of_equal_size_are_read_and_never_too_much(tmp_path, monkeypa
     assert len(notes(name="folder", folder=str(folder))) == 1
     # All but the one that is longer.
     assert len(read) == 14
-    read.clear()
-    monkeypatch.setattr(leaks, "_LARGEST", 1000)
-    assert notes(name="folder", folder=str(folder)) == []
-    assert read == []
+    for limit in ({"_LARGEST": 1000, "_OPENING": 0}, {"_OPENING": 2**28}):
+        for name, value in limit.items():
+            monkeypatch.setattr(leaks, name, value)
+        read.clear()
+        assert notes(name="folder", folder=str(folder)) == []
+        assert read == []
+        monkeypatch.undo()
+        monkeypatch.setattr(FileRecords, "read", lambda *given: read.append(given[1]))
 
 
 def test_a_file_that_cannot_be_read_is_no_leak(tmp_path):
