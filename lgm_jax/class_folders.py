@@ -252,13 +252,14 @@ def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolde
     table, labels = found
     listing.use(table)
     listing.say(f"{listing.root}: {table} says which image is of which class")
-    classes = sorted(set(labels.values()))
+    numbered = all(name.isdecimal() for name in labels.values())
+    classes = sorted(set(labels.values()), key=int if numbered else str)
     prefix = f"{inside}/" if inside else ""
     return ClassFolders(
         listing.root / inside,
         [[path.removeprefix(prefix) for path in files if labels[path] == name] for name in classes],
         [plain(name) for name in classes],
-        NUMBERS if all(name.isdecimal() for name in classes) else None,
+        NUMBERS if numbered else None,
         listing.notes(),
     )
 

@@ -304,6 +304,18 @@ class TestColumnsOfSplits:
         assert self.shown(dataset, "train") == ["cat", "dog", "cat", "dog"]
         assert f"pets: the test labels are those of the column {key}" in dataset.notes
 
+    def test_parquet_files_may_have_different_columns_too(self, tmp_path, monkeypatch):
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+        test = {"breed": ([0, 1, 1, 1], ["dog", "cat"])}
+        saved = datasets.load_from_disk(self.save(tmp_path, train=TRAIN, test=test))
+        for split, table in saved.items():
+            (tmp_path / "files").mkdir(exist_ok=True)
+            table.to_parquet(tmp_path / "files" / f"{split}.parquet")
+        dataset = self.open(str(tmp_path / "files"))
+        assert self.shown(dataset) == ["dog", "cat", "cat", "cat"]
+        assert "files: the test labels are those of the column breed" in dataset.notes
+
     def test_of_two_columns_one_is_asked_for(self, tmp_path):
         test = {
             "coarse": ([0, 0, 0, 1], ["pet", "stray"]),

@@ -6,6 +6,7 @@ from PIL import Image
 
 import launch
 from configs import common
+from lgm_jax import load_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.session import open_session
 
@@ -361,6 +362,16 @@ def test_what_may_label_the_files_is_never_ignored(name, text, words, tmp_path):
         draw(tmp_path / "set" / f"{i}.png", i)
     (tmp_path / "set" / name).write_text(text)
     assert words in refused(tmp_path / "set", tmp_path)
+
+
+def test_numbers_of_a_table_count_beyond_ten(tmp_path):
+    for i in range(12):
+        draw(tmp_path / "set" / f"{i:02d}.png", i)
+    rows = [f"{i:02d}.png,{i}" for i in range(12)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    images, labels, names = load_distilled(tmp_path / "set")
+    assert names == [str(i) for i in range(12)]
+    assert np.round(images.mean(axis=(1, 2, 3)) * 255 / 20).astype(int).tolist() == labels.tolist()
 
 
 def test_two_tables_are_refused(tmp_path):

@@ -221,7 +221,7 @@ def _read(
         else:
             found = datasets.load_dataset_builder(place).config.data_files
             files = {str(split): list(each) for split, each in found.items()}
-            tables = datasets.load_dataset(place)
+            tables = _load_parquet(datasets, place, files)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
         several = [] if saved or parts else _configurations(datasets, place)
@@ -244,6 +244,23 @@ def _read(
     return named, files, [path.relative_to(root).as_posix() for path in unread]
 
 
+def _load_parquet(datasets: Any, place: str, files: Mapping[str, Sequence[str]]) -> Any:
+    """The tables of a folder of parquet files, whose splits may have different columns."""
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    columns = set()
+    for each in files.values():
+        with Path(each[0]).open("rb") as stream:
+            columns.add(frozenset(parquet.read_schema(stream).names))
+    if len(columns) <= 1:
+        return datasets.load_dataset(place)
+    # `datasets` refuses columns that the first split has not.
+    return {
+        split: datasets.load_dataset("parquet", data_files={split: each}, split=split)
+        for split, each in files.items()
+    }
+
+
 def _configurations(datasets: Any, place: str) -> list[str]:
     """Names of the data sets that a folder's card describes, if it can be read."""
     with contextlib.suppress(Exception):
@@ -258,7 +275,7 @@ def _class_names(
 
     `datasets` takes those of the first parquet file for all files, whatever the others say.
     """
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     if not isinstance(features[key], datasets.ClassLabel):
         return None
