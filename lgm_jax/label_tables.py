@@ -40,12 +40,9 @@ def find_labels(
     """
     known = _names_of(files, folders)
     found = []
-    for folder in dict.fromkeys(folders):
-        for path in sorted((root / folder).iterdir()):
-            if path.suffix.lower() in _SUFFIXES and path.is_file():
-                labels = _read(path, known)
-                if labels:
-                    found.append((path.relative_to(root).as_posix(), labels))
+    for path in _beside(root, folders):
+        if path.suffix.lower() in _SUFFIXES and (labels := _read(path, known)):
+            found.append((path.relative_to(root).as_posix(), labels))
     if len(found) > 1:
         tables = " and ".join(table for table, _ in found)
         raise UserError(f"{root}: both {tables} name the images: keep one of them")
@@ -64,18 +61,24 @@ def refuse_others(root: Path, folders: Sequence[str]) -> None:
     Raises:
         UserError: If there is one, by its name.
     """
-    for folder in dict.fromkeys(folders):
-        for path in sorted((root / folder).iterdir()):
-            if (
-                path.is_file()
-                and not path.name.startswith(".")
-                and _LABELS.search(path.stem.lower())
-            ):
-                raise UserError(
-                    f"{path} may say which image is of which class, but is not read: write "
-                    f"{_WRITE}, put the images of each class into a folder of its own, or move it "
-                    "away"
-                )
+    for path in _beside(root, folders):
+        if _LABELS.search(path.stem.lower()):
+            raise UserError(
+                f"{path} may say which image is of which class, but is not read: write {_WRITE}, "
+                "put the images of each class into a folder of its own, or move it away"
+            )
+
+
+def _beside(root: Path, folders: Sequence[str]) -> list[Path]:
+    """The files in these folders that are no images and were not left behind."""
+    from lgm_jax.data import formats, listing
+
+    return [
+        path
+        for folder in dict.fromkeys(folders)
+        for path in sorted((root / folder).iterdir())
+        if path.is_file() and not formats.is_image(path) and not listing.is_left_behind(path.name)
+    ]
 
 
 def _names_of(files: Sequence[str], folders: Sequence[str]) -> Mapping[str, str]:
@@ -96,7 +99,13 @@ def _read(table: Path, known: Mapping[str, str]) -> dict[str, str]:
     """
     from lgm_jax.data import tables
 
-    rows = list(tables.read_rows(table))
+    try:
+        rows = list(tables.read_rows(table))
+    except UserError:
+        # A log in another encoding is nobody's concern.
+        if _LABELS.search(table.stem.lower()):
+            raise
+        return {}
     width = max((len(cells) for _, cells in rows), default=0)
     cells = [[*row, *[""] * (width - len(row))] for _, row in rows]
     head = [cell.lower() for cell in cells[0]] if cells else []

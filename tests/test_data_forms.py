@@ -126,9 +126,12 @@ class TestFolders:
     @pytest.mark.parametrize(
         "pair", [("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("image", "mask")]
     )
-    def test_parts_of_an_archive_are_no_classes(self, tmp_path, pair):
+    @pytest.mark.parametrize("splits", [("",), ("train", "val")])
+    def test_parts_of_an_archive_are_no_classes(self, tmp_path, pair, splits):
         with pytest.raises(UserError, match="which are no classes by their names: expected <class"):
-            self.open(tmp_path, *pair)
+            self.open(
+                tmp_path, *(f"{split}/{each}".lstrip("/") for split in splits for each in pair)
+            )
 
     @pytest.mark.parametrize("name", ["_gsdata_", "found.000", "~snapshot", "@sharebin"])
     def test_what_disks_and_servers_leave_is_no_class(self, tmp_path, name):

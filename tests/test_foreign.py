@@ -352,6 +352,7 @@ def test_a_table_says_the_classes_of_numbered_folders_too(tmp_path):
         ("labels.csv", "file,label\n0.png,2\n0.png,0\n", "line 3: 0.png has another class above"),
         ("labels.csv", "file,a,b\n0.png,2,1\n1.png,0,1\n", "which column has their classes"),
         ("labels.csv", "0\n2\n1\n", "labels.csv may say which image is of which class, but is"),
+        ("labels.csv", "", "labels.csv: it is empty"),
         ("labels.txt", "0.png 2\n1.png 0\n", "labels.txt may say which image is of which class"),
         ("set_labels.npy", "", "set_labels.npy may say which image is of which class"),
         ("metadata.json", "{}", "write a labels.csv with the columns file_name and label"),
@@ -387,6 +388,16 @@ def test_a_table_of_something_else_is_none_of_labels(tmp_path):
         draw(tmp_path / "set" / f"{i}.png", i)
     (tmp_path / "set" / "log.csv").write_text("step,loss\n0,0.5\n1,0.3\n2,0.1\n")
     (tmp_path / "set" / "README.md").write_text("ours")
+    (tmp_path / "set" / "empty.csv").touch()
+    (tmp_path / "set" / "latin.csv").write_bytes("image;caf\u00e9\n".encode("latin-1"))
+    (tmp_path / "set" / "._labels.csv").write_text("left behind")
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source) == [0, 1, 2]
+
+
+def test_an_image_may_be_called_label(tmp_path):
+    for i in range(3):
+        draw(tmp_path / "set" / f"label_{i}.png", i)
     source = open_source(tmp_path / "set", tmp_path)
     assert source.labels.tolist() == levels(source) == [0, 1, 2]
 

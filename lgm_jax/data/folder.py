@@ -12,7 +12,7 @@ import numpy as np
 from lgm_jax.data import imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.labels import Labels, match_labels
-from lgm_jax.data.layout import find_layout
+from lgm_jax.data.layout import check_parts, find_layout
 from lgm_jax.data.listing import File, Listing
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.split_names import check_one, find_splits
@@ -226,6 +226,7 @@ def _list_classes(
             written.append(name)
         elif split == "train" and not listing.is_empty(Path(inside, name).as_posix()):
             raise UserError(f"class {name!r} has no images in {folder / name}")
+    check_parts(folder, list(classes))
     if merged:
         listing.say(
             f"{folder}: folders whose names look the same are one class: {list_some(merged)}"

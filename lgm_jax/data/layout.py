@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lgm_jax.data.labels import unlabelled
 from lgm_jax.data.listing import Listing
@@ -61,15 +62,23 @@ def find_layout(listing: Listing) -> dict[str, str]:
     return {}
 
 
+def check_parts(folder: Path, names: Sequence[str]) -> None:
+    """Refuses classes that are called as the parts of an archive are: images and masks.
+
+    Raises:
+        UserError: If all are.
+    """
+    if len(names) > 1 and all(folded(name) in _PARTS for name in names):
+        raise UserError(
+            f"{folder} has {list_some(names)}, which are no classes by their names: expected "
+            "<class>/*.jpg, so put the images of each class into a folder of its own"
+        )
+
+
 def _check_classes(
     listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
 ) -> None:
     """Refuses folders that are no classes by their names or by what they hold, or says it."""
-    if len(names) > 1 and all(folded(name) in _PARTS for name in names):
-        raise UserError(
-            f"{listing.root} has {list_some(names)}, which are no classes by their names: expected "
-            "<class>/*.jpg, so put the images of each class into a folder of its own"
-        )
     mentioned = [splits_within(name) for name in names]
     if mentioned and all(mentioned) and len(set().union(*mentioned)) > 1:
         raise UserError(
