@@ -25,7 +25,13 @@ from ml_collections import ConfigDict, config_flags
 from configs import _files, common
 from lgm_jax import determinism, experiments, hosts, public
 from lgm_jax import meeting as meetings
-from lgm_jax.errors import UserError, explain_refusal, find_full, unknown_name
+from lgm_jax.errors import (
+    UserError,
+    explain_refusal,
+    find_full,
+    find_user_error,
+    unknown_name,
+)
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, PIPE, Interrupted
 from lgm_jax.session import Session
 
@@ -162,11 +168,9 @@ def parse(
         rest = values(argv)
     # A config file is Python, and may raise anything.
     except Exception as error:
-        said = _user_error(error)
-        if said is not None:
-            raise UserError(str(said)) from error
-        if isinstance(error, flags.Error):
-            raise UserError(_reason(error)) from error
+        said = find_user_error(error)
+        if said is not None or isinstance(error, flags.Error):
+            raise UserError(str(said or _reason(error))) from error
         reason = f"{type(error).__name__}: {error}"
         named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
         if named and isinstance(error, AttributeError | KeyError):
@@ -357,16 +361,6 @@ def _join(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The error with a message of ours behind another: absl and ml_collections wrap ValueErrors."""
-    while error is not None:
-        # ml_collections makes one of the same type, whose message is the traceback.
-        if isinstance(error, UserError) and "Traceback (most recent call last)" not in str(error):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _reason(error: Exception) -> str:

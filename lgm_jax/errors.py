@@ -71,6 +71,16 @@ def _nearest(name: str, known: Sequence[str]) -> list[str]:
     return [lower[each] for each in near[:3]]
 
 
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The error with a message of ours behind another: absl and ml_collections wrap ValueErrors."""
+    while error is not None:
+        # ml_collections makes one of the same type, whose message is the traceback.
+        if isinstance(error, UserError) and "Traceback (most recent call last)" not in str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 class Full(NamedTuple):
     """Where no space is left: what the system said, and the file or folder if it is known."""
 
