@@ -820,7 +820,7 @@ def test_bad_folders_are_refused(photos, tmp_path, capsys):
     assert image.parent.name in attempt(broken)
     hollow = Path(shutil.copytree(photos, tmp_path / "hollow"))
     (hollow / "ant").mkdir()
-    (hollow / "ant" / "list.txt").write_text("to be photographed")
+    (hollow / "ant" / "film.mp4").write_text("no photo")
     assert "class 'ant' has no images in" in attempt(hollow)
     (tmp_path / "empty").mkdir()
     assert "empty" in attempt(tmp_path / "empty")
