@@ -26,7 +26,13 @@ from ml_collections import ConfigDict, config_flags
 from configs import _files, common
 from lgm_jax import determinism, experiments, hosts, public
 from lgm_jax import meeting as meetings
-from lgm_jax.errors import UserError, explain_refusal, find_full, unknown_name
+from lgm_jax.errors import (
+    UserError,
+    explain_refusal,
+    find_full,
+    find_user_error,
+    unknown_name,
+)
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, PIPE, Interrupted
 from lgm_jax.session import Session
 
@@ -163,12 +169,11 @@ def parse(
     ]
     try:
         rest = values(argv)
-    except UserError:
-        raise
-    except flags.Error as error:
-        raise UserError(_reason(error)) from error
     # A config file is Python, and may raise anything.
     except Exception as error:
+        said = find_user_error(error)
+        if said is not None or isinstance(error, flags.Error):
+            raise UserError(str(said or _reason(error))) from error
         reason = f"{type(error).__name__}: {error}"
         named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
         if named and isinstance(error, AttributeError | KeyError):

@@ -3,6 +3,7 @@
 <class>/*.jpg              class: a name, a WordNet name, <label>_<name>, a number, new000
 <class>.png                one image of each class
 <class>_<number>.png       several, also class000_id000.jpg
+<any>.png and labels.csv   the table says which is of which class
 syn/<any of these>         any depth of folders that are alone in theirs
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from lgm_jax import label_tables
 from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import looks, plain
 
@@ -72,10 +74,18 @@ def find_classes(folder: Path) -> list[ClassFolders]:
     root = folder / inside
     listing.use(_join(inside, METADATA))
     if len(by_folder) > 1:
+        every = [path for paths in by_folder.values() for path in paths]
+        if numbers_of(list(by_folder)) is not None and not (root / METADATA).is_file():
+            tabled = _by_table(listing, inside, every)
+            if tabled is not None:
+                return [tabled]
         return [_label(root, by_folder, inside, listing.notes())]
     files = _beside(listing, inside) or [file.path for file in listing.images(inside)]
     if not files:
         raise UserError(f"{folder} holds no distilled set: {_explain(root)}")
+    described = _by_metadata(root, files, inside, listing) or _by_table(listing, inside, files)
+    if described is not None:
+        return [described]
     shorter: dict[str, list[str]] = {}
     whole: dict[str, list[str]] = {}
     for path in files:
@@ -83,9 +93,8 @@ def find_classes(folder: Path) -> list[ClassFolders]:
         shorter.setdefault(_IMAGE_NUMBER.sub("", stem) or stem, []).append(path)
         whole.setdefault(stem, []).append(path)
     ways = [way for way in (shorter, whole) if len(way) > 1]
-    described = _by_metadata(root, files, inside, listing.notes())
-    if described is not None:
-        return [described]
+    if any(numbers_of(list(way)) is not None for way in ways):
+        label_tables.refuse_others(folder, _above(inside))
     if not ways:
         raise UserError(f"{folder} has images of one class only, {files[0]} for example")
     distinct = ways[:1] if shorter.keys() == whole.keys() else ways
@@ -198,7 +207,7 @@ def _label(
 
 
 def _by_metadata(
-    root: Path, files: Sequence[str], inside: str, notes: Sequence[str]
+    root: Path, files: Sequence[str], inside: str, listing: Listing
 ) -> ClassFolders | None:
     """Files in no class folders, as metadata label each; `None` where none is labelled.
 
@@ -231,8 +240,34 @@ def _by_metadata(
         [[path for path in own if said[path] == each] for each in classes],
         [plain(name or label) for label, name in classes],
         METADATA if numbered else None,
-        notes,
+        listing.notes(),
     )
+
+
+def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
+    """Files as a table beside them labels each; `None` where there is no such table."""
+    found = label_tables.find_labels(listing.root, _above(inside), files)
+    if found is None:
+        return None
+    table, labels = found
+    listing.use(table)
+    listing.say(f"{listing.root}: {table} says which image is of which class")
+    numbered = all(name.isdecimal() for name in labels.values())
+    classes = sorted(set(labels.values()), key=int if numbered else str)
+    prefix = f"{inside}/" if inside else ""
+    return ClassFolders(
+        listing.root / inside,
+        [[path.removeprefix(prefix) for path in files if labels[path] == name] for name in classes],
+        [plain(name) for name in classes],
+        NUMBERS if numbered else None,
+        listing.notes(),
+    )
+
+
+def _above(inside: str) -> list[str]:
+    """The folders from the outermost to this one."""
+    parts = inside.split("/") if inside else []
+    return ["", *("/".join(parts[: i + 1]) for i in range(len(parts)))]
 
 
 def _describe(path: epath.Path, names: set[str]) -> Mapping[str, Mapping[str, Any]]:

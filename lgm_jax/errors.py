@@ -26,11 +26,12 @@ _REFUSED = (
 )
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input: a config value, a path, a file or a name that cannot be used.
 
     The message is one line that says what is wrong and, where possible, what to type instead.
-    `launch.py` prints it after `error:` and exits with code 2.
+    `launch.py` prints it after `error:` and exits with code 2. In a notebook it is a `ValueError`:
+    what catches those around a call of this package must let this one pass first.
     """
 
 
@@ -68,6 +69,16 @@ def _nearest(name: str, known: Sequence[str]) -> list[str]:
     if len(asked) >= _PART:
         near += sorted((each for each in lower if asked in each and each not in near), key=len)
     return [lower[each] for each in near[:3]]
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The error with a message of ours behind another: absl and ml_collections wrap ValueErrors."""
+    while error is not None:
+        # ml_collections makes one of the same type, whose message is the traceback.
+        if isinstance(error, UserError) and "Traceback (most recent call last)" not in str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class Full(NamedTuple):

@@ -24,7 +24,7 @@ from lgm_jax.class_folders import (
     find_classes,
     numbers_of,
 )
-from lgm_jax.data import formats, imagenet
+from lgm_jax.data import formats, imagenet, pixels
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.decode import resize_and_crop
 from lgm_jax.data.labels import read_labels
@@ -102,13 +102,7 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
         raise UserError(f"cannot read {path}: {reason}") from error
     if not {"images", "labels"} <= set(arrays):
         raise UserError(f"{path} has arrays {sorted(arrays)}: {SAVE_AS_ARRAYS}")
-    images, labels = arrays["images"], arrays["labels"]
-    if images.ndim == 4 and images.shape[-1] != 3 and images.shape[1] == 3:
-        images = images.transpose(0, 2, 3, 1)
-    if images.dtype == np.uint8:
-        images = images.astype(np.float32) / 255
-    elif images.dtype.kind == "f":
-        images = images.astype(np.float32)
+    images, labels = _to_colour(arrays["images"], path), arrays["labels"]
     named = "class_names" in arrays
     read = read_labels(
         labels,
@@ -122,6 +116,27 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
     if named:
         return found
     return dataclasses.replace(found, labelled_by=None if labels.dtype.kind in "SU" else NUMBERS)
+
+
+def _to_colour(images: np.ndarray, path: epath.Path) -> np.ndarray:
+    """Images (n, h, w, 3) float32, of bytes or floats that are grey or have channels first.
+
+    Raises:
+        UserError: If they are anything else; the message says what to do.
+    """
+    if images.ndim == 4 and images.shape[-1] not in (1, 3, 4) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    grey = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 1)
+    whole = images.dtype.kind in "iu" and images.dtype != np.uint8
+    if (images.ndim == 4 and images.shape[-1] == 4) or whole:
+        advice = pixels.as_bytes(images) if whole else pixels.advise(images)
+        raise UserError(f"{path} has images that are {images.dtype} {images.shape}: {advice}")
+    if grey:
+        print(f"note: {path.name}: grey images are read as RGB", flush=True)
+        images = np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=-1)
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
+    return images.astype(np.float32) if images.dtype.kind == "f" else images
 
 
 def _from_arrays(

@@ -27,6 +27,9 @@ from lgm_jax.meeting import Meeting, meet
 
 T = TypeVar("T")
 
+# How long JAX waits for a process that has met the others a moment ago.
+_CONNECT_SECONDS = 60
+
 # After a process has been silent for so long, JAX ends the others.
 _HEARTBEAT_SECONDS = 30
 
@@ -169,12 +172,13 @@ def tells_of_death(error: BaseException | None) -> bool:
 
 
 def _join(meeting: Meeting) -> None:
-    found = meet(meeting)
+    # Before they meet: from a slow disk it may take some of them longer than JAX waits.
     import jax
 
     # Where JAX keeps what `initialize` makes; it has no public name.
     from jax._src.distributed import global_state
 
+    found = meet(meeting)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # No proxy is asked (`meet`), and JAX would warn of the variable that says so.
     jax.config.update("jax_check_proxy_envs", False)
@@ -190,6 +194,7 @@ def _join(meeting: Meeting) -> None:
             found.num_processes,
             found.process_id,
             local_device_ids=found.local_device_ids,
+            initialization_timeout=_CONNECT_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:

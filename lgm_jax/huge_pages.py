@@ -59,7 +59,7 @@ def environment(
     version = re.fullmatch(r"glibc (\d+)\.(\d+).*", libc)
     known = version is not None and tuple(map(int, version.groups())) >= _GLIBC
     decided = environ.get(_VARIABLE, "")
-    on_cpu = not accelerators or environ.get("JAX_PLATFORMS") == "cpu"
+    on_cpu = not accelerators or environ.get("JAX_PLATFORMS", "").strip().lower() == "cpu"
     if not known or "[madvise]" not in mode or _TUNABLE in decided or not on_cpu:
         return None
     tunables = [*filter(None, decided.split(":")), f"{_TUNABLE}=1"]

@@ -10,11 +10,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import selectors
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, cast
 
 from lgm_jax.errors import UserError
 
@@ -23,6 +24,9 @@ SECONDS = 300.0
 
 # Between two attempts to reach process 0.
 _PAUSE_SECONDS = 0.5
+
+# How long a server of names may be out of reach, as while a machine starts.
+_NAMING_SECONDS = 30.0
 
 # To connect to an address of process 0, and for whoever connects to it to say who it is.
 _GREETING_SECONDS = 5.0
@@ -79,7 +83,9 @@ def read(where: str, num_processes: int | None, process_id: int | None) -> Meeti
             f"--process_id must be from 0 to --num_processes - 1, not {process_id} of "
             f"{num_processes}"
         )
-    return Meeting(where, num_processes, process_id)
+    # gRPC takes IPv6 in brackets alone.
+    bare = ":" in host and not host.startswith("[")
+    return Meeting(f"[{host}]:{port}" if bare else where, num_processes, process_id)
 
 
 def meet(meeting: Meeting) -> Meeting:
@@ -99,18 +105,37 @@ def meet(meeting: Meeting) -> Meeting:
     # Web proxies, which gRPC would ask, lead nowhere within a cluster.
     spared = [*filter(None, [os.environ.get("no_grpc_proxy")]), host.strip("[]")]  # noqa: SIM112
     os.environ["no_grpc_proxy"] = ",".join(spared)  # noqa: SIM112
-    try:
-        addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"--distributed: no machine is called {host} ({error}): give the name or the address "
-            "of the machine of process 0"
-        ) from error
+    addresses = _resolve(host.strip("[]"), int(port))
     if found.process_id == 0:
         _receive(found, int(port))
     else:
-        _join(found, [address[4][:2] for address in addresses])
+        _join(found, addresses)
     return found
+
+
+def _resolve(host: str, port: int) -> list[tuple[str, int]]:
+    """The addresses of a machine, a link-local one with its scope.
+
+    Raises:
+        UserError: If there is no such machine.
+    """
+    deadline = time.monotonic() + _NAMING_SECONDS
+    while True:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            break
+        except (OSError, UnicodeError) as error:
+            again = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+            if not again or time.monotonic() > deadline:
+                raise UserError(
+                    f"--distributed: no machine is called {host} ({error}): give the name or the "
+                    "address of the machine of process 0"
+                ) from error
+        time.sleep(_PAUSE_SECONDS)
+    return [
+        (f"{number}%{rest[1]}" if rest and rest[1] else str(number), port)
+        for *_, (number, _, *rest) in found
+    ]
 
 
 def _detect(meeting: Meeting) -> Meeting:
@@ -165,20 +190,20 @@ def _receive(meeting: Meeting, port: int) -> None:
             "--distributed, on all of them"
         ) from error
     present: dict[int, socket.socket] = {}
-    deadline = time.monotonic() + SECONDS
     with contextlib.ExitStack() as opened:
         opened.enter_context(server)
         _tell(range(1, _count(meeting)), meeting)
+        greetings = opened.enter_context(contextlib.closing(_greetings(server)))
         try:
             while len(present := _still_there(present)) < _count(meeting) - 1:
-                server.settimeout(max(0.001, deadline - time.monotonic()))
-                try:
-                    other, _ = server.accept()
-                except TimeoutError:
-                    raise _missing(meeting, present) from None
+                other, greeting = next(greetings, (None, b""))
+                if other is None:
+                    raise _missing(meeting, present)
                 opened.enter_context(other)
-                number = _admit(meeting, other, present)
-                if number is not None:
+                number = _admit(meeting, other, greeting, present)
+                if number is None:
+                    other.close()
+                else:
                     present[number] = other
         except UserError as error:
             _answer(present.values(), str(error))
@@ -188,6 +213,48 @@ def _receive(meeting: Meeting, port: int) -> None:
         for other in present.values():
             with contextlib.suppress(OSError):
                 other.recv(1)
+
+
+def _greetings(server: socket.socket) -> Generator[tuple[socket.socket, bytes]]:
+    """Who connects within `SECONDS`, with the line it says: one that says none delays no other."""
+    deadline = time.monotonic() + SECONDS
+    silent: dict[socket.socket, tuple[float, bytearray]] = {}
+    server.setblocking(False)
+    with selectors.DefaultSelector() as heard:
+        heard.register(server, selectors.EVENT_READ)
+
+        def take(other: socket.socket) -> bytes:
+            heard.unregister(other)
+            return bytes(silent.pop(other)[1])
+
+        try:
+            while (now := time.monotonic()) < deadline:
+                for other in [other for other, (until, _) in silent.items() if until < now]:
+                    take(other)
+                    other.close()
+                for ready, _ in heard.select(min(deadline - now, _PAUSE_SECONDS)):
+                    if ready.fileobj is server:
+                        # It may be gone again.
+                        with contextlib.suppress(OSError):
+                            other, _ = server.accept()
+                            other.setblocking(False)
+                            silent[other] = now + _GREETING_SECONDS, bytearray()
+                            heard.register(other, selectors.EVENT_READ)
+                    elif _is_whole(other := cast(socket.socket, ready.fileobj), silent[other][1]):
+                        yield other, take(other)
+        finally:
+            for other in silent:
+                other.close()
+
+
+def _is_whole(other: socket.socket, line: bytearray) -> bool:
+    """Adds what has come to a line; returns whether no more is to come."""
+    try:
+        part = other.recv(2**16)
+    except OSError:
+        return True
+    line += part
+    return not part or b"\n" in part or len(line) >= _LONGEST_GREETING
 
 
 def _listen(port: int) -> socket.socket:
@@ -200,20 +267,19 @@ def _listen(port: int) -> socket.socket:
 
 
 def _admit(
-    meeting: Meeting, other: socket.socket, present: Mapping[int, socket.socket]
+    meeting: Meeting, other: socket.socket, greeting: bytes, present: Mapping[int, socket.socket]
 ) -> int | None:
     """Which process this is; `None` for a stranger.
 
     Raises:
         UserError: If it does not belong to this run.
     """
-    other.settimeout(_GREETING_SECONDS)
     try:
-        greeting = json.loads(_read_line(other))
-        number, count = int(greeting["process"]), int(greeting["processes"])
-        settings = dict(greeting["settings"])
+        said = json.loads(greeting)
+        number, count = int(said["process"]), int(said["processes"])
+        settings = dict(said["settings"])
     # A scan of ports, or a process that died.
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
     reason = None
     if count != meeting.num_processes:
@@ -250,8 +316,7 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
                 with socket.create_connection(address, timeout=timeout) as connection:
                     connection.sendall(json.dumps(greeting).encode() + b"\n")
                     # Process 0 knows who did not come.
-                    connection.settimeout(deadline - time.monotonic() + _GREETING_SECONDS)
-                    answer = _read_line(connection)
+                    answer = _read_line(connection, deadline + _GREETING_SECONDS)
             except OSError as error:
                 reason = error.strerror or str(error)
                 continue
@@ -260,7 +325,7 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
                 continue
             try:
                 refused = json.loads(answer)["refused"]
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError, RecursionError):
                 # It may be the same run's, which ends because this process was started again.
                 if reason != _STRANGER:
                     print(f"note: {_STRANGER} at {meeting.address}", file=sys.stderr, flush=True)
@@ -276,9 +341,15 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
     )
 
 
-def _read_line(connection: socket.socket) -> bytes:
-    with connection.makefile("rb") as file:
-        return file.readline(_LONGEST_GREETING)
+def _read_line(connection: socket.socket, deadline: float) -> bytes:
+    line = bytearray()
+    while b"\n" not in line and len(line) < _LONGEST_GREETING:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        part = connection.recv(2**16)
+        if not part:
+            break
+        line += part
+    return bytes(line)
 
 
 def _answer(others: Any, refused: str) -> None:

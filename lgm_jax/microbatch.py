@@ -23,7 +23,7 @@ _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.
 # Part of a device's memory to plan with; allocators lose some to fragments.
 _USABLE = 0.9
 
-# What a view takes, over what `kept_bytes` counts. Measured with XLA for CPUs: 1.1 for a ViT-B of
+# What a view takes, over what `kept_bytes` counts. Measured with XLA for CPUs: 1.2 for a ViT-B of
 # twelve blocks, 1.5 for one of two, where the working memory of one block counts for more.
 _MARGIN = 1.5
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 from lgm_jax.errors import UserError
 
@@ -30,13 +31,22 @@ def start() -> None:
     # It has no public name.
     from jax._src import xla_bridge
 
-    if not xla_bridge.backends_are_initialized() and os.environ.get("XLA_FLAGS"):
-        _check_flags()
+    if not xla_bridge.backends_are_initialized():
+        # JAX takes names in small letters, without spaces. Its types leave this value out.
+        config: Any = jax.config
+        config.update("jax_platforms", ",".join(names(config.jax_platforms)))
+        if os.environ.get("XLA_FLAGS"):
+            _check_flags()
     try:
         jax.devices()
     # A plugin that is missing, or a driver: RuntimeError, AssertionError and more.
     except Exception as error:
         raise UserError(_explain(os.environ.get("JAX_PLATFORMS"), error)) from error
+
+
+def names(platforms: str | None) -> list[str]:
+    """The platforms that a value of `JAX_PLATFORMS` asks for."""
+    return [name for word in (platforms or "").split(",") if (name := word.strip().lower())]
 
 
 def _explain(wanted: str | None, error: Exception) -> str:
@@ -45,7 +55,7 @@ def _explain(wanted: str | None, error: Exception) -> str:
     reason = re.sub(r" \(set JAX_PLATFORMS=.*", "", reason)
     if not wanted:
         return f"JAX finds no device: {reason}"
-    extras = [_EXTRAS[name] for name in wanted.split(",") if name in _EXTRAS]
+    extras = [_EXTRAS[name] for name in names(wanted) if name in _EXTRAS]
     install = f"install JAX for it (pip install -e '.[{extras[0]}]'), or " if extras else ""
     return (
         f"JAX_PLATFORMS={wanted} does not start here ({reason}): {install}unset JAX_PLATFORMS to "

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from lgm_jax import hub_names
+
 # Keys and flags whose value is one file or folder, whatever characters it has. Others may be lists.
 _PATHS = ("config", "workdir", "data.folder", "images.source", "real.cache", "experiment.share")
 
@@ -53,5 +55,8 @@ def command(typed: str) -> str:
 
 def _shorten(item: str) -> str:
     path = item.strip()
+    named = hub_names.parse(path)
+    if named is not None:
+        return item if named.repo == path else named.repo
     elsewhere = path[:1] in ("/", "~") or "://" in path or ".." in PurePath(path).parts
     return PurePath(path).name if elsewhere else item

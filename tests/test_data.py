@@ -475,7 +475,7 @@ class TestFolderErrors:
     def test_images_without_class_folders(self, tmp_path):
         write_classes(tmp_path / "val", 2)
         write_image(tmp_path / "train" / "0.png")
-        with pytest.raises(UserError, match=r"train has no class folders: expected <folder>/<clas"):
+        with pytest.raises(UserError, match=r"train has no class folders, but images \(1\): move"):
             load_folder(tmp_path, resolution=8)
 
     def test_one_class(self, tmp_path):
@@ -489,6 +489,7 @@ class TestFolderErrors:
         write_classes(tmp_path, 10)
         (tmp_path / "emu").mkdir()
         (tmp_path / "emu" / "readme.txt").write_text("soon")
+        (tmp_path / "emu" / "film.mp4").write_text("a film")
         with pytest.raises(UserError, match=rf"class 'emu' has no images in {tmp_path}/emu$"):
             load_folder(tmp_path, resolution=8)
 

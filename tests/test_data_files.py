@@ -31,7 +31,7 @@ def write(path: Path, value: int = 0, **options: object) -> None:
 def fill(folder: Path, names: tuple[str, ...] = ("cat", "dog"), count: int = 10) -> None:
     for label, name in enumerate(names):
         for i in range(count):
-            write(folder / name / f"{i}.png", 100 * label)
+            write(folder / name / f"{i}.png", 100 * label + i)
 
 
 def open_folder(folder: Path, **options: object) -> Dataset:
@@ -90,19 +90,48 @@ class TestFormats:
         else:
             np.testing.assert_allclose(load_one(path), 90, atol=3)
 
-    def test_16_bit_pgm_and_png_are_scaled(self, tmp_path):
-        grey = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
-        pgm = b"P5 8 8 65535\n" + grey.astype(">u2").tobytes()
-        Image.fromarray(grey).save(tmp_path / "a.png")
-        for source in (pgm, (tmp_path / "a.png").read_bytes()):
-            pixels = np.asarray(decode(source, orient=True))
-            np.testing.assert_array_equal(pixels[..., 0], np.round(grey / 257))
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", 65535, 4095, 1023])
+    def test_16_bit_grey_is_scaled(self, tmp_path, kind):
+        grey = np.linspace(0, 65535, R * R).reshape(R, R).astype(np.uint16)
+        if isinstance(kind, str):
+            path, most = tmp_path / f"a.{kind.lower()}", 65535
+            Image.fromarray(grey).save(path, kind)
+        else:
+            path, most = tmp_path / "a.pgm", kind
+            grey = np.round(grey / 65535 * most).astype(np.uint16)
+            path.write_bytes(b"P5 %d %d %d\n" % (R, R, most) + grey.astype(">u2").tobytes())
+        expected = np.round(255 * (grey / most))
+        np.testing.assert_array_equal(load_one(path), np.repeat(expected[..., None], 3, axis=-1))
 
-    def test_broken_exif_does_not_break_a_sound_image(self):
-        buffer = io.BytesIO()
-        broken = {"exif": b"Exif\0\0MM\0*\xff\xff\xff\xff"}
-        Image.new("RGB", (R, R), (90, 90, 90)).save(buffer, "WEBP", lossless=True, **broken)
-        np.testing.assert_array_equal(np.asarray(decode(buffer.getvalue(), orient=True)), 90)
+    BROKEN = (b"Exif\0\0garbage!", b"\x01", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0")
+
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+    @pytest.mark.parametrize("exif", BROKEN)
+    @pytest.mark.parametrize("suffix", ["webp", "png", "jpg"])
+    def test_broken_exif_does_not_break_a_sound_image(self, tmp_path, suffix, exif):
+        path = tmp_path / f"a.{suffix}"
+        write(path, 90, exif=exif)
+        np.testing.assert_allclose(load_one(path).astype(int), 90, atol=2)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+    @pytest.mark.parametrize(("orientation", "bright"), [(3, "left"), (6, "bottom"), (8, "top")])
+    def test_every_format_is_turned_upright_once(self, tmp_path, suffix, orientation, bright):
+        """Of an image whose right half is bright, where the bright half is when it is shown."""
+        pixels = np.zeros((R, R, 3), np.uint8)
+        pixels[:, R // 2 :] = 200
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif)
+        shown = load_one(tmp_path / f"a.{suffix}").mean(axis=-1)
+        quarter = slice(0, R // 4), slice(-(R // 4), None)
+        means = {
+            "top": shown[quarter[0]].mean(),
+            "bottom": shown[quarter[1]].mean(),
+            "left": shown[:, quarter[0]].mean(),
+            "right": shown[:, quarter[1]].mean(),
+        }
+        assert max(means, key=means.__getitem__) == bright
+        assert means[bright] > 180
 
     @pytest.mark.parametrize(
         ("name", "content", "words"),

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import launch
 from lgm_jax import data
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.listing import is_left_behind
+from lgm_jax.data.splits import select_classes
 from lgm_jax.errors import UserError
 
 PAIR = ("cat", "dog")
@@ -33,7 +35,7 @@ class TestFolders:
         for number, folder in enumerate(folders):
             (root / "set" / folder).mkdir(parents=True)
             for i in range(4):
-                (root / "set" / folder / f"{i}.png").write_bytes(png(number))
+                (root / "set" / folder / f"{i}.png").write_bytes(png(4 * number + i))
         return data.load_dataset("folder", folder=str(root / "set"), resolution=8)
 
     @pytest.mark.parametrize("held_out", ["test/unknown", "val/images", "Testing/all"])
@@ -84,64 +86,129 @@ class TestFolders:
         with pytest.raises(UserError, match=r"test images \(0, 1\) is one of train's \(cat, dog\)"):
             self.open(tmp_path, "train/cat", "train/dog", "test/0", "test/1")
 
+    @pytest.mark.parametrize("pair", [("Cat", "cat"), ("big cat", "big_cat"), ("a-b", "a b")])
+    def test_names_that_are_nearly_the_same_are_said_to_be_two(self, tmp_path, pair):
+        dataset = self.open(tmp_path, *pair, "dog")
+        assert sorted(dataset.class_names) == sorted([*pair, "dog"])
+        (note,) = dataset.notes
+        first, second = sorted(pair)
+        assert f"set: {first!r} and {second!r} are 2 classes, though only case" in note
+
+    @pytest.mark.parametrize("root", ["", "train", "test"])
+    def test_a_folder_of_text_is_no_class_and_stops_nothing(self, tmp_path, root):
+        for name in ("annotations/deep/a.xml", "annotations/list.txt", "docs/README.md"):
+            path = tmp_path / "set" / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("cat 0.png")
+        folders = PAIR if not root else [f"{s}/{c}" for s in ("train", "test") for c in PAIR]
+        dataset = self.open(tmp_path, *folders)
+        assert dataset.class_names == list(PAIR)
+        said = " ".join(dataset.notes)
+        assert "no classes, since they hold text alone: annotations, docs" in said
+        assert "not images: 3 (" in said
+
+    @pytest.mark.parametrize("name", ["film.mp4", "scans.pdf", "0.npy", "cat.zip"])
+    def test_a_class_of_other_files_is_not_dropped(self, tmp_path, name):
+        (tmp_path / "set" / "emu").mkdir(parents=True)
+        (tmp_path / "set" / "emu" / name).write_text("no image")
+        with pytest.raises(UserError, match="class 'emu' has no images"):
+            self.open(tmp_path, *PAIR)
+
+    def test_images_in_no_class_folders_are_to_be_moved(self, tmp_path):
+        with pytest.raises(
+            UserError, match=r"set/train has no class folders, but images \(4\): mov"
+        ):
+            self.open(tmp_path, "train", "test")
+
+    @pytest.mark.parametrize(
+        "pair", [("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("image", "mask")]
+    )
+    @pytest.mark.parametrize("splits", [("",), ("train", "val")])
+    def test_parts_of_an_archive_are_no_classes(self, tmp_path, pair, splits):
+        with pytest.raises(UserError, match="which are no classes by their names: expected <class"):
+            self.open(
+                tmp_path, *(f"{split}/{each}".lstrip("/") for split in splits for each in pair)
+            )
+
     @pytest.mark.parametrize("name", ["_gsdata_", "found.000", "~snapshot", "@sharebin"])
     def test_what_disks_and_servers_leave_is_no_class(self, tmp_path, name):
         assert is_left_behind(name)
         assert self.open(tmp_path, *PAIR, name).class_names == list(PAIR)
 
 
-class TestTables:
-    """Hugging Face's sets, as other programs than `datasets` write them."""
+@pytest.mark.parametrize("above", ["ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", ""])
+def test_imagenet_is_found_where_its_archive_unpacks_to(tmp_path, above):
+    for split in ("train", "val"):
+        for number, wnid in enumerate(("n01440764", "n01443537")):
+            for i in range(2):
+                path = tmp_path / "set" / above / split / wnid / f"{i}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png(number))
+    (tmp_path / "set" / above / "test").mkdir()
+    (tmp_path / "set" / above / "test" / "0.JPEG").write_bytes(png(0))
+    dataset = data.load_dataset("imagenet", folder=str(tmp_path / "set"), resolution=8)
+    assert dataset.class_names == ["tench", "goldfish"]
+    assert {name: len(split.labels) for name, split in dataset.splits.items()} == {
+        "train": 4,
+        "test": 4,
+    }
+    assert (f"set: images are those in {above}" in dataset.notes) == bool(above)
+    assert not any(str(tmp_path) in note for note in dataset.notes)
 
-    @pytest.fixture(autouse=True)
-    def hub(self, tmp_path, monkeypatch) -> None:
-        datasets = pytest.importorskip("datasets")
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
 
-    def table(self, files):
-        import pyarrow
+class TestSubset:
+    NAMES = ("goldfish, Carassius auratus", 'a "b", c', "tench", "church")
 
-        labels = [PAIR[i % 2] for i in range(10)]
-        return pyarrow.table({"image": files, "label": labels})
+    def choose(self, subset: str) -> list[str]:
+        images = np.zeros((8, 8, 8, 3), np.uint8)
+        given = {"train": (images, np.arange(8) % 4), "test": (images, np.arange(8) % 4)}
+        dataset = data.from_arrays(given, resolution=8, class_names=self.NAMES)
+        return list(select_classes(dataset, subset).class_names)
 
-    @pytest.mark.parametrize("kind", ["bytes", "bytes and path"])
-    def test_images_without_a_type_are_known_by_their_bytes(self, tmp_path, kind):
-        from pyarrow import parquet
+    @pytest.mark.parametrize(
+        ("subset", "numbers"),
+        [
+            ('"goldfish, Carassius auratus",church', [0, 3]),
+            ('church, "goldfish, Carassius auratus"', [3, 0]),
+            ('tench,"a ""b"", c"', [2, 1]),
+            ('tench\n"goldfish, Carassius auratus"\nchurch', [2, 0, 3]),
+            ("tench,3", [2, 3]),
+        ],
+    )
+    def test_names_with_commas_stand_in_quotes(self, subset, numbers):
+        assert self.choose(subset) == [self.NAMES[number] for number in numbers]
 
-        files = [png(40 + 40 * (i % 2)) for i in range(10)]
-        records = [{"bytes": file, "path": None} for file in files]
-        (tmp_path / "set").mkdir()
-        table = self.table(files if kind == "bytes" else records)
-        parquet.write_table(table, tmp_path / "set" / "train.parquet")
-        dataset = data.load_dataset("huggingface", folder=str(tmp_path / "set"), resolution=8)
-        assert dataset.class_names == list(PAIR)
-        split = dataset.splits["test"]
-        levels = split.load(np.arange(len(split.labels)))[:, 0, 0, 0]
-        assert levels.tolist() == [40 + 40 * label for label in split.labels.tolist()]
+    @pytest.mark.parametrize(
+        ("subset", "line"),
+        [
+            (
+                "tench,goldfish, Carassius auratus",
+                "has goldfish, which is no class: a name with commas stands in double quotes: "
+                "--config.data.subset='\"goldfish, Carassius auratus\",...'",
+            ),
+            ('tench,"church', "a name in quotes ends with one"),
+            ("tench,golfish", "unknown class of config.data.subset 'golfish'"),
+        ],
+    )
+    def test_what_is_meant_is_said(self, subset, line):
+        with pytest.raises(UserError) as error:
+            self.choose(subset)
+        assert line in str(error.value)
 
-    def test_splits_saved_one_by_one_are_splits(self, tmp_path):
-        import datasets
+    def test_quotes_pass_the_command_line(self, tmp_path):
+        subset = '"goldfish, Carassius auratus",church'
+        arguments = ["--config=configs/quickstart.py", f"--config.data.subset={subset}"]
+        config, *_ = launch.parse(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"])
+        assert config.data.subset == subset
 
-        table = datasets.Dataset(self.table([png(i) for i in range(10)]))
-        table = table.cast_column("image", datasets.Image())
-        table.save_to_disk(tmp_path / "set" / "train")
-        table.select(range(4)).save_to_disk(tmp_path / "set" / "test")
-        dataset = data.load_dataset("huggingface", folder=str(tmp_path / "set"), resolution=8)
-        assert len(dataset.splits["test"].labels) == 4
 
-    def test_several_configurations_are_named(self, tmp_path):
-        from pyarrow import parquet
-
-        root, card = tmp_path / "set", "---\nconfigs:\n"
-        for name in ("plain", "other"):
-            (root / name).mkdir(parents=True)
-            parquet.write_table(self.table([png(1)] * 10), root / name / "train.parquet")
-            card += f"- config_name: {name}\n  data_files: {name}/*.parquet\n"
-        (root / "README.md").write_text(f"{card}---\n")
-        with pytest.raises(
-            UserError, match=r"several configurations \(plain, other\): give a fold"
-        ):
-            data.load_dataset("huggingface", folder=str(root), resolution=8)
+def test_numbers_of_arrays_count_the_names_of_train_too(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    splits = {"train": (images, [0, 1, 0, 1]), "test": (images, [1, 0, 0, 0])}
+    dataset = data.from_arrays(splits, resolution=8, class_names={"train": ["dog", "cat"]})
+    assert dataset.class_names == ["dog", "cat"]
+    assert dataset.splits["test"].labels.tolist() == [1, 0, 0, 0]
+    assert any("0 is dog, 1 is cat" in note for note in dataset.notes)
 
 
 class TestArrays:
@@ -164,6 +231,28 @@ class TestArrays:
     def test_advice_does_not_wrap_around(self, images, advice):
         with pytest.raises(UserError, match=advice):
             data.from_arrays({"train": (images, np.arange(10) % 2)}, resolution=8)
+
+    @pytest.mark.parametrize(
+        ("images", "advice"),
+        [
+            (IMAGES[..., 0].astype(np.uint8), ": numpy.repeat(images[..., None], 3, axis=-1)"),
+            (IMAGES[..., :1].astype(np.uint8), ": numpy.repeat(images, 3, axis=-1)"),
+            (IMAGES.transpose(0, 3, 1, 2).astype(np.uint8), ": images.transpose(0, 2, 3, 1)"),
+            (np.zeros((10, 8, 8, 4), np.uint8), ": images[..., :3], which leaves out transparency"),
+            (IMAGES, ": images.astype('uint8')"),
+            (IMAGES.astype(np.float32), ": images.astype('uint8')"),
+        ],
+    )
+    def test_a_data_set_of_a_program_says_how_to_convert(self, images, advice):
+        split = data.ArraySplit(images, np.arange(10, dtype=np.int32) % 2)
+        with pytest.raises(UserError) as error:
+            Dataset("mine", PAIR, {"train": split}, "0")
+        assert str(error.value).endswith(advice)
+        # The advice is right.
+        shown = advice.removeprefix(": ").partition(",  ")[0].partition(", which")[0]
+        made = eval(shown, {"images": images, "numpy": np})
+        made = data.ArraySplit(made, split.labels)
+        Dataset("mine", PAIR, {"train": made}, "0")
 
 
 class TestWaterbirds:

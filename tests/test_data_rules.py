@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ Splits = Mapping[str, Sequence[str | None]]
 Orders = Mapping[str, Sequence[str]]
 
 
-def pixels(names: Sequence[str | None]) -> np.ndarray:
-    """Images of one level by class, each with a corner of its own."""
+def pixels(names: Sequence[str | None], split: str = "") -> np.ndarray:
+    """Images of one level by class, each with a corner of its own, other ones in each split."""
     images = np.stack([np.full((R, R, 3), LEVELS.get(str(name), 200), np.uint8) for name in names])
     images[:, 0, 0, 0] = np.arange(len(names))
+    images[:, 0, 0, 1] = zlib.crc32(split.encode()) % 256
     return images
 
 
@@ -42,7 +44,7 @@ def order_of(split: str, splits: Splits, orders: Orders) -> Sequence[str]:
 
 def folder(root: Path, splits: Splits, orders: Orders) -> dict[str, Any]:
     for split, names in splits.items():
-        for i, (image, name) in enumerate(zip(pixels(names), names, strict=True)):
+        for i, (image, name) in enumerate(zip(pixels(names, split), names, strict=True)):
             path = root / split / (name or "") / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
@@ -53,7 +55,7 @@ def npz(root: Path, splits: Splits, orders: Orders) -> dict[str, Any]:
     arrays: dict[str, np.ndarray] = {}
     for split, names in splits.items():
         order = order_of(split, splits, orders)
-        arrays[f"{split}_images"] = pixels(names)
+        arrays[f"{split}_images"] = pixels(names, split)
         arrays[f"{split}_labels"] = numbers(names, order)
         arrays[f"{split}_class_names"] = np.asarray(order, np.str_)
     np.savez(root / "set.npz", **arrays)

@@ -81,6 +81,8 @@ def test_the_folder_that_cannot_be_written_is_named(number, tmp_path, monkeypatc
     [
         ("cuda", ("JAX_PLATFORMS=cuda", "pip install -e '.[cuda12]'", "unset JAX_PLATFORMS")),
         ("tpu", ("JAX_PLATFORMS=tpu", "pip install -e '.[tpu]'", "unset JAX_PLATFORMS")),
+        ("CUDA", ("JAX_PLATFORMS=CUDA", "pip install -e '.[cuda12]'", "unset JAX_PLATFORMS")),
+        ("cpu, tpu", ("JAX_PLATFORMS=cpu, tpu", "pip install -e '.[tpu]'")),
         ("cpuu", ("JAX_PLATFORMS=cpuu", "unset JAX_PLATFORMS")),
     ],
 )
@@ -96,6 +98,21 @@ def test_a_platform_that_is_not_there_is_one_line(platform, words, tmp_path, mon
     line = refuse(capsys, QUICK, *DISTILL, f"--workdir={tmp_path / 'run'}")
     assert all(word in line for word in words), line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("platform", ["CPU", " cpu", "cpu ,", " "])
+def test_a_platform_is_known_in_capitals_and_with_spaces(platform):
+    start = "from lgm_jax import platforms; platforms.start(); import jax; print(jax.devices())"
+    process = subprocess.run(
+        [sys.executable, "-c", start],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "CpuDevice(id=0)" in process.stdout
 
 
 def test_an_xla_flag_that_nobody_knows_is_one_line_and_no_abort(tmp_path):

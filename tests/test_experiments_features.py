@@ -236,6 +236,9 @@ class TestClassMeans:
 def test_quick_runs_from_end_to_end_and_repeats_nothing(name, tmp_path, capsys):
     command = ["launch.py", f"--config=configs/experiments/{name}.py:quick"]
     command += [f"--workdir={tmp_path / name}"]
+    if name == "table6":
+        # Two of the three tell all that a third does.
+        command.append("--config.experiment.backbones=digits_contrastive,digits_distilled")
     assert launch.main(command) == 0
     written = ("table.md", "table.csv", "figure.png", "figure.svg")
     content = {file: (tmp_path / name / file).read_bytes() for file in written}

@@ -6,6 +6,7 @@ from PIL import Image
 
 import launch
 from configs import common
+from lgm_jax import load_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.session import open_session
 
@@ -294,3 +295,130 @@ def test_metadata_that_do_not_label_all_files_are_refused(labels, words, tmp_pat
         draw(tmp_path / "set" / f"{i}.png", i)
     write_metadata(tmp_path / "set", labels)
     assert words in refused(tmp_path / "set", tmp_path)
+
+
+TABLES = {
+    "names": "file_name,label\n{0},cassette player\n{1},tench\n{2},English springer\n",
+    "numbers": "file_name,label\n{0},2\n{1},0\n{2},1\n",
+    "numbers from 1": "filename;class\n{0};3\n{1};1\n{2};2\n",
+    "ImageNet's numbers": "image,target\n{0},482\n{1},0\n{2},217\n",
+    "WordNet names": "path\tlabel\n{0}\tn02979186\n{1}\tn01440764\n{2}\tn02102040\n",
+    "both": "label,file,class_name\n9,{0},cassette player\n9,{1},tench\n9,{2},English springer\n",
+    "without a head": "{0},2\n{1},0\n{2},1\n",
+    "the other column": "{0},2.0\n{1},0.0\n{2},1.0\n,\n",
+    "numbers first": "label,file\n2,{0}\n0,{1}\n1,{2}\n",
+    "Windows": "\ufeffFile_Name;Label\r\n.\\{0};2\r\n{1};0\r\n{2};1\r\n",
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+@pytest.mark.parametrize("below", ["", "syn"])
+def test_a_table_beside_the_files_says_their_classes(case, below, tmp_path, capsys):
+    for i, level in enumerate((2, 0, 1)):
+        draw(tmp_path / "set" / below / f"{i}.png", level)
+    table = TABLES[case].format("0.png", "1.png", "2.png")
+    (tmp_path / "set" / "labels.csv").write_text(table, encoding="utf-8")
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source)
+    assert sorted(source.labels) == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert "note: set: labels.csv says which image is of which class" in printed
+    assert "left out" not in printed
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["syn/0.png", "syn/1.png", "syn/2.png"]])
+def test_tables_name_files_in_many_ways(names, tmp_path):
+    for i, level in enumerate((2, 0, 1)):
+        draw(tmp_path / "set" / "syn" / f"{i}.png", level)
+    rows = [f"{name},{level}" for name, level in zip(names, (2, 0, 1), strict=True)]
+    (tmp_path / "set" / "train.csv").write_text("\n".join(["image_id,label", *rows]))
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source) == [0, 1, 2]
+
+
+def test_a_table_says_the_classes_of_numbered_folders_too(tmp_path):
+    for i, level in enumerate((2, 0, 1)):
+        draw(tmp_path / "set" / str(i) / "a.png", level)
+    rows = [f"{i}/a.png,{NAMES[level]}" for i, level in enumerate((2, 0, 1))]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("labels.csv", "file,label\n0.png,2\n1.png,0\n", "says no class of 2.png"),
+        ("labels.csv", "file,label\n0.png,2\n0.png,0\n", "line 3: 0.png has another class above"),
+        ("labels.csv", "file,a,b\n0.png,2,1\n1.png,0,1\n", "which column has their classes"),
+        ("labels.csv", "0\n2\n1\n", "labels.csv may say which image is of which class, but is"),
+        ("labels.csv", "", "labels.csv: it is empty"),
+        ("labels.txt", "0.png 2\n1.png 0\n", "labels.txt may say which image is of which class"),
+        ("set_labels.npy", "", "set_labels.npy may say which image is of which class"),
+        ("metadata.json", "{}", "write a labels.csv with the columns file_name and label"),
+    ],
+)
+def test_what_may_label_the_files_is_never_ignored(name, text, words, tmp_path):
+    for i in range(3):
+        draw(tmp_path / "set" / f"{i}.png", i)
+    (tmp_path / "set" / name).write_text(text)
+    assert words in refused(tmp_path / "set", tmp_path)
+
+
+def test_numbers_of_a_table_count_beyond_ten(tmp_path):
+    for i in range(12):
+        draw(tmp_path / "set" / f"{i:02d}.png", i)
+    rows = [f"{i:02d}.png,{i}" for i in range(12)]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    images, labels, names = load_distilled(tmp_path / "set")
+    assert names == [str(i) for i in range(12)]
+    assert np.round(images.mean(axis=(1, 2, 3)) * 255 / 20).astype(int).tolist() == labels.tolist()
+
+
+def test_two_tables_are_refused(tmp_path):
+    for i in range(3):
+        draw(tmp_path / "set" / f"{i}.png", i)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / "set" / name).write_text("file,label\n0.png,0\n1.png,1\n2.png,2\n")
+    assert "both a.csv and b.csv name the images: keep one" in refused(tmp_path / "set", tmp_path)
+
+
+def test_a_table_of_something_else_is_none_of_labels(tmp_path):
+    for i in range(3):
+        draw(tmp_path / "set" / f"{i}.png", i)
+    (tmp_path / "set" / "log.csv").write_text("step,loss\n0,0.5\n1,0.3\n2,0.1\n")
+    (tmp_path / "set" / "README.md").write_text("ours")
+    (tmp_path / "set" / "empty.csv").touch()
+    (tmp_path / "set" / "latin.csv").write_bytes("image;caf\u00e9\n".encode("latin-1"))
+    (tmp_path / "set" / "._labels.csv").write_text("left behind")
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source) == [0, 1, 2]
+
+
+def test_an_image_may_be_called_label(tmp_path):
+    for i in range(3):
+        draw(tmp_path / "set" / f"label_{i}.png", i)
+    source = open_source(tmp_path / "set", tmp_path)
+    assert source.labels.tolist() == levels(source) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 32, 32, 1), (3, 1, 32, 32)])
+def test_grey_arrays_are_read_as_colour(shape, tmp_path, capsys):
+    images = np.zeros((3, 32, 32), np.uint8) + np.asarray([0, 20, 40], np.uint8)[:, None, None]
+    np.savez(tmp_path / "set.npz", images=images.reshape(shape), labels=np.arange(3))
+    source = open_source(tmp_path / "set.npz", tmp_path)
+    assert levels(source) == source.labels.tolist() == [0, 1, 2]
+    assert "note: set.npz: grey images are read as RGB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.full((3, 32, 32, 3), 200), "are int64 (3, 32, 32, 3): images.astype('uint8')"),
+        (np.zeros((3, 32, 32, 4), np.uint8), "(3, 32, 32, 4): images[..., :3], which leaves out"),
+        (np.full((3, 32, 32, 3), 60000, np.uint16), ": (images // 257).astype('uint8')"),
+    ],
+)
+def test_arrays_that_are_not_read_say_how_to_convert_them(images, words, tmp_path):
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(3))
+    assert words in refused(tmp_path / "set.npz", tmp_path)

@@ -339,3 +339,50 @@ def test_what_can_be_no_repository_is_not_looked_for(hub, name, words):
 
 def test_near_names_are_offered(hub):
     assert "did you mean dinov2_vitb14" in _message("dinov2_vitb41")
+
+
+@pytest.mark.parametrize(
+    ("source", "revision"),
+    [
+        ("hf-hub:someone/tiny", "main"),
+        ("hf_hub:someone/tiny", "main"),
+        ("hf://someone/tiny", "main"),
+        ("hf-hub:someone/tiny@v1", "v1"),
+        ("https://huggingface.co/someone/tiny", "main"),
+        ("https://huggingface.co/someone/tiny/", "main"),
+        ("http://hf.co/someone/tiny", "main"),
+        ("huggingface.co/someone/tiny", "main"),
+        ("https://huggingface.co/someone/tiny/tree/main", "main"),
+        ("https://huggingface.co/someone/tiny/tree/v1", "v1"),
+        ("https://huggingface.co/someone/tiny/blob/v1/model.safetensors", "v1"),
+        ("https://huggingface.co/someone/tiny/resolve/main/config.json?download=true", "main"),
+        ("https://huggingface.co/someone/tiny/discussions", "main"),
+        ("https://huggingface.co/someone/tiny?library=timm", "main"),
+    ],
+)
+def test_a_repository_may_be_named_as_pages_and_programs_name_it(hub, vit_folder, source, revision):
+    _publish(hub, "someone/tiny", vit_folder)
+    backbone = backbones.load(source)
+    assert backbone.name == "tiny"
+    assert backbone.provenance["source"] == "someone/tiny"
+    assert backbone.provenance["revision"] == COMMITS[revision]
+    assert backbone.fingerprint == backbones.load(vit_folder).fingerprint
+
+
+def test_two_revisions_of_one_name_are_refused(hub, vit_folder):
+    _publish(hub, "someone/tiny", vit_folder)
+    source = "https://huggingface.co/someone/tiny/tree/v1"
+    assert backbones.load(source, revision="v1").provenance["revision"] == COMMITS["v1"]
+    assert "names revision v1, and backbone.revision main" in _message(source, revision="main")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("https://huggingface.co/someone", "https://huggingface.co/datasets/someone/tiny"),
+        *("https://example.org/someone/tiny", "hf-hub:tiny/", "hf-hub:../tiny"),
+    ],
+)
+def test_an_address_of_anything_else_is_not_looked_for(hub, source):
+    assert f"there is no folder {source}" in _message(source)
+    assert hub.requests == []

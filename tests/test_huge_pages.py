@@ -19,6 +19,7 @@ TUNABLE = "glibc.malloc.hugetlb"
         ({}, [], f"{TUNABLE}=1"),
         ({"GLIBC_TUNABLES": "glibc.malloc.check=3"}, [], f"glibc.malloc.check=3:{TUNABLE}=1"),
         ({"JAX_PLATFORMS": "cpu"}, ["nvidiactl"], f"{TUNABLE}=1"),
+        ({"JAX_PLATFORMS": " CPU"}, ["nvidiactl"], f"{TUNABLE}=1"),
     ],
 )
 def test_huge_pages_are_asked_for_on_a_cpu(before, accelerators, after):

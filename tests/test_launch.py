@@ -587,9 +587,8 @@ def test_damaged_features_are_computed_again(run_copy, capsys):
 def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     arguments = (QUICK, f"--config.real.source={source}", "--config.real.views=2")
     cache = f"--config.real.cache={tmp_path / 'cache'}"
-    for name in ("first", "second"):
-        workdir = f"--workdir={tmp_path / name}"
-        assert launch.main(["launch.py", *arguments, cache, workdir]) == 0
+    assert start(*arguments, cache, workdir=tmp_path / "first") == 0
+    assert start(*arguments, cache, "--config.stages=distill", workdir=tmp_path / "second") == 0
     printed = capsys.readouterr().out
     assert "2 of each of 1149 images, 2298 embedded once; streaming would embed 60" in printed
     assert "note: for so few steps, real.source=stream embeds fewer images" in printed
@@ -782,7 +781,7 @@ def test_copies_and_real_images_that_stay_centre_crops(tmp_path, capsys):
 def test_costs_of_objectives_are_taken_in_turns(photos, tmp_path, monkeypatch):
     """On the host, and of fewer steps than are timed."""
     monkeypatch.setattr(stages, "_TIMED_STEPS", 2)
-    host = ("--config.data.placement=host", "--config.data.workers=0", "--config.copies=2")
+    host = ("--config.data.placement=host", "--config.data.workers=0")
     where = f"--config.data.folder={photos}"
     session = opened(tmp_path, *FOLDER, where, *host, "--config.steps=1")
     costs = stages.step_costs(session, ["lgm", "sfm", "clp"])
@@ -821,7 +820,7 @@ def test_bad_folders_are_refused(photos, tmp_path, capsys):
     assert image.parent.name in attempt(broken)
     hollow = Path(shutil.copytree(photos, tmp_path / "hollow"))
     (hollow / "ant").mkdir()
-    (hollow / "ant" / "list.txt").write_text("to be photographed")
+    (hollow / "ant" / "film.mp4").write_text("no photo")
     assert "class 'ant' has no images in" in attempt(hollow)
     (tmp_path / "empty").mkdir()
     assert "empty" in attempt(tmp_path / "empty")
@@ -1093,10 +1092,13 @@ def test_help_names_every_key_and_ends_well(capsys):
     assert all(f"\n  {name} " in text for name in common.KEYS)
 
 
-def test_program_runs_from_a_shell(tmp_path):
+def test_program_runs_from_a_shell(run_copy):
     command = [sys.executable, "launch.py", "--config", "configs/quickstart.py:quick"]
-    command += ["--workdir", str(tmp_path / "run"), "--config.stages=distill,probe,report"]
+    # Another probe of images that are there.
+    command += ["--workdir", str(run_copy), "--config.probe.ridge=1"]
+    command.append("--config.stages=distill,probe,report")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(r"^distilled: [\d.]+ % on digits_contrastive$", done.stdout, re.MULTILINE)
     assert "distilled, 1 per class" in done.stdout
     assert done.stderr == ""
     command[-1] = "--config.seed=-1"

@@ -1,8 +1,10 @@
 """Processes that do not find each other, or do not belong together: a line, and soon."""
 
+import contextlib
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -80,6 +82,27 @@ def gather(monkeypatch, *processes, seconds=20.0, address=None):
     return said
 
 
+def begin(monkeypatch, address, said):
+    """Process 0 of two, in a thread; what it is refused for, or `None`, is added to `said`."""
+    first = threading.Thread(
+        target=lambda: said.extend(gather(monkeypatch, (0, 2, {}), address=address))
+    )
+    first.start()
+    return first
+
+
+def connect(address):
+    """To process 0, which may not listen yet."""
+    host, port = address.split(":")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection((host, int(port)))
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_all_that_belong_together_meet(monkeypatch):
     settings = [{"seed": 0, "data.workers": number} for number in range(3)]
     processes = [(number, 3, settings[number]) for number in (2, 0, 1)]
@@ -118,26 +141,167 @@ def test_two_with_one_number_are_told_and_one_that_came_again_is_not(monkeypatch
     said = gather(monkeypatch, (0, 3, {}), (1, 3, {}), (1, 3, {}))
     assert said == ["two processes have --process_id=1: start all with the same command"] * 3
     address = free_address()
-    host, port = address.split(":")
-    waiting = threading.Thread(
-        target=lambda: result.extend(gather(monkeypatch, (0, 2, {}), address=address))
-    )
     result = []
-    waiting.start()
+    waiting = begin(monkeypatch, address, result)
     greeting = b'{"process": 1, "processes": 2, "settings": {}}\n'
     for hello in (b"GET / HTTP/1.1\r\n", greeting[:9]):
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                with socket.create_connection((host, int(port))) as stranger:
-                    stranger.sendall(hello)
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        with connect(address) as stranger:
+            stranger.sendall(hello)
     assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
     waiting.join()
     assert result == [None]
+
+
+def test_strangers_that_say_little_or_nothing_delay_nobody(monkeypatch):
+    address, said, over = free_address(), [], threading.Event()
+    first = begin(monkeypatch, address, said)
+    strangers = [connect(address) for _ in range(20)]
+
+    def mumble():
+        while not over.wait(0.1):
+            for stranger in strangers[::2]:
+                # Process 0 may have hung up.
+                try:
+                    stranger.sendall(b"{")
+                except OSError:
+                    return
+
+    mumbling = threading.Thread(target=mumble)
+    mumbling.start()
+    try:
+        began = time.monotonic()
+        assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
+        first.join()
+        assert time.monotonic() - began < 3
+        assert said == [None]
+    finally:
+        over.set()
+        mumbling.join()
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_stranger_that_never_ends_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(meeting, "_GREETING_SECONDS", 0.5)
+    address, said = free_address(), []
+    first = begin(monkeypatch, address, said)
+    with connect(address) as stranger, contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            stranger.sendall(b"{")
+            time.sleep(0.05)
+        pytest.fail("it is still heard after ten times what it had")
+    assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
+    first.join()
+    assert said == [None]
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"[" * 100_000,
+        b'{"process": Infinity, "processes": 2, "settings": {}}',
+        b'{"process": 1, "processes": 2, "settings": 7}',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_no_greeting_ends_process_0(greeting, monkeypatch):
+    address, said = free_address(), []
+    first = begin(monkeypatch, address, said)
+    with connect(address) as stranger:
+        stranger.sendall(greeting + b"\n")
+        assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
+    first.join()
+    assert said == [None]
+
+
+def test_another_program_that_answers_byte_by_byte_is_given_up(monkeypatch):
+    monkeypatch.setattr(meeting, "_GREETING_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def mumble():
+            other, _ = server.accept()
+            with other, contextlib.suppress(OSError):
+                for _ in range(60):
+                    other.sendall(b"x")
+                    time.sleep(0.1)
+
+        stranger = threading.Thread(target=mumble)
+        stranger.start()
+        began = time.monotonic()
+        (said,) = gather(monkeypatch, (1, 2, {}), seconds=1.0, address=address)
+        took = time.monotonic() - began
+        stranger.join()
+    assert said.startswith(f"process 0 did not answer at {address} within 1 s")
+    assert took < 4
+
+
+def test_a_server_of_names_that_is_late_is_asked_again(monkeypatch):
+    asked, resolve = [], socket.getaddrinfo
+
+    def late(host, *arguments, **options):
+        if host == "127.0.0.1":
+            return resolve(host, *arguments, **options)
+        asked.append(host)
+        if len(asked) < 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return resolve("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(meeting, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(socket, "getaddrinfo", late)
+    port = free_address().split(":")[1]
+    said = gather(monkeypatch, (0, 2, {}), (1, 2, {}), address=f"head:{port}")
+    assert said == [None, None]
+    assert asked.count("head") >= 3
+    monkeypatch.setattr(meeting, "_NAMING_SECONDS", 0.1)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_, **__: (_ for _ in ()).throw(socket.gaierror(socket.EAI_AGAIN, "Temporary")),
+    )
+    (alone,) = gather(monkeypatch, (1, 2, {}), address=f"head:{port}")
+    assert alone.startswith("--distributed: no machine is called head ([Errno -3] Temporary)")
+
+
+def test_a_link_local_address_keeps_its_scope(monkeypatch):
+    tried = []
+
+    def refuse(address, timeout):
+        tried.append(address)
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    name = socket.if_indextoname(1)
+    address = f"[fe80::1%{name}]:9876"
+    gather(monkeypatch, (1, 2, {}), seconds=0.2, address=address)
+    assert set(tried) == {("fe80::1%1", 9876)}
+    for where in (address, address.replace("[", "").replace("]", "")):
+        # gRPC, by which JAX connects, wants brackets.
+        assert meeting.read(where, 2, 1).address == address
+
+
+def test_who_dies_before_jax_connects_costs_no_five_minutes():
+    address = free_address()
+    program = (
+        "from lgm_jax import hosts, meeting\n"
+        "assert hosts._CONNECT_SECONDS <= 60\n"
+        "hosts._CONNECT_SECONDS = 2\n"
+        f"with hosts.joined(meeting.Meeting({address!r}, 2, 0)):\n"
+        "    raise AssertionError('alone')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        process.stderr.readline()
+        with connect(address) as other:
+            other.sendall(b'{"process": 1, "processes": 2, "settings": {}}\n')
+            assert other.recv(100) == b'{"refused": ""}\n'
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGABRT
+    assert b"another task died" in err
 
 
 def test_another_program_at_the_port_is_waited_out_and_said(monkeypatch, capsys):

@@ -131,7 +131,7 @@ def test_names_stay_whole_and_folders_lose_their_way():
     values = {
         "data.name": "tfds:a/b",
         "backbone.name": "facebook/dinov2-base,timm/vit_a,/home/me/w,../x/y,~/z,digits_masked",
-        "eval_backbones": "weights/mine",
+        "eval_backbones": "weights/mine,https://huggingface.co/timm/vit_a/tree/main,hf-hub:a/b",
         "data.folder": "/home/me/a,/b c",
         "images.source": "gs://bucket/run",
         "augment.flip": None,
@@ -140,6 +140,7 @@ def test_names_stay_whole_and_folders_lose_their_way():
     }
     assert public.settings(values) == values | {
         "backbone.name": "facebook/dinov2-base,timm/vit_a,w,y,z,digits_masked",
+        "eval_backbones": "weights/mine,timm/vit_a,a/b",
         "data.folder": "b c",
         "images.source": "run",
     }
@@ -268,35 +269,36 @@ def test_every_number_of_steps_finishes_the_pyramid(start_resolution, delay):
 
 
 def test_more_steps_keep_the_growth_that_a_run_began_with(tmp_path, capsys):
-    steps = ("--config.steps=30", DISTIL, "--config.log_every=10")
+    # Of as many steps as grow as the runs of other tests do: their programs are compiled.
+    steps = ("--config.steps=8", DISTIL, "--config.log_every=10")
     assert start(QUICK, *steps, workdir=tmp_path / "run") == 0
     began = record_of(tmp_path / "run")
-    assert began["config"]["images.grow_every"] == began["identity"]["images.grow_every"] == 4
+    assert began["config"]["images.grow_every"] == began["identity"]["images.grow_every"] == 1
     capsys.readouterr()
-    more = ("--config.steps=60", DISTIL, "--config.log_every=10")
+    more = ("--config.steps=16", DISTIL, "--config.log_every=10")
     assert start(QUICK, *more, workdir=tmp_path / "run") == 0
     out = capsys.readouterr().out
-    assert "goes on with images.grow_every=4, as it began" in out
-    assert "would make it 8" in out
-    assert "steps 30 to 60" in out
+    assert "goes on with images.grow_every=1, as it began" in out
+    assert "would make it 2" in out
+    assert "steps 8 to 16" in out
     went_on = record_of(tmp_path / "run")
     assert went_on["identity"] == began["identity"]
-    assert went_on["config"]["images.grow_every"] == 4
+    assert went_on["config"]["images.grow_every"] == 1
     command = shlex.split(went_on["command"])
-    assert command[-1] == "--config.images.grow_every=4"
+    assert command[-1] == "--config.images.grow_every=1"
     # The recorded settings make the images that took two starts.
     flags = as_flags(went_on["config"])
     assert start("--config=configs/common.py", *flags, workdir=tmp_path / "again") == 0
     assert_same_run(tmp_path / "run", tmp_path / "again")
     assert start(QUICK, *more, "--config.images.grow_every=5", workdir=tmp_path / "run") == 2
-    assert "images.grow_every is 4 there, not 5" in capsys.readouterr().err
+    assert "images.grow_every is 1 there, not 5" in capsys.readouterr().err
 
 
 def test_a_pyramid_that_stays_unfinished_is_said_to(tmp_path, capsys):
-    arguments = (QUICK, DISTIL, "--config.steps=6", "--config.images.grow_every=4")
+    arguments = (QUICK, DISTIL, "--config.steps=3", "--config.images.grow_every=1")
     assert start(*arguments, workdir=tmp_path / "run") == 0
     out = capsys.readouterr().out
-    assert "note: the images stay at 8 of 32 px" in out
-    assert "config.images.grow_every=4, config.steps=6 is too few for 6 levels" in out
+    assert "note: the images stay at 16 of 32 px" in out
+    assert "config.images.grow_every=1, config.steps=3 is too few for 6 levels" in out
     assert start(QUICK, DISTIL, "--config.steps=6", workdir=tmp_path / "whole") == 0
     assert "note: the images stay" not in capsys.readouterr().out

@@ -122,6 +122,30 @@ def test_pages_load_and_fit_the_screen(opened, name, size, scheme):
     assert min(page.evaluate(CONTRAST, drawn)) >= 3
 
 
+@pytest.mark.parametrize("width", [390, 720, 1440])
+def test_names_on_the_map_lie_within_it(opened, width):
+    page = opened("one/report.html")
+    page.set_viewport_size({"width": width, "height": 844})
+    # At each edge, where features may put them.
+    beyond = """
+    () => [[1, 50], [99, 50], [50, 1], [50, 99]].flatMap(([x, y]) => {
+      const plane = document.querySelector(".plane");
+      const box = plane.getBoundingClientRect();
+      return [...plane.querySelectorAll("button")].map((button) => {
+        for (const size of ["wide", "narrow"]) {
+          button.style.setProperty(`--${size}-x`, Math.min(Math.max(x, 7), 93));
+          button.style.setProperty(`--${size}-y`, Math.min(Math.max(y, 7), 93));
+        }
+        const name = button.querySelector("span").getBoundingClientRect();
+        return Math.max(box.left - name.left, name.right - box.right, name.bottom - box.bottom);
+      });
+    })
+    """
+    out = page.evaluate(beyond)
+    assert len(out) >= 16
+    assert max(out) <= 0
+
+
 @pytest.mark.parametrize("name", ["one/report.html", "both.html"])
 def test_pages_have_a_sound_structure(opened, name):
     page = opened(name)

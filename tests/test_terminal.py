@@ -99,6 +99,8 @@ def test_closed_streams_are_no_files(run):
 def test_a_run_that_nobody_reads_any_more_saves_first(tmp_path):
     command = [sys.executable, "launch.py", QUICK, "--config.stages=distill", "--config.steps=9999"]
     command += [f"--config.{key}=9999" for key in ("checkpoint_every", "image_every")]
+    # As a short run does, so that the step is compiled already.
+    command.append("--config.images.grow_every=1")
     process = subprocess.Popen(
         [*command, "--config.log_every=1", f"--workdir={tmp_path}"],
         cwd=ROOT,

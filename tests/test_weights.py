@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -151,9 +152,12 @@ def test_a_key_of_another_architecture_is_never_left_out(folder):
     [
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-            ("is a Git LFS pointer, not the file: run `git lfs pull`",),
+            ("it is a git-lfs pointer: run git lfs pull",),
         ),
-        (b"/annex/objects/SHA256E-s5--abc.safetensors\n", ("is a git-annex pointer", "annex get")),
+        (
+            b"/annex/objects/SHA256E-s5--abc.safetensors\n",
+            ("it is a git-annex pointer: run git annex get",),
+        ),
         (b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", ("is a web page, not the file",)),
         (b"\r\n<HTML lang=en>", ("is a web page, not the file",)),
         (b"", ("is empty",)),
@@ -173,12 +177,12 @@ def test_a_pointer_in_the_place_of_an_index_or_a_shard_is_called_one(folder):
     pointer = b"version https://git-lfs.github.com/spec/v1\n"
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / INDEX).write_bytes(pointer)
-    assert f"{INDEX} is a Git LFS pointer" in _refusal(folder)
+    assert f"{INDEX}: it is a git-lfs pointer" in _refusal(folder)
     shard = "model-00001-of-00001.safetensors"
     (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(_keys(folder), shard)}))
     load(folder)
     (folder / shard).write_bytes(pointer)
-    assert f"{shard} is a Git LFS pointer" in _refusal(folder)
+    assert f"{shard}: it is a git-lfs pointer" in _refusal(folder)
 
 
 def test_a_config_with_a_byte_order_mark_is_read(folder):
@@ -321,4 +325,27 @@ def test_the_advised_conversion_reads_a_training_checkpoint(folder):
     message = _refusal(folder)
     code = message.split('`python -c "')[1].rsplit('"`')[0]
     subprocess.run([sys.executable, "-c", code], check=True)
+    _same(load(folder), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite_are_refused_by_their_key(folder, value, dtype):
+    tensors = {key: tensor.astype(dtype) for key, tensor in _tensors(folder).items()}
+    tensors["blocks.1.mlp.fc2.bias"][3] = value
+    _write(folder, tensors)
+    assert "tiny: the weights' blocks.1.mlp.fc2.bias has NaN or infinite" in _refusal(folder)
+
+
+def test_what_overflows_float32_is_not_finite(folder):
+    tensors = _tensors(folder)
+    tensors["norm.bias"] = np.full(tensors["norm.bias"].shape, 1e39)
+    _write(folder, tensors)
+    assert "the weights' norm.bias has NaN or infinite" in _refusal(folder)
+
+
+def test_what_is_no_part_of_the_backbone_may_be_anything(folder):
+    expected, tensors = load(folder), _tensors(folder)
+    counters = {"queue_ptr": np.zeros(1, np.int64), "fc.bias": np.full(3, np.nan, np.float32)}
+    _write(folder, tensors | counters)
     _same(load(folder), expected)

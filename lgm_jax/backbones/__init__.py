@@ -21,7 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lgm_jax import identity
+from lgm_jax import hub_names, identity
 from lgm_jax.backbones import configs, files, port, specs, wrapped
 from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel, choose_kernel
 from lgm_jax.backbones.backbone import Backbone, Settings
@@ -52,7 +52,6 @@ DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
 _POOLS: Mapping[str, Pool] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class IndivisibleError(UserError):
@@ -76,8 +75,8 @@ def load(
     Args:
         source: A registered name (see `specs.NAMES`); a folder with `config.json` (timm's,
             transformers', or of an export) and `model.safetensors`, for which the network is never
-            touched; or a repository `owner/name` of the Hugging Face hub with the same files. A
-            `Path` is always a folder.
+            touched; or a repository of the Hugging Face hub with the same files, as `owner/name`
+            or otherwise (see `hub_names.parse`). A `Path` is always a folder.
         normalization: `native` normalises images with the statistics the weights were trained
             with, `imagenet` with ImageNet's, as the authors' code does for every backbone.
         dtype: What the backbone computes in, `float32` or `bfloat16`, by name or as `jnp.float32`;
@@ -320,10 +319,15 @@ def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
         found = files.from_folder(folder)
     elif os.path.isfile(folder):
         raise UserError(f"{source} is a file: give the folder that it is in, with config.json")
-    elif isinstance(source, Path) or (os.sep in source and not _HUB_ID.fullmatch(source)):
+    elif isinstance(source, str) and (named := hub_names.parse(source)) is not None:
+        if named.revision and revision and named.revision != revision:
+            raise UserError(
+                f"{source} names revision {named.revision}, and backbone.revision {revision}: "
+                "leave one out"
+            )
+        found = files.from_hub(named.repo, revision or named.revision)
+    elif isinstance(source, Path) or os.sep in source:
         raise UserError(f"there is no folder {source}")
-    elif _HUB_ID.fullmatch(source):
-        found = files.from_hub(source, revision)
     else:
         where = "no such folder; `python -m lgm_jax.backbones` lists the names, for example"
         raise unknown_name("backbone", source, list(specs.NAMES), where)

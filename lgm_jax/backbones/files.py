@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lgm_jax import stand_ins
 from lgm_jax.errors import UserError, list_some
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -24,16 +25,7 @@ _PICKLES = (
     *("*.pth", "*.pt", "*.pkl", "*.ckpt", "*.pth.tar"),
 )
 
-# What lies in the place of a file whose content is elsewhere, by how it begins, and what to do.
-_STAND_INS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file: run `git lfs pull` there"),
-    (b"/annex/objects/", "is a git-annex pointer, not the file: run `git annex get` there"),
-    (b"<!doctype html", "is a web page, not the file: download it again"),
-    (b"<html", "is a web page, not the file: download it again"),
-    (b"<?xml", "is an XML answer of a server, not the file: download it again"),
-    (b'{"error"', "is a server's error, not the file: download it again"),
-    (b"pk\x03\x04", "is a zip archive, perhaps of torch.save, under another file's name"),
-)
+_ZIP = b"PK\x03\x04"
 # The hub's cache has a repository `owner/name` in `models--owner--name/snapshots/<commit>`.
 _CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")
 
@@ -69,7 +61,7 @@ class Files:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of some safetensors files, each read when it is asked for."""
+    """The tensors of some safetensors files, each read and checked when it is asked for."""
 
     def __init__(self, handles: Mapping[str, Any]):
         self._handles = handles
@@ -79,7 +71,16 @@ class Tensors(Mapping[str, np.ndarray]):
         kind = handle.get_slice(key).get_dtype()
         if kind not in _FLOATS:
             raise UserError(f"the weights' {key} is {kind}: only {', '.join(_FLOATS)} are read")
-        return handle.get_tensor(key)
+        tensor = handle.get_tensor(key)
+        # Nothing wider than float32 is computed in: what overflows there is no number either.
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(tensor if kind != "F64" else tensor.astype(np.float32)).all()
+        if not finite:
+            raise UserError(
+                f"the weights' {key} has NaN or infinite numbers: the file is damaged or training "
+                "diverged; download it again, or take an earlier checkpoint"
+            )
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handles)
@@ -119,14 +120,14 @@ def check_content(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(256).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+            start = file.read(stand_ins.HEAD)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not start:
-        raise UserError(f"{path} is empty: download or copy it again")
-    for beginning, meaning in _STAND_INS:
-        if start.startswith(beginning):
-            raise UserError(f"{path} {meaning}")
+    reason = stand_ins.explain(start)
+    if start.startswith(_ZIP):
+        reason = "it is a zip archive, perhaps of torch.save, under another file's name"
+    if reason:
+        raise UserError(f"cannot read {path}: {reason}")
 
 
 def from_folder(folder: Path) -> Files:

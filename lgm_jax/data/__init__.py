@@ -16,6 +16,7 @@ from lgm_jax.data.digits import load_digits, load_spurious_digits
 from lgm_jax.data.folder import load_artbench, load_folder, load_imagenet
 from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
 from lgm_jax.data.huggingface import load_huggingface
+from lgm_jax.data.leaks import note_leaks
 from lgm_jax.data.splits import (
     check,
     check_links,
@@ -111,7 +112,7 @@ def load_dataset(
     else:
         check_links(dataset)
     check(dataset)
-    return dataset
+    return note_leaks(dataset)
 
 
 def source_names() -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lgm_jax.data import formats
+from lgm_jax.data import formats, pixels
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.labels import check_names, list_some, match_labels, read_labels, unlabelled
 from lgm_jax.data.records import ImageSplit, PixelRecords
@@ -61,13 +61,13 @@ def from_arrays(
             order: see `labels.match_labels` and `Dataset`.
     """
     assigned, notes = assign_splits(splits, name)
-    pixels, read = {}, {}
+    arrays, read = {}, {}
     for split, given in assigned.items():
-        pixels[split] = _check_images(splits[given][0], f"{name}, {split}")
+        arrays[split] = _check_images(splits[given][0], f"{name}, {split}")
         own = class_names.get(given, ()) if isinstance(class_names, Mapping) else class_names
         read[split] = read_labels(
             splits[given][1],
-            len(pixels[split]),
+            len(arrays[split]),
             where=name,
             split=split,
             names=own if len(own) else None,
@@ -77,7 +77,7 @@ def from_arrays(
     made: dict[str, Split] = {}
     facts: list[object] = [resolution, names if len(class_names) else [], group_names]
     for split, labels in matched.items():
-        images, groups, stored = pixels[split], None, splits[assigned[split]]
+        images, groups, stored = arrays[split], None, splits[assigned[split]]
         if len(stored) == 3:
             groups = _check_groups(stored[2], len(images), f"{name}, {split} groups")
         records = PixelRecords(f"{name}, {split}", images)
@@ -116,6 +116,8 @@ def load_npz(
             raise UserError(f"{file} is one array: expected an .npz file with {_LAYOUT}")
         with stored:
             arrays = {name: stored[name] for name in stored.files}
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}: expected an .npz file with {_LAYOUT}") from error
     except IsADirectoryError as error:
@@ -193,30 +195,15 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
         images = images[..., 0]
     shape, problem = images.shape, ""
     if images.dtype != np.uint8:
-        problem = f": {_as_bytes(images)}"
+        problem = f": {pixels.as_bytes(images)}"
     elif len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (3, 4):
-        problem = ": images.transpose(0, 2, 3, 1)"
+        problem = f": {pixels.advise(images)}"
     elif len(shape) in (3, 4) and shape[3:] in ((), (3,), (4,)) and 0 not in shape[1:]:
         return images
     raise UserError(
         f"{where} images are {images.dtype} {shape}: expected uint8 (n, h, w), "
         f"(n, h, w, 3) or (n, h, w, 4){problem}"
     )
-
-
-def _as_bytes(images: np.ndarray) -> str:
-    """How to make bytes of other values: what `astype` alone would wrap around is scaled."""
-    kind = images.dtype.kind
-    if kind not in "biuf" or not images.size:
-        return "images.astype('uint8')"
-    low, high = images.min(), images.max()
-    if low >= 0 and high <= 1:
-        return "(255 * images).round().astype('uint8')"
-    if low >= 0 and high <= 255:
-        return "images.astype('uint8')"
-    if images.dtype == np.uint16:
-        return "(images // 257).astype('uint8')"
-    return f"their values are from {low:g} to {high:g}, scale them to 0 to 255"
 
 
 def _check_groups(numbers: Any, count: int, what: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from lgm_jax.data import pixels
 from lgm_jax.data.labels import check_names, check_range
 from lgm_jax.data.split_names import SPLITS, assign_splits
 from lgm_jax.errors import UserError
@@ -158,12 +159,21 @@ def _check_split(name: str, split: str, members: Split, classes: int, groups: in
 
 
 def _check_images(what: str, images: np.ndarray, count: int) -> None:
-    if images.ndim != 4 or len(images) != count or images.shape[-1] != 3:
+    if images.ndim != 4 or images.shape[-1] != 3:
+        advice = pixels.advise(images)
+        raise UserError(
+            f"{what} images are {images.shape}: expected ({count}, h, w, 3)"
+            f"{advice and f': {advice}'}"
+        )
+    if len(images) != count:
         raise UserError(f"{what} images are {images.shape}: expected ({count}, h, w, 3)")
     floats = np.issubdtype(images.dtype, np.floating)
     # A comparison with NaN is false.
     if images.dtype != np.uint8 and not (floats and images.min() >= 0 and images.max() <= 1):
-        raise UserError(f"{what} images are {images.dtype}: expected uint8, or floats from 0 to 1")
+        raise UserError(
+            f"{what} images are {images.dtype}: expected uint8, or floats from 0 to 1: "
+            f"{pixels.as_bytes(images)}"
+        )
 
 
 def digest(*facts: Any) -> str:

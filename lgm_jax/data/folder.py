@@ -12,7 +12,7 @@ import numpy as np
 from lgm_jax.data import imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.labels import Labels, match_labels
-from lgm_jax.data.layout import find_layout
+from lgm_jax.data.layout import check_parts, find_layout
 from lgm_jax.data.listing import File, Listing
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.split_names import check_one, find_splits
@@ -22,6 +22,8 @@ from lgm_jax.names import looks, plain
 
 _LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"
 _ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".zip", ".xz", ".bz2", ".7z", ".rar"})
+# Where the archive that Kaggle hands out has ImageNet, from each of the folders above.
+_UNPACKED = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _ARTBENCH = (
     "art_nouveau",
     "baroque",
@@ -88,7 +90,7 @@ def load_imagenet(
     images unless asked for, so that they are those of published results.
 
     Args:
-        folder: The data folder; `~` is expanded.
+        folder: The data folder, or one above its `ILSVRC/Data/CLS-LOC`; `~` is expanded.
         resolution: Side of the images to give, in pixels.
         seed: Seed of the split.
         val_fraction: Part of the training images that becomes `val`; none by default.
@@ -99,12 +101,17 @@ def load_imagenet(
     """
     layout = "<folder>/train/<wnid>/*.JPEG and <folder>/val/<wnid>/*.JPEG"
     root = open_folder(folder, layout)
-    listing = Listing(root)
+    inside = next((path for path in _UNPACKED if (root / path / "train").is_dir()), "")
+    listing = Listing(root / inside)
+    if inside:
+        listing.say(f"{os.path.basename(os.path.abspath(root))}: images are those in {inside}")
+        root = root / inside
     given = _find_splits(listing, ("train", "val"), layout)
     if not listing.folders(given["val"]):
         raise UserError(
             f"{root / given['val']} has no folders: move each image into the folder of its class, "
-            "val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt says"
+            "val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt (of Kaggle's archive "
+            "LOC_val_solution.csv) says"
         )
     classes = {
         split: _list_classes(listing, split, inside, only) for split, inside in given.items()
@@ -200,10 +207,12 @@ def _list_classes(
     folder = listing.root / inside
     names = listing.folders(inside)
     if not names:
-        raise UserError(f"{folder} has no class folders: expected {_LAYOUT}")
+        loose = len(listing.images(inside))
+        what = f", but images ({loose}): move each into the folder of its class" if loose else ""
+        raise UserError(f"{folder} has no class folders{what}: expected {_LAYOUT}")
     classes: dict[str, list[File]] = {}
     called: dict[str, str] = {}
-    merged = []
+    merged, written = [], []
     for name in names:
         if only and name not in only:
             continue
@@ -213,12 +222,17 @@ def _list_classes(
             if shown in classes:
                 merged.append(shown)
             classes.setdefault(shown, []).extend(files)
+        elif listing.is_written(Path(inside, name).as_posix()):
+            written.append(name)
         elif split == "train" and not listing.is_empty(Path(inside, name).as_posix()):
             raise UserError(f"class {name!r} has no images in {folder / name}")
+    check_parts(folder, list(classes))
     if merged:
         listing.say(
             f"{folder}: folders whose names look the same are one class: {list_some(merged)}"
         )
+    if written:
+        listing.say(f"{folder}: no classes, since they hold text alone: {list_some(written)}")
     return classes
 
 
@@ -248,7 +262,7 @@ def _make_dataset(
     facts: list[object] = [resolution, orient, class_names]
     for split, labels in matched.items():
         files = [file for group in classes[split].values() for file in group]
-        records = FileRecords(root, [file.path for file in files])
+        records = FileRecords(root, [file.path for file in files], [file.size for file in files])
         splits[split] = ImageSplit(records, np.arange(len(files)), labels, resolution, orient)
         facts += [split, files, labels]
     notes = [*listing.notes(), *more]

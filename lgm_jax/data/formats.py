@@ -16,6 +16,8 @@ from typing import Any
 import PIL
 from PIL import Image
 
+from lgm_jax import stand_ins
+
 # EPS starts Ghostscript, WMF the Windows renderer; the others are documents, films or stubs.
 _REFUSED = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"})
 
@@ -29,8 +31,6 @@ _UNREAD = frozenset(
 )
 # Pillow would take the small preview in a camera's TIFF for the photo.
 _RAW = frozenset({".dng", ".cr2", ".nef", ".arw", ".orf", ".rw2", ".pef", ".srw"})
-
-_HEAD = 64
 
 
 @functools.cache
@@ -72,10 +72,10 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(stand_ins.HEAD)
     except OSError:
         return False
-    return bool(head) and bool(matching(head) or explain(head))
+    return bool(head.strip()) and bool(matching(head) or explain(head))
 
 
 def matching(source: bytes, name: str = "") -> list[str]:
@@ -104,7 +104,7 @@ def explain_file(path: str | os.PathLike[str]) -> str | None:
     """As `explain`, of a file that need be no image, as a table or an archive."""
     try:
         with open(path, "rb") as file:
-            return explain(file.read(_HEAD))
+            return explain(file.read(stand_ins.HEAD))
     except OSError:
         return None
 
@@ -116,13 +116,9 @@ def explain(source: bytes, name: str = "") -> str | None:
         source: A file, or its first bytes.
         name: The file's name.
     """
-    head = source[:_HEAD]
-    if not head:
-        return "it is empty"
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        return "it is a git-lfs pointer: run git lfs pull"
-    if head.startswith(b"/annex/objects/"):
-        return "it is a git-annex pointer: run git annex get"
+    head = source[: stand_ins.HEAD]
+    if stand_in := stand_ins.explain(source):
+        return stand_in
     if suffix_of(name) in _RAW:
         return "it is a camera's raw file: export it as JPEG, PNG or TIFF"
     if head[4:8] == b"ftyp":
@@ -135,8 +131,6 @@ def explain(source: bytes, name: str = "") -> str | None:
             )
         if brand == b"crx ":
             return "it is a camera's raw file: export it as JPEG, PNG or TIFF"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "it is a web page, perhaps of a failed download"
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return "it is JPEG XL, which is not read: convert it, for example djxl a.jxl a.png"
     return None

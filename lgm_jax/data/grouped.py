@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lgm_jax.data import formats
+from lgm_jax.data import tables
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
 from lgm_jax.data.listing import Listing
@@ -175,38 +173,24 @@ def load_spawrious(
 def _read_table(
     table: Path, columns: Sequence[str], layout: str
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with their lines, as any program saves it; what is missing is empty.
+    """The rows of a table with their lines, by the names of columns; what is missing is empty.
 
     Raises:
         UserError: If it is no text or lacks a column.
     """
-    try:
-        if reason := formats.explain_file(table):
-            raise UserError(f"cannot read {table}: {reason}")
-        # A byte order mark is no part of the first column's name.
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table} is not UTF-8: save it as CSV in UTF-8") from error
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        lacking = sorted(set(columns) - set(names))
-        if lacking:
-            raise UserError(f"{table} has no column {lacking[0]}: expected {layout}")
-        for row in reader:
-            # Programs write rows of separators alone below a table.
-            if any(row.values()):
-                yield reader.line_num, {name: (row[name] or "").strip() for name in columns}
-    except csv.Error as error:
-        raise UserError(f"{table}, line {reader.line_num}: {error}") from error
+    rows = tables.read_rows(table)
+    _, head = next(rows, (0, []))
+    names = [name.lower() for name in head]
+    lacking = sorted(set(columns) - set(names))
+    if lacking:
+        raise UserError(f"{table} has no column {lacking[0]}: expected {layout}")
+    for line, cells in rows:
+        row = dict(zip(names, cells, strict=False))
+        yield line, {name: row.get(name, "") for name in columns}
 
 
 def _number(text: str, limit: int, name: str, table: Path, line: int) -> int:
-    # Programs write whole numbers as 1.0 where one of the column is missing.
-    whole = text.removesuffix(".0")
+    whole = tables.whole(text)
     if whole not in map(str, range(limit)):
         raise UserError(f"{table}, line {line}: {name} is {text!r}, not from 0 to {limit - 1}")
     return int(whole)
@@ -222,7 +206,8 @@ def _make_dataset(
 ) -> Dataset:
     splits: dict[str, Split] = {}
     for split, listed in members.items():
-        records = FileRecords(listing.root, [member.path for member in listed])
+        paths, sizes = [member.path for member in listed], [member.size for member in listed]
+        records = FileRecords(listing.root, paths, sizes)
         labels = np.asarray([member.label for member in listed], np.int32)
         groups = np.asarray([member.group for member in listed], np.int32)
         rows = np.arange(len(listed))

@@ -15,7 +15,14 @@ from lgm_jax import paths
 from lgm_jax.data import formats
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.folder import open_folder
-from lgm_jax.data.labels import choose_label, is_called_label, match_labels, read_labels, unlabelled
+from lgm_jax.data.labels import (
+    Labels,
+    choose_label,
+    is_called_label,
+    match_labels,
+    read_labels,
+    unlabelled,
+)
 from lgm_jax.data.listing import check_inside
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.split_names import assign_splits
@@ -24,9 +31,9 @@ from lgm_jax.errors import UserError, list_some
 
 _LAYOUT = "parquet files with an image and a label column, or what save_to_disk writes"
 # Of columns that may be labels without naming their classes.
+_TEXT = frozenset({"string", "large_string"})
 _LABEL_TYPES = frozenset(
-    {"bool", "string", "large_string"}
-    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+    {"bool"} | _TEXT | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
 
 
@@ -72,7 +79,7 @@ def load_huggingface(
         val_fraction: Part of the training images that becomes `val` where there is none.
         label: The column of labels: of type `ClassLabel`, integers or text. By default `label` if
             it is a `ClassLabel`, else the only one, else a column of another type that is called
-            `label` or the like.
+            `label` or the like. Of several, comma-separated, each split's is the first that it has.
 
     Raises:
         UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
@@ -83,35 +90,104 @@ def load_huggingface(
     name = Path(os.path.abspath(root)).name
     tables, files, unread = _read(datasets, root)
     assigned, notes = assign_splits([*tables, *unread], str(root))
-    features = tables[assigned["train"]].features
-    image_key = _find_image(datasets, features)
-    label_key, choice = _find_label(datasets, features, label, name)
-    read = {}
-    for split, called in assigned.items():
-        table = tables[called]
-        if image_key not in table.features:
-            raise UserError(f"{root} has no column {image_key} in its {called} split")
-        if label_key in table.features:
-            names = _class_names(datasets, table.features, label_key, files.get(called, ()))
-            values = list(table.select_columns([label_key])[label_key])
-            read[split] = read_labels(values, len(table), where=name, split=split, names=names)
-        else:
-            notes.append(unlabelled(name, split))
+    images, read, said = _read_labels(datasets, tables, files, assigned, label, root)
     class_names, matched, unlabelled_ones = match_labels(read, name)
     splits: dict[str, Split] = {}
     facts: list[Any] = [resolution, class_names]
     for split, labels in matched.items():
         called = assigned[split]
-        table = tables[called].cast_column(image_key, datasets.Image(decode=False))
-        records = HubRecords(str(root), called, table, image_key)
+        table = tables[called].cast_column(images[split], datasets.Image(decode=False))
+        records = HubRecords(str(root), called, table, images[split])
         rows = np.arange(len(labels))
         splits[split] = ImageSplit(records, rows, labels, resolution, orient=True)
         facts += [called, labels]
     stored = sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")])
     facts += [[path.relative_to(root).as_posix(), path.stat().st_size] for path in stored]
-    notes = [*notes, *choice, *unlabelled_ones]
+    notes = [*notes, *said, *unlabelled_ones]
     dataset = Dataset(name, class_names, splits, digest(*facts), notes=notes)
     return complete(dataset, seed=seed, val_fraction=val_fraction)
+
+
+def _read_labels(
+    datasets: Any,
+    tables: Mapping[str, Any],
+    files: Mapping[str, Sequence[str]],
+    assigned: Mapping[str, str],
+    asked: str,
+    root: Path,
+) -> tuple[dict[str, str], dict[str, Labels], list[str]]:
+    """By split, the column of its images, and its labels if it has any; and what to say of them."""
+    name = Path(os.path.abspath(root)).name
+    features = tables[assigned["train"]].features
+    wanted = [asked] if asked in features else [key.strip() for key in asked.split(",")]
+    first = next((key for key in wanted if key in features), asked)
+    image, (label, notes) = (
+        _find_image(datasets, features),
+        _find_label(datasets, features, first, name),
+    )
+    images: dict[str, str] = {}
+    read: dict[str, Labels] = {}
+    for split, called in assigned.items():
+        table = tables[called]
+        images[split] = image if image in table.features else _find_image(datasets, table.features)
+        if images[split] != image:
+            notes.append(f"{name}: the {split} images are those of the column {images[split]}")
+        key: str | None = label
+        if label not in table.features:
+            key, said = _find_own(
+                datasets, table, features, label, wanted, read["train"], name, split
+            )
+            notes.append(said)
+        if key is not None:
+            names = _class_names(datasets, table.features, key, files.get(called, ()))
+            read[split] = read_labels(
+                _column(table, key), len(table), where=name, split=split, names=names
+            )
+    return images, read, notes
+
+
+def _find_own(
+    datasets: Any,
+    table: Any,
+    trained: Mapping[str, Any],
+    label: str,
+    wanted: Sequence[str],
+    read: Labels,
+    where: str,
+    split: str,
+) -> tuple[str | None, str]:
+    """The column of labels of a split that calls it otherwise than `train`, if any, and a note.
+
+    It is the one that was asked for, or the only one, of those that `train` has not, that numbers
+    classes, is called as labels are, or has only names of `train`'s classes.
+
+    Raises:
+        UserError: If there are several.
+    """
+    features = table.features
+    named = [key for key in wanted if key in features]
+    new = [key for key in _usable(features, wanted) if key not in trained]
+    known = set(read.names)
+    likely = named[:1] or [
+        key
+        for key in new
+        if isinstance(features[key], datasets.ClassLabel)
+        or is_called_label(key)
+        or (features[key].dtype in _TEXT and known.issuperset(_column(table, key)))
+    ]
+    if len(likely) > 1:
+        raise UserError(
+            f"{where} has no column {label} in its {split} split, and may have labels in "
+            f"{', '.join(likely)}: set --config.data.label={label},{likely[0]} or another"
+        )
+    if likely:
+        return likely[0], f"{where}: the {split} labels are those of the column {likely[0]}"
+    hint = f"; if {new[0]} has them, set --config.data.label={label},{new[0]}" if new else ""
+    return None, f"{unlabelled(where, split)}: there is no column {label}{hint}"
+
+
+def _column(table: Any, key: str) -> list[Any]:
+    return list(table.select_columns([key])[key])
 
 
 def _import_datasets() -> Any:
@@ -145,7 +221,7 @@ def _read(
         else:
             found = datasets.load_dataset_builder(place).config.data_files
             files = {str(split): list(each) for split, each in found.items()}
-            tables = datasets.load_dataset(place)
+            tables = _load_parquet(datasets, place, files)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
         several = [] if saved or parts else _configurations(datasets, place)
@@ -168,6 +244,23 @@ def _read(
     return named, files, [path.relative_to(root).as_posix() for path in unread]
 
 
+def _load_parquet(datasets: Any, place: str, files: Mapping[str, Sequence[str]]) -> Any:
+    """The tables of a folder of parquet files, whose splits may have different columns."""
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    columns = set()
+    for each in files.values():
+        with Path(each[0]).open("rb") as stream:
+            columns.add(frozenset(parquet.read_schema(stream).names))
+    if len(columns) <= 1:
+        return datasets.load_dataset(place)
+    # `datasets` refuses columns that the first split has not.
+    return {
+        split: datasets.load_dataset("parquet", data_files={split: each}, split=split)
+        for split, each in files.items()
+    }
+
+
 def _configurations(datasets: Any, place: str) -> list[str]:
     """Names of the data sets that a folder's card describes, if it can be read."""
     with contextlib.suppress(Exception):
@@ -182,7 +275,7 @@ def _class_names(
 
     `datasets` takes those of the first parquet file for all files, whatever the others say.
     """
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     if not isinstance(features[key], datasets.ClassLabel):
         return None
@@ -222,12 +315,17 @@ def _find_label(
 ) -> tuple[str, list[str]]:
     """The column of labels, and what to say of the choice."""
     classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    usable = [
+    usable = _usable(features, [asked])
+    others = [key for key in usable if key not in classes]
+    return choose_label(classes, others, features, asked=asked, where=where)
+
+
+def _usable(features: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
+    """The columns that may be of labels."""
+    return [
         key
         for key, kind in features.items()
         if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
         # Whole numbers are stored so where some were missing once.
-        or (dtype in ("float32", "float64") and (key == asked or is_called_label(key)))
+        or (dtype in ("float32", "float64") and (key in asked or is_called_label(key)))
     ]
-    others = [key for key in usable if key not in classes]
-    return choose_label(classes, others, features, asked=asked, where=where)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lgm_jax.errors import UserError, list_some, unknown_name
-from lgm_jax.names import match, plain
+from lgm_jax.names import folded, match, plain
 
 # What Hugging Face's and TFDS's sets have where there is no label.
 _MISSING = -1
@@ -29,10 +29,12 @@ class Labels:
     Attributes:
         numbers: (n,) Indices into the names, -1 without a label.
         names: Of the split's classes, in the order of its own.
+        named: Whether these came with the labels; else they are what the labels say.
     """
 
     numbers: Int[np.ndarray, " n"]
     names: Sequence[str]
+    named: bool = True
 
 
 def read_labels(
@@ -70,7 +72,7 @@ def read_labels(
                 "none of its class names"
             )
         numbers[has] = [index[text] for text in texts]
-        return Labels(numbers, own)
+        return Labels(numbers, own, names is not None)
     if names is not None:
         own = list(map(_decode, names))
         check_range(present, len(own), where=where, split=split)
@@ -81,7 +83,7 @@ def read_labels(
         own = [str(value) for value in values_of.tolist()]
         present = np.searchsorted(values_of, present)
     numbers[has] = present
-    return Labels(numbers, own)
+    return Labels(numbers, own, names is not None)
 
 
 def match_labels(
@@ -122,6 +124,9 @@ def match_labels(
         own = check_names(labels.names, where)
         if split == "train":
             names = own
+        elif splits["train"].named and not labels.named and all(map(str.isdecimal, own)):
+            own, said = _count_classes(own, names, f"{where}, {split}")
+            notes += said
         used = np.bincount(labels.numbers, minlength=len(own))
         called = match(own, names)
         differing = [f"{name} is {called[name]}" for name in own if called.get(name, name) != name]
@@ -138,7 +143,47 @@ def match_labels(
         index = {name: number for number, name in enumerate(names)}
         new = np.asarray([index.get(name, _MISSING) for name in ours], np.int32)
         matched[split] = new[labels.numbers]
-    return names, matched, notes
+    return names, matched, [*notes, *_alike(names, where)]
+
+
+def _alike(names: Sequence[str], where: str) -> list[str]:
+    """Notes on classes whose names are nearly the same: they may be meant as one."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(folded(name), []).append(name)
+    return [
+        f"{where}: {' and '.join(map(repr, same))} are {len(same)} classes, though only case, "
+        "spaces, _ or - tell them apart: name them alike if they are one"
+        for same in groups.values()
+        if len(same) > 1
+    ]
+
+
+def _count_classes(
+    own: Sequence[str], names: Sequence[str], what: str
+) -> tuple[list[str], list[str]]:
+    """The classes of numbers that came without names, where `train`'s did not, and a note.
+
+    Raises:
+        UserError: If they are neither names nor indices of `train`'s classes.
+    """
+    numbers = list(map(int, own))
+    counted = [names[n] for n in numbers] if max(numbers) < len(names) else []
+    called = match(own, names)
+    if len(called) == len(own):
+        differ = counted and counted != [called[name] for name in own]
+        said = (
+            f"{what}: labels are numbers, taken for the names of train's classes, not their order"
+        )
+        return list(own), [said] if differ else []
+    if not counted:
+        raise UserError(
+            f"{what}: labels are numbers without names, from {min(numbers)} to {max(numbers)}, but "
+            f"train has {len(names)} classes: they must count these from 0, or have names"
+        )
+    meaning = [f"{n} is {name}" for n, name in sorted(zip(numbers, counted, strict=True))]
+    said = f"{what}: labels are numbers without names, which count train's classes"
+    return counted, [f"{said}: {list_some(meaning)}"]
 
 
 def choose_label(

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lgm_jax.data.labels import unlabelled
 from lgm_jax.data.listing import Listing
 from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of, splits_within
 from lgm_jax.errors import UserError, list_some
-from lgm_jax.names import match
+from lgm_jax.names import folded, match
 
+# What archives call the folders of images and of what is said about them: no classes.
+_PARTS = frozenset(
+    {
+        *("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data"),
+        *("annotations", "annotation", "labels", "masks", "mask", "trimaps", "segmentations"),
+        *("segmentation", "segmentationclass", "segmentationobject", "attributes", "bboxes"),
+        *("ground truth", "groundtruth", "gt", "depth", "edges"),
+    }
+)
 # Of so many classes it is looked whether they hold splits.
 _LOOKED_AT = 3
 
@@ -50,6 +60,19 @@ def find_layout(listing: Listing) -> dict[str, str]:
     for name in exact:
         _say_class(listing, name)
     return {}
+
+
+def check_parts(folder: Path, names: Sequence[str]) -> None:
+    """Refuses classes that are called as the parts of an archive are: images and masks.
+
+    Raises:
+        UserError: If all are.
+    """
+    if len(names) > 1 and all(folded(name) in _PARTS for name in names):
+        raise UserError(
+            f"{folder} has {list_some(names)}, which are no classes by their names: expected "
+            "<class>/*.jpg, so put the images of each class into a folder of its own"
+        )
 
 
 def _check_classes(

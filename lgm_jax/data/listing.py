@@ -35,6 +35,16 @@ _UNFINISHED = (
 )
 
 
+# Of what is written about images: a folder of these alone is no class.
+_WRITTEN = frozenset(
+    {
+        *(".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".md"),
+        *(".rst", ".html", ".log", ".cfg", ".ini", ".names", ".list", ".lst", ".py"),
+        *(".sh", ".mat", ".m", ".ipynb"),
+    }
+)
+
+
 class File(NamedTuple):
     """An image: its path below the data folder, with slashes, and its size in bytes.
 
@@ -130,6 +140,11 @@ class Listing:
     def is_empty(self, inside: str) -> bool:
         """Whether a folder that was read holds nothing that could be meant."""
         return inside in self._empty
+
+    def is_written(self, inside: str) -> bool:
+        """Whether a folder that was read holds text about images and nothing else."""
+        held = [kind for path, kind in self._others.items() if path.startswith(f"{inside}/")]
+        return bool(held) and _WRITTEN.issuperset(held)
 
     def use(self, path: str) -> None:
         """Counts a file that is no image as not left out."""

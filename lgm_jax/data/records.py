@@ -48,10 +48,11 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
-    """Image files below a folder, by their paths with slashes."""
+    """Image files below a folder: paths, with slashes, and sizes in bytes, if known."""
 
     folder: Path
     files: Sequence[str]
+    sizes: Sequence[int] = ()
 
     @property
     def where(self) -> str:

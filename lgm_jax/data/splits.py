@@ -5,6 +5,7 @@ Hold out what is missing, choose classes, leave out broken images, and say what 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -90,13 +91,14 @@ def select_classes(dataset: Dataset, subset: str) -> Dataset:
 
     Args:
         dataset: Any data set.
-        subset: A subset of `imagenet.SUBSETS`, or comma-separated indices or names of classes.
-            Where the classes are ImageNet's, indices count ImageNet-1k's.
+        subset: A subset of `imagenet.SUBSETS`, or comma-separated indices or names of classes; a
+            name that has commas stands in double quotes, as in a CSV file. Where the classes are
+            ImageNet's, indices count ImageNet-1k's.
 
     Raises:
         UserError: If a class is unknown, named twice, or the only one.
     """
-    chosen = [_find_class(dataset, item) for item in _subset_items(subset)]
+    chosen = [_find_class(dataset, item, subset) for item in _subset_items(subset)]
     if len(chosen) < 2:
         raise UserError("config.data.subset names fewer than two classes")
     for i, label in enumerate(chosen):
@@ -238,11 +240,24 @@ def _hold_out(
 def _subset_items(subset: str) -> list[str]:
     if subset in imagenet.SUBSETS:
         return [imagenet.wnids()[index] for index in imagenet.SUBSETS[subset]]
-    return [item.strip() for item in subset.split(",") if item.strip()]
+    try:
+        rows = list(csv.reader(subset.split("\n"), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"config.data.subset is {subset}: a name in quotes ends with one, and quotes within it "
+            'are doubled, as in "a ""b"", c"'
+        ) from error
+    return [item.strip() for row in rows for item in row if item.strip()]
 
 
-def _find_class(dataset: Dataset, item: str) -> int:
-    """The label of a class given by name, WordNet name or index."""
+def _find_class(dataset: Dataset, item: str, subset: str) -> int:
+    """The label of a class given by name, WordNet name or index.
+
+    Args:
+        dataset: Whose class it is.
+        item: What names it.
+        subset: All that was asked for.
+    """
     names: Mapping[str, int] = {name: i for i, name in enumerate(dataset.class_names)}
     wnids: Mapping[str, int] = {wnid: i for i, wnid in enumerate(dataset.wnids)}
     if item.isdecimal() and item not in names:
@@ -262,6 +277,13 @@ def _find_class(dataset: Dataset, item: str) -> int:
     if item in imagenet.wnids():
         what = f"{item} ({imagenet.names()[imagenet.wnids().index(item)]})"
         raise UserError(f"{dataset.name} has no class {what}, which config.data.subset names")
+    cut = [name for name in names if "," in name and item in name and name in subset]
+    if cut:
+        quoted = cut[0].replace('"', '""')
+        raise UserError(
+            f"config.data.subset has {item}, which is no class: a name with commas stands in "
+            f"double quotes: --config.data.subset='\"{quoted}\",...'"
+        )
     raise unknown_name("class of config.data.subset", item, list(names) + list(wnids))
 
 

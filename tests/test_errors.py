@@ -1,0 +1,48 @@
+"""The errors of bad input: `ValueError`s whose message arrives as it was written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import launch
+from lgm_jax import data, errors
+from lgm_jax.distill import Recipe
+
+
+def test_bad_input_is_a_value_error_in_a_notebook():
+    assert issubclass(errors.UserError, ValueError)
+    with pytest.raises(ValueError, match="cosin"):
+        Recipe(num_classes=2, resolution=8, crop=8, schedule="cosin")
+    with pytest.raises(ValueError, match="unknown data set 'cifr10'"):
+        data.load_dataset("cifr10", resolution=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        # What a config file raises passes absl and ml_collections, which wrap `ValueError`s.
+        (["--config={file}"], "error: data.name must be mine\n"),
+        (["--config={file}:x"], "error: unknown preset 'x': known: quick\n"),
+        (["--config={file}:y"], "error: the config file cannot be loaded: ValueError: not ours\n"),
+    ],
+)
+def test_what_a_config_says_is_said_in_its_words(tmp_path, capsys, arguments, line):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from lgm_jax.errors import UserError, unknown_name\n"
+        "def get_config(preset=''):\n"
+        "    if preset == 'y':\n"
+        "        raise ValueError('not ours')\n"
+        "    raise unknown_name('preset', preset, ['quick']) if preset else UserError(\n"
+        "        'data.name must be mine')\n"
+    )
+    given = [argument.format(file=file) for argument in arguments]
+    assert launch.main(["launch.py", *given, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_a_file_of_one_array_is_called_so_and_no_more(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(errors.UserError, match=rf"^{tmp_path}/one\.npy is one array: expected an"):
+        data.load_dataset("npz", folder=str(tmp_path / "one.npy"), resolution=8)
