@@ -357,7 +357,8 @@ def make_update(
                 updates = jax.tree.map(lambda update, f=factor: f * update, updates)
             params[name] = optax.apply_updates(value, updates)
         after, sound = State(before.step + 1, params, opt_state), jnp.isfinite(loss)
-        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, before)
+        # Not the one that has grown, or it would grow again.
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
         return kept, {"loss": loss}
 
     return update

@@ -42,7 +42,8 @@ import pytest
 import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache
 
-from lgm_jax.backbones import abstract_vit, configs, port
+from lgm_jax.backbones import Backbone, abstract_vit, configs, load, port
+from lgm_jax.data.dataset import ArraySplit
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -164,3 +165,21 @@ def write_vit() -> Callable[..., Path]:
 def vit_folder(write_vit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One tiny Vision Transformer; not to be changed."""
     return write_vit(tmp_path_factory.mktemp("backbones") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def vit(write_vit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """A smaller one for images of 8 px, with 16 features."""
+    folder = tmp_path_factory.mktemp("backbones") / "smaller"
+    return load(write_vit(folder, img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2))
+
+
+@pytest.fixture(scope="session")
+def colours() -> ArraySplit:
+    """Twelve images of 8 px, two classes that a linear head tells apart: reddish and bluish."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(12, dtype=np.int32) % 2
+    images = rng.integers(0, 120, (12, 8, 8, 3))
+    images[labels == 0, ..., 0] += 130
+    images[labels == 1, ..., 2] += 130
+    return ArraySplit(images.astype(np.uint8), labels)
