@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import os
 import warnings
@@ -10,7 +9,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +18,6 @@ from lgm_jax.data.dataset import SPLITS
 from lgm_jax.data.digits import load_spurious_digits
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.records import FileRecords, ImageSplit
-from lgm_jax.data.sampling import batch_indices
 from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
@@ -761,44 +758,3 @@ class TestBrokenImages:
         data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
         (tmp_path / "a.png").write_bytes(data)
         self.check(tmp_path / "a.png", "30000 x 30000 pixels are more than 134,217,728: save it")
-
-
-# One compile for each size: without it, every call would trace anew.
-compiled = jax.jit(batch_indices, static_argnames=("batch", "num_images"))
-
-
-def indices_of(step: int, batch: int, num_images: int, seed: int = 0) -> np.ndarray:
-    return np.asarray(compiled(jax.random.key(seed), step, batch=batch, num_images=num_images))
-
-
-def run(steps: int, batch: int, num_images: int) -> np.ndarray:
-    return np.concatenate([indices_of(step, batch, num_images) for step in range(steps)])
-
-
-class TestSampling:
-    @pytest.mark.parametrize(("batch", "num_images"), [(5, 12), (12, 12), (30, 7), (1, 7)])
-    def test_each_epoch_is_a_permutation(self, batch, num_images):
-        steps = -(-9 * num_images // batch)
-        epochs = run(steps, batch, num_images)[: 9 * num_images].reshape(9, num_images)
-        np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(num_images), (9, 1)))
-
-    def test_epochs_differ(self):
-        first, second = run(2, 12, 12).reshape(2, 12)
-        assert first.tolist() != second.tolist()
-
-    def test_keys_differ(self):
-        assert indices_of(0, 12, 12, seed=0).tolist() != indices_of(0, 12, 12, seed=1).tolist()
-
-    def test_batch_larger_than_the_set_spans_epochs(self):
-        # Four epochs of 7, and two images of the fifth.
-        counts = collections.Counter(indices_of(0, 30, 7).tolist())
-        assert sorted(counts.values()) == [4] * 5 + [5] * 2
-
-    @pytest.mark.parametrize("batch", [1, 5])
-    def test_partition_into_batches_does_not_matter(self, batch):
-        np.testing.assert_array_equal(run(60 // batch, batch, 7), run(2, 30, 7))
-
-    def test_traced_step_gives_the_same(self):
-        for step in (0, 1, 1000):
-            direct = batch_indices(jax.random.key(0), step, 5, 12)
-            np.testing.assert_array_equal(direct, indices_of(step, 5, 12))

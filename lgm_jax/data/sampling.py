@@ -79,7 +79,7 @@ class Order(_Draw):
         checks.one_of("sampling", sampling, SAMPLINGS)
         super().__init__(key)
         self._num_images, self._balanced = len(labels), sampling == "balanced"
-        self._draw = _epoch_order if made else _epoch_words
+        self._made = made
         self._epochs: dict[int, np.ndarray] = {}
         if self._balanced:
             self._members = np.argsort(labels, kind="stable").astype(np.int32)
@@ -110,7 +110,8 @@ class Order(_Draw):
         """The shuffle of an epoch, or the words that decide it."""
         if epoch not in self._epochs:
             with self._on_host() as key:
-                drawn = np.asarray(self._draw(key, jnp.int32(epoch), self._num_images))
+                draw = _epoch_order if self._made else _epoch_words
+                drawn = np.asarray(draw(key, jnp.int32(epoch), self._num_images))
             # In one step, as threads may share this.
             self._epochs = {**dict(list(self._epochs.items())[1 - _EPOCHS_KEPT :]), epoch: drawn}
             return drawn
