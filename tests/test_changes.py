@@ -8,8 +8,21 @@ import functools
 import pytest
 
 from configs import common, quickstart
-from lgm_jax import augment, baselines, data, distill, features, probe, runs, stages
-from lgm_jax import session as session_module
+from lgm_jax import (
+    augment,
+    backbones,
+    baselines,
+    data,
+    distill,
+    features,
+    images,
+    objectives,
+    opening,
+    probe,
+    runs,
+    settings,
+)
+from lgm_jax.stages import probing
 
 RUN, STEPS, PROBES, NOTHING = "another run", "more steps", "probes again", "nothing"
 
@@ -131,9 +144,8 @@ IDLE = {
 @pytest.fixture
 def open_with(tmp_path, monkeypatch):
     """Opens a session of the quickstart with some keys changed, in a folder of its own."""
-    load, embedded = data.load_dataset, session_module.backbones.load
-    monkeypatch.setattr(data, "load_dataset", functools.cache(load))
-    monkeypatch.setattr(session_module.backbones, "load", functools.cache(embedded))
+    monkeypatch.setattr(data, "load_dataset", functools.cache(data.load_dataset))
+    monkeypatch.setattr(backbones, "load", functools.cache(backbones.load))
     monkeypatch.setattr(runs, "provenance", dict)
     numbers = iter(range(100))
 
@@ -142,9 +154,7 @@ def open_with(tmp_path, monkeypatch):
         config.update_from_flattened_dict(changes)
         common.check(config)
         folder = tmp_path / str(next(numbers))
-        session = session_module.open_session(
-            config, common.flatten(config), str(folder), overwrite=False
-        )
+        session = opening.open_session(config, str(folder), overwrite=False)
         session.run.close()
         return session
 
@@ -159,7 +169,7 @@ def cost(before, after):
         return STEPS
     probes = [
         {
-            method: stages._probe_inputs(session, method, backbone)
+            method: probing._probe_inputs(session, method, backbone)
             for method in ("distilled", *baselines.METHODS)
             for backbone in session.eval_backbones
         }
@@ -184,7 +194,7 @@ def test_a_changed_key_costs_what_it_must_and_no_more(open_with):
                 # Begun anew, it would grow in another way.
                 growth = "images.grow_every"
                 assert after.identity[growth] != before.identity.get(growth)
-                after = open_with({**given, key: value, growth: before.recipe.grow_every})
+                after = open_with({**given, key: value, growth: before.task.parametrisation.grow_every})
             assert cost(before, after) == expected, key
 
 
@@ -219,45 +229,62 @@ def test_released_defaults_stay():
         }.items()
     )
     assert (
-        defaults(distill.Recipe).items()
+        defaults(distill.Distillation).items()
         >= {
+            "objective": objectives.LGM(head_std=0.01),
             "ipc": 1,
             "copies": 10,
-            "learning_rate": 0.002,
-            "head_std": 0.01,
-            "kind": "pyramid",
-            "init": "noise",
-            "decorrelate": True,
-            "start_resolution": 1,
-            "grow_every": 200,
             "augmentation": augment.Augmentation(**plain),
-            "real": "stream",
-            "real_views": 1,
-            "schedule": "constant",
-            "steps": 0,
-            "sampling": "shuffle",
-            "grey": False,
-            "objective": "lgm",
-            "temperature": 0.1,
-            "label_kind": "hard",
-            "ridge": 0.001,
-            "labels_learning_rate": 0.01,
-            "grow_delay": 0,
-            "head_per_copy": False,
             "center_crop_copies": 0,
-            "augment_real": True,
+            "labels": "hard",
+            "schedule": None,
         }.items()
     )
+    assert defaults(objectives.LGM).items() >= {"head_std": 0.01}.items()
+    assert (
+        defaults(objectives.CLP).items()
+        >= {"ridge": 0.001, "temperature": 0.1, "head_per_copy": False}.items()
+    )
+    start = {"init": "noise", "decorrelate": True, "grey": False}
+    assert defaults(images.Pixels).items() >= start.items()
+    grows = {"start_resolution": 1, "grow_every": 200, "grow_delay": 0}
+    assert defaults(images.Pyramid).items() >= (start | grows).items()
+    assert (
+        defaults(settings.Updates).items()
+        >= {
+            "learning_rate": 0.002,
+            "schedule": "constant",
+            "steps": 0,
+            "labels_learning_rate": 0.01,
+        }.items()
+    )
+    assert (
+        defaults(settings.RealViews).items()
+        >= {"source": "stream", "views": 1, "sampling": "shuffle", "augmented": True}.items()
+    )
+
+
+def test_released_names_stay():
+    """The names by which a record tells what is not at its default."""
+    assert objectives.OBJECTIVES == {
+        "lgm": objectives.LGM,
+        "sfm": objectives.SFM,
+        "clp": objectives.CLP,
+    }
+    assert images.PARAMETRISATIONS == {"pyramid": images.Pyramid, "pixels": images.Pixels}
 
 
 def test_a_recipe_of_the_default_config_is_the_default_recipe():
     """So that what a run leaves out of its record is what the library does by itself."""
-    config = common.get_config()
-    recipe = session_module.make_recipe(config, 10, 224)
-    plain = distill.Recipe(10, 256, 224)
-    for name in defaults(distill.Recipe):
-        if name != "augmentation":
-            assert getattr(recipe, name) == getattr(plain, name), name
+    recipe = settings.make_recipe(common.get_config(), 10, 224)
+    task = distill.Distillation(
+        10, images.Pyramid(256), 224, augmentation=recipe.task.augmentation
+    )
+    # Optimisers are functions, which equal none but themselves.
+    assert dataclasses.asdict(recipe.task).keys() == dataclasses.asdict(task).keys()
+    assert recipe.task == task
+    assert recipe.updates == settings.Updates()
+    assert recipe.real == settings.RealViews()
 
 
 def test_released_keys_keep_their_defaults():
