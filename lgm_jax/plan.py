@@ -288,9 +288,13 @@ def make_plan(
     if sources.source == "stream":
         counted["real forward"] = float(task.num_views * (with_weights + attention))
     counted["objective"] = sum(_objective_flops(recipe, dim, rows) for dim in dims)
+    exchanged = sum(_exchanged(recipe, dim, views * machine.devices) for dim in dims)
+    if split[1] > 1:
+        # Devices that share the copies of an image add up its gradient, for each backbone.
+        exchanged += len(outlines) * images_here * distill.params_bytes(task)
     return Plan(
         counted,
-        exchanged=sum(_exchanged(task, dim, views * machine.devices) for dim in dims),
+        exchanged=exchanged,
         memory=used,
         views=views,
         size=size,
@@ -340,14 +344,23 @@ def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:
     return flops.count(jax.grad(loss), synthetic.values, synthetic, features(rows, 1))
 
 
-def _exchanged(task: distill.Distillation, dim: int, views: int) -> int:
-    """Bytes of a step that each device adds up with the others, or gets from them.
+def _exchanged(recipe: Recipe, dim: int, views: int) -> int:
+    """Bytes of a step's features that each device adds up with the others, or gets from them.
 
-    Of an objective that is not ours, those of all features of all views, which is the most.
+    Of an objective that is not ours, those of all features of all views.
+
+    Args:
+        recipe: The recipe.
+        dim: Number of features.
+        views: Those of synthetic images on all devices.
     """
+    task = recipe.task
     sums = task.num_classes * (dim + 1)
-    if isinstance(task.objective, LGM | SFM):
+    if isinstance(task.objective, LGM):
         return 2 * 4 * (sums + 1)
+    if isinstance(task.objective, SFM):
+        # Sums of each class, and of all; what is prepared of real images is on every device.
+        return (1 if recipe.needs_means_alone else 2) * 4 * (sums + dim + 1)
     labels = 1 if task.labels == "hard" else 2 * task.num_classes
     # Features and soft labels with their gradients, weights; the loss and a count.
     return 4 * (views * (2 * dim + labels + 1) + 2)

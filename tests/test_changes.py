@@ -194,7 +194,8 @@ def test_a_changed_key_costs_what_it_must_and_no_more(open_with):
                 # Begun anew, it would grow in another way.
                 growth = "images.grow_every"
                 assert after.identity[growth] != before.identity.get(growth)
-                after = open_with({**given, key: value, growth: before.task.parametrisation.grow_every})
+                every = before.task.parametrisation.grow_every
+                after = open_with({**given, key: value, growth: every})
             assert cost(before, after) == expected, key
 
 
@@ -271,15 +272,13 @@ def test_released_names_stay():
         "sfm": objectives.SFM,
         "clp": objectives.CLP,
     }
-    assert images.PARAMETRISATIONS == {"pyramid": images.Pyramid, "pixels": images.Pixels}
+    assert {"pyramid": images.Pyramid, "pixels": images.Pixels} == images.PARAMETRISATIONS
 
 
 def test_a_recipe_of_the_default_config_is_the_default_recipe():
     """So that what a run leaves out of its record is what the library does by itself."""
     recipe = settings.make_recipe(common.get_config(), 10, 224)
-    task = distill.Distillation(
-        10, images.Pyramid(256), 224, augmentation=recipe.task.augmentation
-    )
+    task = distill.Distillation(10, images.Pyramid(256), 224, augmentation=recipe.task.augmentation)
     # Optimisers are functions, which equal none but themselves.
     assert dataclasses.asdict(recipe.task).keys() == dataclasses.asdict(task).keys()
     assert recipe.task == task

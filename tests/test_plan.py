@@ -1,6 +1,5 @@
 """What a plan counts is what is computed, and it is told without weights or images."""
 
-import dataclasses
 import re
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 import launch
-from lgm_jax import backbones, distill, plan
+from lgm_jax import backbones, distill, flops, images, objectives, plan, settings
 from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 
 FAMILIES = {
@@ -53,18 +52,35 @@ def product_flops(line: str) -> int:
     return total
 
 
+LGM = objectives.LGM()
+
+
+def recipe_of(objective=LGM, **real):
+    """Ten digits of four copies."""
+    task = distill.Distillation(10, images.Pyramid(32), 32, objective=objective, copies=4)
+    return settings.Recipe(task, settings.Updates(), settings.RealViews(**real))
+
+
+# Of the levels from 1 to 32 px, with three colours, in float32.
+PYRAMID = 4 * 3 * (1 + 4 + 16 + 64 + 256 + 1024)
+
+
 def test_memory_and_exchange_follow_the_devices():
     outline = plan.Outline(*backbones.outline("digits_contrastive"))
-    recipe = distill.Recipe(num_classes=10, resolution=32, crop=32, copies=4)
+    recipe = recipe_of()
     one, four = (
         plan.make_plan(recipe, [outline], 1149, plan.Machine(devices, memory=0.1))
         for devices in (1, 4)
     )
-    assert (one.views, four.views) == (40, 12), "ten images on four devices are three each"
-    assert one.exchanged == four.exchanged == 2 * 4 * (10 * 129 + 1)
+    assert (one.views, four.views) == (40, 10), "five images with two copies each fill four devices"
+    assert one.exchanged == 2 * 4 * (10 * 129 + 1)
+    assert four.exchanged == one.exchanged + 5 * PYRAMID, "two devices share each image's gradient"
     assert one.flops == four.flops
     assert one.memory["weights"] == sum(leaf.size for leaf in jax.tree.leaves(outline.params)) * 4
-    assert one.memory["real"] == 1149 * 32 * 32 * 3
+    # All images; and of the batches, one in use and the next, with their features.
+    pixels, batch = 3 * 32 * 32, 3 * 32 * 32 + 4 * 128
+    assert one.memory["real"] == 1149 * pixels + 2 * 40 * batch
+    assert four.memory["real"] == 1149 * pixels + 2 * 10 * batch
     small = plan.make_plan(recipe, [outline], 1149, plan.Machine(memory=0.1), one.size // 2)
     assert small.parts > one.parts
     assert small.memory["microbatch"] < one.memory["microbatch"]
@@ -81,19 +97,20 @@ def test_plan_is_printed_without_weights_or_data(capsys):
 
 
 def test_time_counts_padding_and_a_ring(capsys):
-    """Ten images on eight devices are two on each: a fifth of the work of one, not an eighth."""
+    """Of ten images with three copies, eight devices have five views each: 40 places for 30."""
 
     def said(*flags):
         arguments = ["--config=configs/quickstart.py", "--config.microbatch=80", "--plan"]
+        arguments += ["--config.copies=3"]
         assert launch.main(["launch.py", *arguments, "--plan_tflops=1e-3", *flags]) == 0
         return capsys.readouterr().out
 
     rates = [
         float(re.search(r"time +(\S+) steps/s", said(f"--plan_devices={n}"))[1]) for n in (1, 8)
     ]
-    np.testing.assert_allclose(rates[1], 5 * rates[0], rtol=0.01)
+    np.testing.assert_allclose(rates[1], 6 * rates[0], rtol=0.01)
     text = said("--plan_devices=8", "--plan_bandwidth=1e-5")
-    exchanged = 2 * 4 * (10 * 129 + 1)
+    exchanged = 2 * 4 * (10 * 129 + 1) + 5 * PYRAMID
     ms = 1e3 * 2 * 7 / 8 * exchanged / 1e4
     assert f"exchange       {ms:.3g} ms a step at 1e-05 GB/s" in text
     alone = re.search(r"45% of it (\S+) ms a step", said("--plan_devices=8"))
@@ -120,28 +137,48 @@ def test_bad_plans_are_refused(flag, words, capsys):
 
 def test_each_objective_has_its_own_arithmetic_and_exchange():
     outline = plan.Outline(*backbones.outline("digits_contrastive"))
-    plans = {}
-    for objective in distill.OBJECTIVES:
-        recipe = distill.Recipe(
-            num_classes=10, resolution=32, crop=32, copies=4, real="exact", objective=objective
-        )
-        machine = plan.Machine(2, memory=0.1)
-        plans[objective] = plan.make_plan(recipe, [outline], 1149, machine)
+    machine = plan.Machine(2, memory=0.1)
+    s, n, d, k = 40, 1149, 128, 10
+
+    def plan_of(objective):
+        return plan.make_plan(recipe_of(objective, source="exact"), [outline], n, machine)
+
+    plans = {name: plan_of(objective()) for name, objective in objectives.OBJECTIVES.items()}
     assert plans["sfm"].memory["real"] < plans["clp"].memory["real"] == plans["lgm"].memory["real"]
-    assert plans["sfm"].flops["objective"] == 2 * 128 * 10 * (10 + 2 * 40)
-    assert plans["sfm"].exchanged == plans["lgm"].exchanged - 2 * 4 == 2 * 4 * 10 * 129
-    assert plans["clp"].exchanged == 4 * (40 * (2 * 128 + 2) + 2)
-    assert plans["clp"].flops["objective"] > 3 * 2 * 128 * 10 * 1149
-    # Four heads, of ten views each.
-    each = dataclasses.replace(recipe, objective="clp", head_per_copy=True)
-    whole = plan.make_plan(each, [outline], 1149, machine).flops["objective"]
-    alone = dataclasses.replace(each, copies=1)
-    assert whole == 4 * plan.make_plan(alone, [outline], 1149, machine).flops["objective"]
+    # Scores and their gradient: of synthetic images differentiated once more, which is three
+    # products for two. A cosine has four products of vectors, with their gradients nine.
+    matched = 2 * d * k * (5 * s + 2 * n) + 9 * 2 * (d * k + k)
+    assert plans["lgm"].flops["objective"] == matched
+    # Of the means that all real images leave; sums of synthetic ones are differentiated once.
+    assert plans["sfm"].flops["objective"] == 2 * d * k * (2 * s + k) + 9 * 2 * d * k
+    scored = 2 * 2 * d * k * n
+    assert scored + 3 * 2 * s * s * d < plans["clp"].flops["objective"] < 1.5 * scored
+    assert plans["lgm"].exchanged == 2 * 4 * (k * (d + 1) + 1)
+    assert plans["sfm"].exchanged == 4 * (k * (d + 1) + d + 1)
+    assert plans["clp"].exchanged == 4 * (s * (2 * d + 2) + 2)
+    # Four heads, each of all views, of which those of other copies have no weight.
+    heads = plan_of(objectives.CLP(head_per_copy=True))
+    assert heads.flops["objective"] == 4 * plans["clp"].flops["objective"]
+
+
+def test_operations_are_counted_in_loops_branches_and_factorisations():
+    a, b = jnp.zeros((4, 8)), jnp.zeros((8, 6))
+    assert flops.count(jnp.dot, a, b) == 2 * 4 * 8 * 6
+    assert flops.count(jax.jit(jnp.dot), a, b) == 2 * 4 * 8 * 6
+    assert flops.count(lambda a, b: jax.lax.map(lambda row: row @ b, a), a, b) == 2 * 4 * 8 * 6
+    assert flops.count(jnp.linalg.cholesky, jnp.eye(6)) == 6**3 / 3
+    triangle, right = jnp.eye(6), jnp.zeros((6, 5))
+    assert flops.count(jax.scipy.linalg.solve_triangular, triangle, right) == 6 * 6 * 5
+
+    def either(a, b):
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: jnp.zeros((4, 6)))
+
+    assert flops.count(either, a, b) == 2 * 4 * 8 * 6
 
 
 def test_several_backbones_add_up():
     outline = plan.Outline(*backbones.outline("digits_contrastive"))
-    recipe = distill.Recipe(num_classes=10, resolution=32, crop=32, copies=4, real="exact")
+    recipe = recipe_of(source="exact")
     one, two = (
         plan.make_plan(recipe, [outline] * number, 1149, plan.Machine(memory=1.0))
         for number in (1, 2)

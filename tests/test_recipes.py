@@ -12,11 +12,12 @@ import pytest
 
 import launch
 from configs import _paper, common
-from lgm_jax import backbones, distill, plan, session
+from lgm_jax import backbones, distill, objectives, plan, settings
 from lgm_jax.augment import PRESETS
 from lgm_jax.data import imagenet, sizes
 from lgm_jax.data.sizes import known_size
 from lgm_jax.experiments import paper
+from lgm_jax.session import MEMORY_LIMIT
 from tools import write_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def config_of(name, arg=None):
 
 
 def changed(config, other):
-    config, other = common.flatten(config), common.flatten(other)
+    config, other = settings.flatten(config), settings.flatten(other)
     return {key for key in common.KEYS if config[key] != other[key]}
 
 
@@ -45,38 +46,37 @@ def feature_dim(backbone):
 
 
 @functools.cache
-def trace(recipe, dim):
+def trace(task, dim):
     """Shapes of the images after a step, with a map to so many features for the backbone."""
 
     def apply(params, images):
         return params[None] * images.reshape(images.shape[0], -1)[:, :dim]
 
-    key = jax.random.key(0)
-    real = distill.make_given_images(apply, recipe, key, microbatch_size=10)
-    step = distill.make_step(apply, recipe, key, real, microbatch_size=10)
-    state = jax.eval_shape(lambda: distill.init_state(key, recipe))
-    batch = distill.ImageBatch(
-        jax.ShapeDtypeStruct((recipe.batch, recipe.resolution, recipe.resolution, 3), jnp.uint8),
-        *(jax.ShapeDtypeStruct((recipe.batch,), jnp.int32),) * 2,
-    )
-    after, loss = jax.eval_shape(step, state, jax.ShapeDtypeStruct((dim,), jnp.float32), batch)
-    assert loss.shape == ()
-    return [level.shape for level in after.levels]
+    key, rows = jax.random.key(0), task.num_views
+    step = distill.make_step(task, [apply], key, microbatch=10)
+    state = jax.eval_shape(lambda: distill.init_state(task, key))
+    index, weight = (jax.ShapeDtypeStruct((rows,), dtype) for dtype in (jnp.int32, jnp.float32))
+    features = jax.ShapeDtypeStruct((rows, dim), jnp.float32)
+    real = objectives.Features(features, index, weight, index, index, task.num_classes)
+    params = jax.ShapeDtypeStruct((dim,), jnp.float32)
+    after, found = jax.eval_shape(step.jitted, state, [params], [real])
+    assert found["loss"].shape == ()
+    return [level.shape for level in after.params["images"]]
 
 
 @pytest.mark.parametrize(("model", "images"), RECIPES, ids=NAMES)
 def test_every_recipe_is_built_and_traced(model, images):
     config = config_of(f"{model}_{images}")
     common.check(config)
-    assert set(common.flatten(config)) == set(common.KEYS)
+    assert set(settings.flatten(config)) == set(common.KEYS)
     assert config.backbone.name == _paper.MODELS[model].backbone
     size = known_size(config.data.name, config.data.subset)
-    recipe = session.make_recipe(config, size.classes, config.images.crop or 224)
-    assert recipe.batch == size.classes * (3 if images == "in1k" else 10)
-    shapes = trace(recipe, feature_dim(config.backbone.name))
+    task = settings.make_recipe(config, size.classes, config.images.crop or 224).task
+    assert task.num_views == size.classes * (3 if images == "in1k" else 10)
+    shapes = trace(task, feature_dim(config.backbone.name))
     assert shapes == [(size.classes, 2**n, 2**n, 3) for n in range(9)]
     # All decoded training images are in memory for new augmentations of each.
-    fits = size.train * 3 * recipe.resolution**2 <= session._MEMORY_LIMIT
+    fits = size.train * 3 * task.parametrisation.resolution**2 <= MEMORY_LIMIT
     assert config.probe.full_augment == ("fresh" if fits else "none")
 
 
@@ -128,19 +128,19 @@ def test_presets_differ_where_the_page_says():
 
 
 def test_presets_reach_images_and_probes():
-    recipes = {
-        preset: session.make_recipe(config_of("clip_in100", preset), 100, 224)
+    tasks = {
+        preset: settings.make_recipe(config_of("clip_in100", preset), 100, 224).task
         for preset in _paper.PRESETS
     }
-    noise = {preset: recipe.augmentation.noise_mean for preset, recipe in recipes.items()}
+    noise = {preset: task.augmentation.noise_mean for preset, task in tasks.items()}
     assert noise == {"paper": 0.0, "authors_2025": 0.5, "authors_2026": 0.0}
-    grown = {preset: recipe.num_active(200) for preset, recipe in recipes.items()}
+    grown = {preset: task.parametrisation.side_at(200) for preset, task in tasks.items()}
     assert grown == {"paper": 2, "authors_2025": 1, "authors_2026": 1}
-    assert {recipe.num_active(201) for recipe in recipes.values()} == {2}
+    assert {task.parametrisation.side_at(201) for task in tasks.values()} == {2}
 
     def protocol(name, preset, *, full):
         config = config_of(name, preset)
-        return session.make_protocol(config, session.make_recipe(config, 10, 224), full=full)
+        return settings.make_protocol(config, 224, full=full)
 
     few = protocol("clip_in100", "paper", full=False)
     assert (few.epochs, few.batch, few.augment, few.augmentation) == (
