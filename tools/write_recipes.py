@@ -191,7 +191,7 @@ def predict(model: str, images: str) -> Cost:
         raise ValueError("no time without a peak")
     probe = config.probe
     # Distilled, neighbours, centroids and random images, in new views every epoch; then all.
-    views = 4 * probe.epochs * probe.runs * told.recipe.num_images
+    views = 4 * probe.epochs * probe.runs * told.recipe.task.num_images
     views += probe.full_epochs * probe.runs * size.train * (probe.full_augment == "fresh")
     # Features that images are chosen by, and that heads are tried on.
     views += size.train + size.test
@@ -199,7 +199,7 @@ def predict(model: str, images: str) -> Cost:
     return Cost(
         sum(told.plan.flops.values()),
         config.steps * told.seconds / 3600,
-        told.recipe.batch / told.seconds,
+        told.recipe.task.num_views / told.seconds,
         views * told.view_flops / rate / 3600,
     )
 
