@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import launch
-from lgm_jax import backbones, distill
+from lgm_jax import backbones, distill, real
 
 QUICK = "--config=configs/quickstart.py:quick"
 
@@ -30,18 +30,22 @@ def broken_weights(monkeypatch):
 
 
 def broken_real_features(monkeypatch):
-    make = distill.make_stream
+    make = real.streamed
 
     def make_broken(*arguments, **options):
         stream = make(*arguments, **options)
 
-        def broken(params, source, step):
-            features, labels = stream(params, source, step)
-            return jnp.where(step >= 3, spoil(features), features), labels
+        def broken(step):
+            found = stream(step)
+            return found if step < 3 else [spoil_values(each) for each in found]
 
         return broken
 
-    monkeypatch.setattr(distill, "make_stream", make_broken)
+    monkeypatch.setattr(real, "streamed", make_broken)
+
+
+def spoil_values(features):
+    return dataclasses.replace(features, values=spoil(features.values))
 
 
 def broken_views(monkeypatch):
@@ -50,10 +54,11 @@ def broken_views(monkeypatch):
     def make_broken(*arguments, **options):
         embed = make(*arguments, **options)
 
-        def broken(params, levels, indices, copies, step):
-            features = embed(params, levels, indices, copies, step)
+        def broken(params, backbone_params, step):
+            features = embed(params, backbone_params, step)
             # Not in place of them: the gradient is to be sound until then.
-            return features + jnp.where(step >= 3, jnp.nan, 0)
+            values = features.values + jnp.where(step >= 3, jnp.nan, 0)
+            return dataclasses.replace(features, values=values)
 
         return broken
 
@@ -61,22 +66,25 @@ def broken_views(monkeypatch):
 
 
 def broken_gradient(monkeypatch):
-    make = distill.make_gradient
+    make = distill.make_loss
 
     def make_broken(*arguments, **options):
-        gradient = make(*arguments, **options)
+        loss = make(*arguments, **options)
 
-        def broken(state, params, source):
-            loss, found = gradient(state, params, source)
-            return loss, jax.tree.map(lambda g: jnp.where(state.step >= 3, jnp.nan, g), found)
+        def broken(params, step, backbone_params, real):
+            def root_of_zero(params):
+                return jnp.sqrt(0 * sum(map(jnp.sum, jax.tree.leaves(params))))
+
+            nothing = jax.lax.cond(step >= 3, root_of_zero, lambda params: 0.0, params)
+            return loss(params, step, backbone_params, real) + nothing
 
         return broken
 
-    monkeypatch.setattr(distill, "make_gradient", make_broken)
+    monkeypatch.setattr(distill, "make_loss", make_broken)
 
 
 def far_too_high_rate(monkeypatch):
-    monkeypatch.setattr(distill, "_optimizer", lambda recipe: distill.optax.adam(3e38))
+    monkeypatch.setattr(distill, "_optimizer", lambda task, name: distill.optax.adam(3e38))
 
 
 @pytest.mark.parametrize(
