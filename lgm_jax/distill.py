@@ -274,6 +274,7 @@ def make_loss(
 
     Arguments as for `make_step`.
     """
+    mesh = _mesh_for(task, mesh)
     embeds = [make_embed(task, each, key, mesh=mesh, microbatch=microbatch) for each in applies]
     shares = [1 / len(applies)] * len(applies) if weights is None else list(weights)
     objective_key = jax.random.fold_in(key, _OBJECTIVE)
@@ -283,12 +284,12 @@ def make_loss(
     ) -> Float[Array, ""]:
         # One backbone after the other, each with the same views and the same draws.
         drawn = jax.random.fold_in(objective_key, step)
-        losses = [
-            share * task.objective(drawn, embed(params, own, step), features)
-            for share, embed, own, features in zip(
-                shares, embeds, backbone_params, real, strict=True
-            )
-        ]
+        losses = []
+        for share, embed, own, features in zip(shares, embeds, backbone_params, real, strict=True):
+            synthetic = embed(params, own, step)
+            # Where the mesh is in JAX's context, see `numerics.sum_of_parts`.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                losses.append(share * task.objective(drawn, synthetic, features))
         return sum(losses[1:], losses[0])
 
     return loss
