@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from lgm_jax import backbones, baselines, data, distill, images, plugins, probe, real, tracking
+from lgm_jax import backbones, baselines, data, distill, images, plugins, real, solvers, tracking
 from lgm_jax.augment import CROPS, PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
@@ -307,7 +307,7 @@ KEYS: Mapping[str, Key] = {
     "probe.decay": Key(
         "update",
         "Adam's rate falls with every update, or every epoch as in the authors' code",
-        one_of(*probe.DECAYS),
+        one_of(*solvers.DECAYS),
     ),
     "probe.drop_last": Key(
         False, "for adam: leave out an epoch's last images that fill no batch, as the authors' code"
@@ -317,10 +317,10 @@ KEYS: Mapping[str, Key] = {
         1, "of the std over runs: 1, the sample's; 0, as in the authors' code", between(0, 1)
     ),
     "probe.augment": Key(
-        "fresh", "new augmentations every epoch, a few views, or none", one_of(*probe.AUGMENTS)
+        "fresh", "new augmentations every epoch, a few views, or none", one_of(*solvers.AUGMENTS)
     ),
     "probe.full_augment": Key(
-        str, "the same on the full training set (default: probe.augment)", one_of(*probe.AUGMENTS)
+        str, "the same on the full training set (default: probe.augment)", one_of(*solvers.AUGMENTS)
     ),
     "probe.noise": Key(
         False, "noise in the probe's augmentation: in the paper's text, not in the authors' code"
@@ -330,7 +330,7 @@ KEYS: Mapping[str, Key] = {
     "probe.solver": Key(
         "adam",
         "adam as in the paper, or lbfgs on views (epochs: iterations)",
-        named("solver", probe.SOLVERS),
+        named("solver", solvers.SOLVERS),
     ),
     "probe.ridge": Key(0.01, "for probe.solver=lbfgs: weight of the ridge", between(0, 1e6)),
     "probe.split": Key(
@@ -456,10 +456,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "config.backbone.revision is for one backbone: download the others, and name folders"
         )
-    if config.probe.solver == "lbfgs" and config.probe.augment == "fresh":
-        raise UserError("config.probe.solver=lbfgs needs config.probe.augment=views or none")
-    if config.probe.solver == "lbfgs" and config.probe.full_augment == "fresh":
-        raise UserError("config.probe.solver=lbfgs needs config.probe.full_augment=views or none")
+    for name in ("augment", "full_augment"):
+        if config.probe[name] == "fresh" and not solvers.find(config.probe.solver).fresh:
+            raise UserError(
+                f"config.probe.solver={config.probe.solver} needs config.probe.{name}=views or none"
+            )
     if config.images.source and "distill" in split_list(config.stages):
         raise UserError(
             "config.images.source names finished images: add --config.stages=probe,baselines,report"

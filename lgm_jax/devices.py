@@ -52,10 +52,20 @@ def split(num_images: int, copies: int, count: int) -> tuple[int, int]:
 
 
 def on_mesh(
-    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any
+    function: Callable[..., Any],
+    mesh: Mesh,
+    in_specs: Any,
+    out_specs: Any,
+    *,
+    checked: bool = True,
 ) -> Callable[..., Any]:
-    """`jax.shard_map`, each device with its part, for functions in which devices share nothing."""
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    """`jax.shard_map`, each device with its part, for functions in which devices share nothing.
+
+    Where `checked`, JAX makes sure of that; it cannot follow all loops.
+    """
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=checked
+    )
 
 
 def varying(tree: Any, axes: Sequence[str] = AXES) -> Any:

@@ -39,6 +39,10 @@ _SHARD_NAME = re.compile(r"(?P<number>\d{6,})-[0-9a-f]{32}\.npy")
 _BATCH = 128
 
 
+AnyArray = np.ndarray | Array
+Images = UInt8[AnyArray, "pool h w 3"] | Float[AnyArray, "pool h w 3"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Views:
     """Which views of an image are embedded.
@@ -128,7 +132,8 @@ def embed(
         UserError: If features are not finite.
     """
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
-    total = views.count * len(split.labels)
+    images = len(split.labels)
+    total = views.count * images
 
     @functools.cache
     def params() -> Any:
@@ -136,7 +141,11 @@ def embed(
 
     def compute(rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         everywhere = dataclasses.replace(backbone, params=params())
-        return _embed_rows(everywhere, split, views, key, rows, mesh)
+        places = np.stack([rows // images, rows % images], axis=1)
+        found = embed_places(
+            everywhere, lambda at: split.load(places[at, 1]), places, views, key, mesh=mesh
+        )
+        return finite(found, backbone.name)
 
     if folder is not None:
         folder = folder / f"shards_of_{_SHARD}"
@@ -173,40 +182,81 @@ def _shard_rows(number: int, total: int) -> Int[np.ndarray, " n"]:
     return np.arange(number * _SHARD, min((number + 1) * _SHARD, total))
 
 
-def _embed_rows(
+def embed_images(
+    backbone: Backbone, images: Images, *, crop: int | None = None, mesh: Mesh | None = None
+) -> Float[np.ndarray, "n d"]:
+    """Features of the centre crops of images in memory.
+
+    Args:
+        backbone: The frozen backbone.
+        images: uint8, or float in [0, 1] such as those of `distill.render`.
+        crop: Side of the crops, in pixels; by default the backbone's resolution.
+        mesh: As for `embed`.
+
+    Raises:
+        UserError: If features are not finite.
+    """
+    mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
+    pixels, places = np.asarray(images), np.arange(len(images))[:, None]
+    views, key = Views(crop or backbone.resolution), jax.random.key(0)
+    placed = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
+    found = embed_places(placed, pixels.__getitem__, places, views, key, mesh=mesh)
+    return finite(found, backbone.name)
+
+
+def embed_places(
     backbone: Backbone,
-    split: Split,
+    load: Callable[[Int[np.ndarray, " b"]], np.ndarray],
+    places: Int[np.ndarray, "n p"],
     views: Views,
     key: Key[Array, ""],
-    rows: Int[np.ndarray, " n"],
+    *,
     mesh: Mesh,
+    label: str | None = None,
 ) -> Float[np.ndarray, "n d"]:
-    images = len(split.labels)
-    batch = min(_BATCH * mesh.size, len(rows))
-    # The last batch repeats rows, so that one compiled shape serves all.
-    batches = [np.resize(rows[i : i + batch], batch) for i in range(0, len(rows), batch)]
-    computed: list[np.ndarray] = []
-    pending: Array | None = None
-    with Ahead(lambda i: split.load(batches[i] % images), len(batches)) as load:
-        for number, chosen in enumerate(batches):
-            places = np.stack([chosen // images, chosen % images], axis=1).astype(np.int32)
-            pixels, placed = devices.put(mesh, (load(number), places), devices.ROWS)
+    """Features of one view for each place; the host loads images while devices embed others.
+
+    Args:
+        backbone: The frozen backbone, its parameters on every device.
+        load: Returns the images of some rows of `places`.
+        places: As for `embed_views`.
+        views: What makes a view.
+        key: Random key.
+        mesh: Devices that share each batch; of several processes, all are to make the same call.
+        label: What a progress bar says; none by default.
+    """
+    # As equal as can be. The last repeats rows, so that one compiled shape serves all.
+    batch = -(-len(places) // -(-len(places) // (_BATCH * mesh.size)))
+    starts = range(0, len(places), batch)
+    rows = [np.resize(np.arange(i, min(i + batch, len(places))), batch) for i in starts]
+    table = np.empty((len(rows) * batch, backbone.feature_dim), np.float32)
+    under_way: list[tuple[int, Array]] = []
+
+    def keep() -> None:
+        """Waits for the batch before, so that few are under way."""
+        start, found = under_way.pop(0)
+        table[start : start + batch] = np.asarray(devices.fetch(mesh, found))[:batch]
+
+    with Ahead(lambda number: load(rows[number]), len(rows)) as images:
+        for number, start in enumerate(starts if label is None else progress(starts, label)):
+            here = (images(number), places[rows[number]].astype(np.int32))
+            pixels, numbers = devices.put(mesh, here, devices.ROWS)
             found = embed_views(
                 backbone.params,
                 pixels,
                 key,
-                placed,
+                numbers,
                 apply=backbone.apply,
                 crop=views.crop,
                 augmentation=views.augmentation,
                 mesh=mesh,
             )
-            if pending is not None:
-                # Waits for the batch before, so that few are under way.
-                computed.append(np.asarray(pending)[:batch])
-            pending = found
-    computed.append(np.asarray(pending)[:batch])
-    return finite(np.concatenate(computed)[: len(rows)], backbone.name)
+            under_way.append((start, found))
+            if number:
+                keep()
+    if under_way:
+        keep()
+    return table[: len(places)]
 
 
 def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:

@@ -363,10 +363,7 @@ def _noun(
         section = _section(name)
     elif name not in known:
         section = f"{key}_options." if key == "objective" else f"{section}options."
-    fields = {name: value for name, value in description.items() if name != "type"}
-    # Every parametrisation has a resolution, whose key is not among its options.
-    side = {"images.resolution": fields.pop("resolution")} if key == "images.kind" else {}
-    named = side | {section + field: value for field, value in fields.items()}
+    named = {section + field: value for field, value in description.items() if field != "type"}
     return named if name == default else {key: name, **named}
 
 

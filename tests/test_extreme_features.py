@@ -30,9 +30,7 @@ def _lbfgs(features: np.ndarray, labels: np.ndarray, ridge: float = 0.01) -> dic
         solver="lbfgs",
         ridge=ridge,
     )
-    found = probe.train_on_features(
-        jax.random.key(0), features[None, None], jnp.asarray(labels)[None], K, protocol
-    )
+    found = probe.fit(jax.random.key(0), features, labels, K, protocol)
     return {name: np.asarray(leaf[0], np.float64) for name, leaf in found.heads.items()}
 
 

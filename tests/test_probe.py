@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import baselines, objectives, probe
+from lgm_jax import baselines, features, probe, solvers
+from lgm_jax import heads as linear
 from lgm_jax.augment import PRESETS
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit
@@ -66,7 +67,7 @@ def center_crops(backbone, split):
     return embed(backbone, split, Views(SIDE), jax.random.key(0)).whole()[0]
 
 
-@pytest.mark.parametrize("augment", probe.AUGMENTS)
+@pytest.mark.parametrize("augment", solvers.AUGMENTS)
 def test_probe_learns_what_is_separable(backbone, augment):
     heads = train(backbone, colors(1, 33), protocol(augment=augment, views=2, epochs=60))
     test = colors(2, 70)
@@ -85,8 +86,8 @@ def test_losses_are_those_of_each_epochs_images(backbone):
     labels = jnp.asarray(split.labels)
     key = jax.random.key(0)
     heads, losses = probe.train(key, backbone, images, labels[rows], rows, CLASSES, still)
-    features = jnp.asarray(center_crops(backbone, split))
-    expected = jax.vmap(lambda head: objectives.linear_probe_loss(head, features, labels))(heads)
+    plain = jnp.asarray(center_crops(backbone, split))
+    expected = jax.vmap(lambda head: linear.linear_probe_loss(head, plain, labels))(heads)
     assert losses.shape == (2, 3)
     assert not np.isclose(losses[0, 0], losses[1, 0], rtol=1e-3)
     # Measured: 1e-7.
@@ -96,7 +97,7 @@ def test_losses_are_those_of_each_epochs_images(backbone):
 def test_losses_fall_as_a_probe_learns(backbone):
     split, rows = colors(1, 33), rows_of(33)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)[rows]
-    for augment in probe.AUGMENTS:
+    for augment in solvers.AUGMENTS:
         key, chosen = jax.random.key(0), protocol(augment=augment, views=2)
         losses = probe.train(key, backbone, images, labels, rows, CLASSES, chosen).losses
         assert losses.shape == (3, 30)
@@ -133,7 +134,7 @@ def test_one_view_of_no_augmentation_is_the_centre_crop(backbone):
 
 def test_features_do_not_depend_on_the_batch_they_are_in(backbone, monkeypatch):
     split = colors(3, 23)
-    monkeypatch.setattr(probe, "_EMBED_BATCH", 5)
+    monkeypatch.setattr(features, "_BATCH", 5)
     views = protocol(augment="views", views=2)
     arguments = (jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(23), views)
     small = probe.view_table(*arguments)
@@ -261,10 +262,74 @@ def test_lbfgs_reaches_the_minimum(backbone):
     scale = jax.lax.rsqrt(jnp.mean(features**2))
     head = {"kernel": heads["kernel"][1] / scale, "bias": heads["bias"][1]}
     labels = jnp.tile(jnp.asarray(split.labels), 2)
-    gradient = probe.objectives.head_gradient(head, features * scale, labels)
+    gradient = linear.head_gradient(head, features * scale, labels)
     # Measured: 1e-6; the ridge alone is 1e-2.
     np.testing.assert_allclose(gradient["kernel"], -0.05 * head["kernel"], atol=1e-5)
     np.testing.assert_allclose(gradient["bias"], 0, atol=1e-5)
+
+
+def class_means(key, features, labels, num_classes, protocol):
+    """A solver of anybody's own: the nearest mean of a class, as a head."""
+    rows = features.reshape(-1, features.shape[-1])
+    table = jax.nn.one_hot(jnp.tile(labels, features.shape[0]), num_classes)
+    means = (table.T @ rows) / jnp.sum(table, axis=0)[:, None]
+    return {"kernel": means.T, "bias": -0.5 * jnp.sum(means**2, axis=-1)}
+
+
+@pytest.mark.parametrize("solver", [f"{__name__}:class_means", class_means])
+def test_a_solver_may_be_anybodys_own(backbone, solver):
+    """By its name or itself; accuracies are those of the nearest means, computed by hand."""
+    split, test = colors(1, 33), colors(2, 70)
+    rows = np.stack([np.arange(20), np.arange(10, 30), np.arange(13, 33)]).astype(np.int32)
+    settings = protocol(solver=solver, augment="views", views=2)
+    heads = train(backbone, split, settings, rows)
+    scores = probe.evaluate(heads, center_crops(backbone, test), test.labels)
+    key = jax.random.split(jax.random.key(0))[0]
+    table, wanted = probe.view_table(key, backbone, split.images, rows, settings), test.labels
+    for seen, labels, top1 in zip(table, split.labels[rows], scores["top1"], strict=True):
+        means = np.stack([seen[:, labels == k].mean((0, 1)) for k in range(CLASSES)])
+        distances = np.linalg.norm(center_crops(backbone, test)[:, None] - means[None], axis=-1)
+        assert top1 == pytest.approx(100 * np.mean(distances.argmin(axis=1) == wanted))
+    assert probe.repeats_differ(settings), "unless it says otherwise"
+    with pytest.raises(UserError, match="needs augment=views or none"):
+        dataclasses.replace(settings, augment="fresh")
+
+
+def test_solvers_of_no_such_name_are_refused():
+    for name in ("no.such.module:f", f"{__name__}:no_such_function", f"{__name__}:SIDE"):
+        with pytest.raises(UserError, match="solver"):
+            protocol(solver=name)
+
+
+def test_a_fit_of_features_takes_little(backbone):
+    """One head of least cross-entropy by default, of hard or soft labels, of one or more views."""
+    split, test = colors(1, 33), colors(2, 70)
+    rows = features.embed_images(backbone, split.images, crop=SIDE)
+    np.testing.assert_array_equal(rows, center_crops(backbone, split))
+    key = jax.random.key(0)
+    heads = probe.fit(key, rows, split.labels, CLASSES).heads
+    assert heads["kernel"].shape == (1, 24, CLASSES)
+    scores = probe.evaluate(heads, features.embed_images(backbone, test.images), test.labels)
+    assert scores["top1"][0] > 95
+    twice, soft = np.stack([rows, rows]), np.asarray(jax.nn.one_hot(split.labels, CLASSES))
+    found = probe.fit(key, twice, soft, CLASSES).heads
+    for name, leaf in heads.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-2, atol=1e-3)
+    assert len(probe.fit(key, rows, split.labels, CLASSES, solver="adam", runs=2).losses) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (np.arange(4), "shape"),
+        (np.arange(6) + 2, "from 0 to 6"),
+        (np.arange(6) - 1, "from 0 to 6"),
+        (np.ones((6, 3), np.float32), "shape"),
+    ],
+)
+def test_a_fit_refuses_labels_that_do_not_fit(labels, text):
+    with pytest.raises(UserError, match=text):
+        probe.fit(jax.random.key(0), np.ones((6, 2), np.float32), labels, CLASSES)
 
 
 def test_lbfgs_refuses_images_that_change():

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lgm_jax import baselines, devices, probe
@@ -120,7 +119,6 @@ def _probe(
             session.features(backbone, config.split),
             session.dataset.splits[config.split].labels,
             session.dataset.splits[config.split].groups,
-            mesh=devices.make_mesh(devices=jax.local_devices()),
         )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
         result["loss_curve"] = _loss_curve(trained.losses)
@@ -153,7 +151,7 @@ def _train(
     classes = session.dataset.num_classes
     soft = split.probabilities if isinstance(split, ArraySplit) else None
     targets = (split.labels if soft is None else soft)[rows]
-    labels = jnp.asarray(np.broadcast_to(targets, (protocol.runs, *targets.shape[1:])))
+    labels = np.broadcast_to(targets, (protocol.runs, *targets.shape[1:]))
     table = None
     if method != "distilled" and protocol.augment == "none":
         table = session.features(backbone, "train")[rows][:, None]
@@ -164,14 +162,12 @@ def _train(
             [session.embed(backbone, "train", views, draw).whole() for draw in range(draws)]
         )
     if table is not None:
-        return probe.train_on_features(
-            key, table, labels, classes, protocol, label=label, mesh=mesh
-        )
+        return probe.fit(key, table, labels, classes, protocol, label=label, mesh=mesh)
     used, chosen = np.unique(rows, return_inverse=True)
     pool = session.train.images if method == "full" else split.load(used)
-    owned = jnp.asarray(np.broadcast_to(chosen, labels.shape[:2]), jnp.int32)
+    owned = np.broadcast_to(chosen, labels.shape[:2])
     return probe.train(
-        key, backbone, jnp.asarray(pool), labels, owned, classes, protocol, label=label, mesh=mesh
+        key, backbone, pool, labels, owned, classes, protocol, label=label, mesh=mesh
     )
 
 

@@ -53,7 +53,7 @@ def test_a_probe_is_trained_as_the_authors_code_does(count):
 
     def train(rate):
         settings = protocol(learning_rate=rate)
-        return probe.train_on_features(key, table, both, CLASSES, settings)
+        return probe.fit(key, table, both, CLASSES, settings)
 
     # Rates of nothing leave the heads as they were drawn.
     start, found = train(1e-12).heads, train(0.3)

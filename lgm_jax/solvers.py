@@ -1,0 +1,379 @@
+"""Solvers of linear probes: how heads are trained on features, all runs side by side.
+
+One is a key of `SOLVERS`, or anybody's own, named `package.module:Name`: a `Solver`, or a function
+that returns the head of one run (see `each_run`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from einops import rearrange
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from lgm_jax import checks, compilation, devices, plugins
+from lgm_jax import heads as linear
+from lgm_jax.augment import Augment
+from lgm_jax.errors import UserError
+from lgm_jax.features import AnyArray
+from lgm_jax.numerics import nonzero
+from lgm_jax.progress import progress
+
+AUGMENTS = ("fresh", "views", "none")
+DECAYS = ("update", "epoch")
+# Fields of a protocol that only some solvers read.
+OPTIONS = frozenset({"batch", "learning_rate", "drop_last", "decay", "ridge"})
+
+# Epochs compiled into one call, between two updates of the progress bar.
+_EPOCHS_PER_CALL = 20
+
+Labels = Int[AnyArray, "runs n"] | Float[AnyArray, "runs n k"]
+Heads = dict[str, Float[AnyArray, "runs ..."]]
+Tables = Float[AnyArray, "tables views n d"]
+Data = tuple[Any, Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a probe is trained: by default Adam with a cosine schedule to zero, as the authors do.
+
+    Attributes:
+        epochs: Passes over the images.
+        batch: Images per update, at most: all of them where they are fewer.
+        runs: Independent repetitions, trained side by side.
+        crop: Side of the crops the backbone sees, in pixels.
+        augment: `fresh` recomputes features of newly augmented images in every epoch (the
+            authors' way), `views` computes those of `views` augmentations once and cycles through
+            them, `none` computes those of the centre crop once.
+        augmentation: Of an image. The authors' code flips and crops; the paper's text adds noise.
+        views: Augmentations of each image for `views`.
+        solver: `adam`, or `lbfgs`: the minimum of the cross-entropy over all views plus a ridge,
+            which has no batches or learning rate, and needs `views` or `none`. Or another one, as
+            `package.module:Name` or itself.
+        share_views: Whether runs share their augmentations; the spread then leaves them out.
+        learning_rate: Adam's, for a batch of 256; scaled linearly with the images of an update,
+            and so independent of the number of devices.
+        ridge: Weight of half the squared kernel for `lbfgs`, on features scaled to a root mean
+            square of one.
+        drop_last: For `adam`: whether an epoch leaves out the images that do not fill a batch.
+        decay: For `adam`: whether the learning rate falls with every `update` or every `epoch`.
+
+    Raises:
+        UserError: If a value is unknown or out of range, or the augmentation is `fresh` and the
+            solver one that trains on known features: over views that change there is no minimum.
+    """
+
+    epochs: int
+    batch: int
+    runs: int
+    crop: int
+    augment: str
+    augmentation: Augment | None
+    views: int = 1
+    solver: str | Solver | Callable[..., Any] = "adam"
+    share_views: bool = False
+    learning_rate: float = 0.001
+    ridge: float = 0.01
+    drop_last: bool = False
+    decay: str = "update"
+
+    def split_epoch(self, num_images: int) -> tuple[int, int]:
+        """Images of each of Adam's updates, and updates of an epoch, for so many images."""
+        batch = min(self.batch, num_images)
+        return batch, num_images // batch if self.drop_last else math.ceil(num_images / batch)
+
+    def learning_rates(self, num_images: int) -> optax.Schedule:
+        """Adam's learning rate by the number of its update, for so many images."""
+        batch, updates = self.split_epoch(num_images)
+        rate = self.learning_rate * batch / 256
+        if self.decay == "update":
+            return optax.cosine_decay_schedule(rate, self.epochs * updates)
+        by_epoch = optax.cosine_decay_schedule(rate, self.epochs)
+        return lambda update: by_epoch(update // updates)
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that change no head as the others are; see `identity`."""
+        read = {
+            "augmentation": self.augment != "none",
+            "views": self.augment == "views",
+            "share_views": self.augment != "none" and self.runs > 1,
+        }
+        unread = {name for name, is_read in read.items() if not is_read}
+        return (OPTIONS - find(self.solver).reads) | unread
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "epochs", "batch", "runs", "crop", "views")
+        checks.one_of("augment", self.augment, AUGMENTS)
+        checks.one_of("decay", self.decay, DECAYS)
+        checks.flags(self, "share_views", "drop_last")
+        checks.positive("learning_rate", self.learning_rate)
+        checks.in_range("ridge", self.ridge, 0)
+        if not find(self.solver).fresh and self.augment == "fresh":
+            raise UserError(
+                f"solver={self.solver} needs augment=views or none: fresh ones have no minimum"
+            )
+
+
+class Trained(NamedTuple):
+    """What a solver returns.
+
+    Attributes:
+        heads: `{"kernel": (runs, d, k), "bias": (runs, k)}`.
+        losses: Cross-entropy of each run's images in each epoch, averaged over its updates as
+            they were made; `None` of a solver without epochs.
+    """
+
+    heads: Heads
+    losses: Float[np.ndarray, "runs epochs"] | None
+
+
+class Fit(NamedTuple):
+    """Heads in training, Adam's states and the losses; every leaf has a leading `runs` axis."""
+
+    heads: Any
+    opt_state: Any
+    losses: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """How heads are trained.
+
+    Attributes:
+        train: `train(key, table, labels, num_classes, protocol, mesh, label)` trains a head per
+            run, with devices that have their own runs, and a progress bar of that label. `table`
+            has the features (tables, views, n, d) of each run's images, one table if runs share
+            it; if they are fresh, `table(epoch)` has those of an epoch. `labels` are class indices
+            (runs, n), or probabilities (runs, n, k).
+        reads: Which of the protocol's `OPTIONS` change the heads.
+        draws: Whether it draws random numbers, so that runs on the same features differ.
+        fresh: Whether it takes features that are fresh.
+    """
+
+    train: Callable[..., Trained]
+    reads: frozenset[str] = OPTIONS
+    draws: bool = True
+    fresh: bool = False
+
+
+def adam(
+    key: Key[Array, ""],
+    table: Tables | Callable[[int], Tables],
+    labels: Labels,
+    num_classes: int,
+    protocol: Protocol,
+    mesh: Mesh,
+    label: str,
+) -> Trained:
+    """Adam from a random head, the images in a new order in each epoch; see `Solver`."""
+    runs, values, targets = _divide(mesh, table(0) if callable(table) else table, labels)
+    key_heads, key_orders = jax.random.split(key)
+    optimizer = optax.adam(protocol.learning_rates(values.shape[2]))
+    heads = jax.vmap(lambda k: linear.init_head(k, values.shape[-1], num_classes))(
+        jax.random.split(key_heads, protocol.runs)[np.arange(len(runs)) % protocol.runs]
+    )
+    losses = jnp.zeros((len(runs), protocol.epochs), heads["kernel"].dtype)
+    fit = Fit(heads, jax.vmap(optimizer.init)(heads), losses)
+    fit = devices.put(mesh, fit, devices.IMAGES)
+    per_call = 1 if callable(table) else _EPOCHS_PER_CALL
+    for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
+        if callable(table) and start:
+            values = _divide(mesh, table(start), labels)[1]
+        epochs = jnp.arange(start, min(start + per_call, protocol.epochs))
+        fit = _epochs(
+            fit, (runs, values, targets), epochs, key_orders, protocol=protocol, mesh=mesh
+        )
+    return Trained(*_fetch(mesh, (fit.heads, fit.losses), protocol.runs))
+
+
+@functools.partial(compilation.Program, static_argnames=("protocol", "mesh"), donate_argnums=0)
+def _epochs(fit: Fit, data: Data, *drawn: Array, protocol: Protocol, mesh: Mesh) -> Fit:
+    """`_train_epochs`, compiled, each device with its runs."""
+    train = functools.partial(_train_epochs, protocol=protocol)
+    specs = (devices.IMAGES, _specs(data), devices.EVERYWHERE, devices.EVERYWHERE)
+    return devices.on_mesh(train, mesh, specs, devices.IMAGES)(fit, data, *drawn)
+
+
+def _train_epochs(
+    fit: Fit, data: Data, epochs: Int[Array, " epochs"], key: Key[Array, ""], *, protocol: Protocol
+) -> Fit:
+    """Some epochs of Adam, of the runs that a device has."""
+    runs, table, labels = data
+    num_images = labels.shape[1]
+    batch, steps = protocol.split_epoch(num_images)
+    # Those that an epoch trains on, each once.
+    used = min(steps * batch, num_images)
+    optimizer = optax.adam(protocol.learning_rates(num_images))
+
+    def update(
+        fit: Fit,
+        view: Float[Array, "n d"],
+        labels: linear.Labels,
+        indices: Int[Array, " b"],
+        weights: Float[Array, " b"],
+    ) -> tuple[Fit, Float[Array, ""]]:
+        loss, gradient = linear.loss_and_head_gradient(
+            fit.heads, view[indices], labels[indices], weights
+        )
+        updates, opt_state = optimizer.update(gradient, fit.opt_state)
+        # Its images' part of the mean over the epoch.
+        part = loss * jnp.sum(weights) / used
+        return Fit(optax.apply_updates(fit.heads, updates), opt_state, fit.losses), part
+
+    def epoch(fit: Fit, number: Int[Array, ""]) -> tuple[Fit, None]:
+        view = jax.lax.dynamic_index_in_dim(table, number % table.shape[1], 1, keepdims=False)
+        keys = jax.random.split(jax.random.fold_in(key, number), protocol.runs)[runs]
+        orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys)[:, :used]
+        # The last batch of an epoch is filled up with images of weight zero.
+        padding = ((0, 0), (0, steps * batch - used))
+        batches = [
+            rearrange(jnp.pad(array, padding), "runs (steps b) -> steps runs b", b=batch)
+            for array in (orders, jnp.ones(orders.shape, jnp.float32))
+        ]
+        own = 0 if len(view) == len(runs) else None
+        each = jax.vmap(update, (0, own, 0, 0, 0))
+        shared = view[0] if own is None else view
+        fit, parts = jax.lax.scan(lambda fit, some: each(fit, shared, labels, *some), fit, batches)
+        losses = fit.losses.at[:, number].set(jnp.sum(parts, axis=0))
+        return Fit(fit.heads, fit.opt_state, losses), None
+
+    return jax.lax.scan(epoch, fit, epochs)[0]
+
+
+def each_run(
+    head: Callable[..., Any],
+    key: Key[Array, ""],
+    table: Tables,
+    labels: Labels,
+    num_classes: int,
+    protocol: Protocol,
+    mesh: Mesh,
+    label: str,
+) -> Trained:
+    """Trains each run for itself by a function of one; for the other arguments see `Solver`.
+
+    Args:
+        head: `head(key, features, labels, num_classes, protocol)` returns `{"kernel": (d, k),
+            "bias": (k,)}` of features (views, n, d) and labels (n,), or probabilities (n, k). In
+            JAX: it is compiled and mapped over runs.
+    """
+    heads = _each_run(key, _divide(mesh, table, labels), head, num_classes, protocol, mesh)
+    return Trained(_fetch(mesh, heads, protocol.runs), None)
+
+
+@functools.partial(compilation.Program, static_argnames=("head", "num_classes", "protocol", "mesh"))
+def _each_run(
+    key: Key[Array, ""],
+    data: Data,
+    head: Callable[..., Any],
+    num_classes: int,
+    protocol: Protocol,
+    mesh: Mesh,
+) -> Any:
+    def solve(key: Key[Array, ""], features: Array, labels: Array) -> Any:
+        return head(key, features, labels, num_classes, protocol)
+
+    def solve_all(key: Key[Array, ""], data: Data) -> Any:
+        runs, table, labels = data
+        keys = jax.random.split(key, protocol.runs)[runs]
+        if len(table) < len(runs):
+            return jax.vmap(solve, (0, None, 0))(keys, table[0], labels)
+        return jax.vmap(solve)(keys, table, labels)
+
+    # JAX cannot check of any loop that devices share nothing in it.
+    specs = (devices.EVERYWHERE, _specs(data))
+    return devices.on_mesh(solve_all, mesh, specs, devices.IMAGES, checked=False)(key, data)
+
+
+def lbfgs(
+    key: Key[Array, ""],
+    features: Float[Array, "views n d"],
+    labels: linear.Labels,
+    num_classes: int,
+    protocol: Protocol,
+) -> dict[str, Array]:
+    """The head of least cross-entropy over all views of all images plus a ridge, by L-BFGS.
+
+    Around the mean of the features, which takes another bias and is the same minimum: a mean that
+    is large beside their differences would take digits and iterations.
+    """
+    targets = jnp.tile(labels, (features.shape[0],) + (1,) * (labels.ndim - 1))
+    features = rearrange(features, "views n d -> (views n) d")
+    # A ridge means the same for every backbone once features have the same scale.
+    largest = nonzero(jnp.max(jnp.abs(features)))
+    scale = 1 / (largest * jnp.sqrt(nonzero(jnp.mean((features / largest) ** 2))))
+    mean = jnp.mean(features, axis=0)
+    inputs = (features - mean[None, :]) * scale
+
+    def loss(head: dict[str, Array]) -> Float[Array, ""]:
+        penalty = 0.5 * jnp.float32(protocol.ridge) * jnp.sum(head["kernel"] ** 2)
+        return linear.linear_probe_loss(head, inputs, targets) + penalty
+
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def update(carry: Any, _: None) -> tuple[Any, None]:
+        head, state = carry
+        value, gradient = value_and_grad(head, state=state)
+        updates, state = solver.update(
+            gradient, state, head, value=value, grad=gradient, value_fn=loss
+        )
+        return (optax.apply_updates(head, updates), state), None
+
+    head = {
+        "kernel": jnp.zeros((features.shape[-1], num_classes), jnp.float32),
+        "bias": jnp.zeros((num_classes,), jnp.float32),
+    }
+    (head, _), _ = jax.lax.scan(update, (head, solver.init(head)), length=protocol.epochs)
+    kernel = head["kernel"] * scale
+    shift = jnp.einsum("d,dk->k", mean, kernel, precision=jax.lax.Precision.HIGHEST)
+    return {"kernel": kernel, "bias": head["bias"] - shift}
+
+
+SOLVERS: Mapping[str, Solver] = {
+    "adam": Solver(adam, OPTIONS - {"ridge"}, fresh=True),
+    "lbfgs": Solver(functools.partial(each_run, lbfgs), frozenset({"ridge"}), draws=False),
+}
+
+
+def find(solver: Any) -> Solver:
+    """Returns the solver that a protocol means: by its name, or as the object of that name.
+
+    Raises:
+        UserError: If there is nothing of that name, or it is no solver.
+    """
+    found = plugins.resolve("solver", solver, SOLVERS) if isinstance(solver, str) else solver
+    if isinstance(found, Solver):
+        return found
+    if not callable(found):
+        raise UserError(f"solver must be a Solver or a function of one run, not {found!r:.80}")
+    return Solver(functools.partial(each_run, found))
+
+
+def _divide(mesh: Mesh, table: Tables, labels: Any) -> Data:
+    """Each device's runs, by number, with features and labels; the first again where some lack."""
+    runs = np.arange(-(-len(labels) // mesh.size) * mesh.size, dtype=np.int32) % len(labels)
+    data = (runs, table if len(table) in (1, len(runs)) else table[runs], labels[runs])
+    placed = [devices.put(mesh, *each) for each in zip(data, _specs(data), strict=True)]
+    return placed[0], placed[1], placed[2]
+
+
+def _specs(data: Any) -> tuple[Any, Any, Any]:
+    """How runs lie on a mesh: each device has its own, and all a table that is shared."""
+    shared = len(data[1]) == 1
+    return devices.IMAGES, devices.EVERYWHERE if shared else devices.IMAGES, devices.IMAGES
+
+
+def _fetch(mesh: Mesh, tree: Any, runs: int) -> Any:
+    """What devices have of their runs, as NumPy arrays, each run once."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:runs], devices.fetch(mesh, tree))
