@@ -83,13 +83,15 @@ class Distillation:
     schedule: optax.Schedule | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        _check_made("parametrisation", self.parametrisation, Parametrisation, "images.Pyramid(256)")
+        _check_made("objective", self.objective, Objective, "objectives.LGM()")
+        if self.augmentation is not None:
+            _check_made("augmentation", self.augmentation, Callable, "augment.Augmentation()")
         checks.in_range("num_classes", self.num_classes, 2, whole=True)
         checks.counts(self, "ipc", "copies")
         checks.in_range("crop", self.crop, 1, self.parametrisation.resolution, whole=True)
         checks.in_range("center_crop_copies", self.center_crop_copies, 0, self.copies, whole=True)
         checks.one_of("labels", self.labels, LABELS)
-        if not (self.augmentation is None or callable(self.augmentation)):
-            raise UserError(f"augmentation must be an Augmentation or None: {self.augmentation!r}")
 
     @property
     def idle(self) -> frozenset[str]:
@@ -274,6 +276,7 @@ def make_loss(
 
     Arguments as for `make_step`.
     """
+    mesh = _mesh_for(task, mesh)
     embeds = [make_embed(task, each, key, mesh=mesh, microbatch=microbatch) for each in applies]
     shares = [1 / len(applies)] * len(applies) if weights is None else list(weights)
     objective_key = jax.random.fold_in(key, _OBJECTIVE)
@@ -283,12 +286,12 @@ def make_loss(
     ) -> Float[Array, ""]:
         # One backbone after the other, each with the same views and the same draws.
         drawn = jax.random.fold_in(objective_key, step)
-        losses = [
-            share * task.objective(drawn, embed(params, own, step), features)
-            for share, embed, own, features in zip(
-                shares, embeds, backbone_params, real, strict=True
-            )
-        ]
+        losses = []
+        for share, embed, own, features in zip(shares, embeds, backbone_params, real, strict=True):
+            synthetic = embed(params, own, step)
+            # Where the mesh is in JAX's context, see `numerics.sum_of_parts`.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                losses.append(share * task.objective(drawn, synthetic, features))
         return sum(losses[1:], losses[0])
 
     return loss
@@ -391,6 +394,12 @@ def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], Sta
 def is_finite(state: State) -> Bool[Array, ""]:
     """Whether every number of a state is finite; from one that is not, no step leads back."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
+
+
+def _check_made(name: str, value: Any, kind: Any, such_as: str) -> None:
+    """Refuses the name or the class of a thing in its place."""
+    if isinstance(value, type) or not isinstance(value, kind):
+        raise UserError(f"{name} must be a thing such as {such_as}, not {value!r}")
 
 
 def _mesh_for(task: Distillation, mesh: Mesh | None) -> Mesh:

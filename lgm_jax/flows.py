@@ -46,13 +46,13 @@ def class_sums(
     """
     features, weights = weighted(features, weights)
 
-    def share(features: Array, labels: Array, weights: Array) -> ClassSums:
+    def share(_: None, features: Array, labels: Array, weights: Array) -> ClassSums:
         table = probabilities(labels, num_classes, features.dtype) * weights[:, None]
         summed = jnp.einsum("nk,nd->kd", table, features, precision=Precision.HIGHEST)
         return ClassSums(summed, jnp.sum(table, axis=0))
 
     parts = parts or num_parts(len(features), num_classes)
-    return sum_of_parts(share, parts, features, labels, weights)
+    return sum_of_parts(share, parts, None, features, labels, weights)
 
 
 def shifted_class_sums(

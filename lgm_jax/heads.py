@@ -5,7 +5,6 @@ A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. See `objectives` for lett
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -60,7 +59,9 @@ def linear_probe_loss(
 def _summed_loss(head: Head, features: Array, labels: Labels, weights: Array) -> Array:
     scores = jax.nn.log_softmax(logits(head, features), axis=-1)
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        losses = -jnp.take_along_axis(scores, labels[:, None], axis=-1)[:, 0]
+        # Not by index, whose gradient is a scatter.
+        own = labels[:, None] == jnp.arange(scores.shape[-1], dtype=labels.dtype)[None, :]
+        losses = -jnp.sum(jnp.where(own, scores, 0), axis=-1)
     else:
         losses = -jnp.sum(labels * scores, axis=-1)
     return jnp.sum(weights * losses)
@@ -95,9 +96,8 @@ def head_gradient_in_parts(
     """
     features, weights = weighted(features, weights)
     parts = parts or num_parts(len(features), head["bias"].shape[0])
-    share = functools.partial(jax.grad(_summed_loss), head)
     total = nonzero(jnp.sum(weights))
-    gradient = sum_of_parts(share, parts, features, labels, weights)
+    gradient = sum_of_parts(jax.grad(_summed_loss), parts, head, features, labels, weights)
     return jax.tree.map(lambda leaf: leaf / total, gradient)
 
 
@@ -112,8 +112,8 @@ def linear_probe_loss_in_parts(
     """`linear_probe_loss` in the memory of `head_gradient_in_parts`; arguments are the same."""
     features, weights = weighted(features, weights)
     parts = parts or num_parts(len(features), head["bias"].shape[0])
-    share = functools.partial(_summed_loss, head)
-    return sum_of_parts(share, parts, features, labels, weights) / nonzero(jnp.sum(weights))
+    total = nonzero(jnp.sum(weights))
+    return sum_of_parts(_summed_loss, parts, head, features, labels, weights) / total
 
 
 def ridge_head(

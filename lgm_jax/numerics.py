@@ -49,35 +49,42 @@ def padded_rows(rows: int, num_classes: int, devices: int) -> int:
         parts = needed
 
 
-def sum_of_parts(function: Callable[..., Any], parts: int, *arrays: Array) -> Any:
-    """`function(*arrays)`, a sum over rows, computed for a part of the rows at a time.
+def sum_of_parts(function: Callable[..., Any], parts: int, common: Any, *arrays: Array) -> Any:
+    """`function(common, *arrays)`, a sum over rows, computed for a part of the rows at a time.
 
-    Nothing of a part is kept for the gradient. Every part takes rows from everywhere in the arrays,
-    so that where devices share the rows, each computes on its own: consecutive rows of a part
-    would all be one device's, and move.
+    Nothing of a part is kept for the gradient. Each device takes its own rows in parts and adds up
+    on its own, and all of them once at the end, in the gradient of `common` too: the compiler would
+    have them add up after every part.
 
     Args:
         function: Returns a pytree of sums over the rows of its arguments.
         parts: How many.
+        common: What all rows have in common, a pytree of arrays.
         arrays: Arrays with as many rows; rows of zeros must add nothing to the sums.
     """
     if parts == 1:
-        return function(*arrays)
-    missing = -arrays[0].shape[0] % parts
-    stacked = []
-    for array in arrays:
-        if missing:
-            array = jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-        stacked.append(array.reshape(-1, parts, *array.shape[1:]))
-    once = jax.checkpoint(function, prevent_cse=False)
+        return function(common, *arrays)
+    devices = _num_devices()
+    stacked = [_stack(_stack(array, devices, 0), parts, 1) for array in arrays]
+    common = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (devices, *leaf.shape)), common)
+    of_devices = jax.vmap(function)
+    once = jax.checkpoint(of_devices, prevent_cse=False)
 
     def add(total: Any, part: Array) -> tuple[Any, None]:
         rows = (jax.lax.dynamic_index_in_dim(array, part, 1, keepdims=False) for array in stacked)
-        return jax.tree.map(jnp.add, total, once(*rows)), None
+        return jax.tree.map(jnp.add, total, once(common, *rows)), None
 
-    shapes = jax.eval_shape(function, *(array[:, 0] for array in stacked))
+    shapes = jax.eval_shape(of_devices, common, *(array[:, 0] for array in stacked))
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, start, jnp.arange(parts))[0]
+    total, _ = jax.lax.scan(add, start, jnp.arange(parts))
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), total)
+
+
+def everywhere(tree: Any) -> Any:
+    """Arrays on all devices that share them: gathered once, where much is to be done with each."""
+    if _num_devices() == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, jax.sharding.PartitionSpec())
 
 
 def wide(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -94,6 +101,22 @@ def weighted(
         return features, jnp.ones_like(features, shape=features.shape[:1])
     weights = weights.astype(features.dtype)
     return jnp.where(weights[:, None] > 0, features, 0), weights
+
+
+def _num_devices() -> int:
+    """Devices that share arrays where this is traced: those of the mesh in JAX's context."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or mesh.manual_axes else mesh.size
+
+
+def _stack(array: Array, parts: int, axis: int) -> Array:
+    """Consecutive parts of an axis along an axis of their own before it; zeros fill up."""
+    missing = -array.shape[axis] % parts
+    if missing:
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, missing)
+        array = jnp.pad(array, widths)
+    return array.reshape(*array.shape[:axis], parts, -1, *array.shape[axis + 1 :])
 
 
 def _unit(tree: Any) -> tuple[Any, Bool[Array, ""]]:

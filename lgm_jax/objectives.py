@@ -43,7 +43,7 @@ from lgm_jax.heads import (
     ridge_head,
     tempered,
 )
-from lgm_jax.numerics import cosine_distance, nonzero
+from lgm_jax.numerics import cosine_distance, everywhere, nonzero
 
 __all__ = [
     "CLP",
@@ -247,6 +247,10 @@ class CLP:
         checks.flags(self, "head_per_copy")
 
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Features) -> Array:
+        if self.head_per_copy or synthetic.values.shape[0] <= synthetic.values.shape[1]:
+            # Fewer numbers than one sum for each copy, or than products of all pairs of views.
+            synthetic = everywhere(synthetic)
+
         def loss(weights: Float[Array, " s"]) -> Float[Array, ""]:
             return closed_form_probe_loss(
                 synthetic.values,
@@ -263,8 +267,8 @@ class CLP:
         if not self.head_per_copy:
             return loss(synthetic.weights)
 
-        # Rows of the other copies have no weight, so that none has to move to another device. One
-        # after another, for the class scores of all real images take memory.
+        # Rows of the other copies have no weight: no order of the rows is known. One after another,
+        # for the class scores of all real images take memory.
         def of_copy(copy: Int[Array, ""]) -> tuple[Array, Array]:
             weights = jnp.where(synthetic.copy == copy, synthetic.weights, 0)
             return loss(weights), jnp.any(weights > 0)

@@ -363,7 +363,10 @@ def _noun(
         section = _section(name)
     elif name not in known:
         section = f"{key}_options." if key == "objective" else f"{section}options."
-    named = {section + field: value for field, value in description.items() if field != "type"}
+    fields = {name: value for name, value in description.items() if name != "type"}
+    # Every parametrisation has a resolution, whose key is not among its options.
+    side = {"images.resolution": fields.pop("resolution")} if key == "images.kind" else {}
+    named = side | {section + field: value for field, value in fields.items()}
     return named if name == default else {key: name, **named}
 
 

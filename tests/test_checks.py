@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import backbones, checks, data, distill, images, plan, probe
-from lgm_jax.augment import Augmentation, random_box
-from lgm_jax.data.sampling import Order, step_indices
+from lgm_jax import (
+    backbones,
+    checks,
+    data,
+    distill,
+    images,
+    objectives,
+    plan,
+    plugins,
+    probe,
+    settings,
+)
+from lgm_jax.augment import PRESETS, Augmentation, random_box
+from lgm_jax.data.sampling import Order
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views
 
-RECIPE = distill.Recipe(num_classes=3, resolution=8, crop=8)
+TASK = distill.Distillation(num_classes=3, parametrisation=images.Pyramid(8), crop=8)
+PYRAMID, PIXELS = TASK.parametrisation, images.Pixels(8)
+UPDATES, REAL = settings.Updates(), settings.RealViews()
 PROTOCOL = probe.Protocol(
     epochs=1, batch=4, runs=1, crop=8, augment="views", augmentation=Augmentation()
 )
@@ -27,14 +42,11 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("options", "name", "typo", "meant"),
     [
-        (RECIPE, "schedule", "cosin", "cosine"),
-        (RECIPE, "kind", "pixel", "pixels"),
-        (RECIPE, "init", "nosie", "noise"),
-        (RECIPE, "label_kind", "sfot", "soft"),
-        (RECIPE, "objective", "lmg", "lgm"),
-        (RECIPE, "objective", "LGM", "lgm"),
-        (RECIPE, "real", "steam", "stream"),
-        (RECIPE, "sampling", "shufle", "shuffle"),
+        (UPDATES, "schedule", "cosin", "cosine"),
+        (PYRAMID, "init", "nosie", "noise"),
+        (PIXELS, "init", "rael", "real"),
+        (TASK, "labels", "sfot", "soft"),
+        (REAL, "sampling", "shufle", "shuffle"),
         (PROTOCOL, "solver", "lbgfs", "lbfgs"),
         (PROTOCOL, "augment", "view", "views"),
         (Augmentation(), "crops", "insid", "inside"),
@@ -44,19 +56,44 @@ def test_a_typo_in_a_value_is_refused_with_the_value_that_was_meant(options, nam
     with pytest.raises(UserError, match=rf"unknown {name} '{typo}'.*{meant}") as error:
         dataclasses.replace(options, **{name: typo})
     assert "\n" not in str(error.value)
+    assert f"did you mean {meant}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "typo", "meant"),
+    [
+        ("objective", objectives.OBJECTIVES, "lmg", "lgm"),
+        ("objective", objectives.OBJECTIVES, "LGM", "lgm"),
+        ("parametrisation", images.PARAMETRISATIONS, "pixel", "pixels"),
+        ("augmentation", PRESETS, "papr", "paper"),
+    ],
+)
+def test_a_typo_in_a_name_is_refused_with_the_name_that_was_meant(kind, known, typo, meant):
+    with pytest.raises(UserError, match=rf"unknown {kind} '{typo}'.*{meant}") as error:
+        plugins.make(kind, typo, known, {})
+    assert "\n" not in str(error.value)
     if typo != typo.upper():
         assert f"did you mean {meant}" in str(error.value)
+
+
+def test_a_typo_in_a_source_is_refused_with_the_one_that_was_meant():
+    with pytest.raises(UserError, match=r"unknown real 'steam'.*did you mean stream"):
+        settings.RealViews(source="steam")
 
 
 @pytest.mark.parametrize(
     ("options", "values"),
     [
-        (RECIPE, {"num_classes": (0, 1), "ipc": (0, -1), "copies": (0, -3)}),
-        (RECIPE, {"resolution": (0,), "crop": (0, 9, -8), "real_views": (0,)}),
-        (RECIPE, {"learning_rate": (0.0, -1.0, NAN, INF), "labels_learning_rate": (0.0, NAN)}),
-        (RECIPE, {"head_std": (-0.1, NAN, INF), "ridge": (0.0, -1.0, NAN), "temperature": (-1.0,)}),
-        (RECIPE, {"grow_every": (-1,), "grow_delay": (-1,), "start_resolution": (0, -4)}),
-        (RECIPE, {"center_crop_copies": (-1, 11), "steps": (-1,)}),
+        (TASK, {"num_classes": (0, 1), "ipc": (0, -1), "copies": (0, -3)}),
+        (TASK, {"crop": (0, 9, -8), "center_crop_copies": (-1, 11)}),
+        (PYRAMID, {"resolution": (0,), "grow_every": (-1,), "grow_delay": (-1,)}),
+        (PYRAMID, {"start_resolution": (0, -4)}),
+        (PIXELS, {"resolution": (0, -1)}),
+        (UPDATES, {"learning_rate": (0.0, -1.0, NAN, INF), "labels_learning_rate": (0.0, NAN)}),
+        (UPDATES, {"steps": (-1,)}),
+        (REAL, {"views": (0,)}),
+        (objectives.LGM(), {"head_std": (-0.1, NAN, INF)}),
+        (objectives.CLP(), {"ridge": (0.0, -1.0, NAN), "temperature": (-1.0, 0.0)}),
         (PROTOCOL, {"epochs": (0,), "batch": (0, -1), "runs": (0,), "views": (0,), "crop": (0,)}),
         (PROTOCOL, {"learning_rate": (0.0, NAN), "ridge": (-1.0, NAN)}),
         (Augmentation(), {"flip": (-0.1, 1.1, NAN), "noise": (2.0, NAN), "noise_std": (-1.0, INF)}),
@@ -76,15 +113,39 @@ def test_a_value_out_of_range_is_refused_by_name(options, values):
 
 
 def test_values_that_contradict_each_other_are_refused():
-    for changes in (
-        {"schedule": "cosine", "steps": 0},
-        {"init": "real"},
-        {"copies": 2, "center_crop_copies": 3},
-    ):
-        with pytest.raises(UserError):
-            dataclasses.replace(RECIPE, **changes)
+    with pytest.raises(UserError, match="steps"):
+        settings.Updates(schedule="cosine", steps=0)
+    with pytest.raises(UserError, match="unknown init 'real'"):
+        images.Pyramid(8, init="real")
+    with pytest.raises(UserError, match="center_crop_copies"):
+        dataclasses.replace(TASK, copies=2, center_crop_copies=3)
     with pytest.raises(UserError, match="lbfgs"):
         dataclasses.replace(PROTOCOL, solver="lbfgs", augment="fresh")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("objective", objectives.LGM), ("augmentation", Augmentation)]
+)
+def test_a_class_in_place_of_a_thing_is_refused(field, value):
+    with pytest.raises(UserError, match=rf"{field} must be a thing such as .*\(\), not <class"):
+        dataclasses.replace(TASK, **{field: value})
+
+
+def test_names_in_place_of_things_are_refused_where_no_type_is_checked():
+    code = """
+from lgm_jax import distill, images
+from lgm_jax.errors import UserError
+plain = {"num_classes": 2, "parametrisation": images.Pixels(8), "crop": 8}
+for given in ({"objective": "lgm"}, {"parametrisation": images.Pyramid}, {"augmentation": "paper"}):
+    try:
+        distill.Distillation(**plain | given)
+    except UserError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert [line.split(" such as")[0] for line in done.stdout.splitlines()] == [
+        f"{name} must be a thing" for name in ("objective", "parametrisation", "augmentation")
+    ]
 
 
 @pytest.mark.parametrize("value", [None, "3", True, 2.5, NAN, [3], 3j])
@@ -116,13 +177,13 @@ def test_numbers_of_numpy_and_jax_are_numbers():
 
 
 def test_the_limits_themselves_are_options():
-    for changes in (
-        {"num_classes": 2, "ipc": 1, "copies": 1, "center_crop_copies": 1, "head_std": 0.0},
-        {"grow_every": 0, "start_resolution": 1024, "augmentation": None, "ridge": 1e-9},
-        {"schedule": "cosine", "steps": 1, "crop": 1, "learning_rate": 1e-9},
-        {"init": "real", "kind": "pixels", "copies": 3},
-    ):
-        dataclasses.replace(RECIPE, **changes)
+    least = {"num_classes": 2, "ipc": 1, "copies": 1, "center_crop_copies": 1, "crop": 1}
+    dataclasses.replace(TASK, **least, augmentation=None)
+    images.Pyramid(1, grow_every=0, start_resolution=1024)
+    images.Pixels(1, init="real")
+    objectives.LGM(head_std=0.0)
+    objectives.CLP(ridge=1e-9)
+    settings.Updates(1e-9, "cosine", 1)
     Augmentation(1.0, (1.0, 1.0), (0.1, 0.1), 0.0, -1.0, 0.0)
 
 
@@ -156,8 +217,6 @@ def test_functions_refuse_the_same():
     with pytest.raises(UserError, match=r"unknown init 'zeros'.*zero"):
         images.grow_pyramid(levels, KEY, 1, "zeros")
     labels = np.zeros(4, np.int32)
-    with pytest.raises(UserError, match=r"unknown sampling 'balance'.*balanced"):
-        step_indices("balance", KEY, 0, 2, jnp.asarray(labels), 1)
     with pytest.raises(UserError, match=r"unknown sampling 'balance'.*balanced"):
         Order("balance", KEY, labels, 1)
     with pytest.raises(UserError, match="unknown crops 'out'"):

@@ -12,7 +12,7 @@ import pytest
 
 from configs import _paper, _recipes, imagenette_folder, quickstart
 from lgm_jax import images as image_ops
-from lgm_jax import session
+from lgm_jax import settings
 from lgm_jax.augment import Augmentation, augment, center_crop
 from lgm_jax.resample import crop_matrix, enlarge_matrix
 
@@ -52,15 +52,15 @@ def _places(augmentation: Augmentation, height: int, width: int) -> np.ndarray:
 @functools.cache
 def _recipe(name: str, preset: str | None):
     if name == "imagenette_folder":
-        return session.make_recipe(imagenette_folder.get_config(), 10, 224)
+        return settings.make_recipe(imagenette_folder.get_config(), 10, 224)
     if name == "quickstart":
-        return session.make_recipe(quickstart.get_config(), 10, 32)
-    return session.make_recipe(_recipes.recipe(preset, "dinov2", "in100"), 100, 224)
+        return settings.make_recipe(quickstart.get_config(), 10, 32)
+    return settings.make_recipe(_recipes.recipe(preset, "dinov2", "in100"), 100, 224)
 
 
 @pytest.mark.parametrize("preset", _paper.PRESETS)
 def test_published_presets_crop_by_the_authors_law(preset):
-    augmentation = _recipe("dinov2_in100", preset).augmentation
+    augmentation = _recipe("dinov2_in100", preset).task.augmentation
     top, left, height, width = (_places(augmentation, 64, 64) / 64).T
     area = height * width
     # Four standard errors; uniform on 0.08 to 1, of which nothing is rejected.
@@ -88,7 +88,7 @@ def test_crops_lie_inside_by_default(augmentation):
     assert max((top + height).max(), (left + width).max()) < 1 + 1e-3
     assert min(top.min(), left.min()) > -1e-3
     for name in ("quickstart", "imagenette_folder"):
-        assert _recipe(name, None).augmentation.crops == "inside"
+        assert _recipe(name, None).task.augmentation.crops == "inside"
 
 
 def test_beyond_the_image_crops_are_black_and_get_noise_like_the_rest():

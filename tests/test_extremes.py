@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import distill, objectives, sharding
+from lgm_jax import objectives
 from lgm_jax.errors import UserError
 
 K, D, RIDGE, TEMPERATURE = 5, 12, 0.1, 0.2
@@ -137,31 +137,6 @@ def test_rows_without_weight_count_for_nothing_even_if_they_are_not_finite(loss)
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)
     np.testing.assert_allclose(slope[:7], expected[1], rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(slope[7:], 0)
-
-
-@pytest.mark.parametrize("objective", LOSSES)
-def test_rows_that_fill_up_a_step_count_for_nothing_even_if_they_are_not_finite(objective):
-    (syn, labels_syn), (real, labels_real) = _set(1, 2 * K), _set(2, 20)
-    recipe = distill.Recipe(
-        num_classes=K, resolution=8, crop=8, ipc=2, copies=1, objective=objective
-    )
-    prepare = distill.make_prepare(recipe, jax.random.key(0))
-
-    def value_and_slope(syn, labels_syn, real, labels_real):
-        match = prepare(real, labels_real, jnp.int32(0))
-        weights = (labels_syn != sharding.PADDING).astype(jnp.float32)
-        return jax.value_and_grad(match)(syn, labels_syn, weights)
-
-    def fill_up(features, labels):
-        nothing = jnp.full((2, D), jnp.nan).at[1].set(jnp.inf)
-        padding = jnp.full(2, sharding.PADDING, labels.dtype)
-        return jnp.concatenate([features, nothing]), jnp.concatenate([labels, padding])
-
-    expected = value_and_slope(syn, labels_syn, real, labels_real)
-    value, slope = value_and_slope(*fill_up(syn, labels_syn), *fill_up(real, labels_real))
-    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
-    np.testing.assert_allclose(slope[:-2], expected[1], rtol=1e-3, atol=1e-7)
-    np.testing.assert_array_equal(slope[-2:], 0)
 
 
 @each_loss

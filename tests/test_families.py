@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lgm_jax import backbones, distill, sharding
+from lgm_jax import backbones, devices, distill, features, objectives
 from lgm_jax.backbones import specs
 from lgm_jax.backbones.vit import PoolSpec
+from lgm_jax.images import Pyramid
 
 KEY = jax.random.key(0)
 
@@ -45,35 +46,51 @@ def make_apply(spec, dtype=jnp.float32):
     return backbones.make_apply(definition, spec, specs.IMAGENET, dtype)
 
 
-def trace_step(spec, microbatch_size=None):
-    """Traces a step on a mesh of one device, as `launch.py` runs it; gives the types of its end."""
+def trace_step(spec, microbatch=None):
+    """Traces a step, and the embedding of real images, as a run has them; returns their types."""
     side = spec.resolution
-    recipe = distill.Recipe(num_classes=3, resolution=side, crop=side, copies=2)
-    mesh, apply = sharding.make_mesh(jax.devices()[:1]), make_apply(spec)
-    real = distill.make_stream(apply, recipe, KEY, mesh=mesh, microbatch_size=microbatch_size)
-    step = distill.make_step(apply, recipe, KEY, real, mesh=mesh, microbatch_size=microbatch_size)
-    state = jax.eval_shape(lambda: sharding.place(mesh, distill.init_state(KEY, recipe)))
-    memory = distill.Memory(
-        jax.ShapeDtypeStruct((5, side, side, 3), jnp.uint8), jax.ShapeDtypeStruct((5,), jnp.int32)
-    )
-    return jax.eval_shape(step, state, backbones.abstract_params(spec), memory), state
+    task = distill.Distillation(3, Pyramid(side), side, copies=2)
+    mesh, apply = devices.make_mesh(3, 2, jax.devices()[:1]), make_apply(spec)
+    params = backbones.abstract_params(spec)
+    images = jax.ShapeDtypeStruct((6, side, side, 3), jnp.uint8)
+    labels, weights = (jax.ShapeDtypeStruct((6,), dtype) for dtype in (jnp.int32, jnp.float32))
+    values = features.embed_views.jitted.trace(
+        params,
+        images,
+        KEY,
+        jax.ShapeDtypeStruct((6, 1), jnp.int32),
+        apply=apply,
+        crop=side,
+        augmentation=task.augmentation,
+        mesh=mesh,
+        size=microbatch,
+    ).out_info
+    real = objectives.Features(values, labels, weights, labels, labels, 3)
+    step = distill.make_update(task, [apply], KEY, mesh=mesh, microbatch=microbatch)
+    state = jax.eval_shape(lambda: distill.init_state(task, KEY))
+    return jax.eval_shape(step, state, [params], [real]), state, values
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_step_is_traced_on_a_mesh(name):
     """JAX checks there that what varies among devices is told from what does not."""
-    (after, loss), state = trace_step(FAMILIES[name], microbatch_size=2)
+    spec = FAMILIES[name]
+    (after, metrics), state, values = trace_step(spec, microbatch=2)
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
     )
-    assert (loss.shape, loss.dtype) == ((), jnp.float32)
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in metrics.items()} == {
+        "loss": ((), jnp.float32)
+    }
+    assert (values.shape, values.dtype) == ((6, spec.feature_dim), jnp.float32)
 
 
 @pytest.mark.parametrize("pool", [PoolSpec("mean", 2), PoolSpec("cls+mean", 2)])
 def test_a_step_is_traced_for_every_pooling(pool):
     spec = dataclasses.replace(FAMILIES["dinov2_vits14_reg"], pool=pool)
-    (_, loss), _ = trace_step(spec)
-    assert loss.shape == ()
+    (_, metrics), _, values = trace_step(spec)
+    assert metrics["loss"].shape == ()
+    assert values.shape == (6, spec.feature_dim)
 
 
 def kept_for_mlp(spec, dtype):

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lgm_jax import features
+from lgm_jax import devices, features
 from lgm_jax.augment import Augmentation, augment, center_crop, to_float
 from lgm_jax.backbones import Backbone, load
 from lgm_jax.data.dataset import ArraySplit, Split
-from lgm_jax.features import Rows, Views, embed
+from lgm_jax.errors import UserError
+from lgm_jax.features import Rows, Views, embed, embed_views
 
 KEY = jax.random.key(3)
 FLIPS = Views(16, Augmentation(), 3)
@@ -189,9 +190,32 @@ def test_shards_make_one_array():
     assert rows.whole().sum() == 12
 
 
-def test_class_means_are_over_all_views_and_shards():
-    rng = np.random.default_rng(0)
-    values, labels = rng.normal(size=(3, 5, 2)).astype(np.float32), np.asarray([0, 1, 1, 2, 0])
-    rows = features.Rows(np.split(values.reshape(15, 2), [7, 14]), 3)
-    means = [values[:, labels == c].reshape(-1, 2).mean(0) for c in range(3)]
-    np.testing.assert_allclose(rows.class_means(labels), means, rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("size", [1, 4, 11, 20])
+def test_views_in_microbatches_are_the_views(backbone, split, size):
+    images = jnp.asarray(split.inner.images)
+    places = jnp.stack([jnp.arange(11) % 3, jnp.arange(11)], axis=1).astype(jnp.int32)
+    common = {"apply": backbone.apply, "crop": 16, "augmentation": Augmentation()}
+    mesh = devices.make_mesh()
+    arguments = backbone.params, images, KEY, places
+    whole = embed_views(*arguments, **common, mesh=mesh)
+    parts = embed_views(*arguments, **common, mesh=mesh, size=size)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+    # Places are folded in one after the other, and each view has its own.
+    keys = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(KEY, place[0]), place[1]))
+    views = augment(keys(places), images, 16, Augmentation())
+    expected = backbone.apply(backbone.params, views)
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_that_cannot_be_read_ahead_is_an_error(backbone, split, monkeypatch):
+    """Of the last of several batches, which a thread reads while the one before is embedded."""
+    load = split.load
+
+    def load_some(indices: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+        if 7 in indices:
+            raise UserError("cannot read image 7")
+        return load(indices, places)
+
+    monkeypatch.setattr(split, "load", load_some)
+    with pytest.raises(UserError, match="cannot read image 7"):
+        embed(backbone, split, Views(16), KEY)

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
-from jax.sharding import PartitionSpec
-from scale import KEY, make_feed, make_params, make_recipe, make_state
+from scale import KEY, make_params, make_real, make_state, make_task
 from scale import apply as toy_apply
 
-from lgm_jax import backbones, distill, sharding
+from lgm_jax import backbones, devices, distill, objectives
 from lgm_jax.backbones import abstract_params, abstract_vit, make_apply, specs
 from lgm_jax.errors import UserError
+from lgm_jax.features import embed_views
+from lgm_jax.images import Pyramid
 
 FORWARD, BACKWARD = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaSoftmaxBackward("
 VIEWS = 2
@@ -66,6 +67,10 @@ def _network(name, side, dtype="bfloat16"):
     return spec, apply, abstract_params(spec)
 
 
+def _mesh():
+    return devices.make_mesh(devices=jax.devices()[:1])
+
+
 def _lowered(function, *arguments, platform="cuda"):
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
@@ -76,17 +81,17 @@ def _lowered(function, *arguments, platform="cuda"):
 def test_every_family_is_differentiated_by_the_kernel_that_auto_takes(name, times):
     """At the resolution it is used at and at twice that, under `shard_map` as in the step."""
     side = times * specs.NAMES[name].resolution
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = _mesh()
     spec, apply, params = _network(name, side)
     assert _chosen(spec) == "cudnn"
 
     def gradient(params, images):
         def of_device(params, images):
-            common = sharding.own(params, mesh)
+            common = devices.varying(params)
             return jax.grad(lambda images: jnp.sum(apply(common, images) ** 2))(images)
 
-        layout = (PartitionSpec(), sharding.DIVIDED)
-        return sharding.over_devices(of_device, mesh, layout, sharding.DIVIDED)(params, images)
+        layout = (devices.EVERYWHERE, devices.ROWS)
+        return devices.on_mesh(of_device, mesh, layout, devices.ROWS)(params, images)
 
     text = _lowered(gradient, params, jax.ShapeDtypeStruct((VIEWS, side, side, 3), jnp.float32))
     assert (text.count(FORWARD), text.count(BACKWARD)) == (1, 1)
@@ -100,22 +105,32 @@ def test_every_family_is_differentiated_by_the_kernel_that_auto_takes(name, time
 @pytest.mark.parametrize("size", [None, 1])
 def test_a_whole_step_lowers_for_a_gpu(size):
     """Real and synthetic images in the backbone, whole and in microbatches, the state donated."""
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    side = 28
+    mesh, side = _mesh(), 28
     _, apply, params = _network("dinov2_vits14", side)
-    recipe = make_recipe(2, "stream", resolution=side, crop=side, start_resolution=4)
-    real = distill.make_stream(apply, recipe, KEY, mesh=mesh, microbatch_size=size)
-    step = distill.make_step(
-        apply, recipe, KEY, real, mesh=mesh, microbatch_size=size, source_specs=PartitionSpec()
+    task = make_task(2, parametrisation=Pyramid(side, start_resolution=4), crop=side)
+    images = jax.ShapeDtypeStruct((4, side, side, 3), jnp.uint8)
+    traced = embed_views.jitted.trace(
+        params,
+        images,
+        KEY,
+        jax.ShapeDtypeStruct((4, 1), jnp.int32),
+        apply=apply,
+        crop=side,
+        augmentation=task.augmentation,
+        mesh=mesh,
+        size=size,
     )
-    state = sharding.place(mesh, make_state(recipe))
-    memory = distill.Memory(
-        jax.ShapeDtypeStruct((4, side, side, 3), jnp.uint8), jax.ShapeDtypeStruct((4,), jnp.int32)
-    )
-    donating = jax.jit(step, donate_argnums=0).trace(state, params, memory)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert (text.count(FORWARD), text.count(BACKWARD)) == (1, 0)
+
+    values = traced.out_info
+    labels, weights = (jax.ShapeDtypeStruct((4,), dtype) for dtype in (jnp.int32, jnp.float32))
+    real = objectives.Features(values, labels, weights, labels, labels, 2)
+    step = distill.make_step(task, [apply], KEY, mesh=mesh, microbatch=size)
+    donating = step.jitted.trace(distill.init(task, KEY, mesh=mesh), [params], [real])
     text = donating.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count(BACKWARD) == 1
-    assert text.count(FORWARD) >= 2
+    assert text.count(FORWARD) >= 1
     assert "jax.buffer_donor" in text or "tf.aliasing_output" in text
 
 
@@ -124,23 +139,19 @@ def test_a_whole_step_lowers_for_a_gpu(size):
     ("source", "changes"),
     [
         ("stream", {}),
-        ("exact", {"objective": "sfm"}),
-        ("cached", {"objective": "clp"}),
-        ("cached", {"label_kind": "soft"}),
+        ("exact", {"objective": objectives.SFM()}),
+        ("cached", {"objective": objectives.CLP()}),
+        ("cached", {"objective": objectives.CLP(head_per_copy=True)}),
+        ("cached", {"labels": "soft"}),
     ],
 )
 def test_every_objective_lowers_for_every_kind_of_device(source, changes, platform):
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    recipe = make_recipe(3, source, **changes)
-    real, feed, specs = make_feed(recipe, mesh, 3)
-    step = distill.make_step(
-        toy_apply, recipe, KEY, real, mesh=mesh, source_specs=specs, microbatch_size=3
-    )
-    state = sharding.place(mesh, make_state(recipe))
-    assert "func.func public @main" in _lowered(step, state, make_params(), feed, platform=platform)
-    assert "func.func public @main" in _lowered(
-        distill.make_grow(recipe, KEY, mesh=mesh), state, platform=platform
-    )
+    """With a pyramid that grows within the step."""
+    mesh, task = _mesh(), make_task(3, **changes)
+    features = make_real(task, source, mesh)(0)
+    step = distill.make_update(task, [toy_apply], KEY, mesh=mesh, microbatch=3)
+    arguments = make_state(task), [make_params()], features
+    assert "func.func public @main" in _lowered(step, *arguments, platform=platform)
 
 
 def _through_xla(monkeypatch):

@@ -1,4 +1,4 @@
-"""Many devices: the laws of `on_eight_devices.py`, and the program as a person starts it there."""
+"""Many devices: their laws and what they exchange, and the program as a person starts it there."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def run_on_eight_devices(*command: str) -> str:
 
 
 @pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_laws_of_many_devices(which):
-    output = run_on_eight_devices("-m", "pytest", "-q", "tests/on_eight_devices.py", "-m", which)
+@pytest.mark.parametrize("laws", ["on_eight_devices", "collectives"])
+def test_laws_of_many_devices(laws, which):
+    output = run_on_eight_devices("-m", "pytest", "-q", f"tests/{laws}.py", "-m", which)
     assert " passed" in output
     assert "skipped" not in output
 

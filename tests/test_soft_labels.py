@@ -75,7 +75,7 @@ def test_logits_get_the_update_of_an_adam_that_never_began_anew(vit, streamed, h
         images = before.params["images"]
         if SOFT.parametrisation.grows_at(number):
             key = jax.random.fold_in(jax.random.fold_in(KEY, distill._GROW), number)
-            images = SOFT.parametrisation.grow(key, images, number)
+            images = SOFT.parametrisation.grow(key, jax.tree.map(jnp.asarray, images), number)
         gradient = slope(before.params["logits"], images, before.step, streamed(number))
         updates, state = own.update(gradient, state)
         logits = optax.apply_updates(logits, updates)

@@ -42,16 +42,18 @@ def test_decode_is_the_authors_rendering(resolution, active):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)  # measured: 1.2e-7
 
 
-def test_adam_across_growth_is_torchs_created_anew():
-    grow_every, steps = 4, 11
-    recipe = distill.Recipe(2, resolution=8, crop=8, learning_rate=0.01, grow_every=grow_every)
+def test_adam_across_growth_is_torchs_created_anew(monkeypatch):
+    """The gradients are given; what the step makes of them is what is compared."""
+    grow_every, steps, rate = 4, 11, 0.01
+    made = images.Pyramid(8, grow_every=grow_every)
+    task = distill.Distillation(2, made, 8, optimizer=optax.adam(rate))
     key = jax.random.key(0)
     rng = np.random.default_rng(0)
 
     def draw(step: int) -> list[np.ndarray]:
         """A gradient of every level, from below Adam's epsilon to far above; zero if inactive."""
-        shapes = [(2, size, size, 3) for size in recipe.sizes]
-        active = recipe.num_active(step)
+        shapes = [(2, size, size, 3) for size in made.sizes]
+        active = made.num_active(step)
         return [
             (rng.normal(size=shape) * 10 ** rng.uniform(-9, 0, shape) * (i < active)).astype("f4")
             for i, shape in enumerate(shapes)
@@ -59,42 +61,36 @@ def test_adam_across_growth_is_torchs_created_anew():
 
     gradients = [draw(step) for step in range(steps)]
 
-    @jax.jit
-    def step(state, params, gradient):
-        optimizer = optax.adam(recipe.learning_rate)
-        updates, opt_state = optimizer.update(gradient, state.opt_state)
-        levels = optax.apply_updates(state.levels, updates)
-        return distill.State(state.step + 1, levels, opt_state), jnp.zeros(())
+    def make_linear_loss(*arguments, **named):
+        def loss(params, step, backbone_params, real):
+            return sum(jnp.sum(a * b) for a, b in zip(params["images"], real, strict=True))
 
-    grown = []
+        return loss
 
-    def grow(state):
-        grown.append(make(state))
-        return grown[-1]
-
-    make = jax.jit(distill.make_grow(recipe, key))
-    start = distill.init_state(key, recipe)
-    states = distill.run(
-        step, grow, recipe, start, None, lambda i: tuple(map(jnp.asarray, gradients[i])), steps
-    )
+    monkeypatch.setattr(distill, "make_loss", make_linear_loss)
+    step = jax.jit(distill.make_update(task, [], key))
+    state = distill.init_state(task, key)
 
     def parameter(value) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.tensor(np.asarray(value)))
 
-    theirs = [parameter(start.levels[0])]
-    optimizer = torch.optim.Adam(theirs, lr=recipe.learning_rate)
-    for number, (state, _) in enumerate(states):
+    theirs = [parameter(state.params["images"][0])]
+    optimizer = torch.optim.Adam(theirs, lr=rate)
+    for number in range(steps):
         if number in (grow_every, 2 * grow_every):
             count = len(theirs)
             theirs = [parameter(level.detach() * count / (count + 1)) for level in theirs]
-            theirs.append(parameter(grown[-1].levels[count]))
+            drawn = jax.random.fold_in(jax.random.fold_in(key, distill._GROW), number)
+            grown = made.grow(drawn, state.params["images"], number)
+            theirs.append(parameter(grown[count]))
             assert theirs[-1].std() > 0.5 / (count + 1)  # The new level is drawn.
-            optimizer = torch.optim.Adam(theirs, lr=recipe.learning_rate)
+            optimizer = torch.optim.Adam(theirs, lr=rate)
         for level, gradient in zip(theirs, gradients[number], strict=False):
             level.grad = torch.from_numpy(gradient)
         optimizer.step()
-        for ours, level in zip(state.levels, theirs, strict=False):
+        state, _ = step(state, [], tuple(map(jnp.asarray, gradients[number])))
+        levels = state.params["images"]
+        for ours, level in zip(levels, theirs, strict=False):
             np.testing.assert_allclose(ours, level.detach(), rtol=0, atol=1e-6)  # 3.6e-7
-        assert all(not np.any(level) for level in state.levels[len(theirs) :])
-    assert len(grown) == 2
+        assert all(not np.any(level) for level in levels[len(theirs) :])
     assert len(theirs) == 3

@@ -7,23 +7,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 import torch.nn.functional as F
 
 from lgm_jax import distill, objectives
-from lgm_jax.augment import center_crop
+from lgm_jax.images import Pyramid
 
 CLASSES, SIDE, HIDDEN, FEATURES = 3, 12, 16, 6
-RECIPE = distill.Recipe(
+TASK = distill.Distillation(
     num_classes=CLASSES,
-    resolution=SIDE,
+    parametrisation=Pyramid(SIDE, start_resolution=2, grow_every=3),
     crop=SIDE,
     ipc=2,
     copies=1,
     augmentation=None,
-    learning_rate=0.05,
-    start_resolution=2,
-    grow_every=3,
+    optimizer=optax.adam(0.05),
 )
 STEPS, GROWTHS = 11, (3, 6, 9)
 
@@ -76,38 +75,35 @@ def test_a_whole_run_is_pytorchs(x64, monkeypatch):
         return torch.tanh(images.flatten(1) @ torch.tensor(first)) @ torch.tensor(second)
 
     key = jax.random.key(0)
-    memory = distill.Memory(jnp.asarray(pixels), jnp.asarray(labels))
-
-    def everything(params, memory, _):
-        images = center_crop(distill.to_float(memory.images), RECIPE.crop)
-        return apply(params, images), memory.labels
-
-    step = jax.jit(distill.make_step(apply, RECIPE, key, everything))
-    grow = jax.jit(distill.make_grow(RECIPE, key))
-    drawn = []
-
-    def grow_and_note(state):
-        state = grow(state)
-        drawn.append(state.levels[RECIPE.num_active(int(state.step)) - 1])
-        return state
+    numbers = jnp.arange(9, dtype=jnp.int32)
 
     def widen(leaf):
         return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
 
-    start = jax.tree.map(widen, distill.init_state(key, RECIPE))
     params = jnp.asarray(first), jnp.asarray(second)
-    run = distill.run(step, grow_and_note, RECIPE, start, params, lambda _: memory, STEPS)
+    everything = objectives.Features(
+        apply(params, jnp.asarray(pixels / 255)),
+        jnp.asarray(labels),
+        jnp.ones(9),
+        numbers,
+        jnp.zeros_like(numbers),
+        CLASSES,
+    )
+    step = jax.jit(distill.make_update(TASK, [apply], key))
+    start = state = jax.tree.map(widen, distill.init_state(TASK, key))
 
     real = torch_apply(torch.from_numpy(pixels / 255))
     labels_real = torch.from_numpy(labels).long()
     labels_syn = torch.arange(CLASSES).repeat_interleave(2)
-    theirs = [make_parameter(level) for level in start.levels[:2]]
+    theirs = [make_parameter(level) for level in start.params["images"][:2]]
     adam = torch.optim.Adam(theirs, lr=0.05)
-    for number, (state, loss) in enumerate(run):
+    for number in range(STEPS):
         if number in GROWTHS:
             count = len(theirs)
             theirs = [torch.nn.Parameter(x.detach() * (count / (count + 1))) for x in theirs]
-            theirs.append(make_parameter(drawn[-1]))
+            drawn = jax.random.fold_in(jax.random.fold_in(key, distill._GROW), number)
+            grown = TASK.parametrisation.grow(drawn, state.params["images"], number)
+            theirs.append(make_parameter(grown[count]))
             adam = torch.optim.Adam(theirs, lr=0.05)
         adam.zero_grad()
         synthetic = head_gradient(kernel, torch_apply(render(theirs)), labels_syn)
@@ -115,11 +111,12 @@ def test_a_whole_run_is_pytorchs(x64, monkeypatch):
         expected = 1 - F.cosine_similarity(synthetic, target, dim=0)
         expected.backward()
         adam.step()
+        state, metrics = step(state, [params], [everything])
         # Measured: 4e-14, of losses and of parameters of size 1.
-        np.testing.assert_allclose(loss, expected.item(), rtol=0, atol=1e-11)
-        for ours, level in zip(state.levels, theirs, strict=False):
+        np.testing.assert_allclose(metrics["loss"], expected.item(), rtol=0, atol=1e-11)
+        for ours, level in zip(state.params["images"], theirs, strict=False):
             assert ours.dtype == jnp.float64
             np.testing.assert_allclose(
                 ours, np.moveaxis(level.detach().numpy(), 1, -1), rtol=0, atol=1e-11
             )
-    assert len(theirs) == len(state.levels) == 5
+    assert len(theirs) == len(state.params["images"]) == 5
