@@ -167,18 +167,7 @@ def parse(
         flags.DEFINE_integer(name, None, "of several", flag_values=values)
         for name in ("num_processes", "process_id")
     ]
-    try:
-        rest = values(argv)
-    # A config file is Python, and may raise anything.
-    except Exception as error:
-        said = find_user_error(error)
-        if said is not None or isinstance(error, flags.Error):
-            raise UserError(str(said or _reason(error))) from error
-        reason = f"{type(error).__name__}: {error}"
-        named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
-        if named and isinstance(error, AttributeError | KeyError):
-            raise UserError(f"{' or '.join(named)} is not for this config: see its file") from error
-        raise UserError(f"the config file cannot be loaded: {reason}") from error
+    rest = _read_flags(values, argv)
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not a flag; see --help")
     config = config_flag.value
@@ -198,6 +187,22 @@ def parse(
         settings = public.settings(common.flatten(config))
         meeting = dataclasses.replace(meeting, settings=settings)
     return config, workdir.value or "", overwrite.value, meeting
+
+
+def _read_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parses flags, and so loads the config; returns what is no flag."""
+    try:
+        return values(argv)
+    # A config file is Python, and may raise anything.
+    except Exception as error:
+        said = find_user_error(error)
+        if said is not None or isinstance(error, flags.Error):
+            raise UserError(str(said or _reason(error))) from error
+        reason = f"{type(error).__name__}: {error}"
+        named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
+        if named and isinstance(error, AttributeError | KeyError):
+            raise UserError(f"{' or '.join(named)} is not for this config: see its file") from error
+        raise UserError(f"the config file cannot be loaded: {reason}") from error
 
 
 def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
@@ -333,12 +338,10 @@ def run_stages(
         changed=common.changed(config),
     )
     named = split_list(config.stages)
-    # Ours in their order, and others before the report.
-    ours = [name for name in common.STAGES if name in named]
-    others = [name for name in named if name not in common.STAGES]
-    last = ours.index("report") if "report" in ours else len(ours)
+    order = [*common.STAGES[:-1], *(name for name in named if name not in common.STAGES)]
+    order.append(common.STAGES[-1])
     with contextlib.closing(session.run):
-        for stage in (*ours[:last], *others, *ours[last:]):
+        for stage in filter(named.__contains__, order):
             try:
                 plugins.resolve("stage", stage, stages.STAGES)(session)
             except Exception as error:

@@ -210,24 +210,6 @@ def make_embed(
     mesh, view_key = _mesh_for(task, mesh), jax.random.fold_in(key, _VIEW)
     copies_here = -(-task.copies // mesh.shape[devices.COPY])
 
-    def views(
-        key: Key[Array, ""], params: Any, images: Array, copies: Array, step: Array
-    ) -> Float[Array, "s c r r 3"]:
-        pixels = task.parametrisation.decode(params, step)
-        keys = jax.vmap(lambda i: _fold_each(jax.random.fold_in(key, i), copies))(images)
-        augmented = augment(
-            rearrange(keys, "s c -> (s c)"),
-            repeat(pixels, "s h w ch -> (s c) h w ch", c=len(copies)),
-            task.crop,
-            task.augmentation,
-        )
-        augmented = rearrange(augmented, "(s c) ... -> s c ...", c=len(copies))
-        if not task.center_crop_copies:
-            return augmented
-        plain = center_crop(pixels, task.crop)[:, None]
-        chosen = rearrange(copies < task.center_crop_copies, "c -> 1 c 1 1 1")
-        return jnp.where(chosen, plain, augmented)
-
     def part(backbone_params: Any, params: Params, step: Array) -> tuple[Array, ...]:
         """The rows of one device."""
         own = devices.varying(params, (devices.COPY,))
@@ -238,7 +220,7 @@ def make_embed(
         copies = devices.numbers_here(copies_here, devices.COPY)
 
         def features(params: Any, images: Array, copies: Array) -> Float[Array, "s c d"]:
-            seen = views(key, params, images, copies, own_step)
+            seen = _views(task, key, params, images, copies, own_step)
             found = apply(own_params, rearrange(seen, "s c ... -> (s c) ..."))
             return rearrange(found, "(s c) d -> s c d", c=len(copies))
 
@@ -261,6 +243,31 @@ def make_embed(
         return Features(values, labels, weights, image, copy, task.num_classes, all_copies)
 
     return embed
+
+
+def _views(
+    task: Distillation,
+    key: Key[Array, ""],
+    params: Any,
+    images: Int[Array, " s"],
+    copies: Int[Array, " c"],
+    step: Int[Array, ""],
+) -> Float[Array, "s c r r 3"]:
+    """The views of some images in some copies; a view has a random key of its own."""
+    pixels = task.parametrisation.decode(params, step)
+    keys = jax.vmap(lambda i: _fold_each(jax.random.fold_in(key, i), copies))(images)
+    augmented = augment(
+        rearrange(keys, "s c -> (s c)"),
+        repeat(pixels, "s h w ch -> (s c) h w ch", c=len(copies)),
+        task.crop,
+        task.augmentation,
+    )
+    augmented = rearrange(augmented, "(s c) ... -> s c ...", c=len(copies))
+    if not task.center_crop_copies:
+        return augmented
+    plain = center_crop(pixels, task.crop)[:, None]
+    chosen = rearrange(copies < task.center_crop_copies, "c -> 1 c 1 1 1")
+    return jnp.where(chosen, plain, augmented)
 
 
 def make_loss(

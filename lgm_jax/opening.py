@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,28 +49,22 @@ def open_session(
     crop = distilled_against[0].resolution
     dataset = _load_data(config, settings.image_side(config, crop))
     recipe = settings.make_recipe(config, dataset.num_classes, crop)
-    if config.objective not in OBJECTIVES:
-        for backbone in distilled_against:
-            try_objective(recipe.task.objective, dataset.num_classes, backbone.feature_dim)
-    on_host = _check_fit(config, recipe, dataset)
+    on_host = _check_fit(config, recipe, dataset, distilled_against)
     crop_at = _crop_at(config, dataset, on_host=on_host)
     weights = settings.backbone_weights(config)
     source = None
     if config.images.source:
         side = recipe.task.parametrisation.resolution
         source = read_source(config.images.source, dataset, side, config.ipc)
-
-    def identity_of(recipe: settings.Recipe) -> dict[str, Any]:
-        return settings.identity_of(
-            recipe,
-            config.seed,
-            [backbone.fingerprint for backbone in distilled_against],
-            weights,
-            dataset.fingerprint,
-            crop_at,
-            None if source is None else content_hash(source),
-        )
-
+    identity_of = functools.partial(
+        settings.identity_of,
+        seed=config.seed,
+        backbones=[backbone.fingerprint for backbone in distilled_against],
+        weights=weights,
+        data=dataset.fingerprint,
+        crop_at=crop_at,
+        source=None if source is None else content_hash(source),
+    )
     workdir = os.fspath(paths.locate(workdir))
     recipe, command = _keep_growth(config, recipe, workdir, identity_of, command)
     identity = identity_of(recipe)
@@ -141,8 +136,13 @@ def _load_data(config: ConfigDict, resolution: int) -> Dataset:
     return dataset
 
 
-def _check_fit(config: ConfigDict, recipe: settings.Recipe, dataset: Dataset) -> bool:
+def _check_fit(
+    config: ConfigDict, recipe: settings.Recipe, dataset: Dataset, against: Sequence[Backbone]
+) -> bool:
     """Refuses what does not go together; returns whether the host reads the images of a step."""
+    if config.objective not in OBJECTIVES:
+        for backbone in against:
+            try_objective(recipe.task.objective, dataset.num_classes, backbone.feature_dim)
     real, views = recipe.real, recipe.task.num_views
     if real.source != "stream" and recipe.real_augmentation is None and real.views > 1:
         raise UserError(

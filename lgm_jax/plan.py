@@ -256,38 +256,14 @@ def make_plan(
             )
         ),
     }
-    # What it does not depend on is the same for all, so that plans of many recipes share it.
-    alike = dataclasses.replace(
-        task,
-        num_classes=2,
-        ipc=1,
-        copies=1,
-        center_crop_copies=min(1, task.center_crop_copies),
-        objective=LGM(),
-        labels="hard",
-        optimizer=_ANY,
-        labels_optimizer=_ANY,
-        schedule=None,
-    )
-    view = sum(_view_bytes(outline, alike) for outline in outlines)
+    view = sum(_view_bytes(outline, _alike(task)) for outline in outlines)
     if size is None:
         stats = {"bytes_limit": int(machine.memory * 1e9)}
         free = memory.free_bytes(stats, int(sum(used.values())))
         size = memory.choose_size(view, free, views)
     size = min(size, views)
     used["microbatch"] = float(memory.needed_bytes(view, size))
-    products = [outline.spec.flops for outline in outlines]
-    with_weights, attention = (sum(part) for part in zip(*products, strict=True))
-    rows = sources.views * num_images if sources.source == "exact" else task.num_views
-    if recipe.needs_means_alone:
-        rows = task.num_classes
-    counted = {"synthetic forward": float(task.num_views * (with_weights + attention))}
-    if size < views:
-        counted["again"] = counted["synthetic forward"]
-    counted["backward"] = float(task.num_views * (with_weights + 2 * attention))
-    if sources.source == "stream":
-        counted["real forward"] = float(task.num_views * (with_weights + attention))
-    counted["objective"] = sum(_objective_flops(recipe, dim, rows) for dim in dims)
+    counted = _count_flops(recipe, outlines, num_images, again=size < views)
     exchanged = sum(_exchanged(recipe, dim, views * machine.devices) for dim in dims)
     if split[1] > 1:
         # Devices that share the copies of an image add up its gradient, for each backbone.
@@ -300,6 +276,50 @@ def make_plan(
         size=size,
         embedded_once=0 if sources.source == "stream" else sources.views * num_images,
     )
+
+
+def _alike(task: distill.Distillation) -> distill.Distillation:
+    """A task whose views take as much: the same for many, so that their plans share it."""
+    return dataclasses.replace(
+        task,
+        num_classes=2,
+        ipc=1,
+        copies=1,
+        center_crop_copies=min(1, task.center_crop_copies),
+        objective=LGM(),
+        labels="hard",
+        optimizer=_ANY,
+        labels_optimizer=_ANY,
+        schedule=None,
+    )
+
+
+def _count_flops(
+    recipe: Recipe, outlines: Sequence[Outline], num_images: int, *, again: bool
+) -> dict[str, float]:
+    """Of the matrix products of a step on all devices, by part.
+
+    Args:
+        recipe: The recipe.
+        outlines: The backbones to distil against.
+        num_images: Training images.
+        again: Whether the forward pass is computed a second time for the gradient.
+    """
+    task, sources = recipe.task, recipe.real
+    dims = [outline.spec.feature_dim for outline in outlines]
+    products = [outline.spec.flops for outline in outlines]
+    with_weights, attention = (sum(part) for part in zip(*products, strict=True))
+    rows = sources.views * num_images if sources.source == "exact" else task.num_views
+    if recipe.needs_means_alone:
+        rows = task.num_classes
+    counted = {"synthetic forward": float(task.num_views * (with_weights + attention))}
+    if again:
+        counted["again"] = counted["synthetic forward"]
+    counted["backward"] = float(task.num_views * (with_weights + 2 * attention))
+    if sources.source == "stream":
+        counted["real forward"] = float(task.num_views * (with_weights + attention))
+    counted["objective"] = sum(_objective_flops(recipe, dim, rows) for dim in dims)
+    return counted
 
 
 @functools.lru_cache

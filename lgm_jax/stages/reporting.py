@@ -25,33 +25,9 @@ def report_stage(session: Session) -> None:
 
     It is repeated when a result, a setting or the look of the page has changed, or a file is gone.
     """
-    config, run = session.config, session.run
-    started = time.perf_counter()
-    own = session.source is None
-    # What `distilled/` holds, which may be older than the config.
-    record = run.latest("distill") if own else None
-    results = {
-        "version": 1,
-        "dataset": session.dataset.name,
-        "ipc": config.ipc,
-        "objective": config.objective if own else None,
-        "about_objective": objectives.about(session.task.objective) if own else None,
-        "labels": _label_summary(session),
-        "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
-        "num_classes": session.dataset.num_classes,
-        "steps": record["steps"] if record else None,
-        "seed": config.seed,
-        "final_loss": record["final_loss"] if record else None,
-        "pyramid": _pyramid(session, record["steps"]) if record else None,
-        "backbones": [session.name_of(backbone) for backbone in session.backbones] if own else [],
-        # Of what the results come from: not of looking at them, which would not change them.
-        "seconds": {
-            name: took for name, took in run.seconds().items() if name not in ("report", "measure")
-        },
-        "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
-        "probe": collect_results(session),
-        "test_images": len(session.dataset.splits[config.probe.split].labels),
-    }
+    run, started = session.run, time.perf_counter()
+    record = _record(session)
+    results = _results(session, record)
     pictured = session.distilled is not None
     inputs = {
         "results": results,
@@ -92,6 +68,39 @@ def report_stage(session: Session) -> None:
     if pictured:
         print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
     print(f"report: {run.path / runs.PAGE}")
+
+
+def _record(session: Session) -> Any | None:
+    """What is recorded of the distillation that `distilled/` is of, which may be older."""
+    return session.run.latest("distill") if session.source is None else None
+
+
+def _results(session: Session, record: Any | None) -> dict[str, Any]:
+    """The content of `results.json`."""
+    own = session.source is None
+    config, run = session.config, session.run
+    return {
+        "version": 1,
+        "dataset": session.dataset.name,
+        "ipc": config.ipc,
+        "objective": config.objective if own else None,
+        "about_objective": objectives.about(session.task.objective) if own else None,
+        "labels": _label_summary(session),
+        "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
+        "num_classes": session.dataset.num_classes,
+        "steps": record["steps"] if record else None,
+        "seed": config.seed,
+        "final_loss": record["final_loss"] if record else None,
+        "pyramid": _pyramid(session, record["steps"]) if record else None,
+        "backbones": [session.name_of(backbone) for backbone in session.backbones] if own else [],
+        # Of what the results come from: not of looking at them, which would not change them.
+        "seconds": {
+            name: took for name, took in run.seconds().items() if name not in ("report", "measure")
+        },
+        "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
+        "probe": collect_results(session),
+        "test_images": len(session.dataset.splits[config.probe.split].labels),
+    }
 
 
 def _pyramid(session: Session, steps: int) -> dict[str, int] | None:
