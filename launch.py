@@ -79,7 +79,6 @@ _OF_ONE_START = (
 
 _PLAN = "plan"
 
-# Short for a key.
 _PROFILE = {"--profile": "--config.profile=3"}
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
