@@ -27,7 +27,8 @@ from scale import (
     wide_heads,  # noqa: F401
 )
 
-from lgm_jax import devices, distill, features, objectives, probe, sharding
+from lgm_jax import devices, distill, features, objectives, probe, solvers
+from lgm_jax import heads as linear
 from lgm_jax.augment import Augmentation
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit
@@ -246,8 +247,9 @@ def test_features_do_not_depend_on_devices(monkeypatch):
 )
 def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     """Three runs on ten images, four an update: neither divides."""
-    monkeypatch.setattr(probe, "_EMBED_BATCH", 7)
-    monkeypatch.setattr(probe, "_EPOCHS_PER_CALL", 1)
+    monkeypatch.setattr(features, "_BATCH", 7)
+    monkeypatch.setattr(solvers, "_EPOCHS_PER_CALL", 1)
+    monkeypatch.setattr(linear, "init_head", objectives.init_head)
     protocol = probe.Protocol(
         epochs=3,
         batch=4,
@@ -262,15 +264,15 @@ def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     split = make_split(12)
     # Without augmentation all runs see the same, and so have one table.
     first = [0, 0, 0] if augment == "none" else [0, 1, 2]
-    rows = jax.numpy.asarray([np.arange(10) + start for start in first], "int32")
-    labels, expected = jax.numpy.asarray(split.labels)[rows], None
+    rows = np.asarray([np.arange(10) + start for start in first], np.int32)
+    labels, expected = split.labels[rows], None
     for count in (1, *numbers):
-        mesh = sharding.mesh_of_several(jax.devices()[:count])
-        images, before = jax.numpy.asarray(split.images), probe._epochs.jitted._cache_size()
+        mesh = devices.make_mesh(devices=jax.devices()[:count])
+        before = solvers._epochs.jitted._cache_size()
         heads, losses = probe.train(
-            KEY, make_backbone(), images, labels, rows, 5, protocol, label="", mesh=mesh
+            KEY, make_backbone(), split.images, labels, rows, 5, protocol, mesh=mesh
         )
-        assert probe._epochs.jitted._cache_size() == before + (solver == "adam")
+        assert solvers._epochs.jitted._cache_size() == before + (solver == "adam")
         assert heads["kernel"].shape == (3, FEATURES, 5)
         found = heads if losses is None else {**heads, "losses": losses}
         expected = found if expected is None else expected
@@ -288,10 +290,11 @@ def test_evaluation_does_not_depend_on_devices():
     heads = jax.tree.map(jax.numpy.asarray, heads)
     rows, labels = rng.normal(size=(10, FEATURES)), np.arange(10, dtype=np.int32) % 7
     groups = np.arange(10) % 3
-    expected = probe.evaluate(heads, rows, labels, groups)
+    mesh = devices.make_mesh(devices=jax.devices()[:1])
+    expected = probe.evaluate(heads, rows, labels, groups, mesh=mesh)
     assert 0 < expected["top5"].min() < 100
     for count in (3, 8):
-        mesh = sharding.make_mesh(jax.devices()[:count])
+        mesh = devices.make_mesh(devices=jax.devices()[:count])
         scores = probe.evaluate(heads, rows, labels, groups, mesh=mesh)
         for name, values in expected.items():
             np.testing.assert_array_equal(scores[name], values)
