@@ -25,6 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import json
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -41,7 +42,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache
+from launching import QUICK, start
+from PIL import Image
 
+import lgm_jax
+from lgm_jax import runs
 from lgm_jax.backbones import Backbone, abstract_vit, configs, load, port
 from lgm_jax.data.dataset import ArraySplit
 
@@ -80,11 +85,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Files of which one test takes minutes: the first to begin, so that no worker waits for them.
-_LONG = ("test_sharding.py", "test_hosts.py", "test_launch.py")
+_LONG = ("test_sharding.py", "test_hosts.py", "test_launch_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in _LONG)
+    items.sort(key=lambda item: not item.path.name.startswith(_LONG))
 
 
 @pytest.fixture
@@ -183,3 +188,44 @@ def colours() -> ArraySplit:
     images[labels == 0, ..., 0] += 130
     images[labels == 1, ..., 2] += 130
     return ArraySplit(images.astype(np.uint8), labels)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished quick run; not to be changed."""
+    workdir = tmp_path_factory.mktemp("run") / "quick"
+    assert start(QUICK, workdir=workdir) == 0
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The images of the same distillation with two more steps, made in one go."""
+    workdir = tmp_path_factory.mktemp("run") / "longer"
+    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=workdir) == 0
+    return lgm_jax.load_distilled(workdir)[0]
+
+
+@pytest.fixture
+def run_copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished quick run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of random photos, 6 of each of 2 classes; not to be changed."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for i in range(6):
+            pixels = rng.integers(0, 255, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends to be a later process on another machine."""
+    monkeypatch.setattr(runs, "provenance", lambda: {"commit": "later"})

@@ -111,7 +111,7 @@ CHANGES = {
     "track": ("tensorboard", NOTHING, {}),
     "stages": ("report", NOTHING, {}),
 }
-# Folders of photos tell what these do: tests/test_data*.py and tests/test_launch.py.
+# Folders of photos tell what these do: tests/test_data*.py and tests/test_launch*.py.
 ELSEWHERE = {
     *("data.folder", "data.val_fraction", "data.split_seed", "data.crop", "images.source"),
     *("backbone.revision", "data.label"),

@@ -1,0 +1,97 @@
+"""Real images that the host reads as they are needed."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import FOLDER, ROOT, distilled_from, opened, refuse, start
+
+from lgm_jax import session as session_module
+
+
+@pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
+def test_placement_on_host_and_device_distil_the_same_images(photos, tmp_path, sampling, capsys):
+    how = ("--config.data.crop=center", f"--config.data.sampling={sampling}", "--config.copies=3")
+    held = distilled_from(photos, tmp_path / "device", *how)
+    assert "read by" not in capsys.readouterr().out
+    host = (*how, "--config.data.placement=host", "--config.data.workers=0")
+    np.testing.assert_array_equal(distilled_from(photos, tmp_path / "host", *host), held)
+    assert "real images: 6 of 8 a step, read by threads" in capsys.readouterr().out
+
+
+def test_streaming_from_the_host_resumes_by_the_step_alone(photos, tmp_path):
+    # Growth follows the steps, unless it is set.
+    host = ("--config.data.placement=host", "--config.images.grow_every=1")
+    here = (*host, "--config.data.workers=0")
+    whole = distilled_from(photos, tmp_path / "whole", *here)
+    distilled_from(photos, tmp_path / "parts", *here, "--config.steps=3")
+    # By other workers, and with random crops.
+    parts = distilled_from(photos, tmp_path / "parts", *host, "--config.data.workers=1")
+    np.testing.assert_array_equal(parts, whole)
+    center = distilled_from(photos, tmp_path / "center", *here, "--config.data.crop=center")
+    assert not np.array_equal(center, whole)
+
+
+def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkeypatch):
+    def run(*arguments):
+        where = f"--config.data.folder={photos}"
+        code = start(*FOLDER, where, "--config.data.workers=0", *arguments, workdir=tmp_path / "w")
+        return code, capsys.readouterr()
+
+    # Eight training images of 32 px take 24,576 bytes.
+    monkeypatch.setattr(opening, "_ON_DEVICE_LIMIT", 24_575)
+    for module in (opening, session_module):
+        monkeypatch.setattr(module, "MEMORY_LIMIT", 24_575)
+    code, captured = run("--config.data.placement=device")
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]*--config\.data\.placement=host\n", captured.err)
+    fresh = ("--config.probe.solver=adam", "--config.probe.augment=fresh")
+    code, captured = run("--config.stages=distill,baselines", *fresh)
+    assert code == 2
+    assert re.fullmatch(
+        r"error: [^\n]*--config\.probe\.full_augment=views or none[^\n]*\n", captured.err
+    )
+    assert not (tmp_path / "w").exists()
+    code, captured = run()
+    assert code == 0
+    assert "read by threads" in captured.out
+    # The crops are other ones on the device.
+    monkeypatch.undo()
+    code, captured = run()
+    assert code == 2
+    assert "data.crop" in captured.err
+
+
+def test_random_crops_need_the_host(photos, tmp_path, capsys):
+    where = f"--config.data.folder={photos}"
+    line = refuse(capsys, *FOLDER, where, "--config.data.crop=random", workdir=tmp_path / "w")
+    assert "--config.data.placement=host" in line
+    host = (*FOLDER, where, "--config.data.placement=host", "--config.augment.real=False")
+    line = refuse(capsys, *host, "--config.data.crop=random", workdir=tmp_path / "w")
+    assert "config.augment.real=False" in line
+    # Images that are not augmented are not cropped anywhere either.
+    assert opened(tmp_path / "kept", *host).crop == "center"
+    assert opened(tmp_path / "random", *host[:-1]).crop == "random"
+
+
+def test_balanced_batches_are_another_distillation(photos, tmp_path, capsys):
+    distilled_from(photos, tmp_path / "w")
+    where = f"--config.data.folder={photos}"
+    balanced = "--config.data.sampling=balanced"
+    assert "data.sampling" in refuse(capsys, *FOLDER, where, balanced, workdir=tmp_path / "w")
+
+
+def test_an_image_that_breaks_while_streaming_ends_the_run_with_its_name(photos, tmp_path):
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for image in (folder / "dog").iterdir():
+        image.write_bytes(b"no image")
+    command = [sys.executable, "launch.py", *FOLDER, f"--config.data.folder={folder}"]
+    command += ["--config.data.placement=host", "--config.data.workers=2", "--config.copies=8"]
+    command += [f"--workdir={tmp_path / 'w'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: cannot read image [^\n]*/dog/\d\.jpg: [^\n]*\n", done.stderr)
