@@ -42,13 +42,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache
-from launching import QUICK, start
 from PIL import Image
 
 import lgm_jax
 from lgm_jax import runs
 from lgm_jax.backbones import Backbone, abstract_vit, configs, load, port
 from lgm_jax.data.dataset import ArraySplit
+from tests.launching import QUICK, start
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launching import QUICK, ROOT, logged_steps, refuse, snapshot, start
 
 import lgm_jax
 from lgm_jax import checkpoints, distill, locks, opening
+from tests.launching import QUICK, ROOT, logged_steps, refuse, snapshot, start
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from launching import QUICK, ROOT, commits, logged_steps, snapshot, start
 
 import launch
 import lgm_jax
 from lgm_jax.report import gallery
 from lgm_jax.stages import distilling, progress
+from tests.launching import QUICK, ROOT, commits, logged_steps, snapshot, start
 
 
 @pytest.mark.usefixtures("later")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import DIGITS, QUICK, refuse, snapshot, start, write_classes
 from PIL import Image
 
 import launch
 from lgm_jax.opening import open_session
+from tests.launching import DIGITS, QUICK, refuse, snapshot, start, write_classes
 
 
 def test_folder_of_photos_runs_to_the_end(photos, tmp_path):

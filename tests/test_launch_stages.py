@@ -9,7 +9,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from launching import (
+from PIL import Image
+
+import launch
+import lgm_jax
+from configs import common
+from lgm_jax import features
+from lgm_jax.opening import open_session
+from lgm_jax.stages import costs
+from tests.launching import (
     DIGITS,
     FOLDER,
     QUICK,
@@ -20,14 +28,6 @@ from launching import (
     start,
     write_classes,
 )
-from PIL import Image
-
-import launch
-import lgm_jax
-from configs import common
-from lgm_jax import features
-from lgm_jax.opening import open_session
-from lgm_jax.stages import costs
 
 
 def test_results_have_the_documented_schema(finished):

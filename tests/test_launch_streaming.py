@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import FOLDER, ROOT, distilled_from, opened, refuse, start
 
+from lgm_jax import opening
 from lgm_jax import session as session_module
+from tests.launching import FOLDER, ROOT, distilled_from, opened, refuse, start
 
 
 @pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
