@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import launch
 from configs import common
-from lgm_jax import session
 from lgm_jax.errors import UserError
+from lgm_jax.settings import make_recipe
 
 WORDS = [
     "",
@@ -58,7 +58,7 @@ def test_any_value_is_taken_or_refused_with_one_line(changes, capsys):
             ["launch.py", "--config=configs/quickstart.py", "--workdir=x", *arguments]
         )
         common.check(config)
-        recipe = session.make_recipe(config, 10, config.images.crop or 32)
-        assert recipe.resolution >= recipe.crop > 0
-        assert recipe.batch > 0
+        task = make_recipe(config, 10, config.images.crop or 32).task
+        assert task.parametrisation.resolution >= task.crop > 0
+        assert task.num_views > 0
     assert "Traceback" not in capsys.readouterr().err

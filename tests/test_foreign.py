@@ -5,10 +5,9 @@ import pytest
 from PIL import Image
 
 import launch
-from configs import common
 from lgm_jax import load_distilled
 from lgm_jax.errors import UserError
-from lgm_jax.session import open_session
+from lgm_jax.opening import open_session
 
 WNIDS = ["n01440764", "n02102040", "n02979186"]
 NAMES = ["tench", "English springer", "cassette player"]
@@ -40,8 +39,7 @@ def open_source(source, tmp_path, names=WNIDS, data="imagenet", ipc=1):
     arguments += [f"--config.data.folder={tmp_path / 'photos'}", f"--config.ipc={ipc}"]
     arguments += ["--config.stages=probe", f"--config.images.source={source}"]
     config, *_ = launch.parse(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"])
-    flat = common.flatten(config)
-    return open_session(config, flat, str(tmp_path / "run"), overwrite=False).source
+    return open_session(config, str(tmp_path / "run"), overwrite=False).source
 
 
 def levels(source):
@@ -206,7 +204,7 @@ def test_numbers_that_may_mean_two_things_are_refused(tmp_path):
     arguments += ["--config.data.subset=2,0,1", f"--config.images.source={tmp_path / 'set'}"]
     config, *_ = launch.parse(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"])
     with pytest.raises(UserError, match="may be the data set's labels or ImageNet-1k's"):
-        open_session(config, common.flatten(config), str(tmp_path / "run"), overwrite=False)
+        open_session(config, str(tmp_path / "run"), overwrite=False)
 
 
 def test_counts_that_differ_are_named_with_what_to_do(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 
 import launch
 import lgm_jax
-from lgm_jax import hosts, sharding
+from lgm_jax import devices, hosts
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
@@ -148,13 +148,13 @@ def test_flags_that_do_not_fit_are_refused(flags, reason, tmp_path, capsys):
 
 
 def test_one_process_joins_and_fetches_as_it_divides():
-    mesh, rows = sharding.make_mesh(), np.arange(6.0, dtype=np.float32)
+    mesh, rows = devices.make_mesh(), np.arange(6.0, dtype=np.float32)
     np.testing.assert_array_equal(
-        sharding.join(mesh, rows, 6, fill=-1), sharding.divide(mesh, rows, fill=-1)
+        devices.put_rows(mesh, rows, 6), devices.put(mesh, rows, devices.ROWS)
     )
     tree = {"rows": jax.numpy.asarray(rows)}
-    assert sharding.fetch(mesh, tree) is tree
-    assert int(sharding.make_largest(mesh)(7)) == 7
+    assert devices.fetch(mesh, tree) is tree
+    assert int(devices.make_largest(mesh)(7)) == 7
 
 
 def test_death_of_another_process_is_told_from_other_errors(monkeypatch):

@@ -35,7 +35,7 @@ WORST = ["a#?%|\\", "[1]", "{a}", "a\nb", os.fsdecode(b"\xff\xfe")]
 
 def a_state(step):
     rows = jnp.arange(6, dtype=jnp.float32).reshape(2, 3)
-    return State(step=jnp.int32(step), levels=(rows,), opt_state=(rows + 1,))
+    return State(jnp.int32(step), {"images": (rows,)}, {"images": (rows + 1,)})
 
 
 def test_checkpoints_are_read_again_from_a_folder_of_any_name(tmp_path):
@@ -47,7 +47,8 @@ def test_checkpoints_are_read_again_from_a_folder_of_any_name(tmp_path):
         with Checkpoints(folder, keep=2) as checkpoints:
             assert checkpoints.latest_step() == 3, name
             restored = checkpoints.restore(a_state(0))
-        np.testing.assert_array_equal(restored.levels[0], a_state(3).levels[0], err_msg=name)
+        images, expected = (state.params["images"] for state in (restored, a_state(3)))
+        np.testing.assert_array_equal(images[0], expected[0], err_msg=name)
 
 
 def test_a_run_of_any_name_starts_goes_on_and_is_reported(tmp_path, capfd):

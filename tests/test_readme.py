@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 import launch
 from configs import common
-from lgm_jax import backbones, data, session
+from lgm_jax import backbones, data, settings
 from lgm_jax.backbones import specs
 from lgm_jax.data import imagenet
 from lgm_jax.data.digits import load_digits
@@ -115,5 +115,5 @@ def test_defaults_are_the_papers():
     config = common.get_config()
     assert (config.steps, config.copies, config.learning_rate) == (5000, 10, 0.002)
     assert (config.head_std, config.augment.preset) == (0.01, "paper")
-    assert session.make_recipe(config, 10, 224).grow_every == 200
+    assert settings.make_recipe(config, 10, 224).task.parametrisation.grow_every == 200
     assert (config.probe.epochs, config.probe.batch, config.probe.augment) == (1000, 100, "fresh")

@@ -14,7 +14,18 @@ import pytest
 import launch
 import lgm_jax
 from configs import common, imagenette_folder, quickstart
-from lgm_jax import augment, backbones, distill, features, probe, runs, share
+from lgm_jax import (
+    augment,
+    backbones,
+    distill,
+    features,
+    images,
+    objectives,
+    probe,
+    runs,
+    settings,
+    share,
+)
 from lgm_jax import session as session_module
 from lgm_jax.report import __main__ as report
 
@@ -155,7 +166,9 @@ def test_names_stay_whole_and_folders_lose_their_way():
 def wider(base, **extra):
     """A dataclass as a later version may have it: of the same name, with another field."""
     fields = [(name, Any, dataclasses.field(default=value)) for name, value in extra.items()]
-    return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
+    later = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
+    later.__module__ = base.__module__
+    return later
 
 
 def test_a_later_field_or_key_makes_no_run_a_stranger(run_copy, capsys, monkeypatch):
@@ -164,7 +177,11 @@ def test_a_later_field_or_key_makes_no_run_a_stranger(run_copy, capsys, monkeypa
     Augmentation = wider(augment.Augmentation, rotation=0.0)
     paper = augment.PRESETS["digits"]
     monkeypatch.setitem(augment.PRESETS, "digits", Augmentation(flip=paper.flip, scale=paper.scale))
-    monkeypatch.setattr(distill, "Recipe", wider(distill.Recipe, sharpness=0.5))
+    monkeypatch.setattr(distill, "Distillation", wider(distill.Distillation, sharpness=0.5))
+    for known, name in ((objectives.OBJECTIVES, "lgm"), (images.PARAMETRISATIONS, "pyramid")):
+        monkeypatch.setitem(known, name, wider(known[name], softness=0.5))
+    monkeypatch.setattr(settings, "Updates", wider(settings.Updates, momentum=0.5))
+    monkeypatch.setattr(settings, "RealViews", wider(settings.RealViews, sharpness=0.5))
     monkeypatch.setattr(probe, "Protocol", wider(probe.Protocol, momentum=0.9))
     monkeypatch.setattr(session_module, "Views", wider(features.Views, rotations=1))
     keys = {"images.sheen": common.Key(0.25, "later"), "sheen": common.Key("", "later")}
@@ -183,22 +200,31 @@ def test_a_later_field_or_key_makes_no_run_a_stranger(run_copy, capsys, monkeypa
 
 
 def test_a_later_field_that_is_used_is_another_run(run_copy, capsys, monkeypatch):
-    monkeypatch.setattr(distill, "Recipe", wider(distill.Recipe, sharpness=0.5))
-    make = session_module.make_recipe
-    monkeypatch.setattr(
-        session_module,
-        "make_recipe",
-        lambda *given: dataclasses.replace(make(*given), sharpness=0.75),
-    )
+    monkeypatch.setattr(distill, "Distillation", wider(distill.Distillation, sharpness=0.5))
+    make = settings.make_recipe
+
+    def make_sharper(*given):
+        recipe = make(*given)
+        task = dataclasses.replace(recipe.task, sharpness=0.75)
+        return dataclasses.replace(recipe, task=task)
+
+    monkeypatch.setattr(settings, "make_recipe", make_sharper)
     assert start(QUICK, "--config.steps=4", workdir=run_copy) == 2
     assert "sharpness is unset there, not 0.75" in capsys.readouterr().err
 
 
-def test_a_run_of_version_0_1_is_shown_and_not_gone_on_with(run_copy, capsys):
+@pytest.mark.parametrize("version", [None, 2])
+def test_a_run_of_an_earlier_version_is_shown_and_not_gone_on_with(version, run_copy, capsys):
     record, stages = record_of(run_copy), json.loads((run_copy / "stages.json").read_text())
-    # As 0.1.0 wrote it, in part.
-    record = {"identity": {"seed": 0, "images.grow_every": 2, "data.name": "digits"}, **record}
+    before = lgm_jax.load_distilled(run_copy)
+    # As 0.1.0 and its successors wrote it, in part: another identity, and no version at first.
+    record["identity"] = {"seed": 0, "images.grow_every": 2, "data.name": "digits"}
     del record["version"]
+    if version is not None:
+        record["version"] = version
+    results = json.loads((run_copy / "results.json").read_text())
+    del results["about_objective"]
+    (run_copy / "results.json").write_text(json.dumps(results))
     stages["distill"]["inputs"] = {**record["identity"], "steps": 4}
     for stage in stages.values():
         for made in stage["made_by"]:
@@ -214,16 +240,20 @@ def test_a_run_of_version_0_1_is_shown_and_not_gone_on_with(run_copy, capsys):
     assert "name another workdir" in line
     assert "--overwrite" in line
     assert report.main([str(run_copy)]) == 0
+    page = (run_copy / "report.html").read_text()
+    assert page.count('class="card"') == 10
+    assert f"{results['probe']['digits_contrastive']['distilled']['top1_mean']:.1f}" in page
     assert share.TERMS["digits"].note in share.write_card(share.read_run(run_copy), "me/set")
-    assert len(lgm_jax.load_distilled(run_copy)[0]) == 10
+    for old, new in zip(before, lgm_jax.load_distilled(run_copy), strict=True):
+        np.testing.assert_array_equal(old, new)
     source = (f"--config.images.source={run_copy}", "--config.stages=probe")
     assert start(QUICK, *source, workdir=run_copy.parent / "evaluated") == 0
     assert start(QUICK, DISTIL, "--config.steps=2", "--overwrite", workdir=run_copy) == 0
     assert record_of(run_copy)["version"] == runs.VERSION
 
 
-def grow_every(config, crop):
-    return session_module.make_recipe(config, 10, crop).grow_every
+def pyramid_of(config, crop):
+    return settings.make_recipe(config, 10, crop).task.parametrisation
 
 
 @pytest.mark.parametrize(
@@ -246,13 +276,13 @@ def grow_every(config, crop):
 def test_growth_follows_the_steps(config, crop, steps, expected):
     config = config.copy_and_resolve_references()
     config.steps = config.steps if steps is None else steps
-    recipe = session_module.make_recipe(config, 10, crop)
-    assert recipe.grow_every == expected
+    pyramid = pyramid_of(config, crop)
+    assert pyramid.grow_every == expected
     # The last update sees every level.
     if config.steps:
-        assert recipe.num_active(config.steps - 1) == len(recipe.sizes)
+        assert pyramid.side_at(config.steps - 1) == pyramid.resolution
     config.images.grow_every = 33
-    assert grow_every(config, crop) == 33
+    assert pyramid_of(config, crop).grow_every == 33
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3])
@@ -264,8 +294,8 @@ def test_every_number_of_steps_finishes_the_pyramid(start_resolution, delay):
         config.images.grow_until = until
         for steps in (*range(1, 60), 997):
             config.steps = steps
-            recipe = session_module.make_recipe(config, 10, 224)
-            assert recipe.num_active(steps - 1) == len(recipe.sizes), (until, steps)
+            pyramid = pyramid_of(config, 224)
+            assert pyramid.side_at(steps - 1) == pyramid.resolution, (until, steps)
 
 
 def test_more_steps_keep_the_growth_that_a_run_began_with(tmp_path, capsys):

@@ -9,11 +9,12 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from lgm_jax import hosts, runs, stages
+from lgm_jax import distill, hosts, images, runs
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.session import Session
+from lgm_jax.stages import probing, progress, reporting
 from tests.run_folders import blobs, write_run
 
 SIDE = 8
@@ -22,8 +23,8 @@ SIDE = 8
 def make_session(path, classes, ipc=1, **values):
     """A session with nothing but what pictures need."""
     labels = np.repeat(np.arange(classes, dtype=np.int32), ipc)
-    images = blobs(np.random.default_rng(0), len(labels), SIDE)
-    train = ArraySplit((255 * images).astype(np.uint8), labels)
+    pixels = blobs(np.random.default_rng(0), len(labels), SIDE)
+    train = ArraySplit((255 * pixels).astype(np.uint8), labels)
     names = [f"class {number}" for number in range(classes)]
     config = types.SimpleNamespace(
         steps=10, image_every=5, ipc=ipc, seed=0, probe=types.SimpleNamespace(runs=1)
@@ -33,11 +34,13 @@ def make_session(path, classes, ipc=1, **values):
         {
             "config": config,
             "run": runs.Run(epath.Path(path), "this"),
-            "recipe": types.SimpleNamespace(labels=lambda: jnp.asarray(labels)),
+            "recipe": types.SimpleNamespace(
+                task=distill.Distillation(classes, images.Pixels(SIDE), SIDE, ipc=ipc)
+            ),
             "dataset": types.SimpleNamespace(
                 class_names=names, num_classes=classes, splits={"train": train}
             ),
-            "distilled": ArraySplit(images, labels),
+            "distilled": ArraySplit(pixels, labels),
             "centroids": np.arange(len(labels)),
         }
         | values
@@ -52,18 +55,18 @@ def picture_size(path):
 
 def test_pictures_on_the_way_show_some_of_many_images(tmp_path, monkeypatch):
     session = make_session(tmp_path, 10)
-    monkeypatch.setattr(stages, "_MOST_DRAWN", 4)
-    images = session.distilled.images
-    drawn = stages._write_progress(session, 5, images)
-    expected = draw_grid(images[[1, 4, 7, 9]], [f"class {i}" for i in (1, 4, 7, 9)])
+    monkeypatch.setattr(progress, "MOST_DRAWN", 4)
+    shown = session.distilled.images
+    drawn = progress.write_progress(session, 5, shown)
+    expected = draw_grid(shown[[1, 4, 7, 9]], [f"class {i}" for i in (1, 4, 7, 9)])
     np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
     assert picture_size(tmp_path / "progress" / "step_000005.png") == expected.size
 
 
 def test_grid_shows_some_of_many_pairs(tmp_path, monkeypatch):
     session = make_session(tmp_path, 10)
-    monkeypatch.setattr(stages, "_MOST_DRAWN", 4)
-    stages._write_pairs(session)
+    monkeypatch.setattr(reporting, "MOST_DRAWN", 4)
+    reporting._write_pairs(session)
     # Two pairs, one above the other.
     two = draw_grid(session.distilled.images[:4], [""] * 4, 2)
     assert picture_size(tmp_path / "grid.png") == two.size
@@ -86,14 +89,14 @@ def test_only_the_first_process_draws_but_all_compute_features(tmp_path, monkeyp
         backbones=[backbone],
     )
     monkeypatch.setattr(hosts._self, "index", 1)
-    assert stages._make_gallery(session) is None
-    stages._write_pairs(session)
-    assert stages._write_progress(session, 5, session.distilled.images) is None
+    assert reporting._make_gallery(session) is None
+    reporting._write_pairs(session)
+    assert progress.write_progress(session, 5, session.distilled.images) is None
     assert set(asked) == {"distilled", "train"}
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     others, asked[:] = list(asked), []
-    made = stages._make_gallery(session)
+    made = reporting._make_gallery(session)
     assert made is not None
     assert made.map is not None
     # Whoever asks alone would wait for ever.
@@ -103,10 +106,10 @@ def test_only_the_first_process_draws_but_all_compute_features(tmp_path, monkeyp
 def test_pictures_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys, monkeypatch):
     folder = write_run(tmp_path / "going", finished=False)
     session = make_session(folder, 4)
-    images = session.distilled.images
+    shown = session.distilled.images
     (folder / "progress").write_text("in the way")
     (folder / runs.METRICS).write_text("{")
-    assert stages._write_progress(session, 5, images) is not None
+    assert progress.write_progress(session, 5, shown) is not None
     said = capsys.readouterr().out.splitlines()
     assert [line.split(" is left out: ")[0] for line in said] == [
         "note: the picture of step 5",
@@ -118,24 +121,24 @@ def test_pictures_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys, mo
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(stages, "write_unfinished_page", fill)
+    monkeypatch.setattr(progress, "write_unfinished_page", fill)
     with pytest.raises(OSError, match="No space left"):
-        stages._write_progress(session, 5, images)
+        progress.write_progress(session, 5, shown)
 
 
 def test_timelapse_begins_before_the_first_step(tmp_path):
     session = make_session(tmp_path, 4)
-    stages._write_start(session, session.distilled.images)
+    progress.write_start(session, session.distilled.images)
     assert [path.name for path in (tmp_path / "timelapse").iterdir()] == ["step_000000.webp"]
 
 
 def test_learning_curves_are_thinned_averaged_and_finite():
     losses = np.linspace(3, 1, 2000, dtype=np.float32).reshape(2, 1000)
-    curve = stages._loss_curve(losses)
+    curve = probing._loss_curve(losses)
     assert 40 < len(curve) <= 50
     assert (curve[0][0], curve[-1][0]) == (1, 1000)
     np.testing.assert_allclose([loss for _, loss in curve][::49], [2.5, 1.5], atol=1e-3)
     losses[1, 500:] = np.nan
-    assert 400 < stages._loss_curve(losses)[-1][0] <= 500
-    assert [epoch for epoch, _ in stages._loss_curve(np.ones((1, 3)))] == [1, 2, 3]
-    assert stages._loss_curve(None) is None
+    assert 400 < probing._loss_curve(losses)[-1][0] <= 500
+    assert [epoch for epoch, _ in probing._loss_curve(np.ones((1, 3)))] == [1, 2, 3]
+    assert probing._loss_curve(None) is None
