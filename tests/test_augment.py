@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 
@@ -96,6 +97,46 @@ def test_noise_has_its_probability_mean_and_deviation(mean):
     # Not clipped; one draw for every pixel and channel.
     assert np.any((drawn + 0.25 < 0) | (drawn + 0.25 > 1))
     assert len(np.unique(drawn[0])) == drawn.shape[1]
+
+
+def test_without_noise_none_is_drawn():
+    """The random numbers of noise are most of what an augmentation draws: three for each pixel."""
+
+    def text(augmentation: Augmentation) -> str:
+        return str(jax.make_jaxpr(lambda k, x: augmentation(k, x, 8))(KEYS, _images(6, 12, 12)))
+
+    noisy, silent = text(Augmentation()), text(Augmentation(noise=0.0))
+    bits = re.compile(r"random_bits\[[^\]]*shape=\(8, 8, 3\)")
+    # The latter makes normal numbers of uniform ones.
+    assert bits.search(noisy)
+    assert "erf_inv" in noisy
+    assert not bits.search(silent)
+    assert "erf_inv" not in silent
+    assert "random_bits" in silent
+
+
+def test_noise_changes_neither_flips_nor_crops():
+    images = _images(6, 12, 12)
+    silent = _augment(KEYS, images, 8, Augmentation(noise=0.0))
+    none = _augment(KEYS, images, 8, Augmentation(noise=1.0, noise_std=0.0))
+    np.testing.assert_allclose(silent, none, atol=1e-6)
+    noisy = _augment(KEYS, images, 8, Augmentation(noise=1.0))
+    assert jnp.min(jnp.max(jnp.abs(noisy - silent), axis=(1, 2, 3))) > 0.1
+
+
+def test_an_augmentation_of_ones_own_is_called_with_float_images():
+    @dataclasses.dataclass(frozen=True)
+    class Half:
+        def __call__(self, keys, images, resolution):
+            assert images.dtype == jnp.float32
+            drawn = jax.vmap(lambda key: jax.random.uniform(key))(keys)
+            return center_crop(images, resolution) * drawn[:, None, None, None]
+
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
+    views = augment(KEYS, jnp.asarray(pixels), 8, Half())
+    drawn = np.asarray([jax.random.uniform(key) for key in KEYS])
+    expected = pixels[:, 2:10, 2:10] / 255 * drawn[:, None, None, None]
+    np.testing.assert_allclose(views, expected, atol=1e-6)
 
 
 def _torchvision_boxes(count: int, scale, ratio, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from lgm_jax import images
+from lgm_jax.errors import UserError
 
 KEY = jax.random.key(0)
 
@@ -237,3 +238,68 @@ def test_everything_stays_float32_where_float64_is_possible():
             images.from_images(jnp.full((1, 4, 4, 3), 0.3, jnp.float32)),
         ]
         assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.float32)}
+
+
+# Parametrisations, which are these functions with their options.
+
+PYRAMID = images.Pyramid(20, start_resolution=2, grow_every=3, grow_delay=1)
+each_made = pytest.mark.parametrize(
+    "made",
+    [PYRAMID, images.Pyramid(8, "zero", grow_every=0), images.Pixels(8, grey=True)],
+    ids=["pyramid", "whole", "pixels"],
+)
+
+
+@each_made
+def test_every_array_of_a_parametrisation_has_a_row_for_each_image(made):
+    assert isinstance(made, images.Parametrisation)
+    few, many = made.init_params(KEY, 2), made.init_params(KEY, 5)
+    for a, b in zip(few, many, strict=True):
+        assert len(a) == 2
+        np.testing.assert_array_equal(a, b[:2])
+    assert made.decode(many, 4).shape == (5, made.resolution, made.resolution, 3)
+    np.testing.assert_allclose(made.decode(few, 4), made.decode(many, 4)[:2], atol=1e-6)
+
+
+def test_a_pyramid_is_the_functions_with_its_options():
+    assert isinstance(PYRAMID, images.Growing)
+    assert PYRAMID.sizes == images.level_sizes(20) == (1, 2, 4, 8, 16, 20)
+    params = PYRAMID.init_params(KEY, 2)
+    expected = images.init_pyramid(KEY, 2, 20, active=2)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    active = [images.num_active(step, PYRAMID.sizes, 2, 3, 1) for step in range(20)]
+    assert [PYRAMID.num_active(step) for step in range(20)] == active
+    assert [PYRAMID.sizes.index(PYRAMID.side_at(step)) + 1 for step in range(20)] == active
+    for step in (4, 7, 13):
+        grown = PYRAMID.grow(KEY, params, step)
+        expected = images.grow_pyramid(params, KEY, active[step - 1])
+        jax.tree.map(np.testing.assert_array_equal, grown, expected)
+        # What does not count shows nothing, whatever it holds.
+        loud = jax.tree.map(jnp.ones_like, params)
+        np.testing.assert_array_equal(PYRAMID.decode(loud, step), images.decode(loud, active[step]))
+
+
+def test_a_pyramid_grows_where_one_more_level_counts_traced_or_not():
+    traced = jax.jit(PYRAMID.grows_at)
+    grows = [bool(PYRAMID.grows_at(step)) for step in range(20)]
+    assert [step for step, due in enumerate(grows) if due] == [4, 7, 10, 13]
+    assert [bool(traced(jnp.int32(step))) for step in range(20)] == grows
+    whole, known = images.Pyramid(20, grow_every=0), []
+    assert not any(whole.grows_at(step) for step in range(20))
+    # Known without the step, so that nothing of growth is compiled.
+    jax.make_jaxpr(lambda step: known.append(whole.grows_at(step)))(0)
+    assert known == [False]
+    assert whole.side_at(0) == 20
+
+
+def test_pixels_do_not_grow_and_start_from_images():
+    made = images.Pixels(8, init="real", decorrelate=False)
+    assert not isinstance(made, images.Growing)
+    with pytest.raises(UserError, match="from_images"):
+        made.init_params(KEY, 2)
+    given = jnp.full((2, 8, 8, 3), 0.25).at[..., 0].set(0.75)
+    params = images.from_images(given, decorrelate=False)
+    np.testing.assert_allclose(made.decode(params, 0), given, atol=3e-6)
+    drawn = images.Pixels(8).init_params(KEY, 2)
+    expected = images.init_pyramid(KEY, 2, 8, kind="pixels")
+    jax.tree.map(np.testing.assert_array_equal, drawn, expected)
