@@ -199,11 +199,12 @@ class SFM:
             if sums is None:
                 counts = np.zeros(part.num_classes)
                 sums = np.zeros((part.num_classes, part.values.shape[1]))
+            weights, values = part.weights[:, None], part.values.astype(np.float64)
             counts += np.bincount(part.labels, part.weights, part.num_classes)
-            np.add.at(sums, part.labels, part.weights[:, None] * part.values.astype(np.float64))
+            np.add.at(sums, part.labels, weights * np.where(weights > 0, values, 0))
         classes = np.arange(len(counts), dtype=np.int32)
         return Features(
-            (sums / np.maximum(counts, 1)[:, None]).astype(np.float32),
+            (sums / np.where(counts > 0, counts, 1)[:, None]).astype(np.float32),
             classes,
             (counts > 0).astype(np.float32),
             classes,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from lgm_jax import distill
+from lgm_jax import devices, distill
 from lgm_jax.backbones import Backbone
 from lgm_jax.compilation import Program
 from lgm_jax.images import Pyramid
@@ -35,6 +35,12 @@ def run(
     for number in range(int(state.step), steps):
         state, metrics = step(state, params, real(number))
         yield state, float(metrics["loss"])
+
+
+def restore(task: distill.Distillation, state: distill.State) -> distill.State:
+    """A state that was fetched, as it lies on the mesh."""
+    mesh = devices.make_mesh(task.num_images, task.copies)
+    return devices.place(mesh, state, task.num_images)
 
 
 def assert_identical(actual: Any, expected: Any) -> None:

@@ -19,6 +19,7 @@ from distilling import (
     assert_close_to_largest,
     assert_identical,
     compile_step,
+    restore,
     run,
 )
 
@@ -95,14 +96,14 @@ def test_every_active_level_moves_in_every_step(history):
 # Just before a growth, just after one, and in between.
 @pytest.mark.parametrize("stop", [1, 3, 4, 9])
 def test_an_interrupted_run_gives_the_same_images_to_the_bit(program, vit, streamed, history, stop):
-    state = jax.tree.map(jnp.asarray, history[stop][0])
+    state = restore(TASK, history[stop][0])
     *_, (last, loss) = run(program, state, [vit.params], streamed, STEPS)
     assert_identical(jax.device_get(last), history[-1][0])
     assert loss == history[-1][1]
 
 
 def test_another_process_continues_to_the_bit(donating, vit, colours, history):
-    state = jax.tree.map(jnp.asarray, history[5][0])
+    state = restore(TASK, history[5][0])
     streamed = real.streamed([vit], colours, TASK, KEY)
     for after, loss in run(donating, state, [vit.params], streamed, 8):
         expected, expected_loss = history[int(after.step)]
@@ -115,6 +116,8 @@ def test_donating_the_state_changes_nothing(donating, vit, streamed, history):
     *_, (last, _) = run(donating, first, [vit.params], streamed, STEPS)
     assert_identical(jax.device_get(last), history[-1][0])
     assert first.params["images"][0].is_deleted()
+    # From the start, and from a state that was restored.
+    assert donating.jitted._cache_size() == 1
 
 
 @pytest.mark.parametrize("number", GROWTHS)
@@ -171,8 +174,7 @@ def test_a_step_whose_loss_is_not_finite_leaves_the_state_as_it_was(
     before = history[number][0]
     (features,) = streamed(number)
     spoilt = dataclasses.replace(features, values=features.values.at[0].set(jnp.nan))
-    state = jax.tree.map(jnp.asarray, before)
-    after, metrics = program(state, [vit.params], [spoilt])
+    after, metrics = program(restore(TASK, before), [vit.params], [spoilt])
     assert not np.isfinite(metrics["loss"])
     assert_identical(jax.device_get(after), before)
     assert distill.is_finite(after)
@@ -403,27 +405,28 @@ def other_backbone(write_vit, tmp_path_factory) -> Backbone:
     )
 
 
-@pytest.mark.parametrize("weights", [(0.75, 0.25), None])
-def test_several_backbones_have_the_weighted_sum_of_gradients(
-    vit, other_backbone, colours, weights
-):
+def test_several_backbones_have_the_weighted_sum_of_gradients(vit, other_backbone, colours):
     both = (vit, other_backbone)
     features = real.streamed(both, colours, TASK, KEY)(0)
     assert [each.values.shape for each in features] == [(4, 16), (4, 8)]
-    state, params = distill.init(TASK, KEY), [one.params for one in both]
+    state = distill.init(TASK, KEY)
+    given = state.params, state.step, [one.params for one in both], features
 
-    def loss_and_gradient(applies, params, features, **arguments):
-        loss = distill.make_loss(TASK, applies, KEY, microbatch=3, **arguments)
-        return jax.jit(jax.value_and_grad(loss))(state.params, state.step, params, features)
+    def make_loss(*backbones, **arguments):
+        applies = [one.apply for one in backbones]
+        return distill.make_loss(TASK, applies, KEY, microbatch=3, **arguments)
 
-    found = loss_and_gradient([one.apply for one in both], params, features, weights=weights)
+    loss = make_loss(*both, weights=(0.75, 0.25))
+    found = jax.jit(jax.value_and_grad(loss))(*given)
     parts = [
-        loss_and_gradient([one.apply], [own], [each])
-        for one, own, each in zip(both, params, features, strict=True)
+        jax.jit(jax.value_and_grad(make_loss(one)))(*given[:2], [one.params], [each])
+        for one, each in zip(both, features, strict=True)
     ]
-    share, other = weights or (0.5, 0.5)
-    expected = jax.tree.map(lambda a, b: share * a + other * b, *parts)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, *parts)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
     for ours, theirs in zip(*(one[1]["images"] for one in (found, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
     assert float(parts[0][0]) != float(parts[1][0])
+    # All count alike where nothing is said.
+    mean = jax.jit(make_loss(*both))(*given)
+    np.testing.assert_allclose(mean, (parts[0][0] + parts[1][0]) / 2, rtol=1e-5)

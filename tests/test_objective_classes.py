@@ -160,13 +160,16 @@ def test_a_head_for_each_copy_is_no_head_of_all():
     assert abs(float(together - apart)) > 1e-3
 
 
-@pytest.mark.parametrize("lacking", [None, 1])
-def test_what_is_prepared_stands_for_all_rows(lacking):
-    """Of as many parts as there are, and where the real set lacks a class."""
+@pytest.mark.parametrize(("lacking", "scale"), [(None, 1.0), (1, 1.0), (None, 0.01)])
+def test_what_is_prepared_stands_for_all_rows(lacking, scale):
+    """Of as many parts as there are, and where the real set lacks a class, or has little weight."""
     real = _real()
-    weights = np.random.default_rng(3).uniform(0.1, 2, REAL).astype(np.float32)
+    weights = scale * np.random.default_rng(3).uniform(0.1, 2, REAL).astype(np.float32)
     weights[np.asarray(real.labels) == lacking] = 0
-    real = dataclasses.replace(real, weights=jnp.asarray(weights))
+    weights[7] = 0
+    real = dataclasses.replace(
+        real, weights=jnp.asarray(weights), values=real.values.at[7].set(jnp.inf)
+    )
     kept = jax.tree.map(np.asarray, real)
     cuts = (0, 1, 9, 9, REAL)
     parts = (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from distilling import KEY, STEPS, TASK, Real, assert_identical, compile_step, run
+from distilling import KEY, STEPS, TASK, Real, assert_identical, compile_step, restore, run
 
 from lgm_jax import distill, objectives, real
 from lgm_jax.compilation import Program
@@ -83,7 +83,7 @@ def test_logits_get_the_update_of_an_adam_that_never_began_anew(vit, streamed, h
 
 
 def test_an_interrupted_run_gives_the_same_soft_labels_to_the_bit(program, vit, streamed, history):
-    state = jax.tree.map(jnp.asarray, history[4])
+    state = restore(SOFT, history[4])
     *_, (last, _) = run(program, state, [vit.params], streamed, STEPS)
     assert_identical(jax.device_get(last), history[-1])
 
