@@ -67,7 +67,7 @@ def test_an_objective_runs_on_eight_devices_in_microbatches_killed_and_resumed(t
     capsys.readouterr()
 
 
-def test_parametrisation_augmentation_and_stage_run_from_a_config(tmp_path):
+def test_parametrisation_augmentation_solver_and_stage_run_from_a_config(tmp_path):
     workdir = tmp_path / "run"
     arguments = (
         *QUICK,
@@ -76,7 +76,8 @@ def test_parametrisation_augmentation_and_stage_run_from_a_config(tmp_path):
         "--config.augment.preset=tests.extensions:Shift",
         "--config.augment.options.pixels=1",
         "--config.augment.scale_min=None",
-        "--config.stages=distill,tests.extensions:count_stage,report",
+        "--config.probe.solver=tests.extensions:class_means",
+        "--config.stages=distill,probe,tests.extensions:count_stage,report",
         f"--workdir={workdir}",
     )
     assert launch.main(arguments) == 0
@@ -90,6 +91,9 @@ def test_parametrisation_augmentation_and_stage_run_from_a_config(tmp_path):
     assert identity["augment.preset"] == "tests.extensions:Shift"
     stages = json.loads((workdir / "stages.json").read_text())
     assert stages["count"]["result"] == {"images": 10}
+    (probed,) = (record for name, record in stages.items() if name.startswith("probe/"))
+    assert probed["inputs"]["protocol"]["solver"] == "tests.extensions:class_means"
+    assert probed["result"]["top1_mean"] > 15, "of ten classes, by chance, 10 %"
     assert (workdir / "report.html").exists()
 
 
