@@ -65,63 +65,56 @@ class Ours:
 
     def __init__(self, options: argparse.Namespace, folder: Path, *, cached: bool):
         import jax
-        import jax.numpy as jnp
         import numpy as np
 
-        from lgm_jax import backbones, compilation, distill, microbatch, plan
-        from lgm_jax.augment import PRESETS
+        from lgm_jax import backbones, compilation, devices, distill, memory, plan, real, settings
+        from lgm_jax.data.dataset import ArraySplit
+        from lgm_jax.features import Rows
+        from lgm_jax.images import Pyramid
 
         self._jax = jax
-        recipe = distill.Recipe(
-            num_classes=options.classes,
-            resolution=options.resolution,
-            crop=options.crop,
-            copies=options.copies,
-            augmentation=PRESETS["paper"],
-            real="cached" if cached else "stream",
-        )
+        made = Pyramid(options.resolution)
+        task = distill.Distillation(options.classes, made, options.crop, copies=options.copies)
         self.backbone = backbones.load(folder, dtype=options.dtype, resolution=options.crop)
         backbone = self.backbone
         key = jax.random.key(0)
         rng = np.random.default_rng(0)
-        labels = jnp.arange(recipe.batch, dtype=jnp.int32) % recipe.num_classes
-        if cached:
-            features = rng.standard_normal((1, recipe.batch, backbone.feature_dim), np.float32)
-            self.source: Any = distill.FeatureMemory(jnp.asarray(features), labels)
-            real = distill.make_cached(recipe, key)
-        else:
-            side = recipe.resolution
-            pixels = rng.integers(0, 256, (recipe.batch, side, side, 3), np.uint8)
-            self.source = distill.Memory(jnp.asarray(pixels), labels)
+        labels = np.arange(task.num_views, dtype=np.int32) % task.num_classes
+        self._device = jax.local_devices()[0]
+        mesh = devices.make_mesh(devices=[self._device])
         size = options.microbatch
-        device = jax.local_devices()[0]
         if size is None:
-            free = microbatch.free_bytes(device.memory_stats(), 0)
-            view = distill.view_bytes(backbone.apply, backbone.params, recipe, key)
-            size = microbatch.choose_size(view, free, recipe.batch)
-        if not cached:
-            real = distill.make_stream(backbone.apply, recipe, key, microbatch_size=size)
-        self.state = distill.init_state(key, recipe)
+            free = memory.free_bytes(self._device.memory_stats(), 0)
+            view = memory.view_bytes(task, backbone.apply, backbone.params, key)
+            size = memory.choose_size(view, free, task.num_views)
+        if cached:
+            rows = Rows([rng.standard_normal((len(labels), backbone.feature_dim), np.float32)], 1)
+            self._real = real.cached([rows], labels, task, key, mesh=mesh)
+        else:
+            shape = (len(labels), *(options.resolution,) * 2, 3)
+            self.split = ArraySplit(rng.integers(0, 256, shape, np.uint8), labels)
+            self._real = real.streamed(
+                [backbone], self.split, task, key, held=True, mesh=mesh, microbatch=size
+            )
+        self.state = distill.init(task, key, mesh=mesh)
+        self._params = [devices.put(mesh, backbone.params)]
         started = time.perf_counter()
-        self._step = compilation.Program(
-            distill.make_step(backbone.apply, recipe, key, real, microbatch_size=size),
-            donate_argnums=0,
-        )
+        self._step = distill.make_step(task, [backbone.apply], key, mesh=mesh, microbatch=size)
+        self._number = 0
         self.timed("step")
-        self._device = device
         self.facts = {"compile": time.perf_counter() - started}
-        given = distill.Batch(jnp.ones((recipe.batch, backbone.feature_dim)), labels)
-        gradient = compilation.Program(
-            distill.make_gradient(backbone.apply, recipe, key, distill.given, microbatch_size=size)
-        )
-        embed = compilation.Program(real)
+        loss = distill.make_loss(task, [backbone.apply], key, mesh=mesh, microbatch=size)
+        gradient = compilation.Program(jax.value_and_grad(loss))
+        given = self._real(0)
         self._parts: dict[str, Callable[[], Any]] = {
-            "real": lambda: embed(self.backbone.params, self.source, self.state.step),
-            "synthetic": lambda: gradient(self.state, self.backbone.params, given),
+            "real": lambda: self._real(self._number),
+            "synthetic": lambda: gradient(self.state.params, self.state.step, self._params, given),
         }
         outline = backbones.outline(folder, dtype=options.dtype, resolution=options.crop)
+        kind = settings.RealViews("cached" if cached else "stream")
+        recipe = settings.Recipe(task, settings.Updates(), kind)
         counted = plan.make_plan(
-            recipe, [plan.Outline(*outline)], recipe.batch, plan.Machine(), size
+            recipe, [plan.Outline(*outline)], len(labels), plan.Machine(), size
         )
         total = sum(counted.flops.values())
         self.facts |= {
@@ -134,7 +127,9 @@ class Ours:
     def timed(self, part: str) -> float:
         started = time.perf_counter()
         if part == "step":
-            self.state, result = self._step(self.state, self.backbone.params, self.source)
+            features = self._real(self._number)
+            self.state, result = self._step(self.state, self._params, features)
+            self._number += 1
         else:
             result = self._parts[part]()
         self._jax.block_until_ready((result, self.state))

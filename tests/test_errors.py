@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 import launch
-from lgm_jax import data, errors
-from lgm_jax.distill import Recipe
+from lgm_jax import data, distill, errors, images, settings
 
 
 def test_bad_input_is_a_value_error_in_a_notebook():
     assert issubclass(errors.UserError, ValueError)
     with pytest.raises(ValueError, match="cosin"):
-        Recipe(num_classes=2, resolution=8, crop=8, schedule="cosin")
+        settings.Updates(schedule="cosin")
+    with pytest.raises(ValueError, match="crop must be a whole number from 1 to 8, not 9"):
+        distill.Distillation(num_classes=2, parametrisation=images.Pyramid(8), crop=9)
     with pytest.raises(ValueError, match="unknown data set 'cifr10'"):
         data.load_dataset("cifr10", resolution=8)
 

@@ -41,8 +41,9 @@ def test_contenders_have_the_same_work_and_are_compared(step, tmp_path, monkeypa
         expected = theirs.step._embed(torch.from_numpy(np.moveaxis(images, -1, 1)))
     np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-4)
     # The same levels of the same images, and as many real ones.
-    assert [x.shape[1] for x in ours.state.levels] == [x.shape[-1] for x in theirs.step.levels]
-    assert len(theirs.step.real) == len(ours.source.labels) == 6
+    levels = ours.state.params["images"]
+    assert [x.shape[1] for x in levels] == [x.shape[-1] for x in theirs.step.levels]
+    assert len(theirs.step.real) == len(ours.split.labels) == 6
 
     contenders = {"ours": ours, "authors": theirs}
     before = [x.detach().clone() for x in theirs.step.levels]
