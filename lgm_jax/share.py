@@ -389,13 +389,17 @@ def _summary(finished: Finished) -> str:
 
 
 def _method(results: Mapping[str, Any]) -> str:
-    name = results["objective"]
-    about = results.get("about_objective") or objectives.about(objectives.OBJECTIVES[name])
+    name = str(results["objective"])
+    about = results.get("about_objective")
+    if about is None:
+        # Of an earlier version, which had ours alone.
+        ours = objectives.OBJECTIVES.get(name)
+        about = {"title": name} if ours is None else objectives.about(ours)
     number = re.fullmatch(r"arXiv (\d+\.\d+)", about.get("source", ""))
-    where = about.get("source", "")
+    where = _escape(about.get("source", ""))
     if number:
         where = f"[arXiv {number[1]}](https://arxiv.org/abs/{number[1]})"
-    return f"{about['title']} (objective `{name}`{where and f', {where}'})"
+    return f"{_escape(about['title'])} (objective `{name}`{where and f', {where}'})"
 
 
 def _accuracies(results: Mapping[str, Any]) -> str:

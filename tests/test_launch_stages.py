@@ -15,6 +15,7 @@ import launch
 import lgm_jax
 from configs import common
 from lgm_jax import features
+from lgm_jax import session as session_module
 from lgm_jax.opening import open_session
 from lgm_jax.stages import costs
 from tests.launching import (
@@ -273,19 +274,25 @@ def test_soft_labels_are_learned_probed_and_taken_along(tmp_path, capsys):
 
 def test_no_image_is_embedded_twice(tmp_path, monkeypatch):
     """Distillation, baselines and probes share one store, under one view of one draw each."""
-    embedded = []
+    embedded, sizes = [], []
+    embed, embed_places = features.embed, features.embed_places
 
-    def spy(backbone, split, views, key, rows, mesh):
-        embedded.extend((len(split.labels), views, int(row)) for row in rows)
-        return compute(backbone, split, views, key, rows, mesh)
+    def spy_on_splits(backbone, split, *arguments, **options):
+        sizes.append(len(split.labels))
+        return embed(backbone, split, *arguments, **options)
 
-    compute = features._embed_rows
-    monkeypatch.setattr(features, "_embed_rows", spy)
+    def spy_on_places(backbone, load, places, views, *arguments, **options):
+        embedded.extend((sizes[-1], views, *map(int, place)) for place in places)
+        return embed_places(backbone, load, places, views, *arguments, **options)
+
+    monkeypatch.setattr(session_module, "embed", spy_on_splits)
+    monkeypatch.setattr(features, "embed_places", spy_on_places)
     shared = ("--config.real.source=exact", "--config.augment.noise=0", "--config.real.views=2")
     probes = ("--config.probe.share_views=True", "--config.probe.views=2")
     assert start(QUICK, *shared, *probes, workdir=tmp_path / "run") == 0
     assert len(embedded) == len(set(embedded))
-    views = {crop for size, crop, _ in embedded if size == 1149}
+    assert len(embedded) > 1149 + 360
+    views = {views for size, views, *_ in embedded if size == 1149}
     assert {v.count for v in views} == {1, 2}, "centre crops, and views for distillation and probe"
 
 

@@ -848,6 +848,22 @@ def test_page_of_several_backbones_and_soft_labels_says_so(tmp_path):
         assert part in text, part
 
 
+def test_page_says_of_an_objective_what_it_says_of_itself(tmp_path):
+    folder = write_run(tmp_path / "own")
+    results = json.loads((folder / runs.RESULTS).read_text())
+    # Of ours without a word in the results, as earlier versions left them, the class says it.
+    assert write(folder) == 0
+    assert "Each step draws a random classifier" in (folder / "report.html").read_text()
+    about = {"title": "nearest <means>", "each_step": "Each step pulls.", "loss_is": "How far."}
+    results |= {"objective": "mine:Means", "about_objective": about}
+    (folder / runs.RESULTS).write_text(json.dumps(results))
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    for part in ("nearest &lt;means&gt;", "Each step pulls.", "How far."):
+        assert part in text, part
+    assert "random classifier" not in text
+
+
 def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
     folder = write_run(tmp_path / "digits_near_seed0")
     config = json.loads((folder / runs.CONFIG).read_text())

@@ -423,6 +423,19 @@ class TestCard:
         chosen = share.write_card(finished, "someone/set", "cc0-1.0")
         assert front_matter(chosen)["license"] == "cc0-1.0"
 
+    def test_says_by_what_objective_the_images_were_made(self, finished):
+        def made_by(**results):
+            card = share.write_card(finished._replace(results=finished.results | results), "a/b")
+            return re.search(r"Made with lgm_jax, by (.*)\.", card)[1]
+
+        link = "[arXiv 2602.05391](https://arxiv.org/abs/2602.05391)"
+        assert made_by() == f"statistical flow matching (objective `sfm`, {link})"
+        own = {"objective": "mine:Loss", "about_objective": {"title": "a [loss]", "source": "<b>"}}
+        assert made_by(**own) == r"a \[loss\] (objective `mine:Loss`, &lt;b&gt;)"
+        bare = {"objective": "mine:Loss", "about_objective": {"title": "Loss"}}
+        assert made_by(**bare) == "Loss (objective `mine:Loss`)"
+        assert made_by(objective="mine:Loss") == "mine:Loss (objective `mine:Loss`)"
+
     def test_folders_of_any_name_are_in_it(self, finished, tmp_path):
         name = os.fsdecode(b"a\xff")
         odd = finished._replace(settings={"data.folder": name})
