@@ -281,7 +281,11 @@ def _each_run(
     mesh: Mesh,
 ) -> Any:
     def solve(key: Key[Array, ""], features: Array, labels: Array) -> Any:
-        return head(key, features, labels, num_classes, protocol)
+        found = head(key, features, labels, num_classes, protocol)
+        wanted = {"kernel": (features.shape[-1], num_classes), "bias": (num_classes,)}
+        if (shapes := jax.tree.map(jnp.shape, found)) != wanted:
+            raise UserError(f"a solver must return arrays of {wanted}, not of {shapes}")
+        return found
 
     def solve_all(key: Key[Array, ""], data: Data) -> Any:
         runs, table, labels = data
@@ -355,7 +359,7 @@ def find(solver: Any) -> Solver:
     found = plugins.resolve("solver", solver, SOLVERS) if isinstance(solver, str) else solver
     if isinstance(found, Solver):
         return found
-    if not callable(found):
+    if not callable(found) or isinstance(found, type):
         raise UserError(f"solver must be a Solver or a function of one run, not {found!r:.80}")
     return Solver(functools.partial(each_run, found))
 

@@ -295,10 +295,19 @@ def test_a_solver_may_be_anybodys_own(backbone, solver):
         dataclasses.replace(settings, augment="fresh")
 
 
-def test_solvers_of_no_such_name_are_refused():
-    for name in ("no.such.module:f", f"{__name__}:no_such_function", f"{__name__}:SIDE"):
+def test_what_is_no_solver_is_refused():
+    names = ("no.such.module:f", *(f"{__name__}:{name}" for name in ("no", "SIDE", "Backbone")))
+    for name in names:
         with pytest.raises(UserError, match="solver"):
             protocol(solver=name)
+    with pytest.raises(UserError, match=r"arrays of .*'kernel': \(2, 7\).*, not of \(6, 2\)"):
+        probe.fit(
+            jax.random.key(0),
+            np.ones((6, 2), np.float32),
+            np.arange(6),
+            CLASSES,
+            solver=lambda key, features, *rest: features[0],
+        )
 
 
 def test_a_fit_of_features_takes_little(backbone):
