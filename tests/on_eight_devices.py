@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import NamedSharding
 from scale import (
     FEATURES,
     KEY,
@@ -154,6 +155,19 @@ def test_microbatches_and_devices_together(count, size):
     """Two images a class in three copies: on 8 devices, 3 images in 3 copies; on 3, 7 in 3."""
     task = make_task(10, copies=3, ipc=2, center_crop_copies=1)
     assert_same(run(task, count, "stream", size), run(task, 1, "stream"), task)
+
+
+@pytest.mark.parametrize("source", ["stream", "cached", "exact"])
+def test_real_features_lie_on_the_devices_that_the_step_takes_them_from(source):
+    """Ten classes in two copies on eight devices: each has as many rows, some of which fill up."""
+    program = make_program(make_task(10, **PLAIN), 8, source)
+    (found,) = program.real(0)
+    count = 50 if source == "exact" else 20
+    layout = NamedSharding(program.mesh, devices.ROWS)
+    for leaf in jax.tree.leaves(found):
+        assert leaf.shape[0] == -(-count // 8) * 8
+        assert leaf.sharding.is_equivalent_to(layout, leaf.ndim)
+    assert sum(found.weights) == count
 
 
 @pytest.mark.parametrize("source", ["stream", "exact"])
