@@ -159,13 +159,19 @@ def init_logits(task: Distillation) -> Float[Array, "s k"]:
     return scale * jax.nn.one_hot(hard_labels(task), k)
 
 
-def params_bytes(task: Distillation) -> int:
-    """Bytes of the parameters of one image."""
+def abstract_params(task: Distillation, num_images: int) -> Any:
+    """Shapes and types of the parameters of some images; computes nothing."""
     made: Any = task.parametrisation
     if getattr(made, "init", None) == "real":
+        # Which has the same, but needs images.
         made = dataclasses.replace(made, init="noise")
-    shapes = jax.eval_shape(lambda key: made.init_params(key, 1), jax.random.key(0))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return jax.eval_shape(lambda key: made.init_params(key, num_images), jax.random.key(0))
+
+
+def params_bytes(task: Distillation) -> int:
+    """Bytes of the parameters of one image."""
+    shapes = jax.tree.leaves(abstract_params(task, 1))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
 
 
 def hard_labels(task: Distillation) -> Int[Array, " s"]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lgm_jax import devices
-from lgm_jax.distill import Apply, Distillation, make_embed
+from lgm_jax.distill import Apply, Distillation, abstract_params, make_embed
 
 # For devices that report no memory of their own, such as CPUs: the part of the machine's memory
 # that microbatches may take together, of all processes of a run, which may share the machine. Not
@@ -32,14 +32,7 @@ _USABLE = 0.9
 _MARGIN = 1.5
 
 
-def view_bytes(
-    task: Distillation,
-    apply: Apply,
-    backbone_params: Any,
-    key: Key[Array, ""],
-    *,
-    params: Any = None,
-) -> int:
+def view_bytes(task: Distillation, apply: Apply, backbone_params: Any, key: Key[Array, ""]) -> int:
     """Bytes that a step holds of every view that is in the backbone at a time; runs nothing.
 
     Args:
@@ -47,17 +40,14 @@ def view_bytes(
         apply: The backbone's `apply(params, images)`.
         backbone_params: Its parameters, of which only shapes and types count.
         key: Any random key.
-        params: Parameters of images, as for `distill.init`, of which likewise.
     """
     plain = min(task.center_crop_copies, 1)
     single = dataclasses.replace(task, copies=1, center_crop_copies=plain)
     mesh = devices.make_mesh(devices=jax.devices()[:1])
     embed = make_embed(single, apply, key, mesh=mesh)
-    if params is None:
-        params = jax.eval_shape(lambda: task.parametrisation.init_params(key, task.num_images))
 
     def kept(count: int) -> int:
-        some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), params)
+        some = abstract_params(task, count)
 
         def features(images: Any, backbone_params: Any) -> Float[Array, "n d"]:
             return embed({"images": images}, backbone_params, jnp.int32(0)).values
