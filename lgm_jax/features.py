@@ -136,15 +136,12 @@ def embed(
     total = views.count * images
 
     @functools.cache
-    def params() -> Any:
-        return devices.put(mesh, backbone.params)
+    def placed() -> Backbone:
+        return dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
 
     def compute(rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
-        everywhere = dataclasses.replace(backbone, params=params())
-        places = np.stack([rows // images, rows % images], axis=1)
-        found = embed_places(
-            everywhere, lambda at: split.load(places[at, 1]), places, views, key, mesh=mesh
-        )
+        places, load = np.divmod(rows, images), lambda at: split.load(rows[at] % images)
+        found = embed_places(placed(), load, np.stack(places, axis=1), views, key, mesh=mesh)
         return finite(found, backbone.name)
 
     if folder is not None:
