@@ -35,8 +35,10 @@ def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{kind} {name!r} cannot be imported: {error}") from error
+    # A module of somebody else's may raise anything.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{kind} {name!r} cannot be imported: {reason}") from error
     return found
 
 

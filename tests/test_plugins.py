@@ -41,6 +41,15 @@ def test_what_is_not_there_is_refused(name, message):
         resolve("objective", name, objectives.OBJECTIVES)
 
 
+def test_a_module_that_is_no_python_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "not_python.py").write_text("class Margin(")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UserError, match="objective 'not_python:Margin' cannot be imported: .*never"
+    ):
+        resolve("objective", "not_python:Margin", {})
+
+
 def test_options_that_it_does_not_take_are_refused():
     with pytest.raises(UserError, match=r"does not take its options: .*marign"):
         make("objective", HERE, objectives.OBJECTIVES, {"marign": 2.0})
