@@ -66,27 +66,27 @@ def test_sums_and_gradients_in_parts_are_those_of_the_whole(parts):
     # An integer array is padded as well.
     numbers = jnp.arange(13, dtype=jnp.int32)
 
-    def share(a, weights, numbers):
-        rows = weights * jnp.sin(jnp.sum(a, axis=1) + numbers)
+    def share(scale, a, weights, numbers):
+        rows = weights * jnp.sin(scale * jnp.sum(a, axis=1) + numbers)
         return {"sum": jnp.sum(rows), "outer": a.T @ (a * rows[:, None])}
 
-    def total(a, weights):
-        sums = numerics.sum_of_parts(share, parts, a, weights, numbers)
+    def total(scale, a, weights):
+        sums = numerics.sum_of_parts(share, parts, scale, a, weights, numbers)
         return sums["sum"] + jnp.sum(jnp.cos(sums["outer"])), sums
 
-    (loss, sums), slope = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(a, weights)
-    expected = share(a, weights, numbers)
-    for name, value in expected.items():
-        np.testing.assert_allclose(sums[name], value, rtol=1e-5, atol=1e-6)
+    def whole(scale, a, weights):
+        sums = share(scale, a, weights, numbers)
+        return sums["sum"] + jnp.sum(jnp.cos(sums["outer"])), sums
 
-    def whole(a, weights):
-        sums = share(a, weights, numbers)
-        return sums["sum"] + jnp.sum(jnp.cos(sums["outer"]))
-
-    expected_loss, expected_slope = jax.value_and_grad(whole, argnums=(0, 1))(a, weights)
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
-    for ours, theirs in zip(slope, expected_slope, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    # What all rows have in common has a gradient too.
+    given = jnp.float32(0.7), a, weights
+    (ours, slopes), (theirs, expected) = (
+        jax.value_and_grad(function, argnums=(0, 1, 2), has_aux=True)(*given)
+        for function in (total, whole)
+    )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), ours, theirs)
+    for slope, wanted in zip(slopes, expected, strict=True):
+        np.testing.assert_allclose(slope, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_parts_are_as_few_as_keep_class_scores_within_64_mebibytes():
