@@ -45,7 +45,7 @@ def test_a_module_that_is_no_python_is_refused(tmp_path, monkeypatch):
     (tmp_path / "not_python.py").write_text("class Margin(")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        UserError, match="objective 'not_python:Margin' cannot be imported: .*never"
+        UserError, match=r"'not_python:Margin' cannot be imported: .*never"
     ):
         resolve("objective", "not_python:Margin", {})
 
