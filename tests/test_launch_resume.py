@@ -255,7 +255,7 @@ def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):
             check=True,
         )
         assert done.stderr == ""
-        steps = (tmp_path / folders[variable]).glob("jit_step-*-cache")
+        steps = (tmp_path / folders[variable]).glob("jit_update-*-cache")
         kept.append([path.name for path in steps])
         images.append(lgm_jax.load_distilled(workdir)[0])
     assert len(kept[0]) == 1
