@@ -44,9 +44,7 @@ def test_what_is_not_there_is_refused(name, message):
 def test_a_module_that_is_no_python_is_refused(tmp_path, monkeypatch):
     (tmp_path / "not_python.py").write_text("class Margin(")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        UserError, match=r"'not_python:Margin' cannot be imported: .*never"
-    ):
+    with pytest.raises(UserError, match=r"'not_python:Margin' cannot be imported: .*never"):
         resolve("objective", "not_python:Margin", {})
 
 
