@@ -1,7 +1,7 @@
 """What a config says, as the dataclasses of the library: each key is read in one place, here.
 
 A field of a dataclass has the key of its name in the section that is about it, but for `_KEYS`.
-What identifies a distillation is told from the same dataclasses, by the same keys.
+What identifies a distillation is derived from the same dataclasses, by the same keys.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEYS = {
     "augmented": "augment.real",
 }
 
-# What a distillation is made of when nothing is said: part of no identity.
+# The classes that a config names by default: part of no identity.
 _KIND, _OBJECTIVE, _AUGMENTATION = "pyramid", "lgm", Augmentation
 
 

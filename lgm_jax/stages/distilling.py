@@ -53,7 +53,7 @@ def distill_stage(session: Session) -> None:
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report, which is then of no finished run.
         run.forget("report")
-        _say_start(session, mesh, size, start)
+        _print_start(session, mesh, size, start)
         real = make_real(session, mesh, size, workers)
         state = _Loop(session, mesh, size, real, checkpoints, metrics).run(state)
         checkpoints.save(steps, state)
@@ -229,7 +229,7 @@ def make_real(
             mesh=mesh,
             microbatch=size,
         )
-    _say_cost(session, len(train.labels))
+    _print_cost(session, len(train.labels))
     kept = [session.real_features(backbone) for backbone in session.backbones]
     if how.source == "cached":
         return real_features.cached(kept, train.labels, task, key, sampling=how.sampling, mesh=mesh)
@@ -320,7 +320,7 @@ def _make_agree(mesh: Mesh) -> Callable[[int], int]:
     return agree
 
 
-def _say_start(session: Session, mesh: Mesh, size: int, start: int) -> None:
+def _print_start(session: Session, mesh: Mesh, size: int, start: int) -> None:
     progress.note_growth(session)
     where = f"{mesh.size} devices, " if mesh.size > 1 else ""
     where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
@@ -331,7 +331,7 @@ def _say_start(session: Session, mesh: Mesh, size: int, start: int) -> None:
     )
 
 
-def _say_cost(session: Session, num_images: int) -> None:
+def _print_cost(session: Session, num_images: int) -> None:
     """Says what embedding real images once costs, against embedding a batch at every step."""
     views, steps = session.recipe.real.views, session.config.steps
     once, streamed = views * num_images, steps * session.task.num_views
