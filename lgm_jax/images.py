@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import Precision
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from lgm_jax import checks
 from lgm_jax.augment import to_float
@@ -369,7 +369,10 @@ def decode(
 
 
 def from_images(
-    images: Float[Array, "n h w 3"], *, decorrelate: bool = True, grey: bool = False
+    images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
+    *,
+    decorrelate: bool = True,
+    grey: bool = False,
 ) -> Levels:
     """Pixel parameters that `decode` to given images, up to values within 0.001 of black or white.
 
