@@ -24,6 +24,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+import gc
 import json
 import shutil
 import signal
@@ -90,6 +91,21 @@ _LONG = ("test_sharding.py", "test_hosts.py", "test_launch_")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.name.startswith(_LONG))
+
+
+# Linux lets a process have 65,530 maps of memory, of which each compiled program takes some; the next
+# one crashes.
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Drops compiled programs between the files of tests where there are many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
