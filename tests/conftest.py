@@ -93,8 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.name.startswith(_LONG))
 
 
-# Linux lets a process have 65,530 maps of memory, of which each compiled program takes some, and one
-# more crashes it.
+# Linux lets a process have 65,530 maps of memory; each compiled program takes some, and one more
+# crashes it.
 _MOST_MAPS = 20_000
 
 

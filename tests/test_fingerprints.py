@@ -65,9 +65,11 @@ CLASSES = {
 
 def _with_a_field(cls, default):
     """The class as a later version might have it."""
-    return dataclasses.make_dataclass(
+    later = dataclasses.make_dataclass(
         cls.__name__, [("added", object, default)], bases=(cls,), frozen=True
     )
+    later.__module__ = cls.__module__
+    return later
 
 
 def _rebuilt(value, name, later):
