@@ -29,6 +29,19 @@ class Outer:
     workers: int = dataclasses.field(default=4, compare=False)
 
 
+# They stand for classes of the package, whose names are enough.
+Inner.__module__ = Outer.__module__ = "lgm_jax.settings"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outside:
+    width: int = 1
+
+
+def test_a_class_from_outside_is_named_with_its_module():
+    assert describe(Outside()) == {"type": f"{__name__}:Outside"}
+
+
 def test_fields_at_their_default_are_left_out_at_every_depth():
     assert describe(Outer(Inner(3))) == {"type": "Outer", "inner": {"type": "Inner", "width": 3}}
     changed = Outer(Inner(3, 2.5), ("a",), True, Inner(1), [1, 3])
@@ -52,6 +65,7 @@ def test_a_field_that_is_added_with_a_default_changes_nothing(default):
     later = dataclasses.make_dataclass(
         "Inner", [("added", object, default)], bases=(Inner,), frozen=True
     )
+    later.__module__ = Inner.__module__
     assert digest(Outer(later(3, 2.0))) == digest(Outer(Inner(3, 2.0)))
     assert digest(Outer(later(3, 2.0, "other"))) != digest(Outer(Inner(3, 2.0)))
 
