@@ -76,7 +76,12 @@ def streamed(
     view_key = jax.random.fold_in(key, _VIEW)
     params = [devices.put(mesh, backbone.params) for backbone in backbones]
 
+    under_way: list[Any] = []
+
     def real(step: int) -> Sequence[Features]:
+        # One step is ahead of the device, not many: their images would fill its memory, and on
+        # CPUs the programs of many devices would wait for each other's threads.
+        jax.block_until_ready(under_way)
         batch = batches(step)
         step_key = jax.random.fold_in(view_key, step)
         values = [
@@ -93,6 +98,7 @@ def streamed(
             )
             for backbone, own in zip(backbones, params, strict=True)
         ]
+        under_way[:] = values
         labels, weights, indices, numbers = batch[1:]
         # Views are made anew: their numbers in the batch tell those of one image apart.
         return [
