@@ -310,7 +310,7 @@ def _count_flops(
     products = [outline.spec.flops for outline in outlines]
     with_weights, attention = (sum(part) for part in zip(*products, strict=True))
     rows = sources.views * num_images if sources.source == "exact" else task.num_views
-    if recipe.needs_means_alone:
+    if recipe.prepares:
         rows = task.num_classes
     counted = {"synthetic forward": float(task.num_views * (with_weights + attention))}
     if again:
@@ -380,7 +380,7 @@ def _exchanged(recipe: Recipe, dim: int, views: int) -> int:
         return 2 * 4 * (sums + 1)
     if isinstance(task.objective, SFM):
         # Sums of each class, and of all; what is prepared of real images is on every device.
-        return (1 if recipe.needs_means_alone else 2) * 4 * (sums + dim + 1)
+        return (1 if recipe.prepares else 2) * 4 * (sums + dim + 1)
     labels = 1 if task.labels == "hard" else 2 * task.num_classes
     # Features and soft labels with their gradients, weights; the loss and a count.
     return 4 * (views * (2 * dim + labels + 1) + 2)

@@ -116,7 +116,6 @@ def cached(
     *,
     sampling: str = "shuffle",
     mesh: Mesh | None = None,
-    steps: int = 2**31,
 ) -> Real:
     """Features of a batch, drawn from those of some views of each real image.
 
@@ -129,7 +128,6 @@ def cached(
         key: The run's root key.
         sampling: As for `streamed`; it draws other shuffles.
         mesh: As for `streamed`.
-        steps: Steps that may be asked for.
     """
     mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
     order = Order(sampling, jax.random.fold_in(key, _REAL), labels, task.num_classes, made=False)
@@ -145,7 +143,7 @@ def cached(
         taken = [rows.take(seen.astype(np.int64) * len(labels) + chosen) for rows in kept]
         return taken, (labels[chosen], np.ones(len(chosen), np.float32), chosen, seen)
 
-    drawn_ahead = Ahead(draw, steps)
+    drawn_ahead = Ahead(draw, 2**31)
 
     def real(step: int) -> Sequence[Features]:
         taken, rest = drawn_ahead(step)

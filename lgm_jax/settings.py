@@ -126,7 +126,7 @@ class Recipe:
         return self.task.augmentation if self.real.augmented else None
 
     @property
-    def needs_means_alone(self) -> bool:
+    def prepares(self) -> bool:
         """Whether the objective prepares what it needs of real features before the first step."""
         return self.real.source == "exact" and hasattr(self.task.objective, "prepare")
 

@@ -54,10 +54,11 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as workers:
         # Whatever lies on the device lies there once.
-        real: dict[bool, Any] = {}
+        real: dict[Any, Any] = {}
         for name in names:
             each = _with_objective(session, name)
-            prepared = each.recipe.needs_means_alone
+            # What an objective prepares is its own.
+            prepared = each.task.objective if each.recipe.prepares else None
             if prepared not in real:
                 real[prepared] = make_real(each, mesh, size, workers)(0)
             step = distill.make_step(

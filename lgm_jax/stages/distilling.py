@@ -234,7 +234,7 @@ def make_real(
     if how.source == "cached":
         return real_features.cached(kept, train.labels, task, key, sampling=how.sampling, mesh=mesh)
     largest = max(rows.nbytes for rows in kept)
-    if largest > FEATURES_IN_MEMORY and not recipe.needs_means_alone:
+    if largest > FEATURES_IN_MEMORY and not recipe.prepares:
         raise UserError(
             f"the features take {largest / 1e9:.3g} GB, more than the "
             f"{FEATURES_IN_MEMORY / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
