@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,56 @@ _USABLE = 0.9
 # What a view takes, over what `kept_bytes` counts. Measured with XLA for CPUs: 1.1 for a ViT-B of
 # twelve blocks, 1.5 for one of two, where the working memory of one block counts for more.
 _MARGIN = 1.5
+
+# How compilers say that a program needs more than a device has: of all, or of its temporaries.
+_REFUSAL = re.compile(r"([\d.]+)([KMG])\)? (?:of [\d.]+[KMG] hbm|exceeds available)")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class Account(NamedTuple):
+    """Bytes of one device that a program takes, by its compiler's account.
+
+    Attributes:
+        arguments: What it is given: of a step, weights, state and real features.
+        results: What it returns that does not take the place of an argument.
+        temporary: What it computes on the way.
+    """
+
+    arguments: int
+    results: int
+    temporary: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def account(program: jax.stages.Compiled) -> Account:
+    """What a compiled program takes on each device."""
+    found: Any = program.memory_analysis()
+    return Account(
+        found.argument_size_in_bytes,
+        found.output_size_in_bytes - found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+    )
+
+
+def needed(lowered: Any) -> int:
+    """Bytes of each device that a program needs: compiles it, for accelerators, and runs nothing.
+
+    Where its compiler refuses it for lack of memory, as that of TPUs does, this is what the
+    compiler says that it would need, at least.
+
+    Args:
+        lowered: What `lower` of a jitted function or of a `Program` returned.
+    """
+    try:
+        return account(lowered.compile()).total
+    except jax.errors.JaxRuntimeError as error:
+        refused = _REFUSAL.search(str(error))
+        if refused is None:
+            raise
+        return int(float(refused[1]) * _UNITS[refused[2]])
 
 
 def view_bytes(task: Distillation, apply: Apply, backbone_params: Any, key: Key[Array, ""]) -> int:

@@ -207,3 +207,42 @@ def test_a_container_has_the_memory_of_its_limit(tmp_path, monkeypatch):
     assert machine > 2**28
     monkeypatch.setattr(memory, "_CONTAINER_LIMITS", (limit, unlimited))
     assert memory.machine_bytes() == 1_000_000
+
+
+def test_a_program_takes_its_arguments_results_and_temporaries():
+    """A matrix that is changed in its place, and a product that is not kept."""
+    side, size = 512, 4 * 512**2
+
+    def function(given, other):
+        return given + 1, jnp.sum(jnp.sin(given @ other) @ other)
+
+    given = jax.ShapeDtypeStruct((side, side), jnp.float32)
+    lowered = jax.jit(function, donate_argnums=0).lower(given, given)
+    found = memory.account(lowered.compile())
+    assert found.arguments == 2 * size
+    assert 4 <= found.results < 100
+    assert size <= found.temporary < 4 * size
+    assert memory.needed(lowered) == found.total == sum(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "needed"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (26.84G) exceeds available HBM (15.75G).",
+            26.84 * 2**30,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 918.5M of 15.75M hbm. Exceeded hbm capacity by 902.75M.",
+            918.5 * 2**20,
+        ),
+    ],
+)
+def test_a_compiler_that_refuses_says_what_is_needed(said, needed):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(said)
+
+    assert memory.needed(Lowered()) == int(needed)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lgm_jax import devices, distill, hosts
+from lgm_jax import devices, distill, hosts, memory
 from lgm_jax.session import Session
 from lgm_jax.settings import make_recipe
 from lgm_jax.stages.distilling import make_real, microbatch_size, start_params
@@ -80,7 +80,7 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
                 states[name], _ = jax.block_until_ready(made)
                 seconds[name].append(time.perf_counter() - started)
     medians = hosts.first_says({name: statistics.median(seconds[name][1:]) for name in names})
-    return {name: StepCost(medians[name], _program_bytes(programs[name])) for name in names}
+    return {name: StepCost(medians[name], memory.account(programs[name]).total) for name in names}
 
 
 def _with_objective(session: Session, name: str) -> Session:
@@ -92,14 +92,3 @@ def _with_objective(session: Session, name: str) -> Session:
         session.recipe, task=dataclasses.replace(task, objective=objective)
     )
     return dataclasses.replace(session, recipe=recipe)
-
-
-def _program_bytes(program: Any) -> int:
-    found = program.memory_analysis()
-    # The new state takes the place of the old one.
-    return (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-        + found.temp_size_in_bytes
-    )
