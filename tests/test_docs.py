@@ -25,7 +25,7 @@ def test_the_notebook_runs(monkeypatch):
         code = code.replace(long, short)
     names: dict = {}
     exec(code, names)
-    sets = [*names["sets"].values(), *names["rivals"].values()]
+    sets = [*names["sets"].values(), *names["rivals"].values(), names["own"]]
     for i, pixels in enumerate(sets):
         assert pixels.shape == (10, 32, 32, 3)
         assert 0 <= pixels.min() < pixels.max() <= 1
@@ -41,7 +41,7 @@ def test_the_notebook_has_its_outputs():
     assert all(cell["execution_count"] for cell in code)
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not any(output["output_type"] == "error" for output in outputs)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
 
 
 def test_results_become_pages(tmp_path, capsys):
