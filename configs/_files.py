@@ -12,6 +12,12 @@ from lgm_jax.errors import UserError, unknown_name
 
 _FOLDERS = ("configs", "configs/experiments")
 
+# Recipes of the paper that had files of their own.
+_MOVED = re.compile(
+    "(clip|dino|dinov2|eva02|mocov3)_(birds|fruits|cats|imagenette|imagewoof|in10_[a-e]|cub|dogs|"
+    "flowers|food|artbench|spawrious|waterbirds)"
+)
+
 
 def find(named: str) -> str:
     """`FILE[:ARG]` with a file that exists and has a `get_config()`.
@@ -30,6 +36,9 @@ def find(named: str) -> str:
     ends = [*(place for place, letter in enumerate(named) if letter == ":"), len(named)]
     found = ((path, named[end:]) for end in ends for path in _candidates(named[:end]))
     path, argument = next((each for each in found if each[0].is_file()), (None, ""))
+    if path is None and (moved := _MOVED.fullmatch(Path(name).stem)):
+        words = ",".join(filter(None, [*moved.groups(), named.partition(":")[2]]))
+        raise UserError(f"config file {name} is gone: it is configs/paper.py:{words} now")
     if path is None and Path(name).is_dir():
         raise UserError(f"config file {name} is a folder: name a file, as configs/quickstart.py")
     if path is None:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import _paper, _recipes, imagenette_folder, quickstart
+from configs import imagenette_folder, quickstart
+from configs import paper as recipes
 from lgm_jax import images as image_ops
 from lgm_jax import settings
 from lgm_jax.augment import Augmentation, augment, center_crop
@@ -55,10 +56,10 @@ def _recipe(name: str, preset: str | None):
         return settings.make_recipe(imagenette_folder.get_config(), 10, 224)
     if name == "quickstart":
         return settings.make_recipe(quickstart.get_config(), 10, 32)
-    return settings.make_recipe(_recipes.recipe(preset, "dinov2", "in100"), 100, 224)
+    return settings.make_recipe(recipes.recipe("dinov2", "in100", preset), 100, 224)
 
 
-@pytest.mark.parametrize("preset", _paper.PRESETS)
+@pytest.mark.parametrize("preset", recipes.PRESETS)
 def test_published_presets_crop_by_the_authors_law(preset):
     augmentation = _recipe("dinov2_in100", preset).task.augmentation
     top, left, height, width = (_places(augmentation, 64, 64) / 64).T

@@ -1,6 +1,5 @@
 """Experiments at the paper's scale: each run is its recipe's, whichever preset; whose numbers."""
 
-import importlib
 import json
 import re
 from pathlib import Path
@@ -9,7 +8,8 @@ import pytest
 from etils import epath
 
 import launch
-from configs import _paper, common
+from configs import common
+from configs import paper as recipes
 from lgm_jax import experiments
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import result, runner
@@ -39,22 +39,22 @@ ALWAYS = {"seed", "backbone.name", "eval_backbones", "stages", "baselines"}
 
 
 def recipe_of(model, images, preset):
-    return importlib.import_module(f"configs.{model}_{images}").get_config(preset)
+    return recipes.recipe(model, images, preset)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_run_is_its_recipes(path, preset):
     config = load(path.stem, f":{preset}")
-    recipes = {
-        images: common.flatten(recipe_of("dinov2", images, preset)) for images in _paper.IMAGES
+    published = {
+        images: common.flatten(recipe_of("dinov2", images, preset)) for images in recipes.IMAGES
     }
     planned = experiments.planned_configs(config)
     assert planned
     for run, each in planned.items():
         images = IMAGES[run.split("_")[0]]
         found = common.flatten(each)
-        different = {key for key, value in recipes[images].items() if found[key] != value}
+        different = {key for key, value in published[images].items() if found[key] != value}
         assert different <= VARIED.get(path.stem, set()) | ALWAYS, run
         assert {"ipc", "copies", "probe.batch", "data.subset"} <= set(found)
 
@@ -65,7 +65,10 @@ def test_backbones_are_the_presets(preset):
         each.backbone.name
         for each in experiments.planned_configs(load("table1", f":{preset}")).values()
     }
-    expected = {recipe_of(model, "in100", preset).backbone.name for model in _paper.COMPARED}
+    expected = {
+        recipe_of(model, "in100", preset).backbone.name
+        for model in ("clip", "dinov2", "eva02", "mocov3")
+    }
     assert seen == expected
     config = load("figure3", f":{preset}")
     (evaluated,) = {each.eval_backbones for each in experiments.planned_configs(config).values()}

@@ -17,16 +17,9 @@ from lgm_jax.backbones import specs
 from lgm_jax.data import imagenet
 from lgm_jax.data.digits import load_digits
 from lgm_jax.features import Views, embed
-from tools import write_recipes
 
 ROOT = Path(__file__).parents[1]
-# Recipes of the paper have tests of their own.
-RECIPES = {f"{model}_{images}" for model, images in write_recipes.recipes()}
-CONFIGS = sorted(
-    path
-    for path in (ROOT / "configs").glob("*.py")
-    if path.stem[0] != "_" and path.stem not in RECIPES
-)
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem != "paper")
 
 
 def snippets(word):

@@ -11,22 +11,37 @@ import numpy as np
 import pytest
 
 import launch
-from configs import _paper, common
+from configs import common
+from configs import paper as recipes
 from lgm_jax import backbones, distill, objectives, plan, settings
 from lgm_jax.augment import PRESETS
 from lgm_jax.data import imagenet, sizes
 from lgm_jax.data.sizes import known_size
 from lgm_jax.experiments import paper
 from lgm_jax.session import MEMORY_LIMIT
-from tools import write_recipes
 
 ROOT = Path(__file__).parents[1]
-RECIPES = write_recipes.recipes()
-NAMES = [f"{model}_{images}" for model, images in RECIPES]
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
+COMPARED = ("clip", "dinov2", "eva02", "mocov3")
+ROWS = tuple(paper.ACCURACY["imagenet-1k"])
+# The models that the paper compares, and DINO for ArtBench.
+RECIPES = [
+    f"{model},{images}"
+    for images in paper.IMAGES
+    for model in recipes.MODELS
+    if model in COMPARED or images == "artbench"
+]
 
 
-def config_of(name, arg=None):
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+def config_of(name, *words):
+    return recipes.get_config(",".join([name, *words]))
+
+
+def table(title):
+    """The rows of the page's table under a title, as their cells."""
+    lines = PAGE.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
 def changed(config, other):
@@ -64,12 +79,13 @@ def trace(task, dim):
     return [level.shape for level in after.params["images"]]
 
 
-@pytest.mark.parametrize(("model", "images"), RECIPES, ids=NAMES)
-def test_every_recipe_is_built_and_traced(model, images):
-    config = config_of(f"{model}_{images}")
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_built_and_traced(name):
+    model, images = name.split(",")
+    config = config_of(name)
     common.check(config)
     assert set(settings.flatten(config)) == set(common.KEYS)
-    assert config.backbone.name == _paper.MODELS[model].backbone
+    assert config.backbone.name == recipes.MODELS[model].backbone
     size = known_size(config.data.name, config.data.subset)
     task = settings.make_recipe(config, size.classes, config.images.crop or 224).task
     assert task.num_views == size.classes * (3 if images == "in1k" else 10)
@@ -80,7 +96,25 @@ def test_every_recipe_is_built_and_traced(model, images):
     assert config.probe.full_augment == ("fresh" if fits else "none")
 
 
-@pytest.mark.parametrize("name", ["clip_in1k", "dinov2_waterbirds", "dino_artbench"])
+@pytest.mark.parametrize("model", COMPARED)
+@pytest.mark.parametrize("images", ["in1k", "in100"])
+def test_files_of_imagenet_are_its_recipes(model, images):
+    module = importlib.import_module(f"configs.{model}_{images}")
+    for arg in (None, "authors_2026,cached"):
+        plain = config_of(f"{model},{images}", *([arg] if arg else []))
+        assert settings.flatten(module.get_config(arg)) == settings.flatten(plain)
+    # What the file says of accuracy and cost is what the page says.
+    for row, shown in zip(ROWS, accuracies(model, images), strict=True):
+        assert f"{row} {shown}" in module.__doc__
+    flops, hours, photos, probes = predict(model, images)
+    text = " ".join(module.__doc__.split())
+    assert f"as many real ones, {flops} TFLOP each" in text
+    assert f"{hours} of arithmetic on one H100" in text
+    assert f"decodes {photos} photos a second, and {probes} for the probes" in text
+    assert f"The authors: {paper.IMAGES[images].took}." in text
+
+
+@pytest.mark.parametrize("name", ["clip,in1k", "dinov2,waterbirds", "dino,artbench"])
 def test_words_behind_the_colon_can_be_joined(name):
     plain, cached = config_of(name), config_of(name, "cached")
     assert changed(plain, cached) == {"real.source", "data.placement"}
@@ -92,10 +126,10 @@ def test_words_behind_the_colon_can_be_joined(name):
         common.check(config)
 
 
-@pytest.mark.parametrize("images", _paper.IMAGES)
+@pytest.mark.parametrize("images", paper.IMAGES)
 def test_quick_embeds_little(images):
     """Ten classes at most, and no baseline that needs the features of all training images."""
-    config, plain = config_of(f"clip_{images}", "quick"), config_of(f"clip_{images}")
+    config, plain = config_of(f"clip,{images}", "quick"), config_of(f"clip,{images}")
     common.check(config)
     assert config.baselines == "random"
     size, whole = (known_size(c.data.name, c.data.subset) for c in (config, plain))
@@ -105,32 +139,23 @@ def test_quick_embeds_little(images):
         assert [int(index) for index in config.data.subset.split(",")] == list(chosen[:10])
 
 
-def test_durations_are_no_more_exact_than_they_can_be():
-    shown = [write_recipes._duration(hours) for hours in (0.01, 4.9 / 60, 0.55, 1.7)]
-    assert shown == ["under 5 min", "under 5 min", "33 min", "1.7 h"]
-    assert write_recipes._rate(2504.3) == "2,500"
-    assert "| arithmetic alone | photos/s to decode |" in write_recipes.table()
-
-
 def test_presets_differ_where_the_page_says():
-    page = (ROOT / "docs" / "recipes.md").read_text()
-    for model in _paper.MODELS:
-        name = f"{model}_artbench"
-        paper, old, new = (config_of(name, preset) for preset in _paper.PRESETS)
+    for model in recipes.MODELS:
+        plain, old, new = (config_of(f"{model},artbench", preset) for preset in paper.PRESETS)
         later = {"steps", "images.grow_delay", "probe.noise"}
-        assert changed(paper, new) == later
+        assert changed(plain, new) == later
         between = {"augment.preset"} | ({"backbone.name"} if model == "clip" else set())
         assert changed(old, new) == between
         for key in later | between:
-            assert f"`{key}`" in page, key
-    assert config_of("clip_in1k", "authors_2025").backbone.name == "clip_vitb32"
+            assert f"`{key}`" in PAGE, key
+    assert config_of("clip,in1k", "authors_2025").backbone.name == "clip_vitb32"
     assert feature_dim("clip_vitb32") == 512
 
 
 def test_presets_reach_images_and_probes():
     tasks = {
-        preset: settings.make_recipe(config_of("clip_in100", preset), 100, 224).task
-        for preset in _paper.PRESETS
+        preset: settings.make_recipe(config_of("clip,in100", preset), 100, 224).task
+        for preset in paper.PRESETS
     }
     noise = {preset: task.augmentation.noise_mean for preset, task in tasks.items()}
     assert noise == {"paper": 0.0, "authors_2025": 0.5, "authors_2026": 0.0}
@@ -142,27 +167,34 @@ def test_presets_reach_images_and_probes():
         config = config_of(name, preset)
         return settings.make_protocol(config, 224, full=full)
 
-    few = protocol("clip_in100", "paper", full=False)
+    few = protocol("clip,in100", "paper", full=False)
     assert (few.epochs, few.batch, few.augment, few.augmentation) == (
         *(1000, 100, "fresh"),
         dataclasses.replace(PRESETS["paper"], crops="beyond"),
     )
-    assert protocol("clip_in100", "authors_2025", full=False).augmentation.noise == 0
-    full = protocol("clip_in100", "paper", full=True)
+    assert protocol("clip,in100", "authors_2025", full=False).augmentation.noise == 0
+    full = protocol("clip,in100", "paper", full=True)
     assert (full.epochs, full.batch, full.augment) == (100, 128, "none")
-    full = protocol("clip_cub", "authors_2026", full=True)
+    full = protocol("clip,cub", "authors_2026", full=True)
     assert (full.batch, full.augment, full.augmentation.noise) == (128, "fresh", 0)
 
 
 @pytest.mark.parametrize(
     ("arg", "words"),
     [
-        ("authors", ["authors_2025", "authors_2026"]),
-        ("paper,authors_2025", ["paper and authors_2025", "exclude each other"]),
+        ("clip_in1k.py:authors", ["authors_2025", "authors_2026"]),
+        ("clip_in1k.py:paper,authors_2025", ["paper and authors_2025", "exclude each other"]),
+        ("paper.py", [*recipes.MODELS, *paper.IMAGES, *paper.PRESETS, "cached", "quick"]),
+        ("paper.py:help", ["help", *recipes.MODELS, *paper.IMAGES, *paper.PRESETS]),
+        ("paper.py:clip", ["MODEL,IMAGES", "waterbirds"]),
+        ("paper.py:clip,eva02,cub", ["clip and eva02", "exclude each other"]),
+        # Files of earlier versions.
+        ("dinov2_cub.py", ["configs/paper.py:dinov2,cub now"]),
+        ("clip_in10_a:quick,cached", ["configs/paper.py:clip,in10_a,quick,cached now"]),
     ],
 )
 def test_words_that_say_nothing_are_refused(arg, words, capsys):
-    arguments = [f"--config={ROOT}/configs/clip_in1k.py:{arg}", "--workdir=x"]
+    arguments = [f"--config=configs/{arg}", "--workdir=x"]
     assert launch.main(["launch.py", *arguments]) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ")
@@ -171,34 +203,90 @@ def test_words_that_say_nothing_are_refused(arg, words, capsys):
         assert word in line
 
 
-def test_files_and_tables_agree():
-    """Else `python -m tools.write_recipes` was forgotten."""
-    assert write_recipes.main(["--check"]) == 0
+def test_page_lists_every_set_of_images():
+    expected = []
+    for name, images in paper.IMAGES.items():
+        size = known_size(images.name, images.subset)
+        about = "about " if images.subset else ""
+        title = images.title[:1].upper() + images.title[1:]
+        counts = f"{about}{size.train:,}, {size.test:,}"
+        subset = f"`{images.subset}`" if images.subset else ""
+        cells = [f"`{name}`", title, f"{size.classes:,}", counts, str(images.copies)]
+        expected.append([*cells, f"`{images.name}`", subset])
+    assert table("Sets of images") == expected
+
+
+def test_page_has_the_papers_accuracies():
+    expected = [
+        [f"`{model},{images}`", *accuracies(model, images)]
+        for images, chosen in paper.IMAGES.items()
+        if chosen.table
+        for model in COMPARED
+    ]
+    assert table("Accuracies in the paper") == expected
+
+
+def test_page_has_the_costs_that_are_planned():
+    told = {}
+    for sets, *cells in table("Costs"):
+        names = sets.replace("`in10_a` to `in10_e`", ", ".join(f"`in10_{c}`" for c in "abcde"))
+        told |= dict.fromkeys(names.replace("`", "").split(", "), cells)
+    assert list(told) == sorted(paper.IMAGES, key=list(told).index)
+    for images, cells in told.items():
+        each = zip(predict("clip", images), predict("dinov2", images), strict=True)
+        expected = [first if first == second else f"{first}, {second}" for first, second in each]
+        assert cells == [*expected, paper.IMAGES[images].took], images
+
+
+def accuracies(model, images):
+    """The paper's accuracies, by row, as it prints them."""
+    rows = paper.ACCURACY[{"in1k": "imagenet-1k", "in100": "imagenet-100"}.get(images, images)]
+    column = COMPARED.index(model)
+    return [f"{rows[row][column][0]:.1f} ± {rows[row][column][1]:.1f}" for row in ROWS]
+
+
+@functools.cache
+def predict(model, images):
+    """What a recipe takes on one H100 by `plan`, in arithmetic alone, as the page has it."""
+    config = config_of(f"{model},{images}")
+    size = known_size(config.data.name, config.data.subset)
+    told = plan.forecast(config, plan.Machine(tflops=790.0), size.classes, size.train)
+    options = config.probe
+    # Distilled, neighbours, centroids and random images, in new views every epoch; then all.
+    views = 4 * options.epochs * options.runs * told.recipe.task.num_images
+    views += options.full_epochs * options.runs * size.train * (options.full_augment == "fresh")
+    # Features that images are chosen by, and that heads are tried on.
+    views += size.train + size.test
+
+    def duration(seconds):
+        # Below five minutes, a run's time is that of everything that is no arithmetic.
+        minutes = seconds / 60
+        short = f"{minutes:.2g} min" if minutes < 60 else f"{minutes / 60:.2g} h"
+        return "under 5 min" if minutes < 5 else short
+
+    return (
+        f"{sum(told.plan.flops.values()) / 1e12:.3g}",
+        duration(config.steps * told.seconds),
+        f"{round(told.recipe.task.num_views / told.seconds, -2):,.0f}",
+        duration(views * told.view_flops / (plan.SHARE * 790e12)),
+    )
 
 
 def test_accuracies_have_the_means_that_the_paper_gives():
-    for images, rows in _paper.ACCURACY.items():
+    for images, rows in paper.ACCURACY.items():
         for row, columns in rows.items():
             found = np.mean([mean for mean, _ in columns[:-1]])
             assert abs(found - columns[-1][0]) < 0.0501, (images, row, found)
     # Every number that experiments know is of a recipe, and the other way round.
-    assert len(_paper.ACCURACY) == len(paper.ACCURACY)
-    assert [_paper.MODELS[model].backbone for model in _paper.COMPARED] == list(paper.BACKBONES)
+    assert len(paper.ACCURACY) == sum(bool(images.table) for images in paper.IMAGES.values())
+    assert [recipes.MODELS[model].backbone for model in COMPARED] == list(paper.BACKBONES)
 
 
-def test_predictions_are_the_plans(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    cost = write_recipes.predict("clip", "in100")
-    arguments = ["--config=configs/clip_in100.py", "--plan"]
-    assert launch.main(["launch.py", *arguments, "--plan_tflops=790"]) == 0
-    assert f"5000 steps in {cost.hours:.2g} h" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("images", _paper.IMAGES)
+@pytest.mark.parametrize("images", paper.IMAGES)
 def test_plans_need_no_data(images, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    size = known_size(_paper.IMAGES[images].name, _paper.IMAGES[images].subset)
-    assert launch.main(["launch.py", f"--config=configs/clip_{images}.py", "--plan"]) == 0
+    size = known_size(paper.IMAGES[images].name, paper.IMAGES[images].subset)
+    assert launch.main(["launch.py", f"--config=configs/paper.py:clip,{images}", "--plan"]) == 0
     text = capsys.readouterr().out
     assert f"planned for {size.train} training images" in text
     assert f"{size.classes} images of 256 px" in text
@@ -208,5 +296,5 @@ def test_some_classes_have_their_share_of_the_images():
     assert known_size("cifar10", "0,3") == sizes.Size(2, 10_000, 2_000)
     assert known_size("imagenet", "imagenet-100") == sizes.Size(100, 128_116, 5_000)
     assert known_size("folder") is None
-    outline = plan.make_outlines(config_of("clip_in1k", "authors_2025"))[0]
+    outline = plan.make_outlines(config_of("clip,in1k", "authors_2025"))[0]
     assert outline.spec.embed.patch == 32

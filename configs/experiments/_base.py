@@ -7,7 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import _recipes, common, imagenette_folder, quickstart
+from configs import common, imagenette_folder, quickstart
+from configs import paper as recipes
 from lgm_jax.backbones import specs
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import SECTION, paper
@@ -100,7 +101,7 @@ def as_published(
 
 def _recipe(scale: str) -> ConfigDict:
     if scale in paper.PRESETS:
-        config = _recipes.shared(scale)
+        config = recipes.shared(scale)
         # Here too it depends on the set.
         config.copies = config_dict.placeholder(int)
         return config
