@@ -14,10 +14,11 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ _HEARTBEAT_SECONDS = 30
 # Between two looks at whether another process has ended the run.
 _LISTEN_SECONDS = 0.5
 
-# How long the others let process 0 come to the same end, and it waits for them to have heard.
+# How long the others let process 0 come to the same end.
 _COURTESY_SECONDS = 10.0
 
 # A wait for another process has no limit of its own: if that one dies, JAX ends this one.
@@ -64,6 +65,7 @@ class _Process:
     client: Any = None
     count: int = 1
     index: int = 0
+    connections: Mapping[int, socket.socket] = dataclasses.field(default_factory=dict)
 
 
 _self = _Process()
@@ -204,6 +206,7 @@ def _join(meeting: Meeting) -> None:
         signal.signal(signal.SIGINT, by_python)
     _self.client = global_state.client
     _self.count, _self.index = global_state.num_processes, global_state.process_id
+    _self.connections = found.connections
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
@@ -234,22 +237,26 @@ def _listen(done: threading.Event) -> None:
 def _end(code: int, said: str | None) -> None:
     """Ends this process at once; never returns, and is done only once."""
     _ending.acquire()
-    client = _self.client
-    if not is_first():
-        with contextlib.suppress(RuntimeError):
-            client.key_value_set(f"{_END}/{index()}", "heard")
-    else:
+    if is_first():
         if said:
             print(said, file=sys.stderr)
-        # The service ends with this process, and JAX would abort who has not heard.
-        deadline = time.monotonic() + _COURTESY_SECONDS
-        for other in range(1, count()):
-            left = max(1, int(1000 * (deadline - time.monotonic())))
-            with contextlib.suppress(RuntimeError):
-                client.blocking_key_value_get(f"{_END}/{other}", left)
+        _outlast_others()
     # Nobody may be there to read it.
     with contextlib.suppress(Interrupted):
         sys.stdout.flush()
     sys.stderr.flush()
     # An orderly exit would wait for the others, which wait for this one.
     os._exit(code)
+
+
+def _outlast_others() -> None:
+    """Process 0: waits until the others have ended, as long as JAX takes silence for life.
+
+    The service ends with this process, and JAX aborts who is still connected to it. That a process
+    has heard is not enough, for it may be slow to leave: its connection ends when it has.
+    """
+    deadline = time.monotonic() + _HEARTBEAT_SECONDS
+    for connection in _self.connections.values():
+        with contextlib.suppress(OSError):
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            connection.recv(1)

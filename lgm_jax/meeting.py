@@ -49,6 +49,8 @@ class Meeting:
         process_id: Which one this is, from 0.
         local_device_ids: The devices of this process among those of its machine; `None` for all.
         settings: Values by config key, which all must share.
+        connections: To the others, once they have met: those of process 0 to each, by number, and
+            of each to process 0. Nothing is sent there any more: their end is a process's end.
     """
 
     address: str | None = None
@@ -56,6 +58,7 @@ class Meeting:
     process_id: int | None = None
     local_device_ids: Sequence[int] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    connections: Mapping[int, socket.socket] = dataclasses.field(default_factory=dict)
 
 
 def read(where: str, num_processes: int | None, process_id: int | None) -> Meeting | None:
@@ -107,10 +110,12 @@ def meet(meeting: Meeting) -> Meeting:
     os.environ["no_grpc_proxy"] = ",".join(spared)  # noqa: SIM112
     addresses = _resolve(host.strip("[]"), int(port))
     if found.process_id == 0:
-        _receive(found, int(port))
+        connections = _receive(found, int(port))
     else:
-        _join(found, addresses)
-    return found
+        connections = {0: _join(found, addresses)}
+    for connection in connections.values():
+        _keep_alive(connection)
+    return dataclasses.replace(found, connections=connections)
 
 
 def _resolve(host: str, port: int) -> list[tuple[str, int]]:
@@ -180,8 +185,21 @@ def _detect(meeting: Meeting) -> Meeting:
     )
 
 
-def _receive(meeting: Meeting, port: int) -> None:
-    """Process 0: waits for all others, and tells them to go on, or why not."""
+def _keep_alive(connection: socket.socket) -> None:
+    """Has the system look at an idle connection every minute: firewalls forget those."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+        # Not all systems have both.
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 60)
+
+
+def _receive(meeting: Meeting, port: int) -> dict[int, socket.socket]:
+    """Process 0: waits for all others, and tells them to go on, or why not.
+
+    Returns:
+        A connection to each by its number, which JAX's service does not mind on its port.
+    """
     try:
         server = _listen(port)
     except OSError as error:
@@ -209,10 +227,8 @@ def _receive(meeting: Meeting, port: int) -> None:
             _answer(present.values(), str(error))
             raise
         _answer(present.values(), "")
-        # Who closes first keeps the port, which JAX is to have.
-        for other in present.values():
-            with contextlib.suppress(OSError):
-                other.recv(1)
+        # All that came are closed here.
+        return {number: other.dup() for number, other in present.items()}
 
 
 def _greetings(server: socket.socket) -> Generator[tuple[socket.socket, bytes]]:
@@ -298,8 +314,8 @@ def _admit(
     raise UserError(f"{reason}: start all with the same command")
 
 
-def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
-    """Another process: asks process 0 whether to go on, until it answers."""
+def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
+    """Another process: asks process 0 whether to go on, until it answers; the connection to it."""
     greeting = {
         "process": meeting.process_id,
         "processes": meeting.num_processes,
@@ -317,6 +333,8 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
                     connection.sendall(json.dumps(greeting).encode() + b"\n")
                     # Process 0 knows who did not come.
                     answer = _read_line(connection, deadline + _GREETING_SECONDS)
+                    if answer == _answer_line(""):
+                        return connection.dup()
             except OSError as error:
                 reason = error.strerror or str(error)
                 continue
@@ -331,9 +349,7 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> None:
                     print(f"note: {_STRANGER} at {meeting.address}", file=sys.stderr, flush=True)
                 reason = _STRANGER
                 continue
-            if refused:
-                raise UserError(refused)
-            return
+            raise UserError(refused)
         time.sleep(_PAUSE_SECONDS)
     raise UserError(
         f"process 0 did not answer at {meeting.address} within {SECONDS:.0f} s ({reason}): start "
@@ -356,7 +372,12 @@ def _answer(others: Any, refused: str) -> None:
     for other in others:
         with contextlib.suppress(OSError):
             other.settimeout(_GREETING_SECONDS)
-            other.sendall(json.dumps({"refused": refused}).encode() + b"\n")
+            other.sendall(_answer_line(refused))
+
+
+def _answer_line(refused: str) -> bytes:
+    """What a process is refused for, or, if that is empty, that it may go on."""
+    return json.dumps({"refused": refused}).encode() + b"\n"
 
 
 def _still_there(present: Mapping[int, socket.socket]) -> dict[int, socket.socket]:

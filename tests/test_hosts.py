@@ -124,6 +124,43 @@ def test_what_process_0_refuses_ends_all_with_one_line(tmp_path):
     assert said[0][1].count("\n") == 1
 
 
+LEAVES = """
+import os, sys, time
+from lgm_jax import hosts, meeting
+
+number, late = int(sys.argv[2]), sys.argv[3]
+if number == 1 and late == "hears":
+    hosts._LISTEN_SECONDS = 12.0
+if number == 1 and late == "leaves":
+    ends = os._exit
+    os._exit = lambda code: (time.sleep(3), ends(code))
+with hosts.joined(meeting.Meeting(sys.argv[1], 2, number)):
+    if number == 0:
+        hosts.leave(2, "error: refused")
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("late", ["hears", "leaves"])
+def test_process_0_outlasts_another_that_is_late(late):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVES, address, str(number), late],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    codes, said = finish(processes)
+    assert codes == [2, 2], said
+    assert said == [("", "error: refused\n"), ("", "")]
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [

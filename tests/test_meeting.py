@@ -67,7 +67,9 @@ def gather(monkeypatch, *processes, seconds=20.0, address=None):
 
     def meet(place, number, count, settings):
         try:
-            meeting.meet(meeting.Meeting(address, count, number, settings=settings))
+            met = meeting.meet(meeting.Meeting(address, count, number, settings=settings))
+            for connection in met.connections.values():
+                connection.close()
         except UserError as error:
             said[place] = str(error)
 
