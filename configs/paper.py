@@ -54,14 +54,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     Raises:
         UserError: If one of the two is missing, a word is unknown, or two exclude each other.
     """
-    try:
-        model, images, *words = common.parse_args(
-            arg, tuple(MODELS), tuple(IMAGES), tuple(PRESETS), (CACHED,), (QUICK,)
-        )
-    except UserError as error:
-        raise UserError(f"{error}; {_help()}") from None
+    groups = (tuple(MODELS), tuple(IMAGES), tuple(PRESETS), (CACHED,), (QUICK,))
+    model, images, *words = common.parse_args(None if arg == "help" else arg, *groups)
     if not (model and images):
-        raise UserError(_help())
+        raise UserError(
+            f"configs/paper.py:MODEL,IMAGES takes a model of {', '.join(MODELS)}; images of "
+            f"{', '.join(IMAGES)}; and, if you like, a preset of {', '.join(PRESETS)}, {CACHED} "
+            f"and {QUICK}: see docs/recipes.md"
+        )
     return recipe(model, images, ",".join(filter(None, words)))
 
 
@@ -96,11 +96,3 @@ def shared(preset: str) -> ConfigDict:
     config = common.get_config()
     config.update_from_flattened_dict(dict(SHARED) | dict(PRESETS[preset]))
     return config
-
-
-def _help() -> str:
-    return (
-        f"configs/paper.py:MODEL,IMAGES takes a model of {', '.join(MODELS)}; images of "
-        f"{', '.join(IMAGES)}; and, if you like, a preset of {', '.join(PRESETS)}, {CACHED} and "
-        f"{QUICK}: see docs/recipes.md"
-    )

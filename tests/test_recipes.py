@@ -185,7 +185,8 @@ def test_presets_reach_images_and_probes():
         ("clip_in1k.py:authors", ["authors_2025", "authors_2026"]),
         ("clip_in1k.py:paper,authors_2025", ["paper and authors_2025", "exclude each other"]),
         ("paper.py", [*recipes.MODELS, *paper.IMAGES, *paper.PRESETS, "cached", "quick"]),
-        ("paper.py:help", ["help", *recipes.MODELS, *paper.IMAGES, *paper.PRESETS]),
+        ("paper.py:help", [*recipes.MODELS, *paper.IMAGES, *paper.PRESETS]),
+        ("paper.py:clip,cubs", ["cubs", "cub"]),
         ("paper.py:clip", ["MODEL,IMAGES", "waterbirds"]),
         ("paper.py:clip,eva02,cub", ["clip and eva02", "exclude each other"]),
         # Files of earlier versions.
