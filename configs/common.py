@@ -181,7 +181,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "backbone.dtype": Key("float32", "what it computes in", one_of(*backbones.DTYPES)),
     "backbone.params_dtype": Key(
-        "float32", "what its weights are kept in", one_of(*backbones.DTYPES)
+        "float32", "what its weights are rounded to", one_of(*backbones.DTYPES)
     ),
     "backbone.attention": Key("auto", "attention kernel", one_of(*backbones.ATTENTIONS)),
     "backbone.pooling": Key(

@@ -202,12 +202,12 @@ def fetch(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _everywhere(tree, mesh))
 
 
-def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
-    """Makes `largest(number)`: of the numbers of all processes, without waiting for it."""
-    reduce = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, EVERYWHERE))
+def make_largest(mesh: Mesh) -> Callable[..., jax.Array]:
+    """Makes `largest(*numbers)`: of each number that of all processes, without waiting for it."""
+    reduce = jax.jit(lambda rows: rows.max(axis=0), out_shardings=NamedSharding(mesh, EVERYWHERE))
 
-    def largest(number: int) -> jax.Array:
-        mine = np.full(len(mesh.local_devices), number, np.int32)
+    def largest(*numbers: int) -> jax.Array:
+        mine = np.tile(np.array(numbers, np.int32), (len(mesh.local_devices), 1))
         return reduce(put_rows(mesh, mine, mesh.size))
 
     return largest

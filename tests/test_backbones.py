@@ -125,7 +125,6 @@ def test_statistics_that_timms_weights_differ_in_have_to_be_said(folder, pretrai
 
 def test_bfloat16_features_point_the_same_way_and_are_float32(vit_folder):
     full, half = load(vit_folder), load(vit_folder, dtype="bfloat16")
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.params))
     a, b = (jax.jit(x.apply)(x.params, _images(4)) for x in (full, half))
     assert b.dtype == jnp.float32
     cosine = jnp.sum(a * b, axis=1) / jnp.linalg.norm(a, axis=1) / jnp.linalg.norm(b, axis=1)
@@ -658,9 +657,15 @@ def test_pooling_the_last_block_is_the_end_of_pooling_several(vit_folder):
     np.testing.assert_allclose(a, native.apply(native.params, _images(2)), rtol=1e-5, atol=1e-6)
 
 
-def test_parameters_can_be_kept_in_bfloat16(vit_folder):
-    full, half = load(vit_folder), load(vit_folder, params_dtype="bfloat16", dtype="bfloat16")
+@pytest.mark.parametrize("given", [("bfloat16", "float32"), ("bfloat16", "bfloat16")])
+def test_parameters_are_kept_in_no_more_than_is_computed_in(given, vit_folder):
+    types = dict(zip(("dtype", "params_dtype"), given, strict=True))
+    full, half = load(vit_folder), load(vit_folder, **types)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(half.params))
+    *_, outlined = backbones.outline(str(vit_folder), **types)
+    assert jax.tree.map(jnp.shape, outlined) == jax.tree.map(jnp.shape, half.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(outlined)} == {np.dtype(jnp.bfloat16)}
+    assert (half.settings.dtype, half.settings.params_dtype) == given
     a, b = (jax.jit(x.apply)(x.params, _images(4)) for x in (full, half))
     assert b.dtype == jnp.float32
     cosine = jnp.sum(a * b, axis=1) / jnp.linalg.norm(a, axis=1) / jnp.linalg.norm(b, axis=1)

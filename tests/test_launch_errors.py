@@ -14,6 +14,7 @@ import pytest
 
 import lgm_jax
 from lgm_jax import checkpoints, distill, locks, opening
+from lgm_jax.stages import distilling
 from tests.launching import QUICK, ROOT, logged_steps, refuse, snapshot, start
 
 
@@ -273,6 +274,34 @@ def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
     np.testing.assert_array_equal(
         lgm_jax.load_distilled(tmp_path / "run")[0], lgm_jax.load_distilled(finished)[0]
     )
+
+
+def test_a_loss_that_nobody_waited_for_stops_the_run_at_its_step(tmp_path, capsys, monkeypatch):
+    """Of a hundred steps each fifth is logged; the third of these stands behind a bad one."""
+    make_step, held = distill.make_step, distilling.Lookout
+    seen = []
+
+    def make_broken_step(*arguments, **options):
+        step = make_step(*arguments, **options)
+
+        def broken_step(state, params, real):
+            bad = jnp.where(state.step == 12, jnp.nan, 0)
+            after, found = step(state, params, real)
+            seen.append(found)
+            return after, {"loss": found["loss"] + bad}
+
+        return broken_step
+
+    monkeypatch.setattr(distill, "make_step", make_broken_step)
+    # A clock that stands still: steps take no time, so ever fewer are looked at.
+    monkeypatch.setattr(distilling, "Lookout", lambda largest: held(largest, lambda: 0.0))
+    every = ("--config.log_every=5", "--config.checkpoint_every=9", "--config.image_every=100")
+    arguments = (QUICK, "--config.stages=distill", "--config.steps=100", *every)
+    line = refuse(capsys, *arguments, workdir=tmp_path / "run")
+    assert "the loss is nan at step 13: weights, pixels" in line
+    assert "checkpoint 9 is sound" in line
+    assert logged_steps(tmp_path / "run") == [1, 5, 10]
+    assert len(seen) == 15
 
 
 def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch):

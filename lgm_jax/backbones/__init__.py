@@ -28,6 +28,7 @@ from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.configs import Preprocessing, Published
 from lgm_jax.backbones.files import Files
 from lgm_jax.backbones.names import distinct_names
+from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.backbones.vit import Pool, PoolSpec, ViT, ViTSpec
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.resample import bicubic_matrix
@@ -81,7 +82,8 @@ def load(
             with, `imagenet` with ImageNet's, as the authors' code does for every backbone.
         dtype: What the backbone computes in, `float32` or `bfloat16`, by name or as `jnp.float32`;
             features are float32.
-        params_dtype: What its parameters are kept in, likewise.
+        params_dtype: What its parameters are rounded to, likewise. They are kept in `dtype` if that
+            is narrower, as layers compute with no more of them.
         attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `xla` runs anywhere;
             `auto` takes the first where it runs. The choice is made for the default device, and
             `apply` is for devices of that kind.
@@ -115,7 +117,8 @@ def load(
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
     offset = position_offset if _takes_offset(published, spec) else 0.0
     params = _fit(params, published.spec, spec, offset)
-    params = jax.tree.map(lambda leaf: leaf.astype(DTYPES[params_dtype], copy=False), params)
+    kept = _kept_dtype(dtype, params_dtype)
+    params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
     kernel = choose_kernel(attention, spec.head_width, dtype)
     definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
     origin = provenance(found)
@@ -219,7 +222,7 @@ def outline(
     Args:
         source: As for `load`, and so the others.
         dtype: What it computes in.
-        params_dtype: What its parameters are kept in.
+        params_dtype: What its parameters are rounded to.
         pooling: Which features it gives.
         resolution: Side of the images, in pixels.
 
@@ -240,7 +243,7 @@ def outline(
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
     definition, _ = abstract_vit(spec, DTYPES[dtype])
     apply = make_apply(definition, spec, published.preprocessing, DTYPES[dtype])
-    return spec, apply, abstract_params(spec, DTYPES[params_dtype])
+    return spec, apply, abstract_params(spec, _kept_dtype(dtype, params_dtype))
 
 
 def check_pooling(pooling: str) -> None:
@@ -279,7 +282,9 @@ def make_apply(
     # gets it, who wants speed asks for bfloat16.
     precision = "highest" if dtype == jnp.float32 else "default"
 
-    def apply(params: Any, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
+    def apply(
+        params: Any, images: Float[Array, "n h w 3"], residuals: Residuals = "all"
+    ) -> Float[Array, "n d"]:
         if images.shape[1:] != (spec.resolution, spec.resolution, 3):
             raise UserError(
                 f"the backbone takes images of {spec.resolution} x {spec.resolution} x 3, "
@@ -291,7 +296,8 @@ def make_apply(
         mean = jnp.asarray(statistics.mean, jnp.float32).reshape(1, 1, 1, 3)
         std = jnp.asarray(statistics.std, jnp.float32).reshape(1, 1, 1, 3)
         with jax.default_matmul_precision(precision):
-            features = nnx.merge(definition, nnx.State(params))((images - mean) / std)
+            module = nnx.merge(definition, nnx.State(params))
+            features = module((images - mean) / std, residuals)
         return features.astype(jnp.float32)
 
     return apply
@@ -360,6 +366,11 @@ def _dtype(kind: str, value: DTypeLike) -> str:
     if name not in DTYPES:
         raise unknown_name(f"backbone.{kind}", name, list(DTYPES))
     return name
+
+
+def _kept_dtype(dtype: str, params_dtype: str) -> Any:
+    """What weights are kept in: every layer turns them into `dtype`, so nothing wider is read."""
+    return DTYPES["bfloat16" if "bfloat16" in (dtype, params_dtype) else "float32"]
 
 
 def _read(found: Files) -> Published:

@@ -25,7 +25,7 @@ class Settings:
         spec: The shape, with the pooling and resolution that the features are taken with.
         preprocessing: The statistics that images are normalised with.
         dtype: What the backbone computes in.
-        params_dtype: What its parameters are kept in.
+        params_dtype: What its parameters are rounded to.
         position_offset: See `Backbone`.
     """
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from lgm_jax.backbones.activations import ACTIVATIONS, Activation
 from lgm_jax.backbones.attention import AttentionKernel, attend
+from lgm_jax.backbones.residuals import Residuals, keep
 from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
 
 Biases = Literal["qkv", "qv", "none"]
@@ -365,8 +366,10 @@ class ViT(nnx.Module):
                 rngs=rngs,
             )
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b f"]:
-        outputs = self.blocks_out(self.tokens(images))
+    def __call__(
+        self, images: Float[Array, "b h w 3"], residuals: Residuals = "all"
+    ) -> Float[Array, "b f"]:
+        outputs = self.blocks_out(self.tokens(images), residuals)
         features = self.pooled(outputs)
         return self.project(features) if self.spec.pool.projection else features
 
@@ -395,7 +398,9 @@ class ViT(nnx.Module):
         x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         return self.norm_embed(x) if self.spec.embed.norm else x
 
-    def blocks_out(self, x: Float[Array, "b n d"]) -> Float[Array, "l b n d"]:
+    def blocks_out(
+        self, x: Float[Array, "b n d"], residuals: Residuals = "all"
+    ) -> Float[Array, "l b n d"]:
         """Outputs of the last `pool.blocks` blocks, before the last norm."""
         spec = self.spec
         definition, stacked = nnx.split(self.blocks)
@@ -405,6 +410,7 @@ class ViT(nnx.Module):
                 spec.attention.rotary, spec.grid, spec.head_width, spec.embed.num_prefix
             )
 
+        @functools.partial(keep, residuals)
         def block(x: Array, params: nnx.State) -> Array:
             return nnx.merge(definition, params)(x, tables)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from lgm_jax.progress import StepProgress, is_logged
 from lgm_jax.session import FEATURES_IN_MEMORY, Session
 from lgm_jax.settings import split_list
 from lgm_jax.stages import progress
+from lgm_jax.stages.lookout import Lookout
 from lgm_jax.stages.metrics import Metrics
 
 
@@ -108,26 +109,36 @@ class _Loop:
         trace = StepTrace(
             session.run.path / runs.PROFILE, config.profile if hosts.is_first() else 0
         )
-        before: jax.Array | None = None
+        largest = devices.make_largest(self.mesh) if self.mesh.is_multi_process else None
+        lookout, unread = Lookout(largest), list[tuple[int, jax.Array]]()
         with (
             contextlib.closing(bar),
             contextlib.closing(tracker),
             trace,
-            INTERRUPTS.deferred(_make_agree(self.mesh)) as interrupted,
+            INTERRUPTS.deferred(lookout.agree) as interrupted,
         ):
             for number in range(start, config.steps):
                 state, found = self.step(state, self.params, self.real(number))
                 loss, step = found["loss"], number + 1
                 bar.advance()
                 trace.advance(loss)
-                # Reading a loss waits for it; the one before leaves the device a step to work on.
-                self._check(number, before, state)
-                before, last, leaving = loss, step == config.steps, interrupted()
-                logs = is_logged(step, config.steps, config.log_every)
+                # Two steps are under way at most: more would take memory, and on CPUs programs of
+                # many devices would wait for each other's threads.
+                jax.block_until_ready(unread[-1:])
+                unread.append((step, loss))
+                last, logs = step == config.steps, is_logged(step, config.steps, config.log_every)
                 draws = last or step % config.image_every == 0
-                saves = last or leaving or step % config.checkpoint_every == 0
+                saves = last or step % config.checkpoint_every == 0
+                looks = lookout.count(always=logs or draws or saves, last=last)
+                leaving = interrupted()
+                saves = saves or leaving
                 if logs or draws or saves:
-                    self._check(step, loss, state, images_too=True)
+                    self._check(unread, state, images_too=True)
+                    unread.clear()
+                elif looks:
+                    # Not the newest, which would have to be waited for.
+                    self._check(unread[:-1], state)
+                    del unread[:-1]
                 if logs:
                     rate = bar.report(step, float(loss))
                     self.metrics.write(step, float(loss), rate)
@@ -164,22 +175,31 @@ class _Loop:
 
     def _check(
         self,
-        step: int,
-        loss: jax.Array | None,
+        unread: Sequence[tuple[int, jax.Array]],
         state: distill.State,
         *,
         images_too: bool = False,
     ) -> None:
-        """Stops if something is not finite; all later steps would be lost."""
-        if loss is not None and not math.isfinite(float(loss)):
-            what = f"the loss is {float(loss)} at step {step}"
+        """Stops if something is not finite; all later steps would be lost.
+
+        Args:
+            unread: Steps whose losses were not read yet, with these.
+            state: The newest.
+            images_too: Whether to look at it; it is then that after the last of these steps.
+        """
+        read = jax.device_get(list(unread))
+        bad = [(step, float(loss)) for step, loss in read if not math.isfinite(loss)]
+        if bad:
+            step, loss = bad[0]
+            what = f"the loss is {loss} at step {step}"
         elif images_too and not distill.is_finite(state):
+            step = unread[-1][0]
             what = f"the images are no longer finite after step {step}"
         else:
             return
         newest = self.checkpoints.latest_step()
         saved = f"checkpoint {newest} is sound" if newest else "there is no checkpoint yet"
-        # A step that failed counts for none, and the one after it may have come to an end.
+        # A step that failed counts for none, and some after it may have come to an end.
         failed = state._replace(step=state.step * 0 + (step - 1))
         cause = diagnosis.find_cause(
             self.session.recipe,
@@ -301,23 +321,6 @@ def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.
         state = devices.put(mesh, state)
     state = checkpoints.restore(state) or state
     return devices.place(mesh, state, session.task.num_images)
-
-
-def _make_agree(mesh: Mesh) -> Callable[[int], int]:
-    """Makes `agree(signal)`: the largest number that a process gave at the step before.
-
-    Reading it waits for the devices no longer than reading that step's loss does.
-    """
-    if not mesh.is_multi_process:
-        return lambda signal: signal
-    largest = devices.make_largest(mesh)
-    pending = [largest(0)]
-
-    def agree(signal: int) -> int:
-        pending.append(largest(signal))
-        return int(pending.pop(0))
-
-    return agree
 
 
 def _print_start(session: Session, mesh: Mesh, size: int, start: int) -> None:

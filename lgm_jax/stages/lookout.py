@@ -1,0 +1,75 @@
+"""After which steps the host waits for devices, to see how they fare: the same in all processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+# Between two looks at the devices, at most, but for steps that take longer.
+_SECONDS = 1.0
+
+
+class Lookout:
+    """Says after which steps the host looks: a step apart, or about a second if that is longer.
+
+    A look waits for devices, and of several processes all have to look after the same steps. So
+    they agree on how many steps lie between two looks, along with the signals that they have got.
+
+    Args:
+        largest: Of several processes, what `devices.make_largest` makes.
+        clock: Seconds that have passed, since any time.
+    """
+
+    def __init__(
+        self,
+        largest: Callable[..., jax.Array] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._largest, self._clock, self._seen = largest, clock, clock()
+        # Asked at the look before, so that nobody waits for the answer.
+        self._asked: jax.Array | None = None
+        self._every, self._since = 1, 0
+        self._looks = self._last = False
+
+    def count(self, *, always: bool, last: bool = False) -> bool:
+        """Counts a step.
+
+        Args:
+            always: Whether the host looks in any case.
+            last: Whether no step follows.
+
+        Returns:
+            Whether the host looks after this step.
+        """
+        self._since += 1
+        self._looks, self._last = always or last or self._since >= self._every, last
+        return self._looks
+
+    def agree(self, signal: int) -> int:
+        """The signal of one of the processes, or 0: at a look, what they had at the look before.
+
+        After the last step it is what they have now. One process alone hears its own at once.
+
+        Args:
+            signal: This process's, or 0.
+        """
+        if not self._looks:
+            return signal if self._largest is None else 0
+        now = self._clock()
+        # At most twice as many: the first steps may be unlike those that follow.
+        every = min(2 * self._every, int(_SECONDS * self._since / max(now - self._seen, 1e-9)))
+        every, self._seen, self._since = max(1, every), now, 0
+        if self._largest is None:
+            self._every = every
+            return signal
+        answers = [] if self._asked is None else [self._asked]
+        self._asked = self._largest(signal, every)
+        if self._last:
+            answers.append(self._asked)
+        if not answers:
+            return 0
+        signal, self._every = (int(number) for number in np.max(jax.device_get(answers), axis=0))
+        return signal
