@@ -34,11 +34,18 @@ def _count(jaxpr: Any) -> float:
         elif name == "triangular_solve":
             side = equation.invars[0].aval.shape[-1]
             total += float(side * math.prod(equation.outvars[0].aval.shape))
-        turns = parameters.get("length", 1) if name == "scan" else 1
+        turns = _turns(name, parameters)
         # Of branches the dearest, of which one is taken.
         inner = [_count(each) for value in parameters.values() for each in _jaxprs(value)]
         total += turns * (max(inner, default=0.0) if name == "cond" else sum(inner))
     return total
+
+
+def _turns(name: str, parameters: Any) -> int:
+    """How often what is within an operation is computed."""
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
+    return parameters.get("length", 1) if name == "scan" else 1
 
 
 def _jaxprs(value: Any) -> list[Any]:

@@ -199,9 +199,10 @@ class Session:
         ).whole()[0]
 
     def process_with(self, *backbones: Backbone) -> dict[str, Any]:
-        """What made a result: this process, and the weights it used."""
+        """What made a result: this process, and the weights and kernels of attention it used."""
         weights = {self.name_of(each): each.provenance for each in backbones}
-        return {**self.process, "weights": weights}
+        attention = {self.name_of(each): each.attention for each in backbones}
+        return {**self.process, "weights": weights, "attention": attention}
 
     def check_start(self) -> None:
         """Loads what a run that begins anew needs, before anything is written or thrown away.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 import types
 
 import jax
@@ -20,7 +19,14 @@ from scale import KEY, make_params, make_real, make_state, make_task
 from scale import apply as toy_apply
 
 from lgm_jax import backbones, devices, distill, objectives
-from lgm_jax.backbones import abstract_params, abstract_vit, make_apply, specs
+from lgm_jax.backbones import (
+    abstract_params,
+    abstract_vit,
+    attention,
+    kernels,
+    make_apply,
+    specs,
+)
 from lgm_jax.errors import UserError
 from lgm_jax.features import embed_views
 from lgm_jax.images import Pyramid
@@ -33,17 +39,13 @@ VIEWS = 2
 def on_gpu(monkeypatch):
     """An A100, and a cuDNN of its time."""
     device = types.SimpleNamespace(platform="gpu", compute_capability="8.0")
-    owner = sys.modules.get("lgm_jax.backbones.attention", backbones)
-    monkeypatch.setattr(owner, "_device", lambda: device)
+    monkeypatch.setattr(kernels, "_device", lambda: device)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 90100)
 
 
 def _chosen(spec, dtype="bfloat16"):
     """The kernel that `auto` takes on this device."""
-    attention = sys.modules.get("lgm_jax.backbones.attention")
-    if attention is None:
-        return backbones._attention_kernel("auto", spec, dtype)
-    return attention.choose_kernel("auto", spec.width // spec.attention.heads, dtype)
+    return kernels.choose_kernel("auto", spec, dtype)
 
 
 def _families():
@@ -220,18 +222,17 @@ def _assert_close(ours, theirs, tolerance):
     [(1, jnp.float32, 1e-6), (197, jnp.float32, 1e-6), (257, jnp.bfloat16, 5e-4)],
 )
 def test_attention_that_is_padded_is_the_same(monkeypatch, tokens, dtype, tolerance):
-    attention = pytest.importorskip("lgm_jax.backbones.attention")
     seen = _through_xla(monkeypatch)
     rng = np.random.default_rng(tokens)
-    parts = [jnp.asarray(rng.normal(size=(2, tokens, 2, 8)), dtype) for _ in range(4)]
+    qkv, cotangent = (jnp.asarray(rng.normal(size=(2, tokens, 16 * n)), dtype) for n in (3, 1))
 
     def pull(kernel):
-        def results(query, key, value, cotangent):
-            attend = functools.partial(attention.attend, kernel=kernel)
-            attended, pullback = jax.vjp(attend, query, key, value)
-            return attended, *pullback(cotangent)
+        def results(qkv, cotangent):
+            attend = functools.partial(attention.attend, heads=2, kernel=kernel)
+            attended, pullback = jax.vjp(attend, qkv)
+            return attended, *jnp.split(pullback(cotangent)[0], 3, axis=-1)
 
-        return jax.jit(results)(*parts)
+        return jax.jit(results)(qkv, cotangent)
 
     for ours, theirs in zip(pull("cudnn"), pull("xla"), strict=True):
         assert ours.shape == theirs.shape
@@ -255,16 +256,20 @@ def test_attention_that_is_padded_is_the_same(monkeypatch, tokens, dtype, tolera
         ("gpu", "9.0", "bfloat16", 136, "xla"),
         ("gpu", "9.0", "bfloat16", 12, "xla"),
         ("gpu", "9.0", "bfloat16", 88, "cudnn"),
-        ("tpu", "", "bfloat16", 64, "xla"),
+        ("tpu", "", "bfloat16", 64, "pallas"),
+        ("tpu", "", "float32", 80, "pallas"),
+        ("tpu", "", "bfloat16", 12, "xla"),
     ],
 )
 def test_auto_takes_the_fused_kernel_where_it_runs(
     monkeypatch, platform, capability, dtype, head_width, kernel
 ):
-    device = types.SimpleNamespace(platform=platform, compute_capability=capability)
-    owner = sys.modules.get("lgm_jax.backbones.attention", backbones)
-    monkeypatch.setattr(owner, "_device", lambda: device)
-    spec = dataclasses.replace(specs.NAMES["dinov2_vitb14"].spec, width=12 * head_width)
+    device = types.SimpleNamespace(
+        platform=platform, compute_capability=capability, device_kind="TPU v5 lite"
+    )
+    monkeypatch.setattr(kernels, "_device", lambda: device)
+    spec = specs.NAMES["dinov2_vitb14"].spec
+    spec = dataclasses.replace(spec, width=12 * head_width, resolution=224)
     assert _chosen(spec, dtype) == kernel
 
 

@@ -111,6 +111,7 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
         (process,) = record["made_by"]
         assert process["versions"]["lgm_jax"] == lgm_jax.__version__
         assert process["devices"] == ["cpu"]
+        assert process["attention"] == {"digits_contrastive": "xla"}
         weights = process["weights"]["digits_contrastive"]
         assert (weights["source"], weights["revision"]) == ("digits_contrastive", None)
         assert len(weights["sha256"]["model.safetensors"]) == 64

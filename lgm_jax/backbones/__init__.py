@@ -7,6 +7,7 @@ package, a local folder or the Hugging Face hub.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -23,10 +24,11 @@ from jaxtyping import Array, Float
 
 from lgm_jax import hub_names, identity
 from lgm_jax.backbones import configs, files, port, specs, wrapped
-from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel, choose_kernel
+from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel
 from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.configs import Preprocessing, Published
 from lgm_jax.backbones.files import Files
+from lgm_jax.backbones.kernels import choose_kernel, try_kernel
 from lgm_jax.backbones.names import distinct_names
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.backbones.vit import Pool, PoolSpec, ViT, ViTSpec
@@ -84,9 +86,10 @@ def load(
             features are float32.
         params_dtype: What its parameters are rounded to, likewise. They are kept in `dtype` if that
             is narrower, as layers compute with no more of them.
-        attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `xla` runs anywhere;
-            `auto` takes the first where it runs. The choice is made for the default device, and
-            `apply` is for devices of that kind.
+        attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `pallas` ours for
+            TPUs, tried on a batch before it is taken; `xla` runs anywhere; `auto` takes one of the
+            others where it runs. The choice is made for the default device, and `apply` is for
+            devices of that kind.
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
             of the last four blocks; no projection or pooling head follows.
@@ -102,12 +105,8 @@ def load(
         UserError: If the name is unknown, files are missing, broken or cannot be downloaded, or
             the weights do not fit.
     """
-    for kind, value, known in (
-        ("backbone.normalization", normalization, NORMALIZATIONS),
-        ("backbone.attention", attention, ATTENTIONS),
-    ):
-        if value not in known:
-            raise unknown_name(kind, str(value), list(known))
+    if normalization not in NORMALIZATIONS:
+        raise unknown_name("backbone.normalization", str(normalization), list(NORMALIZATIONS))
     dtype, params_dtype = _dtype("dtype", dtype), _dtype("params_dtype", params_dtype)
     pooling = "native" if pooling is None else pooling
     check_pooling(pooling)
@@ -119,15 +118,16 @@ def load(
     params = _fit(params, published.spec, spec, offset)
     kept = _kept_dtype(dtype, params_dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
-    kernel = choose_kernel(attention, spec.head_width, dtype)
-    definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
+    kernel = choose_kernel(attention, spec, dtype)
+    make = functools.partial(_make_apply, spec, statistics)
+    kernel = try_kernel(kernel, attention, make, params, spec.resolution, dtype)
     origin = provenance(found)
     hashes = origin["sha256"]
     sha256 = next(iter(hashes.values())) if len(hashes) == 1 else identity.digest(hashes)
     settings = Settings(sha256, spec, statistics, dtype, params_dtype, offset)
     return Backbone(
         name=str(source) if _registered(source) else Path(found.origin).name,
-        apply=make_apply(definition, spec, statistics, DTYPES[dtype]),
+        apply=make(dtype, kernel),
         params=jax.tree.map(jnp.asarray, params),
         feature_dim=spec.feature_dim,
         resolution=spec.resolution,
@@ -139,6 +139,7 @@ def load(
         published=published,
         position_offset=offset,
         settings=settings,
+        attention=kernel,
     )
 
 
@@ -214,8 +215,10 @@ def outline(
     *,
     dtype: DTypeLike = "float32",
     params_dtype: DTypeLike = "float32",
+    attention: str = "xla",
     pooling: str | None = "native",
     resolution: int | None = None,
+    device: Any = None,
 ) -> tuple[ViTSpec, Callable[..., Any], Any]:
     """What is known of a backbone without its weights; of a registered name, without a download.
 
@@ -223,8 +226,10 @@ def outline(
         source: As for `load`, and so the others.
         dtype: What it computes in.
         params_dtype: What its parameters are rounded to.
+        attention: What computes attention; nothing is tried.
         pooling: Which features it gives.
         resolution: Side of the images, in pixels.
+        device: What the kernel is chosen for; as for `kernels.choose_kernel`.
 
     Returns:
         Its shape, its `apply`, and its parameters as shapes and types.
@@ -241,8 +246,8 @@ def outline(
     else:
         _, published = _find(source, None)
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
-    definition, _ = abstract_vit(spec, DTYPES[dtype])
-    apply = make_apply(definition, spec, published.preprocessing, DTYPES[dtype])
+    kernel = choose_kernel(attention, spec, dtype, device)
+    apply = _make_apply(spec, published.preprocessing, dtype, kernel)
     return spec, apply, abstract_params(spec, _kept_dtype(dtype, params_dtype))
 
 
@@ -301,6 +306,13 @@ def make_apply(
         return features.astype(jnp.float32)
 
     return apply
+
+
+def _make_apply(
+    spec: ViTSpec, statistics: Preprocessing, dtype: str, kernel: AttentionKernel
+) -> Callable[..., Any]:
+    definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
+    return make_apply(definition, spec, statistics, DTYPES[dtype])
 
 
 def _registered(source: str | Path) -> bool:

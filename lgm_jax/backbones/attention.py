@@ -1,28 +1,57 @@
-"""How attention is computed: by XLA anywhere, by cuDNN's fused kernel where that runs."""
+"""How attention is computed: by XLA anywhere, by a fused kernel where one runs."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
-from lgm_jax.errors import UserError
+from lgm_jax.backbones import pallas
+from lgm_jax.backbones.rotary import Layout, Tables, rotate
 
-AttentionKernel = Literal["xla", "cudnn"]
+AttentionKernel = Literal["xla", "cudnn", "pallas"]
 
-ATTENTIONS = ("auto", "cudnn", "xla")
+ATTENTIONS = ("auto", "cudnn", "pallas", "xla")
 
 
 def attend(
+    qkv: Float[Array, "b n three_d"],
+    heads: int,
+    kernel: AttentionKernel,
+    tables: Tables | None = None,
+    layout: Layout = "half",
+) -> Float[Array, "b n d"]:
+    """Self-attention: softmax(query keyᵀ / √e) value, differentiable with every kernel.
+
+    Args:
+        qkv: Queries, keys and values of all heads, one behind the other.
+        heads: Their number.
+        kernel: What computes it.
+        tables: Of `rotary_tables`, where queries and keys turn.
+        layout: How.
+    """
+    if kernel == "pallas":
+        return pallas.attend(qkv, heads, tables, layout)
+    query, key, value = rearrange(
+        qkv, "b n (three heads e) -> three b n heads e", three=3, heads=heads
+    )
+    if tables is not None:
+        query, key = (rotate(part, *tables, layout) for part in (query, key))
+    attended = _by_jax(query, key, value, kernel)
+    return rearrange(attended, "b n heads e -> b n (heads e)")
+
+
+def _by_jax(
     query: Float[Array, "b n heads e"],
     key: Float[Array, "b n heads e"],
     value: Float[Array, "b n heads e"],
-    kernel: AttentionKernel,
+    kernel: Literal["xla", "cudnn"],
 ) -> Float[Array, "b n heads e"]:
-    """Self-attention: softmax(query keyᵀ / √e) value, differentiable with either kernel.
+    """Attention by a kernel of JAX's own.
 
     JAX (0.10 to 0.12) refuses the gradient of cuDNN's kernel for an odd number of tokens, which
     most backbones have: a class token and an even number of patches. Then there is one more token,
@@ -35,39 +64,3 @@ def attend(
     lengths = jnp.full((count,), tokens, jnp.int32)
     padded = [jnp.pad(part, ((0, 0), (0, 1), (0, 0), (0, 0))) for part in (query, key, value)]
     return attention(*padded, query_seq_lengths=lengths, key_value_seq_lengths=lengths)[:, :tokens]
-
-
-def choose_kernel(attention: str, head_width: int, dtype: str) -> AttentionKernel:
-    """Chooses how attention is computed on this process's devices.
-
-    Args:
-        attention: One of `ATTENTIONS`; `auto` takes the fused kernel where it runs.
-        head_width: Features of one head.
-        dtype: What the backbone computes in.
-
-    Raises:
-        UserError: If the fused kernel is asked for where it cannot run.
-    """
-    device = _device()
-    # The limits of cuDNN's kernel, as JAX checks them.
-    obstacles = {
-        "an NVIDIA GPU of compute capability 8.0 or more": device.platform == "gpu"
-        and _capability(device) >= (8, 0),
-        "backbone.dtype=bfloat16": dtype == "bfloat16",
-        "a head width of at most 128, divisible by 8": head_width <= 128 and head_width % 8 == 0,
-    }
-    lacking = [what for what, fulfilled in obstacles.items() if not fulfilled]
-    if attention == "cudnn" and lacking:
-        raise UserError(f"backbone.attention=cudnn needs {', '.join(lacking)}; set it to auto")
-    return "xla" if attention == "xla" or lacking else "cudnn"
-
-
-def _device() -> Any:
-    """A device that the backbone will run on: the default, which a user may have set."""
-    return next(iter(jnp.zeros(()).devices()))
-
-
-def _capability(device: Any) -> tuple[int, ...]:
-    # AMD's devices give a name like gfx942 in its place.
-    parts = str(getattr(device, "compute_capability", "")).split(".")
-    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else (0,)

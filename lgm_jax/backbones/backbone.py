@@ -60,6 +60,7 @@ class Backbone:
         position_offset: What the side of the patch grid was taken to be larger by; 0 where that
             does not apply.
         settings: What the features depend on; `None` for a backbone made by hand.
+        attention: The kernel that computes attention, one of `attention.AttentionKernel`.
     """
 
     name: str
@@ -75,3 +76,4 @@ class Backbone:
     published: Published | None = None
     position_offset: float = 0.0
     settings: Settings | None = None
+    attention: str = "xla"

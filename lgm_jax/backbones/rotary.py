@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 Layout = Literal["interleaved", "half"]
 Grid = Literal["index", "centered"]
+Tables = tuple[Float[Array, "n e"], Float[Array, "n e"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +38,7 @@ class Rotary:
     reference: int = 0
 
 
-def rotary_tables(
-    rotary: Rotary, grid: int, head_width: int, num_prefix: int
-) -> tuple[Float[Array, "n e"], Float[Array, "n e"]]:
+def rotary_tables(rotary: Rotary, grid: int, head_width: int, num_prefix: int) -> Tables:
     """Cosines and sines for each token and each dimension of a head.
 
     Args:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from lgm_jax.backbones.activations import ACTIVATIONS, Activation
 from lgm_jax.backbones.attention import AttentionKernel, attend
 from lgm_jax.backbones.residuals import Residuals, keep
-from lgm_jax.backbones.rotary import Rotary, rotary_tables, rotate
+from lgm_jax.backbones.rotary import Rotary, Tables, rotary_tables
 
 Biases = Literal["qkv", "qv", "none"]
 Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
@@ -151,6 +151,11 @@ class ViTSpec:
         return self.width // self.attention.heads
 
     @property
+    def tokens(self) -> int:
+        """Tokens of an image in every block."""
+        return self.embed.num_prefix + self.grid**2
+
+    @property
     def num_positions(self) -> int:
         """Stored positions."""
         return {
@@ -173,7 +178,7 @@ class ViTSpec:
         Two numbers: products with weights, and products of attention, which has no weights and so
         twice the work backward where weights are frozen.
         """
-        width, tokens = self.width, self.embed.num_prefix + self.grid**2
+        width, tokens = self.width, self.tokens
         layers = 3 if self.mlp.gated else 2
         block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
         weights = 2 * self.grid**2 * 3 * self.embed.patch**2 * width + self.depth * block
@@ -202,22 +207,15 @@ class Attention(nnx.Module):
             self.bias_qv = nnx.Param(jnp.zeros((2 * spec.width,), jnp.float32))
         self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "b n d"], tables: tuple[Array, Array] | None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], tables: Tables | None) -> Float[Array, "b n d"]:
         qkv = self.qkv(x)
         if self.spec.biases == "qv":
             query_bias, value_bias = jnp.split(self.bias_qv[...].astype(qkv.dtype), 2)
             bias = jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
             qkv = qkv + bias[None, None, :]
-        query, key, value = rearrange(
-            qkv, "b n (three heads e) -> three b n heads e", three=3, heads=self.spec.heads
-        )
-        if tables is not None and self.spec.rotary is not None:
-            query = rotate(query, *tables, self.spec.rotary.layout)
-            key = rotate(key, *tables, self.spec.rotary.layout)
-        x = attend(query, key, value, self.kernel)
-        return self.out(rearrange(x, "b n heads e -> b n (heads e)"))
+        rotary = self.spec.rotary
+        layout = "half" if rotary is None else rotary.layout
+        return self.out(attend(qkv, self.spec.heads, self.kernel, tables, layout))
 
 
 class Mlp(nnx.Module):
@@ -257,9 +255,7 @@ class Block(nnx.Module):
             self.scale_mlp = nnx.Param(jnp.ones((spec.width,), jnp.float32))
         self.layer_scale = spec.layer_scale
 
-    def __call__(
-        self, x: Float[Array, "b n d"], tables: tuple[Array, Array] | None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], tables: Tables | None) -> Float[Array, "b n d"]:
         attended = self.attention(self.norm_attention(x), tables)
         if self.layer_scale:
             attended = attended * self.scale_attention[...].astype(x.dtype)[None, None, :]

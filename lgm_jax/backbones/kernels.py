@@ -1,0 +1,165 @@
+"""Which kernel computes attention: chosen for a device, and ours tried there before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lgm_jax.backbones import pallas
+from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel
+from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.errors import UserError, unknown_name
+
+_Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
+
+# Of a trial.
+_IMAGES = 4
+
+# Two ways to round are about as far from float32 as each other.
+_TIMES = 2.0
+
+# Of the largest; what is this small in float32 is rounding too.
+_NOTHING = 1e-4
+
+
+def choose_kernel(attention: str, spec: ViTSpec, dtype: str, device: Any = None) -> AttentionKernel:
+    """Chooses how attention is computed.
+
+    Args:
+        attention: One of `ATTENTIONS`; `auto` takes the fused kernel that runs, if one does.
+        spec: The backbone's shape.
+        dtype: What the backbone computes in.
+        device: One of those that it will run on, which may be one of a topology that is compiled
+            for; by default this process's default, which a user may have set.
+
+    Raises:
+        UserError: If there is none of that name, or if one is asked for where it cannot run.
+    """
+    if attention not in ATTENTIONS:
+        raise unknown_name("backbone.attention", str(attention), list(ATTENTIONS))
+    device = _device() if device is None else device
+    lacking = {
+        "cudnn": _cudnn_lacks(device, spec.head_width, dtype),
+        "pallas": _pallas_lacks(device, spec, dtype),
+    }
+    if lacking.get(attention):
+        needs = ", ".join(lacking[attention])
+        raise UserError(f"backbone.attention={attention} needs {needs}; set it to auto")
+    for kernel in ("cudnn", "pallas"):
+        if attention in ("auto", kernel) and not lacking[kernel]:
+            return kernel
+    return "xla"
+
+
+def try_kernel(
+    kernel: AttentionKernel,
+    attention: str,
+    make_apply: Callable[[str, AttentionKernel], _Apply],
+    params: Any,
+    side: int,
+    dtype: str,
+) -> AttentionKernel:
+    """The kernel, or XLA's where ours fails on this device; runs nothing for JAX's own kernels.
+
+    Args:
+        kernel: What was chosen.
+        attention: As for `choose_kernel`.
+        make_apply: Makes the backbone's `apply(params, images)` for a type and a kernel.
+        params: Its parameters.
+        side: Of its images, in pixels.
+        dtype: What it computes in.
+
+    Raises:
+        UserError: If the kernel was asked for and fails.
+    """
+    if kernel != "pallas":
+        return kernel
+    applies = make_apply(dtype, kernel), make_apply(dtype, "xla"), make_apply("float32", "xla")
+    fault = _find_fault(*applies, params, side)
+    if fault is None:
+        return kernel
+    told = f"backbone.attention={kernel} fails on this device: {fault}"
+    if attention == kernel:
+        raise UserError(f"{told}; set it to auto")
+    print(f"note: {told}; attention is computed by XLA", flush=True)
+    return "xla"
+
+
+def _cudnn_lacks(device: Any, head_width: int, dtype: str) -> list[str]:
+    """What cuDNN's kernel needs, as JAX checks it, and does not have."""
+    needs = {
+        "an NVIDIA GPU of compute capability 8.0 or more": device.platform in ("gpu", "cuda")
+        and _capability(device) >= (8, 0),
+        "backbone.dtype=bfloat16": dtype == "bfloat16",
+        "a head width of at most 128, divisible by 8": head_width <= 128 and head_width % 8 == 0,
+    }
+    return [what for what, fulfilled in needs.items() if not fulfilled]
+
+
+def _pallas_lacks(device: Any, spec: ViTSpec, dtype: str) -> list[str]:
+    """What our kernel needs and does not have."""
+    if device.platform != "tpu":
+        return ["a TPU"]
+    most, width = pallas.MOST_TOKENS, spec.head_width
+    needed = pallas.needed_bytes(spec.tokens, spec.attention.heads, width, dtype)
+    available = pallas.vmem_bytes(device.device_kind)
+    needs = {
+        "a head width divisible by 8": width % 8 == 0,
+        f"images of at most {most} tokens, not {spec.tokens}": spec.tokens <= most,
+        f"{needed >> 20} MiB of vector memory, where {available >> 20} are there": needed
+        <= available,
+    }
+    return [what for what, fulfilled in needs.items() if not fulfilled]
+
+
+def _device() -> Any:
+    """A device that the backbone will run on: the default, which a user may have set."""
+    return next(iter(jnp.zeros(()).devices()))
+
+
+def _capability(device: Any) -> tuple[int, ...]:
+    # AMD's devices give a name like gfx942 in its place.
+    parts = str(getattr(device, "compute_capability", "")).split(".")
+    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else (0,)
+
+
+def _find_fault(kernel: _Apply, xla: _Apply, exact: _Apply, params: Any, side: int) -> str | None:
+    """What is wrong with the features, or the gradient, of one batch; `None` if nothing is.
+
+    Neither may be further from the exact one than twice as far as XLA's is.
+
+    Args:
+        kernel: The backbone with the kernel to try.
+        xla: The same with XLA's attention.
+        exact: The same in float32.
+        params: Its parameters.
+        side: Of its images, in pixels.
+    """
+    images_key, cotangent_key = jax.random.split(jax.random.key(0))
+    images = jax.random.uniform(images_key, (_IMAGES, side, side, 3), jnp.float32)
+
+    def results(apply: _Apply) -> tuple[Array, Array]:
+        def both(params: Any, images: Array) -> tuple[Array, Array]:
+            features, pullback = jax.vjp(lambda images: apply(params, images), images)
+            cotangent = jax.random.normal(cotangent_key, features.shape, features.dtype)
+            return features, pullback(cotangent)[0]
+
+        return jax.block_until_ready(jax.jit(both)(params, images))
+
+    try:
+        found = results(kernel)
+    # Whatever the kernel's compiler refuses, XLA computes.
+    except Exception as refusal:
+        return str(refusal).split("\n")[0] or type(refusal).__name__
+    names = "features", "gradients"
+    for name, ours, theirs, right in zip(names, found, results(xla), results(exact), strict=True):
+        size = jnp.linalg.norm(right)
+        error, usual = (float(jnp.linalg.norm(each - right) / size) for each in (ours, theirs))
+        # Also if it is not a number.
+        if not error <= max(_TIMES * usual, _NOTHING):
+            return f"{name} are {error:.1e} from those of float32, XLA's {usual:.1e}"
+    return None
