@@ -832,9 +832,10 @@ def test_two_hundred_thousand_images_are_listed_in_seconds(tmp_path):
         (tmp_path / f"c{label:03d}").mkdir()
         for i in range(1000):
             (tmp_path / f"c{label:03d}" / f"{i:03d}.jpg").write_bytes(pixel)
-    started = time.perf_counter()
+    # Of the processor: a machine that is busy tells nothing of the code.
+    started = time.process_time()
     dataset = load_dataset("folder", folder=str(tmp_path), resolution=R)
     data.describe(dataset)
-    # Measured: 1.1 s on two shared cores.
-    assert time.perf_counter() - started < 20
+    # Measured: 3 s.
+    assert time.process_time() - started < 12
     assert len(dataset.splits["train"].labels) == 140_000
