@@ -126,6 +126,12 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+def explain(error: BaseException) -> str:
+    """An error in one line: in the system's words, or else in those of the library."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return " ".join((said or str(error)).split()) or type(error).__name__
+
+
 def _file(error: BaseException) -> str | None:
     name = error.filename if isinstance(error, OSError) else None
     return None if name is None else os.fsdecode(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from etils import epath
 
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, explain
 
 # No character of a URL's syntax, of a pattern of file names or of a variable, and none that UTF-8
 # does not have.
@@ -23,16 +24,37 @@ def locate(folder: str | os.PathLike[str]) -> epath.Path:
     """A folder or bucket as it was typed; `~` is expanded.
 
     Raises:
-        UserError: If nobody knows the home folder, or no installed package reads such addresses.
+        UserError: If nobody knows the home folder, or an address cannot be read: no installed
+            package knows such ones, or the service is out of reach or refuses.
     """
     text = os.path.expanduser(folder)
     if Path(text).parts[:1] == ("~",):
         raise UserError(f"{text}: no home folder is known: set HOME, or name the folder in full")
     try:
-        return epath.Path(text)
-    # Each file system of epath fails in its own way where its package is missing.
+        path = epath.Path(text)
+        if is_bucket(path):
+            _reach(path)
+    # Each file system of epath fails in its own way.
     except Exception as error:
-        raise UserError(f"{text} is no folder, and no address that can be read here") from error
+        raise UserError(
+            f"{text} is no folder, and no address that can be read here: {explain(error)}"
+        ) from error
+    return path
+
+
+def _reach(address: epath.Path) -> None:
+    """Looks at an address for a first time; whatever keeps it from being read is raised."""
+    import fsspec
+
+    scheme, _, rest = os.fspath(address).partition("://")
+    if not rest:
+        raise ValueError("it names no bucket")
+    # By default a process sees a folder, and the sizes of its files, as they were when it first
+    # looked, whatever other processes have written since.
+    fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
+    # It logs the tracebacks of errors, before it raises these.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    address.exists()
 
 
 def is_bucket(folder: epath.PathLike) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lgm_jax import files, hosts, locks, paths, source
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, explain
 
 CONFIG, STAGES, METRICS, RESULTS, GRID = (
     "config.json",
@@ -135,7 +135,7 @@ class Run:
             record = {"version": VERSION, "identity": _plain(identity), **description}
             files.write_json(self.path / CONFIG, record)
         except OSError as error:
-            raise UserError(f"cannot write to workdir {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write to workdir {self.path}: {explain(error)}") from error
 
     def close(self) -> None:
         """Leaves the folder to others."""

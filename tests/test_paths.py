@@ -108,3 +108,26 @@ def test_without_a_home_a_tilde_is_refused(monkeypatch):
 def test_an_address_that_nothing_reads_is_refused(address):
     with pytest.raises(UserError, match="no folder, and no address"):
         runs.check_run(address, {}, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("gs://", "it names no bucket"),
+        ("gs://bucket/run", "Please install gcsfs to access Google Storage"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_one_line(address, said, monkeypatch, capsys):
+    kind = type(epath.Path())
+    exists = kind.exists
+
+    def ask(path):
+        if "://" in os.fspath(path):
+            raise ImportError("Please install gcsfs\nto access Google Storage")
+        return exists(path)
+
+    monkeypatch.setattr(kind, "exists", ask)
+    assert launch.main(["launch.py", QUICK, f"--workdir={address}"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {address} is no folder, and no address that can be read here: {said}\n"
+    )

@@ -7,24 +7,26 @@
 A run is started and killed until it gets to its end, then the next, until there were `--kills`
 kills. Images (float32, all bits), accuracies and logged losses must be those of the run that was
 left alone, and no kill may cost more than the steps since the last checkpoint. Kills are spread
-over everything a run does: start-up, features, steps, checkpoints, probes, the report. What comes
-after `--` is for the runs.
+over everything a run does: start-up, features, steps, checkpoints, probes, the report. FOLDER may
+be in a bucket. What comes after `--` is for the runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
+
+from lgm_jax import paths
 
 CHECKPOINT_EVERY = 5
 
@@ -47,12 +49,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="how many in all")
     parser.add_argument("--signal", default="SIGKILL", help="what to send, for example SIGTERM")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", required=True, type=Path, help="where runs go; emptied")
+    parser.add_argument("--out", required=True, type=paths.locate, help="where runs go; emptied")
     parser.add_argument("changes", nargs="*", help="of the runs, after --")
     options = parser.parse_args()
     program = [*PROGRAM, *options.changes]
     number, draw = signal.Signals[options.signal], random.Random(options.seed)
-    shutil.rmtree(options.out, ignore_errors=True)
+    options.out.rmtree(missing_ok=True)
     options.out.mkdir(parents=True)
     # The first compiles, and the others find what it compiled: their time is the one to cut.
     finish(program, options.out / "first")
@@ -76,18 +78,18 @@ def main() -> None:
         )
         if differences:
             sys.exit(1)
-        shutil.rmtree(workdir)
+        workdir.rmtree()
         runs += 1
     print(f"{kills} kills by {options.signal} in {runs} runs: all ended as the one left alone")
 
 
-def finish(program: list[str], workdir: Path) -> None:
+def finish(program: list[str], workdir: epath.Path) -> None:
     """Runs to the end."""
     subprocess.run([*program, f"--workdir={workdir}"], check=True, capture_output=True)
 
 
 def start(
-    program: list[str], workdir: Path, number: signal.Signals, after: float, log: list[str]
+    program: list[str], workdir: epath.Path, number: signal.Signals, after: float, log: list[str]
 ) -> bool:
     """Runs, and kills after some seconds; says whether the run had ended by itself."""
     process = subprocess.Popen(
@@ -112,13 +114,13 @@ def start(
     return True
 
 
-def newest(workdir: Path) -> int:
+def newest(workdir: epath.Path) -> int:
     """The step of the newest checkpoint; 0 without one."""
     folders = (workdir / "checkpoints").glob("*")
     return max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0)
 
 
-def check_start_again(workdir: Path, log: list[str]) -> None:
+def check_start_again(workdir: epath.Path, log: list[str]) -> None:
     """No logged step may lie further behind the newest checkpoint than one interval."""
     metrics = workdir / "metrics.jsonl"
     logged = json.loads(metrics.read_text().splitlines()[-1])["step"] if metrics.exists() else 0
@@ -127,11 +129,12 @@ def check_start_again(workdir: Path, log: list[str]) -> None:
         raise RuntimeError(f"killed at {log[-1]}, with {logged} steps logged: too many are lost")
 
 
-def outcome(workdir: Path) -> dict[str, Any]:
+def outcome(workdir: epath.Path) -> dict[str, Any]:
     """Everything about a run that a kill must not change."""
     results = json.loads((workdir / "results.json").read_text())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    with np.load(workdir / "distilled" / "distilled.npz") as arrays:
+    content = io.BytesIO((workdir / "distilled" / "distilled.npz").read_bytes())
+    with np.load(content) as arrays:
         images = arrays["images"]
     return {
         "images": images.tobytes(),

@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from lgm_jax import files, hosts, locks, paths, runs
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, explain
 from lgm_jax.experiments import samples
 from lgm_jax.experiments.result import Result, write
 from lgm_jax.report.judge import judge
@@ -372,4 +372,4 @@ def _open_folder(folder: epath.Path, config: ConfigDict) -> None:
         with locks.alone_in(folder):
             files.write_json(folder / RECORD, {"name": config[SECTION].name})
     except OSError as error:
-        raise UserError(f"cannot write to workdir {folder}: {error.strerror}") from error
+        raise UserError(f"cannot write to workdir {folder}: {explain(error)}") from error

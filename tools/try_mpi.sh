@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Two processes under Open MPI on this machine:
+#
+#     tools/try_mpi.sh FOLDER
+#
+# One run is left alone, one gets a signal, is started again and goes on, and one is told where to
+# meet, as Open MPI 5 needs it: the images must be the same, bit for bit. Debian's openmpi-bin.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$(realpath -m "$1")
+mkdir -p "$out"
+
+python=${PYTHON:-python}
+program=("$python" launch.py --config=configs/quickstart.py:quick --config.stages=distill
+    --config.steps=100 --config.checkpoint_every=10)
+mpirun=(mpirun -n 2 --oversubscribe)
+if [ "$(id -u)" = 0 ]; then mpirun+=(--allow-run-as-root); fi
+
+"${mpirun[@]}" --version | head -n 1
+"${mpirun[@]}" "${program[@]}" --workdir="$out/whole" --distributed=auto
+
+"${mpirun[@]}" "${program[@]}" --workdir="$out/resumed" --distributed=auto &
+until compgen -G "$out/resumed/checkpoints/[0-9]*" >/dev/null; do sleep 0.1; done
+kill -USR1 $!
+code=0
+wait $! || code=$?
+if [ $code -ne 75 ]; then
+    echo "error: exit code $code after SIGUSR1, not 75" >&2
+    exit 1
+fi
+"${mpirun[@]}" "${program[@]}" --workdir="$out/resumed" --distributed=auto
+
+port=$("$python" -c 'import socket; s = socket.create_server(("", 0)); print(s.getsockname()[1])')
+# shellcheck disable=SC2016
+"${mpirun[@]}" bash -c \
+    '"$@" --num_processes=$OMPI_COMM_WORLD_SIZE --process_id=$OMPI_COMM_WORLD_RANK' \
+    launch "${program[@]}" --workdir="$out/named" --distributed="127.0.0.1:$port"
+
+for run in resumed named; do cmp "$out"/{whole,$run}/distilled/distilled.npz; done
+echo "Open MPI: the run that was interrupted and the one that was told where to meet ended as" \
+    "the one left alone"
