@@ -36,6 +36,7 @@ def try_out(*command):
         env=os.environ | {"PYTHON": sys.executable},
         capture_output=True,
         text=True,
+        timeout=1800,
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout.splitlines()[-1]
@@ -45,7 +46,7 @@ def try_out(*command):
 @needs_programs("munged", "slurmctld", "slurmd", "sbatch", package="slurm-wlm and munge")
 def test_slurm_starts_preempts_and_queues_again(tmp_path):
     assert try_out("tools/try_slurm.sh", tmp_path / "out") == (
-        "Slurm: the job that was interrupted and preempted ended as the run left alone"
+        "Slurm: the job that was interrupted, preempted and cancelled ended as the run left alone"
     )
 
 

@@ -3,24 +3,27 @@
 #
 #     tools/try_mpi.sh FOLDER
 #
-# One run is left alone, one gets a signal, is started again and goes on, and one is told where to
-# meet, as Open MPI 5 needs it: the images must be the same, bit for bit. Debian's openmpi-bin.
+# One run gets a signal, is started again and goes on, one is told where to meet, as Open MPI 5 needs
+# it, and one is left alone: the images must be the same, bit for bit. Debian's openmpi-bin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "$1")
 mkdir -p "$out"
 
 python=${PYTHON:-python}
+# The pyramid grows by itself with the number of steps, which is known only once the signal came.
 program=("$python" launch.py --config=configs/quickstart.py:quick --config.stages=distill
-    --config.steps=100 --config.checkpoint_every=10)
+    --config.checkpoint_every=10 --config.images.grow_every=1)
 mpirun=(mpirun -n 2 --oversubscribe)
 if [ "$(id -u)" = 0 ]; then mpirun+=(--allow-run-as-root); fi
 
 "${mpirun[@]}" --version | head -n 1
-"${mpirun[@]}" "${program[@]}" --workdir="$out/whole" --distributed=auto
-
-"${mpirun[@]}" "${program[@]}" --workdir="$out/resumed" --distributed=auto &
-until compgen -G "$out/resumed/checkpoints/[0-9]*" >/dev/null; do sleep 0.1; done
+"${mpirun[@]}" "${program[@]}" --config.steps=100000 --workdir="$out/resumed" --distributed=auto &
+until compgen -G "$out/resumed/checkpoints/[0-9]*" >/dev/null; do
+    # Ends this script if mpirun has ended.
+    kill -0 $!
+    sleep 0.2
+done
 kill -USR1 $!
 code=0
 wait $! || code=$?
@@ -28,7 +31,11 @@ if [ $code -ne 75 ]; then
     echo "error: exit code $code after SIGUSR1, not 75" >&2
     exit 1
 fi
-"${mpirun[@]}" "${program[@]}" --workdir="$out/resumed" --distributed=auto
+newest=$(find "$out/resumed/checkpoints" -regex '.*/[0-9]+' -printf '%f\n' | sort -n | tail -n 1)
+program+=(--config.steps=$((newest + 2)))
+for run in resumed whole; do
+    "${mpirun[@]}" "${program[@]}" --workdir="$out/$run" --distributed=auto
+done
 
 port=$("$python" -c 'import socket; s = socket.create_server(("", 0)); print(s.getsockname()[1])')
 # shellcheck disable=SC2016

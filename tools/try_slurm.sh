@@ -3,21 +3,34 @@
 #
 #     tools/try_slurm.sh FOLDER
 #
-# One run is left alone. Another is a batch job that gets SIGTERM, asks to be queued again, goes on,
-# is preempted by a job that is more urgent, and goes on again: the images must be the same, bit for
-# bit. Debian's slurm-wlm and munge; needs no rights but those of the user.
+# A batch job gets SIGTERM, asks to be queued again, goes on, is preempted by a job that is more
+# urgent, goes on again, and is cancelled. Its run is then ended by srun, and must have the images of
+# one that was left alone, bit for bit. Debian's slurm-wlm and munge; needs no rights but those of
+# the user.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "$1")
 mkdir -p "$out"
 
 cluster=$(mktemp -d)
-daemons=()
-trap 'kill "${daemons[@]}" 2>/dev/null || true; wait; rm -rf "$cluster"' EXIT
-mkdir "$cluster"/{spool,state}
-(umask 077 && head -c 1024 /dev/urandom >"$cluster/munge.key")
+# From here on, every command of Slurm is for this cluster.
 user=$(id -un) node=$(hostname -s)
 export SLURM_CONF=$cluster/slurm.conf PATH=$PATH:/usr/sbin
+daemons=()
+clean_up() {
+    # Jobs would outlive the daemons.
+    scancel --user="$user" 2>/dev/null || true
+    for _ in {1..200}; do
+        if [ -z "$(squeue --noheader 2>/dev/null)" ]; then break; fi
+        sleep 0.2
+    done
+    kill "${daemons[@]}" 2>/dev/null || true
+    wait
+    rm -rf "$cluster"
+}
+trap clean_up EXIT
+mkdir "$cluster"/{spool,state}
+(umask 077 && head -c 1024 /dev/urandom >"$cluster/munge.key")
 cat >"$SLURM_CONF" <<END
 ClusterName=trial
 SlurmctldHost=$node
@@ -57,43 +70,50 @@ for _ in {1..300}; do
 done
 srun --version
 
-program="${PYTHON:-python} launch.py --config=configs/quickstart.py:quick --distributed=auto
-    --config.stages=distill --config.steps=100 --config.checkpoint_every=10"
-# shellcheck disable=SC2086
-srun -n 2 $program --workdir="$out/whole"
-
+# The pyramid grows by itself with the number of steps, which is known only in the end.
+program=("${PYTHON:-python}" launch.py --config=configs/quickstart.py:quick --distributed=auto
+    --config.stages=distill --config.checkpoint_every=10 --config.images.grow_every=1)
 cat >"$cluster/job" <<END
 #!/bin/bash
 #SBATCH --ntasks=2 --requeue --open-mode=append --output=$out/job.log
-srun --kill-on-bad-exit=1 ${program//$'\n'/} --workdir=$out/resumed
+srun --kill-on-bad-exit=1 ${program[@]} --config.steps=100000 --workdir=$out/resumed
 code=\$?
 if [ \$code -eq 75 ]; then scontrol requeue "\$SLURM_JOB_ID"; fi
 exit \$code
 END
 job=$(sbatch --parsable "$cluster/job")
 
-# What Slurm says of the job, for example "Restarts" and "JobState".
-field() { scontrol show job "$job" | grep -o " $1=[^ ]*" | cut -d= -f2; }
-newest() { find "$out/resumed/checkpoints" -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null | sort -n | tail -n 1; }
-# Waits until a start of the job has written a checkpoint of its own.
-await_steps() {
-    local before=$1 restarts=$2
-    until [ "$(field Restarts)" = "$restarts" ] && [ "$(newest)" -gt "$before" ] 2>/dev/null; do
-        if [ "$(field JobState)" = COMPLETED ]; then
-            echo "error: the job ended before it was interrupted" >&2
+newest() {
+    { find "$out/resumed/checkpoints" -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null || true; } |
+        sort -n | tail -n 1
+}
+says() { scontrol show job "$job" | grep -qE " $1( |$)"; }
+# Waits until a start of the job, the first of which is number 0, has written a checkpoint.
+await_start() {
+    until says "Restarts=$1"; do sleep 0.2; done
+    local before
+    before=$(newest)
+    while [ "$(newest)" = "$before" ]; do
+        if says "JobState=(FAILED|COMPLETED)"; then
+            cat "$out/job.log" >&2
             exit 1
         fi
         sleep 0.2
     done
 }
 
-await_steps 0 0
+await_start 0
 scancel --signal=TERM "$job"
-until [ "$(field Restarts)" = 1 ]; do sleep 0.2; done
-await_steps "$(newest)" 1
+await_start 1
 srun --partition=urgent -n 2 true
-until [ "$(field JobState)" = COMPLETED ] || [ "$(field JobState)" = FAILED ]; do sleep 0.5; done
-cat "$out/job.log"
-echo "job $job: $(field JobState) after $(field Restarts) restarts"
+await_start 2
+scancel "$job"
+while squeue --noheader --job="$job" 2>/dev/null | grep -q .; do sleep 0.2; done
+grep -v "^step" "$out/job.log"
+
+steps=$(($(newest) + 2))
+for run in resumed whole; do
+    srun -n 2 "${program[@]}" --config.steps=$steps --workdir="$out/$run"
+done
 cmp "$out"/{whole,resumed}/distilled/distilled.npz
-echo "Slurm: the job that was interrupted and preempted ended as the run left alone"
+echo "Slurm: the job that was interrupted, preempted and cancelled ended as the run left alone"
