@@ -16,6 +16,7 @@ cluster=$(mktemp -d)
 # From here on, every command of Slurm is for this cluster.
 user=$(id -un) node=$(hostname -s)
 export SLURM_CONF=$cluster/slurm.conf PATH=$PATH:/usr/sbin
+# Each in a session of its own: Ctrl-C is for this script, which then ends them.
 daemons=()
 clean_up() {
     # Jobs would outlive the daemons.
@@ -55,14 +56,14 @@ NodeName=$node CPUs=2
 PartitionName=usual Nodes=ALL Default=YES PriorityTier=1 GraceTime=120
 PartitionName=urgent Nodes=ALL PriorityTier=2
 END
-munged --foreground --force --key-file="$cluster/munge.key" --socket="$cluster/munge.socket" \
+setsid munged --foreground --force --key-file="$cluster/munge.key" --socket="$cluster/munge.socket" \
     --pid-file="$cluster/munge.pid" --log-file="$cluster/munge.log" \
     --seed-file="$cluster/munge.seed" 2>"$cluster/munged" &
 daemons+=($!)
 until [ -S "$cluster/munge.socket" ]; do sleep 0.1; done
-slurmctld -D 2>"$cluster/slurmctld" &
+setsid slurmctld -D 2>"$cluster/slurmctld" &
 daemons+=($!)
-slurmd -D 2>"$cluster/slurmd" &
+setsid slurmd -D 2>"$cluster/slurmd" &
 daemons+=($!)
 for _ in {1..300}; do
     if sinfo --noheader --states=idle 2>/dev/null | grep -q "$node"; then break; fi
