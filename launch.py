@@ -50,7 +50,8 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --overwrite           throw away another distillation in FOLDER
   --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
                         for --plan_devices=1 with --plan_memory=80 GB, --plan_tflops=PEAK and a
-                        line of --plan_bandwidth=GB/s to the others each
+                        line of --plan_bandwidth=GB/s to the others each; or for
+                        --plan_topology=v5e:2x4, h100:8 or the like, as their compiler says
   --profile             write a trace of a few steps to FOLDER/profile, for ui.perfetto.dev; with
                         --config.profile=N, of N
   --distributed=WHERE   one of several processes that share the work, each started with the same
@@ -77,7 +78,7 @@ _OF_ONE_START = (
     "config.stages",
 )
 
-_PLAN = "plan"
+_PLAN, _TOPOLOGY = "plan", "topology"
 
 _PROFILE = {"--profile": "--config.profile=3"}
 
@@ -209,34 +210,46 @@ def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
 
     Args:
         argv: The command line, without what is about the plan.
-        machine: The devices to plan for: text by field of `plan.Machine`.
+        machine: The devices to plan for: text by field of `plan.Machine`, or their `topology`.
 
     Raises:
         UserError: For bad input.
     """
-    from lgm_jax import plan, platforms
+    from lgm_jax import accelerators, compiled, plan, platforms
 
     config, *_ = parse(argv, writes=False)
-    platforms.start()
     fields = {field.name: field for field in dataclasses.fields(plan.Machine)}
     values: dict[str, Any] = {}
+    topology = machine.get(_TOPOLOGY)
     for name, text in machine.items():
-        if name not in fields:
-            known = [f"--{_PLAN}_{field}" for field in fields]
+        if name not in (*fields, _TOPOLOGY):
+            known = [f"--{_PLAN}_{field}" for field in (*fields, _TOPOLOGY)]
             raise unknown_name("flag", f"--{_PLAN}_{name}", known)
+        if name == _TOPOLOGY:
+            continue
+        if topology is not None:
+            raise UserError(f"--{_PLAN}_{_TOPOLOGY} says what --{_PLAN}_{name} would: leave it out")
         try:
             values[name] = int(text) if name == "devices" else float(text)
         except ValueError:
             values[name] = 0
         if not 0 < values[name] < math.inf:
             raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
-    hardware = plan.Machine(**values)
+    if topology is not None:
+        accelerators.on_cpu()
+    platforms.start()
+
+    def describe(config: ConfigDict) -> str:
+        if topology is not None:
+            return compiled.describe(config, topology)
+        return plan.describe(config, plan.Machine(**values))
+
     if experiments.SECTION not in config:
-        print(plan.describe(config, hardware))
+        print(describe(config))
         return
     for name, each in experiments.planned_configs(config).items():
         common.check(each)
-        print(f"{name}\n{plan.describe(each, hardware)}")
+        print(f"{name}\n{describe(each)}")
 
 
 def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:

@@ -20,12 +20,15 @@ _CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 @functools.cache
-def options() -> dict[str, str]:
+def options(platform: str | None = None) -> dict[str, str]:
     """For `jax.jit(..., compiler_options=options())` around a backbone; starts the backend.
 
     Empty where this jaxlib does not know them, and on accelerators.
+
+    Args:
+        platform: That of the devices to compile for; by default the process's.
     """
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
@@ -48,7 +51,11 @@ class Program(Generic[P, T]):
     @functools.cached_property
     def jitted(self) -> Any:
         """The jitted function; starts the backend."""
-        return jax.jit(self._function, compiler_options=options(), **self._arguments)
+        return self.for_platform(jax.default_backend())
+
+    def for_platform(self, platform: str) -> Any:
+        """The jitted function, to be lowered for devices that the process may not have."""
+        return jax.jit(self._function, compiler_options=options(platform), **self._arguments)
 
     def lower(self, *values: P.args, **named: P.kwargs) -> Any:
         """As of a jitted function."""

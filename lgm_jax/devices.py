@@ -9,7 +9,8 @@ on every device. One device is a mesh of one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ IMAGES = PartitionSpec(IMAGE)
 """The first axis divided as images are."""
 ROWS = PartitionSpec(AXES)
 """The first axis divided among all devices."""
+
+_AXES_OF: Mapping[PartitionSpec, tuple[str, ...]] = {EVERYWHERE: (), IMAGES: (IMAGE,), ROWS: AXES}
 
 
 def make_mesh(
@@ -101,11 +104,10 @@ def map_views(
         images: Their numbers.
         copies: Numbers of the copies of each.
     """
-    if size is None or len(images) * len(copies) <= size:
+    rows, columns = part(len(images), len(copies), size)
+    if (rows, columns) == (len(images), len(copies)):
         return function(params, images, copies)
     once = jax.checkpoint(function, prevent_cse=False)
-    columns = _even(len(copies), max(1, size))
-    rows = _even(len(images), max(1, size // len(copies)))
 
     def of_images(part: tuple[Any, Array]) -> Array:
         if columns == len(copies):
@@ -115,6 +117,13 @@ def map_views(
 
     found = jax.lax.map(of_images, _stack((params, images), rows))
     return found.reshape(-1, *found.shape[2:])[: len(images)]
+
+
+def part(images: int, copies: int, size: int | None) -> tuple[int, int]:
+    """Images, and copies of each, that `map_views` takes at a time of so many."""
+    if size is None or images * copies <= size:
+        return images, copies
+    return _even(images, max(1, size // copies)), _even(copies, max(1, size))
 
 
 def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -> Array:
@@ -128,10 +137,16 @@ def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -
 
 
 def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
-    """Puts arrays on the mesh, those that are divided padded with zeros to equal parts."""
+    """Puts arrays on the mesh, those that are divided padded with zeros to equal parts.
+
+    Of a `jax.ShapeDtypeStruct` in the place of an array, it returns what the array would become.
+    """
     parts, laid = _parts(mesh, spec), layout(mesh, spec)
 
-    def place(array: Any) -> jax.Array:
+    def place(array: Any) -> Any:
+        if isinstance(array, jax.ShapeDtypeStruct):
+            rows = [-(-n // parts) * parts for n in array.shape[:1]]
+            return array.update(shape=(*rows, *array.shape[1:]), sharding=laid)
         if array.ndim and array.shape[0] % parts:
             missing = [(0, -array.shape[0] % parts)] + [(0, 0)] * (array.ndim - 1)
             pad = jnp.pad if isinstance(array, jax.Array) else np.pad
@@ -147,8 +162,18 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
 
 def layout(mesh: Mesh, spec: PartitionSpec = ROWS) -> NamedSharding:
     """How arrays of a spec lie on the mesh."""
-    # XLA calls what one device has whole; another name for it would compile a step twice.
-    return NamedSharding(mesh, spec if _parts(mesh, spec) > 1 else EVERYWHERE)
+    # As XLA says it, which leaves out axes of one device: another name for the same would compile
+    # a step twice.
+    axes = tuple(axis for axis in _AXES_OF[spec] if mesh.shape[axis] > 1)
+    return NamedSharding(mesh, PartitionSpec(axes) if axes else EVERYWHERE)
+
+
+def bytes_here(tree: Any) -> int:
+    """Bytes of each device for arrays that lie on a mesh, or for their shapes."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
@@ -169,7 +194,7 @@ def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
     local = [device for device in mesh.devices.flat if device in mesh.local_devices]
     return jax.make_array_from_single_device_arrays(
         (each * mesh.size, *rows.shape[1:]),
-        NamedSharding(mesh, ROWS),
+        layout(mesh),
         [jax.device_put(x, d) for x, d in zip(np.split(padded, len(local)), local, strict=True)],
     )
 
@@ -214,7 +239,7 @@ def make_largest(mesh: Mesh) -> Callable[..., jax.Array]:
 
 
 def _parts(mesh: Mesh, spec: PartitionSpec) -> int:
-    return {EVERYWHERE: 1, IMAGES: mesh.shape[IMAGE], ROWS: mesh.size}[spec]
+    return math.prod(mesh.shape[axis] for axis in _AXES_OF[spec])
 
 
 def _of_images(leaf: Any, num_images: int) -> bool:

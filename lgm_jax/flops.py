@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+# Products of a fused attention, which JAX calls by names of its own: of the forward pass the scores
+# and the result; of the backward pass the scores again and four gradients.
+_FUSED = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
+
+class Kind(NamedTuple):
+    """What one product counts for.
+
+    Attributes:
+        dtype: Of its operands.
+        exact: Whether they are not to be rounded, as float32 is by default on accelerators.
+        path: Names of what it is in, from the outermost: JAX's transformations and primitives.
+    """
+
+    dtype: str
+    exact: bool
+    path: str
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> float:
@@ -16,36 +36,64 @@ def count(function: Callable[..., Any], *arguments: Any) -> float:
         function: Of arrays.
         arguments: Of which only shapes and types count.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return sum(count_by_kind(function, *arguments).values())
 
 
-def _count(jaxpr: Any) -> float:
-    total = 0.0
+def count_by_kind(function: Callable[..., Any], *arguments: Any) -> Mapping[Kind, float]:
+    """The same told apart; what devices do each for themselves counts for all of them."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr, "")
+
+
+def _count(jaxpr: Any, path: str) -> dict[Kind, float]:
+    total: dict[Kind, float] = defaultdict(float)
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = parameters["dimension_numbers"]
-            sizes = equation.invars[0].aval.shape
-            summed = math.prod(sizes[axis] for axis in contracted)
-            total += 2.0 * summed * math.prod(equation.outvars[0].aval.shape)
-        elif name == "cholesky":
-            *batch, _, side = equation.invars[0].aval.shape
-            total += math.prod(batch) * side**3 / 3
-        elif name == "triangular_solve":
-            side = equation.invars[0].aval.shape[-1]
-            total += float(side * math.prod(equation.outvars[0].aval.shape))
-        turns = _turns(name, parameters)
+        inside = f"{path}/{equation.source_info.name_stack}/{name}"
+        operations = _operations(name, parameters, equation)
+        if operations:
+            dtype = equation.invars[0].aval.dtype
+            exact = parameters.get("precision") == (jax.lax.Precision.HIGHEST,) * 2
+            total[Kind(jnp.dtype(dtype).name, exact, inside)] += operations
         # Of branches the dearest, of which one is taken.
-        inner = [_count(each) for value in parameters.values() for each in _jaxprs(value)]
-        total += turns * (max(inner, default=0.0) if name == "cond" else sum(inner))
+        bodies = [body for value in parameters.values() for body in _jaxprs(value)]
+        inner = [_count(body, inside) for body in bodies]
+        if name == "cond":
+            inner = sorted(inner, key=lambda counted: sum(counted.values()))[-1:]
+        turns = _turns(name, parameters)
+        for counted in inner:
+            for kind, each in counted.items():
+                total[kind] += turns * each
     return total
 
 
-def _turns(name: str, parameters: Any) -> int:
-    """How often what is within an operation is computed."""
+def _operations(name: str, parameters: Mapping[str, Any], equation: Any) -> float:
+    """Those of a primitive itself."""
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        sizes = equation.invars[0].aval.shape
+        summed = math.prod(sizes[axis] for axis in contracted)
+        return 2.0 * summed * math.prod(equation.outvars[0].aval.shape)
+    if name == "cholesky":
+        *batch, _, side = equation.invars[0].aval.shape
+        return math.prod(batch) * side**3 / 3
+    if name == "triangular_solve":
+        side = equation.invars[0].aval.shape[-1]
+        return float(side * math.prod(equation.outvars[0].aval.shape))
+    if name in _FUSED:
+        tokens = equation.invars[1].aval.shape[1]
+        return 2.0 * _FUSED[name] * tokens * math.prod(equation.invars[0].aval.shape)
+    return 0.0
+
+
+def _turns(name: str, parameters: Mapping[str, Any]) -> int:
+    """How often what is in a primitive is computed, on all devices."""
+    if name == "scan":
+        return parameters["length"]
+    if name == "shard_map":
+        return parameters["mesh"].size
     if name == "pallas_call":
         return math.prod(parameters["grid_mapping"].grid)
-    return parameters.get("length", 1) if name == "scan" else 1
+    return 1
 
 
 def _jaxprs(value: Any) -> list[Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,22 +67,32 @@ def account(program: jax.stages.Compiled) -> Account:
     )
 
 
-def needed(lowered: Any) -> int:
-    """Bytes of each device that a program needs: compiles it, for accelerators, and runs nothing.
+def needed(lowered: Any, options: Mapping[str, str] | None = None) -> int:
+    """Bytes of each device that a program needs; arguments as for `try_compile`."""
+    return try_compile(lowered, options)[1]
 
-    Where its compiler refuses it for lack of memory, as that of TPUs does, this is what the
-    compiler says that it would need, at least.
+
+def try_compile(
+    lowered: Any, options: Mapping[str, str] | None = None
+) -> tuple[jax.stages.Compiled | None, int]:
+    """Compiles a program, for accelerators, and runs nothing.
 
     Args:
         lowered: What `lower` of a jitted function or of a `Program` returned.
+        options: Of the compiler.
+
+    Returns:
+        The program, and the bytes of each device that it needs. Where its compiler refuses it for
+        lack of memory, as that of TPUs does: `None`, and what it says that it would need, at least.
     """
     try:
-        return account(lowered.compile()).total
+        compiled = lowered.compile(compiler_options=dict(options or {}))
     except jax.errors.JaxRuntimeError as error:
         refused = _REFUSAL.search(str(error))
         if refused is None:
             raise
-        return int(float(refused[1]) * _UNITS[refused[2]])
+        return None, int(float(refused[1]) * _UNITS[refused[2]])
+    return compiled, account(compiled).total
 
 
 def view_bytes(task: Distillation, apply: Apply, backbone_params: Any, key: Key[Array, ""]) -> int:
@@ -167,3 +179,40 @@ def choose_size(view_bytes: int, free: int, views: int) -> int:
 def needed_bytes(view_bytes: int, size: int) -> int:
     """Memory that is reckoned with for `size` views at a time."""
     return int(_MARGIN * view_bytes * size)
+
+
+def fit(
+    needed: Callable[[int], int], limit: int, sizes: Sequence[int], first: int, fixed: int
+) -> int:
+    """The largest size whose program fits, or one that a quarter more would not; see `needed`.
+
+    Every program that is asked for is compiled, which takes long. So the first guess is to be good,
+    and the next ones follow from a straight line of bytes against sizes.
+
+    Args:
+        needed: Bytes that the program of a size needs.
+        limit: Bytes that it may take.
+        sizes: All that may be, in ascending order; the least if none fits.
+        first: The size to begin with.
+        fixed: Bytes that every program takes.
+    """
+    # Of `sizes`, the last known to fit, and the first known not to.
+    fits, fails = -1, len(sizes)
+    at = max(0, bisect.bisect_right(sizes, first) - 1)
+    known = {0: fixed}
+    while fits < at < fails:
+        known[sizes[at]] = needed(sizes[at])
+        if known[sizes[at]] <= limit:
+            fits = at
+        else:
+            fails = at
+        at = min(fails - 1, bisect.bisect_right(sizes, _reached(known, limit)) - 1)
+        if 0 <= fits < at < len(sizes) - 1 and sizes[at] < 1.25 * sizes[fits]:
+            break
+    return sizes[max(0, fits)]
+
+
+def _reached(known: Mapping[int, int], limit: int) -> float:
+    """The size at which the line through the two known ones nearest to the limit reaches it."""
+    (one, low), (two, high) = sorted(known.items(), key=lambda item: abs(item[1] - limit))[:2]
+    return one + (limit - low) * (two - one) / (high - low) if high != low else math.inf

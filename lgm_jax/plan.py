@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,10 @@ class Outline:
     spec: ViTSpec
     apply: distill.Apply
     params: Any
+
+    @property
+    def feature_dim(self) -> int:
+        return self.spec.feature_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,18 +184,16 @@ def describe(config: ConfigDict, machine: Machine) -> str:
     Raises:
         UserError: If the backbone or the data set is not known well enough.
     """
-    num_classes, num_images = _size_of_data(config)
+    num_classes, num_images = size_of_data(config)
     told = forecast(config, machine, num_classes, num_images)
-    task, plan = told.recipe.task, told.plan
+    plan = told.plan
     total = sum(plan.flops.values())
     lines = [
-        f"{config.backbone.name} at {task.crop} px, {task.num_images} images of "
-        f"{task.parametrisation.resolution} px x {task.copies} copies, {config.objective} with "
-        f"real features: {told.recipe.real.source} of {num_images} images",
-        f"a step         {_si(total)}FLOP: {_listed(plan.flops, 'FLOP')}",
-        f"exchanged      {_si(float(plan.exchanged))}B a step and device"
+        title(config, told.recipe, num_images),
+        f"a step         {si(total)}FLOP: {listed(plan.flops, 'FLOP')}",
+        f"exchanged      {si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
-        f"memory         {_si(sum(plan.memory.values()))}B a device: {_listed(plan.memory, 'B')}",
+        f"memory         {si(sum(plan.memory.values()))}B a device: {listed(plan.memory, 'B')}",
         f"microbatches   {plan.views} views a device in {plan.parts} of {plan.size}"
         + (", nothing computed twice" if plan.parts == 1 else ", forward twice"),
     ]
@@ -199,7 +201,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
     if plan.embedded_once:
         once = plan.embedded_once * told.view_flops
-        lines.append(f"before         {plan.embedded_once} views embedded once, {_si(once)}FLOP")
+        lines.append(f"before         {plan.embedded_once} views embedded once, {si(once)}FLOP")
     if told.exchange:
         ms = 1e3 * told.exchange
         lines.append(f"exchange       {ms:.3g} ms a step at {machine.bandwidth:g} GB/s")
@@ -212,6 +214,16 @@ def describe(config: ConfigDict, machine: Machine) -> str:
             f"{config.steps * told.seconds / 3600:.2g} h"
         )
     return "\n".join(lines)
+
+
+def title(config: ConfigDict, recipe: Recipe, num_images: int) -> str:
+    """What a plan is of, in a line."""
+    task = recipe.task
+    return (
+        f"{config.backbone.name} at {task.crop} px, {task.num_images} images of "
+        f"{task.parametrisation.resolution} px x {task.copies} copies, {config.objective} with "
+        f"real features: {recipe.real.source} of {num_images} images"
+    )
 
 
 def make_plan(
@@ -386,7 +398,7 @@ def _exchanged(recipe: Recipe, dim: int, views: int) -> int:
     return 4 * (views * (2 * dim + labels + 1) + 2)
 
 
-def _size_of_data(config: ConfigDict) -> tuple[int, int]:
+def size_of_data(config: ConfigDict) -> tuple[int, int]:
     """Classes and training images, without decoding one."""
     try:
         dataset = data.load_dataset(
@@ -408,11 +420,12 @@ def _size_of_data(config: ConfigDict) -> tuple[int, int]:
     return dataset.num_classes, len(dataset.splits["train"].labels)
 
 
-def _listed(parts: dict[str, float], unit: str) -> str:
-    return ", ".join(f"{name} {_si(value)}{unit}" for name, value in parts.items())
+def listed(parts: Mapping[str, float], unit: str) -> str:
+    """Values by name, with their unit."""
+    return ", ".join(f"{name} {si(value)}{unit}" for name, value in parts.items())
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """Three digits and a prefix."""
     for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= factor:

@@ -183,6 +183,37 @@ def exact(
     return lambda _: placed
 
 
+def shapes(
+    source: str, views: int, num_images: int, dim: int, task: Distillation, mesh: Mesh
+) -> Any:
+    """Shapes, types and layouts of the real features that a step takes, for one backbone.
+
+    Args:
+        source: One of `SOURCES`.
+        views: Kept views of each real image.
+        num_images: Real images.
+        dim: Number of features.
+        task: What is to be made.
+        mesh: The devices.
+    """
+    classes = task.num_classes
+    prepare = getattr(task.objective, "prepare", None)
+    if source == "exact" and prepare is not None:
+        # What it makes of one image of each class has the shape of what it makes of many.
+        index, weights = np.arange(classes, dtype=np.int32), np.ones(classes, np.float32)
+        values = np.zeros((classes, dim), np.float32)
+        made = prepare(iter([Features(values, index, weights, index, index, classes, views)]))
+        return devices.put(mesh, jax.eval_shape(lambda: made))
+    rows, copies = task.num_views, 1 if source == "stream" else views
+    if source == "exact":
+        rows = numerics.padded_rows(views * num_images, classes, mesh.size)
+    row = jax.ShapeDtypeStruct((rows,), np.int32)
+    weight = jax.ShapeDtypeStruct((rows,), np.float32)
+    value = jax.ShapeDtypeStruct((rows, dim), np.float32)
+    given = Features(value, row, weight, row, row, classes, copies)
+    return devices.put(mesh, given, devices.ROWS)
+
+
 def bytes_on_device(
     source: str,
     views: int,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,7 @@ from scale import KEY, SIDE, apply, make_task
 
 from lgm_jax import devices, distill, features, numerics, objectives
 from lgm_jax.augment import Augmentation
+from lgm_jax.hlo import Collective, read_collectives
 from lgm_jax.images import Pixels
 
 DEVICES, HIDDEN = 8, 16
@@ -30,54 +29,6 @@ FEW = 16
 PLAIN = {"parametrisation": Pixels(SIDE), "augmentation": None}
 
 pytestmark = pytest.mark.usefixtures("compiled_anew")
-
-
-class Collective(NamedTuple):
-    """An exchange among groups of devices, and how often a step makes it."""
-
-    kind: str
-    numbers: int
-    group: int
-    times: float
-
-
-def read_collectives(text: str) -> list[Collective]:
-    """Those of a compiled program, in loops as often as these turn; of one device, none."""
-    computations: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        head = re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line)
-        if head:
-            lines = computations[head[1]] = []
-        elif line.startswith(" "):
-            lines.append(line)
-    (entry,) = re.findall(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)
-
-    def walk(name: str, times: float) -> Iterator[Collective]:
-        for line in computations[name]:
-            found = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
-            if found and (group := read_group(line)) > 1:
-                sizes = re.findall(r"\w+\[([\d,]*)\]", found[1])
-                numbers = sum(math.prod(map(int, filter(None, s.split(",")))) for s in sizes)
-                yield Collective(found[2], numbers, group, times)
-            turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            unknown = math.inf if " while(" in line else 1
-            inner = times * (int(turns[1]) if turns else unknown)
-            for callee in set(re.findall(r"%([\w.-]+)", line)) & computations.keys():
-                yield from walk(callee, inner)
-
-    return list(walk(entry, 1))
-
-
-def read_group(line: str) -> int:
-    """How many devices exchange with each other."""
-    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
-        return len(listed[1].split(","))
-    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
-        return int(counted[1])
-    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
-    return DEVICES
 
 
 def abstract(mesh: Mesh, spec: PartitionSpec, *shape: int, dtype: Any = jnp.float32) -> Any:
@@ -124,12 +75,12 @@ def exchanged(task: distill.Distillation, source: str, dim: int) -> tuple[int, d
     """
     mesh, text = compile_step(task, source, dim)
     assert "scatter" not in text
-    found = read_collectives(text)
+    found = read_collectives(text, DEVICES)
     here = {axis: -(-n // mesh.shape[axis]) for axis, n in sizes(task).items()}
     leaves = jax.eval_shape(lambda: distill.init_state(task, KEY)).params["images"]
     numbers = sum(here["image"] * math.prod(leaf.shape[1:]) for leaf in leaves)
     if mesh.shape["copy"] > 1:
-        found.remove(Collective("all-reduce", numbers, mesh.shape["copy"], 1))
+        found.remove(Collective("all-reduce", numbers, 4 * numbers, mesh.shape["copy"], 1))
     sent: dict[str, float] = {}
     for each in found:
         sent[each.kind] = sent.get(each.kind, 0) + each.numbers * each.times
@@ -192,7 +143,7 @@ def test_a_pyramid_of_augmented_views_exchanges_nothing_more():
     assert "scatter" not in text
     levels = sum(3 * side**2 * 3 for side in (1, 2, SIDE))
     of_images, of_labels = levels, 3 * 10
-    sent = [each.numbers * each.times for each in read_collectives(text)]
+    sent = [each.numbers * each.times for each in read_collectives(text, DEVICES)]
     assert dict(mesh.shape) == {"image": 4, "copy": 2}
     assert sum(sent) == 2 * 10 * (64 + 1) + 2 + of_images + of_labels
 
@@ -211,7 +162,7 @@ def test_real_images_are_embedded_without_an_exchange():
         "size": 7,
     }
     lowered = features.embed_views.jitted.lower(params, images, KEY, places, **options)
-    assert read_collectives(lowered.compile().as_text()) == []
+    assert read_collectives(lowered.compile().as_text(), DEVICES) == []
 
 
 def test_ten_images_in_ten_copies_leave_a_sixth_of_eight_devices_empty():

@@ -242,7 +242,33 @@ def test_a_program_takes_its_arguments_results_and_temporaries():
 )
 def test_a_compiler_that_refuses_says_what_is_needed(said, needed):
     class Lowered:
-        def compile(self):
+        def compile(self, **options):
             raise jax.errors.JaxRuntimeError(said)
 
     assert memory.needed(Lowered()) == int(needed)
+
+
+@pytest.mark.parametrize(
+    ("each", "expected", "compiled"),
+    [
+        # All at once, at the first guess or at the second.
+        (1, 100, [40, 100]),
+        # A line through the first guess says what fits.
+        (10, 80, [40, 80]),
+        # The first guess fits, and what a quarter more would take does not.
+        (19, 40, [40]),
+        # It does not, and the line leads back.
+        (50, 16, [40, 16]),
+        (5000, 1, [40, 1]),
+    ],
+)
+def test_the_largest_size_that_fits_is_found_in_few_compilations(each, expected, compiled):
+    tried = []
+
+    def needed(size):
+        tried.append(size)
+        return 100 + each * size
+
+    sizes = [1, 2, 4, 8, 16, 20, 40, 50, 80, 100]
+    assert memory.fit(needed, 900, sizes, first=45, fixed=100) == expected
+    assert tried == compiled

@@ -19,6 +19,7 @@ from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
+from lgm_jax.programs import Programs
 from lgm_jax.progress import StepProgress, is_logged
 from lgm_jax.session import FEATURES_IN_MEMORY, Session
 from lgm_jax.settings import split_list
@@ -49,14 +50,17 @@ def distill_stage(session: Session) -> None:
         state = _restore(session, mesh, checkpoints)
         start = int(state.step)
         metrics = Metrics(run.path / runs.METRICS, start)
-        size = hosts.first_says(microbatch_size(session, mesh))
+        programs = make_programs(session, mesh)
+        size = hosts.first_says(microbatch_size(session, mesh, programs))
         process = {**session.process_with(*session.backbones), "microbatch": size}
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report, which is then of no finished run.
         run.forget("report")
         _print_start(session, mesh, size, start)
         real = make_real(session, mesh, size, workers)
-        state = _Loop(session, mesh, size, real, checkpoints, metrics).run(state)
+        state = _Loop(session, mesh, size, programs.step(size), real, checkpoints, metrics).run(
+            state
+        )
         checkpoints.save(steps, state)
     whole = devices.fetch(mesh, state)
     if hosts.is_first():
@@ -82,21 +86,14 @@ class _Loop:
         session: Session,
         mesh: Mesh,
         size: int,
+        step: distill.Step,
         real: real_features.Real,
         checkpoints: Checkpoints,
         metrics: Metrics,
     ):
-        self.session, self.mesh, self.size, self.real = session, mesh, size, real
+        self.session, self.mesh, self.size, self.step, self.real = session, mesh, size, step, real
         self.checkpoints, self.metrics = checkpoints, metrics
         self.params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
-        self.step = distill.make_step(
-            session.task,
-            [backbone.apply for backbone in session.backbones],
-            session.key,
-            weights=session.weights,
-            mesh=mesh,
-            microbatch=size,
-        )
 
     def run(self, state: distill.State) -> distill.State:
         """Makes the steps that are left; returns the state without padding."""
@@ -263,37 +260,36 @@ def make_real(
     return real_features.exact(kept, train.labels, task, mesh=mesh)
 
 
-def microbatch_size(session: Session, mesh: Mesh) -> int:
+def make_programs(session: Session, mesh: Mesh) -> Programs:
+    """The programs of a session on some devices."""
+    return Programs(
+        session.recipe,
+        session.backbones,
+        session.key,
+        len(session.dataset.splits["train"].labels),
+        session.on_host,
+        mesh,
+        session.weights,
+    )
+
+
+def microbatch_size(session: Session, mesh: Mesh, programs: Programs) -> int:
     """Views in the backbone at a time: as configured, as before, or what fits in memory."""
-    config, task = session.config, session.task
+    config = session.config
     if config.microbatch is not None:
         return config.microbatch
     before = session.run.last_process("distill")
     # Other devices round in other ways, and have other memory.
     if "microbatch" in before and before.get("devices") == session.process.get("devices"):
         return before["microbatch"]
-    images_here, copies_here = (
-        -(-count // parts)
-        for count, parts in zip((task.num_images, task.copies), mesh.devices.shape, strict=True)
-    )
-    # Parameters have a gradient, and another of the backbones before; the state lies on the device.
-    reserved = images_here * distill.params_bytes(task) * min(2, len(session.backbones))
-    reserved += real_features.bytes_on_device(
-        session.recipe.real.source,
-        session.recipe.real.views,
-        len(session.dataset.splits["train"].labels),
-        [backbone.feature_dim for backbone in session.backbones],
-        task,
-        mesh.size,
-        held=not session.on_host,
-    )
-    # XLA may have one backbone's views in memory beside another's.
-    view_bytes = sum(
-        memory.view_bytes(task, backbone.apply, backbone.params, session.key)
-        for backbone in session.backbones
-    )
-    free = memory.free_bytes(mesh.local_devices[0].memory_stats(), reserved)
-    return memory.choose_size(view_bytes, free, images_here * copies_here)
+    device = mesh.local_devices[0]
+    if device.platform != "cpu":
+        # The state is in use already, and an argument of the step too.
+        in_use_twice = devices.bytes_here(programs.arguments()[0])
+        free = memory.free_bytes(device.memory_stats(), -in_use_twice)
+        # Processes compile together, the same.
+        return programs.fit(hosts.first_says(free))
+    return memory.choose_size(programs.view_bytes(), memory.free_bytes(None, 0), programs.views)
 
 
 def start_params(session: Session) -> images.Levels | None:

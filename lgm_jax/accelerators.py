@@ -1,0 +1,161 @@
+"""Accelerators by name: their published figures, and such as a compiler takes for present ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import jax
+
+from lgm_jax.errors import UserError, unknown_name
+
+
+class Accelerator(NamedTuple):
+    """One device, with published figures: peaks of dense matrix products in 10^12 FLOP/s.
+
+    Attributes:
+        platform: JAX's name of its kind, `tpu` or `gpu`.
+        bfloat16: Peak with bfloat16 operands.
+        rounded: Peak with float32 operands that are rounded, as they are by default: to bfloat16 on
+            TPUs, to TF32 on GPUs.
+        float32: Peak with float32 operands that are not; TPUs make six bfloat16 products of one.
+        memory: Bytes that programs may take: of TPUs what XLA's compiler says; of GPUs three
+            quarters of what there is, which JAX takes hold of by default.
+        bandwidth: Of the memory, in 10^9 bytes a second.
+    """
+
+    platform: str
+    bfloat16: float
+    rounded: float
+    float32: float
+    memory: int
+    bandwidth: float
+
+    def peak(self, dtype: str, exact: bool) -> float:
+        """Of products of one type, in FLOP/s."""
+        if dtype != "float32":
+            return 1e12 * self.bfloat16
+        return 1e12 * (self.float32 if exact else self.rounded)
+
+
+def _tpu(bfloat16: float, gibibytes: float, bandwidth: float) -> Accelerator:
+    return Accelerator("tpu", bfloat16, bfloat16, bfloat16 / 6, int(gibibytes * 2**30), bandwidth)
+
+
+def _gpu(
+    bfloat16: float, rounded: float, float32: float, memory: int, bandwidth: float
+) -> Accelerator:
+    return Accelerator("gpu", bfloat16, rounded, float32, int(0.75 * memory), bandwidth)
+
+
+ACCELERATORS: Mapping[str, Accelerator] = {
+    # cloud.google.com/tpu/docs/v4 and so on: peak compute per chip, HBM bandwidth per chip.
+    "v4": _tpu(275, 30.75, 1200),
+    "v5e": _tpu(197, 15.75, 819),
+    "v5p": _tpu(459, 95.74, 2765),
+    "v6e": _tpu(918, 31.25, 1638),
+    # NVIDIA's data sheets of A100 80 GB SXM, H100 SXM and H200 SXM, without sparsity; memory as in
+    # the descriptions in `gpus/`.
+    "a100": _gpu(312, 156, 19.5, 85_100_068_864, 2039),
+    "h100": _gpu(989, 495, 67, 84_929_347_584, 3352),
+    "h200": _gpu(989, 495, 67, 151_397_597_184, 4800),
+}
+
+# What libtpu asks its surroundings for on a machine without TPUs, or without a right to them.
+_TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+# Without a GPU, no kernel can be tried.
+_GPU_OPTIONS = {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": "False"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Topology:
+    """Devices to compile for, which this process does not have.
+
+    Attributes:
+        name: As `find` takes it.
+        accelerator: What each is.
+        devices: For a mesh.
+        options: Of the compiler: `lowered.compile(compiler_options=...)`.
+    """
+
+    name: str
+    accelerator: Accelerator
+    devices: Sequence[jax.Device]
+    options: Mapping[str, str]
+
+
+def find(name: str) -> Topology:
+    """Devices by name: `v5e:2x4` and `v5p:2x2x2` as Google calls them, `h100:8`, `h100:2x8` hosts.
+
+    Nothing of JAX may have begun to work in the process yet: its own devices become CPUs.
+
+    Raises:
+        UserError: If there is no such accelerator or topology, or no compiler for it installed.
+    """
+    kind, _, shape = name.lower().partition(":")
+    if kind not in ACCELERATORS:
+        raise unknown_name("accelerator", kind, list(ACCELERATORS))
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        example = "2x4" if ACCELERATORS[kind].platform == "tpu" else "8"
+        raise UserError(f"--plan_topology={name} has no shape; for example {kind}:{example}")
+    sides = [int(side) for side in shape.split("x")]
+    find_devices = _tpus if ACCELERATORS[kind].platform == "tpu" else _gpus
+    try:
+        devices = find_devices(kind, sides)
+    except jax.errors.JaxRuntimeError as error:
+        said = str(error).split("\n")[0]
+        raise UserError(f"there is no topology {name}: {said}") from error
+    except (RuntimeError, NotImplementedError, ImportError) as error:
+        extra = "tpu" if find_devices is _tpus else "cuda12"
+        raise UserError(
+            f"no compiler for {name} is installed: pip install 'lgm_jax[{extra}]'"
+        ) from error
+    options = {} if find_devices is _tpus else _GPU_OPTIONS
+    return Topology(name, ACCELERATORS[kind], devices, options)
+
+
+def on_cpu() -> None:
+    """Makes CPUs of this process's devices, and says to libtpu what it would ask for."""
+    config: Any = jax.config
+    config.update("jax_platforms", "cpu")
+    for name, value in _TPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _tpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
+    from jax.experimental import topologies
+
+    # Hosts have four chips, or as many as there are.
+    bounds = tuple(min(side, most) for side, most in zip([*sides, 1, 1], (2, 2, 1), strict=False))
+    # Of two cores, which v4 names as one device.
+    named = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    shape = "x".join(map(str, sides))
+    return topologies.get_topology_desc(
+        f"{kind}:{shape}", platform="tpu", chips_per_host_bounds=bounds, **named
+    ).devices
+
+
+def _gpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
+    from jax.experimental import topologies
+
+    hosts, each = (1, *sides)[-2:]
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=_description(kind), topology=f"1x{hosts}x{each}"
+    ).devices
+
+
+@functools.cache
+def _description(kind: str) -> str:
+    """A GPU as XLA's compiler knows it."""
+    return (resources.files("lgm_jax") / "gpus" / f"{kind}.txtpb").read_text()

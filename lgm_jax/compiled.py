@@ -1,0 +1,163 @@
+"""What the compiler of accelerators says of a config's step, on a machine that has none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from lgm_jax import accelerators, devices, hlo, memory, plan
+from lgm_jax.opening import reads_on_host
+from lgm_jax.programs import Programs
+from lgm_jax.settings import backbone_weights, make_recipe
+
+
+def describe(config: ConfigDict, name: str) -> str:
+    """The plan of a config for named devices, in words, for a person.
+
+    Args:
+        config: A checked config.
+        name: Of the devices, as for `accelerators.find`.
+
+    Raises:
+        UserError: If there are no such devices, no compiler for them is installed, or the backbone
+            or the data set is not known well enough.
+    """
+    topology = accelerators.find(name)
+    num_classes, num_images = plan.size_of_data(config)
+    programs = make_programs(
+        config, topology.devices, num_classes, num_images, options=topology.options
+    )
+    count = len(topology.devices)
+    lines = [
+        plan.title(config, programs.recipe, num_images),
+        f"compiled for   {name}: {count} x {topology.devices[0].device_kind}, nothing is run",
+    ]
+    size, program, notes = _compile(programs, config.microbatch, topology.accelerator.memory)
+    parts = programs.flops(size)
+    lines += [f"a step         {_told(parts)}"]
+    if program is not None:
+        lines += [f"exchanged      {_exchanged(program.as_text(), count)}"]
+        lines += [_memory(program, programs, topology.accelerator.memory)]
+    lines += [_microbatches(programs, size), *notes, _time(parts, topology, config.steps)]
+    return "\n".join(lines)
+
+
+def make_programs(
+    config: ConfigDict,
+    on: Sequence[jax.Device],
+    num_classes: int,
+    num_images: int,
+    *,
+    options: Mapping[str, str] | None = None,
+) -> Programs:
+    """The programs of a config as `launch.py` makes them on some devices, without weights or data.
+
+    Args:
+        config: A checked config.
+        on: The devices.
+        num_classes: Classes of the data.
+        num_images: Its training images.
+        options: Of the compiler.
+
+    Raises:
+        UserError: If a backbone is not known well enough.
+    """
+    outlines = plan.make_outlines(config)
+    recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
+    task = recipe.task
+    side = task.parametrisation.resolution
+    return Programs(
+        recipe,
+        outlines,
+        jax.random.key(config.seed),
+        num_images,
+        recipe.real.source == "stream" and reads_on_host(config, num_images, side),
+        devices.make_mesh(task.num_images, task.copies, on),
+        backbone_weights(config),
+        options,
+    )
+
+
+def _compile(
+    programs: Programs, size: int | None, available: int
+) -> tuple[int, jax.stages.Compiled | None, list[str]]:
+    """The step with so many views at a time, or with as many as fit.
+
+    Returns:
+        How many there are, the program unless it does not fit, and what is to be said of it.
+    """
+    tried: dict[int, tuple[jax.stages.Compiled | None, int]] = {}
+
+    def needed(size: int) -> int:
+        if size not in tried:
+            tried[size] = memory.try_compile(programs.lower(size), programs.options)
+        return tried[size][1]
+
+    notes = []
+    if size is not None and needed(size) + programs.beside() > available:
+        notes += [
+            f"note: out of memory with config.microbatch={size}: "
+            f"{plan.si(tried[size][1] + programs.beside())}B of {plan.si(available)}B"
+        ]
+    if size is None or notes:
+        size = programs.fit(memory.free_bytes({"bytes_limit": available}, 0), needed)
+        fits = needed(size) + programs.beside() <= available
+        if notes and fits:
+            notes = [f"{notes[0]}; config.microbatch={size} fits"]
+        elif not fits:
+            notes += ["note: out of memory even with one view at a time"]
+    return size, tried[size][0], notes
+
+
+def _told(parts: Mapping[tuple[str, str, bool], float]) -> str:
+    by_part: dict[str, float] = defaultdict(float)
+    for (part, _, _), operations in parts.items():
+        by_part[part] += operations
+    return f"{plan.si(sum(by_part.values()))}FLOP: {plan.listed(by_part, 'FLOP')}"
+
+
+def _exchanged(text: str, count: int) -> str:
+    found = hlo.read_collectives(text, count)
+    if not found:
+        return "nothing between devices"
+    total = sum(each.num_bytes * each.times for each in found)
+    kinds = ", ".join(
+        f"{each.times:g} {each.kind} of {plan.si(each.num_bytes)}B among {each.group}"
+        for each in found
+    )
+    return f"{plan.si(total)}B a step and device: {kinds}"
+
+
+def _memory(program: jax.stages.Compiled, programs: Programs, available: int) -> str:
+    account = memory.account(program)._asdict() | {"beside": programs.beside()}
+    return (
+        f"memory         {plan.si(sum(account.values()))}B of {plan.si(available)}B a device: "
+        f"{plan.listed(account, 'B')}"
+    )
+
+
+def _microbatches(programs: Programs, size: int) -> str:
+    images, copies = programs.here
+    rows, columns = devices.part(images, copies, size)
+    count = -(-images // rows) * -(-copies // columns)
+    how = "nothing computed twice" if count == 1 else "forward twice"
+    return f"microbatches   {programs.views} views a device in {count} of {rows * columns}, {how}"
+
+
+def _time(
+    parts: Mapping[tuple[str, str, bool], float], topology: accelerators.Topology, steps: int
+) -> str:
+    """The least that a step can take, by published peaks."""
+    accelerator, count = topology.accelerator, len(topology.devices)
+    seconds = sum(
+        operations / accelerator.peak(dtype, exact) / count
+        for (_, dtype, exact), operations in parts.items()
+    )
+    return (
+        f"time           at least {1e3 * seconds:.3g} ms a step at the published peak of {count} x "
+        f"{accelerator.bfloat16:g} TFLOP/s (bfloat16), {accelerator.float32:.3g} (float32); "
+        f"{steps} steps in {steps * seconds / 3600:.2g} h"
+    )

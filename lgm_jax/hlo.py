@@ -1,0 +1,82 @@
+"""What devices exchange, read off the text of a program that XLA compiled."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# Of XLA's types, bytes of a number.
+_BYTES = {
+    **dict.fromkeys(("pred", "s8", "u8"), 1),
+    **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
+    **dict.fromkeys(("f32", "s32", "u32"), 4),
+    **dict.fromkeys(("f64", "s64", "u64"), 8),
+}
+
+
+class Collective(NamedTuple):
+    """An exchange among groups of devices.
+
+    Attributes:
+        kind: As XLA calls it, such as `all-reduce`.
+        numbers: That it leaves on each device.
+        num_bytes: Of these.
+        group: Devices that exchange with each other.
+        times: How often a run of the program makes it.
+    """
+
+    kind: str
+    numbers: int
+    num_bytes: int
+    group: int
+    times: float
+
+
+def read_collectives(text: str, num_devices: int) -> list[Collective]:
+    """Those of a compiled program, in loops as often as these turn; of one device, none.
+
+    Args:
+        text: `as_text()` of a compiled program.
+        num_devices: Of the program.
+    """
+    computations: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        head = re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line)
+        if head:
+            lines = computations[head[1]] = []
+        elif line.startswith(" "):
+            lines.append(line)
+    (entry,) = re.findall(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)
+
+    def walk(name: str, times: float) -> Iterator[Collective]:
+        for line in computations[name]:
+            found = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
+            if found and (group := _read_group(line, num_devices)) > 1:
+                arrays = [
+                    (math.prod(map(int, filter(None, sides.split(",")))), _BYTES[dtype])
+                    for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+                ]
+                numbers = sum(size for size, _ in arrays)
+                num_bytes = sum(size * each for size, each in arrays)
+                yield Collective(found[2], numbers, num_bytes, group, times)
+            turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+            unknown = math.inf if " while(" in line else 1
+            inner = times * (int(turns[1]) if turns else unknown)
+            for callee in set(re.findall(r"%([\w.-]+)", line)) & computations.keys():
+                yield from walk(callee, inner)
+
+    return list(walk(entry, 1))
+
+
+def _read_group(line: str, num_devices: int) -> int:
+    """How many devices exchange with each other."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(listed[1].split(","))
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
+        return int(counted[1])
+    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    return num_devices

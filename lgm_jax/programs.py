@@ -1,0 +1,202 @@
+"""The programs of a distillation, and the shapes of what they take, before there is an array.
+
+What a run executes, a plan compiles: both are made here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lgm_jax import devices, distill, features, flops, memory, real
+from lgm_jax.compilation import Program
+from lgm_jax.settings import Recipe
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What programs ask of a backbone: of its parameters only shapes and types."""
+
+    @property
+    def apply(self) -> distill.Apply: ...
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def feature_dim(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Programs:
+    """The step of a run and the embedding of its real images, for given devices.
+
+    Attributes:
+        recipe: What is to be made.
+        networks: The backbones to distil against.
+        key: The run's root key.
+        num_images: Training images.
+        on_host: Whether the host reads the images of a step, rather than all on the device.
+        mesh: The devices, which the process need not have.
+        weights: Of the losses by each backbone; equal by default.
+        options: Of the compiler, which may have no such device at hand.
+    """
+
+    recipe: Recipe
+    networks: Sequence[Network]
+    key: jax.Array
+    num_images: int
+    on_host: bool
+    mesh: Mesh
+    weights: Sequence[float] | None = None
+    options: Mapping[str, str] | None = None
+
+    @property
+    def here(self) -> tuple[int, int]:
+        """Synthetic images of a device, and copies of each, those that fill up among them."""
+        task = self.recipe.task
+        images, copies = (self.mesh.shape[axis] for axis in devices.AXES)
+        return -(-task.num_images // images), -(-task.copies // copies)
+
+    @property
+    def views(self) -> int:
+        """Views of synthetic images of a device in a step."""
+        images, copies = self.here
+        return images * copies
+
+    def step(self, size: int | None) -> Program[Any, Any]:
+        """The update, with so many views in a backbone at a time; see `distill.make_step`."""
+        return distill.make_step(
+            self.recipe.task,
+            [network.apply for network in self.networks],
+            self.key,
+            weights=self.weights,
+            mesh=self.mesh,
+            microbatch=size,
+        )
+
+    def arguments(self) -> tuple[distill.State, list[Any], list[Any]]:
+        """Shapes, types and layouts of what `step` takes."""
+        task, how, mesh = self.recipe.task, self.recipe.real, self.mesh
+        state = jax.eval_shape(
+            lambda params: distill.init_state(task, self.key, params=params),
+            distill.abstract_params(task, task.num_images),
+        )
+        params = [devices.put(mesh, _shapes(network.params)) for network in self.networks]
+        given = [
+            real.shapes(how.source, how.views, self.num_images, network.feature_dim, task, mesh)
+            for network in self.networks
+        ]
+        return devices.place(mesh, state, task.num_images), params, given
+
+    def lower(self, size: int | None) -> jax.stages.Lowered:
+        """The step as its compiler gets it."""
+        return self._on_devices(self.step(size)).lower(*self.arguments())
+
+    def lower_embedding(self, network: Network, size: int | None) -> jax.stages.Lowered:
+        """The features of a step's real images by a backbone, where they are streamed."""
+        program, arguments, options = self._embedding(network, size)
+        return self._on_devices(program).lower(*arguments, **options)
+
+    def _embedding(self, network: Network, size: int | None) -> tuple[Any, list[Any], Any]:
+        task, mesh = self.recipe.task, self.mesh
+        side = task.parametrisation.resolution
+        images = jax.ShapeDtypeStruct((task.num_views, side, side, 3), jnp.uint8)
+        places = jax.ShapeDtypeStruct((task.num_views, 1), jnp.int32)
+        arguments = [
+            devices.put(mesh, _shapes(network.params)),
+            devices.put(mesh, images, devices.ROWS),
+            self.key,
+            devices.put(mesh, places, devices.ROWS),
+        ]
+        options = {
+            "apply": network.apply,
+            "crop": task.crop,
+            "augmentation": self.recipe.real_augmentation,
+            "mesh": mesh,
+            "size": size,
+        }
+        return features.embed_views, arguments, options
+
+    def fit(self, limit: int, needed: Callable[[int], int] | None = None) -> int:
+        """The most views at a time that fit, by the compiler's account of the very step.
+
+        Args:
+            limit: Bytes of each device for the step and what lies beside it.
+            needed: Bytes that the step of a size needs; that of the method by default.
+        """
+        images, copies = self.here
+        sizes = {math.prod(devices.part(images, copies, size)) for size in range(1, self.views + 1)}
+        free = limit - self.beside()
+        fixed = devices.bytes_here(self.arguments())
+        first = memory.choose_size(self.view_bytes(), free - fixed, self.views)
+        return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)
+
+    def needed(self, size: int) -> int:
+        """Bytes of each device that the step needs, by its compiler's account."""
+        return memory.needed(self.lower(size), self.options)
+
+    def view_bytes(self) -> int:
+        """Estimated bytes of a view in the backbones; XLA may have one's beside another's."""
+        return sum(
+            memory.view_bytes(self.recipe.task, network.apply, network.params, self.key)
+            for network in self.networks
+        )
+
+    def beside(self) -> int:
+        """Bytes of each device for real images and features that no step takes as they are."""
+        how, task = self.recipe.real, self.recipe.task
+        every = real.bytes_on_device(
+            how.source,
+            how.views,
+            self.num_images,
+            [network.feature_dim for network in self.networks],
+            task,
+            self.mesh.size,
+            held=not self.on_host,
+        )
+        _, _, given = self.arguments()
+        return max(0, every - devices.bytes_here(given))
+
+    def flops(self, size: int | None) -> Mapping[tuple[str, str, bool], float]:
+        """Operations of a step on all devices; what fills up counts, as it is computed.
+
+        Returns:
+            By part of the step, type of the operands, and whether they are not to be rounded.
+        """
+        counted: dict[tuple[str, str, bool], float] = defaultdict(float)
+        step = self._on_devices(self.step(size))
+        for kind, operations in flops.count_by_kind(step, *self.arguments()).items():
+            counted[_part(kind.path), kind.dtype, kind.exact] += operations
+        if self.recipe.real.source == "stream":
+            for network in self.networks:
+                program, arguments, options = self._embedding(network, size)
+                embed = functools.partial(self._on_devices(program), **options)
+                for kind, operations in flops.count_by_kind(embed, *arguments).items():
+                    counted["real forward", kind.dtype, kind.exact] += operations
+        return counted
+
+    def _on_devices(self, program: Program[Any, Any]) -> Any:
+        """The jitted program for the platform of the devices, which need not be the process's."""
+        return program.for_platform(self.mesh.devices.flat[0].platform)
+
+
+def _shapes(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+
+
+def _part(path: str) -> str:
+    """Which part of a step a product is of, by the names that JAX gives it."""
+    if "shard_map" not in path:
+        return "objective"
+    if "rematted_computation" in path:
+        return "again"
+    return "backward" if "transpose" in path else "synthetic forward"
