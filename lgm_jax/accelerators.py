@@ -55,15 +55,15 @@ def _gpu(
 
 ACCELERATORS: Mapping[str, Accelerator] = {
     # cloud.google.com/tpu/docs/v4 and so on: peak compute per chip, HBM bandwidth per chip.
-    "v4": _tpu(275, 30.75, 1200),
-    "v5e": _tpu(197, 15.75, 819),
-    "v5p": _tpu(459, 95.74, 2765),
-    "v6e": _tpu(918, 31.25, 1638),
+    "v4": _tpu(275.0, 30.75, 1200.0),
+    "v5e": _tpu(197.0, 15.75, 819.0),
+    "v5p": _tpu(459.0, 95.74, 2765.0),
+    "v6e": _tpu(918.0, 31.25, 1638.0),
     # NVIDIA's data sheets of A100 80 GB SXM, H100 SXM and H200 SXM, without sparsity; memory as in
     # the descriptions in `gpus/`.
-    "a100": _gpu(312, 156, 19.5, 85_100_068_864, 2039),
-    "h100": _gpu(989, 495, 67, 84_929_347_584, 3352),
-    "h200": _gpu(989, 495, 67, 151_397_597_184, 4800),
+    "a100": _gpu(312.0, 156.0, 19.5, 85_100_068_864, 2039.0),
+    "h100": _gpu(989.0, 495.0, 67.0, 84_929_347_584, 3352.0),
+    "h200": _gpu(989.0, 495.0, 67.0, 151_397_597_184, 4800.0),
 }
 
 # What libtpu asks its surroundings for on a machine without TPUs, or without a right to them.

@@ -39,7 +39,7 @@ def describe(config: ConfigDict, name: str) -> str:
     parts = programs.flops(size)
     lines += [f"a step         {_told(parts)}"]
     if program is not None:
-        lines += [f"exchanged      {_exchanged(program.as_text(), count)}"]
+        lines += [f"exchanged      {_exchanged(program, count)}"]
         lines += [_memory(program, programs, topology.accelerator.memory)]
     lines += [_microbatches(programs, size), *notes, _time(parts, topology, config.steps)]
     return "\n".join(lines)
@@ -119,8 +119,8 @@ def _told(parts: Mapping[tuple[str, str, bool], float]) -> str:
     return f"{plan.si(sum(by_part.values()))}FLOP: {plan.listed(by_part, 'FLOP')}"
 
 
-def _exchanged(text: str, count: int) -> str:
-    found = hlo.read_collectives(text, count)
+def _exchanged(program: jax.stages.Compiled, count: int) -> str:
+    found = hlo.read_collectives(program.as_text() or "", count)
     if not found:
         return "nothing between devices"
     total = sum(each.num_bytes * each.times for each in found)

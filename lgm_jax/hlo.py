@@ -62,12 +62,12 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
                 num_bytes = sum(size * each for size, each in arrays)
                 yield Collective(found[2], numbers, num_bytes, group, times)
             turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            unknown = math.inf if " while(" in line else 1
+            unknown = math.inf if " while(" in line else 1.0
             inner = times * (int(turns[1]) if turns else unknown)
             for callee in set(re.findall(r"%([\w.-]+)", line)) & computations.keys():
                 yield from walk(callee, inner)
 
-    return list(walk(entry, 1))
+    return list(walk(entry, 1.0))
 
 
 def _read_group(line: str, num_devices: int) -> int:

@@ -1,0 +1,64 @@
+"""What the compiler of TPUs says of the quickstart's step; of ImageNet's, where there is time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+
+import pytest
+
+import launch
+from lgm_jax import accelerators, compiled, hlo, memory
+
+MISSING = importlib.util.find_spec("libtpu") is None
+if MISSING and os.environ.get("LGM_REQUIRE_TPU") == "1":
+    raise ModuleNotFoundError("LGM_REQUIRE_TPU=1, but libtpu is missing")
+
+needs_tpu_compiler = pytest.mark.skipif(MISSING, reason="needs libtpu: pip install 'lgm_jax[tpu]'")
+
+
+def config_of(*flags):
+    config, *_ = launch.parse(["launch.py", *flags], writes=False)
+    return config
+
+
+@needs_tpu_compiler
+def test_the_quickstart_compiles_for_eight_tpus():
+    accelerators.on_cpu()
+    topology = accelerators.find("v5e:2x4")
+    config = config_of("--config=configs/quickstart.py", "--config.backbone.dtype=bfloat16")
+    programs = compiled.make_programs(config, topology.devices, 10, 1149, options=topology.options)
+    program = programs.lower(5).compile()
+    text = program.as_text()
+    assert dict(programs.mesh.shape) == {"image": 2, "copy": 4}
+    # Two sums by class of 128 features and one, with their weights; gradients of five images of
+    # levels from 1 to 32 px among devices that share them.
+    head, levels = 10 * (128 + 1), 3 * (1 + 4 + 16 + 64 + 256 + 1024)
+    found = {(each.kind, each.numbers, each.group) for each in hlo.read_collectives(text, 8)}
+    assert found == {("all-reduce", 2 * head + 2, 8), ("all-reduce", 5 * levels, 4)}
+    assert "gather" not in text
+    parts = programs.flops(5)
+    # Products that resize are exact. JAX's own attention has the gradient of scores in float32,
+    # and TPUs round it.
+    rounded = {key: each for key, each in parts.items() if key[1:] == ("float32", False)}
+    assert sum(rounded.values()) < 0.01 * sum(parts.values())
+    assert parts["synthetic forward", "bfloat16", False] > 0.98 * sum(
+        each for (part, *_), each in parts.items() if part == "synthetic forward"
+    )
+    assert memory.account(program).total + programs.beside() < topology.accelerator.memory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "module"), [("v5e:4x4", "libtpu"), ("h100:8", "jax_cuda12_plugin")]
+)
+def test_imagenet_compiles_for_a_slice_and_for_a_host(name, module, capsys):
+    """Minutes, and 3 GB."""
+    pytest.importorskip(module)
+    arguments = ["--config=configs/dinov2_in1k.py:cached", "--plan", f"--plan_topology={name}"]
+    assert launch.main(["launch.py", *arguments]) == 0
+    text = capsys.readouterr().out
+    # One sum of two head gradients a step.
+    assert re.search(r"exchanged +6\.15 MB a step and device: 1 all-reduce of 6\.15 MB", text)
+    assert "out of memory" not in text
