@@ -72,7 +72,7 @@ class Programs:
         images, copies = self.here
         return images * copies
 
-    def step(self, size: int | None) -> Program[Any, Any]:
+    def step(self, size: int | None) -> Any:
         """The update, with so many views in a backbone at a time; see `distill.make_step`."""
         return distill.make_step(
             self.recipe.task,
