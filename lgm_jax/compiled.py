@@ -65,7 +65,7 @@ def make_programs(
     Raises:
         UserError: If a backbone is not known well enough.
     """
-    outlines = plan.make_outlines(config)
+    outlines = plan.make_outlines(config, on[0])
     recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
     task = recipe.task
     side = task.parametrisation.resolution

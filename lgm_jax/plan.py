@@ -153,8 +153,12 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
     )
 
 
-def make_outlines(config: ConfigDict) -> list[Outline]:
+def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:
     """The backbones that a config distils against, without their weights.
+
+    Args:
+        config: A checked config.
+        device: One of those that they are for; by default attention is computed as on any.
 
     Raises:
         UserError: If one is not known well enough.
@@ -168,6 +172,8 @@ def make_outlines(config: ConfigDict) -> list[Outline]:
                 config.backbone.params_dtype,
                 config.backbone.pooling,
                 crop,
+                "xla" if device is None else config.backbone.attention,
+                device,
             )
         )
         crop = outlines[0].spec.resolution
@@ -336,10 +342,22 @@ def _count_flops(
 
 @functools.lru_cache
 def _outline(
-    name: str, dtype: str, params_dtype: str, pooling: str, resolution: int | None
+    name: str,
+    dtype: str,
+    params_dtype: str,
+    pooling: str,
+    resolution: int | None,
+    attention: str,
+    device: Any,
 ) -> Outline:
     found = backbones.outline(
-        name, dtype=dtype, params_dtype=params_dtype, pooling=pooling, resolution=resolution
+        name,
+        dtype=dtype,
+        params_dtype=params_dtype,
+        attention=attention,
+        pooling=pooling,
+        resolution=resolution,
+        device=device,
     )
     return Outline(*found)
 
