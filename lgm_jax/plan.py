@@ -438,12 +438,12 @@ def size_of_data(config: ConfigDict) -> tuple[int, int]:
     return dataset.num_classes, len(dataset.splits["train"].labels)
 
 
-def listed(parts: Mapping[str, float], unit: str) -> str:
+def listed(parts: Mapping[str, float | int], unit: str) -> str:
     """Values by name, with their unit."""
     return ", ".join(f"{name} {si(value)}{unit}" for name, value in parts.items())
 
 
-def si(value: float) -> str:
+def si(value: float | int) -> str:
     """Three digits and a prefix."""
     for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= factor:

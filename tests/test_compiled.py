@@ -6,10 +6,12 @@ import importlib.util
 import os
 import re
 
+import jax
 import pytest
 
 import launch
 from lgm_jax import accelerators, compiled, hlo, memory
+from lgm_jax.programs import Programs
 
 MISSING = importlib.util.find_spec("libtpu") is None
 if MISSING and os.environ.get("LGM_REQUIRE_TPU") == "1":
@@ -45,6 +47,28 @@ def test_the_quickstart_compiles_for_eight_tpus():
     assert forward < 0.02 * parts["synthetic forward", "bfloat16", False]
     assert parts["backward", "float32", True] == parts["again", "float32", True] == forward
     assert memory.account(program).total + programs.beside() < topology.accelerator.memory
+
+
+@pytest.mark.parametrize(
+    ("each", "size", "said"),
+    [
+        (
+            10_000_000,
+            40,
+            "with config.microbatch=80: 800 MB of 500 MB; config.microbatch=40 fits",
+        ),
+        (10**9, 1, "with config.microbatch=80: 80 GB of 500 MB|even with one view at a time"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_does(each, size, said, monkeypatch):
+    programs = compiled.make_programs(
+        config_of("--config=configs/quickstart.py"), jax.devices()[:1], 10, 1149
+    )
+    monkeypatch.setattr(Programs, "lower", lambda _, size: size)
+    monkeypatch.setattr(memory, "try_compile", lambda size, _: (None, each * size))
+    fits, _, notes = compiled._compile(programs, 80, 500_000_000)
+    assert fits == size
+    assert notes == [f"note: out of memory {words}" for words in said.split("|")]
 
 
 @pytest.mark.slow
