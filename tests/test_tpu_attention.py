@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import re
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
-from lgm_jax import backbones, flops
-from lgm_jax.backbones import attention, kernels, pallas, rotary, specs
+from lgm_jax import backbones, devices, flops
+from lgm_jax.backbones import (
+    abstract_params,
+    abstract_vit,
+    attention,
+    kernels,
+    make_apply,
+    pallas,
+    rotary,
+    specs,
+)
 from lgm_jax.errors import UserError
 
 GRIDS = {197: (14, 1), 201: (14, 5), 257: (16, 1), 261: (16, 5), 577: (24, 1)}
 LAYOUTS = {
     "half": rotary.Rotary("half", "centered", 100.0),
     "interleaved": rotary.Rotary("interleaved", "index", 10000.0, reference=16),
+}
+
+MISSING = importlib.util.find_spec("libtpu") is None
+
+# What libtpu asks for where there is no TPU.
+SURROUNDINGS = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -193,3 +215,49 @@ def test_where_it_does_not_fit_auto_takes_xla(kind, spec, lacking):
             kernels.choose_kernel("pallas", spec, "bfloat16", device)
         told = f"backbone.attention=pallas needs {lacking}; set it to auto"
         assert str(refused.value) == told
+
+
+@pytest.mark.skipif(MISSING, reason="needs libtpu: pip install 'lgm_jax[tpu]'")
+@pytest.mark.parametrize(
+    ("topology", "name"), [("v5e:2x4", "dinov2_vitb14"), ("v6e:2x2", "dinov3_vitb16")]
+)
+def test_tpus_compiler_takes_it_within_the_step(monkeypatch, topology, name):
+    """Of every device its images, blocks scanned, products kept; nothing of tokens by tokens."""
+    for variable, value in SURROUNDINGS.items():
+        monkeypatch.setenv(variable, value)
+    chips = topologies.get_topology_desc(topology, platform="tpu").devices
+    mesh, entry = devices.make_mesh(devices=chips), specs.NAMES[name]
+    spec = dataclasses.replace(
+        entry.spec,
+        resolution=224,
+        width=4 * 64,
+        depth=2,
+        attention=dataclasses.replace(entry.spec.attention, heads=4),
+        mlp=dataclasses.replace(entry.spec.mlp, width=256),
+    )
+    assert kernels.choose_kernel("auto", spec, "bfloat16", chips[0]) == "pallas"
+    definition, _ = abstract_vit(spec, jnp.bfloat16, "pallas")
+    apply = make_apply(definition, spec, entry.preprocessing, jnp.bfloat16)
+
+    def gradient(params, images):
+        def of_device(params, images):
+            own = devices.varying(params)
+            return jax.grad(lambda images: jnp.sum(apply(own, images, "products")))(images)
+
+        layout = (devices.EVERYWHERE, devices.ROWS)
+        return devices.on_mesh(of_device, mesh, layout, devices.ROWS)(params, images)
+
+    def laid(leaf, rows):
+        sharding = jax.sharding.NamedSharding(mesh, rows)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    params = jax.tree.map(lambda leaf: laid(leaf, devices.EVERYWHERE), abstract_params(spec))
+    images = jax.ShapeDtypeStruct((2 * len(chips), 224, 224, 3), jnp.float32)
+    lowered = jax.jit(gradient).lower(params, laid(images, devices.ROWS))
+    text = lowered.compile().as_text()
+    kernel = re.compile(r"= (\S+) custom-call\(.*custom_call_target=\"tpu_custom_call\"")
+    returned = sorted(found.split("{")[0] for found in kernel.findall(text))
+    # Forward and backward, once each.
+    assert returned == [f"bf16[2,{spec.tokens},{width}]" for width in (256, 3 * 256)]
+    assert f"{spec.tokens},{spec.tokens}" not in text
+    assert "all-reduce" not in text
