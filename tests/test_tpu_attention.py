@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import accelerators, backbones, devices, flops
+from lgm_jax import accelerators, backbones, devices, flops, opening
 from lgm_jax.backbones import (
     abstract_params,
     abstract_vit,
@@ -206,6 +206,14 @@ def test_where_it_does_not_fit_auto_takes_xla(kind, spec, lacking):
             kernels.choose_kernel("pallas", spec, "bfloat16", device)
         told = f"backbone.attention=pallas needs {lacking}; set it to auto"
         assert str(refused.value) == told
+
+
+def test_processes_compute_attention_by_the_same_kernel(monkeypatch):
+    kernels_here = {"dinov2_vitb14": "pallas"}
+    opening._check_kernels(kernels_here)
+    monkeypatch.setattr(opening.hosts, "first_says", lambda kernels: {"dinov2_vitb14": "xla"})
+    with pytest.raises(UserError, match=r"and by .* in process 0"):
+        opening._check_kernels(kernels_here)
 
 
 @pytest.mark.skipif(MISSING, reason="needs libtpu: pip install 'lgm_jax[tpu]'")
