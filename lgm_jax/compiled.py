@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
 
-from lgm_jax import accelerators, devices, hlo, memory, plan
+from lgm_jax import accelerators, devices, execution, hlo, memory, plan
+from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.opening import reads_on_host
 from lgm_jax.programs import Programs
 from lgm_jax.settings import backbone_weights, make_recipe
@@ -35,7 +38,7 @@ def describe(config: ConfigDict, name: str) -> str:
         plan.title(config, programs.recipe, num_images),
         f"compiled for   {name}: {count} x {topology.devices[0].device_kind}, nothing is run",
     ]
-    size, program, notes = _compile(programs, config.microbatch, topology.accelerator.memory)
+    programs, size, program, notes = _choose(programs, config, topology)
     parts = programs.flops(size)
     lines += [f"a step         {_told(parts)}"]
     if program is not None:
@@ -79,6 +82,22 @@ def make_programs(
         backbone_weights(config),
         options,
     )
+
+
+def _choose(
+    programs: Programs, config: ConfigDict, topology: accelerators.Topology
+) -> tuple[Programs, int, jax.stages.Compiled | None, list[str]]:
+    """The step as a run on these devices would execute it; see `_compile`."""
+    found = {}
+
+    def fitting(residuals: Residuals) -> int:
+        some = dataclasses.replace(programs, residuals=residuals)
+        found[residuals] = some, *_compile(some, config.microbatch, topology.accelerator.memory)
+        return found[residuals][1]
+
+    ways = {each: functools.partial(fitting, each) for each in programs.offered}
+    platform = topology.devices[0].platform
+    return found[execution.choose(ways, programs.views, platform).residuals]
 
 
 def _compile(
@@ -144,6 +163,8 @@ def _microbatches(programs: Programs, size: int) -> str:
     rows, columns = devices.part(images, copies, size)
     count = -(-images // rows) * -(-copies // columns)
     how = "nothing computed twice" if count == 1 else "forward twice"
+    if programs.residuals == "products":
+        how = f"products with weights {'kept' if count == 1 else 'computed twice'}"
     return f"microbatches   {programs.views} views a device in {count} of {rows * columns}, {how}"
 
 

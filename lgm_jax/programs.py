@@ -16,8 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from lgm_jax import devices, distill, features, flops, memory, real
+from lgm_jax import devices, distill, execution, features, flops, hosts, memory, real
+from lgm_jax.backbones import residuals
+from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.compilation import Program
+from lgm_jax.execution import Execution
 from lgm_jax.settings import Recipe
 
 
@@ -58,6 +61,12 @@ class Programs:
     mesh: Mesh
     weights: Sequence[float] | None = None
     options: Mapping[str, str] | None = None
+    residuals: Residuals = "all"
+
+    @property
+    def offered(self) -> Sequence[Residuals]:
+        """What all backbones can keep for the gradient."""
+        return min((residuals.offered(network) for network in self.networks), key=len)
 
     @property
     def here(self) -> tuple[int, int]:
@@ -76,7 +85,7 @@ class Programs:
         """The update, with so many views in a backbone at a time; see `distill.make_step`."""
         return distill.make_step(
             self.recipe.task,
-            [network.apply for network in self.networks],
+            [residuals.keeping(network, self.residuals).apply for network in self.networks],
             self.key,
             weights=self.weights,
             mesh=self.mesh,
@@ -140,15 +149,48 @@ class Programs:
         first = memory.choose_size(self.view_bytes(), free - fixed, self.views)
         return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)
 
+    def choose(self, microbatch: int | None = None) -> Execution:
+        """The fastest way to execute the step that fits this process's devices; process 0 decides.
+
+        Args:
+            microbatch: The views at a time, where they are given.
+        """
+        device = self.mesh.local_devices[0]
+
+        def fitting(residuals: Residuals) -> int:
+            """Views at a time that fit, if so much is kept of them."""
+            if microbatch is not None:
+                return microbatch
+            some = dataclasses.replace(self, residuals=residuals)
+            if device.platform == "cpu":
+                free = memory.free_bytes(device.memory_stats(), 0)
+                return memory.choose_size(some.view_bytes(), free, self.views)
+            # The state is in use already, and an argument of the step too.
+            in_use_twice = devices.bytes_here(self.arguments()[0])
+            free = memory.free_bytes(device.memory_stats(), -in_use_twice)
+            # Processes compile together, the same.
+            return some.fit(hosts.first_says(free))
+
+        ways = {each: functools.partial(fitting, each) for each in self.offered}
+        return Execution(*hosts.first_says(execution.choose(ways, self.views, device.platform)))
+
     def needed(self, size: int) -> int:
         """Bytes of each device that the step needs, by its compiler's account."""
         return memory.needed(self.lower(size), self.options)
 
     def view_bytes(self) -> int:
         """Estimated bytes of a view in the backbones; XLA may have one's beside another's."""
-        return sum(
-            memory.view_bytes(self.recipe.task, network.apply, network.params, self.key)
-            for network in self.networks
+
+        def kept(network: Network, what: Residuals) -> int:
+            apply = residuals.keeping(network, what).apply
+            return memory.view_bytes(self.recipe.task, apply, network.params, self.key)
+
+        found = sum(kept(network, self.residuals) for network in self.networks)
+        if self.residuals == "all":
+            return found
+        # What is computed anew is there for one block at a time.
+        return found + sum(
+            kept(network, "all") // residuals.num_blocks(network) for network in self.networks
         )
 
     def beside(self) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 import launch
 import lgm_jax
+from lgm_jax import memory
 from lgm_jax.report import gallery
 from lgm_jax.stages import distilling, progress
 from tests.launching import QUICK, ROOT, commits, logged_steps, snapshot, start
@@ -108,6 +109,29 @@ def test_microbatches_are_chosen_recorded_and_used_again(run_copy, finished, cap
     more = ("--config.steps=8", "--config.microbatch=4", "--config.stages=distill")
     assert start(QUICK, *more, workdir=run_copy) == 0
     assert begun() == [(0, 3), (6, 3), (7, 4)]
+
+
+def test_products_alone_are_kept_where_all_does_not_fit(finished, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def choose_size(view_bytes, free, views):
+        asked.append(view_bytes)
+        return views - 1 if len(asked) == 1 else views
+
+    monkeypatch.setattr(memory, "choose_size", choose_size)
+    arguments = (QUICK, "--config.stages=distill")
+    assert start(*arguments, workdir=tmp_path / "run") == 0
+    assert "10 views at a time, products with weights kept" in capsys.readouterr().out
+    whole, products = asked
+    assert products < whole
+    np.testing.assert_allclose(
+        lgm_jax.load_distilled(tmp_path / "run")[0], lgm_jax.load_distilled(finished)[0], atol=1e-3
+    )
+    assert start(*arguments, "--config.steps=7", workdir=tmp_path / "run") == 0
+    assert "10 views at a time, products with weights kept" in capsys.readouterr().out
+    assert len(asked) == 2
+    made_by = json.loads((tmp_path / "run" / "stages.json").read_text())["distill"]["made_by"]
+    assert [(made["microbatch"], made["residuals"]) for made in made_by] == [(10, "products")] * 2
 
 
 def test_lost_output_is_made_again(run_copy, finished):

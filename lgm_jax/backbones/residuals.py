@@ -53,6 +53,11 @@ def keeping(network: Any, residuals: Residuals) -> Any:
     return dataclasses.replace(network, apply=functools.partial(network.apply, residuals=residuals))
 
 
+def num_blocks(network: Any) -> int:
+    """How many blocks a backbone, or its outline, has, of which one at a time is computed anew."""
+    return jax.tree.leaves(network.params["blocks"])[0].shape[0]
+
+
 def _is_product(primitive: Any, *shapes: Any, **parameters: Any) -> bool:
     products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     return primitive.name == _CUDNN or bool(products(primitive, *shapes, **parameters))

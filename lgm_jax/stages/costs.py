@@ -14,7 +14,7 @@ import jax
 from lgm_jax import devices, distill, hosts, memory
 from lgm_jax.session import Session
 from lgm_jax.settings import make_recipe
-from lgm_jax.stages.distilling import make_programs, make_real, microbatch_size, start_params
+from lgm_jax.stages.distilling import choose_execution, make_programs, make_real, start_params
 
 # Steps of which `step_costs` takes the median.
 _TIMED_STEPS = 10
@@ -46,7 +46,7 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
     """
     mesh = devices.make_mesh(session.task.num_images, session.task.copies)
     # Before anything lies on the device, so that all have the same.
-    size = hosts.first_says(microbatch_size(session, mesh, make_programs(session, mesh)))
+    size, residuals = choose_execution(session, make_programs(session, mesh))
     params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
     programs: dict[str, Any] = {}
     states: dict[str, distill.State] = {}
@@ -61,7 +61,7 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
             prepared = each.task.objective if each.recipe.prepares else None
             if prepared not in real:
                 real[prepared] = make_real(each, mesh, size, workers)(0)
-            step = make_programs(each, mesh).step(size)
+            step = dataclasses.replace(make_programs(each, mesh), residuals=residuals).step(size)
             states[name] = distill.init(each.task, each.key, params=start_params(each), mesh=mesh)
             batches[name] = real[prepared]
             programs[name] = step.lower(states[name], params, batches[name]).compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lgm_jax import baselines, devices, diagnosis, distill, hosts, images, memory, runs, tracking
+from lgm_jax import (
+    baselines,
+    devices,
+    diagnosis,
+    distill,
+    hosts,
+    images,
+    runs,
+    tracking,
+)
 from lgm_jax import real as real_features
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
+from lgm_jax.execution import Execution
 from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.programs import Programs
@@ -51,16 +62,15 @@ def distill_stage(session: Session) -> None:
         start = int(state.step)
         metrics = Metrics(run.path / runs.METRICS, start)
         programs = make_programs(session, mesh)
-        size = hosts.first_says(microbatch_size(session, mesh, programs))
-        process = {**session.process_with(*session.backbones), "microbatch": size}
+        way = choose_execution(session, programs)
+        process = {**session.process_with(*session.backbones), **way._asdict()}
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report, which is then of no finished run.
         run.forget("report")
-        _print_start(session, mesh, size, start)
-        real = make_real(session, mesh, size, workers)
-        state = _Loop(session, mesh, size, programs.step(size), real, checkpoints, metrics).run(
-            state
-        )
+        _print_start(session, mesh, way, start)
+        real = make_real(session, mesh, way.microbatch, workers)
+        step = dataclasses.replace(programs, residuals=way.residuals).step(way.microbatch)
+        state = _Loop(session, mesh, way.microbatch, step, real, checkpoints, metrics).run(state)
         checkpoints.save(steps, state)
     whole = devices.fetch(mesh, state)
     if hosts.is_first():
@@ -273,23 +283,18 @@ def make_programs(session: Session, mesh: Mesh) -> Programs:
     )
 
 
-def microbatch_size(session: Session, mesh: Mesh, programs: Programs) -> int:
-    """Views in the backbone at a time: as configured, as before, or what fits in memory."""
+def choose_execution(session: Session, programs: Programs) -> Execution:
+    """How steps are executed: as configured, as before, or the fastest way that fits in memory."""
     config = session.config
-    if config.microbatch is not None:
-        return config.microbatch
-    before = session.run.last_process("distill")
+    before = hosts.first_says(dict(session.run.last_process("distill")))
     # Other devices round in other ways, and have other memory.
-    if "microbatch" in before and before.get("devices") == session.process.get("devices"):
-        return before["microbatch"]
-    device = mesh.local_devices[0]
-    if device.platform != "cpu":
-        # The state is in use already, and an argument of the step too.
-        in_use_twice = devices.bytes_here(programs.arguments()[0])
-        free = memory.free_bytes(device.memory_stats(), -in_use_twice)
-        # Processes compile together, the same.
-        return programs.fit(hosts.first_says(free))
-    return memory.choose_size(programs.view_bytes(), memory.free_bytes(None, 0), programs.views)
+    if (
+        config.microbatch is None
+        and "microbatch" in before
+        and before.get("devices") == session.process.get("devices")
+    ):
+        return Execution(before["microbatch"], before.get("residuals", "all"))
+    return programs.choose(config.microbatch)
 
 
 def start_params(session: Session) -> images.Levels | None:
@@ -319,13 +324,13 @@ def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.
     return devices.place(mesh, state, session.task.num_images)
 
 
-def _print_start(session: Session, mesh: Mesh, size: int, start: int) -> None:
+def _print_start(session: Session, mesh: Mesh, way: Execution, start: int) -> None:
     progress.note_growth(session)
     where = f"{mesh.size} devices, " if mesh.size > 1 else ""
     where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
     print(
         f"distill: {session.task.num_images} images, steps {start} to {session.config.steps}, "
-        f"{where}{size} views at a time",
+        f"{where}{way}",
         flush=True,
     )
 

@@ -1,0 +1,57 @@
+"""How a step is executed: how many views are taken at a time, and what is kept for the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from lgm_jax.backbones.residuals import Residuals
+
+
+class Execution(NamedTuple):
+    """One way to execute a step. What comes of it is the same but for rounding.
+
+    Attributes:
+        microbatch: Views in a backbone at a time on each device.
+        residuals: What is kept of them for the gradient.
+    """
+
+    microbatch: int
+    residuals: Residuals = "all"
+
+    def __str__(self) -> str:
+        views = f"{self.microbatch} views at a time"
+        return views if self.residuals == "all" else f"{views}, products with weights kept"
+
+
+class _Order(NamedTuple):
+    """What to keep where all views are taken at once, the fastest first, and what in parts."""
+
+    at_once: Sequence[Residuals]
+    in_parts: Residuals
+
+
+# Measured on CPUs (docs/benchmarks.md): all at once takes as long either way, and to keep all is to
+# keep the bits of earlier runs; parts take half as long again, whatever they keep. On accelerators
+# compilers count fewer bytes moved where products alone are kept (docs/scaling.md), and these bound
+# most of a step.
+_CPU = _Order(("all", "products"), "all")
+_ACCELERATOR = _Order(("products",), "products")
+
+
+def choose(fitting: Mapping[Residuals, Callable[[], int]], views: int, platform: str) -> Execution:
+    """The fastest way of those that fit in memory.
+
+    Args:
+        fitting: By what backbones can keep, "all" among it, the most views at a time that fit.
+        views: Those of one device in a step.
+        platform: Of the devices, as JAX calls it.
+    """
+    order = _CPU if platform == "cpu" else _ACCELERATOR
+    sizes: dict[Residuals, int] = {}
+    for residuals in [each for each in order.at_once if each in fitting] or ["all"]:
+        sizes[residuals] = fitting[residuals]()
+        if sizes[residuals] >= views:
+            return Execution(views, residuals)
+    residuals = order.in_parts if order.in_parts in sizes else "all"
+    return Execution(sizes[residuals], residuals)
