@@ -23,10 +23,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -67,10 +69,12 @@ class Ours:
         import jax
         import numpy as np
 
-        from lgm_jax import backbones, compilation, devices, distill, memory, plan, real, settings
+        from lgm_jax import backbones, compilation, devices, distill, real, settings
+        from lgm_jax.backbones import residuals
         from lgm_jax.data.dataset import ArraySplit
         from lgm_jax.features import Rows
         from lgm_jax.images import Pyramid
+        from lgm_jax.programs import Programs
 
         self._jax = jax
         made = Pyramid(options.resolution)
@@ -82,11 +86,11 @@ class Ours:
         labels = np.arange(task.num_views, dtype=np.int32) % task.num_classes
         self._device = jax.local_devices()[0]
         mesh = devices.make_mesh(devices=[self._device])
-        size = options.microbatch
-        if size is None:
-            free = memory.free_bytes(self._device.memory_stats(), 0)
-            view = memory.view_bytes(task, backbone.apply, backbone.params, key)
-            size = memory.choose_size(view, free, task.num_views)
+        kind = settings.RealViews("cached" if cached else "stream")
+        recipe = settings.Recipe(task, settings.Updates(), kind)
+        programs = Programs(recipe, [backbone], key, len(labels), on_host=False, mesh=mesh)
+        size, kept = programs.choose(options.microbatch)
+        programs = dataclasses.replace(programs, residuals=kept)
         if cached:
             rows = Rows([rng.standard_normal((len(labels), backbone.feature_dim), np.float32)], 1)
             self._real = real.cached([rows], labels, task, key, mesh=mesh)
@@ -99,28 +103,26 @@ class Ours:
         self.state = distill.init(task, key, mesh=mesh)
         self._params = [devices.put(mesh, backbone.params)]
         started = time.perf_counter()
-        self._step = distill.make_step(task, [backbone.apply], key, mesh=mesh, microbatch=size)
+        self._step = programs.step(size)
         self._number = 0
         self.timed("step")
         self.facts = {"compile": time.perf_counter() - started}
-        loss = distill.make_loss(task, [backbone.apply], key, mesh=mesh, microbatch=size)
+        apply = residuals.keeping(backbone, kept).apply
+        loss = distill.make_loss(task, [apply], key, mesh=mesh, microbatch=size)
         gradient = compilation.Program(jax.value_and_grad(loss))
         given = self._real(0)
         self._parts: dict[str, Callable[[], Any]] = {
             "real": lambda: self._real(self._number),
             "synthetic": lambda: gradient(self.state.params, self.state.step, self._params, given),
         }
-        outline = backbones.outline(folder, dtype=options.dtype, resolution=options.crop)
-        kind = settings.RealViews("cached" if cached else "stream")
-        recipe = settings.Recipe(task, settings.Updates(), kind)
-        counted = plan.make_plan(
-            recipe, [plan.Outline(*outline)], len(labels), plan.Machine(), size
-        )
-        total = sum(counted.flops.values())
+        counted = programs.flops(size)
+        total = sum(counted.values())
+        again = sum(found for (part, *_), found in counted.items() if part == "again")
         self.facts |= {
-            "microbatches": float(counted.parts),
+            "microbatches": -(-task.num_views // size),
+            "products": float(kept == "products"),
             "flops": total,
-            "useful_flops": total - counted.flops.get("again", 0.0),
+            "useful_flops": total - again,
             "peak": _matrix_rate(options.dtype),
         }
 
@@ -198,7 +200,8 @@ def main() -> None:
                 asked = {
                     name: stack.enter_context(started(name, options, folder)) for name in group
                 }
-                found |= measure(asked, options)
+                fitting = {name: ask for name, ask in asked.items() if ask("facts")}
+                found |= {name: {} for name in asked} | measure(fitting, options)
     print_table(found, options)
 
 
@@ -265,6 +268,9 @@ def print_table(found: dict[str, dict[str, Any]], options: argparse.Namespace) -
     print("\n| | step | real | synthetic | rest | compile | memory | TFLOP/s | of peak | useful |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, facts in found.items():
+        if not facts:
+            print(f"| {name} | out of memory |{8 * ' |'}")
+            continue
         real = 0.0 if name == "cached" else facts["real"]
         rest = facts["step"] - real - facts["synthetic"]
         cells = [f"{1000 * x:.1f}" for x in (facts["step"], real, facts["synthetic"], rest)]
@@ -279,6 +285,8 @@ def print_table(found: dict[str, dict[str, Any]], options: argparse.Namespace) -
     print()
     for ours in filter(found.__contains__, OURS):
         for theirs in filter(found.__contains__, THEIRS):
+            if not found[ours] or not found[theirs]:
+                continue
             ratio = found[ours]["step"] / found[theirs]["step"]
             print(f"{ours} takes {ratio:.2f}x of {theirs}")
 
@@ -309,17 +317,32 @@ def serve(pipe: Connection, name: str, options: argparse.Namespace, folder: Path
     """Answers questions until nobody asks."""
     # Where devices have a memory of their own, what is not in use is left to others.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    contender: Contender
-    if name in OURS:
-        contender = Ours(options, folder, cached=name == "cached")
-    else:
-        contender = Theirs(options, folder, tuned=name == "tuned")
-    for part in PARTS:
-        contender.timed(part)
-    answer = answering(contender)
+    answer = make_answer(name, options, folder)
     with contextlib.suppress(EOFError):
         while True:
             pipe.send(answer(*pipe.recv()))
+
+
+def make_answer(name: str, options: argparse.Namespace, folder: Path) -> Callable[..., Any]:
+    """A contender that has made its first steps, as a function of questions.
+
+    One that the device's memory does not suffice for knows no facts.
+    """
+    contender: Contender
+    try:
+        if name in OURS:
+            contender = Ours(options, folder, cached=name == "cached")
+        else:
+            contender = Theirs(options, folder, tuned=name == "tuned")
+        for part in PARTS:
+            contender.timed(part)
+    except (RuntimeError, MemoryError) as error:
+        # XLA's word, and PyTorch's.
+        if not any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "out of memory")):
+            raise
+        print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        return lambda *_: {}
+    return answering(contender)
 
 
 def answering(contender: Contender) -> Callable[..., Any]:
