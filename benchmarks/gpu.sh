@@ -36,7 +36,7 @@ part() {
     fi
     # A command may be a function.
     timeout "$left" bash -c '"$@"' part "$@" 2> "$work/stderr" ||
-        { echo "Failed:"; tail -n 3 "$work/stderr"; }
+        { echo "Failed:"; grep -E "^[A-Za-z.]+(Error|Exception)" "$work/stderr" | head -n 3; }
     printf '\n%s s\n' $((SECONDS - begun))
 }
 

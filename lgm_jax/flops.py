@@ -36,12 +36,16 @@ def count(function: Callable[..., Any], *arguments: Any) -> float:
         function: Of arrays.
         arguments: Of which only shapes and types count.
     """
-    return sum(count_by_kind(function, *arguments).values())
+    return sum(count_by_kind(jax.make_jaxpr(function)(*arguments)).values())
 
 
-def count_by_kind(function: Callable[..., Any], *arguments: Any) -> Mapping[Kind, float]:
-    """The same told apart; what devices do each for themselves counts for all of them."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr, "")
+def count_by_kind(traced: Any) -> Mapping[Kind, float]:
+    """The same told apart; what devices do each for themselves counts for all of them.
+
+    Args:
+        traced: The closed jaxpr of a function.
+    """
+    return _count(traced.jaxpr, "")
 
 
 def _count(jaxpr: Any, path: str) -> dict[Kind, float]:

@@ -215,14 +215,15 @@ class Programs:
             By part of the step, type of the operands, and whether they are not to be rounded.
         """
         counted: dict[tuple[str, str, bool], float] = defaultdict(float)
-        step = self._on_devices(self.step(size))
-        for kind, operations in flops.count_by_kind(step, *self.arguments()).items():
+        # Traced for itself: XLA's options are for no program within another.
+        step = self._on_devices(self.step(size)).trace(*self.arguments())
+        for kind, operations in flops.count_by_kind(step.jaxpr).items():
             counted[_part(kind.path), kind.dtype, kind.exact] += operations
         if self.recipe.real.source == "stream":
             for network in self.networks:
                 program, arguments, options = self._embedding(network, size)
-                embed = functools.partial(self._on_devices(program), **options)
-                for kind, operations in flops.count_by_kind(embed, *arguments).items():
+                embed = self._on_devices(program).trace(*arguments, **options)
+                for kind, operations in flops.count_by_kind(embed.jaxpr).items():
                     counted["real forward", kind.dtype, kind.exact] += operations
         return counted
 

@@ -38,4 +38,7 @@ def test_what_is_planned_runs(changes, tmp_path, monkeypatch):
     config = config_of(*flags)
     programs = compiled.make_programs(config, jax.devices(), *plan.size_of_data(config))
     assert ran == [programs.lower(changes["microbatch"]).as_text()]
+    # Of programs with options for XLA too, as those for CPUs have.
+    parts = {part for part, *_ in programs.flops(changes["microbatch"])}
+    assert {"synthetic forward", "backward", "objective"} <= parts
     assert "stablehlo.dot_general" in ran[0]
