@@ -129,6 +129,8 @@ def on_cpu() -> None:
     """Makes CPUs of this process's devices, and says to libtpu what it would ask for."""
     config: Any = jax.config
     config.update("jax_platforms", "cpu")
+    # Programs for devices that are not here could be kept, and not be read back.
+    config.update("jax_enable_compilation_cache", False)
     for name, value in _TPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

@@ -7,6 +7,7 @@ import re
 import sys
 from importlib import resources
 
+import jax
 import pytest
 
 import launch
@@ -14,6 +15,13 @@ from lgm_jax import accelerators
 from lgm_jax.accelerators import ACCELERATORS
 
 QUICK = ["launch.py", "--config=configs/quickstart.py", "--plan"]
+
+
+@pytest.fixture(autouse=True)
+def with_the_cache():
+    """As other tests of this process have it."""
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 def test_gpus_have_the_memory_and_bandwidth_of_their_descriptions():

@@ -20,6 +20,13 @@ if MISSING and os.environ.get("LGM_REQUIRE_TPU") == "1":
 needs_tpu_compiler = pytest.mark.skipif(MISSING, reason="needs libtpu: pip install 'lgm_jax[tpu]'")
 
 
+@pytest.fixture(autouse=True)
+def with_the_cache():
+    """As other tests of this process have it."""
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 def config_of(*flags):
     config, *_ = launch.parse(["launch.py", *flags], writes=False)
     return config
