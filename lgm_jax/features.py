@@ -38,6 +38,10 @@ _SHARD_NAME = re.compile(r"(?P<number>\d{6,})-[0-9a-f]{32}\.npy")
 # Images embedded at a time on each device; bounds memory, and results do not depend on it.
 _BATCH = 128
 
+# Of these, images in a backbone at a time on a TPU: its compiler estimates a tenth fewer cycles a
+# view for 32 than for 125 (ViT-B/14 in bfloat16 on a v5e).
+_ON_TPU = 32
+
 
 AnyArray = np.ndarray | Array
 Images = UInt8[AnyArray, "pool h w 3"] | Float[AnyArray, "pool h w 3"]
@@ -302,8 +306,10 @@ def embed_views(
         crop: Side of the views, in pixels.
         augmentation: What makes a view; `None` for the centre crop.
         mesh: The devices.
-        size: Views in the backbone at a time on each device; all by default.
+        size: Views in the backbone at a time on each device; all by default. TPUs take less.
     """
+    if mesh.devices.flat[0].platform == "tpu":
+        size = min(size or _ON_TPU, _ON_TPU)
 
     def part(params: Any, key: Key[Array, ""], images: Array, places: Array) -> Array:
         def fold(place: Int[Array, " p"]) -> Key[Array, ""]:

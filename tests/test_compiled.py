@@ -7,10 +7,11 @@ import os
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import launch
-from lgm_jax import accelerators, compiled, hlo, memory
+from lgm_jax import accelerators, compiled, devices, features, hlo, memory
 from lgm_jax.programs import Programs
 
 MISSING = importlib.util.find_spec("libtpu") is None
@@ -54,6 +55,29 @@ def test_the_quickstart_compiles_for_eight_tpus():
     assert forward < 0.02 * parts["synthetic forward", "bfloat16", False]
     assert parts["backward", "float32", True] == parts["again", "float32", True] == forward
     assert memory.account(program).total + programs.beside() < topology.accelerator.memory
+
+
+@needs_tpu_compiler
+def test_tpus_embed_few_images_at_a_time():
+    seen = []
+
+    def apply(_, images):
+        seen.append(len(images))
+        return images.mean(axis=(1, 2))
+
+    def lower(devices_, platform):
+        mesh = devices.make_mesh(devices=devices_)
+        images = jax.ShapeDtypeStruct((100, 4, 4, 3), jnp.uint8)
+        places = jax.ShapeDtypeStruct((100, 1), jnp.int32)
+        laid = devices.put(mesh, (images, places), devices.ROWS)
+        jitted = features.embed_views.for_platform(platform)
+        options = {"apply": apply, "crop": 4, "augmentation": None, "mesh": mesh}
+        jitted.lower({}, laid[0], jax.random.key(0), laid[1], **options)
+        return max(seen)
+
+    assert lower(jax.devices()[:1], "cpu") == 100
+    seen.clear()
+    assert lower(accelerators.find("v5e:1x1").devices, "tpu") == 25
 
 
 @pytest.mark.parametrize(
