@@ -342,22 +342,16 @@ def _count_flops(
 
 @functools.lru_cache
 def _outline(
-    name: str,
-    dtype: str,
-    params_dtype: str,
-    pooling: str,
-    resolution: int | None,
-    attention: str,
-    device: Any,
+    name: str, dtype: str, params_dtype: str, pooling: str, crop: int | None, kernel: str, on: Any
 ) -> Outline:
     found = backbones.outline(
         name,
         dtype=dtype,
         params_dtype=params_dtype,
-        attention=attention,
+        attention=kernel,
         pooling=pooling,
-        resolution=resolution,
-        device=device,
+        resolution=crop,
+        device=on,
     )
     return Outline(*found)
 
