@@ -12,7 +12,6 @@ if __name__ == "__main__":
 import ast
 import contextlib
 import dataclasses
-import math
 import os
 import shlex
 import sys
@@ -24,7 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import _files, common
-from lgm_jax import determinism, experiments, hosts, public
+from lgm_jax import determinism, experiments, hosts, plan_flags, public
 from lgm_jax import meeting as meetings
 from lgm_jax.errors import (
     UserError,
@@ -78,8 +77,6 @@ _OF_ONE_START = (
     "config.stages",
 )
 
-_PLAN, _TOPOLOGY = "plan", "topology"
-
 _PROFILE = {"--profile": "--config.profile=3"}
 
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -101,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE + _describe_keys())
         return 0
     try:
-        planned, argv = _take_plan([_PROFILE.get(argument, argument) for argument in argv])
+        planned, argv = plan_flags.take([_PROFILE.get(argument, argument) for argument in argv])
         if planned is not None:
             print_plan(argv, planned)
             return 0
@@ -205,66 +202,24 @@ def _read_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         raise UserError(f"the config file cannot be loaded: {reason}") from error
 
 
-def print_plan(argv: Sequence[str], machine: Mapping[str, str]) -> None:
+def print_plan(argv: Sequence[str], flags: Mapping[str, str]) -> None:
     """Says what the steps of a config would take.
 
     Args:
         argv: The command line, without what is about the plan.
-        machine: The devices to plan for: text by field of `plan.Machine`, or their `topology`.
+        flags: What is: see `plan_flags.read`.
 
     Raises:
         UserError: For bad input.
     """
-    from lgm_jax import accelerators, compiled, plan, platforms
-
     config, *_ = parse(argv, writes=False)
-    fields = {field.name: field for field in dataclasses.fields(plan.Machine)}
-    values: dict[str, Any] = {}
-    topology = machine.get(_TOPOLOGY)
-    for name, text in machine.items():
-        if name not in (*fields, _TOPOLOGY):
-            known = [f"--{_PLAN}_{field}" for field in (*fields, _TOPOLOGY)]
-            raise unknown_name("flag", f"--{_PLAN}_{name}", known)
-        if name == _TOPOLOGY:
-            continue
-        if topology is not None:
-            raise UserError(f"--{_PLAN}_{_TOPOLOGY} says what --{_PLAN}_{name} would: leave it out")
-        try:
-            values[name] = int(text) if name == "devices" else float(text)
-        except ValueError:
-            values[name] = 0
-        if not 0 < values[name] < math.inf:
-            raise UserError(f"--{_PLAN}_{name} must be a positive number, not {text!r}")
-    if topology is not None:
-        accelerators.on_cpu()
-    platforms.start()
-
-    def describe(config: ConfigDict) -> str:
-        if topology is not None:
-            return compiled.describe(config, topology)
-        return plan.describe(config, plan.Machine(**values))
-
+    describe = plan_flags.read(flags)
     if experiments.SECTION not in config:
         print(describe(config))
         return
     for name, each in experiments.planned_configs(config).items():
         common.check(each)
         print(f"{name}\n{describe(each)}")
-
-
-def _take_plan(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """What is said of a plan, by the flags' names without `plan_`, and the other arguments."""
-    said: dict[str, str] | None = None
-    rest = []
-    for argument in argv:
-        name, _, value = argument.lstrip("-").partition("=")
-        if argument[:1] != "-" or name.split("_")[0] != _PLAN:
-            rest.append(argument)
-            continue
-        said = {} if said is None else said
-        if name != _PLAN:
-            said[name.removeprefix(f"{_PLAN}_")] = value
-    return said, rest
 
 
 def recorded_command(argv: Sequence[str]) -> str:

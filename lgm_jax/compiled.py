@@ -14,6 +14,7 @@ from lgm_jax import accelerators, devices, execution, hlo, memory, plan
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.opening import reads_on_host
 from lgm_jax.programs import Programs
+from lgm_jax.quantities import duration, listed, si
 from lgm_jax.settings import backbone_weights, make_recipe
 
 
@@ -119,7 +120,7 @@ def _compile(
     if size is not None and needed(size) + programs.beside() > available:
         notes += [
             f"note: out of memory with config.microbatch={size}: "
-            f"{plan.si(tried[size][1] + programs.beside())}B of {plan.si(available)}B"
+            f"{si(tried[size][1] + programs.beside())}B of {si(available)}B"
         ]
     if size is None or notes:
         size = programs.fit(memory.free_bytes({"bytes_limit": available}, 0), needed)
@@ -135,7 +136,7 @@ def _told(parts: Mapping[tuple[str, str, bool], float]) -> str:
     by_part: dict[str, float] = defaultdict(float)
     for (part, _, _), operations in parts.items():
         by_part[part] += operations
-    return f"{plan.si(sum(by_part.values()))}FLOP: {plan.listed(by_part, 'FLOP')}"
+    return f"{si(sum(by_part.values()))}FLOP: {listed(by_part, 'FLOP')}"
 
 
 def _exchanged(program: jax.stages.Compiled, count: int) -> str:
@@ -144,17 +145,16 @@ def _exchanged(program: jax.stages.Compiled, count: int) -> str:
         return "nothing between devices"
     total = sum(each.num_bytes * each.times for each in found)
     kinds = ", ".join(
-        f"{each.times:g} {each.kind} of {plan.si(each.num_bytes)}B among {each.group}"
-        for each in found
+        f"{each.times:g} {each.kind} of {si(each.num_bytes)}B among {each.group}" for each in found
     )
-    return f"{plan.si(total)}B a step and device: {kinds}"
+    return f"{si(total)}B a step and device: {kinds}"
 
 
 def _memory(program: jax.stages.Compiled, programs: Programs, available: int) -> str:
     account = memory.account(program)._asdict() | {"beside": programs.beside()}
     return (
-        f"memory         {plan.si(sum(account.values()))}B of {plan.si(available)}B a device: "
-        f"{plan.listed(account, 'B')}"
+        f"memory         {si(sum(account.values()))}B of {si(available)}B a device: "
+        f"{listed(account, 'B')}"
     )
 
 
@@ -180,5 +180,5 @@ def _time(
     return (
         f"time           at least {1e3 * seconds:.3g} ms a step at the published peak of {count} x "
         f"{accelerator.bfloat16:g} TFLOP/s (bfloat16), {accelerator.float32:.3g} (float32); "
-        f"{steps} steps in {steps * seconds / 3600:.2g} h"
+        f"{steps} steps in {duration(steps * seconds)}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from lgm_jax.data.sizes import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.objectives import LGM, SFM, Features
 from lgm_jax.opening import reads_on_host
+from lgm_jax.quantities import duration, listed, si
 from lgm_jax.settings import Recipe, make_recipe, split_list
 
 # So that plans that differ in nothing else are alike.
@@ -217,7 +218,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
             f"{machine.tflops:g} TFLOP/s; at {SHARE:.0%} of it"
             + (" and with the exchange" if told.exchange else "")
             + f" {1e3 * told.seconds:.3g} ms a step, {config.steps} steps in "
-            f"{config.steps * told.seconds / 3600:.2g} h"
+            f"{duration(config.steps * told.seconds)}"
         )
     return "\n".join(lines)
 
@@ -430,16 +431,3 @@ def size_of_data(config: ConfigDict) -> tuple[int, int]:
         print(f"note: the data set is not there yet; planned for {size.train} training images")
         return size.classes, size.train
     return dataset.num_classes, len(dataset.splits["train"].labels)
-
-
-def listed(parts: Mapping[str, float | int], unit: str) -> str:
-    """Values by name, with their unit."""
-    return ", ".join(f"{name} {si(value)}{unit}" for name, value in parts.items())
-
-
-def si(value: float | int) -> str:
-    """Three digits and a prefix."""
-    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:.3g} "

@@ -1,0 +1,71 @@
+"""The flags of `launch.py` that are about a plan: `--plan` and `--plan_NAME=VALUE`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lgm_jax.errors import UserError, unknown_name
+
+_PLAN, _TOPOLOGY = "plan", "topology"
+
+
+def take(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
+    """Splits a command line.
+
+    Returns:
+        The values of the flags by their names without `plan_`, `None` where no plan is asked for,
+        and the other arguments.
+    """
+    values: dict[str, str] | None = None
+    rest = []
+    for argument in argv:
+        name, _, value = argument.lstrip("-").partition("=")
+        if argument[:1] != "-" or name.split("_")[0] != _PLAN:
+            rest.append(argument)
+            continue
+        values = {} if values is None else values
+        if name != _PLAN:
+            values[name.removeprefix(f"{_PLAN}_")] = value
+    return values, rest
+
+
+def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
+    """What describes the plan of a config, for the devices that the flags name; starts JAX.
+
+    Args:
+        values: As of `take`: fields of `plan.Machine`, or a `topology`.
+
+    Raises:
+        UserError: If a flag is unknown, is no positive number, or contradicts another.
+    """
+    from lgm_jax import accelerators, compiled, plan, platforms
+
+    fields = [field.name for field in dataclasses.fields(plan.Machine)]
+    topology = values.get(_TOPOLOGY)
+    numbers: dict[str, Any] = {}
+    for name, text in values.items():
+        flag = f"--{_PLAN}_{name}"
+        if name not in (*fields, _TOPOLOGY):
+            raise unknown_name("flag", flag, [f"--{_PLAN}_{each}" for each in (*fields, _TOPOLOGY)])
+        if name == _TOPOLOGY:
+            continue
+        if topology is not None:
+            raise UserError(f"--{_PLAN}_{_TOPOLOGY} says what {flag} would: leave it out")
+        try:
+            numbers[name] = int(text) if name == "devices" else float(text)
+        except ValueError:
+            numbers[name] = 0
+        if not 0 < numbers[name] < math.inf:
+            raise UserError(f"{flag} must be a positive number, not {text!r}")
+    if topology is not None:
+        accelerators.on_cpu()
+    platforms.start()
+    if topology is not None:
+        return functools.partial(compiled.describe, name=topology)
+    return functools.partial(plan.describe, machine=plan.Machine(**numbers))
