@@ -35,8 +35,14 @@ part() {
         return
     fi
     # A command may be a function.
-    timeout "$left" bash -c '"$@"' part "$@" 2> "$work/stderr" ||
-        { echo "Failed:"; grep -E "^[A-Za-z.]+(Error|Exception)" "$work/stderr" | head -n 3; }
+    local code=0
+    timeout "$left" bash -c '"$@"' part "$@" 2> "$work/stderr" || code=$?
+    if [ "$code" -eq 124 ]; then
+        echo "Not finished: no time was left."
+    elif [ "$code" -ne 0 ]; then
+        echo "Failed:"
+        grep -E "^[A-Za-z.]+(Error|Exception)" "$work/stderr" | head -n 3 || true
+    fi
     printf '\n%s s\n' $((SECONDS - begun))
 }
 

@@ -1,4 +1,4 @@
-"""Accelerators by name: their published figures, and such as a compiler takes for present ones."""
+"""Accelerators by name: published figures, and devices that a compiler takes for present ones."""
 
 from __future__ import annotations
 
@@ -110,6 +110,8 @@ def find(name: str) -> Topology:
         example = "2x4" if ACCELERATORS[kind].platform == "tpu" else "8"
         raise UserError(f"--plan_topology={name} has no shape; for example {kind}:{example}")
     sides = [int(side) for side in shape.split("x")]
+    if ACCELERATORS[kind].platform == "gpu" and len(sides) > 2:
+        raise UserError(f"--plan_topology={name}: GPUs are {kind}:COUNT or {kind}:HOSTSxCOUNT")
     find_devices = _tpus if ACCELERATORS[kind].platform == "tpu" else _gpus
     try:
         devices = find_devices(kind, sides)

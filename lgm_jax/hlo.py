@@ -58,6 +58,9 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
                     (math.prod(map(int, filter(None, sides.split(",")))), _BYTES[dtype])
                     for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
                 ]
+                if found[3]:
+                    # Before its results, an asynchronous one may name what it was given.
+                    arrays = _results(found[2], arrays)
                 numbers = sum(size for size, _ in arrays)
                 num_bytes = sum(size * each for size, each in arrays)
                 yield Collective(found[2], numbers, num_bytes, group, times)
@@ -68,6 +71,12 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
                 yield from walk(callee, inner)
 
     return list(walk(entry, 1.0))
+
+
+def _results(kind: str, arrays: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    if kind == "all-gather":
+        return arrays[len(arrays) // 2 :]
+    return arrays[1:2] if kind == "collective-permute" else arrays
 
 
 def _read_group(line: str, num_devices: int) -> int:

@@ -206,7 +206,9 @@ def fit(
             fits = at
         else:
             fails = at
-        at = min(fails - 1, bisect.bisect_right(sizes, _reached(known, limit)) - 1)
+        reached = bisect.bisect_right(sizes, _reached(known, limit)) - 1
+        # Where a smaller size needs no less, a line leads nowhere.
+        at = reached if reached < fails else (fits + fails) // 2
         if 0 <= fits < at < len(sizes) - 1 and sizes[at] < 1.25 * sizes[fits]:
             break
     return sizes[max(0, fits)]

@@ -45,7 +45,7 @@ def open_session(
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
     loaded, own, evaluated = _load_backbones(config)
-    _check_kernels({name: backbone.attention for name, backbone in loaded.items()})
+    _check_kernels([backbone.attention for backbone in loaded.values()])
     distilled_against = [loaded[name] for name in own]
     crop = distilled_against[0].resolution
     dataset = _load_data(config, settings.image_side(config, crop))
@@ -110,13 +110,13 @@ def _load_backbones(config: ConfigDict) -> tuple[dict[str, Backbone], list[str],
     return loaded, own, evaluated
 
 
-def _check_kernels(kernels: dict[str, str]) -> None:
+def _check_kernels(kernels: list[str]) -> None:
     """Refuses another program than process 0 has: their devices would wait for each other."""
     first = hosts.first_says(kernels)
     if kernels != first:
         raise UserError(
-            f"attention is computed by {kernels} in process {hosts.index()}, and by {first} in "
-            "process 0: set --config.backbone.attention=xla"
+            f"attention is computed by {', '.join(kernels)} in process {hosts.index()}, and by "
+            f"{', '.join(first)} in process 0: set --config.backbone.attention=xla"
         )
 
 

@@ -110,11 +110,6 @@ class Programs:
         """The step as its compiler gets it."""
         return self._on_devices(self.step(size)).lower(*self.arguments())
 
-    def lower_embedding(self, network: Network, size: int | None) -> jax.stages.Lowered:
-        """The features of a step's real images by a backbone, where they are streamed."""
-        program, arguments, options = self._embedding(network, size)
-        return self._on_devices(program).lower(*arguments, **options)
-
     def _embedding(self, network: Network, size: int | None) -> tuple[Any, list[Any], Any]:
         task, mesh = self.recipe.task, self.mesh
         side = task.parametrisation.resolution
@@ -149,11 +144,12 @@ class Programs:
         first = memory.choose_size(self.view_bytes(), free - fixed, self.views)
         return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)
 
-    def choose(self, microbatch: int | None = None) -> Execution:
+    def choose(self, microbatch: int | None = None, *, placed: int = 0) -> Execution:
         """The fastest way to execute the step that fits this process's devices; process 0 decides.
 
         Args:
             microbatch: The views at a time, where they are given.
+            placed: Bytes of the step's arguments that each device has already.
         """
         device = self.mesh.local_devices[0]
 
@@ -165,11 +161,11 @@ class Programs:
             if device.platform == "cpu":
                 free = memory.free_bytes(device.memory_stats(), 0)
                 return memory.choose_size(some.view_bytes(), free, self.views)
-            # The state is in use already, and an argument of the step too.
-            in_use_twice = devices.bytes_here(self.arguments()[0])
-            free = memory.free_bytes(device.memory_stats(), -in_use_twice)
-            # Processes compile together, the same.
-            return some.fit(hosts.first_says(free))
+            free = memory.free_bytes(device.memory_stats(), -placed)
+            # Processes compile together, the same; each compiler tunes for itself what it needs.
+            return some.fit(
+                hosts.first_says(free), lambda size: hosts.first_says(some.needed(size))
+            )
 
         ways = {each: functools.partial(fitting, each) for each in self.offered}
         return Execution(*hosts.first_says(execution.choose(ways, self.views, device.platform)))

@@ -272,3 +272,14 @@ def test_the_largest_size_that_fits_is_found_in_few_compilations(each, expected,
     sizes = [1, 2, 4, 8, 16, 20, 40, 50, 80, 100]
     assert memory.fit(needed, 900, sizes, first=45, fixed=100) == expected
     assert tried == compiled
+
+
+def test_what_no_size_changes_is_not_compiled_for_every_size():
+    tried = []
+
+    def needed(size):
+        tried.append(size)
+        return 20_000
+
+    assert memory.fit(needed, 16_000, range(1, 2000), first=900, fixed=100) == 1
+    assert len(tried) <= 12

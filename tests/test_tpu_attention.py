@@ -209,11 +209,10 @@ def test_where_it_does_not_fit_auto_takes_xla(kind, spec, lacking):
 
 
 def test_processes_compute_attention_by_the_same_kernel(monkeypatch):
-    kernels_here = {"dinov2_vitb14": "pallas"}
-    opening._check_kernels(kernels_here)
-    monkeypatch.setattr(opening.hosts, "first_says", lambda kernels: {"dinov2_vitb14": "xla"})
-    with pytest.raises(UserError, match=r"and by .* in process 0"):
-        opening._check_kernels(kernels_here)
+    opening._check_kernels(["pallas", "xla"])
+    monkeypatch.setattr(opening.hosts, "first_says", lambda kernels: ["xla", "xla"])
+    with pytest.raises(UserError, match=r"by pallas, xla in process 0, and by xla, xla in process"):
+        opening._check_kernels(["pallas", "xla"])
 
 
 @pytest.mark.skipif(MISSING, reason="needs libtpu: pip install 'lgm_jax[tpu]'")

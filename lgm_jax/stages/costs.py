@@ -48,8 +48,9 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
     # Before anything lies on the device, so that all have the same.
     size, residuals = choose_execution(session, make_programs(session, mesh))
     params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
+    # One for all, as each step takes the place of the one that it is given.
+    state = distill.init(session.task, session.key, params=start_params(session), mesh=mesh)
     programs: dict[str, Any] = {}
-    states: dict[str, distill.State] = {}
     batches: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as workers:
@@ -62,15 +63,13 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
             if prepared not in real:
                 real[prepared] = make_real(each, mesh, size, workers)(0)
             step = dataclasses.replace(make_programs(each, mesh), residuals=residuals).step(size)
-            states[name] = distill.init(each.task, each.key, params=start_params(each), mesh=mesh)
             batches[name] = real[prepared]
-            programs[name] = step.lower(states[name], params, batches[name]).compile()
+            programs[name] = step.lower(state, params, batches[name]).compile()
         # The first is not counted: it may wait for memory.
         for _ in range(1 + _TIMED_STEPS):
             for name in names:
                 started = time.perf_counter()
-                made = programs[name](states[name], params, batches[name])
-                states[name], _ = jax.block_until_ready(made)
+                state, _ = jax.block_until_ready(programs[name](state, params, batches[name]))
                 seconds[name].append(time.perf_counter() - started)
     medians = hosts.first_says({name: statistics.median(seconds[name][1:]) for name in names})
     return {name: StepCost(medians[name], memory.account(programs[name]).total) for name in names}

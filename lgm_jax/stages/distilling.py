@@ -62,7 +62,8 @@ def distill_stage(session: Session) -> None:
         start = int(state.step)
         metrics = Metrics(run.path / runs.METRICS, start)
         programs = make_programs(session, mesh)
-        way = choose_execution(session, programs)
+        placed = devices.bytes_here(programs.arguments()[0])
+        way = choose_execution(session, programs, placed=placed)
         process = {**session.process_with(*session.backbones), **way._asdict()}
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report, which is then of no finished run.
@@ -283,18 +284,22 @@ def make_programs(session: Session, mesh: Mesh) -> Programs:
     )
 
 
-def choose_execution(session: Session, programs: Programs) -> Execution:
-    """How steps are executed: as configured, as before, or the fastest way that fits in memory."""
+def choose_execution(session: Session, programs: Programs, *, placed: int = 0) -> Execution:
+    """How steps are executed: as configured, as before, or the fastest way that fits in memory.
+
+    Args:
+        session: Of the run.
+        programs: Of the run.
+        placed: As for `Programs.choose`.
+    """
     config = session.config
     before = hosts.first_says(dict(session.run.last_process("distill")))
-    # Other devices round in other ways, and have other memory.
-    if (
-        config.microbatch is None
-        and "microbatch" in before
-        and before.get("devices") == session.process.get("devices")
-    ):
+    now = session.process_with(*session.backbones)
+    # Other devices round in other ways and have other memory; other kernels keep more or less.
+    same = all(before.get(key) == now[key] for key in ("devices", "attention"))
+    if config.microbatch is None and "microbatch" in before and same:
         return Execution(before["microbatch"], before.get("residuals", "all"))
-    return programs.choose(config.microbatch)
+    return programs.choose(config.microbatch, placed=placed)
 
 
 def start_params(session: Session) -> images.Levels | None:
