@@ -296,7 +296,7 @@ def choose_execution(session: Session, programs: Programs, *, placed: int = 0) -
     before = hosts.first_says(dict(session.run.last_process("distill")))
     now = session.process_with(*session.backbones)
     # Other devices round in other ways and have other memory; other kernels keep more or less.
-    same = all(before.get(key) == now[key] for key in ("devices", "attention"))
+    same = all(before.get(key) == now.get(key) for key in ("devices", "attention"))
     if config.microbatch is None and "microbatch" in before and same:
         return Execution(before["microbatch"], before.get("residuals", "all"))
     return programs.choose(config.microbatch, placed=placed)
