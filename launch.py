@@ -202,18 +202,18 @@ def _read_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         raise UserError(f"the config file cannot be loaded: {reason}") from error
 
 
-def print_plan(argv: Sequence[str], flags: Mapping[str, str]) -> None:
+def print_plan(argv: Sequence[str], values: Mapping[str, str]) -> None:
     """Says what the steps of a config would take.
 
     Args:
         argv: The command line, without what is about the plan.
-        flags: What is: see `plan_flags.read`.
+        values: Of the flags that are: see `plan_flags.read`.
 
     Raises:
         UserError: For bad input.
     """
     config, *_ = parse(argv, writes=False)
-    describe = plan_flags.read(flags)
+    describe = plan_flags.read(values)
     if experiments.SECTION not in config:
         print(describe(config))
         return

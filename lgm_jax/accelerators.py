@@ -37,7 +37,7 @@ class Accelerator(NamedTuple):
     bandwidth: float
 
     def peak(self, dtype: str, exact: bool) -> float:
-        """Of products of one type, in FLOP/s."""
+        """Peak of products of one type, in FLOP/s."""
         if dtype != "float32":
             return 1e12 * self.bfloat16
         return 1e12 * (self.float32 if exact else self.rounded)

@@ -41,11 +41,15 @@ def describe(config: ConfigDict, name: str) -> str:
     ]
     programs, size, program, notes = _choose(programs, config, topology)
     parts = programs.flops(size)
-    lines += [f"a step         {_told(parts)}"]
+    lines += [f"a step         {_operations_in_words(parts)}"]
     if program is not None:
-        lines += [f"exchanged      {_exchanged(program, count)}"]
-        lines += [_memory(program, programs, topology.accelerator.memory)]
-    lines += [_microbatches(programs, size), *notes, _time(parts, topology, config.steps)]
+        lines += [f"exchanged      {_collectives_in_words(program, count)}"]
+        lines += [_memory_in_words(program, programs, topology.accelerator.memory)]
+    lines += [
+        _microbatches_in_words(programs, size),
+        *notes,
+        _time_in_words(parts, topology, config.steps),
+    ]
     return "\n".join(lines)
 
 
@@ -132,14 +136,14 @@ def _compile(
     return size, tried[size][0], notes
 
 
-def _told(parts: Mapping[tuple[str, str, bool], float]) -> str:
+def _operations_in_words(parts: Mapping[tuple[str, str, bool], float]) -> str:
     by_part: dict[str, float] = defaultdict(float)
     for (part, _, _), operations in parts.items():
         by_part[part] += operations
     return f"{si(sum(by_part.values()))}FLOP: {listed(by_part, 'FLOP')}"
 
 
-def _exchanged(program: jax.stages.Compiled, count: int) -> str:
+def _collectives_in_words(program: jax.stages.Compiled, count: int) -> str:
     found = hlo.read_collectives(program.as_text() or "", count)
     if not found:
         return "nothing between devices"
@@ -150,7 +154,7 @@ def _exchanged(program: jax.stages.Compiled, count: int) -> str:
     return f"{si(total)}B a step and device: {kinds}"
 
 
-def _memory(program: jax.stages.Compiled, programs: Programs, available: int) -> str:
+def _memory_in_words(program: jax.stages.Compiled, programs: Programs, available: int) -> str:
     account = memory.account(program)._asdict() | {"beside": programs.beside()}
     return (
         f"memory         {si(sum(account.values()))}B of {si(available)}B a device: "
@@ -158,7 +162,7 @@ def _memory(program: jax.stages.Compiled, programs: Programs, available: int) ->
     )
 
 
-def _microbatches(programs: Programs, size: int) -> str:
+def _microbatches_in_words(programs: Programs, size: int) -> str:
     images, copies = programs.here
     rows, columns = devices.part(images, copies, size)
     count = -(-images // rows) * -(-copies // columns)
@@ -168,7 +172,7 @@ def _microbatches(programs: Programs, size: int) -> str:
     return f"microbatches   {programs.views} views a device in {count} of {rows * columns}, {how}"
 
 
-def _time(
+def _time_in_words(
     parts: Mapping[tuple[str, str, bool], float], topology: accelerators.Topology, steps: int
 ) -> str:
     """The least that a step can take, by published peaks."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Of XLA's types, bytes of a number.
+# Bytes of a number, by XLA's name of its type.
 _BYTES = {
     **dict.fromkeys(("pred", "s8", "u8"), 1),
     **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
@@ -59,7 +59,6 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
                     for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
                 ]
                 if found[3]:
-                    # Before its results, an asynchronous one may name what it was given.
                     arrays = _results(found[2], arrays)
                 numbers = sum(size for size, _ in arrays)
                 num_bytes = sum(size * each for size, each in arrays)
@@ -74,6 +73,7 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
 
 
 def _results(kind: str, arrays: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What an asynchronous collective returns, of all that it names."""
     if kind == "all-gather":
         return arrays[len(arrays) // 2 :]
     return arrays[1:2] if kind == "collective-permute" else arrays

@@ -109,6 +109,12 @@ def test_microbatches_are_chosen_recorded_and_used_again(run_copy, finished, cap
     more = ("--config.steps=8", "--config.microbatch=4", "--config.stages=distill")
     assert start(QUICK, *more, workdir=run_copy) == 0
     assert begun() == [(0, 3), (6, 3), (7, 4)]
+    # Another kernel of attention has other needs.
+    text = stages.read_text()
+    stages.write_text(text.replace('"digits_contrastive": "xla"', '"digits_contrastive": "cudnn"'))
+    assert stages.read_text() != text
+    assert start(QUICK, "--config.steps=9", "--config.stages=distill", workdir=run_copy) == 0
+    assert begun()[-1] == (8, 10)
 
 
 def test_products_alone_are_kept_where_all_does_not_fit(finished, tmp_path, capsys, monkeypatch):

@@ -16,13 +16,13 @@ from lgm_jax.errors import UserError, unknown_name
 
 _Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
 
-# Of a trial.
+# Images of a trial.
 _IMAGES = 4
 
 # Two ways to round are about as far from float32 as each other.
 _TIMES = 2.0
 
-# Of the largest; what is this small in float32 is rounding too.
+# Part of the largest number; what is this small in float32 is rounding too.
 _NOTHING = 1e-4
 
 

@@ -26,11 +26,11 @@ from jaxtyping import Array, Float
 from lgm_jax.backbones.rotary import Layout, Tables, rotate
 
 MOST_TOKENS = 640
-"""Of an image: the kernel is unrolled over its scores, and takes minutes to compile for more."""
+"""Tokens of an image: unrolled over more scores, the kernel takes minutes to compile."""
 
 _LANES, _SUBLANES = 128, 8
 
-# Of VMEM, in bytes: of chips before v5e, and the least of v5e and later ones.
+# Bytes of VMEM: of chips before v5e, and the least of v5e and later ones.
 _OLD_CHIPS = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")
 _VMEM = {True: 16 * 2**20, False: 64 * 2**20}
 
@@ -50,11 +50,7 @@ def attend(
 ) -> Float[Array, "b n d"]:
     """Self-attention: softmax(query keyᵀ / √e) value, with one kernel forward and one backward.
 
-    Args:
-        qkv: Queries, keys and values of all heads, one behind the other.
-        heads: Their number.
-        tables: Of `rotary_tables`, where queries and keys turn.
-        layout: How.
+    Arguments as for `attention.attend`.
     """
     return _call(_forward, heads, tables, layout, qkv)
 

@@ -63,15 +63,16 @@ def distill_stage(session: Session) -> None:
         metrics = Metrics(run.path / runs.METRICS, start)
         programs = make_programs(session, mesh)
         placed = devices.bytes_here(programs.arguments()[0])
-        way = choose_execution(session, programs, placed=placed)
-        process = {**session.process_with(*session.backbones), **way._asdict()}
+        execution = choose_execution(session, programs, placed=placed)
+        process = {**session.process_with(*session.backbones), **execution._asdict()}
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report, which is then of no finished run.
         run.forget("report")
-        _print_start(session, mesh, way, start)
-        real = make_real(session, mesh, way.microbatch, workers)
-        step = dataclasses.replace(programs, residuals=way.residuals).step(way.microbatch)
-        state = _Loop(session, mesh, way.microbatch, step, real, checkpoints, metrics).run(state)
+        _print_start(session, mesh, execution, start)
+        size, residuals = execution
+        real = make_real(session, mesh, size, workers)
+        step = dataclasses.replace(programs, residuals=residuals).step(size)
+        state = _Loop(session, mesh, size, step, real, checkpoints, metrics).run(state)
         checkpoints.save(steps, state)
     whole = devices.fetch(mesh, state)
     if hosts.is_first():
@@ -329,13 +330,13 @@ def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.
     return devices.place(mesh, state, session.task.num_images)
 
 
-def _print_start(session: Session, mesh: Mesh, way: Execution, start: int) -> None:
+def _print_start(session: Session, mesh: Mesh, execution: Execution, start: int) -> None:
     progress.note_growth(session)
     where = f"{mesh.size} devices, " if mesh.size > 1 else ""
     where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
     print(
         f"distill: {session.task.num_images} images, steps {start} to {session.config.steps}, "
-        f"{where}{way}",
+        f"{where}{execution}",
         flush=True,
     )
 
