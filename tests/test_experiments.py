@@ -416,7 +416,7 @@ def test_bad_input_is_refused_with_one_line(flags, words, capsys, tmp_path):
 
 
 def test_plan_of_an_experiment_is_that_of_its_runs(capsys, monkeypatch):
-    monkeypatch.setattr(plan, "describe", lambda config, _: f"{config.copies} copies")
+    monkeypatch.setattr(plan, "describe", lambda config, **_: f"{config.copies} copies")
     path = ROOT / "configs" / "experiments" / "figure3.py"
     assert launch.main(["launch.py", f"--config={path}:quick", "--plan"]) == 0
     name = "digits_digits_contrastive_copies"
