@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -44,7 +45,8 @@ def open_train(folder: Path) -> Split:
 
 def make_parts(split: Split, batch: int = 40, process: tuple[int, int] = (0, 1)) -> Parts:
     order = Order("shuffle", KEY, split.labels, 3)
-    return Parts(split, order, Crops(jax.random.key(9)), batch, 50, *process)
+    # Workers could decode a few hundred steps of these small images ahead, and end.
+    return Parts(split, order, Crops(jax.random.key(9)), batch, 10_000, *process)
 
 
 class TestLoader:
@@ -81,17 +83,27 @@ class TestLoader:
     def test_worker_processes_give_the_same_and_end(self, folder):
         parts = make_parts(open_train(folder))
         with Loader(parts, 0) as alone, Loader(parts, 2) as shared:
-            for step in (20, 21, 22):
+            for step in (20, 21, 22, 9):
                 for ours, theirs in zip(alone(step), shared(step), strict=True):
                     np.testing.assert_array_equal(ours, theirs)
             assert len(multiprocessing.active_children()) == 2
+            # A batch has two parts: each worker sends one of them.
+            first, second = multiprocessing.active_children()
+            first.kill()
+            first.join()
+            with pytest.raises(UserError, match="a process that decodes images died"):
+                # What the worker has sent is read first.
+                list(map(shared, range(10, 10_000)))
+            np.testing.assert_array_equal(alone(10).images, shared(10).images)
+            assert second not in multiprocessing.active_children()
         assert multiprocessing.active_children() == []
 
     def test_images_in_memory_are_not_copied_to_processes(self):
         split = ArraySplit(np.zeros((9, 4, 4, 3), np.uint8), np.zeros(9, np.int32))
         assert Loader(make_parts(split), 5).workers == 0
 
-    def test_a_broken_image_is_named(self, folder, tmp_path):
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_broken_image_is_named(self, folder, tmp_path, workers):
         for label in "ab":
             (tmp_path / "train" / label).mkdir(parents=True)
             (tmp_path / "val" / label).mkdir(parents=True)
@@ -100,20 +112,25 @@ class TestLoader:
         (tmp_path / "train" / "b" / "0.png").write_bytes(b"no image")
         words = r"cannot read image .*train/b/0\.png: not in a format that"
         with (
-            Loader(make_parts(open_train(tmp_path)), 0) as loader,
+            Loader(make_parts(open_train(tmp_path)), workers) as loader,
             pytest.raises(UserError, match=words),
         ):
             loader(0)
 
 
-def test_grain_is_imported_where_it_is_used_and_without_tensorflow():
+def test_a_program_that_closes_nothing_ends_with_its_workers(folder):
     code = (
-        "import sys, lgm_jax, lgm_jax.stages, lgm_jax.data.loader\n"
-        "assert 'grain' not in sys.modules\n"
-        "import grain\n"
-        "assert not {'tensorflow', 'torch'} & set(sys.modules)"
+        "import sys\n"
+        "from tests.test_data_loader import Loader, Path, make_parts, multiprocessing, open_train\n"
+        "if __name__ == '__main__':\n"
+        "    loader = Loader(make_parts(open_train(Path(sys.argv[1]))), 1)\n"
+        "    print(loader(0).images.shape, multiprocessing.active_children()[0].pid)\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    shape, worker = done.stdout.rsplit(maxsplit=1)
+    assert shape == "(40, 8, 8, 3)"
+    assert not psutil.pid_exists(int(worker))
 
 
 @pytest.mark.slow

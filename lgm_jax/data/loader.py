@@ -1,28 +1,30 @@
-"""Batches of images for a step, decoded ahead of it by worker processes, with Grain.
+"""Batches of images for a step, decoded ahead of it by worker processes.
 
 A worker decodes a part of a batch at a time, and which one follows from its number alone. So a run
-sees the same batches with any number of workers, may begin at any step, and holds in memory one
-batch and the few parts that are decoded ahead.
+sees the same batches with any number of workers, may begin at any step, and holds in memory two
+batches and the two parts that each worker decodes ahead. Workers send pixels through a socket, into
+the rows of the batch: shared memory costs a page fault for every 4 KB of every part.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
-import gc
+import itertools
 import multiprocessing
-import os
 import signal
-import threading
-import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import cloudpickle
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import Int, UInt8
 
 from lgm_jax import checks
@@ -31,12 +33,10 @@ from lgm_jax.data.records import ImageSplit, num_cores
 from lgm_jax.data.sampling import Crops, Order
 from lgm_jax.errors import UserError
 from lgm_jax.interrupts import SIGNALS
+from lgm_jax.prefetch import Ahead
 
 # Images that a worker decodes between two looks at what to do next: 6 MB at 256 px.
 _PART = 32
-
-# Parts that each worker holds ready.
-_AHEAD = 2
 
 
 class HostBatch(NamedTuple):
@@ -58,7 +58,7 @@ class HostBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What workers read from: entry `i` holds a few images of one process's part of a batch.
+    """What a run reads: one process's images of every batch.
 
     Attributes:
         split: The images.
@@ -89,25 +89,22 @@ class Parts:
         return np.arange(self.process_index, self.batch, self.process_count, dtype=np.int32)
 
     @property
-    def per_step(self) -> int:
-        """Entries of one step."""
-        return -(-len(self.numbers) // _PART)
+    def rows(self) -> list[slice]:
+        """Which of this process's rows of a batch each part has."""
+        return [slice(start, start + _PART) for start in range(0, len(self.numbers), _PART)]
 
-    def __len__(self) -> int:
-        return self.steps * self.per_step
-
-    def __getitem__(self, entry: int) -> dict[str, np.ndarray]:
-        """Images (b, r, r, 3) uint8 and their indices (b,).
+    def load(
+        self, step: int, rows: slice
+    ) -> tuple[UInt8[np.ndarray, "b r r 3"], Int[np.ndarray, " b"]]:
+        """Images and their indices in the data set, for some of this process's rows of a batch.
 
         Raises:
             UserError: If an image cannot be read; the message names it.
         """
-        step, part = divmod(entry, self.per_step)
-        numbers = self.numbers[part * _PART : (part + 1) * _PART]
-        positions = step * self.batch + numbers.astype(np.int64)
+        positions = step * self.batch + self.numbers[rows].astype(np.int64)
         indices = self.order.at(positions)
         places = None if self.crops is None else self.crops.at(positions)
-        return {"images": self.split.load(indices, places), "indices": indices}
+        return self.split.load(indices, places), indices
 
 
 class Loader:
@@ -131,9 +128,12 @@ class Loader:
         held |= isinstance(parts.split, ImageSplit) and parts.split.held
         self.workers = 0 if held else workers
         self._parts = parts
-        self._iterator: Any = None
-        self._started = False
+        self._ahead = Ahead(self._read, parts.steps)
+        self._running: list[tuple[SpawnProcess, Connection]] = []
+        self._turns: Iterator[Connection] = iter(())
         self._next_step = 0
+        # multiprocessing's own end of a program waits for workers that nobody has ended.
+        atexit.register(self._end_workers)
 
     def __call__(self, step: int) -> HostBatch:
         """The batch of a step.
@@ -141,32 +141,15 @@ class Loader:
         Raises:
             UserError: If an image cannot be read or a worker dies.
         """
-        if self._iterator is None or step != self._next_step:
-            self.close()
-            self._iterator = iter(_read(self._parts, step, self.workers))
-            self._started = False
-        self._next_step = step + 1
-        numbers = self._parts.numbers
-        images, indices = None, np.empty(len(numbers), np.int32)
-        done = 0
-        for part in self._take():
-            found = part["images"]
-            if images is None:
-                images = np.empty((len(numbers), *found.shape[1:]), np.uint8)
-            images[done : done + len(found)] = found
-            indices[done : done + len(found)] = part["indices"]
-            done += len(found)
-        if images is None:
-            raise ValueError("a process without images in the batch")
-        return HostBatch(images, self._parts.split.labels[indices], numbers, indices)
+        return self._ahead(step)
 
     def close(self) -> None:
         """Ends the workers."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
-            # What was decoded ahead is in shared memory, and in cycles.
-            gc.collect()
+        self._end_workers()
+        self._ahead.close()
+        # Those that the thread was just starting.
+        self._end_workers()
+        atexit.unregister(self._end_workers)
 
     def __enter__(self) -> Loader:
         return self
@@ -179,21 +162,53 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _take(self) -> Iterator[dict[str, np.ndarray]]:
-        for _ in range(self._parts.per_step):
-            try:
-                if self._started:
-                    yield next(self._iterator)
-                else:
-                    self._started = True
-                    yield _first(self._iterator, self.workers)
-            except RuntimeError as error:
-                if "terminated unexpectedly" not in str(error):
-                    raise
-                raise UserError(
-                    "a process that decodes images died, perhaps for lack of memory (shared memory "
-                    "in a container): lower config.data.workers; 0 decodes in threads"
-                ) from error
+    def _read(self, step: int) -> HostBatch:
+        numbers = self._parts.numbers
+        if not len(numbers):
+            raise ValueError("a process without images in the batch")
+        if self.workers:
+            images, indices = self._receive(step)
+        else:
+            images, indices = self._parts.load(step, slice(None))
+        return HostBatch(images, self._parts.split.labels[indices], numbers, indices)
+
+    def _receive(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            if not self._running or step != self._next_step:
+                self._end_workers()
+                self._running = _start_workers(self._parts, step, self.workers)
+                self._turns = itertools.cycle([connection for _, connection in self._running])
+            self._next_step = step + 1
+            images, indices = None, np.empty(len(self._parts.numbers), np.int32)
+            for rows in self._parts.rows:
+                connection = next(self._turns)
+                reply = connection.recv()
+                if isinstance(reply, Exception):
+                    raise reply
+                indices[rows], shape = reply
+                if images is None:
+                    images = np.empty((len(indices), *shape), np.uint8)
+                connection.recv_bytes_into(images[rows].reshape(-1))
+        except Exception as error:
+            # The next call starts anew.
+            self._end_workers()
+            if not isinstance(error, EOFError | OSError):
+                raise
+            raise UserError(
+                "a process that decodes images died, perhaps for lack of memory: lower "
+                "config.data.workers; 0 decodes in threads"
+            ) from error
+        assert images is not None
+        return images, indices
+
+    def _end_workers(self) -> None:
+        running, self._running = self._running, []
+        for process, _ in running:
+            # They are deaf to anything less.
+            process.kill()
+        for process, connection in running:
+            process.join()
+            connection.close()
 
 
 def default_workers() -> int:
@@ -201,35 +216,25 @@ def default_workers() -> int:
     return max(1, num_cores() - 1)
 
 
-def _read(parts: Parts, step: int, workers: int) -> Any:
-    """Grain's data set of the parts from a step on."""
-    # It takes a second to import, and most runs do without.
-    import grain
-
-    # Grain looks at flags of its own, which a program that does without absl's has not parsed.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    source = grain.MapDataset.source(parts)[step * parts.per_step :]
-    if not workers:
-        # One thread to wait for the many that `load` has.
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
-        return source.to_iter_dataset(ahead)
-    alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
-    return source.to_iter_dataset(alone).mp_prefetch(processes, worker_init_fn=_begin_worker)
-
-
-def _first(iterator: Any, workers: int) -> dict[str, np.ndarray]:
-    """The first part, for which the workers start, so that they ignore what asks a run to stop.
-
-    Terminals and schedulers signal every process; the run's own saves, and ends the others.
-    """
-    before = set(multiprocessing.active_children())
-    with _blocking_signals(), ThreadPoolExecutor(1) as pool:
-        first = pool.submit(next, iterator)
-        while not first.done() and len(set(multiprocessing.active_children()) - before) < workers:
-            time.sleep(0.01)
-    return first.result()
+def _start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProcess, Connection]]:
+    """Workers that decode all parts from a step on; each sends every `count`th, in its turn."""
+    # A fork would lose the threads of this process. cloudpickle takes classes of notebooks too.
+    spawn, content = multiprocessing.get_context("spawn"), cloudpickle.dumps(parts)
+    started = []
+    # Terminals and schedulers signal every process; the run's own saves, and ends the others. What
+    # multiprocessing starts beside them would let signals through again.
+    resource_tracker.ensure_running()
+    with _blocking_signals():
+        for worker in range(count):
+            ours, theirs = spawn.Pipe()
+            first = step * len(parts.rows) + worker
+            process = spawn.Process(target=_work, args=(theirs, first, count), daemon=True)
+            process.start()
+            theirs.close()
+            started.append((process, ours))
+    for _, connection in started:
+        connection.send_bytes(content)
+    return started
 
 
 @contextlib.contextmanager
@@ -242,15 +247,30 @@ def _blocking_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(worker: int, workers: int) -> None:
-    """Keeps a worker off the accelerator, and from outliving the run."""
+def _work(connection: Connection, first: int, count: int) -> None:
+    """Decodes and sends every `count`th part from the first on, while somebody receives."""
+    # Keeps off the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        parts: Parts = cloudpickle.loads(connection.recv_bytes())
+        numbers = range(first, parts.steps * len(parts.rows), count)
 
+        def load(turn: int) -> tuple[np.ndarray, np.ndarray] | Exception:
+            step, part = divmod(numbers[turn], len(parts.rows))
+            try:
+                return parts.load(step, parts.rows[part])
+            except UserError as error:
+                return error
+            except Exception as error:
+                # Its class, and what it holds, may not pickle.
+                return RuntimeError("".join(traceback.format_exception(error)))
 
-def _follow_parent() -> None:
-    """Waits for the run's process, which may be killed before it can end its workers."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        with Ahead(load, len(numbers)) as ahead:
+            for turn in range(len(numbers)):
+                found = ahead(turn)
+                if isinstance(found, Exception):
+                    connection.send(found)
+                    break
+                images, indices = found
+                connection.send((indices, images.shape[1:]))
+                connection.send_bytes(images.reshape(-1))
