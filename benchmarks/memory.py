@@ -65,7 +65,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     train, key = dataset.splits["train"], jax.random.key(0)
     opened = time.perf_counter()
     order = Order("shuffle", key, train.labels, dataset.num_classes)
-    parts = Parts(train, order, Crops(key), options.batch, options.steps + 1)
+    # Workers end with the last step, which they would reach before it is asked for.
+    parts = Parts(train, order, Crops(key), options.batch, 2 * options.steps)
     found: dict[str, Any] = {"images": len(train.labels), "open_seconds": opened - started}
     memory: dict[int, list[int]] = {}
     with Loader(parts, options.workers) as loader:

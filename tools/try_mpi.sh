@@ -3,12 +3,18 @@
 #
 #     tools/try_mpi.sh FOLDER
 #
+# `FOLDER` is to be empty or new.
 # One run gets a signal, is started again and goes on, one is told where to meet, as Open MPI 5 needs
 # it, and one is left alone: the images must be the same, bit for bit. Debian's openmpi-bin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "$1")
 mkdir -p "$out"
+# Of another try, checkpoints would be taken for those of this one.
+if [ -n "$(ls -A "$out")" ]; then
+    echo "error: $out is not empty" >&2
+    exit 2
+fi
 
 python=${PYTHON:-python}
 # The pyramid grows by itself with the number of steps, which is known only once the signal came.

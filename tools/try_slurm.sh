@@ -3,6 +3,7 @@
 #
 #     tools/try_slurm.sh FOLDER
 #
+# `FOLDER` is to be empty or new.
 # A batch job gets SIGTERM, asks to be queued again, goes on, is preempted by a job that is more
 # urgent, goes on again, and is cancelled. Its run is then ended by srun, and must have the images of
 # one that was left alone, bit for bit. Debian's slurm-wlm and munge; needs no rights but those of
@@ -11,6 +12,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "$1")
 mkdir -p "$out"
+# Of another try, checkpoints would be taken for those of this one.
+if [ -n "$(ls -A "$out")" ]; then
+    echo "error: $out is not empty" >&2
+    exit 2
+fi
 
 cluster=$(mktemp -d)
 # From here on, every command of Slurm is for this cluster.
@@ -74,15 +80,17 @@ srun --version
 # The pyramid grows by itself with the number of steps, which is known only in the end.
 program=("${PYTHON:-python}" launch.py --config=configs/quickstart.py:quick --distributed=auto
     --config.stages=distill --config.checkpoint_every=10 --config.images.grow_every=1)
+# Quoted for a shell, which folders with blanks need.
+printf -v command '%q ' "${program[@]}" --config.steps=100000 --workdir="$out/resumed"
 cat >"$cluster/job" <<END
 #!/bin/bash
-#SBATCH --ntasks=2 --requeue --open-mode=append --output=$out/job.log
-srun --kill-on-bad-exit=1 ${program[@]} --config.steps=100000 --workdir=$out/resumed
+srun --kill-on-bad-exit=1 $command
 code=\$?
 if [ \$code -eq 75 ]; then scontrol requeue "\$SLURM_JOB_ID"; fi
 exit \$code
 END
-job=$(sbatch --parsable "$cluster/job")
+job=$(sbatch --parsable --ntasks=2 --requeue --open-mode=append --output="$out/job.log" \
+    "$cluster/job")
 
 newest() {
     { find "$out/resumed/checkpoints" -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null || true; } |
