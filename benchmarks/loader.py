@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lgm_jax.data.assembly import Request
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.loader import Loader, Parts
 from lgm_jax.data.records import FileRecords, ImageSplit
@@ -76,7 +77,7 @@ def main() -> None:
 
 def copy_photos(source: Path, target: Path, count: int, side: int) -> None:
     """Some photos of every class, as they are or enlarged."""
-    split = load_folder(source, resolution=RESOLUTION).splits["train"]
+    split = load_folder(Request(str(source), RESOLUTION)).splits["train"]
     if not isinstance(split, ImageSplit) or not isinstance(split.records, FileRecords):
         raise TypeError("a folder gives a split of files")
     rows = np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(int)

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 
+from lgm_jax.data.assembly import Request
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.loader import Loader, Parts
 from lgm_jax.data.sampling import Crops, Order
@@ -61,7 +62,7 @@ def make_folder(folder: Path, photos: list[Path], images: int, classes: int) -> 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What the module's docstring says."""
     started = time.perf_counter()
-    dataset = load_folder(folder / "data", resolution=options.resolution, val_fraction=0.0)
+    dataset = load_folder(Request(str(folder / "data"), options.resolution, val_fraction=0.0))
     train, key = dataset.splits["train"], jax.random.key(0)
     opened = time.perf_counter()
     order = Order("shuffle", key, train.labels, dataset.num_classes)

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from lgm_jax.data import imagenet
-from lgm_jax.data.sizes import known_size
+from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.experiments.paper import IMAGES, PRESET_BACKBONES, PRESETS, SHARED
 

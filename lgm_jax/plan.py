@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import backbones, checks, data, devices, distill, flops, memory, real
 from lgm_jax.backbones.vit import ViTSpec
-from lgm_jax.data.sizes import known_size
+from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.objectives import LGM, SFM, Features
 from lgm_jax.opening import reads_on_host

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,15 @@ from PIL import Image
 from lgm_jax.data import ArraySplit, Dataset, Split, in_memory, load_dataset
 from lgm_jax.data.dataset import SPLITS
 from lgm_jax.data.digits import load_spurious_digits
-from lgm_jax.data.folder import load_folder
 from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
 RESOLUTION = 8
+
+
+def load_folder(folder: Path | str, **options: Any) -> Dataset:
+    return load_dataset("folder", folder=str(folder), **options)
 
 
 def write_image(path: Path, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,17 @@ from PIL import Image
 
 from lgm_jax.data import load_dataset, tfds
 from lgm_jax.data.dataset import Dataset
-from lgm_jax.data.folder import load_folder
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
 R = 16
 ROOT = Path(__file__).parents[1]
+
+
+def load_folder(folder: Path | str, **options: Any) -> Dataset:
+    return load_dataset("folder", folder=str(folder), **options)
+
 
 _MISSING = [
     name
@@ -66,7 +71,8 @@ class TestTfds:
         packaged = load_dataset("imagenette", folder=str(built / "tfds"), resolution=R)
         folder = load_folder(built / "photos", resolution=R, val_fraction=0.0)
         assert list(packaged.class_names) == ["tench", "English springer", "cassette player"]
-        assert list(packaged.wnids) == list(folder.class_names)
+        assert list(packaged.wnids) == list(folder.wnids)
+        assert packaged.class_names == folder.class_names
         assert {n: len(s.labels) for n, s in packaged.splits.items()} == {"train": 30, "test": 12}
         for split in ("train", "test"):
             expected = images_by_class(folder, split)

@@ -18,9 +18,9 @@ from lgm_jax import data
 from lgm_jax.data import imagenet, load_dataset
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.decode import decode, resize_and_crop
-from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.splits import check, select_classes
+from lgm_jax.data.spurious import SPAWRIOUS
 from lgm_jax.errors import UserError
 
 R = 8
@@ -221,7 +221,7 @@ class TestWaterbirds:
         row = {"img_filename": "x.jpg", "y": 0, "split": 0, "place": 0} | {column: value}
         self.unpack(tmp_path, [*self.ROWS, tuple(row.values())])
         with pytest.raises(UserError, match=rf"csv, line 11: {column} is '{value}', not from 0"):
-            load_waterbirds(tmp_path, resolution=R)
+            load_dataset("waterbirds", folder=str(tmp_path), resolution=R)
 
     @pytest.mark.parametrize("kind", ["bom", "crlf", "semicolons", "tabs", "floats", "spaces"])
     def test_table_as_other_programs_save_it(self, tmp_path, kind):
@@ -236,9 +236,12 @@ class TestWaterbirds:
             "floats": re.sub(r"(?<=,)[012](?=,)", r"\g<0>.0", text),
             "spaces": text.replace(",", ", "),
         }[kind]
-        expected = load_waterbirds(folder, resolution=R)
+        expected = load_dataset("waterbirds", folder=str(folder), resolution=R)
         table.write_bytes(changed.encode())
-        assert load_waterbirds(folder, resolution=R).fingerprint == expected.fingerprint
+        assert (
+            load_dataset("waterbirds", folder=str(folder), resolution=R).fingerprint
+            == expected.fingerprint
+        )
 
     @pytest.mark.parametrize(
         ("line", "message"),
@@ -257,21 +260,21 @@ class TestWaterbirds:
         with (folder / "metadata.csv").open("ab") as table:
             table.write(line if isinstance(line, bytes) else line.encode())
         with pytest.raises(UserError, match=message) as error:
-            load_waterbirds(folder, resolution=R)
+            load_dataset("waterbirds", folder=str(folder), resolution=R)
         assert "\n" not in str(error.value)
 
     def test_missing_column(self, tmp_path):
         self.unpack(tmp_path, columns="img_filename,y,split,background")
         with pytest.raises(UserError, match=r"has no column place: expected metadata\.csv with"):
-            load_waterbirds(tmp_path, resolution=R)
+            load_dataset("waterbirds", folder=str(tmp_path), resolution=R)
 
     def test_missing_table_and_image(self, tmp_path):
         with pytest.raises(UserError, match=r"has no metadata\.csv"):
-            load_waterbirds(tmp_path, resolution=R)
+            load_dataset("waterbirds", folder=str(tmp_path), resolution=R)
         self.unpack(tmp_path)
         (tmp_path / "001.A" / "a.jpg").unlink()
         with pytest.raises(UserError, match=r"001\.A/a\.jpg does not exist"):
-            load_waterbirds(tmp_path, resolution=R)
+            load_dataset("waterbirds", folder=str(tmp_path), resolution=R)
 
     @pytest.mark.parametrize("way", ["dots", "absolute"])
     def test_way_out_of_the_folder_is_refused(self, tmp_path, way):
@@ -281,7 +284,7 @@ class TestWaterbirds:
         with (folder / "metadata.csv").open("a") as table:
             table.write(f"9,{name},0,0,0,x\n")
         with pytest.raises(UserError, match=r"leads out of .*data$"):
-            load_waterbirds(folder, resolution=R)
+            load_dataset("waterbirds", folder=str(folder), resolution=R)
 
     def test_links_are_followed_and_names_found_in_the_other_encoding(self, tmp_path):
         write(tmp_path / "pool.jpg", 77)
@@ -294,7 +297,7 @@ class TestWaterbirds:
         np.testing.assert_allclose(test.load(np.asarray([3, 4]))[:, 0, 0, 0], [90, 77], atol=1)
 
     def test_worst_group_needs_groups_to_survive_decoding(self, tmp_path):
-        dataset = load_waterbirds(self.unpack(tmp_path), resolution=R)
+        dataset = load_dataset("waterbirds", folder=str(self.unpack(tmp_path)), resolution=R)
         held = data.in_memory(dataset.splits["test"], limit_bytes=10**6)
         np.testing.assert_array_equal(held.groups, dataset.splits["test"].groups)
         np.testing.assert_array_equal(held.take(np.asarray([2])).groups, [3])
@@ -304,7 +307,7 @@ class TestSpawrious:
     @pytest.fixture
     def few(self, monkeypatch) -> None:
         """Folders of 100 images stand for the real 3,168: 97 and 3, 87 and 13."""
-        monkeypatch.setattr("lgm_jax.data.grouped._DOGS_PER_FOLDER", 100)
+        monkeypatch.setattr("lgm_jax.data.spurious._DOGS_PER_FOLDER", 100)
 
     def unpack(self, folder: Path, benchmark: str, count: int = 100) -> Path:
         spec = SPAWRIOUS[benchmark]
@@ -356,7 +359,7 @@ class TestSpawrious:
     @pytest.mark.usefixtures("few")
     def test_many_to_many(self, tmp_path):
         folder = self.unpack(tmp_path, "spawrious_m2m_easy") / "spawrious224"
-        dataset = load_spawrious(folder, "spawrious_m2m_easy", resolution=R)
+        dataset = load_dataset("spawrious_m2m_easy", folder=str(folder), resolution=R)
         pairs = {
             "bulldog": ("desert", "mountain"),
             "dachshund": ("desert", "mountain"),

@@ -15,8 +15,8 @@ from configs import common
 from configs import paper as recipes
 from lgm_jax import backbones, distill, objectives, plan, settings
 from lgm_jax.augment import PRESETS
-from lgm_jax.data import imagenet, sizes
-from lgm_jax.data.sizes import known_size
+from lgm_jax.data import imagenet, sources
+from lgm_jax.data.sources import known_size
 from lgm_jax.experiments import paper
 from lgm_jax.session import MEMORY_LIMIT
 
@@ -294,8 +294,8 @@ def test_plans_need_no_data(images, capsys, monkeypatch, tmp_path):
 
 
 def test_some_classes_have_their_share_of_the_images():
-    assert known_size("cifar10", "0,3") == sizes.Size(2, 10_000, 2_000)
-    assert known_size("imagenet", "imagenet-100") == sizes.Size(100, 128_116, 5_000)
+    assert known_size("cifar10", "0,3") == sources.Size(2, 10_000, 2_000)
+    assert known_size("imagenet", "imagenet-100") == sources.Size(100, 128_116, 5_000)
     assert known_size("folder") is None
     outline = plan.make_outlines(config_of("clip,in1k", "authors_2025"))[0]
     assert outline.spec.embed.patch == 32

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
 
 from lgm_jax import checks
-from lgm_jax.data import imagenet, tfds
-from lgm_jax.data.arrays import from_arrays, load_npz
+from lgm_jax.data.arrays import from_arrays
+from lgm_jax.data.assembly import Request
+from lgm_jax.data.class_names import name_classes
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
-from lgm_jax.data.digits import load_digits, load_spurious_digits
-from lgm_jax.data.folder import load_artbench, load_folder, load_imagenet
-from lgm_jax.data.grouped import SPAWRIOUS, load_spawrious, load_waterbirds
-from lgm_jax.data.huggingface import load_huggingface
 from lgm_jax.data.leaks import note_leaks
+from lgm_jax.data.sources import SOURCES, get_source
 from lgm_jax.data.splits import (
     check,
     check_links,
@@ -24,7 +18,7 @@ from lgm_jax.data.splits import (
     select_classes,
     skip_unreadable,
 )
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.errors import UserError
 from lgm_jax.progress import progress as show_progress
 
 __all__ = [
@@ -35,6 +29,7 @@ __all__ = [
     "check_name",
     "describe",
     "from_arrays",
+    "get_source",
     "in_memory",
     "load_dataset",
     "source_names",
@@ -44,27 +39,6 @@ ON_BAD_IMAGE = ("stop", "skip")
 
 # Images decoded between two updates of the progress bar.
 _BATCH = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """What a source needs to know; see `load_dataset`."""
-
-    name: str
-    folder: str
-    resolution: int
-    seed: int
-    val_fraction: float | None
-    subset: str
-    label: str
-
-    @property
-    def common(self) -> dict[str, Any]:
-        return {
-            "resolution": self.resolution,
-            "seed": self.seed,
-            "val_fraction": self.val_fraction,
-        }
 
 
 def load_dataset(
@@ -101,10 +75,13 @@ def load_dataset(
     if val_fraction is not None:
         checks.in_range("val_fraction", val_fraction, 0, 0.9)
     checks.one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
-    load = _SOURCES.get(name, _tfds)
-    if label and load not in (_huggingface, _tfds):
+    source = get_source(name)
+    if source.needs and not folder:
+        raise UserError(f"{name} needs {source.needs}: set --config.data.folder=...")
+    if label and not source.columns:
         raise UserError(f"{name} has no columns: leave config.data.label empty")
-    dataset = load(_Request(name, folder, resolution, seed, val_fraction, subset, label))
+    request = Request(folder, resolution, seed, val_fraction, name, subset, label)
+    dataset = name_classes(source.load(request), folder)
     if subset:
         dataset = select_classes(dataset, subset)
     if on_bad_image == "skip":
@@ -117,7 +94,7 @@ def load_dataset(
 
 def source_names() -> list[str]:
     """Every name that `load_dataset` knows, beside `tfds:NAME`."""
-    return list(_SOURCES)
+    return list(SOURCES)
 
 
 def check_name(name: str) -> None:
@@ -126,8 +103,7 @@ def check_name(name: str) -> None:
     Raises:
         UserError: If it does not.
     """
-    if name not in _SOURCES and not name.startswith(tfds.PREFIX):
-        raise unknown_name("data set", name, source_names())
+    get_source(name)
 
 
 def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySplit:
@@ -169,72 +145,3 @@ def check_fits(split: Split, *, limit_bytes: int) -> tuple[int, ...]:
             "features"
         )
     return shape
-
-
-def _digits(request: _Request) -> Dataset:
-    if request.folder:
-        raise UserError(
-            f"digits are not read from a folder: set --config.data.name=folder for {request.folder}"
-        )
-    load = load_digits if request.name == "digits" else load_spurious_digits
-    return load(request.resolution)
-
-
-def _folder(request: _Request) -> Dataset:
-    return load_folder(_given(request, "the folder of images"), **request.common)
-
-
-def _imagenet(request: _Request) -> Dataset:
-    folder = _given(request, "the folder that holds train/<wnid>/ and val/<wnid>/")
-    # Listing a million files that are not wanted takes a while.
-    chosen = imagenet.SUBSETS.get(request.subset, ())
-    only = {imagenet.wnids()[index] for index in chosen}
-    return load_imagenet(folder, **request.common, only=only)
-
-
-def _artbench(request: _Request) -> Dataset:
-    folder = _given(request, "the folder that artbench-10-imagefolder-split.tar was unpacked in")
-    return load_artbench(folder, **request.common)
-
-
-def _waterbirds(request: _Request) -> Dataset:
-    folder = _given(request, "WILDS' folder waterbirds_v1.0, which holds metadata.csv")
-    return load_waterbirds(folder, resolution=request.resolution)
-
-
-def _spawrious(request: _Request) -> Dataset:
-    folder = _given(request, "the folder spawrious224 that its archive unpacks to")
-    return load_spawrious(folder, request.name, **request.common)
-
-
-def _npz(request: _Request) -> Dataset:
-    return load_npz(_given(request, "the .npz file"), **request.common)
-
-
-def _huggingface(request: _Request) -> Dataset:
-    folder = _given(request, "the folder of parquet files")
-    return load_huggingface(folder, **request.common, label=request.label)
-
-
-def _tfds(request: _Request) -> Dataset:
-    name = request.name.removeprefix(tfds.PREFIX)
-    return tfds.load_tfds(name, request.folder, **request.common, label=request.label)
-
-
-def _given(request: _Request, what: str) -> str:
-    if not request.folder:
-        raise UserError(f"{request.name} needs {what}: set --config.data.folder=...")
-    return request.folder
-
-
-_SOURCES: Mapping[str, Callable[[_Request], Dataset]] = {
-    **dict.fromkeys(("digits", "digits_spurious"), _digits),
-    "folder": _folder,
-    "npz": _npz,
-    "imagenet": _imagenet,
-    "artbench": _artbench,
-    "waterbirds": _waterbirds,
-    **dict.fromkeys(SPAWRIOUS, _spawrious),
-    "huggingface": _huggingface,
-    **dict.fromkeys(tfds.NAMES, _tfds),
-}

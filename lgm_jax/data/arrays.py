@@ -6,19 +6,19 @@ import dataclasses
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lgm_jax.data import formats, pixels
-from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.labels import check_names, list_some, match_labels, read_labels, unlabelled
-from lgm_jax.data.records import ImageSplit, PixelRecords
+from lgm_jax.data.assembly import Request, Stored, assemble
+from lgm_jax.data.dataset import Dataset
+from lgm_jax.data.labels import check_names, read_labels, unlabelled
+from lgm_jax.data.records import PixelRecords
 from lgm_jax.data.split_names import assign_splits
-from lgm_jax.data.splits import complete
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, list_some
 
 Labelled = tuple[np.ndarray, Any] | tuple[np.ndarray, Any, Any]
 
@@ -72,35 +72,32 @@ def from_arrays(
             split=split,
             names=own if len(own) else None,
         )
-    names, matched, unlabelled_ones = match_labels(read, name)
     group_names = check_names(group_names, name, "group")
-    made: dict[str, Split] = {}
-    facts: list[object] = [resolution, names if len(class_names) else [], group_names]
-    for split, labels in matched.items():
-        images, groups, stored = arrays[split], None, splits[assigned[split]]
-        if len(stored) == 3:
-            groups = _check_groups(stored[2], len(images), f"{name}, {split} groups")
-        records = PixelRecords(f"{name}, {split}", images)
-        rows = np.arange(len(images))
-        made[split] = ImageSplit(records, rows, labels, resolution, groups=groups)
-        facts += [split, images, labels, [] if groups is None else groups]
-    group_names = group_names or _number_groups(made)
-    dataset = Dataset(
-        name, names, made, digest(*facts), group_names, notes=[*notes, *unlabelled_ones]
-    )
-    return complete(dataset, seed=seed, val_fraction=val_fraction)
+    stored = {}
+    for split, given in assigned.items():
+        labelled, groups = splits[given], None
+        if len(labelled) == 3:
+            what = f"{name}, {split} groups"
+            groups = _check_groups(labelled[2], len(arrays[split]), what)
+        records = PixelRecords(f"{name}, {split}", arrays[split])
+        stored[split] = Stored(records, read[split], groups, arrays[split])
+    request = Request("", resolution, seed, val_fraction)
+    group_names = group_names or _number_groups(stored.values())
+    return assemble(request, name, stored, benchmark=False, group_names=group_names, notes=notes)
 
 
-def _number_groups(splits: Mapping[str, Split]) -> list[str]:
+def _number_groups(splits: Iterable[Stored]) -> list[str]:
     """Names of groups that have none: their numbers."""
-    largest = [int(split.groups.max()) for split in splits.values() if split.groups is not None]
+    largest = [
+        int(split.groups.max())
+        for split in splits
+        if split.groups is not None and len(split.groups)
+    ]
     return [str(group) for group in range(max(largest, default=-1) + 1)]
 
 
-def load_npz(
-    file: str | Path, *, resolution: int, seed: int = 0, val_fraction: float | None = None
-) -> Dataset:
-    """Reads an `.npz` file; see `from_arrays` for what its arrays may be.
+def load_npz(request: Request) -> Dataset:
+    """Reads the `.npz` file of a request; see `from_arrays` for what its arrays may be.
 
     It holds `images` and `labels`, or `train_images`, `train_labels` and so on; and perhaps
     `class_names` (or `train_class_names` and so on), `groups` (likewise) and `group_names`. Never
@@ -109,6 +106,7 @@ def load_npz(
     Raises:
         UserError: If it cannot be read, lacks arrays, or holds Python objects.
     """
+    file = request.folder
     path = Path(os.path.expanduser(file))
     try:
         stored = np.load(path, allow_pickle=False)
@@ -141,12 +139,12 @@ def load_npz(
             split: tuple(kinds[kind] for kind in ("images", "labels", "groups") if kind in kinds)
             for split, kinds in splits.items()
         },
-        resolution=resolution,
+        resolution=request.resolution,
         class_names=own if any(map(len, own.values())) else (),
         group_names=np.asarray(arrays.get("group_names", ())).reshape(-1).tolist(),
         name=path.stem,
-        seed=seed,
-        val_fraction=val_fraction,
+        seed=request.seed,
+        val_fraction=request.val_fraction,
     )
     unused = [key for key in arrays if key != "group_names" and not _is_used(key, given)]
     if unused:

@@ -1,55 +1,40 @@
-"""Folders of images with one folder per class: a person's own, ImageNet and ArtBench."""
+"""A person's own folder of images: one folder per class, perhaps in folders of splits."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from lgm_jax.data import imagenet
-from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.labels import Labels, match_labels
-from lgm_jax.data.layout import check_parts, find_layout
+from lgm_jax.data.assembly import Listed, Request, assemble_files
+from lgm_jax.data.dataset import Dataset
+from lgm_jax.data.labels import unlabelled
 from lgm_jax.data.listing import File, Listing
-from lgm_jax.data.records import FileRecords, ImageSplit
-from lgm_jax.data.split_names import check_one, find_splits
-from lgm_jax.data.splits import complete
+from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of, splits_within
 from lgm_jax.errors import UserError, list_some
-from lgm_jax.names import looks, plain
+from lgm_jax.names import folded, looks, match, plain
 
 _LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"
 _ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".zip", ".xz", ".bz2", ".7z", ".rar"})
-# Where the archive that Kaggle hands out has ImageNet, from each of the folders above.
-_UNPACKED = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
-_ARTBENCH = (
-    "art_nouveau",
-    "baroque",
-    "expressionism",
-    "impressionism",
-    "post_impressionism",
-    "realism",
-    "renaissance",
-    "romanticism",
-    "surrealism",
-    "ukiyo_e",
+# What archives call the folders of images and of what is said about them: no classes.
+_PARTS = frozenset(
+    {
+        *("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data"),
+        *("annotations", "annotation", "labels", "masks", "mask", "trimaps", "segmentations"),
+        *("segmentation", "segmentationclass", "segmentationobject", "attributes", "bboxes"),
+        *("ground truth", "groundtruth", "gt", "depth", "edges"),
+    }
 )
+# Of so many classes it is looked whether they hold splits.
+_LOOKED_AT = 3
 
 
-_Classes = Mapping[str, Sequence[File]]
-
-
-def load_folder(
-    folder: str | Path, *, resolution: int, seed: int = 0, val_fraction: float | None = None
-) -> Dataset:
+def load_folder(request: Request) -> Dataset:
     """Lists a folder of images; nothing is decoded yet.
 
-    Two layouts are read; see `layout.find_layout`. `train/<class>/*` comes with `val`, `test` or
-    both, by any of their usual names; `<class>/*` alone is split here, into about 70 % `train`,
-    10 % `val` and 20 % `test` of each class. What the folder lacks is held out of `train`: see
-    `splits.complete`.
+    Two layouts are read. `train/<class>/*` comes with `val`, `test` or both, by any of their usual
+    names; `<class>/*` alone is split here, into about 70 % `train`, 10 % `val` and 20 % `test` of
+    each class. What the folder lacks is held out of `train`: see `splits.complete`.
 
     Images may lie at any depth below their class, and links are followed; see `listing.Listing`
     for what is left out, of which the data set has notes. The split depends on names and seed, not
@@ -57,114 +42,26 @@ def load_folder(
     names, sizes, labels, splits and resolution, but not what is in the files. The EXIF orientation
     is honoured.
 
-    Args:
-        folder: The data folder; `~` is expanded.
-        resolution: Side of the images to give, in pixels.
-        seed: Seed of the split.
-        val_fraction: Part of the training images that becomes `val` where there is none.
-
     Raises:
         UserError: If the folder is missing or laid out otherwise, has fewer than two classes or a
             class without images, if no image could be held out for `test`, or if a link that may
             be a class leads nowhere.
     """
-    root = open_folder(folder, _LAYOUT)
+    root = open_folder(request.folder, _LAYOUT)
     listing = Listing(root)
-    given = find_layout(listing) or {"train": ""}
-    classes = {split: _list_classes(listing, split, inside) for split, inside in given.items()}
-    dataset = _make_dataset(listing, given, classes, resolution, orient=True)
-    return complete(dataset, seed=seed, val_fraction=val_fraction)
+    given = find_splits_of_classes(listing) or {"train": ""}
+    listed = {split: list_classes(listing, split, inside) for split, inside in given.items()}
+    names = list(dict.fromkeys(map(str, listed["train"].classes)))
+    if len(names) < 2:
+        what = f"one class only, {names[0]!r}" if names else "none of the classes"
+        raise UserError(f"{root / given['train']} has {what}: expected {_LAYOUT}")
+    return assemble_files(request, name_of(root), listing, listed, benchmark=False, orient=True)
 
 
-def load_imagenet(
-    folder: str | Path,
-    *,
-    resolution: int,
-    seed: int = 0,
-    val_fraction: float | None = None,
-    only: Collection[str] = (),
-) -> Dataset:
-    """Lists ImageNet as it is unpacked: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
-
-    The official validation images are the `test` split. No other ones are held out of the training
-    images unless asked for, so that they are those of published results.
-
-    Args:
-        folder: The data folder, or one above its `ILSVRC/Data/CLS-LOC`; `~` is expanded.
-        resolution: Side of the images to give, in pixels.
-        seed: Seed of the split.
-        val_fraction: Part of the training images that becomes `val`; none by default.
-        only: WordNet names of the classes to list; all that there are by default.
-
-    Raises:
-        UserError: As for `load_folder`, or if a folder is not named after a class of ImageNet-1k.
-    """
-    layout = "<folder>/train/<wnid>/*.JPEG and <folder>/val/<wnid>/*.JPEG"
-    root = open_folder(folder, layout)
-    inside = next((path for path in _UNPACKED if (root / path / "train").is_dir()), "")
-    listing = Listing(root / inside)
-    if inside:
-        listing.say(f"{os.path.basename(os.path.abspath(root))}: images are those in {inside}")
-        root = root / inside
-    given = _find_splits(listing, ("train", "val"), layout)
-    if not listing.folders(given["val"]):
-        raise UserError(
-            f"{root / given['val']} has no folders: move each image into the folder of its class, "
-            "val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt (of Kaggle's archive "
-            "LOC_val_solution.csv) says"
-        )
-    classes = {
-        split: _list_classes(listing, split, inside, only) for split, inside in given.items()
-    }
-    for split, listed in classes.items():
-        strange = sorted(set(listed) - set(imagenet.wnids()))
-        if strange:
-            raise UserError(
-                f"{root / given[split]} has folders that are no classes of ImageNet-1k: "
-                f"{list_some(strange)}; for a data set of your own, set --config.data.name=folder"
-            )
-    dataset = _make_dataset(listing, given, classes, resolution, orient=False, name="imagenet")
-    named = name_imagenet_classes(dataset)
-    return complete(named, seed=seed, val_fraction=val_fraction or 0.0)
-
-
-def load_artbench(
-    folder: str | Path, *, resolution: int, seed: int = 0, val_fraction: float | None = None
-) -> Dataset:
-    """Lists ArtBench-10 as its archive `artbench-10-imagefolder-split.tar` unpacks.
-
-    Its images are 256 x 256, so nothing is resized at that resolution. None of the training images
-    are held out unless asked for.
-
-    Args:
-        folder: The unpacked folder or the one it was unpacked in; `~` is expanded.
-        resolution: Side of the images to give, in pixels.
-        seed: Seed of the split.
-        val_fraction: Part of the training images that becomes `val`; none by default.
-
-    Raises:
-        UserError: As for `load_folder`, or if it does not hold ArtBench's ten styles.
-    """
-    layout = "train/<style>/*.jpg and test/<style>/*.jpg, as artbench-10-imagefolder-split.tar has"
-    root = open_folder(folder, layout)
-    inner = root / "artbench-10-imagefolder-split"
-    root = inner if inner.is_dir() else root
-    listing = Listing(root)
-    given = _find_splits(listing, ("train", "test"), layout)
-    classes = {split: _list_classes(listing, split, inside) for split, inside in given.items()}
-    if tuple(sorted(classes["train"])) != _ARTBENCH:
-        raise UserError(
-            f"{root / given['train']} has other folders than ArtBench's {list(_ARTBENCH)}"
-        )
-    dataset = _make_dataset(listing, given, classes, resolution, orient=False, name="artbench")
-    return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
-
-
-def name_imagenet_classes(dataset: Dataset) -> Dataset:
-    """Gives classes called by their WordNet names the names that people use."""
-    numbers = {wnid: index for index, wnid in enumerate(imagenet.wnids())}
-    names = [imagenet.names()[numbers[wnid]] for wnid in dataset.class_names]
-    return dataclasses.replace(dataset, class_names=names, wnids=list(dataset.class_names))
+def name_of(root: Path) -> str:
+    """What to call a data set: its folder's name."""
+    # `.` has no name of its own.
+    return Path(os.path.abspath(root)).name
 
 
 def open_folder(folder: str | Path, layout: str) -> Path:
@@ -185,25 +82,18 @@ def open_folder(folder: str | Path, layout: str) -> Path:
     raise UserError(f"{folder} is not a folder: expected {layout}")
 
 
-def _find_splits(listing: Listing, wanted: Sequence[str], layout: str) -> dict[str, str]:
-    """From each split of a benchmark to its folder's name; what else there is, is noted."""
-    names = listing.folders()
-    found = find_splits(names)
-    for split in wanted:
-        if split not in found:
-            raise UserError(f"{listing.root} has no folder {split}: expected {layout}")
-        check_one(found[split], str(listing.root))
-    given = {split: found[split][0] for split in wanted}
-    others = [name for name in names if name not in given.values()]
-    if others:
-        listing.say(f"{listing.root}: what lies in {list_some(others)} is ignored")
-    return given
+def list_classes(listing: Listing, split: str, inside: str, only: Collection[str] = ()) -> Listed:
+    """Lists the images of class folders; those whose names look the same are one class.
 
+    Args:
+        listing: Of the data folder.
+        split: Of what split they are.
+        inside: The folder of class folders, below it.
+        only: Names of the classes to list; all that there are by default.
 
-def _list_classes(
-    listing: Listing, split: str, inside: str, only: Collection[str] = ()
-) -> _Classes:
-    """From each class to its images; folders whose names look the same are one class."""
+    Raises:
+        UserError: If there are none, or one of those to train on has other files only.
+    """
     folder = listing.root / inside
     names = listing.folders(inside)
     if not names:
@@ -226,44 +116,151 @@ def _list_classes(
             written.append(name)
         elif split == "train" and not listing.is_empty(Path(inside, name).as_posix()):
             raise UserError(f"class {name!r} has no images in {folder / name}")
-    check_parts(folder, list(classes))
+    _check_parts(folder, list(classes))
     if merged:
         listing.say(
             f"{folder}: folders whose names look the same are one class: {list_some(merged)}"
         )
     if written:
         listing.say(f"{folder}: no classes, since they hold text alone: {list_some(written)}")
-    return classes
+    listed = Listed()
+    for shown, files in classes.items():
+        listed.add(files, shown)
+    return listed
 
 
-def _make_dataset(
-    listing: Listing,
-    given: Mapping[str, str],
-    classes: Mapping[str, _Classes],
-    resolution: int,
-    *,
-    orient: bool,
-    name: str = "",
-) -> Dataset:
-    """The listed images, in the splits that the folder has."""
-    root, names = listing.root, list(classes["train"])
-    if len(names) < 2:
-        what = f"one class only, {names[0]!r}" if names else "none of the classes"
-        raise UserError(f"{root / given['train']} has {what}: expected {_LAYOUT}")
-    # `.` has no name of its own.
-    name = name or Path(os.path.abspath(root)).name
-    read = {}
-    for split, members in classes.items():
-        counts = [len(group) for group in members.values()]
-        numbers = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        read[split] = Labels(numbers, list(members))
-    class_names, matched, more = match_labels(read, name)
-    splits: dict[str, Split] = {}
-    facts: list[object] = [resolution, orient, class_names]
-    for split, labels in matched.items():
-        files = [file for group in classes[split].values() for file in group]
-        records = FileRecords(root, [file.path for file in files], [file.size for file in files])
-        splits[split] = ImageSplit(records, np.arange(len(files)), labels, resolution, orient)
-        facts += [split, files, labels]
-    notes = [*listing.notes(), *more]
-    return Dataset(name, class_names, splits, digest(*facts), notes=notes, lost=listing.lost)
+def find_splits_of_classes(listing: Listing) -> dict[str, str]:
+    """From split to its folder's name, or nothing where the folders are classes.
+
+    Names decide, and whether the folders hold folders of images. What is ignored is noted.
+
+    Raises:
+        UserError: If that cannot be told, if two folders are the same split, if splits lie in the
+            classes, or if the folders lie in one that is alone.
+    """
+    names = listing.folders()
+    found = find_splits(names)
+    # What is only looked at is not left out.
+    look = Listing(listing.root)
+
+    def classes(name: str) -> list[str]:
+        return [each for each in look.folders(name) if look.images(f"{name}/{each}")]
+
+    # A class may be called bullet_train; imagenet_train holds classes.
+    found = {
+        split: [name for name in given if split_of(name) or look.folders(name)]
+        for split, given in found.items()
+    }
+    found = {split: given for split, given in found.items() if given}
+    known = [name for given in found.values() for name in given]
+    others = [name for name in names if known and name not in known and look.images(name)]
+    if "train" in found and len(found) > 1:
+        return _check_splits(listing, found, others)
+    if "train" in found:
+        return _check_train(listing, found["train"][0], others, classes)
+    exact = [name for name in known if split_of(name)]
+    if exact and (not others or any(map(classes, exact))):
+        raise UserError(f"{listing.root} has {' and '.join(exact)} but no train folder")
+    _check_classes(listing, look, names, classes)
+    for name in exact:
+        _say_class(listing, name)
+    return {}
+
+
+def _check_parts(folder: Path, names: Sequence[str]) -> None:
+    """Refuses classes that are called as the parts of an archive are: images and masks.
+
+    Raises:
+        UserError: If all are.
+    """
+    if len(names) > 1 and all(folded(name) in _PARTS for name in names):
+        raise UserError(
+            f"{folder} has {list_some(names)}, which are no classes by their names: expected "
+            "<class>/*.jpg, so put the images of each class into a folder of its own"
+        )
+
+
+def _check_classes(
+    listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
+) -> None:
+    """Refuses folders that are no classes by their names or by what they hold, or says it."""
+    mentioned = [splits_within(name) for name in names]
+    if mentioned and all(mentioned) and len(set().union(*mentioned)) > 1:
+        raise UserError(
+            f"{listing.root} has {list_some(names)}, each of a split and something else: expected "
+            "train/<class> and test/<class>"
+        )
+    for name in names[:_LOOKED_AT]:
+        inside = find_splits(each for each in look.folders(name) if split_of(each))
+        if "train" in inside and len(inside) > 1:
+            splits = " and ".join(given[0] for given in inside.values())
+            if len(names) == 1:
+                raise UserError(
+                    f"{listing.root} has {name} alone, which has {splits}: give "
+                    f"{listing.root / name}"
+                )
+            raise UserError(
+                f"{listing.root / name} has {splits}: splits must hold classes, as in "
+                "train/<class>, not classes splits; if it is the data set, give it alone"
+            )
+    if len(names) == 1 and len(below := classes(names[0])) > 1:
+        raise UserError(
+            f"{listing.root} has {names[0]} alone, which has {list_some(below)}: give "
+            f"{listing.root / names[0]}"
+        )
+    held = [set(look.folders(name)) for name in names[:_LOOKED_AT]]
+    alike = sorted(set.intersection(*held)) if len(held) > 1 else []
+    if len(alike) > 1:
+        listing.say(
+            f"{listing.root}: {list_some(names)} are the classes, and each has folders "
+            f"{list_some(alike)}: if those are the classes, call these train, val and test"
+        )
+
+
+def _check_splits(
+    listing: Listing, found: dict[str, list[str]], others: Sequence[str]
+) -> dict[str, str]:
+    """Splits beside `train`, without those whose images lie in no classes."""
+    for given in found.values():
+        check_one(given, str(listing.root))
+    for name in others:
+        listing.say(ignored(str(listing.root), name))
+    splits, look = {}, Listing(listing.root)
+    trained = look.folders(found["train"][0])
+    for split, (name,) in found.items():
+        inside = look.folders(name)
+        # Readers of class folders need one for images that have none: test/unknown.
+        makeshift = len(inside) == 1 < len(trained) and not match(inside, trained)
+        if split != "train" and (makeshift or (not inside and look.images(name))):
+            listing.say(unlabelled(str(listing.root / name), split))
+        else:
+            splits[split] = name
+    return splits
+
+
+def _check_train(
+    listing: Listing, train: str, others: Sequence[str], classes: Callable[[str], Sequence[str]]
+) -> dict[str, str]:
+    """Nothing, where `train` is a class beside others; it is one unless it holds folders."""
+    root, inside = listing.root, classes(train)
+    alike = [name for name in others if set(classes(name)) & set(inside)]
+    if not others:
+        raise UserError(
+            f"{root} has {train} but neither val nor test: give {root / train} to have it split"
+        )
+    if alike or (inside and split_of(train)):
+        raise UserError(
+            f"{root} has {(alike or others)[0]} beside {train}, which has folders as a split has: "
+            "call it val or test, or move it away; if they are classes, rename the folder "
+            f"{train}"
+        )
+    if split_of(train):
+        _say_class(listing, train)
+    return {}
+
+
+def _say_class(listing: Listing, name: str) -> None:
+    listing.say(
+        f"{listing.root}: the folder {name} is a class, since it holds images and no folders of "
+        "them"
+    )

@@ -9,24 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lgm_jax import paths
 from lgm_jax.data import formats
-from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.folder import open_folder
-from lgm_jax.data.labels import (
-    Labels,
-    choose_label,
-    is_called_label,
-    match_labels,
-    read_labels,
-    unlabelled,
-)
+from lgm_jax.data.assembly import Request, Stored, assemble
+from lgm_jax.data.dataset import Dataset
+from lgm_jax.data.folder import name_of, open_folder
+from lgm_jax.data.labels import Labels, choose_label, is_called_label, read_labels, unlabelled
 from lgm_jax.data.listing import check_inside
-from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.split_names import assign_splits
-from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError, list_some
 
 _LAYOUT = "parquet files with an image and a label column, or what save_to_disk writes"
@@ -59,53 +49,37 @@ class HubRecords:
         return f"{self.split}[{number}]"
 
 
-def load_huggingface(
-    folder: str | Path,
-    *,
-    resolution: int,
-    seed: int = 0,
-    val_fraction: float | None = None,
-    label: str = "",
-) -> Dataset:
+def load_huggingface(request: Request) -> Dataset:
     """Opens a folder of parquet files, or one that `datasets.save_to_disk` wrote.
 
     Nothing is downloaded and no script of the folder is run. The EXIF orientation is honoured, as
-    `datasets` does. Splits may number their classes differently: names decide.
-
-    Args:
-        folder: The folder; `~` is expanded.
-        resolution: Side of the images to give, in pixels.
-        seed: Seed of the split.
-        val_fraction: Part of the training images that becomes `val` where there is none.
-        label: The column of labels: of type `ClassLabel`, integers or text. By default `label` if
-            it is a `ClassLabel`, else the only one, else a column of another type that is called
-            `label` or the like. Of several, comma-separated, each split's is the first that it has.
+    `datasets` does. Splits may number their classes differently: names decide. The request's label
+    is the column of labels: of type `ClassLabel`, integers or text. By default it is `label` if
+    that is a `ClassLabel`, else the only one, else a column of another type that is called `label`
+    or the like. Of several, comma-separated, each split's is the first that it has.
 
     Raises:
         UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
             label or training images.
     """
     datasets = _import_datasets()
-    root = open_folder(folder, _LAYOUT)
-    name = Path(os.path.abspath(root)).name
+    root = open_folder(request.folder, _LAYOUT)
     tables, files, unread = _read(datasets, root)
     assigned, notes = assign_splits([*tables, *unread], str(root))
-    images, read, said = _read_labels(datasets, tables, files, assigned, label, root)
-    class_names, matched, unlabelled_ones = match_labels(read, name)
-    splits: dict[str, Split] = {}
-    facts: list[Any] = [resolution, class_names]
-    for split, labels in matched.items():
-        called = assigned[split]
+    images, read, said = _read_labels(datasets, tables, files, assigned, request.label, root)
+    sizes = [
+        [path.relative_to(root).as_posix(), path.stat().st_size]
+        for path in sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")])
+    ]
+    stored = {}
+    for split, called in assigned.items():
         table = tables[called].cast_column(images[split], datasets.Image(decode=False))
         records = HubRecords(str(root), called, table, images[split])
-        rows = np.arange(len(labels))
-        splits[split] = ImageSplit(records, rows, labels, resolution, orient=True)
-        facts += [called, labels]
-    stored = sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")])
-    facts += [[path.relative_to(root).as_posix(), path.stat().st_size] for path in stored]
-    notes = [*notes, *said, *unlabelled_ones]
-    dataset = Dataset(name, class_names, splits, digest(*facts), notes=notes)
-    return complete(dataset, seed=seed, val_fraction=val_fraction)
+        if split in read:
+            stored[split] = Stored(records, read[split], identity=[called, sizes])
+    return assemble(
+        request, name_of(root), stored, benchmark=False, orient=True, notes=[*notes, *said]
+    )
 
 
 def _read_labels(
@@ -117,7 +91,7 @@ def _read_labels(
     root: Path,
 ) -> tuple[dict[str, str], dict[str, Labels], list[str]]:
     """By split, the column of its images, and its labels if it has any; and what to say of them."""
-    name = Path(os.path.abspath(root)).name
+    name = name_of(root)
     features = tables[assigned["train"]].features
     wanted = [asked] if asked in features else [key.strip() for key in asked.split(",")]
     first = next((key for key in wanted if key in features), asked)

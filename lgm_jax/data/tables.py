@@ -17,13 +17,7 @@ def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         UserError: If it is no text.
     """
-    try:
-        if reason := formats.explain_file(table):
-            raise UserError(f"cannot read {table}: {reason}")
-        # A byte order mark is no part of the first cell.
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table} is not UTF-8: save it as CSV in UTF-8") from error
+    text = read_text(table)
     head = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
     try:
@@ -33,6 +27,22 @@ def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise UserError(f"{table}, line {reader.line_num}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        UserError: If it is no text.
+    """
+    try:
+        if reason := formats.explain_file(path):
+            raise UserError(f"cannot read {path}: {reason}")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it in UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def whole(text: str) -> str:

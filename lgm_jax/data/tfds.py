@@ -13,27 +13,13 @@ from typing import Any
 import numpy as np
 
 from lgm_jax import paths
-from lgm_jax.data import cache, imagenet
-from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.folder import name_imagenet_classes
-from lgm_jax.data.labels import choose_label, match_labels, read_labels, unlabelled
-from lgm_jax.data.records import ImageSplit
+from lgm_jax.data import cache
+from lgm_jax.data.assembly import Request, Stored, assemble
+from lgm_jax.data.dataset import Dataset, digest
+from lgm_jax.data.labels import choose_label, read_labels, unlabelled
 from lgm_jax.data.split_names import assign_splits
-from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress
-
-NAMES = (
-    "imagenet2012",
-    "imagenette",
-    "caltech_birds2011",
-    "stanford_dogs",
-    "oxford_flowers102",
-    "food101",
-    "cifar10",
-    "oxford_iiit_pet",
-)
-"""Sets that need no `tfds:` before their name."""
 
 PREFIX = "tfds:"
 
@@ -63,47 +49,34 @@ class TfdsRecords:
         return f"{self.split}[{number}]"
 
 
-def load_tfds(
-    name: str,
-    data_dir: str = "",
-    *,
-    resolution: int,
-    seed: int = 0,
-    val_fraction: float | None = None,
-    label: str = "",
-) -> Dataset:
+def load_tfds(request: Request) -> Dataset:
     """Opens a prepared TFDS data set that has an image and a label.
 
     Reading the labels means reading every record once; they are then remembered on this machine.
     The splits are TFDS's: where it has one beside `train`, that one is `test`, whatever it is
     called. None of the training images are held out unless asked for. The EXIF orientation is
-    ignored, as TFDS does.
-
-    Args:
-        name: TFDS's name, perhaps with a configuration: `imagenette/320px-v2`.
-        data_dir: Where TFDS keeps its sets; by default `$TFDS_DATA_DIR` or
-            `~/tensorflow_datasets`.
-        resolution: Side of the images to give, in pixels.
-        seed: Seed of the split.
-        val_fraction: Part of the training images that becomes `val`; none by default.
-        label: The feature of labels, of type `ClassLabel`; by default `label`, else the only one.
+    ignored, as TFDS does. The request's name is TFDS's, perhaps with a configuration
+    (`imagenette/320px-v2`); its folder is where TFDS keeps its sets, by default `$TFDS_DATA_DIR` or
+    `~/tensorflow_datasets`; its label is the feature of labels, of type `ClassLabel`, by default
+    `label`, else the only one.
 
     Raises:
         UserError: If TFDS is not installed, or the set is not prepared, is not in ArrayRecord
             format, lacks files, or has no image, label or training images. Says what to type.
     """
     tfds = _import_tfds()
-    folder = _find(tfds, name, data_dir)
+    name = request.name.removeprefix(PREFIX)
+    folder = _find(tfds, name, request.folder)
     builder = _open(tfds, name, folder)
     base, features = name.split("/")[0], builder.info.features
     image_key = _find_image(tfds, name, features)
-    label_key, notes = _find_label(tfds, features, label, base)
+    label_key, notes = _find_label(tfds, features, request.label, base)
     decoders = _undecoded(tfds, features)
     described = ("dataset_info.json", "features.json")
     identity = digest(*((folder / file).read_bytes() for file in described))
     assigned, ignored = assign_splits(builder.info.splits, base)
     notes += ignored
-    sources, read = {}, {}
+    stored = {}
     for split, called in assigned.items():
         if called == "test" and base in _UNLABELLED:
             notes.append(unlabelled(base, split))
@@ -113,18 +86,10 @@ def load_tfds(
         key = digest(identity, called, label_key)
         values = _labels(source, label_key, f"{base}, {called}", key)
         names = _class_names(features[label_key])
-        read[split] = read_labels(values, len(values), where=base, split=split, names=names)
-        sources[split] = TfdsRecords(str(folder), called, source, image_key)
-    class_names, matched, unlabelled_ones = match_labels(read, base)
-    splits: dict[str, Split] = {
-        split: ImageSplit(sources[split], np.arange(len(labels)), labels, resolution)
-        for split, labels in matched.items()
-    }
-    fingerprint = digest(identity, resolution, *([label_key] if label else []))
-    dataset = Dataset(base, class_names, splits, fingerprint, notes=[*notes, *unlabelled_ones])
-    if set(dataset.class_names) <= set(imagenet.wnids()):
-        dataset = name_imagenet_classes(dataset)
-    return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
+        labels = read_labels(values, len(values), where=base, split=split, names=names)
+        stored[split] = Stored(TfdsRecords(str(folder), called, source, image_key), labels)
+    facts = [identity, request.resolution, *([label_key] if request.label else [])]
+    return assemble(request, base, stored, benchmark=True, identity=facts, notes=notes)
 
 
 def _undecoded(tfds: Any, features: Any) -> dict[str, Any]:
@@ -171,7 +136,9 @@ def _find(tfds: Any, name: str, data_dir: str) -> Path:
     if versions:
         return versions[-1]
     command = f"{_BUILD} build {name} --file_format=array_record --data_dir={root}"
-    raise UserError(f"{root} holds no {name}: {_manual(tfds, name, root)}{command}")
+    raise UserError(
+        f"{root} holds no {name}, prepared or as it unpacks: {_manual(tfds, name, root)}{command}"
+    )
 
 
 def _versions(folder: Path) -> Sequence[Path]:

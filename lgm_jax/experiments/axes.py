@@ -157,7 +157,7 @@ def _chosen(config: ConfigDict, name: str) -> dict[str, Any]:
 
 def _by_tfds(source: str) -> bool:
     """Whether a folder is TFDS's, which holds one folder for each data set."""
-    return source in data.tfds.NAMES or source.startswith(data.tfds.PREFIX)
+    return data.get_source(source).prepared
 
 
 def _refuse_repeated(key: str, items: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import files, runs
 from lgm_jax.backbones import specs
-from lgm_jax.data.sizes import known_size
+from lgm_jax.data.sources import known_size
 from lgm_jax.experiments import paper
 from lgm_jax.experiments.axes import AVERAGE, SETS, backbones, evaluated, sets
 from lgm_jax.experiments.paper import Number, Row

@@ -6,31 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from lgm_jax.data import tables
-from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.folder import open_folder
+from lgm_jax.data.assembly import Listed
 from lgm_jax.data.listing import Listing
-from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.split_names import SPLITS
-from lgm_jax.data.splits import complete
 from lgm_jax.errors import UserError
+
+# By split, the images; and the names of classes and of groups.
+Grouped = tuple[Mapping[str, Listed], Sequence[str], Sequence[str]]
 
 _BIRDS = ("landbird", "waterbird")
 _PLACES = ("land", "water")
 
 _DOGS = ("bulldog", "corgi", "dachshund", "labrador")
 _DOGS_PER_FOLDER = 3168
-
-
-class _Member(NamedTuple):
-    """An image: its path below the data folder, its size in bytes, label and group."""
-
-    path: str
-    size: int
-    label: int
-    group: int
 
 
 class _Spawrious(NamedTuple):
@@ -69,28 +58,25 @@ _LISTED = ("bulldog", "dachshund", "labrador", "corgi")
 _SWAPPED = (1, 0, 3, 2)
 
 
-def load_waterbirds(folder: str | Path, *, resolution: int) -> Dataset:
+def list_waterbirds(listing: Listing, expected: str) -> Grouped:
     """Lists Waterbirds with its official splits, as WILDS unpacks it (`waterbirds_v1.0`).
 
-    Groups are bird x background, from 0: landbird on land, on water, waterbird on land, on water.
+    Groups are bird x background: landbird on land, on water, waterbird on land, on water.
 
     Args:
-        folder: The folder with `metadata.csv`; `~` is expanded.
-        resolution: Side of the images to give, in pixels.
+        listing: Of the folder with `metadata.csv`.
+        expected: What the folder should hold, for messages.
 
     Raises:
         UserError: If the table is missing, lacks a column or has a value that it should not, or if
             an image is missing or lies outside the folder.
     """
-    layout = "metadata.csv with img_filename, y, split and place, and the images that it names"
-    root = open_folder(folder, layout)
-    table = root / "metadata.csv"
+    table = listing.root / "metadata.csv"
     if not table.is_file():
-        raise UserError(f"{root} has no metadata.csv: expected {layout}")
-    members: dict[str, list[_Member]] = {split: [] for split in SPLITS}
-    listing = Listing(root)
+        raise UserError(f"{listing.root} has no metadata.csv: expected {expected}")
+    listed = {split: Listed() for split in SPLITS}
     lines: dict[str, int] = {}
-    for line, row in _read_table(table, ("img_filename", "y", "split", "place"), layout):
+    for line, row in _read_table(table, ("img_filename", "y", "split", "place"), expected):
         y, place = (_number(row[name], 2, name, table, line) for name in ("y", "place"))
         split = SPLITS[_number(row["split"], 3, "split", table, line)]
         if not row["img_filename"]:
@@ -100,19 +86,11 @@ def load_waterbirds(folder: str | Path, *, resolution: int) -> Dataset:
             raise UserError(
                 f"{table}, line {line}: {image.path} is in line {lines[image.path]} already"
             )
-        members[split].append(_Member(*image, y, 2 * y + place))
-    groups = [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
-    return _make_dataset("waterbirds", listing, members, _BIRDS, groups, resolution)
+        listed[split].add([image], _BIRDS[y], f"{_BIRDS[y]} on {_PLACES[place]}")
+    return listed, _BIRDS, [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
 
 
-def load_spawrious(
-    folder: str | Path,
-    benchmark: str,
-    *,
-    resolution: int,
-    seed: int = 0,
-    val_fraction: float | None = None,
-) -> Dataset:
+def list_spawrious(listing: Listing, benchmark: str, expected: str) -> Grouped:
     """Lists a Spawrious benchmark with its official training and test images.
 
     The archives unpack to `0/<background>/<dog>/*.png` and, for one-to-one benchmarks, `1/...`
@@ -123,37 +101,29 @@ def load_spawrious(
     Groups are dog x background.
 
     Args:
-        folder: The unpacked folder (`spawrious224`) or the one it was unpacked in.
+        listing: Of the unpacked folder.
         benchmark: A key of `SPAWRIOUS`.
-        resolution: Side of the images to give, in pixels.
-        seed: Seed of the split.
-        val_fraction: Part of the training images that becomes `val`; none by default.
+        expected: What the folder should hold, for messages.
 
     Raises:
         UserError: If a folder is missing or has too few images.
     """
-    layout = "0/<background>/<dog>/*.png (and 1/... for o2o), as spawrious224 has them"
-    root = open_folder(folder, layout)
-    inner = root / "spawrious224"
-    root = inner if inner.is_dir() else root
-    spec, listing = SPAWRIOUS[benchmark], Listing(root)
-    names: list[str] = []
-    members: dict[str, list[_Member]] = {"train": [], "test": []}
+    spec = SPAWRIOUS[benchmark]
+    names: dict[str, None] = {}
+    listed = {"train": Listed(), "test": Listed()}
 
     def add(split: str, environment: int, place: str, dog: str, part: slice = slice(None)) -> None:
-        inside = f"{environment}/{place}/{dog}"
-        if f"{dog}, {place}" not in names:
-            names.append(f"{dog}, {place}")
-        label, group = _DOGS.index(dog), names.index(f"{dog}, {place}")
-        if not (root / inside).is_dir():
-            raise UserError(f"{root} has no folder {inside}: expected {layout}")
+        inside, group = f"{environment}/{place}/{dog}", f"{dog}, {place}"
+        names[group] = None
+        if not (listing.root / inside).is_dir():
+            raise UserError(f"{listing.root} has no folder {inside}: expected {expected}")
         found = listing.images(inside)
         if part.stop and len(found) < part.stop:
             raise UserError(
-                f"{root / inside} has {len(found)} images, but {part.stop} are needed: unpack the "
-                "archive again"
+                f"{listing.root / inside} has {len(found)} images, but {part.stop} are needed: "
+                "unpack the archive again"
             )
-        members[split] += [_Member(*file, label, group) for file in found[part]]
+        listed[split].add(found[part], dog, group)
 
     for i, dog in enumerate(_LISTED):
         if spec.filler:
@@ -166,8 +136,7 @@ def load_spawrious(
             for entry in (i, _SWAPPED[i]):
                 add("train", 0, spec.train[entry], dog, slice(_DOGS_PER_FOLDER))
                 add("test", 0, spec.test[entry], dog)
-    dataset = _make_dataset(benchmark, listing, members, _DOGS, names, resolution)
-    return complete(dataset, seed=seed, val_fraction=val_fraction or 0.0)
+    return listed, _DOGS, list(names)
 
 
 def _read_table(
@@ -194,31 +163,3 @@ def _number(text: str, limit: int, name: str, table: Path, line: int) -> int:
     if whole not in map(str, range(limit)):
         raise UserError(f"{table}, line {line}: {name} is {text!r}, not from 0 to {limit - 1}")
     return int(whole)
-
-
-def _make_dataset(
-    name: str,
-    listing: Listing,
-    members: Mapping[str, Sequence[_Member]],
-    class_names: Sequence[str],
-    group_names: Sequence[str],
-    resolution: int,
-) -> Dataset:
-    splits: dict[str, Split] = {}
-    for split, listed in members.items():
-        paths, sizes = [member.path for member in listed], [member.size for member in listed]
-        records = FileRecords(listing.root, paths, sizes)
-        labels = np.asarray([member.label for member in listed], np.int32)
-        groups = np.asarray([member.group for member in listed], np.int32)
-        rows = np.arange(len(listed))
-        splits[split] = ImageSplit(records, rows, labels, resolution, groups=groups)
-    fingerprint = digest(resolution, class_names, group_names, members)
-    return Dataset(
-        name,
-        list(class_names),
-        splits,
-        fingerprint,
-        list(group_names),
-        notes=listing.notes(),
-        lost=listing.lost,
-    )

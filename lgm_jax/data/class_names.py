@@ -1,0 +1,94 @@
+"""Names that people use for classes, where a source has WordNet names or numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from lgm_jax.data import imagenet, tables
+from lgm_jax.data.dataset import Dataset
+from lgm_jax.errors import UserError
+from lgm_jax.names import plain
+
+FILE = "class_names.txt"
+# A WordNet name, perhaps with words behind it: `n02085620-Chihuahua`.
+_WNID = re.compile(r"(n\d{8})(?:[-_. ]+(.+))?")
+
+
+def name_wordnet(dataset: Dataset) -> Dataset:
+    """Gives classes that are called by WordNet names the names that people use.
+
+    Those of ImageNet-1k have names here; others keep the words behind the WordNet name, if any.
+    """
+    table = dict(zip(imagenet.wnids(), imagenet.names(), strict=True))
+    matches = [_WNID.fullmatch(name) for name in dataset.class_names]
+    wnids = [match[1] for match in matches if match and match[1] in table]
+    names = [
+        table.get(match[1], (match[2] or name).replace("_", " ")) if match else name
+        for match, name in zip(matches, dataset.class_names, strict=True)
+    ]
+    if names == list(dataset.class_names) or len(set(names)) < len(names):
+        return dataset
+    known = wnids if len(wnids) == len(names) else dataset.wnids
+    return dataclasses.replace(dataset, class_names=names, wnids=known)
+
+
+def name_classes(dataset: Dataset, folder: str) -> Dataset:
+    """Gives classes the names that people use: those of `class_names.txt`, or of WordNet's classes.
+
+    The file has a line `CLASS NAME` for each class, with a space, tab or comma between; where
+    classes are numbers that count from 0 or 1, names alone will do, in their order.
+
+    Args:
+        dataset: Whose classes they are.
+        folder: Where the file may lie.
+
+    Raises:
+        UserError: If the file names none of the classes, or two alike.
+    """
+    path = Path(folder).expanduser() / FILE
+    if not folder or not path.is_file():
+        return name_wordnet(dataset)
+    lines = [line.strip() for line in tables.read_text(path).split("\n") if line.strip()]
+    classes = list(dataset.class_names)
+    found = _keyed(lines, classes) or _counted(lines, classes)
+    if not found and not set(classes) <= set(map(plain, lines)):
+        raise UserError(
+            f"{path} names none of the classes, as {classes[0]}: expected a line for each, such as "
+            f"'{classes[0]} its name'"
+        )
+    named = dataclasses.replace(
+        dataset,
+        class_names=[found.get(name, name) for name in classes],
+        notes=[
+            *dataset.notes,
+            f"{dataset.name}: {FILE} names {len(found)} of {len(classes)} classes",
+        ]
+        if found
+        else dataset.notes,
+    )
+    return name_wordnet(named)
+
+
+def _keyed(lines: list[str], classes: list[str]) -> Mapping[str, str]:
+    """From classes to the names behind them."""
+    found = {}
+    for name in sorted(classes, key=len):
+        for line in lines:
+            rest = line.removeprefix(name)
+            if rest != line and rest[:1] in " \t,":
+                found[name] = plain(rest.lstrip(" \t,"))
+    return found
+
+
+def _counted(lines: list[str], classes: list[str]) -> Mapping[str, str]:
+    """From classes that are numbers to the names in their order."""
+    numbers = [int(name) for name in classes if name.isdecimal()]
+    if len(numbers) < len(classes) or len(lines) < max(numbers, default=0):
+        return {}
+    first = int(0 not in numbers and max(numbers) == len(lines))
+    if max(numbers) - first >= len(lines):
+        return {}
+    return {name: plain(lines[int(name) - first]) for name in classes}

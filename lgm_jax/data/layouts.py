@@ -1,0 +1,352 @@
+"""Published sets as their archives unpack: one table, and what lists the files of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lgm_jax.data import formats, imagenet, spurious, tables
+from lgm_jax.data.assembly import Listed, Request, assemble_files
+from lgm_jax.data.dataset import Dataset
+from lgm_jax.data.folder import list_classes, open_folder
+from lgm_jax.data.listing import Listing
+from lgm_jax.data.split_names import check_one, find_splits
+from lgm_jax.errors import UserError, list_some
+
+_ARTBENCH = (
+    *("art_nouveau", "baroque", "expressionism", "impressionism", "post_impressionism"),
+    *("realism", "renaissance", "romanticism", "surrealism", "ukiyo_e"),
+)
+_FLOWERS = Path(__file__).with_name("flowers_classes.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """The images of a published set.
+
+    Attributes:
+        listed: By split, its files.
+        classes: Names in label order; by default in the order in which they come.
+        groups: Names of the groups, in their order.
+    """
+
+    listed: Mapping[str, Listed]
+    classes: Sequence[str] = ()
+    groups: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an archive unpacks.
+
+    Attributes:
+        expected: In words, for messages.
+        read: Lists the images; see the functions below.
+        marks: Files and folders by which it is known.
+        inner: Folders below the one that is given that may have the marks.
+        distinct: Whether the marks tell it from a person's own folder.
+    """
+
+    expected: str
+    read: Callable[[Listing, Request, str], Published]
+    marks: Sequence[str]
+    inner: Sequence[str] = ()
+    distinct: bool = False
+
+    def find(self, root: Path) -> str | None:
+        """The folder with the marks: "" or one of `inner`; `None` if none has."""
+        for inside in ("", *self.inner):
+            if all((root / inside / mark).exists() for mark in self.marks):
+                return inside
+        return None
+
+
+def find_layout(folder: str, name: str) -> str | None:
+    """Which layout a folder has.
+
+    Args:
+        folder: The folder, which need not be there.
+        name: The source; `folder` stands for every layout that is distinct.
+    """
+    root = Path(os.path.expanduser(folder))
+    names = (
+        [each for each, layout in LAYOUTS.items() if layout.distinct]
+        if name == "folder"
+        else [name]
+    )
+    found = (each for each in names if each in LAYOUTS and LAYOUTS[each].find(root) is not None)
+    return next(found, None) if folder else None
+
+
+def load_published(request: Request) -> Dataset:
+    """Lists a published set with its official splits, as its archive unpacks.
+
+    The EXIF orientation is ignored, as in published results, and no training image is held out
+    unless asked for. Where a set has one split beside `train`, that one is `test`.
+
+    Raises:
+        UserError: If the folder is laid out otherwise, a list that it comes with cannot be read or
+            does not fit the images, or an image is missing or lies outside.
+    """
+    layout = LAYOUTS[request.name]
+    root = open_folder(request.folder, layout.expected)
+    inside = layout.find(root) or ""
+    listing = Listing(root / inside)
+    if inside:
+        listing.say(f"{os.path.basename(os.path.abspath(root))}: images are those in {inside}")
+    found = layout.read(listing, request, layout.expected)
+    return assemble_files(
+        request,
+        request.name,
+        listing,
+        found.listed,
+        classes=found.classes,
+        group_names=found.groups,
+        benchmark=True,
+    )
+
+
+def _read_imagenet(listing: Listing, request: Request, expected: str) -> Published:
+    """`train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`; of a subset, its classes alone."""
+    given = _find_splits(listing, ("train", "val"), expected)
+    if not listing.folders(given["val"]):
+        raise UserError(
+            f"{listing.root / given['val']} has no folders: move each image into the folder of its "
+            "class, val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt (of Kaggle's archive "
+            "LOC_val_solution.csv) says"
+        )
+    # Listing a million files that are not wanted takes a while.
+    only = {imagenet.wnids()[index] for index in imagenet.SUBSETS.get(request.subset, ())}
+    listed = {split: list_classes(listing, split, inside, only) for split, inside in given.items()}
+    for split, part in listed.items():
+        strange = sorted(set(part.classes) - set(imagenet.wnids()), key=str)
+        if strange:
+            raise UserError(
+                f"{listing.root / given[split]} has folders that are no classes of ImageNet-1k: "
+                f"{list_some(list(map(str, strange)))}; for a data set of your own, set "
+                "--config.data.name=folder"
+            )
+    return Published(listed)
+
+
+def _read_artbench(listing: Listing, request: Request, expected: str) -> Published:
+    """`train/<style>/*.jpg` and `test/<style>/*.jpg`."""
+    given = _find_splits(listing, ("train", "test"), expected)
+    listed = {split: list_classes(listing, split, inside) for split, inside in given.items()}
+    if tuple(dict.fromkeys(listed["train"].classes)) != _ARTBENCH:
+        raise UserError(
+            f"{listing.root / given['train']} has other folders than ArtBench's {list(_ARTBENCH)}"
+        )
+    return Published(listed)
+
+
+def _read_birds(listing: Listing, request: Request, expected: str) -> Published:
+    """`images.txt`, `image_class_labels.txt` and `train_test_split.txt` have a line per image."""
+    called = dict(_columns(listing, "classes.txt", expected))
+    label = dict(_columns(listing, "image_class_labels.txt", expected))
+    trained = dict(_columns(listing, "train_test_split.txt", expected))
+    listed = {"train": Listed(), "test": Listed()}
+    for number, name in _columns(listing, "images.txt", expected):
+        for table, found in (("image_class_labels", label), ("train_test_split", trained)):
+            if number not in found:
+                raise UserError(f"{listing.root / table}.txt says nothing of image {number}")
+        if label[number] not in called or trained[number] not in ("0", "1"):
+            raise UserError(
+                f"{listing.root}: image {number} has class {label[number]} and split "
+                f"{trained[number]}: expected a class of classes.txt, and 1 for train or 0"
+            )
+        part = listed["train" if trained[number] == "1" else "test"]
+        part.add([listing.find(f"images/{name}")], _shown(called[label[number]]))
+    return Published(listed, [_shown(name) for name in called.values()])
+
+
+def _read_dogs(listing: Listing, request: Request, expected: str) -> Published:
+    """`train_list.mat` and `test_list.mat` have `file_list`, of paths below `Images`."""
+    listed = {}
+    for split in ("train", "test"):
+        listed[split] = Listed()
+        for name in _read_mat(listing.root / f"{split}_list.mat", "file_list").astype(str).tolist():
+            listed[split].add([listing.find(f"Images/{name}")], name.partition("/")[0])
+    classes = {name for part in listed.values() for name in part.classes if name}
+    return Published(listed, sorted(classes))
+
+
+def _read_flowers(listing: Listing, request: Request, expected: str) -> Published:
+    """`imagelabels.mat` has a class from 1 for each image, `setid.mat` the images of splits."""
+    names = _FLOWERS.read_text(encoding="utf-8").splitlines()
+    labels = _read_mat(listing.root / "imagelabels.mat", "labels").tolist()
+    listed = {}
+    for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
+        listed[split] = Listed()
+        for number in _read_mat(listing.root / "setid.mat", key).tolist():
+            label = labels[number - 1] if 0 < number <= len(labels) else 0
+            if not 0 < label <= len(names):
+                raise UserError(f"{listing.root}/imagelabels.mat has no class of image {number}")
+            listed[split].add([listing.find(f"jpg/image_{number:05d}.jpg")], names[label - 1])
+    return Published(listed, names)
+
+
+def _read_food(listing: Listing, request: Request, expected: str) -> Published:
+    """`meta/train.txt` and `meta/test.txt` have lines `<class>/<number>`."""
+    listed = {"train": Listed(), "test": Listed()}
+    for split, part in listed.items():
+        for (name,) in _columns(listing, f"meta/{split}.txt", expected, 1):
+            part.add([listing.find(f"images/{name}.jpg")], _shown(name.partition("/")[0]))
+    return Published(listed, sorted(set(map(str, listed["train"].classes))))
+
+
+def _read_pets(listing: Listing, request: Request, expected: str) -> Published:
+    """`annotations/trainval.txt` and `test.txt` have lines `<breed>_<number> <class> ...`."""
+    listed: dict[str, Listed] = {}
+    called: dict[str, str] = {}
+    for split, table in (("train", "trainval"), ("test", "test")):
+        listed[split] = Listed()
+        for name, rest in _columns(listing, f"annotations/{table}.txt", expected):
+            breed, number = _shown(name.rpartition("_")[0]), rest.split()[0]
+            if called.setdefault(number, breed) != breed:
+                raise UserError(
+                    f"{listing.root}/annotations: {name} is of class {number}, which "
+                    f"is {called[number]}"
+                )
+            listed[split].add([listing.find(f"images/{name}.jpg")], breed)
+    return Published(listed, [called[number] for number in sorted(called, key=int)])
+
+
+def _read_waterbirds(listing: Listing, request: Request, expected: str) -> Published:
+    return Published(*spurious.list_waterbirds(listing, expected))
+
+
+def _read_spawrious(listing: Listing, request: Request, expected: str) -> Published:
+    return Published(*spurious.list_spawrious(listing, request.name, expected))
+
+
+_IMAGENET = Layout(
+    "<folder>/train/<wnid>/*.JPEG and <folder>/val/<wnid>/*.JPEG",
+    _read_imagenet,
+    ("train",),
+    # Where the archive that Kaggle hands out has them, from each of the folders above.
+    ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"),
+)
+
+LAYOUTS: Mapping[str, Layout] = {
+    "imagenet": _IMAGENET,
+    "imagenet2012": _IMAGENET,
+    "imagenette": _IMAGENET,
+    "caltech_birds2011": Layout(
+        "images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt, as "
+        "CUB_200_2011.tgz has them",
+        _read_birds,
+        ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"),
+        ("CUB_200_2011",),
+        distinct=True,
+    ),
+    "stanford_dogs": Layout(
+        "Images/<class>/*.jpg of images.tar, and train_list.mat and test_list.mat of lists.tar",
+        _read_dogs,
+        ("Images", "train_list.mat", "test_list.mat"),
+        distinct=True,
+    ),
+    "oxford_flowers102": Layout(
+        "jpg/*.jpg of 102flowers.tgz, and imagelabels.mat and setid.mat",
+        _read_flowers,
+        ("jpg", "imagelabels.mat", "setid.mat"),
+        distinct=True,
+    ),
+    "food101": Layout(
+        "images/<class>/*.jpg, meta/train.txt and meta/test.txt, as food-101.tar.gz has them",
+        _read_food,
+        ("images", "meta/train.txt", "meta/test.txt"),
+        ("food-101",),
+        distinct=True,
+    ),
+    "oxford_iiit_pet": Layout(
+        "images/*.jpg, and annotations/trainval.txt and annotations/test.txt",
+        _read_pets,
+        ("images", "annotations/trainval.txt", "annotations/test.txt"),
+        distinct=True,
+    ),
+    "artbench": Layout(
+        "train/<style>/*.jpg and test/<style>/*.jpg, as artbench-10-imagefolder-split.tar has",
+        _read_artbench,
+        ("train", "test"),
+        ("artbench-10-imagefolder-split",),
+    ),
+    "waterbirds": Layout(
+        "metadata.csv with img_filename, y, split and place, and the images that it names",
+        _read_waterbirds,
+        ("metadata.csv",),
+        ("waterbirds_v1.0",),
+    ),
+    **dict.fromkeys(
+        spurious.SPAWRIOUS,
+        Layout(
+            "0/<background>/<dog>/*.png (and 1/... for o2o), as spawrious224 has them",
+            _read_spawrious,
+            ("0",),
+            ("spawrious224",),
+        ),
+    ),
+}
+"""By `data.name`: those of TFDS are read as TFDS prepares them, or as their archives unpack."""
+
+
+def _find_splits(listing: Listing, wanted: Sequence[str], expected: str) -> dict[str, str]:
+    """From each split to its folder's name; what else there is, is noted."""
+    names = listing.folders()
+    found = find_splits(names)
+    for split in wanted:
+        if split not in found:
+            raise UserError(f"{listing.root} has no folder {split}: expected {expected}")
+        check_one(found[split], str(listing.root))
+    given = {split: found[split][0] for split in wanted}
+    others = [name for name in names if name not in given.values()]
+    if others:
+        listing.say(f"{listing.root}: what lies in {list_some(others)} is ignored")
+    return given
+
+
+def _columns(listing: Listing, name: str, expected: str, count: int = 2) -> Iterator[list[str]]:
+    """The lines of a list, cut at spaces into so many columns.
+
+    Raises:
+        UserError: If it is missing or no text, or a line has fewer.
+    """
+    path = listing.root / name
+    if not path.is_file():
+        raise UserError(f"{listing.root} has no {name}: expected {expected}")
+    for number, line in enumerate(tables.read_text(path).splitlines(), 1):
+        cells = line.strip().split(maxsplit=count - 1)
+        # The authors of pets begin with comments.
+        if not cells or line.startswith("#"):
+            continue
+        if len(cells) < count:
+            raise UserError(f"{path}, line {number}: {line!r} has fewer than {count} columns")
+        yield cells
+
+
+def _read_mat(path: Path, key: str) -> np.ndarray:
+    """A variable of a MATLAB file (n,).
+
+    Raises:
+        UserError: If it cannot be read or has no such variable.
+    """
+    from scipy import io
+
+    try:
+        stored: Any = io.loadmat(path, variable_names=[key], squeeze_me=True)[key]
+    # What is no MATLAB file makes its reader raise almost anything.
+    except Exception as error:
+        reason = formats.explain_file(path) or f"no MATLAB file with {key} ({error})"
+        raise UserError(f"cannot read {path}: {reason}".replace("\n", " ")) from error
+    return np.atleast_1d(stored)
+
+
+def _shown(name: str) -> str:
+    """A class's name without the number and `_` of its folder: `001.Black_footed_Albatross`."""
+    return re.sub(r"^\d+[._ -]", "", name).replace("_", " ")
