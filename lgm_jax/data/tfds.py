@@ -136,9 +136,7 @@ def _find(tfds: Any, name: str, data_dir: str) -> Path:
     if versions:
         return versions[-1]
     command = f"{_BUILD} build {name} --file_format=array_record --data_dir={root}"
-    raise UserError(
-        f"{root} holds no {name}, prepared or as it unpacks: {_manual(tfds, name, root)}{command}"
-    )
+    raise UserError(f"{root} holds no {name}: {_manual(tfds, name, root)}{command}")
 
 
 def _versions(folder: Path) -> Sequence[Path]:
