@@ -257,14 +257,10 @@ class TestTfds:
         assert dataset.skipped == {"train": ["train[3]"], "test": ["validation[3]"]}
 
 
-def test_packages_that_are_missing_are_named(monkeypatch, tmp_path):
-    for module, name, command in (
-        ("tensorflow_datasets", "cifar10", r"pip install 'lgm_jax\[tfds\]'"),
-        ("datasets", "huggingface", r"pip install 'lgm_jax\[hf\]'"),
-    ):
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(UserError, match=command):
-            load_dataset(name, folder=str(tmp_path), resolution=R)
+def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'lgm_jax\[hf\]'"):
+        load_dataset("huggingface", folder=str(tmp_path), resolution=R)
 
 
 class TestHuggingFace:

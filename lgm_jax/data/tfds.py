@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ PREFIX = "tfds:"
 
 # Their test images have no labels.
 _UNLABELLED = frozenset({"imagenet2012"})
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
 _BUILD = "pip install 'lgm_jax[tfdsbuild]' && tfds"
 
 
@@ -61,13 +60,15 @@ def load_tfds(request: Request) -> Dataset:
     `label`, else the only one.
 
     Raises:
-        UserError: If TFDS is not installed, or the set is not prepared, is not in ArrayRecord
-            format, lacks files, or has no image, label or training images. Says what to type.
+        UserError: If the set is not prepared, is not in ArrayRecord format, lacks files, or has no
+            image, label or training images. Says what to type.
     """
-    tfds = _import_tfds()
+    # Importing it takes a second.
+    import tensorflow_datasets as tfds
+
     name = request.name.removeprefix(PREFIX)
-    folder = _find(tfds, name, request.folder)
-    builder = _open(tfds, name, folder)
+    builder, folder = _find(tfds, name, request.folder)
+    _check_format(name, folder)
     base, features = name.split("/")[0], builder.info.features
     image_key = _find_image(tfds, name, features)
     label_key, notes = _find_label(tfds, features, request.label, base)
@@ -108,16 +109,14 @@ def _check_shards(builder: Any, folder: Path, split: str, name: str) -> None:
             raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
 
 
-def _import_tfds() -> Any:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise UserError(f"TFDS is not installed: pip install 'lgm_jax[tfds]' ({error})") from error
-    return tensorflow_datasets
+def _find(tfds: Any, name: str, data_dir: str) -> tuple[Any, Path]:
+    """TFDS's own look-up of what is prepared: the newest version, and its folder.
 
+    Where the configuration is not named, it is TFDS's default, else the only one.
+    """
+    from tensorflow_datasets.core import read_only_builder
+    from tensorflow_datasets.core.utils import version
 
-def _find(tfds: Any, name: str, data_dir: str) -> Path:
-    """The folder of the newest version that is prepared."""
     root = Path(
         os.path.expanduser(
             data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
@@ -125,30 +124,31 @@ def _find(tfds: Any, name: str, data_dir: str) -> Path:
     )
     if not re.fullmatch(r"\w+(/[\w.-]+)?", name) or ".." in name:
         raise UserError(f"{name!r} is no TFDS name: expected NAME or NAME/CONFIGURATION")
-    versions = _versions(root / name)
-    if not versions and "/" not in name and (root / name).is_dir():
-        configured = {p.name: _versions(p) for p in sorted((root / name).iterdir()) if p.is_dir()}
-        found = {config: folders for config, folders in configured.items() if folders}
-        if len(found) > 1:
-            choices = " or ".join(f"{PREFIX}{name}/{config}" for config in found)
-            raise UserError(f"{name} is prepared in several ways: set --config.data.name={choices}")
-        versions = next(iter(found.values()), [])
-    if versions:
-        return versions[-1]
-    command = f"{_BUILD} build {name} --file_format=array_record --data_dir={root}"
-    raise UserError(f"{root} holds no {name}: {_manual(tfds, name, root)}{command}")
+    place = os.fspath(paths.alias(root))
 
+    def look_up(*names: str) -> dict[str, Any]:
+        found = {}
+        for each in names:
+            with contextlib.suppress(tfds.core.DatasetNotFoundError):
+                found[each] = read_only_builder.builder_from_files(each, data_dir=place)
+        return found
 
-def _versions(folder: Path) -> Sequence[Path]:
-    """Prepared versions below a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [
-        path
-        for path in folder.iterdir()
-        if _VERSION.fullmatch(path.name) and (path / "dataset_info.json").is_file()
-    ]
-    return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
+    found = look_up(name)
+    # A set of a person's own may lack the configurations that TFDS's of this name has.
+    if not found and (versions := version.list_all_versions(root / name)):
+        directory = os.path.join(place, name, str(versions[-1]))
+        found = {name: tfds.builder_from_directory(directory)}
+    if not found and "/" not in name and (root / name).is_dir():
+        folders = sorted(path.name for path in (root / name).iterdir() if path.is_dir())
+        found = look_up(*(f"{name}/{folder}" for folder in folders))
+    if len(found) > 1:
+        choices = " or ".join(f"{PREFIX}{each}" for each in found)
+        raise UserError(f"{name} is prepared in several ways: set --config.data.name={choices}")
+    if not found:
+        command = f"{_BUILD} build {name} --file_format=array_record --data_dir={root}"
+        raise UserError(f"{root} holds no {name}: {_manual(tfds, name, root)}{command}")
+    (builder,) = found.values()
+    return builder, root / Path(builder.data_path).relative_to(place)
 
 
 def _manual(tfds: Any, name: str, root: Path) -> str:
@@ -165,7 +165,8 @@ def _manual(tfds: Any, name: str, root: Path) -> str:
     )
 
 
-def _open(tfds: Any, name: str, folder: Path) -> Any:
+def _check_format(name: str, folder: Path) -> None:
+    """Refuses what only TensorFlow reads; of several formats, TFDS takes one that it need not."""
     info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
     if "array_record" not in formats:
@@ -173,8 +174,6 @@ def _open(tfds: Any, name: str, folder: Path) -> Any:
             f"{name} is prepared as {formats[0]}, which needs TensorFlow to read; convert it: "
             f"{_BUILD} convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
-    # Of several formats, TFDS takes the one that it can read at random.
-    return tfds.builder_from_directory(os.fspath(paths.alias(folder)))
 
 
 def _find_image(tfds: Any, name: str, features: Any) -> str:
