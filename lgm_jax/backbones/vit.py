@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -312,8 +313,11 @@ class AttentionPool(nnx.Module):
         split = functools.partial(rearrange, pattern="b n (heads e) -> b n heads e")
         query, key, value = (split(part, heads=self.heads) for part in (query, key, value))
         # By XLA everywhere: one query has no scores of n by n to save, and cuDNN's kernel no
-        # gradient of one.
-        pooled = jax.nn.dot_product_attention(query, key, value, implementation="xla")
+        # gradient of one. Spelt out, since XLA for CPUs refuses the gradient in bfloat16 of what
+        # `jax.nn.dot_product_attention` makes of one query.
+        scores = jnp.einsum("bqhe,bnhe->bhqn", query, key, preferred_element_type=jnp.float32)
+        shares = jax.nn.softmax(scores * (1 / math.sqrt(query.shape[-1]))).astype(value.dtype)
+        pooled = jnp.einsum("bhqn,bnhe->bqhe", shares, value)
         pooled = self.out(rearrange(pooled, "b n heads e -> b n (heads e)"))
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
