@@ -17,16 +17,7 @@ from configs import common
 from configs.experiments import _base
 from lgm_jax import baselines, experiments, plan
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import (
-    ablations,
-    accuracy,
-    axes,
-    figures,
-    objectives,
-    paper,
-    result,
-    runner,
-)
+from lgm_jax.experiments import figures, frame, objectives, paper, published, result, runner
 from lgm_jax.interrupts import Interrupted
 from lgm_jax.settings import split_list
 
@@ -53,6 +44,10 @@ def entry(*top1):
     """An entry of results.json."""
     std = float(np.std(top1, ddof=1)) if len(top1) > 1 else None
     return {"top1_mean": float(np.mean(top1)), "top1_std": std, "top1_runs": list(top1)}
+
+
+def select(outcomes, **where):
+    return [each for each in outcomes if where.items() <= each.axes.items()]
 
 
 def fabricate(planned, score):
@@ -93,8 +88,17 @@ def outcomes_of(config, score):
         finished |= {each.name: fabricate(each, score) for each in new}
 
 
+def studies_of(config, score):
+    return experiments.find(config).studies(config, outcomes_of(config, score))
+
+
 def tabulate(config, score):
-    return experiments.find(config).tabulate(config, outcomes_of(config, score))
+    return experiments.tabulate(experiments.find(config), config, studies_of(config, score))
+
+
+def number(name, backbone, evaluated, method="distilled", variant=""):
+    """A number of the paper, by one pair of backbones."""
+    return published.numbers()[name, variant, method, "top-1", frozenset([(backbone, evaluated)])]
 
 
 def flat_score(where, method, backbone):
@@ -121,52 +125,118 @@ def test_every_experiment_is_planned_checked_and_tabulated(path, scale):
     if path.stem in OWN:
         found = tabulate(config, flat_score)
         assert result.to_markdown(found).startswith(f"# {found.title}\n")
-        rows = list(csv.DictReader(io.StringIO(result.to_csv(found))))
-        assert len(rows) == sum(len(table.cells) for table in found.tables) > 0
+        assert found.tables
+        assert all(table.cells for table in found.tables)
 
 
 def test_every_experiment_has_a_config_and_a_line_in_the_documentation():
     page = (ROOT / "docs" / "experiments.md").read_text()
-    assert {path.stem for path in PATHS} == set(experiments.NAMES)
+    assert {path.stem for path in PATHS} == set(experiments.SWEEPS)
     for path in PATHS:
         assert f"`{path.stem}`" in page
         assert f"--config=configs/experiments/{path.name}" in path.read_text()
 
 
-@pytest.mark.parametrize("name", paper.ACCURACY)
-def test_papers_averages_are_those_of_its_rows(name):
-    rows = list(paper.ACCURACY[name].values()) + list(accuracy.PAPER_CROSS.get(name, {}).values())
-    if name == "imagenet-100":
-        rows += [*ablations.PAPER_SAME.values(), *ablations.PAPER_OTHERS.values()]
-    for *backbones, average in rows:
-        # Rounded, as are the four.
-        assert np.isclose(np.mean([mean for mean, _ in backbones]), average[0], atol=0.101)
+def test_papers_averages_are_those_of_its_numbers():
+    averages = 0
+    for (*place, pairs), (mean, _) in published.numbers().items():
+        if len(pairs) > 1:
+            own = [published.numbers().get((*place, frozenset([pair]))) for pair in pairs]
+            if None not in own:
+                averages += 1
+                # Rounded, as are those that it is the mean of.
+                assert np.isclose(np.mean([value for value, _ in own]), mean, atol=0.101), place
+    # Eight sets of five methods; two sets of four backbones; and of a table of parts, four.
+    assert averages >= 8 * 5 + 2 * 4 + 4
 
 
 def test_papers_tables_agree_where_they_say_the_same():
-    for name, rows in accuracy.PAPER_CROSS.items():
-        diagonal = [row[i] for i, row in enumerate(rows.values())]
-        assert diagonal == list(paper.ACCURACY[name]["distilled"][:-1])
-    for i, row in enumerate(accuracy.PAPER_CROSS["imagenet-100"].values()):
-        others = np.mean([mean for j, (mean, _) in enumerate(row[:-1]) if j != i])
-        assert np.isclose(ablations.PAPER_OTHERS["none"][i][0], others, atol=0.101)
-    assert ablations.PAPER_SAME["none"] == paper.ACCURACY["imagenet-100"]["distilled"]
-    assert ablations.PAPER_COPIES[10] == accuracy.PAPER_CROSS["imagenet-100"]["dinov2_vitb14"][:-1]
+    """Figure 3's ten augmentations are the recipe's, and so are the first rows of table 3."""
+    for backbone in paper.BACKBONES:
+        dino = "dinov2_vitb14"
+        ten = number("imagenet-100", dino, backbone, variant="copies10")
+        assert ten == number("imagenet-100", dino, backbone)
+        others = [(backbone, other) for other in paper.BACKBONES if other != backbone]
+        key = "imagenet-100", "", "distilled", "top-1", frozenset(others)
+        mean = np.mean([number("imagenet-100", *pair)[0] for pair in others])
+        assert np.isclose(published.numbers()[key][0], mean, atol=0.101)
+
+
+@pytest.mark.parametrize(
+    ("place", "mean"),
+    [
+        (("imagenet-1k", "clip_vitb16", "clip_vitb16"), 63.0),
+        (("imagenet-1k", "eva02_vitb14", "mocov3_vitb16"), 51.8),
+        (("food", "real", "dinov2_vitb14", "full"), 92.7),
+        (("imagenet-100", "mocov3_vitb16", "mocov3_vitb16", "distilled", "no-pyramid"), 80.5),
+        (("imagenet-100", "dinov2_vitb14", "clip_vitb16", "distilled", "copies5"), 73.5),
+    ],
+)
+def test_numbers_of_the_paper(place, mean):
+    assert number(*place)[0] == mean
+
+
+def cell_of(ddof=1, method="distilled", **probes):
+    """A cell of entries by `SEED_BACKBONE`, each the accuracies of its probe runs."""
+    rows = [
+        {
+            "set": "x",
+            "backbone": backbone,
+            "variant": "",
+            "seed": int(seed[1:]),
+            "evaluated": backbone,
+            "method": method,
+            "run": run,
+            "metric": "top-1",
+            "value": value,
+        }
+        for place, values in probes.items()
+        for seed, backbone in [place.split("_")]
+        for run, value in enumerate(values)
+    ]
+    placed = frame.make(rows).assign(row="r", column="c")
+    return frame.cells(placed, ddof=ddof, papers={})["r", "c"]
 
 
 def test_spread_over_distillation_seeds_and_over_probe_runs_are_told_apart():
-    found = result.summarize([[entry(70.0, 72.0)], [entry(74.0, 78.0)]])
+    found = cell_of(s0_a=(70.0, 72.0), s1_a=(74.0, 78.0))
     assert np.isclose(found.mean, 73.5)
     assert np.isclose(found.std, np.std([71, 76], ddof=1))
     assert np.isclose(found.probe_std, np.mean([np.sqrt(2), 2 * np.sqrt(2)]))
     assert (found.seeds, found.probe_runs) == (2, 2)
+    assert np.isclose(cell_of(0, s0_a=(70.0, 72.0)).probe_std, 1)
     # Of the average over backbones, it is the spread of averages.
-    found = result.summarize([[entry(70.0), entry(80.0)], [entry(80.0), entry(70.0)]])
+    found = cell_of(s0_a=(70.0,), s0_b=(80.0,), s1_a=(80.0,), s1_b=(70.0,))
     assert (found.mean, found.std, found.probe_std) == (75.0, 0.0, None)
-    real = result.summarize([[entry(70.0, 72.0)], [entry(74.0, 78.0)]], distilled=False)
+    real = cell_of(s0_a=(70.0, 72.0), s1_a=(74.0, 78.0), method="centroids")
     assert (real.std, real.seeds) == (None, 0)
-    one = result.summarize([[entry(70.0)]])
+    one = cell_of(s0_a=(70.0,))
     assert (one.std, one.seeds, result.format_cell(one, 1)) == (None, 1, "70.0")
+
+
+def test_table_csv_has_a_line_per_number_and_the_papers_beside_it():
+    text = experiments.to_csv(studies_of(load("table2"), flat_score))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    # Two sets, four backbones and two methods of real images, by four backbones and two probes.
+    assert len(rows) == 2 * (4 + 2) * 4 * 2
+    assert rows[0] == {
+        "set": "imagenet-100",
+        "backbone": "real",
+        "variant": "",
+        "seed": "",
+        "evaluated": "clip_vitb16",
+        "method": "random",
+        "run": "0",
+        "metric": "top-1",
+        "value": "49",
+        "paper": "56.6",
+        "paper_std": "1.6",
+    }
+    last = rows[-1]
+    assert (last["backbone"], last["evaluated"], last["seed"], last["run"]) == (
+        *("mocov3_vitb16", "eva02_vitb14", "0", "1"),
+    )
+    assert (float(last["value"]), float(last["paper"])) == (71, 57.2)
 
 
 def test_table1_has_our_numbers_beside_the_papers():
@@ -178,17 +248,17 @@ def test_table1_has_our_numbers_beside_the_papers():
     table = found.tables[0]
     assert (table.title, table.columns[:2]) == ("ImageNet-100", ["CLIP", "DINO-v2"])
     cell = table.cells["Distilled", "CLIP"]
-    assert result.format_cell(cell, 1) == "71.0 ± 1.4 (1.4) [84.9 ± 0.1]"
+    assert result.format_cell(cell, 1) == "71.0 ± 1.4 (1.0) [84.9 ± 0.1]"
     # Random images are not distilled.
-    assert result.format_cell(table.cells["Random", "CLIP"], 1) == "50.0 (1.4) [56.6 ± 1.6]"
-    assert table.cells["Full", "Average"].paper == 92.8
-    gap = found.tables[2].cells["Gap", "CLIP"]
+    assert result.format_cell(table.cells["Random", "CLIP"], 1) == "50.0 (1.0) [56.6 ± 1.6]"
+    assert table.cells["Full", "Average"].paper[0] == 92.8
+    gap = found.tables[1].cells["Gap", "CLIP"]
     assert np.isclose(gap.mean, (71 - 50) / (90 - 50))
-    assert np.isclose(gap.paper, (84.9 - 56.6) / (92.5 - 56.6))
+    assert np.isclose(gap.paper[0], (84.9 - 56.6) / (92.5 - 56.6))
     assert [claim.holds for claim in found.claims] == [True, True]
     text = result.to_markdown(found)
     assert "std over 2 distillation seeds" in text
-    assert "| Distilled | 71.0 ± 1.4 (1.4) [84.9 ± 0.1] |" in text
+    assert "| Distilled | 71.0 ± 1.4 (1.0) [84.9 ± 0.1] |" in text
 
 
 def test_claim_that_does_not_hold_is_reported():
@@ -213,9 +283,9 @@ def test_table2_is_by_source_and_evaluation():
     found = tabulate(load("table2"), score)
     cells = found.tables[1].cells
     assert cells["CLIP", "CLIP"].mean == 80
-    assert (cells["CLIP", "EVA-02"].mean, cells["CLIP", "EVA-02"].paper) == (60, 59.7)
-    assert (cells["CLIP", "Average"].mean, cells["CLIP", "Average"].paper) == (65, 54.7)
-    assert cells["Full", "MoCo-v3"].paper == 76.5
+    assert (cells["CLIP", "EVA-02"].mean, cells["CLIP", "EVA-02"].paper[0]) == (60, 59.7)
+    assert (cells["CLIP", "Average"].mean, cells["CLIP", "Average"].paper[0]) == (65, 54.7)
+    assert cells["Full", "MoCo-v3"].paper[0] == 76.5
     assert all(claim.holds for claim in found.claims)
     assert "by +20.0" in found.claims[0].detail
 
@@ -249,11 +319,11 @@ def test_table3_compares_parts_on_the_same_and_on_other_backbones():
     same, others = found.tables
     assert (
         same.cells["without pyramid", "CLIP"].mean,
-        same.cells["without pyramid", "CLIP"].paper,
+        same.cells["without pyramid", "CLIP"].paper[0],
     ) == (*(77, 83.5),)
     assert (
         others.cells["without pyramid", "Average"].mean,
-        others.cells["without augment", "CLIP"].paper,
+        others.cells["without augment", "CLIP"].paper[0],
     ) == (*(64, 35.3),)
     assert "without decorrelate, pyramid, augment" in same.rows
     assert [claim.holds for claim in found.claims] == [True, True, True]
@@ -275,7 +345,7 @@ def test_figure3_is_by_copies():
     config = load("figure3")
     (table,) = tabulate(config, score).tables
     assert table.rows == ["1", "3", "5", "10", "20"]
-    assert (table.cells["5", "CLIP"].mean, table.cells["5", "CLIP"].paper) == (65, 73.5)
+    assert (table.cells["5", "CLIP"].mean, table.cells["5", "CLIP"].paper[0]) == (65, 73.5)
     assert table.cells["20", "CLIP"].paper is None
     copies = {each.copies for each in experiments.planned_configs(config).values()}
     assert copies == {1, 3, 5, 10, 20}
@@ -297,8 +367,8 @@ def test_ipc_has_as_many_real_images():
 def test_objectives_at_equal_time_make_as_many_steps_as_fit():
     config = load("objectives", ":embedded", "--config.experiment.seeds=1")
     runs = outcomes_of(config, flat_score)
-    (sfm,) = axes.select(runs, backbone="digits_contrastive", variant="sfm-1000-steps")
-    (clp,) = axes.select(runs, backbone="digits_contrastive", variant="clp-250-steps")
+    (sfm,) = select(runs, backbone="digits_contrastive", variant="sfm-1000-steps")
+    (clp,) = select(runs, backbone="digits_contrastive", variant="clp-250-steps")
     assert (sfm.planned.changes["steps"], clp.planned.changes["steps"]) == (1000, 250)
     tables = {table.title: table for table in tabulate(config, flat_score).tables}
     assert tables["digits, equal time"].cells["sfm", "steps"].mean == 1000
@@ -462,11 +532,14 @@ def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys)
     for name in ("figure.png", "figure.svg", "images.png", "table.csv", "table.md"):
         assert f"result: {workdir / name}\n" in printed
     rows = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
-    assert [(row["row"], row["column"]) for row in rows] == [("1", "tiny"), ("2", "tiny")]
-    for row in rows:
-        (folder,) = (workdir / "runs").glob(f"*copies{row['row']}*")
+    assert {(row["variant"], row["evaluated"]) for row in rows} == {
+        *(("copies1", "tiny"), ("copies2", "tiny")),
+    }
+    for variant in ("copies1", "copies2"):
+        (folder,) = (workdir / "runs").glob(f"*{variant}*")
         (probe,) = json.loads((folder / "results.json").read_text())["probe"].values()
-        assert np.isclose(float(row["mean"]), probe["distilled"]["top1_mean"], atol=1e-3)
+        values = [float(row["value"]) for row in rows if row["variant"] == variant]
+        assert np.allclose(values, probe["distilled"]["top1_runs"], atol=1e-3)
     # Both runs read the features that one has made.
     assert list((workdir / "features").iterdir())
     assert not list((workdir / "runs").glob("*/features"))
@@ -487,8 +560,7 @@ def test_whole_quick_experiment(name, tmp_path):
     path = ROOT / "configs" / "experiments" / f"{name}.py"
     assert launch.main(["launch.py", f"--config={path}:quick", f"--workdir={tmp_path}"]) == 0
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
-    ours = [float(row["mean"]) for row in rows if row["mean"]]
-    assert len(ours) > 8
+    assert len([float(row["value"]) for row in rows]) > 8
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
 
 

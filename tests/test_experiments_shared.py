@@ -1,6 +1,5 @@
 """An experiment that several processes make together: each takes the runs that are free."""
 
-import csv
 import fcntl
 import re
 import signal
@@ -14,23 +13,17 @@ from etils import epath
 
 import launch
 from lgm_jax import files, locks, runs
-from lgm_jax.experiments import result, runner
+from lgm_jax.experiments import runner
 from lgm_jax.interrupts import Interrupted
 
 ROOT = Path(__file__).parents[1]
 NAMES = tuple("abcdef")
 
 
-def plan(config, finished):
+def plan(finished):
     """Six runs, and one more that depends on what these found."""
     names = NAMES if len(finished) < len(NAMES) else (*NAMES, "last")
     return [runner.Planned({"set": name, "seed": 0}, {"number": i}) for i, name in enumerate(names)]
-
-
-def tabulate(config, outcomes):
-    cells = {(each.axes["set"], "found"): result.Cell(each.results["found"]) for each in outcomes}
-    rows = [row for row, _ in cells]
-    return result.Result("Shared", [result.Table("all", "run", rows, ["found"], cells)])
 
 
 def config():
@@ -59,19 +52,16 @@ class Starts:
 
 
 def make(starts, workdir, failures=None):
+    """Makes all runs, and returns what they found, by the letter of each."""
     try:
-        runner.run(
-            runner.Experiment(plan, tabulate), config(), str(workdir), starts, lambda _: None
-        )
+        folder, outcomes = runner.run(plan, config(), str(workdir), starts, lambda _: None)
+        assert str(folder) == str(workdir)
+        found = {each.axes["set"]: each.results["found"] for each in outcomes}
+        assert found == WHOLE
     except BaseException as error:
         if failures is None:
             raise
         failures.append(error)
-
-
-def table(workdir):
-    rows = csv.DictReader((workdir / "table.csv").read_text().splitlines())
-    return {row["row"]: float(row["mean"]) for row in rows}
 
 
 WHOLE = {name: float(i) for i, name in enumerate((*NAMES, "last"))}
@@ -93,7 +83,6 @@ def test_each_run_is_made_once_whoever_makes_it(monkeypatch, tmp_path):
     assert not any(thread.is_alive() for thread in threads)
     assert sorted(name for _, name in starts.made) == sorted(f"{name}_seed0" for name in WHOLE)
     assert len({maker for maker, _ in starts.made}) > 1
-    assert table(tmp_path) == WHOLE
     assert not list(tmp_path.glob("*.tmp"))
     # And once more, with nothing left to do.
     make(starts, tmp_path)
@@ -122,7 +111,6 @@ def test_a_run_that_is_held_is_waited_for_and_then_gone_on_with(monkeypatch, tmp
 
     make(start, tmp_path)
     assert [name[0] for _, name in starts.made] == [*"acdefb", "l"]
-    assert table(tmp_path) == WHOLE
     said = capsys.readouterr().out
     assert said.count("waiting for other processes that make b_seed0;") == 1
     assert re.findall(r"run (\d) of (\d): ", said)[:6] == [(str(i), "6") for i in range(1, 7)]
@@ -139,11 +127,10 @@ def test_waiting_ends_by_a_signal(monkeypatch, tmp_path):
         patch.setattr(time, "sleep", lambda seconds: None if seconds < 1 else interrupt(seconds))
         with pytest.raises(Interrupted):
             make(starts, tmp_path)
-    assert not (tmp_path / "table.csv").exists()
+    assert len(starts.made) == len(NAMES) - 1
     file.close()
     make(starts, tmp_path)
     assert len(starts.made) == len(WHOLE)
-    assert table(tmp_path) == WHOLE
 
 
 def test_looking_whether_a_folder_is_held_leaves_it_as_it_is(tmp_path):

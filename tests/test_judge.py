@@ -9,9 +9,8 @@ import pytest
 from run_folders import probe_entry, write_run
 
 import launch
-from lgm_jax import runs, share
+from lgm_jax import experiments, runs, share
 from lgm_jax.experiments import runner
-from lgm_jax.experiments.result import Result, Table, to_markdown
 from lgm_jax.report import __main__ as report
 
 QUICK = "--config=configs/quickstart.py:quick"
@@ -134,13 +133,12 @@ def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
         runner.Outcome(each, results_of({"near": GOOD | {"distilled": 40.0 if n else 80.0}}))
         for n, each in enumerate(planned)
     ]
-    result = Result("Table", [Table("t", "row", [], [], {})])
-    text = to_markdown(runner.with_findings(result, outcomes))
+    (text,) = experiments.findings(outcomes)
     assert "- seed 1: worse than random images. On near, the distilled images reach 40.0 %" in text
     assert "seed 0" not in text
     assert "seed 11" not in text
     assert "- and 2 more" in text
-    assert not runner.with_findings(result, outcomes[:1]).notes
+    assert experiments.findings(outcomes[:1]) == []
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from lgm_jax import experiments
 from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures, runner, samples
@@ -56,7 +57,7 @@ def test_runs_are_titled_by_what_tells_them_apart():
         return runner.Outcome(runner.Planned(axes, {}), {}, path=epath.Path(path))
 
     def shown(*outcomes):
-        return {title: str(path) for title, path in runner.titled_folders(outcomes).items()}
+        return {title: str(path) for title, path in experiments.titled_folders(outcomes).items()}
 
     common = {"set": "digits", "backbone": "here/a"}
     runs = [

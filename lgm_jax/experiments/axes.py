@@ -1,20 +1,21 @@
-"""What experiments range over: sets of images, backbones, seeds; and the runs along these axes."""
+"""What experiments range over: sets of images, backbones, seeds, numbers."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from lgm_jax import data
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import paper
-from lgm_jax.experiments.result import Cell, summarize
-from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned, label
 from lgm_jax.settings import split_list
+
+SECTION = "experiment"
 
 # As the paper names them.
 TITLES: Mapping[str, str] = {
@@ -25,23 +26,12 @@ TITLES: Mapping[str, str] = {
     "mocov3_vitb16": "MoCo-v3",
 }
 
-METHODS: Mapping[str, str] = {
-    "distilled": "Distilled",
-    "neighbors": "Neighbors",
-    "centroids": "Centroids",
-    "random": "Random",
-    "full": "Full",
-}
-
-AVERAGE = "Average"
-
-# Beside numbers of other data and backbones, to compare orders, not numbers.
-PAPERS_AVERAGE = "the paper's average, ImageNet-100"
-
 PAPER_SCALE = "paper"
 
-# What is meant by images of one's own, where nothing is said of them.
+# The name of the set that is whatever `config.data` says.
 GIVEN = "given"
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +63,8 @@ def _papers(title: str, recipe: str) -> ImageSet:
     )
 
 
-def _digits(title: str, subset: str = "") -> ImageSet:
-    return ImageSet(title, {"data.name": "digits", "data.subset": subset})
+def _own(title: str, name: str, subset: str = "") -> ImageSet:
+    return ImageSet(title, {"data.name": name, "data.subset": subset})
 
 
 SETS: Mapping[str, ImageSet] = {
@@ -87,23 +77,23 @@ SETS: Mapping[str, ImageSet] = {
     "food": _papers("Food-101", "food"),
     "spawrious": _papers("Spawrious", "spawrious"),
     "waterbirds": _papers("Waterbirds", "waterbirds"),
-    "digits": _digits("digits"),
+    "digits": _own("digits", "digits"),
     # Digits that are taken for each other: of round strokes, and of straight ones.
-    "digits-round": _digits("digits 3, 5, 8, 9", "three,five,eight,nine"),
-    "digits-straight": _digits("digits 1, 4, 7", "one,four,seven"),
+    "digits-round": _own("digits 3, 5, 8, 9", "digits", "three,five,eight,nine"),
+    "digits-straight": _own("digits 1, 4, 7", "digits", "one,four,seven"),
     # Tints are colours, and so must images be.
     "digits-spurious": ImageSet(
         "digits on misleading tints",
         {"data.name": "digits_spurious", "data.subset": "", "images.grey": False},
     ),
-    GIVEN: ImageSet("the given images", {"data.name": "folder", "data.subset": ""}),
+    GIVEN: _own("the given images", "folder"),
 }
 
 _IMAGENET = "imagenet2012"
 
 
 def sets(config: ConfigDict) -> dict[str, ImageSet]:
-    """The sets of images of an experiment, by name, with all that they change of its config.
+    """Returns the sets of images of an experiment, by name, with all that they change.
 
     Raises:
         UserError: If one is unknown or named twice, if its images are others than the config says,
@@ -116,25 +106,25 @@ def sets(config: ConfigDict) -> dict[str, ImageSet]:
             "config.experiment.sets; give one each"
         )
     _refuse_repeated("sets", names)
-    found = {}
+    chosen = {}
     for i, name in enumerate(names):
         if name not in SETS:
             raise unknown_name("set", name, list(SETS))
-        changes = _chosen(config, name)
+        changes = _changes_of(config, name)
         if folders:
             changes["data.folder"] = folders[i]
-        found[name] = dataclasses.replace(SETS[name], changes=changes)
-    sources = {each.changes["data.name"] for each in found.values()}
+        chosen[name] = dataclasses.replace(SETS[name], changes=changes)
+    sources = {each.changes["data.name"] for each in chosen.values()}
     if config.data.folder and not folders and len(sources) > 1 and not all(map(_by_tfds, sources)):
         raise UserError(
             f"config.data.folder is one folder for {' and '.join(sorted(sources))}: name one for "
             f"each of {config[SECTION].sets} in config.experiment.folders"
         )
-    return found
+    return chosen
 
 
-def _chosen(config: ConfigDict, name: str) -> dict[str, Any]:
-    """What a set changes of an experiment's config, where keys of its own may say otherwise."""
+def _changes_of(config: ConfigDict, name: str) -> dict[str, Any]:
+    """Returns what a set changes of an experiment's config, whose own keys may say otherwise."""
     image_set = SETS[name]
     changes = dict(image_set.changes)
     for key in ("data.name", "data.subset"):
@@ -160,14 +150,8 @@ def _by_tfds(source: str) -> bool:
     return data.get_source(source).prepared
 
 
-def _refuse_repeated(key: str, items: Sequence[str]) -> None:
-    twice = next((item for item in items if items.count(item) > 1), None)
-    if twice is not None:
-        raise UserError(f"config.experiment.{key} names {twice} twice")
-
-
 def backbones(config: ConfigDict) -> list[str]:
-    """What to distil against, one at a time.
+    """Returns what to distil against, one at a time.
 
     Raises:
         UserError: If none is named, or if two would have one name in the tables.
@@ -178,13 +162,21 @@ def backbones(config: ConfigDict) -> list[str]:
             "the experiment needs backbones: set --config.experiment.backbones=FOLDER, or several "
             "folders, comma-separated"
         )
-    _refuse_alike("backbones", names)
-    _refuse_alike("evaluate", list(dict.fromkeys([*names, *split_list(config[SECTION].evaluate)])))
+    _refuse_repeated("backbones", names)
+    # Tables and run folders call a backbone by its name, without the folder that it lies in.
+    owners: dict[str, str] = {}
+    for name in [*names, *split_list(config[SECTION].evaluate)]:
+        other = owners.setdefault(label(name), name)
+        if other != name:
+            raise UserError(
+                f"{other} and {name} are two backbones of one name, {label(name)}, in the tables "
+                "of the experiment: rename a folder, or link to it by another name"
+            )
     return names
 
 
 def evaluated(config: ConfigDict) -> list[str]:
-    """What to evaluate on: `evaluate` where it is set, and else what is distilled against.
+    """Returns what to evaluate on: `evaluate` where it is set, else what is distilled against.
 
     Raises:
         UserError: As `backbones`.
@@ -194,21 +186,14 @@ def evaluated(config: ConfigDict) -> list[str]:
     return names or backbones(config)
 
 
-def _refuse_alike(key: str, names: Sequence[str]) -> None:
-    """Tables and run folders call a backbone by its name, without the folder that it lies in."""
-    _refuse_repeated(key, names)
-    owners: dict[str, str] = {}
-    for name in names:
-        other = owners.setdefault(label(name), name)
-        if other != name:
-            raise UserError(
-                f"{other} and {name} are two backbones of one name, {label(name)}, in the tables "
-                "of the experiment: rename a folder, or link to it by another name"
-            )
+def _refuse_repeated(key: str, items: Sequence[str]) -> None:
+    twice = next((item for item in items if items.count(item) > 1), None)
+    if twice is not None:
+        raise UserError(f"config.experiment.{key} names {twice} twice")
 
 
 def seeds(config: ConfigDict) -> range:
-    """Distillation seeds, from `config.seed` on.
+    """Returns the distillation seeds, from `config.seed` on.
 
     Raises:
         UserError: If there are none.
@@ -219,94 +204,49 @@ def seeds(config: ConfigDict) -> range:
     return range(config.seed, config.seed + count)
 
 
-def title_of(backbone: str) -> str:
-    """A backbone's name in a table."""
-    return TITLES.get(backbone, label(backbone))
+def counts(config: ConfigDict, key: str) -> list[int]:
+    """Returns a list of positive whole numbers of the section `experiment`.
 
-
-def distilled_run(
-    config: ConfigDict,
-    name: str,
-    image_set: ImageSet,
-    backbone: str,
-    seed: int,
-    *,
-    evaluate: Iterable[str],
-    baselines: Sequence[str] = (),
-    variant: str = "",
-    changes: Mapping[str, Any] | None = None,
-    measure: Measure | None = None,
-) -> Planned:
-    """A run that distils images and probes them.
-
-    Args:
-        config: The experiment's config.
-        name: Of the set of images.
-        image_set: The set.
-        backbone: What to distil against; several, comma-separated, are distilled against at once.
-        seed: The distillation seed.
-        evaluate: What to evaluate on.
-        baselines: Rows of real images to evaluate beside.
-        variant: What is special about it, in few words.
-        changes: Of the config, by dotted key, for that.
-        measure: What else to find out.
+    Raises:
+        UserError: If it is none.
     """
-    stages = ["distill", "probe", *(["baselines"] if baselines else []), "report"]
-    return Planned(
-        {"set": name, "backbone": _joined(backbone), "variant": variant, "seed": seed},
-        {
-            **image_set.changes,
-            "backbone.name": backbone,
-            "eval_backbones": ",".join(evaluate),
-            "seed": seed,
-            "stages": ",".join(stages),
-            **({"baselines": ",".join(baselines)} if baselines else {}),
-            **(changes or {}),
-        },
-        measure,
-    )
+    return _numbers(config, key, int, "whole numbers, for example 1,5")
 
 
-def real_run(
-    config: ConfigDict,
-    name: str,
-    image_set: ImageSet,
-    evaluate: Sequence[str],
-    methods: Sequence[str],
-    *,
-    variant: str = "",
-    changes: Mapping[str, Any] | None = None,
-) -> Planned:
-    """A run that distils nothing and probes real images; see `distilled_run`."""
-    return Planned(
-        {"set": name, "backbone": "real", "variant": variant},
-        {
-            **image_set.changes,
-            "backbone.name": evaluate[0],
-            "eval_backbones": ",".join(evaluate),
-            "stages": "baselines,report",
-            "baselines": ",".join(methods),
-            **(changes or {}),
-        },
-    )
+def scales(config: ConfigDict, key: str) -> list[float]:
+    """Returns a list of positive numbers of the section `experiment`, up to a million.
+
+    Raises:
+        UserError: If it is none.
+    """
+    return _numbers(config, key, float, "numbers, for example 0.1,1")
 
 
-def select(outcomes: Iterable[Outcome], **axes: Any) -> list[Outcome]:
-    """The outcomes that stand where the axes say, in order; a backbone is named as planned."""
-    if "backbone" in axes:
-        axes["backbone"] = _joined(axes["backbone"])
-    return [
-        outcome
-        for outcome in outcomes
-        if all(outcome.axes.get(axis) == value for axis, value in axes.items())
-    ]
+def _numbers(
+    config: ConfigDict, key: str, read: Callable[[str], _Number], what: str
+) -> list[_Number]:
+    try:
+        values = [read(word) for word in split_list(config[SECTION][key])]
+    except ValueError:
+        values = []
+    # NaN is in no order.
+    if not values or not all(0 < value <= 1e6 for value in values):
+        raise UserError(
+            f"config.experiment.{key} must be positive {what}, not {config[SECTION][key]!r}"
+        )
+    return list(dict.fromkeys(values))
 
 
-def cell(outcomes: Sequence[Outcome], method: str, *evaluate: str) -> Cell:
-    """The accuracy of a method over seeds, on one backbone or on the average over several."""
-    by_seed = [[outcome.accuracy(method, name) for name in evaluate] for outcome in outcomes]
-    return summarize(by_seed, distilled=method in ("distilled", "neighbors"))
+def label(backbone: str) -> str:
+    """Returns a name that shows no folder of the machine."""
+    return Path(backbone).name
 
 
-def _joined(backbone: str) -> str:
-    return "+".join(label(name) for name in split_list(backbone))
+def title_of(backbone: str) -> str:
+    """Returns the name of a backbone, or of several with + between them, in a table."""
+    return " + ".join(TITLES.get(name, label(name)) for name in backbone.split("+"))
+
+
+def joined(backbone: str) -> str:
+    """Returns the label of one backbone, or of several, comma-separated."""
+    return "+".join(map(label, split_list(backbone)))

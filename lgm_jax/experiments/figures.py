@@ -1,14 +1,17 @@
-"""Draws tables: bars, matrices, curves. matplotlib is imported only here, and only to draw."""
+"""Figures, a function for each kind. matplotlib is imported only here, and only to draw."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from lgm_jax.errors import UserError
+from lgm_jax.experiments.frame import Cell
 
 if TYPE_CHECKING:
     from lgm_jax.experiments.result import Table
@@ -25,6 +28,18 @@ _PLAIN = {
 }
 
 
+# Of the kinds of images among principal components.
+_MARKERS = {
+    "distilled": {"marker": "*", "s": 130},
+    "centroids": {"marker": "s", "s": 40},
+    "random": {"marker": "^", "s": 40},
+}
+
+# Behind the name of a class, and up to how many classes are named.
+_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
+_NAMED = 20
+
+
 def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
     """Draws a figure; gives the content of a file in each format.
 
@@ -36,8 +51,8 @@ def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError(
-            "the tables are written, but figures need matplotlib: pip install 'lgm_jax[figures]', "
-            "and start again"
+            "the tables are written, but figures need matplotlib: pip install "
+            "'lgm_jax[experiments]', and start again"
         ) from error
     import matplotlib.style
 
@@ -58,32 +73,28 @@ def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
 
 def bars(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, a group of bars per column, a bar per row; the paper's as black marks."""
-    figure.set_size_inches(4.0 + 1.1 * max(len(t.columns) for t in tables), 3 * len(tables))
-    for axes, table in zip(
-        figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
-    ):
+    width = 4.0 + 1.1 * max(len(t.columns) for t in tables)
+    for axes, table in _panels(figure, tables, (width, 3.0 * len(tables))):
         draw_bars(axes, table)
 
 
 def draw_bars(axes: Any, table: Table) -> None:
-    """The bars of one table."""
+    """Draws the bars of one table."""
     import matplotlib as mpl
 
-    width, compared = 0.8 / len(table.rows), False
+    width, marked, compared = 0.8 / len(table.rows), set[str](), False
     colours = [look["color"] for look in mpl.rcParams["axes.prop_cycle"]]
     for i, row in enumerate(table.rows):
-        marked = False
         for j, column in enumerate(table.columns):
             cell, x = table.cells.get((row, column)), j + (i + 0.5) * width - 0.4
             if cell is None:
                 continue
             if cell.mean is not None:
-                spread = cell.std if cell.std is not None else cell.probe_std
                 axes.bar(
                     x,
                     cell.mean,
                     width,
-                    yerr=spread,
+                    yerr=cell.std if cell.std is not None else cell.probe_std,
                     color=colours[i % len(colours)],
                     # A colour that comes back is hatched, or two rows would look the same.
                     hatch="//" if i >= len(colours) else None,
@@ -91,12 +102,12 @@ def draw_bars(axes: Any, table: Table) -> None:
                     linewidth=0,
                     capsize=1.5,
                     error_kw={"linewidth": 0.8},
-                    label="" if marked else row,
+                    label="" if row in marked else row,
                 )
-                marked = True
+                marked.add(row)
             if cell.paper is not None:
-                said = "" if compared else "the paper's"
-                axes.plot(x, cell.paper, "k_", markersize=7, label=said)
+                name = "" if compared else "the paper's"
+                axes.plot(x, cell.paper[0], "k_", markersize=7, label=name)
                 compared = True
     axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
     axes.set_ylabel(table.unit)
@@ -104,16 +115,27 @@ def draw_bars(axes: Any, table: Table) -> None:
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
+def bars_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray]]) -> None:
+    """For each table, its bars from 0 to 100, and a picture (h, w, 3) at the right of them."""
+    height, width = 4.5, max(5.0, *(2.5 + 1.3 * len(table.columns) for table, _ in shown))
+    aspect = max(picture.shape[1] / picture.shape[0] for _, picture in shown)
+    figure.set_size_inches(width + aspect * height, height * len(shown))
+    ratios = {"width_ratios": [width, aspect * height]}
+    grid = figure.subplots(len(shown), 2, squeeze=False, gridspec_kw=ratios)
+    for (left, right), (table, picture) in zip(grid, shown, strict=True):
+        draw_bars(left, table)
+        left.set_ylim(0, 100)
+        right.imshow(picture, interpolation="none")
+        right.set_axis_off()
+
+
 def matrices(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, its numbers on colours."""
-    figure.set_size_inches(
-        3.0 + 1.1 * max(len(t.columns) for t in tables),
-        sum(1.2 + 0.5 * len(t.rows) for t in tables),
-    )
-    for axes, table in zip(
-        figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
+    width = 3.0 + 1.1 * max(len(t.columns) for t in tables)
+    for axes, table in _panels(
+        figure, tables, (width, sum(1.2 + 0.5 * len(t.rows) for t in tables))
     ):
-        grid = [[_value(table, row, column) for column in table.columns] for row in table.rows]
+        grid = [[table.mean(row, column) for column in table.columns] for row in table.rows]
         image = axes.imshow(grid, aspect="auto", cmap="viridis")
         # Lines of the style would run through the numbers.
         axes.grid(visible=False)
@@ -130,18 +152,13 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
         axes.set_title(f"{table.title}, {table.unit}")
 
 
-def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
+def curves(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, a curve per column over its rows, which are numbers; the paper's dashed."""
-    figure.set_size_inches(6.5, 3.2 * len(tables))
-    for axes, table in zip(
-        figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True
-    ):
+    for axes, table in _panels(figure, tables, (6.5, 3.2 * len(tables))):
         for i, column in enumerate(table.columns):
-            cells = [(float(row), table.cells.get((row, column))) for row in table.rows]
-            ours = [
-                (x, c.mean, c.std or 0.0) for x, c in cells if c is not None and c.mean is not None
-            ]
-            theirs = [(x, c.paper) for x, c in cells if c is not None and c.paper is not None]
+            cells = [(float(row), table.cells.get((row, column), Cell())) for row in table.rows]
+            ours = [(x, c.mean, c.std or 0.0) for x, c in cells if c.mean is not None]
+            theirs = [(x, c.paper[0]) for x, c in cells if c.paper is not None]
             if ours:
                 xs, means, spreads = zip(*ours, strict=True)
                 axes.errorbar(
@@ -153,10 +170,92 @@ def curves(figure: Any, tables: Sequence[Table], x_label: str) -> None:
         axes.set_xscale("log")
         axes.set_xticks([float(row) for row in table.rows], list(table.rows))
         axes.minorticks_off()
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(table.corner)
         axes.set_ylabel(table.unit)
-        axes.set_title(table.title)
+        axes.set_title(wrap(table.title, 80), fontsize="medium")
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def scatter(figure: Any, panels: Sequence[Panel]) -> None:
+    """For each two panels, a line of dots of their own looks."""
+    figure.set_size_inches(10, 4.2 * len(panels) / 2)
+    grid = figure.subplots(len(panels) // 2, 2, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=True):
+        if panel.grey is not None:
+            axes.plot(*panel.grey, "x", color="0.6", label="the paper's, ImageNet-1k")
+        for n, (name, (x, y)) in enumerate(panel.dots.items()):
+            axes.plot(x, y, "os^vD<>ph*"[n % 10], color=f"C{n % 10}", label=name)
+        axes.set_title(panel.title)
+        axes.set_xlabel(panel.x_label)
+        axes.set_ylabel(panel.y_label)
+        axes.legend(fontsize="x-small")
+
+
+class Panel(NamedTuple):
+    """Dots.
+
+    Attributes:
+        title: Above.
+        x_label: Below.
+        y_label: At the left.
+        dots: Places by name.
+        grey: Abscissae and ordinates of the paper's dots.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    dots: Mapping[str, tuple[float, float]]
+    grey: tuple[Sequence[float], Sequence[float]] | None = None
+
+
+def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Left, principal components; right, how far outside its class each image is.
+
+    Args:
+        figure: Where to draw.
+        shown: By title, what `looks.EDGES` measured.
+    """
+    figure.set_size_inches(11, 5 * len(shown))
+    grid = figure.subplots(len(shown), 2, squeeze=False)
+    for (left, right), (title, measured) in zip(grid, shown, strict=True):
+        points = np.asarray(measured["real"]["points"])
+        colours = _colours(measured["real"]["labels"])
+        left.scatter(*points.T, s=5, c=colours, alpha=0.45, linewidths=0)
+        for kind, found in measured["kinds"].items():
+            places, colours = np.asarray(found["points"]), _colours(found["labels"])
+            look = {**_MARKERS[kind], "edgecolors": "black", "linewidths": 0.8}
+            left.scatter(*places.T, c=colours[: len(places)], **look)
+            # For the legend, without a class's colour.
+            left.scatter([], [], c="white", label=kind.capitalize(), **look)
+            right.scatter(found["ratio"], found["ratio_along"], c=colours, **look)
+        names, distilled = measured["class_names"], measured["kinds"]["distilled"]
+        for label, place in zip(distilled["labels"], distilled["points"], strict=True):
+            if len(names) <= _NAMED:
+                # Names are no formulas, whatever signs are in them.
+                at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
+                left.annotate(names[label], place, (7, 5), bbox=_BOX, **at)
+        first, second = (100 * part for part in measured["share"])
+        left.set_xlabel(f"first principal component, {first:.0f} % of the variance")
+        left.set_ylabel(f"second, {second:.0f} %")
+        left.set_title(title)
+        left.legend(fontsize="small")
+        right.axvline(1, color="0.6", linewidth=0.8)
+        right.axhline(1, color="0.6", linewidth=0.8)
+        right.set_xlabel("distance to the class's mean / 95 % radius")
+        right.set_ylabel("along the class's direction / 95 % edge")
+        right.set_title("beyond 1, outside 95 % of the class's real images")
+
+
+def _panels(figure: Any, tables: Sequence[Table], size: tuple[float, float]) -> Any:
+    """Returns axes below each other, with the table of each."""
+    figure.set_size_inches(*size)
+    return zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True)
+
+
+def _colours(labels: Sequence[int]) -> list[str]:
+    """Returns colours by class: ten that are easily told apart, over and over."""
+    return [f"C{label % 10}" for label in labels]
 
 
 def wrap(name: str, width: int) -> str:
@@ -166,8 +265,3 @@ def wrap(name: str, width: int) -> str:
 
 def _wrapped(names: Sequence[str]) -> list[str]:
     return [wrap(name, 15) for name in names]
-
-
-def _value(table: Table, row: str, column: str) -> float:
-    cell = table.cells.get((row, column))
-    return float("nan") if cell is None or cell.mean is None else cell.mean

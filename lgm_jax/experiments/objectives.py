@@ -2,199 +2,111 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from lgm_jax import checks, plugins, real
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import figures
-from lgm_jax.experiments.axes import (
-    AVERAGE,
-    METHODS,
-    SETS,
-    ImageSet,
-    backbones,
-    cell,
-    distilled_run,
-    evaluated,
-    real_run,
-    seeds,
-    select,
-    sets,
-    title_of,
-)
-from lgm_jax.experiments.published import note_of
-from lgm_jax.experiments.result import Cell, Claim, Result, Table, mean, summarize
-from lgm_jax.experiments.runner import SECTION, Measure, Outcome, Planned
+from lgm_jax.experiments import frame, looks
+from lgm_jax.experiments.axes import SECTION, ImageSet, backbones, evaluated, joined, seeds, sets
+from lgm_jax.experiments.planning import Variant, distilled_run
+from lgm_jax.experiments.reports import place_by_backbone
+from lgm_jax.experiments.result import Claim, Table
+from lgm_jax.experiments.runner import Measure, Outcome, Planned
+from lgm_jax.experiments.study import AVERAGE, METHODS, Report, Study
 from lgm_jax.objectives import OBJECTIVES
-from lgm_jax.session import Session
 from lgm_jax.settings import split_list
-from lgm_jax.stages.costs import step_costs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SOFT = "soft-labels"
 
-_OWN_TIME = "ms a step, each run by itself"
+# Metrics of runs beside their accuracies.
+_COSTS = ("ms a step", "minutes", "MB")
+_STEPS, _LABELS, _OWN_TIME = "steps", "bytes of labels", "ms a step, each run by itself"
+
+_SAME, _OTHERS = "same backbone", "other backbones"
 
 
-def plan_objectives(config: ConfigDict, finished: Mapping[str, Outcome]) -> list[Planned]:
-    """Objectives at equal steps; then, at equal time, and all that is compared with them.
+def plan(
+    config: ConfigDict, name: str, images: ImageSet, finished: Mapping[str, Outcome]
+) -> list[Planned]:
+    """Returns objectives at equal steps; then, at equal time, and all that is compared with them.
 
     How many steps fill the same time is known once the runs at equal steps are finished.
     """
-    planned = []
-    for name, image_set in sets(config).items():
-        equal_steps = _at_equal_steps(config, name, image_set)
-        planned.append(real_run(config, name, image_set, evaluated(config), ("random", "full")))
-        planned += equal_steps
-        planned += _by_source(config, name, image_set)
-        planned += _with_soft_labels(config, name, image_set)
-        planned += _of_several(config, name, image_set)
-        done = [finished[each.name] for each in equal_steps if each.name in finished]
-        if len(done) == len(equal_steps):
-            planned += _at_equal_time(config, name, image_set, done)
+
+    def runs(backbone: str, variant: Variant, measure: Measure | None = None) -> list[Planned]:
+        """A run for each seed; only the first measures."""
+        return [
+            distilled_run(
+                name,
+                images,
+                backbone,
+                seed,
+                variant,
+                evaluate=dict.fromkeys([*split_list(backbone), *evaluated(config)]),
+                measure=measure if seed == config.seed else None,
+            )
+            for seed in seeds(config)
+        ]
+
+    every, named = backbones(config), _objectives(config)
+    costs = looks.step_costs_of(named)
+    equal_steps = [
+        run
+        for objective, backbone in itertools.product(named, every)
+        for run in runs(
+            backbone,
+            Variant(_variant(config, objective), {"objective": objective}),
+            costs if objective == config.objective else None,
+        )
+    ]
+    planned = list(equal_steps)
+    for source, objective in itertools.product(_sources(config)[1:], named):
+        changes = {"objective": objective, "real.source": source}
+        planned += runs(every[0], Variant(_variant(config, objective, source), changes))
+    if config[SECTION].soft:
+        planned += runs(every[0], Variant(_SOFT, {"labels": "soft"}))
+    for pair in _pairs(config):
+        planned += runs(",".join(pair), Variant())
+    if all(each.name in finished for each in equal_steps):
+        done = [finished[each.name] for each in equal_steps]
+        for backbone, objective in itertools.product(every, named):
+            steps = _equal_time_steps(config, objective, done, backbone)
+            # Those of as many steps are there already.
+            if steps != config.steps:
+                timed = _timed(config, objective, done, backbone)
+                planned += runs(backbone, Variant(timed, {"objective": objective, "steps": steps}))
     return planned
 
 
-def tabulate_objectives(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
-    """Accuracy on the same backbone and on others, seconds and memory, for each comparison."""
-    tables, claims, drawn = [], [], []
-    images = sets(config)
-    copies = sorted({each.changes.get("copies", config.copies) for each in images.values()})
-    for name in images:
-        own = select(outcomes, set=name)
-        where = SETS[name].title
-        cost: dict[tuple[str, str], Cell] = {}
-        accuracy: dict[str, dict[tuple[str, str], Cell]] = {"steps": {}, "time": {}}
-        for objective in _objectives(config):
-            by_backbone = [
-                select(own, backbone=b, variant=_variant(config, objective))
-                for b in backbones(config)
-            ]
-            _fill(config, accuracy["steps"], objective, by_backbone)
-            cost |= _cost_cells(config, own, objective)
-            by_backbone = [
-                select(own, backbone=b, variant=_timed(config, objective, own, b))
-                for b in backbones(config)
-            ]
-            _fill(config, accuracy["time"], objective, by_backbone)
-            steps = [run.results["steps"] for runs in by_backbone for run in runs]
-            accuracy["time"][objective, "steps"] = Cell(float(np.mean(steps)))
-        columns = _columns(config)
-        rows = _objectives(config)
-        steps_table = Table(f"{where}, equal steps", "objective", rows, columns, accuracy["steps"])
-        time_table = Table(
-            f"{where}, equal time",
-            "objective",
-            rows,
-            [*columns, "steps"],
-            accuracy["time"],
-            unit="top-1 %, or number of steps",
-            integer_columns=["steps"],
-        )
-        tables += [steps_table, time_table]
-        drawn += [steps_table, dataclasses.replace(time_table, columns=columns, unit="top-1 %")]
-        tables.append(
-            Table(
-                f"{where}, cost",
-                "objective",
-                rows,
-                ["ms a step", "minutes", "MB"],
-                cost,
-                unit="median milliseconds of a step, minutes of all steps, megabytes of a step",
-            )
-        )
-        tables += _source_table(config, own, where)
-        tables += _soft_table(config, own, where)
-        joint, said = _joint_table(config, own, where)
-        tables += joint
-        drawn += joint
-        claims += said
-    return Result(
-        "Objectives, and several backbones at once",
-        tables,
-        [
-            note_of(config, outcomes),
-            f"Distillation seeds: {len(seeds(config))}. Steps where not said otherwise: "
-            f"{config.steps}. Copies: {', '.join(map(str, copies))}. The closed-form probe has a "
-            f"ridge of {config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At "
-            f"equal time, each makes as many steps as fill the time of {config.objective}'s, "
-            "compilation and features that are computed once left out, in tenths; the time of a "
-            "step is the median of a few, for which the objectives took turns, but by source of "
-            "real features that of each run by itself. Memory is XLA's account of the step, "
-            "weights included.",
-        ],
-        claims,
-        functools.partial(figures.bars, tables=drawn),
-    )
-
-
-def plan_clp(config: ConfigDict, _: Mapping[str, Outcome]) -> list[Planned]:
-    """The closed-form probe with every ridge and temperature, evaluated on validation images."""
-    return [
-        distilled_run(
-            config,
-            name,
-            image_set,
-            backbone,
-            seed,
-            evaluate=[backbone],
-            variant=f"ridge{ridge:g}-temperature{temperature:g}",
-            changes={
-                "objective": "clp",
-                "clp.ridge": ridge,
-                "clp.temperature": temperature,
-                "probe.split": "val",
-            },
-        )
-        for name, image_set in sets(config).items()
-        for ridge in _positive(config, "ridges")
-        for temperature in _positive(config, "temperatures")
-        for backbone in backbones(config)
-        for seed in seeds(config)
-    ]
-
-
-def tabulate_clp(config: ConfigDict, outcomes: Sequence[Outcome]) -> Result:
-    """Ridges by temperatures for each backbone, and the best of both for all together."""
-    tables, notes, seen = [], [], backbones(config)
-    pairs = list(itertools.product(_positive(config, "ridges"), _positive(config, "temperatures")))
-    for name in sets(config):
-        tables_here = []
-        for backbone in seen:
-            cells = {}
-            for ridge, temperature in pairs:
-                variant = f"ridge{ridge:g}-temperature{temperature:g}"
-                runs = select(outcomes, set=name, backbone=backbone, variant=variant)
-                cells[f"{ridge:g}", f"{temperature:g}"] = cell(runs, "distilled", backbone)
-            rows, columns = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
-            where = f"{SETS[name].title}, {title_of(backbone)}, validation images"
-            tables_here.append(Table(where, "ridge by temperature", rows, columns, cells))
-        average = {
-            pair: float(np.mean([mean(table.cells, *pair) for table in tables_here]))
-            for pair in tables_here[0].cells
-        }
-        best = max(average, key=average.__getitem__)
-        notes.append(
-            f"On {SETS[name].title}, best: ridge {best[0]}, temperature {best[1]}, "
-            f"{average[best]:.1f} on the average over backbones."
-        )
-        tables += tables_here
-    return Result(
-        "Ridge and temperature of the closed-form probe",
-        tables,
-        [note_of(config, outcomes), *notes],
-        draw=functools.partial(figures.matrices, tables=tables),
-    )
+def rows(config: ConfigDict, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """Returns the rows of steps, bytes of labels, and the costs of a step."""
+    if "distill" not in outcome.planned.changes["stages"]:
+        return
+    yield frame.row_of(outcome, _STEPS, float(outcome.results["steps"]))
+    yield frame.row_of(outcome, _LABELS, float(outcome.results["labels"]["bytes"]))
+    for objective, cost in (outcome.measured or {}).items():
+        variant = {"variant": _variant(config, objective)}
+        yield frame.row_of(outcome, _COSTS[0], 1000 * cost["seconds"], **variant)
+        yield frame.row_of(outcome, _COSTS[1], config.steps * cost["seconds"] / 60, **variant)
+        yield frame.row_of(outcome, _COSTS[2], cost["bytes"] / 1e6, **variant)
+    sources = _sources(config)
+    named = itertools.product(_objectives(config), sources)
+    compared = {_variant(config, *each) for each in named} if len(sources) > 1 else set()
+    first = joined(backbones(config)[0])
+    if outcome.axes["variant"] in compared and outcome.axes["backbone"] == first:
+        yield frame.row_of(outcome, _OWN_TIME, 1000 * seconds_per_step(outcome))
 
 
 def seconds_per_step(outcome: Outcome) -> float:
-    """Median over the lines of `metrics.jsonl`, so that compilation and restarts do not count.
+    """Returns the median over the lines of `metrics.jsonl`, free of compilation and restarts.
 
     Raises:
         UserError: If there are fewer than two lines.
@@ -211,104 +123,27 @@ def seconds_per_step(outcome: Outcome) -> float:
     )
 
 
-def _at_equal_steps(config: ConfigDict, name: str, image_set: ImageSet) -> list[Planned]:
-    names = _objectives(config)
-    measure = Measure(
-        "step_costs",
-        functools.partial(_cost_inputs, names=names),
-        functools.partial(_step_costs, names=names),
-    )
+def report(study: Study) -> Report:
+    """Accuracy on the same backbone and on others, seconds and memory, for each comparison."""
+    tables = [*_by_objective(study), *_by_source(study), *_by_labels(study)]
+    joint, claims = _jointly(study)
+    return Report([*tables, *joint], claims)
+
+
+def notes(config: ConfigDict) -> list[str]:
+    """Returns what a reader must know of time, memory and settings."""
+    images = sets(config).values()
+    copies = sorted({each.changes.get("copies", config.copies) for each in images})
     return [
-        distilled_run(
-            config,
-            name,
-            image_set,
-            backbone,
-            seed,
-            evaluate=evaluated(config),
-            variant=_variant(config, objective),
-            changes={"objective": objective},
-            measure=measure if _measures_costs(config, objective, seed) else None,
-        )
-        for objective in _objectives(config)
-        for backbone in backbones(config)
-        for seed in seeds(config)
+        f"Distillation seeds: {len(seeds(config))}. Steps where not said otherwise: "
+        f"{config.steps}. Copies: {', '.join(map(str, copies))}. The closed-form probe has a "
+        f"ridge of {config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At "
+        f"equal time, each makes as many steps as fill the time of {config.objective}'s, "
+        "compilation and features that are computed once left out, in tenths; the time of a "
+        "step is the median of a few, for which the objectives took turns, but by source of "
+        "real features that of each run by itself. Memory is XLA's account of the step, "
+        "weights included."
     ]
-
-
-def _at_equal_time(
-    config: ConfigDict, name: str, image_set: ImageSet, done: Sequence[Outcome]
-) -> list[Planned]:
-    planned = []
-    for backbone in backbones(config):
-        for objective in _objectives(config):
-            steps = _equal_time_steps(config, objective, done, backbone)
-            # Those of as many steps are there already.
-            if steps != config.steps:
-                planned += [
-                    distilled_run(
-                        config,
-                        name,
-                        image_set,
-                        backbone,
-                        seed,
-                        evaluate=evaluated(config),
-                        variant=_timed(config, objective, done, backbone),
-                        changes={"objective": objective, "steps": steps},
-                    )
-                    for seed in seeds(config)
-                ]
-    return planned
-
-
-def _by_source(config: ConfigDict, name: str, image_set: ImageSet) -> list[Planned]:
-    """Every objective with other sources of real features, on the first backbone."""
-    return [
-        distilled_run(
-            config,
-            name,
-            image_set,
-            backbones(config)[0],
-            seed,
-            evaluate=evaluated(config),
-            variant=_variant(config, objective, source),
-            changes={"objective": objective, "real.source": source},
-        )
-        for source in _sources(config)
-        if source != config.real.source
-        for objective in _objectives(config)
-        for seed in seeds(config)
-    ]
-
-
-def _with_soft_labels(config: ConfigDict, name: str, image_set: ImageSet) -> list[Planned]:
-    """The config's objective with labels that are learned, on the first backbone."""
-    return [
-        distilled_run(
-            config,
-            name,
-            image_set,
-            backbones(config)[0],
-            seed,
-            evaluate=evaluated(config),
-            variant=_SOFT,
-            changes={"labels": "soft"},
-        )
-        for seed in (seeds(config) if config[SECTION].soft else ())
-    ]
-
-
-def _of_several(config: ConfigDict, name: str, image_set: ImageSet) -> list[Planned]:
-    """The config's objective against every pair of backbones."""
-    return [
-        distilled_run(config, name, image_set, ",".join(pair), seed, evaluate=evaluated(config))
-        for pair in _pairs(config)
-        for seed in seeds(config)
-    ]
-
-
-def _pairs(config: ConfigDict) -> list[tuple[str, str]]:
-    return list(itertools.combinations(backbones(config), 2)) if config[SECTION].joint else []
 
 
 def _objectives(config: ConfigDict) -> list[str]:
@@ -325,18 +160,8 @@ def _sources(config: ConfigDict) -> list[str]:
     return list(dict.fromkeys([config.real.source, *named]))
 
 
-def _positive(config: ConfigDict, key: str) -> list[float]:
-    """A list of positive numbers of the section `experiment`."""
-    try:
-        values = [float(word) for word in split_list(config[SECTION][key])]
-    except ValueError:
-        values = []
-    if not values or min(values) <= 0:
-        raise UserError(
-            f"config.experiment.{key} must be positive numbers, for example 0.1,1, not "
-            f"{config[SECTION][key]!r}"
-        )
-    return values
+def _pairs(config: ConfigDict) -> list[tuple[str, str]]:
+    return list(itertools.combinations(backbones(config), 2)) if config[SECTION].joint else []
 
 
 def _variant(config: ConfigDict, objective: str, source: str | None = None) -> str:
@@ -350,11 +175,16 @@ def _variant(config: ConfigDict, objective: str, source: str | None = None) -> s
 def _equal_time_steps(
     config: ConfigDict, objective: str, outcomes: Sequence[Outcome], backbone: str
 ) -> int:
-    """How many steps of an objective take as long as all of the config's own.
+    """Returns how many steps of an objective take as long as all of the config's own.
 
     In tenths of its steps: no time of a step is known much better.
     """
-    costs = _measured_costs(config, outcomes, backbone)
+    place = joined(backbone), ""
+    costs = next(
+        each.measured
+        for each in outcomes
+        if (each.axes["backbone"], each.axes["variant"]) == place and each.measured
+    )
     ratio = costs[config.objective]["seconds"] / costs[objective]["seconds"]
     return max(1, round(config.steps * max(1, round(10 * ratio)) / 10))
 
@@ -365,165 +195,124 @@ def _timed(config: ConfigDict, objective: str, outcomes: Sequence[Outcome], back
     return _variant(config, objective) if steps == config.steps else f"{objective}-{steps}-steps"
 
 
-def _columns(config: ConfigDict) -> list[str]:
-    others = len(evaluated(config)) > 1
-    return ["same backbone", *(["other backbones"] if others else [])]
+def _by_objective(study: Study) -> list[Table]:
+    """Returns accuracies at equal steps and at equal time, and costs."""
+    config, every = study.config, study.all
+    at_steps, at_time, costs = [], [], []
+    for objective in _objectives(config):
+        own = _variant(config, objective)
+        for backbone in backbones(config):
+            of = every[every["backbone"] == joined(backbone)].assign(row=objective)
+            at_steps.append(of[of["variant"] == own])
+            timed = _timed(config, objective, study.outcomes, backbone)
+            at_time.append(of[of["variant"] == timed])
+            costs.append(of[(of["variant"] == own) & of["metric"].isin(_COSTS)])
+    return [
+        _same_and_others(study, at_steps, ", equal steps"),
+        _same_and_others(
+            study,
+            at_time,
+            ", equal time",
+            extra=_STEPS,
+            unit="top-1 %, or number of steps",
+            integers=[_STEPS],
+        ),
+        study.table(
+            _concat(costs).assign(column=lambda placed: placed["metric"]),
+            ", cost",
+            "objective",
+            unit="median milliseconds of a step, minutes of all steps, megabytes of a step",
+            drawn=False,
+        ),
+    ]
 
 
-def _fill(
-    config: ConfigDict,
-    cells: dict[tuple[str, str], Cell],
-    row: str,
-    by_backbone: Sequence[Sequence[Outcome]],
-) -> None:
-    """Averages over the backbones that are distilled against, for each seed."""
-    same, others = [], []
-    for runs in zip(*by_backbone, strict=True):
-        pairs = list(zip(backbones(config), runs, strict=True))
-        same.append([run.accuracy("distilled", b) for b, run in pairs])
-        others.append(
-            [run.accuracy("distilled", o) for b, run in pairs for o in evaluated(config) if o != b]
-        )
-    cells[row, "same backbone"] = summarize(same)
-    if others[0]:
-        cells[row, "other backbones"] = summarize(others)
+def _same_and_others(
+    study: Study, parts: Sequence[pd.DataFrame], title: str, extra: str | None = None, **looks: Any
+) -> Table:
+    """Returns the table of averages over the backbones that are distilled against."""
+    placed = _concat(parts)
+    same = placed["evaluated"] == placed["backbone"]
+    placed = placed.assign(column=same.map({True: _SAME, False: _OTHERS}))
+    is_other = ~same & placed["evaluated"].isin(study.evaluated)
+    kept = placed[(placed["metric"] == frame.TOP1) & (same | is_other)]
+    if extra is not None:
+        kept = _concat([kept, placed[placed["metric"] == extra].assign(column=extra)])
+    columns = [_SAME, _OTHERS]
+    return study.table(kept, title, "objective", columns=columns, **looks)
 
 
-def _measures_costs(config: ConfigDict, objective: str, seed: int) -> bool:
-    """Whether the costs of all objectives are found out after this run, against its backbone."""
-    return objective == config.objective and seed == seeds(config)[0]
-
-
-def _measured_costs(
-    config: ConfigDict, outcomes: Sequence[Outcome], backbone: str
-) -> Mapping[str, Mapping[str, float]]:
-    """Seconds and bytes of a step against a backbone, by objective."""
-    first, *_ = select(outcomes, backbone=backbone, variant=_variant(config, config.objective))
-    costs: Mapping[str, Mapping[str, float]] = first.measured
-    return costs
-
-
-def _cost_cells(
-    config: ConfigDict, own: Sequence[Outcome], objective: str
-) -> dict[tuple[str, str], Cell]:
-    costs = [_measured_costs(config, own, backbone)[objective] for backbone in backbones(config)]
-    seconds = float(np.mean([cost["seconds"] for cost in costs]))
-    return {
-        (objective, "ms a step"): Cell(1000 * seconds),
-        (objective, "minutes"): Cell(config.steps * seconds / 60),
-        (objective, "MB"): Cell(float(np.mean([cost["bytes"] for cost in costs])) / 1e6),
+def _by_source(study: Study) -> list[Table]:
+    sources, first = _sources(study.config), study.sources[0]
+    if len(sources) < 2:
+        return []
+    variants = {
+        f"{objective}, {source}": _variant(study.config, objective, source)
+        for objective, source in itertools.product(_objectives(study.config), sources)
     }
+    title = f", sources of real features, distilled against {study.titled(first)}"
+    return [
+        _by_evaluated(
+            study, variants, _OWN_TIME, title, "objective, source", unit="top-1 %, or milliseconds"
+        )
+    ]
+
+
+def _by_labels(study: Study) -> list[Table]:
+    if not study.config[SECTION].soft:
+        return []
+    return [
+        _by_evaluated(
+            study,
+            {"hard labels": "", "soft labels": _SOFT},
+            _LABELS,
+            f", soft labels, distilled against {study.titled(study.sources[0])}",
+            "labels",
+            unit="top-1 %, or bytes",
+            integers=[_LABELS],
+        )
+    ]
 
 
 def _by_evaluated(
-    config: ConfigDict, rows: Mapping[str, Sequence[Outcome]]
-) -> dict[tuple[str, str], Cell]:
-    return {
-        (row, title_of(other)): cell(runs, "distilled", other)
-        for row, runs in rows.items()
-        for other in evaluated(config)
-    }
+    study: Study, variants: Mapping[str, str], extra: str, title: str, corner: str, **looks: Any
+) -> Table:
+    """Returns variants on the first backbone, by what evaluates, and a metric more."""
+    of = study.all[study.all["backbone"] == study.sources[0]]
+    placed = _concat([of[of["variant"] == name].assign(row=row) for row, name in variants.items()])
+    top1 = (placed["metric"] == frame.TOP1) & placed["evaluated"].isin(study.evaluated)
+    columns = placed["evaluated"].map(study.titled).where(placed["metric"] == frame.TOP1, extra)
+    kept = placed.assign(column=columns)[top1 | (placed["metric"] == extra)]
+    order = [*map(study.titled, study.evaluated), extra]
+    return study.table(kept, title, corner, columns=order, drawn=False, **looks)
 
 
-def _source_table(config: ConfigDict, own: Sequence[Outcome], where: str) -> list[Table]:
-    first, sources = backbones(config)[0], _sources(config)
-    if len(sources) < 2:
-        return []
-    rows, cells = {}, {}
-    for objective, source in itertools.product(_objectives(config), sources):
-        row = f"{objective}, {source}"
-        rows[row] = select(own, backbone=first, variant=_variant(config, objective, source))
-        speeds = [seconds_per_step(run) for run in rows[row]]
-        cells[row, _OWN_TIME] = Cell(1000 * float(np.mean(speeds)))
-    cells |= _by_evaluated(config, rows)
-    return [
-        Table(
-            f"{where}, sources of real features, distilled against {title_of(first)}",
-            "objective, source",
-            list(rows),
-            [*map(title_of, evaluated(config)), _OWN_TIME],
-            cells,
-            unit="top-1 %, or milliseconds",
-        )
-    ]
-
-
-def _soft_table(config: ConfigDict, own: Sequence[Outcome], where: str) -> list[Table]:
-    if not config[SECTION].soft:
-        return []
-    first = backbones(config)[0]
-    rows = {
-        f"{kind} labels": select(own, backbone=first, variant=variant)
-        for kind, variant in (("hard", ""), ("soft", _SOFT))
-    }
-    cells = _by_evaluated(config, rows)
-    for row, runs in rows.items():
-        cells[row, "bytes of labels"] = Cell(float(runs[0].results["labels"]["bytes"]))
-    return [
-        Table(
-            f"{where}, soft labels, distilled against {title_of(first)}",
-            "labels",
-            list(rows),
-            [*map(title_of, evaluated(config)), "bytes of labels"],
-            cells,
-            unit="top-1 %, or bytes",
-            integer_columns=["bytes of labels"],
-        )
-    ]
-
-
-def _joint_table(
-    config: ConfigDict, own: Sequence[Outcome], where: str
-) -> tuple[list[Table], list[Claim]]:
-    """Several backbones at once against each single one, on all of them."""
-    pairs, every = _pairs(config), evaluated(config)
+def _jointly(study: Study) -> tuple[list[Table], list[Claim]]:
+    """Returns several backbones at once against each single one, on all of them."""
+    pairs = [tuple(map(joined, pair)) for pair in _pairs(study.config)]
     if not pairs:
         return [], []
-    sources = [(backbone,) for backbone in backbones(config)] + pairs
-    rows, cells = {}, {}
-    for source in sources:
-        row = " + ".join(map(title_of, source))
-        rows[row] = select(own, backbone=",".join(source), variant="")
-        cells[row, AVERAGE] = cell(rows[row], "distilled", *every)
-    cells |= _by_evaluated(config, rows)
-    real = select(own, backbone="real")
-    for method in ("random", "full"):
-        for other in every:
-            cells[METHODS[method], title_of(other)] = cell(real, method, other)
-        cells[METHODS[method], AVERAGE] = cell(real, method, *every)
+    titled, own = study.titled, study.top1
+    sources = [*study.sources, *map("+".join, pairs)]
+    is_kept = (own["variant"] == "") & own["backbone"].isin([*sources, "real"])
+    placed = place_by_backbone(study, own[is_kept & own["evaluated"].isin(study.evaluated)])
+    table = study.table(
+        frame.with_average(placed, AVERAGE),
+        ", several backbones at once",
+        "distilled against",
+        rows=[*map(titled, sources), METHODS["random"], METHODS["full"]],
+        columns=[*map(titled, study.evaluated), AVERAGE],
+    )
     claims = []
     for pair in pairs:
-        for other in (backbone for backbone in every if backbone not in pair):
-            joint, *single = (
-                mean(cells, " + ".join(map(title_of, source)), title_of(other))
-                for source in (pair, (pair[0],), (pair[1],))
-            )
-            gain = joint - max(single)
-            names = " and ".join(map(title_of, pair))
-            text = f"{where}: {names} together are better on {title_of(other)} than either alone"
+        for other in (titled(each) for each in study.evaluated if each not in pair):
+            singles = [table.mean(titled(each), other) for each in pair]
+            gain = table.mean(titled("+".join(pair)), other) - max(singles)
+            names = " and ".join(map(titled, pair))
+            text = f"{study.title}: {names} together are better on {other} than either alone"
             claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
-    columns = [*map(title_of, every), AVERAGE]
-    titles = [*rows, METHODS["random"], METHODS["full"]]
-    return [
-        Table(f"{where}, several backbones at once", "distilled against", titles, columns, cells)
-    ], claims
+    return [table], claims
 
 
-def _cost_inputs(session: Session, names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "identity": dict(session.identity),
-        # Of which the identity has those that its own objective reads.
-        "clp": session.config.clp.to_dict(),
-        "microbatch": session.run.last_process("distill").get("microbatch"),
-        "attention": session.config.backbone.attention,
-        "devices": session.process.get("devices"),
-        "objectives": list(names),
-    }
-
-
-def _step_costs(session: Session, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    print(f"timing a step of {', '.join(names)}, in turns", flush=True)
-    costs = step_costs(session, names)
-    return {
-        name: {"seconds": cost.seconds, "bytes": cost.num_bytes} for name, cost in costs.items()
-    }
+def _concat(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return frame.import_pandas().concat(parts)

@@ -1,4 +1,4 @@
-"""Makes the runs of an experiment, one after another, and writes what comes of them."""
+"""Makes the runs of an experiment, those that are free first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -15,19 +14,12 @@ from ml_collections import ConfigDict
 
 from lgm_jax import files, hosts, locks, paths, runs
 from lgm_jax.errors import UserError, explain
-from lgm_jax.experiments import samples
-from lgm_jax.experiments.result import Result, write
-from lgm_jax.report.judge import judge
+from lgm_jax.experiments.axes import SECTION, label
 from lgm_jax.session import Session
-
-SECTION = "experiment"
-
-# Of runs whose results are doubtful, those that a table's notes list.
-_MOST_FINDINGS = 10
 
 RUNS, RECORD = "runs", "experiment.json"
 
-# What earlier versions appended to the name of a folder's backbone: digits of its weights' hash.
+# What version 0.1 appended to the name of a folder's backbone: digits of its weights' hash.
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 
 # Between two looks at runs that other processes make.
@@ -36,21 +28,33 @@ _POLL_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Something to find out of a finished run that `results.json` does not hold.
+    """Something to compute from a finished run that `results.json` does not hold.
 
-    It is kept in the run folder, and found out again when its inputs change.
+    It is kept in the run folder, and computed anew when its inputs change.
 
     Attributes:
         name: What it is, in the run's `stages.json`.
         inputs: What the value depends on, as JSON: fingerprints of data, backbones and images.
-        compute: Finds it out, as JSON.
-        files: What `compute` writes in the run folder; it is asked again if one is missing.
+        compute: Returns it, as JSON.
+        files: What `compute` writes in the run folder; it is called again if one is missing.
     """
 
     name: str
     inputs: Callable[[Session], Mapping[str, Any]]
     compute: Callable[[Session], Any]
     files: Sequence[str] = ()
+
+    def value(self, session: Session) -> Any:
+        """Returns the value, computed if the run folder does not hold it."""
+        stage, inputs = f"measure/{self.name}", self.inputs(session)
+        value = session.run.find(stage, inputs)
+        if value is None or not all((session.run.path / name).exists() for name in self.files):
+            started = time.perf_counter()
+            value = self.compute(session)
+            seconds = time.perf_counter() - started
+            made_by = [session.process_with(*session.backbones)]
+            session.run.finish(stage, inputs, value, seconds, made_by)
+        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Planned:
         axes: Where it stands in the experiment, for example `{"set": "digits", "backbone": "a",
             "seed": 0}`; its folder is named by the values. Empty ones are left out.
         changes: What its config has that the experiment's has not, by dotted key.
-        measure: What else to find out, once its stages are done.
+        measure: What else to compute, once its stages are done.
     """
 
     axes: Mapping[str, Any]
@@ -76,7 +80,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         words = [f"{k}{v}" if isinstance(v, int) else label(v) for k, v in self.axes.items()]
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]", "_", word) for word in words if word)
 
@@ -89,7 +93,7 @@ class Outcome:
         planned: What it was to be.
         results: Its `results.json`.
         metrics: The lines of its `metrics.jsonl`.
-        measured: What its `measure` gave.
+        measured: The value of its `measure`.
         path: Its folder.
     """
 
@@ -104,11 +108,11 @@ class Outcome:
         return self.planned.axes
 
     def accuracy(self, method: str, backbone: str) -> Mapping[str, Any]:
-        """An entry of `results.json`, under `probe`.
+        """Returns an entry of `results.json`, under `probe`.
 
         Args:
             method: The row, such as `distilled`.
-            backbone: The backbone as it was asked for: a name, a folder or a hub id.
+            backbone: The backbone as the config names it: a name, a folder or a hub id.
 
         Raises:
             KeyError: If the run did not evaluate that.
@@ -118,44 +122,33 @@ class Outcome:
         return known[backbone if backbone in known else plain[label(backbone)]][method]
 
 
-Plan = Callable[[ConfigDict, Mapping[str, Outcome]], Sequence[Planned]]
-Tabulate = Callable[[ConfigDict, Sequence[Outcome]], Result]
+Plan = Callable[[Mapping[str, Outcome]], Sequence[Planned]]
 Start = Callable[[ConfigDict, str, Callable[[Session], Any]], Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A set of runs, and what comes of them: two pure functions.
-
-    Attributes:
-        plan: `plan(config, finished)` gives all runs that are known of, given the finished ones by
-            name; it is asked again until it names no new one.
-        tabulate: `tabulate(config, outcomes)` gives the result, of the runs in the plan's order.
-    """
-
-    plan: Plan
-    tabulate: Tabulate
-
-
 def run(
-    experiment: Experiment,
+    plan: Plan,
     config: ConfigDict,
     workdir: str,
     start: Start,
     check: Callable[[ConfigDict], None],
-) -> None:
-    """Makes the runs that are not finished, and writes the result.
+) -> tuple[epath.Path, list[Outcome]]:
+    """Makes the runs that are not finished.
 
     Several processes, on one machine or on several that share the workdir, may do so at once: each
     makes the runs that are free, and all wait for the last ones.
 
     Args:
-        experiment: The experiment.
-        config: Its config, with the section `experiment`.
+        plan: `plan(finished)` returns all runs that are known, given the finished ones by name; it
+            is called again until it names no new one.
+        config: The experiment's config, with the section `experiment`.
         workdir: Where everything is written.
-        start: `start(config, folder, then)` makes an ordinary run and returns what `then` gives of
-            its session.
+        start: `start(config, folder, then)` makes an ordinary run and returns what `then` returns
+            for its session.
         check: Refuses a run's config that cannot work.
+
+    Returns:
+        The workdir, and the runs in the plan's order.
 
     Raises:
         UserError: If the workdir is another's, or for what a run refuses.
@@ -166,22 +159,43 @@ def run(
     shared = paths.locate(config[SECTION].share or workdir)
     finished: dict[str, Outcome] = {}
     while True:
-        plan = experiment.plan(config, finished)
-        configs, planned = configs_of(plan, config), {each.name: each for each in plan}
+        planned = plan(finished)
+        configs = configs_of(planned, config)
         for each in configs.values():
             check(each)
         _open_folder(folder, config)
-        todo = {name: each for name, each in planned.items() if name not in finished}
+        todo = {each.name: each for each in planned if each.name not in finished}
+        if not todo:
+            return folder, [finished[each.name] for each in planned]
         for each in configs.values():
             if not each.real.cache:
                 # What one run has embedded, the others need not.
                 each.real.cache = str(shared / runs.FEATURES)
         for name, outcome in _make_all(todo, configs, shared / RUNS, len(finished), start):
             finished[name] = outcome
-        if not todo:
-            break
-    if hosts.is_first():
-        _write(experiment, config, folder, [finished[name] for name in planned])
+
+
+def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, ConfigDict]:
+    """Returns the configs of runs, by the names of their folders.
+
+    Raises:
+        UserError: If two runs have one name.
+    """
+    configs: dict[str, ConfigDict] = {}
+    for each in planned:
+        if each.name in configs:
+            raise UserError(f"two runs of the experiment are named {each.name}: rename a folder")
+        configs[each.name] = without_section(config)
+        configs[each.name].update_from_flattened_dict(dict(each.changes))
+    return configs
+
+
+def without_section(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of an experiment's config as an ordinary config."""
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked():
+        del copy[SECTION]
+    return copy
 
 
 def _make_all(
@@ -234,122 +248,26 @@ def _make_if_free(
         return None
     print(place, flush=True)
     try:
-        return _make(planned, config, path, start)
+        measure = planned.measure
+        measured = start(config, str(path), measure.value if measure else lambda _: None)
     except runs.InUseError:
         # Somebody was faster. Processes that work together would not all come to know of it.
         if hosts.count() > 1:
             raise
         print("note: another process has just begun this run: left to it", flush=True)
         return None
-
-
-def _write(
-    experiment: Experiment, config: ConfigDict, folder: epath.Path, outcomes: Sequence[Outcome]
-) -> None:
-    """Writes what comes of the runs; of several processes, one after another."""
-    result = with_findings(experiment.tabulate(config, outcomes), outcomes)
-    with locks.alone_in(folder):
-        for path in write(folder, result):
-            print(f"result: {path}")
-        _draw_samples(folder, outcomes)
-
-
-def with_findings(result: Result, outcomes: Sequence[Outcome]) -> Result:
-    """A result whose notes say which runs cannot be right or are no use."""
-    found = [
-        f"{outcome.planned.title}: {finding.title}. {finding.text}"
-        for outcome in outcomes
-        for finding in judge(outcome.results)
-    ]
-    more = [f"and {len(found) - _MOST_FINDINGS} more"] if len(found) > _MOST_FINDINGS else []
-    listed = "\n".join(f"- {text}" for text in [*found[:_MOST_FINDINGS], *more])
-    return dataclasses.replace(result, notes=[*result.notes, *([listed] if found else [])])
-
-
-def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, ConfigDict]:
-    """The configs of runs, by the names of their folders.
-
-    Raises:
-        UserError: If two runs have one name.
-    """
-    configs: dict[str, ConfigDict] = {}
-    for each in planned:
-        if each.name in configs:
-            raise UserError(f"two runs of the experiment are named {each.name}: rename a folder")
-        configs[each.name] = without_section(config)
-        configs[each.name].update_from_flattened_dict(dict(each.changes))
-    return configs
-
-
-def without_section(config: ConfigDict) -> ConfigDict:
-    """A copy of an experiment's config as an ordinary config."""
-    copy = config.copy_and_resolve_references()
-    with copy.unlocked():
-        del copy[SECTION]
-    return copy
-
-
-def label(backbone: str) -> str:
-    """A name that shows no folder of the machine."""
-    return Path(backbone).name
-
-
-def _draw_samples(folder: epath.Path, outcomes: Sequence[Outcome]) -> None:
-    try:
-        path = samples.write(folder, titled_folders(outcomes))
-    # The numbers do not depend on it.
-    except (UserError, OSError) as error:
-        print(f"note: no {samples.FILE}: {error}", flush=True)
-    else:
-        if path is not None:
-            print(f"result: {path}")
-
-
-def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
-    """The folders of runs that distilled, the first seed of each, by what tells them apart."""
-    found: dict[tuple[str, ...], epath.Path] = {}
-    for outcome in outcomes:
-        axes = {key: value for key, value in outcome.axes.items() if key != "seed"}
-        if outcome.path is not None and "seed" in outcome.axes:
-            found.setdefault(tuple(label(str(value)) for value in axes.values()), outcome.path)
-    alike = [len(set(words)) == 1 < len(found) for words in zip(*found, strict=True)]
-    titles = [
-        " ".join(word for word, drop in zip(words, alike, strict=True) if word and not drop)
-        for words in found
-    ]
-    # The recipe itself has no word of its own.
-    named = zip(titles, found.values(), strict=True)
-    return {title or "as configured": path for title, path in named}
-
-
-def _make(planned: Planned, config: ConfigDict, path: epath.Path, start: Start) -> Outcome:
-    measured = start(config, str(path), lambda session: _measure(planned.measure, session))
     # Other processes may not see the files yet, and are to plan the same runs.
     results, lines = hosts.first_says(_read(path) if hosts.is_first() else [])
     return Outcome(planned, results, lines, measured, path)
 
 
 def _read(path: epath.Path) -> list[Any]:
-    """What a run's `results.json` and `metrics.jsonl` hold."""
+    """Returns what a run's `results.json` and `metrics.jsonl` hold."""
     results, metrics = files.read_json(path / runs.RESULTS), path / runs.METRICS
     if results is None:
         raise UserError(f"{path} has no {runs.RESULTS}: add report to config.stages")
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     return [results, [json.loads(line) for line in lines]]
-
-
-def _measure(measure: Measure | None, session: Session) -> Any:
-    if measure is None:
-        return None
-    stage, inputs = f"measure/{measure.name}", measure.inputs(session)
-    found = session.run.find(stage, inputs)
-    if found is None or not all((session.run.path / name).exists() for name in measure.files):
-        started = time.perf_counter()
-        found = measure.compute(session)
-        seconds = time.perf_counter() - started
-        made_by = [session.process_with(*session.backbones)]
-        session.run.finish(stage, inputs, found, seconds, made_by)
-    return found
 
 
 def _check_folder(folder: epath.Path, config: ConfigDict) -> None:

@@ -37,7 +37,7 @@ def makes_several(command: str | None) -> bool:
         name.startswith("--config.experiment.")
         or (name == "--config" and path.parent.name == "experiments")
         # By its bare name, or from a folder that is not shown.
-        or (name == "--config" and path.name.partition(".")[0] in experiments.NAMES)
+        or (name == "--config" and path.name.partition(".")[0] in experiments.SWEEPS)
         for name, value in pairs
         for path in [PurePosixPath(value.partition(":")[0])]
     )
