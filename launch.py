@@ -13,6 +13,7 @@ import ast
 import contextlib
 import dataclasses
 import os
+import pathlib
 import shlex
 import sys
 import traceback
@@ -37,6 +38,7 @@ from lgm_jax.session import Session
 
 USAGE = """\
 usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
+       python -m lgm_jax ... the same, from any folder
 
 Distils a labelled image data set into a few synthetic images per class, for a frozen backbone,
 and says how good they are. Run again, it goes on where it stopped and repeats nothing.
@@ -236,7 +238,8 @@ def recorded_command(argv: Sequence[str]) -> str:
             dropped = argument.partition("=")[0].lstrip("-") in _OF_ONE_START
         if not dropped:
             words.append(argument)
-    return shlex.join(["python", "launch.py", *words])
+    as_module = pathlib.Path(argv[0]).parent.name == "recipes"
+    return shlex.join(["python", *(["-m", "lgm_jax"] if as_module else ["launch.py"]), *words])
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:

@@ -34,7 +34,8 @@ def start_again() -> None:
     if not sys.platform.startswith("linux") or not sys.executable:
         return
     # A notebook's %run, for one: what would begin again is the notebook's kernel.
-    if sys.orig_argv[-len(sys.argv) :] != sys.argv:
+    as_module = ["-m", "lgm_jax", *sys.argv[1:]]
+    if not any(sys.orig_argv[-len(typed) :] == typed for typed in (sys.argv, as_module)):
         return
     # Without huge pages it is slower, and no worse.
     with contextlib.suppress(OSError):
