@@ -19,6 +19,7 @@ from lgm_jax import devices, distill, features, numerics, objectives
 from lgm_jax.augment import Augmentation
 from lgm_jax.hlo import Collective, read_collectives
 from lgm_jax.images import Pixels
+from tests.marks import slow
 
 DEVICES, HIDDEN = 8, 16
 # Of exact features. With 1,000 classes, class scores take several parts of 64 MiB.
@@ -92,7 +93,11 @@ def sizes(task: distill.Distillation) -> dict[str, int]:
 
 
 # Images, copies, features.
-SHAPES = [(10, 10, 384), pytest.param(100, 10, 64, marks=pytest.mark.slow), (1000, 3, 64)]
+SHAPES = [
+    (10, 10, 384),
+    slow(100, 10, 64),
+    slow(1000, 3, 64),
+]
 
 
 @pytest.mark.parametrize("source", ["drawn", "exact"])

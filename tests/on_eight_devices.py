@@ -34,6 +34,7 @@ from lgm_jax.augment import Augmentation
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.images import Pixels
+from tests.marks import slow
 
 jax.config.update("jax_enable_x64", True)
 
@@ -119,26 +120,25 @@ def assert_same(ours: Any, theirs: Any, task: distill.Distillation) -> None:
     ("source", "num_classes", "changes", "counts"),
     [
         # With a pyramid that grows and augmented views, as in microbatches below.
-        pytest.param("stream", 10, {}, [2, 4, 8], marks=pytest.mark.slow),
+        slow("stream", 10, {}, [2, 4, 8]),
         # Copies that no number of devices divides, and more classes than features.
         ("stream", 4, {"copies": 3} | PLAIN, [8]),
-        ("cached", 1000, {"copies": 1} | PLAIN, [8]),
+        slow("cached", 1000, {"copies": 1} | PLAIN, [8]),
         ("exact", 10, PLAIN, [8]),
-        pytest.param("exact", 10, PLAIN, [2, 4], marks=pytest.mark.slow),
-        ("exact", 10, {"objective": objectives.SFM()} | PLAIN, [8]),
+        slow("exact", 10, PLAIN, [2, 4]),
+        slow("exact", 10, {"objective": objectives.SFM()} | PLAIN, [8]),
         ("cached", 10, {"objective": objectives.SFM()} | PLAIN, [8]),
         # More synthetic views than features, and fewer; a head for each copy.
-        ("cached", 10, {"objective": objectives.CLP()} | PLAIN, [8]),
-        ("exact", 5, {"objective": objectives.CLP(), "copies": 1} | PLAIN, [3]),
-        ("cached", 5, {"objective": objectives.CLP(head_per_copy=True)} | PLAIN, [4]),
-        pytest.param(
+        slow("cached", 10, {"objective": objectives.CLP()} | PLAIN, [8]),
+        slow("exact", 5, {"objective": objectives.CLP(), "copies": 1} | PLAIN, [3]),
+        slow("cached", 5, {"objective": objectives.CLP(head_per_copy=True)} | PLAIN, [4]),
+        slow(
             "exact",
             10,
             {"objective": objectives.CLP(head_per_copy=True), "center_crop_copies": 1},
             [8],
-            marks=pytest.mark.slow,
         ),
-        ("cached", 5, {"labels": "soft"} | PLAIN, [3]),
+        slow("cached", 5, {"labels": "soft"} | PLAIN, [3]),
     ],
 )
 def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, changes, counts):
@@ -149,7 +149,7 @@ def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, chan
 
 @pytest.mark.parametrize(
     ("count", "size"),
-    [(8, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, 4), (8, 1)))],
+    [(8, 2), slow(3, 4), slow(8, 1)],
 )
 def test_microbatches_and_devices_together(count, size):
     """Two images a class in three copies: on 8 devices, 3 images in 3 copies; on 3, 7 in 3."""
@@ -170,7 +170,7 @@ def test_real_features_lie_on_the_devices_that_the_step_takes_them_from(source):
     assert sum(found.weights) == count
 
 
-@pytest.mark.parametrize("source", ["stream", "exact"])
+@pytest.mark.parametrize("source", ["stream", slow("exact")])
 def test_several_backbones_on_several_devices(source):
     """Each its own weights and its own features of the same real images."""
     task, (first, second) = make_task(5, **PLAIN), make_params()
@@ -201,7 +201,7 @@ def test_states_are_padded_and_cut_to_what_they_were():
         jax.tree.map(np.testing.assert_array_equal, back, state)
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
+@pytest.mark.parametrize(("before", "after"), [(8, 1), slow(1, 8)])
 def test_checkpoints_go_on_on_another_number_of_devices(before, after, tmp_path):
     task = make_task(10, **PLAIN)
     first, second = (make_program(task, count, "exact") for count in (before, after))
@@ -252,11 +252,11 @@ def test_features_do_not_depend_on_devices(monkeypatch):
 @pytest.mark.parametrize(
     ("solver", "augment", "numbers"),
     [
-        ("adam", "fresh", [8]),
+        slow("adam", "fresh", [8]),
         ("adam", "views", [3]),
-        pytest.param("adam", "views", [8], marks=pytest.mark.slow),
-        pytest.param("adam", "none", [8], marks=pytest.mark.slow),
-        ("lbfgs", "views", [8]),
+        slow("adam", "views", [8]),
+        slow("adam", "none", [8]),
+        slow("lbfgs", "views", [8]),
     ],
 )
 def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):

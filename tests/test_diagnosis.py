@@ -11,6 +11,7 @@ import pytest
 
 import launch
 from lgm_jax import backbones, distill, real
+from tests.marks import slow
 
 QUICK = "--config=configs/quickstart.py:quick"
 
@@ -90,13 +91,13 @@ def far_too_high_rate(monkeypatch):
 @pytest.mark.parametrize(
     ("break_it", "cause"),
     [
-        (broken_weights, r"the loss is nan at step 1: weights of digits_contrastive are not"),
+        slow(broken_weights, r"the loss is nan at step 1: weights of digits_contrastive are not"),
         (broken_real_features, r"the loss is nan at step 4: features of real images by digits_con"),
         (
             broken_views,
             r"the loss is nan at step 4: features of the distilled images by",
         ),
-        (
+        slow(
             broken_gradient,
             r"no longer finite after step 4: the gradient with respect to the",
         ),
@@ -115,6 +116,7 @@ def test_the_message_names_what_was_not_finite(break_it, cause, tmp_path, capsys
     assert not (tmp_path / "run" / "distilled").exists()
 
 
+@pytest.mark.slow
 def test_the_cause_is_sought_with_what_the_run_has_on_the_device(tmp_path, capsys, monkeypatch):
     broken_views(monkeypatch)
     arguments = (QUICK, "--config.stages=distill", "--config.real.source=exact")

@@ -30,6 +30,7 @@ from lgm_jax.compilation import Program
 from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.errors import UserError
 from lgm_jax.images import Growing, Pixels, Pyramid, from_images
+from tests.marks import slow
 
 GROWTHS = (3, 6, 9)
 
@@ -282,6 +283,7 @@ def test_weights_are_an_argument_not_a_constant(program, vit, streamed):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_center_crop_copies_are_centre_crops_and_leave_the_others_alone(vit):
     task = dataclasses.replace(TASK, parametrisation=Pyramid(10, grow_every=3), copies=3)
     state = distill.init(task, KEY)
@@ -358,7 +360,7 @@ def _by_hand(vit: Backbone, task: distill.Distillation, state: distill.State, fe
     return np.mean(losses)
 
 
-@pytest.mark.parametrize("name", ["sfm", "clp"])
+@pytest.mark.parametrize("name", [slow("sfm"), "clp"])
 def test_rivals_lower_the_loss_they_are_named_after(vit, colours, name):
     task = dataclasses.replace(
         TASK,
@@ -378,6 +380,7 @@ def test_rivals_lower_the_loss_they_are_named_after(vit, colours, name):
     assert blue[2] - blue[0] > 0.1
 
 
+@pytest.mark.slow
 def test_each_copy_may_give_a_head_of_its_own(vit, colours):
     task = dataclasses.replace(TASK, objective=objectives.CLP(head_per_copy=True), copies=3, ipc=2)
     state = distill.init(task, KEY)
@@ -405,6 +408,7 @@ def other_backbone(write_vit, tmp_path_factory) -> Backbone:
     )
 
 
+@pytest.mark.slow
 def test_several_backbones_have_the_weighted_sum_of_gradients(vit, other_backbone, colours):
     both = (vit, other_backbone)
     features = real.streamed(both, colours, TASK, KEY)(0)

@@ -55,6 +55,7 @@ def test_the_example_distils_images_that_train_a_probe(names):
     assert names["dataset"].counts()["test"].tolist() == [100, 100, 100]
 
 
+@pytest.mark.slow
 def test_the_example_makes_the_same_images_on_eight_devices(names, tmp_path):
     path = tmp_path / "made.npz"
     # Fewer at a time than a device's two views of an image.

@@ -37,6 +37,7 @@ def start_on_eight_devices(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_an_objective_runs_on_eight_devices_in_microbatches_killed_and_resumed(tmp_path, capsys):
     many, one = tmp_path / "many", tmp_path / "one"
     command = (*QUICK, *OBJECTIVE, "--config.microbatch=2", f"--workdir={many}")

@@ -163,6 +163,7 @@ def shards(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*.npy")}
 
 
+@pytest.mark.slow
 def test_a_kill_costs_one_shard(tmp_path):
     """Killed while it computes, and started again: the features of an uninterrupted run."""
 

@@ -21,6 +21,7 @@ import pytest
 import launch
 import lgm_jax
 from lgm_jax import devices, hosts
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
@@ -97,6 +98,7 @@ def images(workdir):
     return lgm_jax.load_distilled(workdir)[0]
 
 
+@pytest.mark.slow
 def test_two_processes_read_one_batch_and_one_goes_on(tmp_path, capsys):
     arguments = [DISTILL, "--config.data.placement=host", "--config.data.workers=0"]
     # By itself it would follow the steps, of which there are two numbers.
@@ -141,7 +143,7 @@ with hosts.joined(meeting.Meeting(sys.argv[1], 2, number)):
 """
 
 
-@pytest.mark.parametrize("late", ["hears", "leaves"])
+@pytest.mark.parametrize("late", [slow("hears"), "leaves"])
 def test_process_0_outlasts_another_that_is_late(late):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -91,6 +91,10 @@ def test_only_a_program_of_its_own_starts_again(monkeypatch):
     huge_pages.start_again()
     arguments = [sys.executable, "-u", "launch.py", "--config=c.py"]
     assert started == [(sys.executable, arguments, {"A": "1"})]
+    monkeypatch.setattr(sys, "argv", ["site-packages/lgm_jax/recipes/launch.py", "--config=c.py"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "lgm_jax", "--config=c.py"])
+    huge_pages.start_again()
+    assert started[1:] == [(sys.executable, [sys.executable, *sys.orig_argv[1:]], {"A": "1"})]
 
 
 def test_program_goes_on_where_it_cannot_start_again(monkeypatch):

@@ -16,6 +16,7 @@ from lgm_jax import memory
 from lgm_jax.report import gallery
 from lgm_jax.stages import distilling, progress
 from tests.launching import QUICK, ROOT, commits, logged_steps, snapshot, start
+from tests.marks import slow
 
 
 @pytest.mark.usefixtures("later")
@@ -94,6 +95,7 @@ def test_more_steps_continue_as_if_never_stopped(finished, run_copy, longer):
     assert commits(run_copy, "distill") == [(0, first), (6, "later")]
 
 
+@pytest.mark.slow
 def test_microbatches_are_chosen_recorded_and_used_again(run_copy, finished, capsys):
     def begun():
         made_by = json.loads((run_copy / "stages.json").read_text())["distill"]["made_by"]
@@ -117,6 +119,7 @@ def test_microbatches_are_chosen_recorded_and_used_again(run_copy, finished, cap
     assert begun()[-1] == (8, 10)
 
 
+@pytest.mark.slow
 def test_products_alone_are_kept_where_all_does_not_fit(finished, tmp_path, capsys, monkeypatch):
     asked = []
 
@@ -150,6 +153,7 @@ def test_lost_output_is_made_again(run_copy, finished):
     )
 
 
+@pytest.mark.slow
 def test_a_run_too_short_to_grow_goes_on_as_it_began(tmp_path, capsys):
     command = ["launch.py", "--config=configs/quickstart.py:quick", "--config.stages=distill"]
     for steps in (3, 5):
@@ -174,7 +178,7 @@ def test_overwrite_keeps_the_same_distillation(run_copy, capsys):
     assert "6 steps are done" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bits", "emptied", "other numbers"])
+@pytest.mark.parametrize("damage", ["truncated", "bits", slow("emptied"), slow("other numbers")])
 def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, longer, capsys, damage):
     """The steps since then are made again, and the images are those of a run without the fault."""
     newest = run_copy / "checkpoints" / "6"
@@ -200,6 +204,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, longer, capsys
     assert sorted(path.name for path in (run_copy / "checkpoints").iterdir()) == ["6", "8"]
 
 
+@pytest.mark.slow
 def test_damaged_features_are_computed_again(run_copy, capsys):
     shards = sorted(run_copy.glob("features/**/*.npy"))
     before = [shard.read_bytes() for shard in shards]
@@ -211,7 +216,7 @@ def test_damaged_features_are_computed_again(run_copy, capsys):
     assert [shard.read_bytes() for shard in shards] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGUSR1), slow(signal.SIGINT)])
 def test_signal_saves_and_the_next_start_goes_on(number, finished, tmp_path, capsys, monkeypatch):
     class Signalled(distilling.StepProgress):
         def advance(self):
@@ -248,6 +253,11 @@ def test_a_run_is_named_by_what_is_not_the_default_and_decides_its_images(finish
     }
 
 
+def test_command_of_the_module_is_recorded_as_such():
+    argv = ["site-packages/lgm_jax/recipes/launch.py", "--config=quickstart", "--workdir=w"]
+    assert launch.recorded_command(argv) == "python -m lgm_jax --config=quickstart --workdir=w"
+
+
 def test_command_is_recorded_without_what_is_about_one_start():
     argv = ["launch.py", "--config=../c.py:quick", "--overwrite", "--config.stages=probe,report"]
     argv += ["--distributed", "10.0.0.1:9876", "--num_processes=2", "-process_id=1"]
@@ -259,11 +269,12 @@ def test_command_is_recorded_without_what_is_about_one_start():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variable",
     [
         "XDG_CACHE_HOME",
-        pytest.param("JAX_COMPILATION_CACHE_DIR", marks=pytest.mark.slow),
+        "JAX_COMPILATION_CACHE_DIR",
     ],
 )
 def test_compiled_programs_are_kept_for_the_next_start(variable, tmp_path):

@@ -48,6 +48,7 @@ def test_bad_folders_are_refused(photos, tmp_path, capsys):
     assert "empty" in attempt(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_overwrite_throws_away_nothing_before_the_new_images_were_read(photos, tmp_path, capsys):
     config = ("--config=configs/dinov2_folder.py:quick", "--config.stages=distill")
     workdir = tmp_path / "run"
@@ -171,6 +172,7 @@ def write_waterbirds(folder, rows):
     return folder
 
 
+@pytest.mark.slow
 def test_groups_and_worst_group_are_reported(tmp_path):
     # No waterbird on land among the test images.
     test = [(0, 2, 0)] * 3 + [(0, 2, 1)] * 2 + [(1, 2, 1)] * 5

@@ -1,6 +1,7 @@
 """What a run writes, and what its stages do with the options of a config."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from tests.launching import (
     start,
     write_classes,
 )
+from tests.marks import slow
 
 
 def test_results_have_the_documented_schema(finished):
@@ -133,6 +135,7 @@ def test_adam_probes_leave_their_learning_curves(run_copy):
     assert "Training loss by epoch of 2 classifiers on digits_contrastive" in page
 
 
+@pytest.mark.slow
 def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(run_copy, capsys):
     exact = (QUICK, "--config.probe.augment=none")
     assert start(*exact, workdir=run_copy) == 0
@@ -174,7 +177,7 @@ def test_validation_images_are_not_the_test_images(run_copy):
     assert all(abs(a * 2.88 - round(a * 2.88)) < 1e-3 for a in full[1])
 
 
-@pytest.mark.parametrize("source", ["cached", "exact"])
+@pytest.mark.parametrize("source", ["cached", slow("exact")])
 def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     arguments = (QUICK, f"--config.real.source={source}", "--config.real.views=2")
     cache = f"--config.real.cache={tmp_path / 'cache'}"
@@ -196,7 +199,7 @@ def test_real_features_can_be_computed_once(tmp_path, capsys, source):
 @pytest.mark.parametrize(
     ("objective", "source", "silent", "telling"),
     [
-        ("sfm", "exact", ("--config.head_std=3", "--config.clp.ridge=1"), "--config.copies=2"),
+        slow("sfm", "exact", ("--config.head_std=3", "--config.clp.ridge=1"), "--config.copies=2"),
         ("clp", "cached", ("--config.head_std=3",), "--config.clp.ridge=1"),
     ],
 )
@@ -221,6 +224,7 @@ def test_rivals_run_and_depend_on_what_they_use(
     assert f"{name} is" in refuse(capsys, *arguments, telling, workdir=tmp_path)
 
 
+@pytest.mark.slow
 def test_images_are_distilled_against_several_backbones(finished, tmp_path, capsys):
     both = "digits_contrastive,digits_distilled"
     arguments = (
@@ -273,6 +277,7 @@ def test_soft_labels_are_learned_probed_and_taken_along(tmp_path, capsys):
     assert heads[0] == heads[1] != heads[2]
 
 
+@pytest.mark.slow
 def test_no_image_is_embedded_twice(tmp_path, monkeypatch):
     """Distillation, baselines and probes share one store, under one view of one draw each."""
     embedded, sizes = [], []
@@ -318,6 +323,7 @@ def test_copies_and_real_images_that_stay_centre_crops(tmp_path, capsys):
     assert session.identity["clp.head_per_copy"] is True
 
 
+@pytest.mark.slow
 def test_costs_of_objectives_are_taken_in_turns(photos, tmp_path, monkeypatch):
     """On the host, and of fewer steps than are timed."""
     monkeypatch.setattr(costs, "_TIMED_STEPS", 2)
@@ -343,6 +349,23 @@ def test_every_parametrisation_and_start_runs(kind, init, tmp_path):
     images, labels, _ = lgm_jax.load_distilled(tmp_path / "run")
     assert images.shape == (20, 32, 32, 3)
     assert labels.tolist() == [label for label in range(10) for _ in range(2)]
+
+
+def test_the_module_runs_recipes_by_name_from_any_folder(tmp_path):
+    """A folder of somebody's own configs changes nothing."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "common.py").write_text("raise AssertionError")
+    done = subprocess.run(
+        [sys.executable, "-m", "lgm_jax", "--config=clip_in1k:nonsense", "--workdir=w"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*'nonsense'.*authors_2025.*\n", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "configs"]
 
 
 def test_help_names_every_key_and_ends_well(capsys):

@@ -12,9 +12,10 @@ import pytest
 from lgm_jax import opening
 from lgm_jax import session as session_module
 from tests.launching import FOLDER, ROOT, distilled_from, opened, refuse, start
+from tests.marks import slow
 
 
-@pytest.mark.parametrize("sampling", ["shuffle", "balanced"])
+@pytest.mark.parametrize("sampling", [slow("shuffle"), "balanced"])
 def test_placement_on_host_and_device_distil_the_same_images(photos, tmp_path, sampling, capsys):
     how = ("--config.data.crop=center", f"--config.data.sampling={sampling}", "--config.copies=3")
     held = distilled_from(photos, tmp_path / "device", *how)
@@ -24,6 +25,7 @@ def test_placement_on_host_and_device_distil_the_same_images(photos, tmp_path, s
     assert "real images: 6 of 8 a step, read by threads" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_streaming_from_the_host_resumes_by_the_step_alone(photos, tmp_path):
     # Growth follows the steps, unless it is set.
     host = ("--config.data.placement=host", "--config.images.grow_every=1")
@@ -37,6 +39,7 @@ def test_streaming_from_the_host_resumes_by_the_step_alone(photos, tmp_path):
     assert not np.array_equal(center, whole)
 
 
+@pytest.mark.slow
 def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkeypatch):
     def run(*arguments):
         where = f"--config.data.folder={photos}"
@@ -79,6 +82,7 @@ def test_random_crops_need_the_host(photos, tmp_path, capsys):
     assert opened(tmp_path / "random", *host[:-1]).crop == "random"
 
 
+@pytest.mark.slow
 def test_balanced_batches_are_another_distillation(photos, tmp_path, capsys):
     distilled_from(photos, tmp_path / "w")
     where = f"--config.data.folder={photos}"
@@ -86,6 +90,7 @@ def test_balanced_batches_are_another_distillation(photos, tmp_path, capsys):
     assert "data.sampling" in refuse(capsys, *FOLDER, where, balanced, workdir=tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_an_image_that_breaks_while_streaming_ends_the_run_with_its_name(photos, tmp_path):
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
     for image in (folder / "dog").iterdir():

@@ -15,6 +15,7 @@ import pytest
 from lgm_jax import distill, objectives
 from lgm_jax.images import Pyramid
 from lgm_jax.objectives import CLP, LGM, OBJECTIVES, SFM, Features, Objective
+from tests.marks import slow
 
 K, D, IPC, COPIES, REAL = 3, 7, 2, 4, 25
 KEY = jax.random.key(1)
@@ -102,9 +103,12 @@ def test_every_objective_that_has_a_name_is_among_the_cases():
         assert hash(objective) == hash(dataclasses.replace(objective))
 
 
-@each_case
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_neither_the_order_of_rows_nor_rows_without_weight_count(objective, soft):
+@pytest.mark.parametrize(
+    ("name", "soft"),
+    [*((name, False) for name in CASES), ("lgm", True), *(slow(n, True) for n in [*CASES][1:])],
+)
+def test_neither_the_order_of_rows_nor_rows_without_weight_count(name, soft):
+    objective = CASES[name]
     synthetic, real = _synthetic(soft=soft), _real()
     expected, expected_slopes = _loss_and_slopes(objective, synthetic, real)
     rng = np.random.default_rng(2)

@@ -40,6 +40,7 @@ def _touched(gradient: jax.Array) -> np.ndarray:
     return np.asarray(jnp.any(patches != 0, axis=-1))
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_patches_is_seen_and_no_other(network, images):
     order = jnp.stack([jnp.arange(GRID**2), jnp.arange(GRID**2)[::-1]])
     gradient = jax.grad(lambda x: jnp.sum(network.fill_in(x, order) ** 2))(images)

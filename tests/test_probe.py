@@ -94,6 +94,7 @@ def test_losses_are_those_of_each_epochs_images(backbone):
     np.testing.assert_allclose(losses, np.repeat(expected[:, None], 3, axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_fall_as_a_probe_learns(backbone):
     split, rows = colors(1, 33), rows_of(33)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)[rows]

@@ -7,6 +7,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import pytest
 from etils import epath
 
 import launch
@@ -38,6 +39,7 @@ def test_a_loop_that_ends_early_leaves_a_whole_trace_and_zero_steps_none(tmp_pat
     assert not (tmp_path / "0").exists()
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_trace_of_its_steps(tmp_path, capsys):
     arguments = ["--config=configs/quickstart.py:quick", "--config.steps=4", "--profile"]
     arguments += ["--config.stages=distill", f"--workdir={tmp_path / 'run'}"]

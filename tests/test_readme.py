@@ -54,6 +54,7 @@ def test_readme_ablation_example_gives_an_image_gradient():
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in gradient)
 
 
+@pytest.mark.slow
 def test_readme_library_example_distils_images_that_teach(capsys):
     (code,) = snippets("distill.make_step")
     assert len(code.strip().splitlines()) <= 19

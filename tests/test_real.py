@@ -134,6 +134,7 @@ def _loss_and_gradient(task, vit, features):
     return jax.jit(jax.value_and_grad(loss))(state.params, state.step, [vit.params], features)
 
 
+@pytest.mark.slow
 def test_exact_is_the_loss_over_all_features(vit, kept, colours):
     state = distill.init(TASK, KEY)
     source = real.exact([kept], colours.labels, TASK)

@@ -298,6 +298,7 @@ def test_every_number_of_steps_finishes_the_pyramid(start_resolution, delay):
             assert pyramid.side_at(steps - 1) == pyramid.resolution, (until, steps)
 
 
+@pytest.mark.slow
 def test_more_steps_keep_the_growth_that_a_run_began_with(tmp_path, capsys):
     # Of as many steps as grow as the runs of other tests do: their programs are compiled.
     steps = ("--config.steps=8", DISTIL, "--config.log_every=10")

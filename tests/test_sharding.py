@@ -12,6 +12,7 @@ import pytest
 
 import launch
 import lgm_jax
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +32,7 @@ def run_on_eight_devices(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", ["not slow", slow("slow")])
 @pytest.mark.parametrize("laws", ["on_eight_devices", "collectives"])
 def test_laws_of_many_devices(laws, which):
     output = run_on_eight_devices("-m", "pytest", "-q", f"tests/{laws}.py", "-m", which)
@@ -39,6 +40,7 @@ def test_laws_of_many_devices(laws, which):
     assert "skipped" not in output
 
 
+@pytest.mark.slow
 def test_a_run_of_eight_devices_goes_on_on_one(tmp_path, capsys):
     def run_on_one_device(*command: str) -> str:
         """The same in this process, which has one."""

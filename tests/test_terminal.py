@@ -77,6 +77,7 @@ def test_a_closed_pipe_ends_a_program_quietly(run):
     assert (code, err) == (141, b"")
 
 
+@pytest.mark.slow
 def test_an_output_that_is_full_is_one_line(run):
     with open("/dev/full", "wb") as full:
         code, _, err = start("-m", "lgm_jax.report", run, stdout=full)
@@ -96,6 +97,7 @@ def test_closed_streams_are_no_files(run):
     assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_reads_any_more_saves_first(tmp_path):
     command = [sys.executable, "launch.py", QUICK, "--config.stages=distill", "--config.steps=9999"]
     command += [f"--config.{key}=9999" for key in ("checkpoint_every", "image_every")]

@@ -25,6 +25,7 @@ from lgm_jax.backbones import (
     specs,
 )
 from lgm_jax.errors import UserError
+from tests.marks import slow
 
 GRIDS = {197: (14, 1), 201: (14, 5), 257: (16, 1), 261: (16, 5), 577: (24, 1)}
 LAYOUTS = {
@@ -144,7 +145,7 @@ SOFTMAX, BACKWARD = pallas._softmax, pallas._backward
 @pytest.mark.parametrize(
     ("place", "wrong", "told"),
     [
-        ("_softmax", _with_a_token_too_many, "features are"),
+        slow("_softmax", _with_a_token_too_many, "features are"),
         ("_backward", _with_another_gradient, "gradients are"),
         # As it is, no CPU runs it.
         ("_backward", BACKWARD, "Only interpret mode is supported on CPU backend"),
