@@ -103,6 +103,7 @@ def test_what_does_not_fit_is_said_with_what_does(each, size, said, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "module"), [("v5e:4x4", "libtpu"), ("h100:8", "jax_cuda12_plugin")]
 )

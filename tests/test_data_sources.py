@@ -829,6 +829,7 @@ def test_splits_pickle_for_worker_processes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_two_hundred_thousand_images_are_listed_in_seconds(tmp_path):
     pixel = jpeg(Image.new("RGB", (2, 2)))
     for label in range(200):

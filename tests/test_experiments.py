@@ -555,6 +555,7 @@ def test_workdir_of_something_else_is_refused(interrupted, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["table2", "objectives"])
 def test_whole_quick_experiment(name, tmp_path):
     path = ROOT / "configs" / "experiments" / f"{name}.py"

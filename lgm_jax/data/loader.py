@@ -273,4 +273,4 @@ def _work(connection: Connection, first: int, count: int) -> None:
                     break
                 images, indices = found
                 connection.send((indices, images.shape[1:]))
-                connection.send_bytes(images.reshape(-1))
+                connection.send_bytes(images.reshape(-1).data)

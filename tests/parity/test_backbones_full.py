@@ -123,6 +123,7 @@ def test_clips_second_source_has_the_same_weights(name):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", [*PAPERS, *OTHERS])
 def test_numbers_at_full_size_are_upstreams(name, tmp_path):
     family = upstreams(name)
@@ -149,6 +150,7 @@ def test_numbers_at_full_size_are_upstreams(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_compile_time_does_not_grow_with_depth():
     """Forward and backward of a ViT-S of 12 and of 24 layers, alternately, best of three."""
     import dataclasses

@@ -142,6 +142,7 @@ def test_keys_shapes_and_features_are_timms(name):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_every_key_and_shape_at_full_size_is_timms(name):
     spec, form = _read(name)
