@@ -100,7 +100,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("source", ["drawn", "exact"])
+@pytest.mark.parametrize("source", ["drawn", slow("exact")])
 @pytest.mark.parametrize(("classes", "copies", "dim"), SHAPES)
 def test_gradient_matching_exchanges_two_head_gradients(classes, copies, dim, source):
     task = make_task(classes, copies=copies, **PLAIN)
@@ -109,7 +109,7 @@ def test_gradient_matching_exchanges_two_head_gradients(classes, copies, dim, so
     assert sent == {"all-reduce": 2 * classes * (dim + 1) + 2}
 
 
-@pytest.mark.parametrize("source", ["drawn", "exact"])
+@pytest.mark.parametrize("source", ["drawn", slow("exact")])
 @pytest.mark.parametrize(("classes", "copies", "dim"), SHAPES)
 def test_flow_matching_exchanges_class_means(classes, copies, dim, source):
     task = make_task(classes, copies=copies, objective=objectives.SFM(), **PLAIN)
@@ -119,7 +119,7 @@ def test_flow_matching_exchanges_class_means(classes, copies, dim, source):
     assert sent == {"all-reduce": sets * (classes + 1) * (dim + 1)}
 
 
-@pytest.mark.parametrize("source", ["drawn", "exact"])
+@pytest.mark.parametrize("source", ["drawn", slow("exact")])
 @pytest.mark.parametrize("head_per_copy", [False, True])
 @pytest.mark.parametrize(("classes", "copies", "dim"), SHAPES)
 def test_a_closed_form_probe_exchanges_views_or_products_of_features(

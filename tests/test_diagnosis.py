@@ -92,7 +92,10 @@ def far_too_high_rate(monkeypatch):
     ("break_it", "cause"),
     [
         slow(broken_weights, r"the loss is nan at step 1: weights of digits_contrastive are not"),
-        (broken_real_features, r"the loss is nan at step 4: features of real images by digits_con"),
+        slow(
+            broken_real_features,
+            r"the loss is nan at step 4: features of real images by digits_con",
+        ),
         (
             broken_views,
             r"the loss is nan at step 4: features of the distilled images by",

@@ -11,6 +11,7 @@ import pytest
 
 from lgm_jax import objectives
 from lgm_jax.errors import UserError
+from tests.marks import slow
 
 K, D, RIDGE, TEMPERATURE = 5, 12, 0.1, 0.2
 
@@ -85,7 +86,7 @@ def test_a_large_shared_mean_takes_no_digits_from_the_loss(name, shift):
 
 
 @pytest.mark.parametrize("shift", [100.0, 1000.0])
-@pytest.mark.parametrize("n", [2 * K, 4 * K])
+@pytest.mark.parametrize("n", [2 * K, slow(4 * K)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_large_shared_mean_takes_no_digits_from_the_gradient(name, n, shift):
     def slope(sets):

@@ -30,6 +30,7 @@ from lgm_jax.backbones import (
 from lgm_jax.errors import UserError
 from lgm_jax.features import embed_views
 from lgm_jax.images import Pyramid
+from tests.marks import slow
 
 FORWARD, BACKWARD = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaSoftmaxBackward("
 VIEWS = 2
@@ -176,7 +177,7 @@ def _loud(shapes, seed=0):
     )
 
 
-@pytest.mark.parametrize("name", ["eva02_vits14", "siglip_vitb16"])
+@pytest.mark.parametrize("name", ["eva02_vits14", slow("siglip_vitb16")])
 def test_padding_changes_neither_features_nor_gradients(monkeypatch, name):
     """Of a whole network with few of everything: 5 tokens, rotary; 9 tokens, a pooling head."""
     entry = specs.NAMES[name]

@@ -177,7 +177,7 @@ def test_validation_images_are_not_the_test_images(run_copy):
     assert all(abs(a * 2.88 - round(a * 2.88)) < 1e-3 for a in full[1])
 
 
-@pytest.mark.parametrize("source", ["cached", slow("exact")])
+@pytest.mark.parametrize("source", [slow("cached"), slow("exact")])
 def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     arguments = (QUICK, f"--config.real.source={source}", "--config.real.views=2")
     cache = f"--config.real.cache={tmp_path / 'cache'}"
@@ -200,7 +200,7 @@ def test_real_features_can_be_computed_once(tmp_path, capsys, source):
     ("objective", "source", "silent", "telling"),
     [
         slow("sfm", "exact", ("--config.head_std=3", "--config.clp.ridge=1"), "--config.copies=2"),
-        ("clp", "cached", ("--config.head_std=3",), "--config.clp.ridge=1"),
+        slow("clp", "cached", ("--config.head_std=3",), "--config.clp.ridge=1"),
     ],
 )
 def test_rivals_run_and_depend_on_what_they_use(
@@ -339,7 +339,7 @@ def test_costs_of_objectives_are_taken_in_turns(photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["pixels", "pyramid"])
-@pytest.mark.parametrize("init", ["noise", "zero", "real"])
+@pytest.mark.parametrize("init", [slow("noise"), "zero", "real"])
 def test_every_parametrisation_and_start_runs(kind, init, tmp_path):
     if (kind, init) == ("pyramid", "real"):
         return

@@ -15,7 +15,7 @@ from tests.launching import FOLDER, ROOT, distilled_from, opened, refuse, start
 from tests.marks import slow
 
 
-@pytest.mark.parametrize("sampling", [slow("shuffle"), "balanced"])
+@pytest.mark.parametrize("sampling", [slow("shuffle"), slow("balanced")])
 def test_placement_on_host_and_device_distil_the_same_images(photos, tmp_path, sampling, capsys):
     how = ("--config.data.crop=center", f"--config.data.sampling={sampling}", "--config.copies=3")
     held = distilled_from(photos, tmp_path / "device", *how)

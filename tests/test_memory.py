@@ -23,6 +23,7 @@ from scale import (
 from lgm_jax import devices, distill, memory, objectives
 from lgm_jax.backbones import abstract_params, abstract_vit, make_apply, specs
 from lgm_jax.images import Pixels, Pyramid
+from tests.marks import slow
 
 IMAGES, COPIES = 5, 3
 
@@ -100,7 +101,7 @@ def test_rows_in_parts_are_all_rows(size):
     ("source", "objective", "changes"),
     [
         ("stream", objectives.LGM(), {"labels": "soft"}),
-        ("cached", objectives.CLP(head_per_copy=True), {"center_crop_copies": 1}),
+        slow("cached", objectives.CLP(head_per_copy=True), {"center_crop_copies": 1}),
     ],
 )
 def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
@@ -129,7 +130,7 @@ def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
 
 
 @pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize("layers", [1, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layers", [slow(1), slow(12)])
 def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
     entry = specs.NAMES["dinov2_vitb14"]

@@ -17,6 +17,7 @@ from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.errors import UserError
 from lgm_jax.features import Views, embed
 from lgm_jax.identity import describe
+from tests.marks import slow
 
 SIDE, CLASSES = 4, 7
 SILENT = dataclasses.replace(PRESETS["paper"], noise=0.0)
@@ -389,8 +390,8 @@ def test_runs_that_cannot_differ_are_known_beforehand(backbone, changes, differ)
             {"solver": "adam", "augment": "none"},
             {"ridge": 1.0, "views": 5, "share_views": True, "augmentation": None},
         ),
-        ({"solver": "lbfgs", "augment": "none"}, {"batch": 3, "learning_rate": 2.0}),
-        (
+        slow({"solver": "lbfgs", "augment": "none"}, {"batch": 3, "learning_rate": 2.0}),
+        slow(
             {"solver": "lbfgs", "augment": "views", "augmentation": SILENT, "runs": 1},
             {"augmentation": QUIET, "share_views": True},
         ),
@@ -448,8 +449,8 @@ def test_groups_weighted_by_size_give_the_whole(backbone):
     "changes",
     [
         {"augment": "fresh", "epochs": 4},
-        {"augment": "views", "views": 2, "epochs": 4},
-        {"augment": "views", "views": 2, "epochs": 4, "solver": "lbfgs"},
+        slow({"augment": "views", "views": 2, "epochs": 4}),
+        slow({"augment": "views", "views": 2, "epochs": 4, "solver": "lbfgs"}),
         {"solver": "lbfgs", "epochs": 4},
     ],
 )

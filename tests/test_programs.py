@@ -7,6 +7,7 @@ import pytest
 
 import launch
 from lgm_jax import compilation, compiled, distill, plan
+from tests.marks import slow
 
 QUICK = ["--config=configs/quickstart.py:quick", "--config.stages=distill", "--config.steps=1"]
 
@@ -20,7 +21,9 @@ def config_of(*flags):
     "changes",
     [
         {"real.source": "stream", "labels": "soft", "microbatch": 3},
-        {"real.source": "exact", "objective": "sfm", "images.kind": "pixels", "microbatch": 10},
+        slow(
+            {"real.source": "exact", "objective": "sfm", "images.kind": "pixels", "microbatch": 10}
+        ),
     ],
 )
 def test_what_is_planned_runs(changes, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.compilation import Program
 from lgm_jax.images import Pyramid
+from tests.marks import slow
 
 SPEC = ViTSpec(16, 32, 3, EmbedSpec(4), AttentionSpec(2), MlpSpec(64))
 SPECS = {
@@ -61,7 +62,7 @@ def make_total(spec, kept, size, mesh=None):
     return total
 
 
-@pytest.mark.parametrize(("name", "size"), [*((name, None) for name in SPECS), ("plain", 3)])
+@pytest.mark.parametrize(("name", "size"), [*(slow(name, None) for name in SPECS), ("plain", 3)])
 def test_features_and_gradients_are_the_same(name, size):
     spec = SPECS[name]
     params = make_params(spec)
