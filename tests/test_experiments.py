@@ -5,6 +5,7 @@ import io
 import json
 import re
 import signal
+import sys
 from pathlib import Path
 
 import matplotlib.style
@@ -482,6 +483,16 @@ def test_bad_input_is_refused_with_one_line(flags, words, capsys, tmp_path):
     captured = capsys.readouterr()
     assert re.fullmatch(r"error: [^\n]+\n", captured.err), captured.err
     assert words in captured.err
+    assert not (tmp_path / "w").exists()
+
+
+def test_without_pandas_one_line_says_what_to_install(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    config = f"--config={ROOT}/configs/experiments/table1.py:quick"
+    assert launch.main(["launch.py", config, f"--workdir={tmp_path / 'w'}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: experiments need pandas: pip install 'lgm_jax[experiments]', and start again\n"
+    )
     assert not (tmp_path / "w").exists()
 
 

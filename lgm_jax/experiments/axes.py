@@ -242,11 +242,6 @@ def label(backbone: str) -> str:
     return Path(backbone).name
 
 
-def title_of(backbone: str) -> str:
-    """Returns the name of a backbone, or of several with + between them, in a table."""
-    return " + ".join(TITLES.get(name, label(name)) for name in backbone.split("+"))
-
-
 def joined(backbone: str) -> str:
     """Returns the label of one backbone, or of several, comma-separated."""
     return "+".join(map(label, split_list(backbone)))

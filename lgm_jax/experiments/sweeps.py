@@ -182,41 +182,38 @@ class Sweep:
         return found
 
 
+_BY_METHOD = Sweep(
+    "Table 1: distilled images and real ones",
+    reports.by_method,
+    real=_REAL,
+    beside=("centroids", "neighbors"),
+)
+_BY_BACKBONE = Sweep(
+    "Table 2: distilled against one backbone, evaluated on another",
+    reports.by_backbone,
+    figures.matrices,
+    evaluate=ALL,
+    real=_REAL,
+)
+
 SWEEPS: Mapping[str, Sweep] = {
-    "table1": Sweep(
-        "Table 1: distilled images and real ones",
-        reports.by_method,
-        real=_REAL,
-        beside=("centroids", "neighbors"),
-    ),
-    "table2": Sweep(
-        "Table 2: distilled against one backbone, evaluated on another",
-        reports.by_backbone,
-        figures.matrices,
-        evaluate=ALL,
-        real=_REAL,
-    ),
+    "table1": _BY_METHOD,
+    "table2": _BY_BACKBONE,
     "table3": Sweep(
         "Table 3: what each part of the method is worth",
         functools.partial(reports.by_part, parts=tuple(_PARTS)),
         variants=_without,
         evaluate=ALL,
     ),
-    "table4": Sweep(
-        "Table 4: backgrounds that mislead",
-        reports.by_group,
-        figures.bars_beside,
-        real=_REAL,
-        beside=("centroids", "neighbors"),
+    "table4": dataclasses.replace(
+        _BY_METHOD,
+        title="Table 4: backgrounds that mislead",
+        report=reports.by_group,
+        draw=figures.bars_beside,
         measure=looks.GROUPS,
         notes=lambda _: [reports.GROUP_NOTE],
     ),
-    "table5": Sweep(
-        "Tables 5 and B.1: classes that look alike",
-        reports.by_method,
-        real=_REAL,
-        beside=("centroids", "neighbors"),
-    ),
+    "table5": dataclasses.replace(_BY_METHOD, title="Tables 5 and B.1: classes that look alike"),
     "table6": Sweep(
         "Table 6: transfer of distilled images, and alignment of backbones",
         look_reports.transfer,
@@ -250,12 +247,8 @@ SWEEPS: Mapping[str, Sweep] = {
         real=("full",),
         beside=("random", "centroids", "neighbors"),
     ),
-    "sizes": Sweep(
-        "Sizes of one family: distilled against one, evaluated on another",
-        reports.by_backbone,
-        figures.matrices,
-        evaluate=ALL,
-        real=_REAL,
+    "sizes": dataclasses.replace(
+        _BY_BACKBONE, title="Sizes of one family: distilled against one, evaluated on another"
     ),
     "class_means": Sweep(
         "Does the head gradient see more than class means?",
