@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Photos that are not square, 30 of each of 3 classes to train on."""
+    """Photos that are not square, 30 of each of 3 classes to train on, one class of JPEGs."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for split, count in (("train", 30), ("val", 1)):
@@ -34,7 +34,8 @@ def folder(tmp_path_factory) -> Path:
             (root / split / label).mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 256, (12, 16 + i % 3, 3), np.uint8)
-                Image.fromarray(pixels).save(root / split / label / f"{i:02d}.png")
+                suffix = "jpg" if label == "a" else "png"
+                Image.fromarray(pixels).save(root / split / label / f"{i:02d}.{suffix}")
     return root
 
 

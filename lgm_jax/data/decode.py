@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import multiprocessing
 import threading
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from lgm_jax.data import formats
+from lgm_jax.data.resize import MOST, resize
 
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
@@ -66,10 +68,18 @@ def decode(
     Raises:
         BadImageError: If they cannot be decoded.
     """
+    found = read(source, orient=orient, name=name)
+    return Image.fromarray(found) if isinstance(found, np.ndarray) else found
+
+
+def read(
+    source: bytes | UInt8[np.ndarray, "h w *c"], *, orient: bool, name: str = ""
+) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
+    """As `decode`, but pixels, without a copy, of what PIL did not decode."""
     if isinstance(source, np.ndarray):
         return _to_rgb(Image.fromarray(source), wide=False)
     if not orient and (pixels := _decode_jpeg(source)) is not None:
-        return Image.fromarray(pixels)
+        return pixels
     if reason := formats.explain(source, name):
         raise BadImageError(reason)
     # Broken bytes make PIL's decoders raise almost anything, SyntaxError and struct.error included.
@@ -78,7 +88,7 @@ def decode(
             if orient and _orientation(image) == 1:
                 pixels = _decode_jpeg(source)
                 if pixels is not None:
-                    return Image.fromarray(pixels)
+                    return pixels
             return _decode(image, source, orient=orient)
     except BadImageError:
         raise
@@ -87,7 +97,9 @@ def decode(
 
 
 def resize_and_crop(
-    image: Image.Image, resolution: int, place: Float[np.ndarray, " 2"] | None = None
+    image: Image.Image | UInt8[np.ndarray, "h w 3"],
+    resolution: int,
+    place: Float[np.ndarray, " 2"] | None = None,
 ) -> UInt8[np.ndarray, "r r 3"]:
     """torchvision's `Resize(r)` and `CenterCrop(r)`, or `RandomCrop(r)` where `place` says.
 
@@ -98,11 +110,11 @@ def resize_and_crop(
     tall that it would take much memory.
 
     Args:
-        image: An RGB image.
+        image: An RGB image, or its pixels.
         resolution: Side `r` of the result, in pixels.
         place: Where to crop, vertically and horizontally, from 0 (top, left) to below 1.
     """
-    width, height = image.size
+    width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
     short = min(width, height)
     # The short side is exactly `resolution`; torchvision rounds the long one down.
     new_width, new_height = int(resolution * width / short), int(resolution * height / short)
@@ -111,6 +123,15 @@ def resize_and_crop(
     else:
         top = int(place[0] * (new_height - resolution + 1))
         left = int(place[1] * (new_width - resolution + 1))
+    across = width / new_width
+    # Rounding may put the far edge a hair outside, which PIL refuses.
+    wide = (left * across, 0.0, min((left + resolution) * across, width), float(height))
+    if isinstance(image, np.ndarray):
+        # A worker has one thread that decodes.
+        alone = multiprocessing.parent_process() is not None
+        if alone and new_height <= new_width and height <= MOST * resolution:
+            return resize(image, resolution, wide)
+        image = Image.fromarray(image)
     if new_height > _TALL * new_width:
         down = height / new_height
         # The rows that the filter sees, and one more on either side.
@@ -123,10 +144,7 @@ def resize_and_crop(
     if new_height > new_width:
         whole = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
         return np.asarray(whole.crop((left, top, left + resolution, top + resolution)))
-    across = width / new_width
-    # Rounding may put the far edge a hair outside, which PIL refuses.
-    box = (left * across, 0.0, min((left + resolution) * across, width), float(height))
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box))
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=wide))
 
 
 def _decode_jpeg(source: bytes) -> UInt8[np.ndarray, "h w 3"] | None:

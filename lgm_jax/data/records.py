@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from lgm_jax.data.dataset import Places
-from lgm_jax.data.decode import BadImageError, decode, resize_and_crop
+from lgm_jax.data.decode import BadImageError, read, resize_and_crop
 from lgm_jax.errors import UserError
 from lgm_jax.names import plain
 
@@ -107,7 +107,7 @@ class ImageSplit:
     def load(
         self, indices: Int[np.ndarray, " b"], places: Places | None = None
     ) -> UInt8[np.ndarray, "b r r 3"]:
-        """Decodes images in threads; see `decode` and `resize_and_crop`.
+        """Decodes images in threads; see `read` and `resize_and_crop`.
 
         Raises:
             UserError: If an image cannot be read; the message names it.
@@ -157,12 +157,12 @@ class ImageSplit:
 
         return _in_threads(check, indices.tolist())
 
-    def _decode(self, index: int | np.integer) -> Image.Image:
+    def _decode(self, index: int | np.integer) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
         try:
             source = self.records.read(int(self.rows[index]))
         except OSError as error:
             raise BadImageError(error.strerror or str(error)) from error
-        return decode(source, orient=self.orient, name=self.name(index))
+        return read(source, orient=self.orient, name=self.name(index))
 
 
 def _in_threads(function: Callable[[int], T], items: Sequence[int]) -> list[T]:
