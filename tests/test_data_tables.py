@@ -210,3 +210,27 @@ class TestColumnsOfSplits:
         dataset = self.open(str(tmp_path / "other" / "pets"))
         assert self.shown(dataset) == ["cat", "dog", "cat", "dog"]
         assert "pets: the test images are those of the column photo" in dataset.notes
+
+
+def test_tars_of_a_webdataset(tmp_path, monkeypatch):
+    import tarfile
+
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "set").mkdir()
+    for split, count in (("train", 6), ("test", 4)):
+        with tarfile.open(tmp_path / "set" / f"{split}-0000.tar", "w") as tar:
+            for i in range(count):
+                # What PyTorch pickles is never opened.
+                parts = {"png": png(40 + 40 * (i % 2)), "cls": str(i % 2).encode(), "pth": b"no"}
+                for suffix, content in parts.items():
+                    member = tarfile.TarInfo(f"{i:03d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    (tmp_path / "set" / "class_names.txt").write_text("cat\ndog\n")
+    dataset = data.load_dataset("huggingface", folder=str(tmp_path / "set"), resolution=8)
+    assert list(dataset.class_names) == list(PAIR)
+    for split, count in (("test", 4), ("train", 4), ("val", 2)):
+        members = dataset.splits[split]
+        levels = members.load(np.arange(count))[:, 0, 0, 0]
+        assert levels.tolist() == [40 + 40 * label for label in members.labels.tolist()]

@@ -1,4 +1,4 @@
-"""Folders that Hugging Face's `datasets` reads: parquet with images and labels."""
+"""Folders that Hugging Face's `datasets` reads: parquet or WebDataset's tars."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from lgm_jax.data.listing import check_inside
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.errors import UserError, list_some
 
-_LAYOUT = "parquet files with an image and a label column, or what save_to_disk writes"
+_LAYOUT = (
+    "parquet files with an image and a label column, WebDataset's .tar files, or what save_to_disk "
+    "writes (class folders are read by --config.data.name=folder)"
+)
+_STORED = ("*.parquet", "*.arrow", "*.tar")
+# Of what a WebDataset stores beside images, what is read: nothing that might run code.
+_DECODED = frozenset({"cls", "cls2", "index", "id", "txt", "text", "json"})
 # Of columns that may be labels without naming their classes.
 _TEXT = frozenset({"string", "large_string"})
 _LABEL_TYPES = frozenset(
@@ -50,7 +56,7 @@ class HubRecords:
 
 
 def load_huggingface(request: Request) -> Dataset:
-    """Opens a folder of parquet files, or one that `datasets.save_to_disk` wrote.
+    """Opens a folder of parquet files or tars, or one that `datasets.save_to_disk` wrote.
 
     Nothing is downloaded and no script of the folder is run. The EXIF orientation is honoured, as
     `datasets` does. Splits may number their classes differently: names decide. The request's label
@@ -69,7 +75,7 @@ def load_huggingface(request: Request) -> Dataset:
     images, read, said = _read_labels(datasets, tables, files, assigned, request.label, root)
     sizes = [
         [path.relative_to(root).as_posix(), path.stat().st_size]
-        for path in sorted([*root.rglob("*.parquet"), *root.rglob("*.arrow")])
+        for path in sorted(path for kind in _STORED for path in root.rglob(kind))
     ]
     stored = {}
     for split, called in assigned.items():
@@ -181,7 +187,8 @@ def _read(
     stored = sorted(root.rglob("*.parquet"))
     # Of a program that saves each split by itself.
     parts = [] if saved or stored else sorted(path.parent for path in root.glob("*/state.json"))
-    if not saved and not stored and not parts:
+    tars = [] if saved or stored or parts else sorted(root.rglob("*.tar"))
+    if not saved and not stored and not parts and not tars:
         raise UserError(f"{root} holds no parquet files: expected {_LAYOUT}")
     files: Mapping[str, Sequence[str]] = {}
     place = os.fspath(paths.alias(root))
@@ -192,19 +199,21 @@ def _read(
             tables = {
                 part.name: datasets.load_from_disk(os.path.join(place, part.name)) for part in parts
             }
+        elif tars:
+            tables = _load_tars(datasets, place)
         else:
             found = datasets.load_dataset_builder(place).config.data_files
             files = {str(split): list(each) for split, each in found.items()}
             tables = _load_parquet(datasets, place, files)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
-        several = [] if saved or parts else _configurations(datasets, place)
+        several = [] if saved or parts or tars else _configurations(datasets, place)
         if len(several) > 1:
             raise UserError(
                 f"{root} has several configurations ({list_some(several)}): give a folder with the "
                 "parquet files of one"
             ) from error
-        for path in stored:
+        for path in [*stored, *tars]:
             if reason := formats.explain_file(path):
                 raise UserError(f"cannot read {path}: {reason}") from error
         reason = str(error).split("\n")[0] or type(error).__name__
@@ -233,6 +242,21 @@ def _load_parquet(datasets: Any, place: str, files: Mapping[str, Sequence[str]])
         split: datasets.load_dataset("parquet", data_files={split: each}, split=split)
         for split, each in files.items()
     }
+
+
+def _load_tars(datasets: Any, place: str) -> Any:
+    """The tables of a WebDataset: an image, `.cls` and the like of each example, as columns."""
+    from datasets.packaged_modules.webdataset.webdataset import (
+        WebDataset,
+    )
+
+    decoders = WebDataset.DECODERS
+    # `datasets` would hand files of PyTorch's to its unpickler.
+    WebDataset.DECODERS = {kind: decoders[kind] for kind in _DECODED if kind in decoders}
+    try:
+        return datasets.load_dataset("webdataset", data_dir=place)
+    finally:
+        WebDataset.DECODERS = decoders
 
 
 def _configurations(datasets: Any, place: str) -> list[str]:

@@ -19,7 +19,7 @@ from lgm_jax.names import folded, match, plain
 # What Hugging Face's and TFDS's sets have where there is no label.
 _MISSING = -1
 # What columns of labels are called, the likelier first.
-_CALLED = ("label", "labels", "class", "classes", "target", "category", "y")
+_CALLED = ("label", "labels", "class", "classes", "target", "category", "y", "cls")
 
 
 @dataclasses.dataclass(frozen=True)
