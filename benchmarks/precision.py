@@ -19,7 +19,8 @@ from flax import nnx
 
 from lgm_jax import backbones
 from lgm_jax.backbones import kernels, residuals, specs
-from lgm_jax.backbones.vit import ViT, ViTSpec
+from lgm_jax.backbones.vit import ViT
+from lgm_jax.backbones.vit_spec import ViTSpec
 from lgm_jax.compilation import Program
 
 
@@ -34,6 +35,8 @@ def main() -> None:
     print("| backbone | attention | kept | features | gradient |\n|---|---|---|---|---|")
     for name in options.names:
         spec = specs.NAMES[name].spec
+        if not isinstance(spec, ViTSpec):
+            raise SystemExit(f"error: {name} has no attention")
         compare(name, dataclasses.replace(spec, depth=options.depth or spec.depth), options.views)
 
 
@@ -45,8 +48,8 @@ def compare(name: str, spec: ViTSpec, views: int) -> None:
     weights = jax.random.normal(weight_key, (views, spec.feature_dim))
 
     def run(dtype: Any, kernel: Any, kept: Any) -> tuple[jax.Array, jax.Array]:
-        definition, _ = backbones.abstract_vit(spec, dtype, kernel)
-        statistics = specs.NAMES[name].preprocessing
+        definition, _ = backbones.abstract_module(spec, dtype, kernel)
+        statistics = specs.NAMES[name].published.preprocessing
         apply: Any = backbones.make_apply(definition, spec, statistics, dtype)
 
         def total(images: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:

@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from lgm_jax import backbones, checks, data, devices, distill, flops, memory, real
-from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.backbones.network import Network
 from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.objectives import LGM, SFM, Features
@@ -59,7 +59,7 @@ class Machine:
 class Outline:
     """A backbone without its weights: of its parameters only shapes and types are known."""
 
-    spec: ViTSpec
+    spec: Network
     apply: distill.Apply
     params: Any
 

@@ -47,7 +47,7 @@ from PIL import Image
 
 import lgm_jax
 from lgm_jax import runs
-from lgm_jax.backbones import Backbone, abstract_vit, configs, load, port
+from lgm_jax.backbones import Backbone, abstract_module, configs, families, load, port
 from lgm_jax.data.dataset import ArraySplit
 from tests.launching import QUICK, start
 
@@ -171,8 +171,8 @@ def write_vit() -> Callable[..., Path]:
     def write(folder: Path, *, pool: str = "token", seed: int = 0, **model_args: Any) -> Path:
         config = timm_config(pool, **model_args)
         published = configs.read_config(config, {})
-        spec, form = published.spec, port.FORMATS[published.form]
-        params = loud_params(abstract_vit(spec)[1], seed)
+        spec, form = published.spec, families.formats()[published.form]
+        params = loud_params(abstract_module(spec)[1], seed)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
         tensors = port.export_params(form, spec, params)

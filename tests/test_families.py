@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from lgm_jax import backbones, devices, distill, features, objectives
-from lgm_jax.backbones import specs
-from lgm_jax.backbones.vit import PoolSpec
+from lgm_jax.backbones import network, specs
+from lgm_jax.backbones.vit_spec import PoolSpec
 from lgm_jax.images import Pyramid
 
 KEY = jax.random.key(0)
@@ -42,8 +42,8 @@ FAMILIES = families()
 
 
 def make_apply(spec, dtype=jnp.float32):
-    definition, _ = backbones.abstract_vit(spec, dtype)
-    return backbones.make_apply(definition, spec, specs.IMAGENET, dtype)
+    definition, _ = backbones.abstract_module(spec, dtype)
+    return backbones.make_apply(definition, spec, network.IMAGENET, dtype)
 
 
 def trace_step(spec, microbatch=None):

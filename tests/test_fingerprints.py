@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lgm_jax import backbones
-from lgm_jax.backbones import configs, load, rotary, specs, vit
+from lgm_jax.backbones import load, network, rotary, specs, vit_spec
 from lgm_jax.experiments import runner
 
 # Every field of every dataclass that a fingerprint is derived from, with its default. A released
@@ -30,7 +30,7 @@ DEFAULTS = {
         "embed": "needed",
         "attention": "needed",
         "mlp": "needed",
-        "pool": vit.PoolSpec("cls", 1, 0),
+        "pool": vit_spec.PoolSpec("cls", 1, 0),
         "layer_scale": False,
         "norm_eps": 1e-6,
     },
@@ -52,13 +52,13 @@ DEFAULTS = {
 CLASSES = {
     cls.__name__: cls
     for cls in (
-        vit.ViTSpec,
-        vit.EmbedSpec,
-        vit.AttentionSpec,
-        vit.MlpSpec,
-        vit.PoolSpec,
+        vit_spec.ViTSpec,
+        vit_spec.EmbedSpec,
+        vit_spec.AttentionSpec,
+        vit_spec.MlpSpec,
+        vit_spec.PoolSpec,
         rotary.Rotary,
-        configs.Preprocessing,
+        network.Preprocessing,
     )
 }
 
@@ -88,7 +88,7 @@ def test_a_field_that_is_added_with_a_default_changes_no_description(name):
     identity = pytest.importorskip("lgm_jax.identity")
     replaced = 0
     for entry in specs.NAMES.values():
-        before = backbones.Settings("0" * 64, entry.spec, entry.preprocessing)
+        before = backbones.Settings("0" * 64, entry.spec, entry.published.preprocessing)
         for default in (None, 0, "x", ()):
             after = _rebuilt(before, name, _with_a_field(CLASSES[name], default))
             replaced += "added" in repr(after)

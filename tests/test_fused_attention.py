@@ -20,8 +20,8 @@ from scale import apply as toy_apply
 
 from lgm_jax import backbones, devices, distill, objectives
 from lgm_jax.backbones import (
+    abstract_module,
     abstract_params,
-    abstract_vit,
     attention,
     kernels,
     make_apply,
@@ -65,8 +65,8 @@ def _network(name, side, dtype="bfloat16"):
     """`apply` with the kernel that `auto` takes, in full depth and width, and its parameters."""
     entry = specs.NAMES[name]
     spec = dataclasses.replace(entry.spec, resolution=side)
-    definition, _ = abstract_vit(spec, backbones.DTYPES[dtype], _chosen(spec, dtype))
-    apply = make_apply(definition, spec, entry.preprocessing, backbones.DTYPES[dtype])
+    definition, _ = abstract_module(spec, backbones.DTYPES[dtype], _chosen(spec, dtype))
+    apply = make_apply(definition, spec, entry.published.preprocessing, backbones.DTYPES[dtype])
     return spec, apply, abstract_params(spec)
 
 
@@ -195,8 +195,8 @@ def test_padding_changes_neither_features_nor_gradients(monkeypatch, name):
     images = jnp.asarray(np.random.default_rng(1).uniform(size=(3, side, side, 3)), jnp.float32)
     found = {}
     for kernel in ("xla", "cudnn"):
-        definition, _ = abstract_vit(spec, jnp.float32, kernel)
-        apply = make_apply(definition, spec, entry.preprocessing, jnp.float32)
+        definition, _ = abstract_module(spec, jnp.float32, kernel)
+        apply = make_apply(definition, spec, entry.published.preprocessing, jnp.float32)
 
         def energy(params, images, apply=apply):
             features = apply(params, images)

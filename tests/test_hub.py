@@ -20,7 +20,7 @@ import safetensors.numpy
 from huggingface_hub import constants, hf_hub_download
 
 from lgm_jax import backbones
-from lgm_jax.backbones import configs, files, specs
+from lgm_jax.backbones import files, specs
 from lgm_jax.errors import UserError
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
@@ -165,15 +165,9 @@ def test_a_folder_never_touches_the_network(hub, vit_folder):
 @pytest.fixture
 def registered(vit_folder, monkeypatch) -> str:
     """A name of the table whose weights the hub may have in two places."""
-    published = configs.read_config(json.loads((vit_folder / files.CONFIG).read_text()), {})
-    entry = specs.Entry(
-        published.spec,
-        published.preprocessing,
-        (specs.Source("first/tiny", "timm_vit"), specs.Source("second/tiny", "timm_vit")),
-        "Apache-2.0",
-        "a test",
-        16,
-    )
+    config = json.loads((vit_folder / files.CONFIG).read_text())
+    sources = (specs.Source("first/tiny"), specs.Source("second/tiny"))
+    entry = specs.Entry("a test", "Apache-2.0", sources, config)
     monkeypatch.setattr(specs, "NAMES", {**specs.NAMES, "tiny_vit": entry})
     return "tiny_vit"
 

@@ -9,7 +9,8 @@ import pytest
 
 import launch
 from lgm_jax import backbones, distill, flops, images, objectives, plan, settings
-from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+from lgm_jax.backbones import network
+from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 
 FAMILIES = {
     "plain": {},
@@ -24,8 +25,8 @@ def test_flops_are_those_of_the_compiled_products(family):
     """One block, since XLA counts the body of a loop once."""
     parts = {"embed": EmbedSpec(8), "mlp": MlpSpec(96), **FAMILIES[family]}
     spec = ViTSpec(resolution=64, width=48, depth=1, attention=AttentionSpec(3), **parts)
-    definition, _ = backbones.abstract_vit(spec)
-    apply = backbones.make_apply(definition, spec, backbones.configs.HALF)
+    definition, _ = backbones.abstract_module(spec)
+    apply = backbones.make_apply(definition, spec, network.HALF)
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     params = backbones.abstract_params(spec)
     text = jax.jit(apply).lower(params, images).as_text()

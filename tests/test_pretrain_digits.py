@@ -9,7 +9,7 @@ import pytest
 from einops import rearrange
 from flax import nnx
 
-from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from tools import pretrain_digits as tool
 
 PATCH, GRID = 2, 4

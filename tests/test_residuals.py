@@ -13,9 +13,9 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from lgm_jax import backbones, devices, distill, flops, memory
-from lgm_jax.backbones import configs, residuals
+from lgm_jax.backbones import network, residuals
 from lgm_jax.backbones.rotary import Rotary
-from lgm_jax.backbones.vit import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.compilation import Program
 from lgm_jax.images import Pyramid
 from tests.marks import slow
@@ -39,8 +39,8 @@ KEY = jax.random.key(0)
 
 
 def make_apply(spec, dtype=jnp.float32, kernel="xla"):
-    definition, _ = backbones.abstract_vit(spec, dtype, kernel)
-    return backbones.make_apply(definition, spec, configs.IMAGENET, dtype)
+    definition, _ = backbones.abstract_module(spec, dtype, kernel)
+    return backbones.make_apply(definition, spec, network.IMAGENET, dtype)
 
 
 def make_params(spec):

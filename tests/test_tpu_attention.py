@@ -15,8 +15,8 @@ import pytest
 
 from lgm_jax import accelerators, backbones, devices, flops, opening
 from lgm_jax.backbones import (
+    abstract_module,
     abstract_params,
-    abstract_vit,
     attention,
     kernels,
     make_apply,
@@ -234,8 +234,8 @@ def test_tpus_compiler_takes_it_within_the_step(topology, name):
         mlp=dataclasses.replace(entry.spec.mlp, width=256),
     )
     assert kernels.choose_kernel("auto", spec, "bfloat16", chips[0]) == "pallas"
-    definition, _ = abstract_vit(spec, jnp.bfloat16, "pallas")
-    apply = make_apply(definition, spec, entry.preprocessing, jnp.bfloat16)
+    definition, _ = abstract_module(spec, jnp.bfloat16, "pallas")
+    apply = make_apply(definition, spec, entry.published.preprocessing, jnp.bfloat16)
 
     def gradient(params, images):
         def of_device(params, images):

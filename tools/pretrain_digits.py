@@ -38,8 +38,9 @@ from flax import nnx
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from lgm_jax.backbones import port
-from lgm_jax.backbones.vit import AttentionSpec, Block, EmbedSpec, MlpSpec, PoolSpec, ViT, ViTSpec
+from lgm_jax.backbones import families, port
+from lgm_jax.backbones.vit import Block, ViT
+from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.data.digits import RESOLUTION, load_digits
 
 _METHOD = flags.DEFINE_enum(
@@ -389,7 +390,7 @@ def evaluate(train: np.ndarray, labels: np.ndarray, val: np.ndarray, labels_val:
 def write(folder: Path, spec: ViTSpec, params: Any) -> None:
     """Saves the backbone in timm's format."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = port.export_params(port.FORMATS["timm_vit"], spec, params, np.float16)
+    tensors = port.export_params(families.formats()["timm_vit"], spec, params, np.float16)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     cls = spec.pool.kind == "cls"
     config = {

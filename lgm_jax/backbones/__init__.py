@@ -6,34 +6,31 @@ package, a local folder or the Hugging Face hub.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lgm_jax import hub_names, identity
-from lgm_jax.backbones import configs, files, port, specs, wrapped
+from lgm_jax.backbones import configs, families, files, port, specs, wrapped
 from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel
 from lgm_jax.backbones.backbone import Backbone, Settings
-from lgm_jax.backbones.configs import Preprocessing, Published
 from lgm_jax.backbones.files import Files
 from lgm_jax.backbones.kernels import choose_kernel, try_kernel
 from lgm_jax.backbones.names import distinct_names
+from lgm_jax.backbones.network import IMAGENET, IndivisibleError, Network, Preprocessing, Published
 from lgm_jax.backbones.residuals import Residuals
-from lgm_jax.backbones.vit import Pool, PoolSpec, ViT, ViTSpec
 from lgm_jax.errors import UserError, unknown_name
-from lgm_jax.resample import bicubic_matrix
 
 __all__ = [
     "ATTENTIONS",
@@ -54,11 +51,11 @@ NORMALIZATIONS = ("native", "imagenet")
 DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
-_POOLS: Mapping[str, Pool] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
-
-
-class IndivisibleError(UserError):
-    """The patch does not divide the resolution that was asked for."""
+_POOLS: Mapping[str, Literal["cls", "mean", "cls+mean"]] = {
+    "cls": "cls",
+    "mean": "mean",
+    "cls+mean": "cls+mean",
+}
 
 
 def load(
@@ -92,13 +89,14 @@ def load(
             devices of that kind.
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
-            of the last four blocks; no projection or pooling head follows.
+            of the last four blocks; no projection or pooling head follows. Networks that are no
+            Vision Transformers have native features alone.
         position_offset: What the side of the patch grid is taken to be larger by where the
             positions of a DINOv2 without registers are resized: 0.1 in the code that it was
             published with (`torch.hub`), 0 in transformers. Every other backbone has 0, in all
             code: with registers, in timm's format, of another family.
-        resolution: Side of the images, in pixels; the patch divides it. Positions are resized as
-            upstream resizes them. By default what the backbone is used at.
+        resolution: Side of the images, in pixels; the patch, or a network's stride, divides it.
+            Positions are resized as upstream resizes them. By default what the backbone is used at.
         revision: Branch, tag or commit, for the hub only.
 
     Raises:
@@ -112,10 +110,10 @@ def load(
     check_pooling(pooling)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)
-    statistics = configs.IMAGENET if normalization == "imagenet" else published.preprocessing
+    statistics = IMAGENET if normalization == "imagenet" else published.preprocessing
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
     offset = position_offset if _takes_offset(published, spec) else 0.0
-    params = _fit(params, published.spec, spec, offset)
+    params = spec.fit(params, published.spec, offset)
     kept = _kept_dtype(dtype, params_dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
     kernel = choose_kernel(attention, spec, dtype)
@@ -157,8 +155,8 @@ def read_checkpoint(
         UserError: As for `load`.
     """
     found, published = _find(source, revision)
-    form = port.FORMATS[published.form]
-    _, shapes = abstract_vit(published.spec)
+    form = families.formats()[published.form]
+    _, shapes = abstract_module(published.spec)
     with files.open_tensors(found.weights) as tensors:
         try:
             plain, notes = wrapped.unwrap(form, published.spec, tensors)
@@ -189,7 +187,7 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists already: name another folder")
     found, published, params = read_checkpoint(source, params_dtype=dtype, revision=revision)
-    tensors = port.export_params(port.FORMATS[published.form], published.spec, params)
+    tensors = port.export_params(families.formats()[published.form], published.spec, params)
     origin = provenance(found)
     # An export of an export is from where the first was.
     origin = origin.get("exported_from", origin)
@@ -219,7 +217,7 @@ def outline(
     pooling: str | None = "native",
     resolution: int | None = None,
     device: Any = None,
-) -> tuple[ViTSpec, Callable[..., Any], Any]:
+) -> tuple[Network, Callable[..., Any], Any]:
     """What is known of a backbone without its weights; of a registered name, without a download.
 
     Args:
@@ -241,8 +239,8 @@ def outline(
     pooling = "native" if pooling is None else pooling
     check_pooling(pooling)
     entry = specs.NAMES[str(source)] if _registered(source) else None
-    if entry is not None and entry.folder is None:
-        published = entry.published(entry.sources[0].form)
+    if entry is not None:
+        published = entry.published
     else:
         _, published = _find(source, None)
     spec = _reshape(published.spec, pooling, resolution or published.resolution)
@@ -262,34 +260,37 @@ def check_pooling(pooling: str) -> None:
         raise unknown_name("backbone.pooling", str(pooling), known, "for example")
 
 
-def abstract_vit(
-    spec: ViTSpec, dtype: Any = jnp.float32, kernel: AttentionKernel = "xla"
+def abstract_module(
+    spec: Network, dtype: Any = jnp.float32, kernel: AttentionKernel = "xla"
 ) -> tuple[nnx.GraphDef, dict[str, tuple[int, ...]]]:
     """The module's definition and its parameters' shapes by path, without allocating any."""
-    module = nnx.eval_shape(lambda: ViT(spec, dtype=dtype, kernel=kernel, rngs=nnx.Rngs(0)))
+    make: Any = families.family_of(spec).module
+    module = nnx.eval_shape(lambda: make(spec, dtype=dtype, kernel=kernel, rngs=nnx.Rngs(0)))
     definition, state = nnx.split(module)
     shapes = {path: leaf.shape for path, leaf in port.flatten(nnx.to_pure_dict(state)).items()}
     return definition, shapes
 
 
-def abstract_params(spec: ViTSpec, dtype: Any = jnp.float32) -> Any:
+def abstract_params(spec: Network, dtype: Any = jnp.float32) -> Any:
     """Parameters as shapes and types, nested as `apply` takes them."""
-    module = nnx.eval_shape(lambda: ViT(spec, rngs=nnx.Rngs(0)))
-    params = nnx.to_pure_dict(nnx.state(module))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+    params: port.Params = {}
+    for path, shape in abstract_module(spec)[1].items():
+        port.assign(params, path, jax.ShapeDtypeStruct(shape, dtype))
+    return params
 
 
 def make_apply(
-    definition: nnx.GraphDef, spec: ViTSpec, statistics: Preprocessing, dtype: Any = jnp.float32
-) -> Callable[[Any, Float[Array, "n h w 3"]], Float[Array, "n d"]]:
-    """Binds a module's definition into a pure `apply(params, images)`."""
+    definition: nnx.GraphDef, spec: Network, statistics: Preprocessing, dtype: Any = jnp.float32
+) -> Callable[..., Float[Array, "n d"]]:
+    """Binds a module's definition into a pure `apply(params, images)`.
+
+    Where the module knows several ways to keep what its gradient needs, `apply` takes `residuals`.
+    """
     # Accelerators round the operands of float32 products unless told not to: who asks for float32
     # gets it, who wants speed asks for bfloat16.
     precision = "highest" if dtype == jnp.float32 else "default"
 
-    def apply(
-        params: Any, images: Float[Array, "n h w 3"], residuals: Residuals = "all"
-    ) -> Float[Array, "n d"]:
+    def run(params: Any, images: Float[Array, "n h w 3"], *options: Any) -> Float[Array, "n d"]:
         if images.shape[1:] != (spec.resolution, spec.resolution, 3):
             raise UserError(
                 f"the backbone takes images of {spec.resolution} x {spec.resolution} x 3, "
@@ -302,16 +303,26 @@ def make_apply(
         std = jnp.asarray(statistics.std, jnp.float32).reshape(1, 1, 1, 3)
         with jax.default_matmul_precision(precision):
             module = nnx.merge(definition, nnx.State(params))
-            features = module((images - mean) / std, residuals)
+            features = module((images - mean) / std, *options)
         return features.astype(jnp.float32)
 
-    return apply
+    def plain(params: Any, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
+        return run(params, images)
+
+    def choosing(
+        params: Any, images: Float[Array, "n h w 3"], residuals: Residuals = "all"
+    ) -> Float[Array, "n d"]:
+        return run(params, images, residuals)
+
+    module = families.family_of(spec).module
+    chooses = "residuals" in inspect.signature(module.__call__).parameters
+    return choosing if chooses else plain
 
 
 def _make_apply(
-    spec: ViTSpec, statistics: Preprocessing, dtype: str, kernel: AttentionKernel
+    spec: Network, statistics: Preprocessing, dtype: str, kernel: AttentionKernel
 ) -> Callable[..., Any]:
-    definition, _ = abstract_vit(spec, DTYPES[dtype], kernel)
+    definition, _ = abstract_module(spec, DTYPES[dtype], kernel)
     return make_apply(definition, spec, statistics, DTYPES[dtype])
 
 
@@ -360,7 +371,7 @@ def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Publ
         except UserError as error:
             refused.append(error)
         else:
-            return found, entry.published(source.form)
+            return found, entry.published_as(source.form)
     # The first repository's trouble is the one to tell.
     raise refused[0]
 
@@ -392,59 +403,18 @@ def _read(found: Files) -> Published:
         raise UserError(f"the config.json of {found} is not understood: {error}") from error
 
 
-def _reshape(spec: ViTSpec, pooling: str, resolution: int) -> ViTSpec:
+def _reshape(spec: Network, pooling: str, resolution: int) -> Network:
     """A backbone's shape with other features, and for images of another size."""
     match = _POOLING.fullmatch(pooling)
     if match is not None and match["kind"] is not None:
-        kind, blocks = _POOLS[match["kind"]], int(match["blocks"] or 1)
-        if "cls" in kind and not spec.embed.class_token:
-            raise UserError(
-                f"backbone.pooling={pooling}: the backbone has no class token, try mean"
-            )
-        if blocks > spec.depth:
-            raise UserError(f"backbone.pooling={pooling}: the backbone has {spec.depth} blocks")
-        spec = dataclasses.replace(spec, pool=PoolSpec(kind, blocks))
-    if resolution in (0, spec.resolution):
-        return spec
-    if not isinstance(resolution, int) or isinstance(resolution, bool) or resolution < 0:
-        raise UserError(f"backbone resolution must be a positive whole number, not {resolution!r}")
-    if resolution % spec.embed.patch:
-        raise IndivisibleError(
-            f"a patch of {spec.embed.patch} px does not divide an image of {resolution} px"
-        )
-    spec = dataclasses.replace(spec, resolution=resolution)
-    configs.check_spec(spec)
-    return spec
+        spec = spec.pooled(_POOLS[match["kind"]], int(match["blocks"] or 1))
+    return spec if resolution == 0 else spec.at(resolution)
 
 
-def _resizes(published: ViTSpec, spec: ViTSpec) -> bool:
-    """Whether positions are resized."""
-    return spec.grid != published.grid and spec.embed.positions != "none"
-
-
-def _takes_offset(published: Published, spec: ViTSpec) -> bool:
+def _takes_offset(published: Published, spec: Network) -> bool:
     """Whether positions are resized, and the code that upstream published has an offset there.
 
     `torch.hub` has one for DINOv2 without registers alone, whose positions are not antialiased.
     """
-    dinov2 = published.form == "hf_dinov2" and not published.spec.embed.antialias
-    return dinov2 and _resizes(published.spec, spec)
-
-
-def _fit(
-    params: port.Params, published: ViTSpec, spec: ViTSpec, position_offset: float
-) -> port.Params:
-    """Parameters of another shape: without what pools, positions resized as upstream does."""
-    if spec.pool != published.pool:
-        params = {name: leaf for name, leaf in params.items() if name not in ("pool", "project")}
-    if not _resizes(published, spec):
-        return params
-    matrix = bicubic_matrix(
-        published.grid, spec.grid, antialias=spec.embed.antialias, offset=position_offset
-    )
-    positions = np.asarray(params["positions"])
-    prefix = positions.shape[1] - published.grid**2
-    old = positions[0, prefix:].reshape(published.grid, published.grid, -1).astype(np.float64)
-    new = np.einsum("yh,xw,hwd->yxd", matrix, matrix, old, optimize=True)
-    new = new.reshape(1, spec.grid**2, -1).astype(positions.dtype)
-    return params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
+    form = families.formats()[published.form]
+    return form.takes_offset and spec.takes_offset(published.spec)

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from lgm_jax import terminal
-from lgm_jax.backbones import abstract_vit, specs
+from lgm_jax.backbones import abstract_module, specs
 
 
 def format_table() -> str:
     """A row per registered backbone; parameters in millions, resolution and patch in pixels."""
     rows = [("name", "params", "features", "px", "patch", "licence", "weights", "what it is")]
     for name, entry in specs.NAMES.items():
-        _, shapes = abstract_vit(entry.spec)
+        _, shapes = abstract_module(entry.spec)
         count = sum(math.prod(shape) for shape in shapes.values())
         rows.append(
             (
@@ -22,7 +22,7 @@ def format_table() -> str:
                 f"{count / 1e6:.1f} M",
                 str(entry.spec.feature_dim),
                 str(entry.resolution),
-                str(entry.spec.embed.patch),
+                str(entry.spec.stride),
                 entry.licence,
                 entry.sources[0].repo if entry.sources else "in the package",
                 entry.summary,

@@ -8,8 +8,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones.configs import Preprocessing, Published
-from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.backbones.network import Network, Preprocessing, Published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Settings:
     """
 
     weights: str
-    spec: ViTSpec
+    spec: Network
     preprocessing: Preprocessing
     dtype: str = "float32"
     params_dtype: str = "float32"

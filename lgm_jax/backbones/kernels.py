@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lgm_jax.backbones import pallas
 from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel
-from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.backbones.network import Network
 from lgm_jax.errors import UserError, unknown_name
 
 _Apply = Callable[[Any, Float[Array, "n r r 3"]], Float[Array, "n d"]]
@@ -26,7 +26,7 @@ _TIMES = 2.0
 _NOTHING = 1e-4
 
 
-def choose_kernel(attention: str, spec: ViTSpec, dtype: str, device: Any = None) -> AttentionKernel:
+def choose_kernel(attention: str, spec: Network, dtype: str, device: Any = None) -> AttentionKernel:
     """Chooses how attention is computed.
 
     Args:
@@ -41,6 +41,10 @@ def choose_kernel(attention: str, spec: ViTSpec, dtype: str, device: Any = None)
     """
     if attention not in ATTENTIONS:
         raise unknown_name("backbone.attention", str(attention), list(ATTENTIONS))
+    if not spec.heads:
+        if attention not in ("auto", "xla"):
+            raise UserError(f"backbone.attention={attention}: the backbone has no attention")
+        return "xla"
     device = _device() if device is None else device
     lacking = {
         "cudnn": _cudnn_lacks(device, spec.head_width, dtype),
@@ -100,12 +104,12 @@ def _cudnn_lacks(device: Any, head_width: int, dtype: str) -> list[str]:
     return [what for what, fulfilled in needs.items() if not fulfilled]
 
 
-def _pallas_lacks(device: Any, spec: ViTSpec, dtype: str) -> list[str]:
+def _pallas_lacks(device: Any, spec: Network, dtype: str) -> list[str]:
     """What our kernel needs and does not have."""
     if device.platform != "tpu":
         return ["a TPU"]
     most, width = pallas.MOST_TOKENS, spec.head_width
-    needed = pallas.needed_bytes(spec.tokens, spec.attention.heads, width, dtype)
+    needed = pallas.needed_bytes(spec.tokens, spec.heads, width, dtype)
     available = pallas.vmem_bytes(device.device_kind)
     needs = {
         "a head width divisible by 8": width % 8 == 0,

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lgm_jax.backbones.backbone import Backbone, Settings
-from lgm_jax.backbones.configs import CLIP, HALF, IMAGENET, Preprocessing
-from lgm_jax.backbones.vit import PoolSpec
+from lgm_jax.backbones.network import CLIP, HALF, IMAGENET, Preprocessing
 
 # Digits of a hash where nothing else tells two backbones apart.
 _DIGITS = 8
@@ -71,18 +70,13 @@ def _chosen(settings: Settings) -> dict[str, str]:
     """What a config can set, by its keys."""
     spec, statistics = settings.spec, settings.preprocessing
     return {
-        "pooling": _pooling(spec.pool),
+        "pooling": spec.pooling,
         "resolution": str(spec.resolution),
         "normalization": _STATISTICS.get(statistics, f"{statistics.mean}/{statistics.std}"),
         "dtype": settings.dtype,
         "params_dtype": settings.params_dtype,
         "position_offset": f"{settings.position_offset:g}",
     }
-
-
-def _pooling(pool: PoolSpec) -> str:
-    kind = pool.kind if pool.blocks == 1 else f"{pool.kind}:{pool.blocks}"
-    return f"{kind}+projection" if pool.projection else kind
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lgm_jax.backbones.checked import Checked
+
 Layout = Literal["interleaved", "half"]
 Grid = Literal["index", "centered"]
 Tables = tuple[Float[Array, "n e"], Float[Array, "n e"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rotary:
+class Rotary(Checked):
     """A convention.
 
     Attributes:

@@ -1,8 +1,5 @@
 """One composable Vision Transformer in Flax NNX.
 
-A spec is put together from parts: how an image becomes tokens, what a block's attention and MLP
-look like, and how tokens become a feature. Every family of backbones is a choice of parts.
-
 Dimension letters: `b` images, `h w c` pixels, `n` tokens, `d` width, `e` head width, `l` layers.
 Tokens are in the order class, registers, patches (row by row). All blocks share one graph
 definition; their parameters are stacked along a leading layer axis and scanned, so compile time
@@ -11,10 +8,8 @@ does not grow with depth.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,171 +18,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones.activations import ACTIVATIONS, Activation
+from lgm_jax.backbones.activations import ACTIVATIONS
 from lgm_jax.backbones.attention import AttentionKernel, attend
 from lgm_jax.backbones.residuals import Residuals, keep
-from lgm_jax.backbones.rotary import Rotary, Tables, rotary_tables
-
-Biases = Literal["qkv", "qv", "none"]
-Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
-Positions = Literal["all", "tokens", "patches", "none"]
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbedSpec:
-    """How an image becomes tokens.
-
-    Attributes:
-        patch: Side of a square patch, in pixels.
-        bias: Whether the patch projection has one.
-        class_token: Whether there is a class token.
-        registers: Number of register tokens.
-        positions: Learned (or fixed, but stored) positions: of class token and patches (`all`), of
-            every token, registers too (`tokens`), of patches only, or none.
-        antialias: Whether positions are shrunk to another grid with an antialiased filter, as timm
-            does; `transformers` does not.
-        norm: Whether tokens are normalised before the first block, as in CLIP.
-    """
-
-    patch: int
-    bias: bool = True
-    class_token: bool = True
-    registers: int = 0
-    positions: Positions = "all"
-    antialias: bool = False
-    norm: bool = False
-
-    @property
-    def num_prefix(self) -> int:
-        """Tokens before the first patch."""
-        return int(self.class_token) + self.registers
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionSpec:
-    """A block's self-attention.
-
-    Attributes:
-        heads: Attention heads; divides the width.
-        biases: Which of query, key and value have a bias: all, all but the key, or none.
-        rotary: Rotary positions of the patch tokens.
-    """
-
-    heads: int
-    biases: Biases = "qkv"
-    rotary: Rotary | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class MlpSpec:
-    """A block's MLP.
-
-    Attributes:
-        width: Hidden dimension.
-        activation: Its nonlinearity.
-        gated: Whether a second projection is multiplied by the activated first (SwiGLU).
-        norm: Whether the hidden layer is normalised.
-    """
-
-    width: int
-    activation: Activation = "gelu"
-    gated: bool = False
-    norm: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class PoolSpec:
-    """How tokens become one feature vector.
-
-    Attributes:
-        kind: After the last norm: the class token (`cls`), the mean of the patch tokens (`mean`),
-            both (`cls+mean`), or attention by a learned query (`map`). `mean_norm` takes the mean
-            first and normalises it.
-        blocks: For `cls` and `mean`: outputs of the last `blocks` blocks, each normalised, the
-            last block's at the end. For `cls+mean`: their class tokens and the last one's mean, as
-            in DINOv2's linear evaluation (`dinov2/eval/linear.py`).
-        projection: Features after a last linear layer without a bias; 0 for none.
-    """
-
-    kind: Pool = "cls"
-    blocks: int = 1
-    projection: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class ViTSpec:
-    """The shape of a Vision Transformer, as published with its weights.
-
-    Attributes:
-        resolution: Side of the square input, in pixels. What is left of it where the patch does
-            not divide it, at the lower and right edge, is not read.
-        width: Token dimension `d`.
-        depth: Number of transformer blocks.
-        embed: From pixels to tokens.
-        attention: Every block's attention.
-        mlp: Every block's MLP.
-        pool: From tokens to a feature vector.
-        layer_scale: Whether a block's two outputs are scaled by learned vectors.
-        norm_eps: LayerNorm epsilon. PyTorch's default is 1e-5, most families have another.
-    """
-
-    resolution: int
-    width: int
-    depth: int
-    embed: EmbedSpec
-    attention: AttentionSpec
-    mlp: MlpSpec
-    pool: PoolSpec = PoolSpec()
-    layer_scale: bool = False
-    norm_eps: float = 1e-6
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of the image."""
-        return self.resolution // self.embed.patch
-
-    @property
-    def head_width(self) -> int:
-        """Dimensions of one attention head."""
-        return self.width // self.attention.heads
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an image in every block."""
-        return self.embed.num_prefix + self.grid**2
-
-    @property
-    def num_positions(self) -> int:
-        """Stored positions."""
-        return {
-            "all": int(self.embed.class_token) + self.grid**2,
-            "tokens": self.embed.num_prefix + self.grid**2,
-            "patches": self.grid**2,
-            "none": 0,
-        }[self.embed.positions]
-
-    @property
-    def feature_dim(self) -> int:
-        """Number of features."""
-        parts = self.pool.blocks + (self.pool.kind == "cls+mean")
-        return self.pool.projection or parts * self.width
-
-    @property
-    def flops(self) -> tuple[int, int]:
-        """Floating-point operations of one image's forward pass, of matrix products alone.
-
-        Two numbers: products with weights, and products of attention, which has no weights and so
-        twice the work backward where weights are frozen.
-        """
-        width, tokens = self.width, self.tokens
-        layers = 3 if self.mlp.gated else 2
-        block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
-        weights = 2 * self.grid**2 * 3 * self.embed.patch**2 * width + self.depth * block
-        attention = self.depth * 4 * tokens**2 * width
-        if self.pool.kind == "map":
-            weights += 4 * tokens * width**2 + 4 * width**2 + 4 * width * self.mlp.width
-            attention += 4 * tokens * width
-        return weights + 2 * width * self.pool.projection, attention
+from lgm_jax.backbones.rotary import Tables, rotary_tables
+from lgm_jax.backbones.vit_spec import ViTSpec
 
 
 class Attention(nnx.Module):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from lgm_jax.backbones import port
-from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.backbones.network import Network
 from lgm_jax.errors import UserError, list_some
 
 # Modules that frameworks put around others, anywhere in a key: torch.compile, FSDP, checkpointing.
@@ -43,7 +43,7 @@ class _Renamed(Mapping[str, np.ndarray]):
 
 
 def unwrap(
-    form: port.Format, spec: ViTSpec, tensors: Mapping[str, np.ndarray]
+    form: port.Format, spec: Network, tensors: Mapping[str, np.ndarray]
 ) -> tuple[Mapping[str, np.ndarray], list[str]]:
     """Takes off what surrounds a backbone's keys.
 
@@ -89,7 +89,7 @@ def _is_beside(form: port.Format, key: str) -> bool:
     return bool(_BESIDE.fullmatch(key)) and not port.is_ignored(form, key)
 
 
-def _prefix(form: port.Format, spec: ViTSpec, keys: Mapping[str, str]) -> str | None:
+def _prefix(form: port.Format, spec: Network, keys: Mapping[str, str]) -> str | None:
     """What stands before all keys of the backbone, `None` if they are not all there.
 
     Raises:
@@ -106,8 +106,8 @@ def _prefix(form: port.Format, spec: ViTSpec, keys: Mapping[str, str]) -> str | 
     return _choose(list(found.values()))
 
 
-def _candidates(form: port.Format, spec: ViTSpec, keys: Mapping[str, str]) -> set[str]:
-    """What stands before the patch projection's key."""
+def _candidates(form: port.Format, spec: Network, keys: Mapping[str, str]) -> set[str]:
+    """What stands before the anchor's key."""
     return {
         key.removesuffix(anchor)
         for anchor in port.anchors(form, spec)

@@ -65,10 +65,7 @@ def about_backbone(name: str) -> str | None:
     entry = specs.NAMES.get(name)
     if entry is None:
         return None
-    spec = entry.spec
-    return (
-        f"{entry.summary}: a vision transformer, {spec.depth} layers, {spec.embed.patch} px patches"
-    )
+    return f"{entry.summary}: {entry.spec.summary}"
 
 
 def join(items: Sequence[str], last: str = "and") -> str:

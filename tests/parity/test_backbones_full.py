@@ -18,7 +18,7 @@ import transformers
 import upstream
 
 from lgm_jax import backbones
-from lgm_jax.backbones import abstract_vit, port, specs
+from lgm_jax.backbones import abstract_module, families, network, port, specs
 
 REGISTERED = {name: entry for name, entry in specs.NAMES.items() if entry.sources}
 PAPERS = ("dinov2_vitb14", "clip_vitb16", "eva02_vitb14", "mocov3_vitb16")
@@ -85,14 +85,14 @@ def upstreams(name: str) -> upstream.Family:
 def test_the_number_of_parameters_is_upstreams(name):
     with torch.device("meta"):
         model = upstreams(name).make()
-    _, shapes = abstract_vit(REGISTERED[name].spec)
+    _, shapes = abstract_module(REGISTERED[name].spec)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     # A mask token is for training only.
     named = dict(model.named_parameters())
     assert count == sum(value.numel() for key, value in named.items() if "mask_token" not in key)
 
 
-TIMMS = [name for name, entry in REGISTERED.items() if entry.sources[0].form.startswith("timm")]
+TIMMS = [name for name, entry in REGISTERED.items() if entry.published.form.startswith("timm")]
 
 
 @pytest.mark.parametrize("name", TIMMS)
@@ -101,7 +101,7 @@ def test_every_key_and_shape_is_timms(name):
     with torch.device("meta"):
         model = upstreams(name).make()
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    form = port.FORMATS[REGISTERED[name].sources[0].form]
+    form = families.formats()[REGISTERED[name].published.form]
     assert upstream.layouts(form, REGISTERED[name].spec) == theirs
 
 
@@ -116,7 +116,7 @@ def test_clips_second_source_has_the_same_weights(name):
             f"vit_{long}_patch{patch}_clip_quickgelu_{side}", num_classes=spec.pool.projection
         )
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    ours = upstream.layouts(port.FORMATS["timm_vit"], spec)
+    ours = upstream.layouts(families.formats()["timm_vit"], spec)
     # timm adds a bias, of zeros, to the projection.
     assert set(theirs) - set(ours) == {"head.bias"}
     assert ours == {key: theirs[key] for key in ours}
@@ -157,8 +157,8 @@ def test_compile_time_does_not_grow_with_depth():
 
     def compile_seconds(depth: int) -> float:
         spec = dataclasses.replace(specs.NAMES["dino_vits16"].spec, depth=depth)
-        definition, shapes = abstract_vit(spec)
-        apply = backbones.make_apply(definition, spec, backbones.configs.IMAGENET)
+        definition, shapes = abstract_module(spec)
+        apply = backbones.make_apply(definition, spec, network.IMAGENET)
         params: port.Params = {}
         for path, shape in shapes.items():
             *parents, leaf = path.split("/")

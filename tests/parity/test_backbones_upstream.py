@@ -21,7 +21,7 @@ import torch
 import upstream
 
 from lgm_jax import backbones, resample
-from lgm_jax.backbones import port, rotary, vit
+from lgm_jax.backbones import families, port, rotary, vit, vit_spec
 from lgm_jax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -77,7 +77,7 @@ def test_import_is_total_and_export_is_its_inverse(published, name):
     model, folder = published[name]
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     backbone = backbones.load(folder)
-    form, spec = port.FORMATS[backbone.published.form], backbone.published.spec
+    form, spec = families.formats()[backbone.published.form], backbone.published.spec
     exported = port.export_params(form, spec, jax.device_get(backbone.params))
     prefix = port.find_prefix(form, spec, list(tensors))
     taken = set()
@@ -258,11 +258,11 @@ def test_other_pooling_takes_upstreams_tokens(published, name, pooling, layers):
 # Each of these mistakes would be seen.
 
 
-def _replace(spec: vit.ViTSpec, part: str, **changes) -> vit.ViTSpec:
+def _replace(spec: vit_spec.ViTSpec, part: str, **changes) -> vit_spec.ViTSpec:
     return dataclasses.replace(spec, **{part: dataclasses.replace(getattr(spec, part), **changes)})
 
 
-def _rotary(spec: vit.ViTSpec, **changes) -> vit.ViTSpec:
+def _rotary(spec: vit_spec.ViTSpec, **changes) -> vit_spec.ViTSpec:
     turned = dataclasses.replace(spec.attention.rotary, **changes)
     return _replace(spec, "attention", rotary=turned)
 
@@ -321,7 +321,7 @@ def test_jax_s_own_bicubic_would_be_seen(published, monkeypatch):
         shape = (out_size, in_size)
         return np.asarray(jax.image.resize(eye, shape, "cubic", antialias=antialias))
 
-    monkeypatch.setattr(backbones, "bicubic_matrix", other)
+    monkeypatch.setattr(vit_spec, "bicubic_matrix", other)
     error, _ = errors(published, "dinov2", resolution=84)
     assert error > 10 * TOLERANCE
 

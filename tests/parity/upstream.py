@@ -18,8 +18,8 @@ from einops import rearrange
 from safetensors.torch import save_file
 
 from lgm_jax import backbones
-from lgm_jax.backbones import abstract_vit, port
-from lgm_jax.backbones.vit import ViTSpec
+from lgm_jax.backbones import abstract_module, port
+from lgm_jax.backbones.network import Network
 
 Model = torch.nn.Module
 Features = Callable[[Model, torch.Tensor], torch.Tensor]
@@ -269,18 +269,16 @@ def tiny_families() -> dict[str, Family]:
     }
 
 
-def layouts(form: port.Format, spec: ViTSpec) -> dict[str, tuple[int, ...]]:
+def layouts(form: port.Format, spec: Network) -> dict[str, tuple[int, ...]]:
     """The checkpoint that a key map reads: each key, and the shape it must have."""
-    shapes, found = abstract_vit(spec)[1], {}
+    shapes, found = abstract_module(spec)[1], {}
     for row in form.rows(spec):
-        stacked = "{}" in row.keys[0]
-        shape = shapes[row.path][1:] if stacked else shapes[row.path]
-        axes = {"p": spec.embed.patch, "q": spec.embed.patch} if "(" in row.ours else {}
+        shape = shapes[row.path] if row.layers is None else shapes[row.path][1:]
         one = np.broadcast_to(np.float32(0), shape)
-        theirs = rearrange(one, f"{row.ours} -> {row.theirs}", **axes).shape
+        theirs = rearrange(one, f"{row.ours} -> {row.theirs}", **dict(row.sizes)).shape
         for key, share in zip(row.keys, row.shares or (1,) * len(row.keys), strict=True):
             part = (theirs[0] * share // row.ends[-1], *theirs[1:])
-            for layer in range(spec.depth if stacked else 1):
+            for layer in range(1) if row.layers is None else row.layers:
                 found[key.format(layer).removeprefix("/")] = part
     return found
 

@@ -1,0 +1,58 @@
+"""What a family of backbones says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from lgm_jax.backbones.network import Network, Preprocessing
+from lgm_jax.backbones.port import Format
+from lgm_jax.errors import UserError
+
+Config = Mapping[str, Any]
+Reader = Callable[[Config], tuple[Network, str]]
+"""Turns upstream's arguments, defaults filled in, into a shape and the name of a format.
+
+Raises `UserError` for what the network cannot be. An argument of timm's that it does not look at
+has to be at its default.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Everything that is asked of a family.
+
+    Attributes:
+        network: The class of its shapes: number of features and of operations, resolutions.
+        module: `module(spec, dtype=..., kernel=..., rngs=...)` makes what is applied. It is called
+            with normalised pixels (b, h, w, 3) and returns features (b, f); where it also takes
+            `residuals`, there is a choice of what its gradient keeps (`residuals.RESIDUALS`).
+        formats: The key maps of its checkpoints, by name.
+        timm: What reads a config of timm's, by the class that an architecture is of.
+        transformers: What reads a config of transformers', by `model_type`, and the statistics of
+            weights that come without any.
+    """
+
+    network: type[Network]
+    module: type[nnx.Module]
+    formats: Mapping[str, Format]
+    timm: Mapping[str, Reader] = dataclasses.field(default_factory=dict)
+    transformers: Mapping[str, tuple[Reader, Preprocessing]] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def side(value: Any, name: str) -> Any:
+    """A square's side, which may be written as (height, width).
+
+    Raises:
+        UserError: If it is no square.
+    """
+    if isinstance(value, list | tuple):
+        if len(value) != 2 or value[0] != value[1]:
+            raise UserError(f"{name} must be square, not {' x '.join(map(str, value))}")
+        return value[0]
+    return value

@@ -1,0 +1,253 @@
+"""The shape of a Vision Transformer, put together from parts.
+
+How an image becomes tokens, what a block's attention and MLP look like, and how tokens become a
+feature: every family of Vision Transformers is a choice of parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from lgm_jax.backbones.activations import Activation
+from lgm_jax.backbones.checked import Checked
+from lgm_jax.backbones.network import Network
+from lgm_jax.backbones.rotary import Rotary
+from lgm_jax.errors import UserError
+from lgm_jax.resample import bicubic_matrix
+
+Biases = Literal["qkv", "qv", "none"]
+Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
+Positions = Literal["all", "tokens", "patches", "none"]
+
+# Parameters of what makes features of the last block's tokens.
+_POOLING = ("pool", "project")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedSpec(Checked):
+    """How an image becomes tokens.
+
+    Attributes:
+        patch: Side of a square patch, in pixels.
+        bias: Whether the patch projection has one.
+        class_token: Whether there is a class token.
+        registers: Number of register tokens.
+        positions: Learned (or fixed, but stored) positions: of class token and patches (`all`), of
+            every token, registers too (`tokens`), of patches only, or none.
+        antialias: Whether positions are shrunk to another grid with an antialiased filter, as timm
+            does; `transformers` does not.
+        norm: Whether tokens are normalised before the first block, as in CLIP.
+    """
+
+    patch: int
+    bias: bool = True
+    class_token: bool = True
+    registers: int = 0
+    positions: Positions = "all"
+    antialias: bool = False
+    norm: bool = False
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the first patch."""
+        return int(self.class_token) + self.registers
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSpec(Checked):
+    """A block's self-attention.
+
+    Attributes:
+        heads: Attention heads; divides the width.
+        biases: Which of query, key and value have a bias: all, all but the key, or none.
+        rotary: Rotary positions of the patch tokens.
+    """
+
+    heads: int
+    biases: Biases = "qkv"
+    rotary: Rotary | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpSpec(Checked):
+    """A block's MLP.
+
+    Attributes:
+        width: Hidden dimension.
+        activation: Its nonlinearity.
+        gated: Whether a second projection is multiplied by the activated first (SwiGLU).
+        norm: Whether the hidden layer is normalised.
+    """
+
+    width: int
+    activation: Activation = "gelu"
+    gated: bool = False
+    norm: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec(Checked):
+    """How tokens become one feature vector.
+
+    Attributes:
+        kind: After the last norm: the class token (`cls`), the mean of the patch tokens (`mean`),
+            both (`cls+mean`), or attention by a learned query (`map`). `mean_norm` takes the mean
+            first and normalises it.
+        blocks: For `cls` and `mean`: outputs of the last `blocks` blocks, each normalised, the
+            last block's at the end. For `cls+mean`: their class tokens and the last one's mean, as
+            in DINOv2's linear evaluation (`dinov2/eval/linear.py`).
+        projection: Features after a last linear layer without a bias; 0 for none.
+    """
+
+    kind: Pool = "cls"
+    blocks: int = 1
+    projection: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTSpec(Network):
+    """The shape of a Vision Transformer, as published with its weights.
+
+    What is left of an image where the patch does not divide its side, at the lower and right edge,
+    is not read.
+
+    Attributes:
+        width: Token dimension `d`.
+        depth: Number of transformer blocks.
+        embed: From pixels to tokens.
+        attention: Every block's attention.
+        mlp: Every block's MLP.
+        pool: From tokens to a feature vector.
+        layer_scale: Whether a block's two outputs are scaled by learned vectors.
+        norm_eps: LayerNorm epsilon. PyTorch's default is 1e-5, most families have another.
+    """
+
+    width: int
+    depth: int
+    embed: EmbedSpec
+    attention: AttentionSpec
+    mlp: MlpSpec
+    pool: PoolSpec = PoolSpec()
+    layer_scale: bool = False
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        patch, heads, pool = self.embed.patch, self.attention.heads, self.pool
+        if self.resolution < patch:
+            raise UserError(f"a patch of {patch} px does not fit an image of {self.resolution} px")
+        if self.width % heads:
+            raise UserError(f"{heads} heads do not divide a width of {self.width}")
+        if self.attention.rotary is not None and self.head_width % 4:
+            raise UserError(
+                f"rotary positions need a head width divisible by 4, not {self.head_width}"
+            )
+        if pool.blocks > self.depth:
+            raise UserError(f"{pool.blocks} blocks cannot be pooled of {self.depth}")
+        if pool.kind in ("cls", "cls+mean") and not self.embed.class_token:
+            raise UserError("there is no class token to pool")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.resolution // self.embed.patch
+
+    @property
+    def stride(self) -> int:
+        """Side of a patch, in pixels."""
+        return self.embed.patch
+
+    @property
+    def summary(self) -> str:
+        """What the network is, in a few words."""
+        return f"a vision transformer, {self.depth} layers, {self.embed.patch} px patches"
+
+    @property
+    def pooling(self) -> str:
+        """What the features are, as `backbone.pooling` has it."""
+        pool = self.pool
+        kind = pool.kind if pool.blocks == 1 else f"{pool.kind}:{pool.blocks}"
+        return f"{kind}+projection" if pool.projection else kind
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of every block."""
+        return self.attention.heads
+
+    @property
+    def head_width(self) -> int:
+        """Dimensions of one attention head."""
+        return self.width // self.attention.heads
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image in every block."""
+        return self.embed.num_prefix + self.grid**2
+
+    @property
+    def num_positions(self) -> int:
+        """Stored positions."""
+        return {
+            "all": int(self.embed.class_token) + self.grid**2,
+            "tokens": self.embed.num_prefix + self.grid**2,
+            "patches": self.grid**2,
+            "none": 0,
+        }[self.embed.positions]
+
+    @property
+    def feature_dim(self) -> int:
+        """Number of features."""
+        parts = self.pool.blocks + (self.pool.kind == "cls+mean")
+        return self.pool.projection or parts * self.width
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """Floating-point operations of one image's forward pass, of matrix products alone.
+
+        Two numbers: products with weights, and products of attention, which has no weights and so
+        twice the work backward where weights are frozen.
+        """
+        width, tokens = self.width, self.tokens
+        layers = 3 if self.mlp.gated else 2
+        block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
+        weights = 2 * self.grid**2 * 3 * self.embed.patch**2 * width + self.depth * block
+        attention = self.depth * 4 * tokens**2 * width
+        if self.pool.kind == "map":
+            weights += 4 * tokens * width**2 + 4 * width**2 + 4 * width * self.mlp.width
+            attention += 4 * tokens * width
+        return weights + 2 * width * self.pool.projection, attention
+
+    def pooled(self, kind: Literal["cls", "mean", "cls+mean"], blocks: int) -> ViTSpec:
+        """As for `Network`."""
+        name = kind if blocks == 1 else f"{kind}:{blocks}"
+        if "cls" in kind and not self.embed.class_token:
+            raise UserError(f"backbone.pooling={name}: the backbone has no class token, try mean")
+        if blocks > self.depth:
+            raise UserError(f"backbone.pooling={name}: the backbone has {self.depth} blocks")
+        return dataclasses.replace(self, pool=PoolSpec(kind, blocks))
+
+    def takes_offset(self, published: ViTSpec) -> bool:
+        """As for `Network`: where positions are resized without an antialiased filter."""
+        return self._resizes(published) and not published.embed.antialias
+
+    def fit(self, params: dict[str, Any], published: ViTSpec, offset: float) -> dict[str, Any]:
+        """Parameters without what pools, positions resized as upstream does; as for `Network`."""
+        if self.pool != published.pool:
+            params = {name: leaf for name, leaf in params.items() if name not in _POOLING}
+        if not self._resizes(published):
+            return params
+        matrix = bicubic_matrix(
+            published.grid, self.grid, antialias=self.embed.antialias, offset=offset
+        )
+        positions = np.asarray(params["positions"])
+        prefix = positions.shape[1] - published.grid**2
+        old = positions[0, prefix:].reshape(published.grid, published.grid, -1).astype(np.float64)
+        new = np.einsum("yh,xw,hwd->yxd", matrix, matrix, old, optimize=True)
+        new = new.reshape(1, self.grid**2, -1).astype(positions.dtype)
+        return params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
+
+    def _resizes(self, published: ViTSpec) -> bool:
+        return self.grid != published.grid and self.embed.positions != "none"
