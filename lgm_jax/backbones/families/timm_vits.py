@@ -107,7 +107,9 @@ def _read_eva(arguments: Config) -> tuple[ViTSpec, str]:
     """The shape of timm's Eva, and its checkpoint's format."""
     gated, normed, align = (arguments[x] for x in ("swiglu_mlp", "scale_mlp", "swiglu_align_to"))
     if normed == arguments["qkv_fused"] or (normed and not gated):
-        raise UserError("timm's scale_mlp, qkv_fused and swiglu_mlp in this combination")
+        raise UserError(
+            "timm's scale_mlp, qkv_fused and swiglu_mlp are not supported in this combination"
+        )
     hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
     if gated and align > 0:
         hidden += -hidden % align
@@ -146,7 +148,9 @@ def _read_rotary(arguments: Config) -> Rotary:
         return Rotary(layout, "centered", base)
     reference = side(arguments["ref_feat_shape"], "ref_feat_shape")
     if kind != "cat" or reference is None:
-        raise UserError(f"timm's rope_type={kind} with ref_feat_shape={reference!r}")
+        raise UserError(
+            f"timm's rope_type={kind} with ref_feat_shape={reference!r} is not supported"
+        )
     return Rotary(layout, "index", base, reference)
 
 
