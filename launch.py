@@ -27,6 +27,7 @@ from configs import _files, common
 from lgm_jax import determinism, experiments, hosts, plan_flags, public
 from lgm_jax import meeting as meetings
 from lgm_jax.errors import (
+    OUT_OF_MEMORY,
     UserError,
     explain_refusal,
     find_full,
@@ -80,8 +81,6 @@ _OF_ONE_START = (
 )
 
 _PROFILE = {"--profile": "--config.profile=3"}
-
-_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 _MICROBATCH = "config.microbatch (stages.json holds what it was)"
 
@@ -323,7 +322,7 @@ def run_stages(
                         f"no space is left for {name} ({full.said}): make some, and start again to "
                         "go on from the last checkpoint"
                     ) from error
-                if not isinstance(error, jax.errors.JaxRuntimeError) or _OUT_OF_MEMORY not in str(
+                if not isinstance(error, jax.errors.JaxRuntimeError) or OUT_OF_MEMORY not in str(
                     error
                 ):
                     raise

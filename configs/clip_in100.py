@@ -2,9 +2,9 @@
 
     python launch.py --config=configs/clip_in100.py --workdir=runs/clip_in100
 
-Cost: 5,000 steps of 1,000 views of the images and as many real ones, 142 TFLOP each. The authors:
-about 3 hours on one H200. Predicted, not measured: 33 min of arithmetic on one H100 at 45% of 790
-TFLOP/s, if the host decodes 2,500 photos a second, and under 5 min for the probes.
+Cost: 5,000 steps of 1,000 views of the images and as many real ones, 107 TFLOP each. The authors:
+about 3 hours on one H200. Predicted, not measured: 25 min of arithmetic on one H100 at 45% of 790
+TFLOP/s, if the host decodes 3,300 photos a second, and under 5 min for the probes.
 
 Accuracy in the paper (Table 1: top-1 in percent on test, one image per class, mean and std):
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from lgm_jax import accelerators, devices, execution, hlo, memory, plan
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.opening import reads_on_host
+from lgm_jax.outlines import make_outlines
 from lgm_jax.programs import Programs
 from lgm_jax.quantities import duration, listed, si
 from lgm_jax.settings import backbone_weights, make_recipe
@@ -73,7 +75,7 @@ def make_programs(
     Raises:
         UserError: If a backbone is not known well enough.
     """
-    outlines = plan.make_outlines(config, on[0])
+    outlines = make_outlines(config, on[0])
     recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
     task = recipe.task
     side = task.parametrisation.resolution
@@ -113,19 +115,18 @@ def _compile(
     Returns:
         How many there are, the program unless it does not fit, and what is to be said of it.
     """
-    tried: dict[int, tuple[jax.stages.Compiled | None, int]] = {}
+    tried: dict[int, tuple[jax.stages.Compiled | None, int | float]] = {}
 
-    def needed(size: int) -> int:
+    def needed(size: int) -> int | float:
         if size not in tried:
             tried[size] = memory.try_compile(programs.lower(size), programs.options)
         return tried[size][1]
 
     notes = []
     if size is not None and needed(size) + programs.beside() > available:
-        notes += [
-            f"note: out of memory with config.microbatch={size}: "
-            f"{si(tried[size][1] + programs.beside())}B of {si(available)}B"
-        ]
+        said = f"{si(needed(size) + programs.beside())}B of {si(available)}B"
+        said = said if math.isfinite(needed(size)) else f"more than {si(available)}B"
+        notes += [f"note: out of memory with config.microbatch={size}: {said}"]
     if size is None or notes:
         size = programs.fit(memory.free_bytes({"bytes_limit": available}, 0), needed)
         fits = needed(size) + programs.beside() <= available
@@ -166,9 +167,7 @@ def _microbatches_in_words(programs: Programs, size: int) -> str:
     images, copies = programs.here
     rows, columns = devices.part(images, copies, size)
     count = -(-images // rows) * -(-copies // columns)
-    how = "nothing computed twice" if count == 1 else "forward twice"
-    if programs.residuals == "products":
-        how = f"products with weights {'kept' if count == 1 else 'computed twice'}"
+    how = execution.Execution(size, programs.residuals).repeats(count)
     return f"microbatches   {programs.views} views a device in {count} of {rows * columns}, {how}"
 
 

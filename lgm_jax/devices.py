@@ -139,7 +139,9 @@ def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -
 def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """Puts arrays on the mesh, those that are divided padded with zeros to equal parts.
 
-    Of a `jax.ShapeDtypeStruct` in the place of an array, it returns what the array would become.
+    What is to be on every device stays where it lies already: weights that are put on meshes of the
+    same devices take memory once. Of a `jax.ShapeDtypeStruct` in the place of an array, it returns
+    what the array would become.
     """
     parts, laid = _parts(mesh, spec), layout(mesh, spec)
 
@@ -151,6 +153,8 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
             missing = [(0, -array.shape[0] % parts)] + [(0, 0)] * (array.ndim - 1)
             pad = jnp.pad if isinstance(array, jax.Array) else np.pad
             array = pad(array, missing)
+        if parts == 1 and (shared := _share(array, laid)) is not None:
+            return shared
         if laid.is_fully_addressable:
             return jax.device_put(array, laid)
         # Every process has all of it, and gives its own devices their parts.
@@ -236,6 +240,17 @@ def make_largest(mesh: Mesh) -> Callable[..., jax.Array]:
         return reduce(put_rows(mesh, mine, mesh.size))
 
     return largest
+
+
+def _share(array: Any, laid: NamedSharding) -> jax.Array | None:
+    """An array on every device, if all devices of this process have it; in whatever order."""
+    if not isinstance(array, jax.Array) or not array.is_fully_replicated:
+        return None
+    held = {shard.device: shard.data for shard in array.addressable_shards}
+    own = laid.addressable_devices
+    if not own <= held.keys():
+        return None
+    return jax.make_array_from_single_device_arrays(array.shape, laid, [held[d] for d in own])
 
 
 def _parts(mesh: Mesh, spec: PartitionSpec) -> int:

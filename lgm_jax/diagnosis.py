@@ -23,52 +23,72 @@ def find_cause(
     recipe: Recipe,
     key: jax.Array,
     backbones: Sequence[Backbone],
-    params: Sequence[Any],
     real: Sequence[Any],
+    failed: int,
     state: distill.State,
     *,
+    changed: bool = False,
     mesh: Mesh | None = None,
     microbatch: int | None = None,
 ) -> str:
     """Computes a step anew, part by part, and says which part is not finite, and why.
 
-    A step whose loss is not finite leaves the state as it was, so the parts are those of that step.
-    Of several processes, all make the same call.
+    A step whose loss is not finite leaves the state as it was, so the parts are those of that step,
+    but where a later one was sound: then the message says whose images were looked at. Of several
+    processes, all make the same call.
 
     Args:
         recipe: The recipe.
         key: The run's root key.
-        backbones: What is distilled against.
-        params: Their parameters, as they lie on the mesh.
+        backbones: What is distilled against, with parameters as they lie on the mesh.
         real: The step's real features, for each.
-        state: The state that the step failed at, as it lies on the mesh.
+        failed: Number of the step, from 1.
+        state: The newest state, as it lies on the mesh.
+        changed: Whether a later step has changed it.
         mesh: As for `distill.make_step`.
         microbatch: Likewise.
 
     Returns:
         A clause for a message.
     """
+    for backbone, features in zip(backbones, real, strict=True):
+        if not _finite(backbone.params):
+            return f"weights of {backbone.name} are not finite: load a sound file of them"
+        if not _finite(features):
+            return _overflow(f"features of real images by {backbone.name}")
+    # The views are those of the step.
+    seen = state._replace(step=state.step * 0 + (failed - 1))
+    cause = _find_in_images(recipe, key, backbones, seen, mesh, microbatch)
+    if not changed:
+        return cause
+    return f"{cause} (seen in images that later steps have changed, up to step {int(state.step)})"
+
+
+def _find_in_images(
+    recipe: Recipe,
+    key: jax.Array,
+    backbones: Sequence[Backbone],
+    state: distill.State,
+    mesh: Mesh | None,
+    microbatch: int | None,
+) -> str:
+    """What the images of a state lead to; arguments as for `find_cause`."""
     size = float(_largest(state.params["images"]))
     far = f"to {size:.1e}" if math.isfinite(size) else "beyond what float32 holds"
     grown = (
         f"the images' parameters have grown {far}: "
         f"config.learning_rate={recipe.updates.learning_rate:g} is too high"
     )
-    for backbone, own, features in zip(backbones, params, real, strict=True):
-        if not _finite(own):
-            return f"weights of {backbone.name} are not finite: load a sound file of them"
-        if not _finite(features):
-            return _overflow(f"features of real images by {backbone.name}")
     if not distill.is_finite(state):
         # Moments are sums of gradients alone; parameters are of learning rates too.
         if _finite(state.opt_state):
             return grown
         return _overflow("the gradient with respect to the images")
-    for backbone, own in zip(backbones, params, strict=True):
+    for backbone in backbones:
         embed = distill.make_embed(
             recipe.task, backbone.apply, key, mesh=mesh, microbatch=microbatch
         )
-        if not _finite(jax.jit(embed)(state.params, own, state.step).values):
+        if not _finite(jax.jit(embed)(state.params, backbone.params, state.step).values):
             name = f"features of the distilled images by {backbone.name}"
             return f"{name} are not finite, and {grown}" if size > _GROWN else _overflow(name)
     return (

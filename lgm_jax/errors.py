@@ -16,6 +16,9 @@ _LONG_NAME = 100
 # Letters that are enough to be looked for within names.
 _PART = 3
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+"""What XLA calls its errors, of compilers and of devices, where memory does not suffice."""
+
 # Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -23,6 +23,12 @@ class Execution(NamedTuple):
         views = f"{self.microbatch} views at a time"
         return views if self.residuals == "all" else f"{views}, products with weights kept"
 
+    def repeats(self, parts: int) -> str:
+        """What is computed twice in a step of so many parts, in words."""
+        if self.residuals == "products":
+            return f"products with weights {'kept' if parts == 1 else 'computed twice'}"
+        return "nothing computed twice" if parts == 1 else "forward twice"
+
 
 class _Order(NamedTuple):
     """What to keep where all views are taken at once, the fastest first, and what in parts."""

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lgm_jax import devices
+from lgm_jax.backbones import residuals
+from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.distill import Apply, Distillation, abstract_params, make_embed
+from lgm_jax.errors import OUT_OF_MEMORY
 
 # For devices that report no memory of their own, such as CPUs: the part of the machine's memory
 # that microbatches may take together, of all processes of a run, which may share the machine. Not
@@ -30,9 +33,11 @@ _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.
 # Part of a device's memory to plan with; allocators lose some to fragments.
 _USABLE = 0.9
 
-# What a view takes, over what `kept_bytes` counts. Measured with XLA for CPUs: 1.1 for a ViT-B of
-# twelve blocks, 1.5 for one of two, where the working memory of one block counts for more.
-_MARGIN = 1.5
+# What a view takes, over what `kept_bytes` counts, by platform. With XLA for CPUs: 1.1 for a ViT-B
+# of twelve blocks, 1.5 for one of two, where the working memory of one block counts for more. By
+# the compilers of accelerators, 0.9 to 1.05 for a ViT-B in bfloat16 (docs/scaling.md); that is what
+# plans without them go by, and the first size to try.
+_MARGINS = {"cpu": 1.5, "gpu": 1.0, "tpu": 1.0}
 
 # How compilers say that a program needs more than a device has: of all, or of its temporaries.
 _REFUSAL = re.compile(r"([\d.]+)([KMG])\)? (?:of [\d.]+[KMG] hbm|exceeds available)")
@@ -67,14 +72,14 @@ def account(program: jax.stages.Compiled) -> Account:
     )
 
 
-def needed(lowered: Any, options: Mapping[str, str] | None = None) -> int:
+def needed(lowered: Any, options: Mapping[str, str] | None = None) -> int | float:
     """Bytes of each device that a program needs; arguments as for `try_compile`."""
     return try_compile(lowered, options)[1]
 
 
 def try_compile(
     lowered: Any, options: Mapping[str, str] | None = None
-) -> tuple[jax.stages.Compiled | None, int]:
+) -> tuple[jax.stages.Compiled | None, int | float]:
     """Compiles a program, for accelerators, and runs nothing.
 
     Args:
@@ -83,15 +88,16 @@ def try_compile(
 
     Returns:
         The program, and the bytes of each device that it needs. Where its compiler refuses it for
-        lack of memory, as that of TPUs does: `None`, and what it says that it would need, at least.
+        lack of memory, as that of TPUs does: `None`, and what it says that it would need, at least;
+        infinity if it does not say.
     """
     try:
         compiled = lowered.compile(compiler_options=dict(options or {}))
     except jax.errors.JaxRuntimeError as error:
-        refused = _REFUSAL.search(str(error))
-        if refused is None:
+        if OUT_OF_MEMORY not in str(error):
             raise
-        return None, int(float(refused[1]) * _UNITS[refused[2]])
+        refused = _REFUSAL.search(str(error))
+        return None, math.inf if refused is None else int(float(refused[1]) * _UNITS[refused[2]])
     return compiled, account(compiled).total
 
 
@@ -165,32 +171,53 @@ def machine_bytes() -> int:
     return min(limits)
 
 
-def choose_size(view_bytes: int, free: int, views: int) -> int:
+def step_view_bytes(task: Distillation, network: Any, kept: Residuals, key: Key[Array, ""]) -> int:
+    """Estimated bytes of a view that is in a backbone, if so much is kept of its blocks.
+
+    Args:
+        task: What is to be made.
+        network: The backbone, or its outline.
+        kept: What its blocks keep for the gradient.
+        key: Any random key.
+    """
+
+    def count(what: Residuals) -> int:
+        return view_bytes(task, residuals.keeping(network, what).apply, network.params, key)
+
+    if kept == "all":
+        return count(kept)
+    # What is computed anew is there for one block at a time.
+    return count(kept) + count("all") // residuals.num_blocks(network)
+
+
+def choose_size(view_bytes: int, free: int, views: int, platform: str = "cpu") -> int:
     """Views at a time: all if they fit, and one at least.
 
     Args:
         view_bytes: What `kept_bytes` counts for one of them.
         free: Bytes of memory for them.
         views: Views of one device in a step.
+        platform: Of the device, as JAX calls it.
     """
-    return max(1, min(views, int(free / (_MARGIN * view_bytes))))
+    return max(1, min(views, int(free / (_MARGINS[platform] * view_bytes))))
 
 
-def needed_bytes(view_bytes: int, size: int) -> int:
-    """Memory that is reckoned with for `size` views at a time."""
-    return int(_MARGIN * view_bytes * size)
+def needed_bytes(view_bytes: int, size: int, platform: str = "cpu") -> int:
+    """Memory that is reckoned with for `size` views at a time; arguments as for `choose_size`."""
+    return int(_MARGINS[platform] * view_bytes * size)
 
 
 def fit(
-    needed: Callable[[int], int], limit: int, sizes: Sequence[int], first: int, fixed: int
+    needed: Callable[[int], int | float], limit: int, sizes: Sequence[int], first: int, fixed: int
 ) -> int:
     """The largest size whose program fits, or one that a quarter more would not; see `needed`.
 
     Every program that is asked for is compiled, which takes long. So the first guess is to be good,
-    and the next ones follow from a straight line of bytes against sizes.
+    and the next ones follow from a straight line of bytes against sizes. Where a compiler does not
+    say what a program needs that does not fit, half of its size is next.
 
     Args:
-        needed: Bytes that the program of a size needs.
+        needed: Bytes that the program of a size needs; infinity if that is only known to be more.
         limit: Bytes that it may take.
         sizes: All that may be, in ascending order; the least if none fits.
         first: The size to begin with.
@@ -199,14 +226,19 @@ def fit(
     # Of `sizes`, the last known to fit, and the first known not to.
     fits, fails = -1, len(sizes)
     at = max(0, bisect.bisect_right(sizes, first) - 1)
-    known = {0: fixed}
+    known: dict[int, int | float] = {0: fixed}
     while fits < at < fails:
-        known[sizes[at]] = needed(sizes[at])
-        if known[sizes[at]] <= limit:
+        found = needed(sizes[at])
+        if found <= limit:
             fits = at
         else:
             fails = at
-        reached = bisect.bisect_right(sizes, _reached(known, limit)) - 1
+        if math.isfinite(found):
+            known[sizes[at]] = found
+            reached = bisect.bisect_right(sizes, _reached(known, limit)) - 1
+        else:
+            reached = bisect.bisect_right(sizes, sizes[fails] // 2) - 1
+            reached = reached if reached > fits else fails
         # Where a smaller size needs no less, a line leads nowhere.
         at = reached if reached < fails else (fits + fails) // 2
         if 0 <= fits < at < len(sizes) - 1 and sizes[at] < 1.25 * sizes[fits]:
@@ -214,7 +246,7 @@ def fit(
     return sizes[max(0, fits)]
 
 
-def _reached(known: Mapping[int, int], limit: int) -> float:
+def _reached(known: Mapping[int, int | float], limit: int) -> int | float:
     """The size at which the line through the two known ones nearest to the limit reaches it."""
     (one, low), (two, high) = sorted(known.items(), key=lambda item: abs(item[1] - limit))[:2]
     return one + (limit - low) * (two - one) / (high - low) if high != low else math.inf

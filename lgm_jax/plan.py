@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,17 +12,23 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, checks, data, devices, distill, flops, memory, real
-from lgm_jax.backbones.network import Network
+from lgm_jax import checks, data, devices, distill, execution, flops, memory, real
+from lgm_jax.backbones import residuals
+from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
+from lgm_jax.execution import Execution
 from lgm_jax.objectives import LGM, SFM, Features
 from lgm_jax.opening import reads_on_host
+from lgm_jax.outlines import Outline, make_outlines
 from lgm_jax.quantities import duration, listed, si
-from lgm_jax.settings import Recipe, make_recipe, split_list
+from lgm_jax.settings import Recipe, make_recipe
 
 # So that plans that differ in nothing else are alike.
 _ANY = optax.identity()
+
+# What the step of a plan is executed on: an accelerator, whatever plans it.
+_PLATFORM = "gpu"
 
 SHARE = 0.45
 """Of the peak, in planning: what large products reach when all else is in their way."""
@@ -55,19 +60,6 @@ class Machine:
                 checks.positive(name, getattr(self, name))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outline:
-    """A backbone without its weights: of its parameters only shapes and types are known."""
-
-    spec: Network
-    apply: distill.Apply
-    params: Any
-
-    @property
-    def feature_dim(self) -> int:
-        return self.spec.feature_dim
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The costs of one step, those of a device where it says so.
@@ -77,7 +69,7 @@ class Plan:
         exchanged: Bytes that each device adds up with the others, or gets from them.
         memory: Bytes on a device, by part.
         views: Augmented synthetic images of a device.
-        size: How many of them are in the backbone at a time.
+        execution: How many of them are in the backbone at a time, and what is kept of them.
         embedded_once: Real views that are embedded before the first step.
     """
 
@@ -85,8 +77,13 @@ class Plan:
     exchanged: int
     memory: dict[str, float]
     views: int
-    size: int
+    execution: Execution
     embedded_once: int
+
+    @property
+    def size(self) -> int:
+        """Views in the backbone at a time."""
+        return self.execution.microbatch
 
     @property
     def parts(self) -> int:
@@ -154,33 +151,6 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
     )
 
 
-def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:
-    """The backbones that a config distils against, without their weights.
-
-    Args:
-        config: A checked config.
-        device: One of those that they are for; by default attention is computed as on any.
-
-    Raises:
-        UserError: If one is not known well enough.
-    """
-    crop, outlines = config.images.crop, []
-    for name in split_list(config.backbone.name):
-        outlines.append(
-            _outline(
-                os.path.expanduser(name),
-                config.backbone.dtype,
-                config.backbone.params_dtype,
-                config.backbone.pooling,
-                crop,
-                "xla" if device is None else config.backbone.attention,
-                device,
-            )
-        )
-        crop = outlines[0].spec.resolution
-    return outlines
-
-
 def describe(config: ConfigDict, machine: Machine) -> str:
     """The plan of a config, in words, for a person.
 
@@ -201,8 +171,8 @@ def describe(config: ConfigDict, machine: Machine) -> str:
         f"exchanged      {si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
         f"memory         {si(sum(plan.memory.values()))}B a device: {listed(plan.memory, 'B')}",
-        f"microbatches   {plan.views} views a device in {plan.parts} of {plan.size}"
-        + (", nothing computed twice" if plan.parts == 1 else ", forward twice"),
+        f"microbatches   {plan.views} views a device in {plan.parts} of {plan.size}, "
+        + plan.execution.repeats(plan.parts),
     ]
     if sum(plan.memory.values()) > machine.memory * 1e9:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
@@ -275,14 +245,23 @@ def make_plan(
             )
         ),
     }
-    view = sum(_view_bytes(outline, _alike(task)) for outline in outlines)
-    if size is None:
-        stats = {"bytes_limit": int(machine.memory * 1e9)}
-        free = memory.free_bytes(stats, int(sum(used.values())))
-        size = memory.choose_size(view, free, views)
-    size = min(size, views)
-    used["microbatch"] = float(memory.needed_bytes(view, size))
-    counted = _count_flops(recipe, outlines, num_images, again=size < views)
+    stats = {"bytes_limit": int(machine.memory * 1e9)}
+    free = memory.free_bytes(stats, int(sum(used.values())))
+
+    def fitting(kept: Residuals) -> int:
+        if size is not None:
+            return min(size, views)
+        return memory.choose_size(view_bytes(kept), free, views, _PLATFORM)
+
+    def view_bytes(kept: Residuals) -> int:
+        return sum(_view_bytes(outline, _alike(task), kept) for outline in outlines)
+
+    offered = min((residuals.offered(outline) for outline in outlines), key=len)
+    ways = {kept: functools.partial(fitting, kept) for kept in offered}
+    chosen = execution.choose(ways, views, _PLATFORM)
+    view = view_bytes(chosen.residuals)
+    used["microbatch"] = float(memory.needed_bytes(view, chosen.microbatch, _PLATFORM))
+    counted = _count_flops(recipe, outlines, num_images, again=chosen.microbatch < views)
     exchanged = sum(_exchanged(recipe, dim, views * machine.devices) for dim in dims)
     if split[1] > 1:
         # Devices that share the copies of an image add up its gradient, for each backbone.
@@ -292,7 +271,7 @@ def make_plan(
         exchanged=exchanged,
         memory=used,
         views=views,
-        size=size,
+        execution=chosen,
         embedded_once=0 if sources.source == "stream" else sources.views * num_images,
     )
 
@@ -342,24 +321,8 @@ def _count_flops(
 
 
 @functools.lru_cache
-def _outline(
-    name: str, dtype: str, params_dtype: str, pooling: str, crop: int | None, kernel: str, on: Any
-) -> Outline:
-    found = backbones.outline(
-        name,
-        dtype=dtype,
-        params_dtype=params_dtype,
-        attention=kernel,
-        pooling=pooling,
-        resolution=crop,
-        device=on,
-    )
-    return Outline(*found)
-
-
-@functools.lru_cache
-def _view_bytes(outline: Outline, task: distill.Distillation) -> int:
-    return memory.view_bytes(task, outline.apply, outline.params, jax.random.key(0))
+def _view_bytes(outline: Outline, task: distill.Distillation, kept: Residuals) -> int:
+    return memory.step_view_bytes(task, outline, kept, jax.random.key(0))
 
 
 def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:

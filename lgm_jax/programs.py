@@ -69,6 +69,11 @@ class Programs:
         return min((residuals.offered(network) for network in self.networks), key=len)
 
     @property
+    def device(self) -> jax.Device:
+        """One of this process's, for all: they have the same memory, and as much of it is taken."""
+        return self.mesh.local_devices[0]
+
+    @property
     def here(self) -> tuple[int, int]:
         """Synthetic images of a device, and copies of each, those that fill up among them."""
         task = self.recipe.task
@@ -130,7 +135,7 @@ class Programs:
         }
         return features.embed_views, arguments, options
 
-    def fit(self, limit: int, needed: Callable[[int], int] | None = None) -> int:
+    def fit(self, limit: int, needed: Callable[[int], int | float] | None = None) -> int:
         """The most views at a time that fit, by the compiler's account of the very step.
 
         Args:
@@ -141,7 +146,10 @@ class Programs:
         sizes = {math.prod(devices.part(images, copies, size)) for size in range(1, self.views + 1)}
         free = limit - self.beside()
         fixed = devices.bytes_here(self.arguments())
-        first = memory.choose_size(self.view_bytes(), free - fixed, self.views)
+        # Of the images, the gradient.
+        fixed += images * distill.params_bytes(self.recipe.task)
+        platform = self.mesh.devices.flat[0].platform
+        first = memory.choose_size(self.view_bytes(), free - fixed, self.views, platform)
         return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)
 
     def choose(self, microbatch: int | None = None, *, placed: int = 0) -> Execution:
@@ -149,9 +157,9 @@ class Programs:
 
         Args:
             microbatch: The views at a time, where they are given.
-            placed: Bytes of the step's arguments that each device has already.
+            placed: Bytes of the step's arguments that each device has already, beside the weights.
         """
-        device = self.mesh.local_devices[0]
+        device = self.device
 
         def fitting(residuals: Residuals) -> int:
             """Views at a time that fit, if so much is kept of them."""
@@ -161,7 +169,9 @@ class Programs:
             if device.platform == "cpu":
                 free = memory.free_bytes(device.memory_stats(), 0)
                 return memory.choose_size(some.view_bytes(), free, self.views)
-            free = memory.free_bytes(device.memory_stats(), -placed)
+            # What the step's account has again is not to count as taken.
+            has = placed + devices.bytes_here(self.arguments()[1])
+            free = memory.free_bytes(device.memory_stats(), -has)
             # Processes compile together, the same; each compiler tunes for itself what it needs.
             return some.fit(
                 hosts.first_says(free), lambda size: hosts.first_says(some.needed(size))
@@ -170,24 +180,14 @@ class Programs:
         ways = {each: functools.partial(fitting, each) for each in self.offered}
         return Execution(*hosts.first_says(execution.choose(ways, self.views, device.platform)))
 
-    def needed(self, size: int) -> int:
+    def needed(self, size: int) -> int | float:
         """Bytes of each device that the step needs, by its compiler's account."""
         return memory.needed(self.lower(size), self.options)
 
     def view_bytes(self) -> int:
         """Estimated bytes of a view in the backbones; XLA may have one's beside another's."""
-
-        def kept(network: Network, what: Residuals) -> int:
-            apply = residuals.keeping(network, what).apply
-            return memory.view_bytes(self.recipe.task, apply, network.params, self.key)
-
-        found = sum(kept(network, self.residuals) for network in self.networks)
-        if self.residuals == "all":
-            return found
-        # What is computed anew is there for one block at a time.
-        return found + sum(
-            kept(network, "all") // residuals.num_blocks(network) for network in self.networks
-        )
+        task, kept = self.recipe.task, self.residuals
+        return sum(memory.step_view_bytes(task, each, kept, self.key) for each in self.networks)
 
     def beside(self) -> int:
         """Bytes of each device for real images and features that no step takes as they are."""

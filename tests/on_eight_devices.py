@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -42,6 +43,25 @@ pytestmark = pytest.mark.usefixtures("wide_heads")
 
 # What compiles in seconds: no pyramid, no augmentation. Two laws below have both.
 PLAIN = {"parametrisation": Pixels(SIDE), "augmentation": None}
+
+
+def test_weights_lie_once_on_each_device():
+    """Whatever they are put on, in whatever order of the devices."""
+
+    def buffers(array):
+        return {each.device: each.data.unsafe_buffer_pointer() for each in array.addressable_shards}
+
+    weights = jnp.arange(1000.0)
+    placed = devices.put(devices.make_mesh(10, 10), weights)
+    assert len(buffers(placed)) == 8
+    assert buffers(weights).items() <= buffers(placed).items()
+    for on in (jax.devices(), jax.devices()[::-1], jax.devices()[2:4]):
+        for shape in ((10, 10), (1, 1)):
+            mesh = devices.make_mesh(*shape, on)
+            again = devices.put(mesh, placed)
+            assert again.sharding == devices.layout(mesh, devices.EVERYWHERE)
+            assert buffers(again).items() <= buffers(placed).items()
+            np.testing.assert_array_equal(again, weights)
 
 
 class Program:

@@ -299,6 +299,7 @@ def test_a_loss_that_nobody_waited_for_stops_the_run_at_its_step(tmp_path, capsy
     arguments = (QUICK, "--config.stages=distill", "--config.steps=100", *every)
     line = refuse(capsys, *arguments, workdir=tmp_path / "run")
     assert "the loss is nan at step 13: weights, pixels" in line
+    assert "(seen in images that later steps have changed, up to step 15)" in line
     assert "checkpoint 9 is sound" in line
     assert logged_steps(tmp_path / "run") == [1, 5, 10]
     assert len(seen) == 15

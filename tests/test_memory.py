@@ -275,6 +275,35 @@ def test_the_largest_size_that_fits_is_found_in_few_compilations(each, expected,
     assert tried == compiled
 
 
+def test_where_a_compiler_does_not_say_what_is_missing_half_is_next():
+    tried = []
+
+    def needed(size):
+        tried.append(size)
+        return 100 + 10 * size if size < 30 else np.inf
+
+    sizes = [1, 2, 4, 8, 16, 20, 40, 50, 80, 100]
+    assert memory.fit(needed, 900, sizes, first=100, fixed=100) == 20
+    # What lies between is tried for its own sake, as nothing is known of a line.
+    assert tried == [100, 50, 20, 40]
+    tried.clear()
+    assert memory.fit(lambda size: tried.append(size) or np.inf, 900, sizes, 100, 100) == 1
+    assert tried == [100, 50, 20, 8, 4, 2, 1]
+
+
+def test_a_refusal_without_a_number_is_one_all_the_same():
+    class Lowered:
+        def __init__(self, said):
+            self.said = said
+
+        def compile(self, **options):
+            raise jax.errors.JaxRuntimeError(self.said)
+
+    assert memory.try_compile(Lowered("RESOURCE_EXHAUSTED: Out of memory.")) == (None, np.inf)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        memory.try_compile(Lowered("INTERNAL: no such kernel"))
+
+
 def test_what_no_size_changes_is_not_compiled_for_every_size():
     tried = []
 

@@ -6,7 +6,9 @@ import jax
 import pytest
 
 import launch
-from lgm_jax import compilation, compiled, distill, plan
+from lgm_jax import compilation, compiled, devices, distill, plan
+from lgm_jax.execution import Execution
+from lgm_jax.programs import Programs
 from tests.marks import slow
 
 QUICK = ["--config=configs/quickstart.py:quick", "--config.stages=distill", "--config.steps=1"]
@@ -45,3 +47,27 @@ def test_what_is_planned_runs(changes, tmp_path, monkeypatch):
     parts = {part for part, *_ in programs.flops(changes["microbatch"])}
     assert {"synthetic forward", "backward", "objective"} <= parts
     assert "stablehlo.dot_general" in ran[0]
+
+
+def test_what_lies_on_a_device_already_is_counted_once(monkeypatch):
+    """Weights, and what the caller has placed; the step's account has both again."""
+    config = config_of(*QUICK)
+    programs = compiled.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
+    weights = devices.bytes_here(programs.arguments()[1])
+    assert weights > 0
+    asked = []
+
+    class Accelerator:
+        platform = "gpu"
+
+        def memory_stats(self):
+            return {"bytes_limit": 10**9, "bytes_in_use": weights + 1234 + 5}
+
+    def fit(_, limit, needed):
+        asked.append(limit)
+        return 10
+
+    monkeypatch.setattr(Programs, "device", Accelerator())
+    monkeypatch.setattr(Programs, "fit", fit)
+    assert programs.choose(placed=1234) == Execution(10, "products")
+    assert asked == [900_000_000 - 5]

@@ -18,6 +18,7 @@ from lgm_jax.augment import PRESETS
 from lgm_jax.data import imagenet, sources
 from lgm_jax.data.sources import known_size
 from lgm_jax.experiments import axes, paper, published
+from lgm_jax.outlines import make_outlines
 from lgm_jax.session import MEMORY_LIMIT
 
 ROOT = Path(__file__).parents[1]
@@ -305,5 +306,5 @@ def test_some_classes_have_their_share_of_the_images():
     assert known_size("cifar10", "0,3") == sources.Size(2, 10_000, 2_000)
     assert known_size("imagenet", "imagenet-100") == sources.Size(100, 128_116, 5_000)
     assert known_size("folder") is None
-    outline = plan.make_outlines(config_of("clip,in1k", "authors_2025"))[0]
+    outline = make_outlines(config_of("clip,in1k", "authors_2025"))[0]
     assert outline.spec.embed.patch == 32

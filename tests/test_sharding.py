@@ -40,8 +40,35 @@ def test_laws_of_many_devices(laws, which):
     assert "skipped" not in output
 
 
+# The program, which prints on how many places of each device its weights lie while it distils.
+COUNTING = """
+import sys
+from collections import Counter
+import jax
+import launch
+from lgm_jax.stages import distilling
+
+run = distilling._Loop.run
+
+def counting(loop, state):
+    (backbone,) = loop.session.backbones
+    leaf = max(jax.tree.leaves(backbone.params), key=lambda leaf: leaf.size)
+    alike = [each for each in jax.live_arrays() if each.shape == leaf.shape]
+    parts = [part for each in alike for part in each.addressable_shards]
+    places = {(part.device.id, part.data.unsafe_buffer_pointer()) for part in parts}
+    print("places of weights:", sorted(Counter(device for device, _ in places).items()))
+    return run(loop, state)
+
+distilling._Loop.run = counting
+sys.exit(launch.main(sys.argv))
+"""
+
+
 @pytest.mark.slow
 def test_a_run_of_eight_devices_goes_on_on_one(tmp_path, capsys):
+    def count_on_eight_devices(_: str, *command: str) -> str:
+        return run_on_eight_devices("-c", COUNTING, *command)
+
     def run_on_one_device(*command: str) -> str:
         """The same in this process, which has one."""
         assert launch.main(command) == 0
@@ -49,10 +76,12 @@ def test_a_run_of_eight_devices_goes_on_on_one(tmp_path, capsys):
 
     command = ("launch.py", "--config=configs/quickstart.py:quick", "--config.stages=distill")
     images = []
-    for workdir, first in (("mixed", run_on_eight_devices), ("one", run_on_one_device)):
+    for workdir, first in (("mixed", count_on_eight_devices), ("one", run_on_one_device)):
         arguments = (*command, f"--workdir={tmp_path / workdir}")
         output = first(*arguments, "--config.steps=3")
         assert ("8 devices, 2 views at a time" in output) == (workdir == "mixed")
+        once = f"places of weights: {[(device, 1) for device in range(8)]}"
+        assert (once in output) == (workdir == "mixed")
         # What fits is chosen anew on other devices.
         assert "10 views at a time" in run_on_one_device(*arguments, "--config.steps=5")
         images.append(lgm_jax.load_distilled(tmp_path / workdir)[0])

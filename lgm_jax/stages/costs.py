@@ -14,7 +14,13 @@ import jax
 from lgm_jax import devices, distill, hosts, memory
 from lgm_jax.session import Session
 from lgm_jax.settings import make_recipe
-from lgm_jax.stages.distilling import choose_execution, make_programs, make_real, start_params
+from lgm_jax.stages.distilling import (
+    choose_execution,
+    make_programs,
+    make_real,
+    place_backbones,
+    start_params,
+)
 
 # Steps of which `step_costs` takes the median.
 _TIMED_STEPS = 10
@@ -45,9 +51,10 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
         names: Objectives.
     """
     mesh = devices.make_mesh(session.task.num_images, session.task.copies)
-    # Before anything lies on the device, so that all have the same.
-    size, residuals = choose_execution(session, make_programs(session, mesh))
-    params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
+    against = place_backbones(session, mesh)
+    params = [backbone.params for backbone in against]
+    # Before anything else lies on the device, so that all have the same.
+    size, residuals = choose_execution(session, make_programs(session, against, mesh))
     # One for all, as each step takes the place of the one that it is given.
     state = distill.init(session.task, session.key, params=start_params(session), mesh=mesh)
     programs: dict[str, Any] = {}
@@ -61,8 +68,9 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
             # What an objective prepares is its own.
             prepared = each.task.objective if each.recipe.prepares else None
             if prepared not in real:
-                real[prepared] = make_real(each, mesh, size, workers)(0)
-            step = dataclasses.replace(make_programs(each, mesh), residuals=residuals).step(size)
+                real[prepared] = make_real(each, against, mesh, size, workers)(0)
+            of_each = make_programs(each, against, mesh)
+            step = dataclasses.replace(of_each, residuals=residuals).step(size)
             batches[name] = real[prepared]
             programs[name] = step.lower(state, params, batches[name]).compile()
         # The first is not counted: it may wait for memory.

@@ -24,6 +24,7 @@ from lgm_jax import (
     tracking,
 )
 from lgm_jax import real as real_features
+from lgm_jax.backbones import Backbone
 from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
@@ -61,18 +62,19 @@ def distill_stage(session: Session) -> None:
         state = _restore(session, mesh, checkpoints)
         start = int(state.step)
         metrics = Metrics(run.path / runs.METRICS, start)
-        programs = make_programs(session, mesh)
-        placed = devices.bytes_here(programs.arguments()[0])
-        execution = choose_execution(session, programs, placed=placed)
+        against = place_backbones(session, mesh)
+        programs = make_programs(session, against, mesh)
+        execution = choose_execution(session, programs, placed=devices.bytes_here(state))
         process = {**session.process_with(*session.backbones), **execution._asdict()}
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report, which is then of no finished run.
         run.forget("report")
         _print_start(session, mesh, execution, start)
         size, residuals = execution
-        real = make_real(session, mesh, size, workers)
+        real = make_real(session, against, mesh, size, workers)
         step = dataclasses.replace(programs, residuals=residuals).step(size)
-        state = _Loop(session, mesh, size, step, real, checkpoints, metrics).run(state)
+        loop = _Loop(session, against, mesh, size, step, real, checkpoints, metrics)
+        state = loop.run(state)
         checkpoints.save(steps, state)
     whole = devices.fetch(mesh, state)
     if hosts.is_first():
@@ -96,6 +98,7 @@ class _Loop:
     def __init__(
         self,
         session: Session,
+        against: Sequence[Backbone],
         mesh: Mesh,
         size: int,
         step: distill.Step,
@@ -104,8 +107,8 @@ class _Loop:
         metrics: Metrics,
     ):
         self.session, self.mesh, self.size, self.step, self.real = session, mesh, size, step, real
-        self.checkpoints, self.metrics = checkpoints, metrics
-        self.params = [devices.put(mesh, backbone.params) for backbone in session.backbones]
+        self.checkpoints, self.metrics, self.against = checkpoints, metrics, against
+        self.params = [backbone.params for backbone in against]
 
     def run(self, state: distill.State) -> distill.State:
         """Makes the steps that are left; returns the state without padding."""
@@ -208,15 +211,15 @@ class _Loop:
             return
         newest = self.checkpoints.latest_step()
         saved = f"checkpoint {newest} is sound" if newest else "there is no checkpoint yet"
-        # A step that failed counts for none, and some after it may have come to an end.
-        failed = state._replace(step=state.step * 0 + (step - 1))
         cause = diagnosis.find_cause(
             self.session.recipe,
             self.session.key,
-            self.session.backbones,
-            self.params,
+            self.against,
             self.real(step - 1),
-            failed,
+            step,
+            state,
+            # A step that failed counts for none, and some after it may have come to an end.
+            changed=int(state.step) > (step - 1 if bad else step),
             mesh=self.mesh,
             microbatch=self.size,
         )
@@ -226,12 +229,25 @@ class _Loop:
         )
 
 
+def place_backbones(session: Session, mesh: Mesh) -> list[Backbone]:
+    """The backbones to distil against, their weights on every device: all that needs them there
+    shares them."""
+    return [
+        dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
+        for backbone in session.backbones
+    ]
+
+
 def make_real(
-    session: Session, mesh: Mesh, size: int, workers: contextlib.ExitStack
+    session: Session,
+    against: Sequence[Backbone],
+    mesh: Mesh,
+    size: int,
+    workers: contextlib.ExitStack,
 ) -> real_features.Real:
     """The real features of each step, for every backbone to distil against.
 
-    Processes that read images end with `workers`.
+    Processes that read images end with `workers`; other arguments as of `_Loop`.
 
     Raises:
         UserError: If all features are to lie on the device, and it does not hold them.
@@ -248,7 +264,7 @@ def make_real(
         else:
             source = session.train
         return real_features.streamed(
-            session.backbones,
+            against,
             source,
             task,
             key,
@@ -259,7 +275,7 @@ def make_real(
             microbatch=size,
         )
     _print_cost(session, len(train.labels))
-    kept = [session.real_features(backbone) for backbone in session.backbones]
+    kept = [session.real_features(backbone) for backbone in against]
     if how.source == "cached":
         return real_features.cached(kept, train.labels, task, key, sampling=how.sampling, mesh=mesh)
     largest = max(rows.nbytes for rows in kept)
@@ -272,11 +288,11 @@ def make_real(
     return real_features.exact(kept, train.labels, task, mesh=mesh)
 
 
-def make_programs(session: Session, mesh: Mesh) -> Programs:
-    """The programs of a session on some devices."""
+def make_programs(session: Session, against: Sequence[Backbone], mesh: Mesh) -> Programs:
+    """The programs of a session on some devices; for backbones as of `place_backbones`."""
     return Programs(
         session.recipe,
-        session.backbones,
+        against,
         session.key,
         len(session.dataset.splits["train"].labels),
         session.on_host,
