@@ -249,9 +249,9 @@ def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolde
     found = label_tables.find_labels(listing.root, _above(inside), files)
     if found is None:
         return None
-    table, labels = found
-    listing.use(table)
-    listing.say(f"{listing.root}: {table} says which image is of which class")
+    labels = {file: row.label for file, row in found.rows.items()}
+    listing.use(found.path)
+    listing.say(f"{listing.root}: {found.path} says which image is of which class")
     numbered = all(name.isdecimal() for name in labels.values())
     classes = sorted(set(labels.values()), key=int if numbered else str)
     prefix = f"{inside}/" if inside else ""

@@ -121,7 +121,7 @@ def test_folders_of_wordnet_names_take_images_of_class_names(tmp_path, capsys):
     source = open_source(tmp_path / "set", tmp_path, data="folder")
     assert source.labels.tolist() == levels(source)
     assert sorted(source.labels) == [0, 1, 2]
-    assert "labels by class name of a WordNet name" in capsys.readouterr().out
+    assert "labels by class name, all of which match" in capsys.readouterr().out
 
 
 def test_classes_of_own_names_take_images_of_wordnet_names(tmp_path):

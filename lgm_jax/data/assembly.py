@@ -156,7 +156,8 @@ def assemble_files(
         index: dict[str | None, int] = {None: -1}
         index |= {each: number for number, each in enumerate(own)}
         labels = np.asarray([index[each] for each in part.classes], np.int32)
-        groups = np.asarray([numbers[each] for each in part.groups], np.int32)
+        own_groups = part.groups if group_names else []
+        groups = np.asarray([numbers[each] for each in own_groups], np.int32)
         records = FileRecords(
             listing.root, [file.path for file in part.files], [file.size for file in part.files]
         )

@@ -113,6 +113,14 @@ class Listing:
             self._empty[inside] = None
         return found
 
+    def beside(self, inside: str = "") -> list[File]:
+        """The images that lie in a folder itself, sorted by name."""
+        return [
+            File(_join(inside, entry.name), entry.stat().st_size)
+            for entry in self._entries(inside)
+            if entry.is_file() and formats.is_image(entry.path)
+        ]
+
     def find(self, name: str) -> File:
         """The file that data name, perhaps encoded otherwise than on disk (`é` has two codes).
 

@@ -11,6 +11,7 @@ from lgm_jax.data.arrays import load_npz
 from lgm_jax.data.assembly import Request
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.digits import load_digits, load_spurious_digits
+from lgm_jax.data.flat import load_flat
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.huggingface import load_huggingface
 from lgm_jax.data.layouts import find_layout, load_published
@@ -64,7 +65,7 @@ def _own(request: Request) -> Dataset:
     """A person's own folder, or one that an archive of a published set unpacked to."""
     name = find_layout(request.folder, "folder")
     if name is None:
-        return load_folder(request)
+        return load_flat(request) or load_folder(request)
     dataset = load_published(dataclasses.replace(request, name=name))
     note = f"the folder is read as {name}, with its official splits, since it is laid out so"
     return dataclasses.replace(dataset, notes=[*dataset.notes, note])

@@ -1,0 +1,144 @@
+"""Images in one folder, of which a table says the classes, groups and splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgm_jax.data import Dataset, load_dataset
+from lgm_jax.errors import UserError
+
+R = 8
+ROWS = [{"file_name": f"{i}.png", "label": ("cat", "dog")[i % 2]} for i in range(12)]
+
+
+def write(folder: Path, rows: Sequence[Mapping[str, str]], table: str = "metadata.csv") -> Path:
+    """Images whose grey level is 20 times their number, and a table beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        path = folder / row["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (R, R), (20 * int(path.stem),) * 3).save(path)
+    write_table(folder / table, rows)
+    return folder
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+        return
+    separator = "\t" if path.suffix == ".tsv" else ","
+    lines = [separator.join(rows[0]), *(separator.join(row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def open_folder(folder: Path) -> Dataset:
+    return load_dataset("folder", folder=str(folder), resolution=R)
+
+
+def shown(dataset: Dataset, split: str) -> dict[int, str]:
+    """From the numbers of images, which are on them, to their classes."""
+    members = dataset.splits[split]
+    images = members.load(np.arange(len(members.labels)))
+    numbers = np.round(images[:, 4, 4, 0] / 20).astype(int).tolist()
+    classes = [dataset.class_names[label] for label in members.labels]
+    return dict(zip(numbers, classes, strict=True))
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.tsv", "metadata.jsonl", "labels.csv"])
+def test_a_table_labels_images_that_are_split_here(tmp_path, table):
+    dataset = open_folder(write(tmp_path / "set", ROWS, table))
+    everything = {n: name for split in dataset.splits for n, name in shown(dataset, split).items()}
+    assert everything == {i: ("cat", "dog")[i % 2] for i in range(12)}
+    assert {n: len(s.labels) for n, s in dataset.splits.items()} == {
+        "train": 8,
+        "val": 2,
+        "test": 2,
+    }
+    assert f"set: {table} says which image is of which class" in dataset.notes
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl"])
+def test_splits_and_groups_of_a_table(tmp_path, table):
+    extra = [{"split": ("train", "Testing")[i >= 8], "group": f"g{i % 3}"} for i in range(12)]
+    rows = [row | more for row, more in zip(ROWS, extra, strict=True)]
+    dataset = open_folder(write(tmp_path, rows, table))
+    assert sorted({**shown(dataset, "train"), **shown(dataset, "val")}) == list(range(8))
+    assert shown(dataset, "test") == {8: "cat", 9: "dog", 10: "cat", 11: "dog"}
+    groups = dataset.splits["test"].groups
+    # In the order of their names: 10, 11, 8, 9.
+    assert [dataset.group_names[group] for group in groups] == ["g1", "g2", "g2", "g0"]
+
+
+def test_one_folder_of_images_below_the_table(tmp_path):
+    folder = write(tmp_path / "set" / "images", ROWS)
+    (folder / "metadata.csv").rename(tmp_path / "set" / "labels.csv")
+    dataset = open_folder(tmp_path / "set")
+    assert list(dataset.class_names) == ["cat", "dog"]
+    assert (dataset.name, sum(len(split.labels) for split in dataset.splits.values())) == (
+        "set",
+        12,
+    )
+
+
+def test_folders_of_splits_with_a_table_each_or_none(tmp_path):
+    write(tmp_path / "train", ROWS[:8], "metadata.jsonl")
+    write(tmp_path / "validation", ROWS[8:], "metadata.jsonl")
+    write(tmp_path / "test", ROWS[:2]).joinpath("metadata.csv").unlink()
+    dataset = open_folder(tmp_path)
+    assert shown(dataset, "test") == {8: "cat", 9: "dog", 10: "cat", 11: "dog"}
+    assert any("test images have no labels and are ignored" in note for note in dataset.notes)
+
+
+def test_numbers_are_classes_in_their_order(tmp_path):
+    rows = [{"file_name": f"{i}.png", "label": str(10 - i % 2)} for i in range(4)]
+    folder = write(tmp_path / "set", rows)
+    assert list(open_folder(folder).class_names) == ["9", "10"]
+
+
+def test_files_that_are_not_there_are_said(tmp_path):
+    folder = write(tmp_path, ROWS)
+    write_table(folder / "metadata.csv", [*ROWS, {"file_name": "77.png", "label": "cat"}])
+    assert any("names 1 files that are not there: 77.png" in n for n in open_folder(folder).notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS[:-1], "metadata.csv says no class of 11.png"),
+        ([row | {"more": "x"} | {"label": ""} for row in ROWS], "says no class of"),
+        ([row | {"split": "left"} for row in ROWS], "has splits left: one must be called train"),
+        (
+            [row | {"split": "train" if i else ""} for i, row in enumerate(ROWS)],
+            "the table says no split of 0.png",
+        ),
+        (
+            [row | {"group": "g" if i else ""} for i, row in enumerate(ROWS)],
+            "the table says the groups of some images only",
+        ),
+    ],
+)
+def test_what_a_table_lacks_is_one_line(tmp_path, rows, message):
+    folder = write(tmp_path, ROWS)
+    write_table(folder / "metadata.csv", rows)
+    with pytest.raises(UserError, match=message) as error:
+        open_folder(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path):
+    folder = write(tmp_path, ROWS, "metadata.jsonl")
+    with (folder / "metadata.jsonl").open("a") as table:
+        table.write("{no}\n")
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 13: not JSON"):
+        open_folder(folder)
+
+
+def test_class_folders_are_read_whatever_table_lies_beside(tmp_path):
+    rows = [{"file_name": f"{row['label']}/{row['file_name']}", "label": "x"} for row in ROWS]
+    assert list(open_folder(write(tmp_path, rows)).class_names) == ["cat", "dog"]
