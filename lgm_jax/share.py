@@ -16,96 +16,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import html
-import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
-from lgm_jax import files, names, objectives, public, runs, terminal
-from lgm_jax.class_folders import METADATA
-from lgm_jax.distilled import ARRAYS, DistilledSet, read_distilled, save_distilled
+from lgm_jax import files, terminal
+from lgm_jax.card import CARD, PREVIEW, SPLIT, TERMS, write_card
+from lgm_jax.distilled import ARRAYS, save_distilled
 from lgm_jax.errors import UserError
+from lgm_jax.finished import Finished, read_run
 from lgm_jax.report.grid import draw_grid
-from lgm_jax.report.judge import judge
-from lgm_jax.report.table import TITLES
 
-CARD, PREVIEW, SPLIT = "README.md", "preview.png", "train"
+__all__ = ["CARD", "TERMS", "Finished", "export", "main", "read_run", "upload", "write_card"]
 
 _HUB = "hub:"
 
 # Images in the preview: more are too small to see.
 _PREVIEWED = 100
-
-# The hub's words for the number of images.
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-
-_ROWS = {**TITLES, "distilled": "**the images of this set**"}
-
-
-class Terms(NamedTuple):
-    """Terms of a data set that images are made from.
-
-    Attributes:
-        license: The hub's name for them.
-        name: What they are called, where the hub has no name for them.
-        link: Where they stand.
-        note: A sentence for the card, in Markdown.
-    """
-
-    license: str
-    name: str | None
-    link: str | None
-    note: str
-
-
-_IMAGENET = Terms(
-    "other",
-    "imagenet-terms-of-access",
-    "https://image-net.org/download",
-    "ImageNet's terms of access allow non-commercial research and education only.",
-)
-
-TERMS: Mapping[str, Terms] = {
-    "digits": Terms(
-        "cc-by-4.0",
-        None,
-        None,
-        "The digits are E. Alpaydin and C. Kaynak's Optical Recognition of Handwritten Digits "
-        "(UCI Machine Learning Repository, https://doi.org/10.24432/C50P49), under CC BY 4.0.",
-    ),
-    "imagenet": _IMAGENET,
-    "imagenet2012": _IMAGENET,
-    "imagenette": _IMAGENET,
-}
-
-_UNKNOWN = Terms("unknown", None, None, "These terms are not known to the program that made this.")
-
-
-class Finished(NamedTuple):
-    """What a finished run holds.
-
-    Attributes:
-        images: The distilled set.
-        results: `results.json`.
-        record: Of the distillation, in `stages.json`: `inputs` and `made_by`.
-        settings: Of the run, by config key, as others may see them.
-    """
-
-    images: DistilledSet
-    results: Mapping[str, Any]
-    record: Mapping[str, Any]
-    settings: Mapping[str, Any] = MappingProxyType({})
-
-    @property
-    def data_name(self) -> str | None:
-        """`data.name`, which version 0.1 recorded with the distillation."""
-        return self.settings.get("data.name", self.record["inputs"].get("data.name"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -126,36 +57,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_run(workdir: str | Path) -> Finished:
-    """Reads a run that is finished.
-
-    Raises:
-        UserError: If the folder is none of a run, if the run is not finished, or if it made no
-            images of its own.
-    """
-    path, config, stages, results = runs.read_folder(workdir)
-    record = stages.get("distill") or {}
-    if config["identity"].get("images.source"):
-        raise UserError(f"{workdir} evaluates images of another source, and made none to share")
-    lacking = None
-    if "result" not in record or not (path / runs.DISTILLED / ARRAYS).exists():
-        lacking = "its images are not distilled yet"
-    elif results is None:
-        lacking = f"it has no {runs.RESULTS} yet"
-    elif results.get("steps") != record["result"]["steps"]:
-        lacking = f"its results are of {results.get('steps')} steps, its images of another number"
-    if lacking is not None or results is None:
-        raise UserError(f"{workdir} is not finished: {lacking}; start its command again")
-    settings = public.settings(config.get("config", {}))
-    return Finished(read_distilled(str(path)), results, record, settings)
-
-
 def export(finished: Finished, folder: Path, source: str, license: str | None = None) -> None:
     """Writes a run's images and their card.
 
     Args:
         finished: The run.
-        folder: Where to; made if need be.
+        folder: The folder to write; created if it does not exist.
         source: What the card's examples load: `user/name` on the hub, or a folder's name.
         license: The hub's name of a licence, instead of that of the source data.
     """
@@ -170,47 +77,20 @@ def export(finished: Finished, folder: Path, source: str, license: str | None = 
     files.write_text(folder / CARD, write_card(finished, source, license))
 
 
-def write_card(finished: Finished, source: str, license: str | None = None) -> str:
-    """The data set card: front matter that the hub reads, and Markdown.
-
-    Args:
-        finished: The run.
-        source: `user/name` on the hub, or a folder's name.
-        license: The hub's name of a licence, instead of that of the source data.
-    """
-    terms = TERMS.get(str(finished.data_name), _UNKNOWN)
-    sections = [
-        f"---\n{_front_matter(finished, source, terms, license)}\n---",
-        f"# {_escape(_title(source))}",
-        _summary(finished),
-        f"![The images, each above the name of its class]({PREVIEW})",
-        "## How good they are",
-        _accuracies(finished.results),
-        *(f"**{found.title}**: {_escape(found.text)}" for found in judge(finished.results)),
-        "## How to use them",
-        _usage(finished, source),
-        "## Licence",
-        _licence_note(finished, terms, license),
-        "## Where they are from",
-        _provenance(finished),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
 def upload(folder: Path, repo: str, *, private: bool = False, update: bool = False) -> str:
     """Uploads a folder to the Hugging Face hub as a data set.
 
     Args:
-        folder: What to upload, all of it.
+        folder: The folder to upload, with all its files.
         repo: `user/name`.
-        private: Whether only the owner sees it, if it is new.
-        update: Whether it may exist already; what it holds is then replaced by a new commit.
+        private: Whether a new data set is visible to its owner only.
+        update: Whether the data set may exist already; a new commit then replaces its files.
 
     Returns:
-        Its address.
+        The address of the data set.
 
     Raises:
-        UserError: If there is no token or no network, or the hub refuses.
+        UserError: If there is no token or no network, or if the hub refuses.
     """
     import huggingface_hub
 
@@ -266,7 +146,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             f"{_HUB}USER/NAME"
         )
     options.folder = Path(os.path.expanduser(options.to))
-    # Never raises, of a folder that nobody may look at or whose name is too long.
+    # Unlike `exists`, it does not raise for names that are too long or folders without permission.
     if os.path.lexists(options.folder):
         raise UserError(f"{options.folder} exists already: name a new folder, or remove it")
     return options
@@ -287,7 +167,7 @@ def _check_repo(repo: str) -> str:
 
 @contextlib.contextmanager
 def _exported(options: argparse.Namespace) -> Iterator[Path]:
-    """What a command line asks for, in its folder or for as long as it takes to upload it."""
+    """Writes the data set: to its folder, or to one that is removed after the upload."""
     finished = read_run(options.run)
     source = options.repo or options.folder.resolve().name
     lasting = options.folder is not None and not options.dry_run
@@ -295,7 +175,7 @@ def _exported(options: argparse.Namespace) -> Iterator[Path]:
     try:
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
-        # A folder that is there is a whole one.
+        # Renamed at the end, so that no folder of this name is incomplete.
         with tempfile.TemporaryDirectory(dir=parent, prefix=".share-") as temporary:
             folder = Path(temporary) / "set"
             folder.mkdir()
@@ -336,7 +216,7 @@ def _explaining(repo: str) -> Iterator[None]:
                 "token one that may write; see `hf auth whoami`"
             ) from error
         raise UserError(f"the hub refuses {repo}: {reason}") from error
-    # Whatever library the installed version speaks HTTP with raises errors of its own.
+    # The HTTP library, which differs between versions, raises errors of its own.
     except Exception as error:
         raise UserError(
             f"cannot upload {repo} to the hub: {_first_line(error)}; with --update the same "
@@ -346,175 +226,6 @@ def _explaining(repo: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-def _front_matter(finished: Finished, source: str, terms: Terms, license: str | None) -> str:
-    from huggingface_hub import DatasetCardData
-
-    count = len(finished.images.labels)
-    files = [f"{SPLIT}/{METADATA}", f"{SPLIT}/**/*.png"]
-    return DatasetCardData(
-        license=license or terms.license,
-        license_name=None if license else terms.name,
-        license_link=None if license else terms.link,
-        pretty_name=_title(source),
-        task_categories=["image-classification"],
-        size_categories=[next((size for top, size in _SIZES if count < top), "n>1M")],
-        tags=["dataset-distillation", "synthetic", "lgm_jax", *finished.results["backbones"]],
-        configs=[{"config_name": "default", "data_files": [{"split": SPLIT, "path": files}]}],
-    ).to_yaml()
-
-
-def _title(source: str) -> str:
-    return names.plain(source.rpartition("/")[2])
-
-
-def _summary(finished: Finished) -> str:
-    images, results = finished.images, finished.results
-    count, height, width, _ = images.images.shape
-    backbones = " and ".join(map(_escape, results["backbones"]))
-    text = (
-        f"{count} synthetic images of {height} x {width} px, {results['ipc']} for each of "
-        f"{results['num_classes']} classes of {_escape(results['dataset'])}, distilled for the "
-        f"frozen vision model {backbones}: a linear classifier that is trained on its features of "
-        "these few images is to come close to one trained on all. Made with lgm_jax, by "
-        f"{_method(results)}."
-    )
-    if images.probabilities is not None:
-        text += (
-            f" Each image has a probability of every class beside its label: `probabilities` in "
-            f"`{ARRAYS}`."
-        )
-    return text
-
-
-def _method(results: Mapping[str, Any]) -> str:
-    name = str(results["objective"])
-    about = results.get("about_objective")
-    if about is None:
-        # Of an earlier version, which had ours alone.
-        ours = objectives.OBJECTIVES.get(name)
-        about = {"title": name} if ours is None else objectives.about(ours)
-    number = re.fullmatch(r"arXiv (\d+\.\d+)", about.get("source", ""))
-    where = _escape(about.get("source", ""))
-    if number:
-        where = f"[arXiv {number[1]}](https://arxiv.org/abs/{number[1]})"
-    return f"{_escape(about['title'])} (objective `{name}`{where and f', {where}'})"
-
-
-def _accuracies(results: Mapping[str, Any]) -> str:
-    table = results["probe"]
-    if not table:
-        return "No probes were trained."
-    splits = sorted({entry["split"] for rows in table.values() for entry in rows.values()})
-    lines = [
-        f"Top-1 accuracy in percent on {' and '.join(splits)} images, of linear classifiers that "
-        f"are trained on features of the images named on the left, {results['ipc']} per class but "
-        "for the full set; mean and standard deviation over repetitions.",
-        "",
-        "| trained on | " + " | ".join(map(_escape, table)) + " |",
-        "|---" * (1 + len(table)) + "|",
-    ]
-    for method, title in _ROWS.items():
-        if any(method in rows for rows in table.values()):
-            cells = [_cell(rows.get(method)) for rows in table.values()]
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return ""
-    std = entry["top1_std"]
-    return f"{entry['top1_mean']:.1f}" + ("" if std is None else f" ± {std:.1f}")
-
-
-def _usage(finished: Finished, source: str) -> str:
-    """Examples that run as they stand, in the folder that holds the set if it is not on the hub."""
-    place = json.dumps(source)
-    if "/" in source:
-        fetch = "from huggingface_hub import snapshot_download\n\n"
-        folder = f'snapshot_download({place}, repo_type="dataset")'
-    else:
-        fetch, folder = "", place
-    backbone = next(iter(finished.results["backbones"]))
-    return f"""\
-Values are within [0, 1] and **not normalised**: normalise once, as the model asks for. The PNGs are
-rounded to 8 bits; `{ARRAYS}` has the float32 values.
-
-JAX, with `lgm_jax`, whose backbones normalise by themselves:
-
-```python
-{fetch}import lgm_jax
-
-images, labels, class_names = lgm_jax.load_distilled({folder})
-```
-
-`--config.images.source=FOLDER` evaluates them, for example against {_escape(backbone)}.
-
-PyTorch (or torchvision's `ImageFolder` on `{SPLIT}/`):
-
-```python
-{fetch}import numpy as np
-import torch
-
-arrays = np.load({folder} + "/{ARRAYS}")
-images = torch.tensor(arrays["images"]).permute(0, 3, 1, 2)
-labels = torch.tensor(arrays["labels"]).long()
-```
-
-Hugging Face `datasets`:
-
-```python
-from datasets import load_dataset
-
-dataset = load_dataset({place}, split="{SPLIT}")
-image, label = dataset[0]["image"], dataset[0]["label"]
-```
-
-TFDS: `tensorflow_datasets.ImageFolder(FOLDER).as_dataset("{SPLIT}")`."""
-
-
-def _licence_note(finished: Finished, terms: Terms, license: str | None) -> str:
-    dataset = _escape(finished.results["dataset"])
-    text = (
-        f"The images are synthetic, but made from {dataset} and able to show what its images "
-        f"show: its terms apply as far as they extend to what is derived from it. {terms.note}"
-    )
-    if license:
-        text += f" Who published this set chose the licence {_escape(license)} for it."
-    return text
-
-
-def _provenance(finished: Finished) -> str:
-    settings = {name: value for name, value in finished.settings.items() if value is not None}
-    classes = "\n".join(
-        f"- {label}: {_escape(name)}" for label, name in enumerate(finished.images.class_names)
-    )
-    return "\n\n".join(
-        [
-            "Settings, hashes of data and weights, and the programs that made the images:",
-            f"<details><summary>Settings</summary>\n\n{_code(settings)}\n\n</details>",
-            f"<details><summary>What makes these images these and no others</summary>\n\n"
-            f"{_code(finished.record['inputs'])}\n\n</details>",
-            f"<details><summary>Made by</summary>\n\n{_code(finished.record['made_by'])}\n\n"
-            "</details>",
-            f"<details><summary>Classes</summary>\n\n{classes}\n\n</details>",
-        ]
-    )
-
-
-def _code(value: Any) -> str:
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    # A fence that is longer than any in the text.
-    fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
-    return f"{fence}json\n{text}\n{fence}"
-
-
-def _escape(text: str) -> str:
-    """Text from data as one line of Markdown that shows it as it is, in a table too."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 
 if __name__ == "__main__":

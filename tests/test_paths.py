@@ -19,7 +19,8 @@ from lgm_jax.checkpoints import Checkpoints
 from lgm_jax.distill import State
 from lgm_jax.errors import UserError
 from lgm_jax.profiling import StepTrace
-from lgm_jax.report.page import read_run, write_page
+from lgm_jax.report.page import write_page
+from lgm_jax.report.view import read_run
 
 QUICK = "--config=configs/quickstart.py:quick"
 

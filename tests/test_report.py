@@ -20,7 +20,20 @@ from PIL import Image
 from lgm_jax import files, runs
 from lgm_jax.distilled import save_distilled
 from lgm_jax.report import __main__ as command
-from lgm_jax.report import charts, commands, compare, gallery, page, pictures, timelapse, words
+from lgm_jax.report import (
+    accuracies,
+    cards,
+    charts,
+    commands,
+    compare,
+    gallery,
+    losses,
+    page,
+    pictures,
+    timelapse,
+    view,
+    words,
+)
 from tests.run_folders import NAMES, blobs, probe_entry, write_run
 
 
@@ -234,10 +247,10 @@ def test_finished_run_shows_nothing_of_later_steps(tmp_path):
     assert "0.9000" not in text
     assert "c0ffee" not in text
     # It goes on: what was finished is shown no more, and who goes on is named.
-    view = page.read_run(folder, step=40)
-    assert view.results is None
-    assert view.losses[-1] == (40, 0.9)
-    assert view.made_by[-1]["commit"] == "c0ffee"
+    going = view.read_run(folder, step=40)
+    assert going.results is None
+    assert going.losses[-1] == (40, 0.9)
+    assert going.made_by[-1]["commit"] == "c0ffee"
 
 
 def test_damaged_contact_sheets_are_left_out(tmp_path, capsys):
@@ -277,19 +290,19 @@ def test_commands_of_odd_folders_can_be_typed(tmp_path):
 def test_page_says_how_each_classifier_was_trained():
     adam = probe_entry(80.0) | {"solver": "adam", "epochs": 1000, "augment": "fresh"}
     full = adam | {"epochs": 100, "augment": "views"}
-    assert page.describe_training({"distilled": adam, "full": full}) == (
+    assert accuracies.describe_training({"distilled": adam, "full": full}) == (
         "Classifiers: adam, 1,000 epochs, augmentation: fresh. "
         "The one on all real images: adam, 100 epochs, augmentation: views."
     )
-    assert page.describe_training({"distilled": adam, "random": adam, "full": adam}) == (
+    assert accuracies.describe_training({"distilled": adam, "random": adam, "full": adam}) == (
         "Classifiers: adam, 1,000 epochs, augmentation: fresh."
     )
     # Another number of iterations towards the same minimum is no other way to train.
     few, all_ = probe_entry(80.0), probe_entry(95.0) | {"epochs": 50}
-    assert page.describe_training({"distilled": few, "full": all_}) == (
+    assert accuracies.describe_training({"distilled": few, "full": all_}) == (
         "Classifiers: lbfgs, augmentation: views."
     )
-    assert page.describe_training({"full": full}) == (
+    assert accuracies.describe_training({"full": full}) == (
         "Classifiers: adam, 100 epochs, augmentation: views."
     )
 
@@ -336,7 +349,7 @@ def test_other_runs_images_lie_beside(tmp_path, run):
     assert write(folder, f"--beside={run}") == 0
     text = (folder / "report.html").read_text()
     assert text.count('data-title="distilled for near"') == 4
-    (expected,) = pictures.shrink([page.first_pictures(page.read_run(run).gallery)[2]], 160)
+    (expected,) = pictures.shrink([view.first_pictures(view.read_run(run).gallery)[2]], 160)
     assert pictures.data_uri(expected) in text
 
 
@@ -350,7 +363,7 @@ def test_comparison_sets_classes_side_by_side(tmp_path, run):
     alts = [image["alt"] for image in Tags(text).of("img")]
     assert alts[:2] == ["zero, distilled for near", "zero, distilled for far"]
     # The other run orders its classes the other way round.
-    expected = page.first_pictures(page.read_run(other).gallery)[3]
+    expected = view.first_pictures(view.read_run(other).gallery)[3]
     assert Tags(text).of("img")[1]["src"] == pictures.data_uri(expected)
     assert text.count('class="mine"') == 2
     assert len([p for p in Tags(text).of("path") if p["class"].startswith("line")]) == 2
@@ -432,10 +445,10 @@ def test_comparison_removes_its_own_pictures_and_links_odd_names(tmp_path, run, 
 
 def test_runs_of_one_backbone_are_told_apart(tmp_path, run):
     folders = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]
-    views = [page.read_run(write_run(folder)) for folder in folders]
+    views = [view.read_run(write_run(folder)) for folder in folders]
     assert compare.name_runs(views) == ["near (a/x)", "near (b/x)", "near (b/y)"]
     assert compare.name_runs(views[1:]) == ["near (x)", "near (y)"]
-    far = page.read_run(write_run(tmp_path / "far", backbone="far"))
+    far = view.read_run(write_run(tmp_path / "far", backbone="far"))
     assert compare.name_runs([views[0], far]) == ["near", "far"]
     names = compare.name_runs([views[0], views[0]])
     assert len(set(names)) == 2
@@ -783,22 +796,22 @@ def test_real_picture_of_two_kinds_is_shown_once(tmp_path):
     reals["neighbors"][1] = 5
     made = gallery.make_gallery(images, np.arange(2, dtype=np.int32), ["a", "b"], reals)
     assert made.side == 8
-    assert [said["name"] for _, said in page.describe_reals(made, 0)] == [
+    assert [said["name"] for _, said in cards.describe_reals(made, 0)] == [
         "typical and look-alike",
         "random",
     ]
-    assert len(page.describe_reals(made, 1)) == 3
+    assert len(cards.describe_reals(made, 1)) == 3
 
 
 def test_growth_is_marked_where_a_finer_level_joins():
     settings = {"images.kind": "pyramid", "images.grow_every": 100, "images.start_resolution": 4}
     expected = [(100, "8 px"), (200, "16 px"), (300, "32 px")]
-    assert page.describe_growth(settings, 32) == expected
-    later = page.describe_growth(settings | {"images.grow_delay": 1}, 32)
+    assert losses.describe_growth(settings, 32) == expected
+    later = losses.describe_growth(settings | {"images.grow_delay": 1}, 32)
     assert [step for step, _ in later] == [101, 201, 301]
-    assert page.describe_growth(settings | {"images.kind": "pixels"}, 32) == []
-    assert page.describe_growth(settings, None) == []
-    found = page.describe_losses([("a", [(0, 1.0), (1000, 0.5)])], 0, expected)
+    assert losses.describe_growth(settings | {"images.kind": "pixels"}, 32) == []
+    assert losses.describe_growth(settings, None) == []
+    found = losses.describe_losses([("a", [(0, 1.0), (1000, 0.5)])], 0, expected)
     assert [mark["wide"] for mark in found["marks"]] == [True] * 3
     assert [mark["narrow"] for mark in found["marks"]] == [True, False, True]
 
@@ -929,5 +942,7 @@ def test_page_names_the_model_that_was_not_aimed_at(tmp_path):
 
 
 def test_losses_that_are_not_finite_are_left_out():
-    found = page.describe_losses([("a", [(1, 2.0), (2, float("nan"))]), ("b", [(1, float("inf"))])])
+    found = losses.describe_losses(
+        [("a", [(1, 2.0), (2, float("nan"))]), ("b", [(1, float("inf"))])]
+    )
     assert [(curve["name"], curve["last"]) for curve in found["curves"]] == [("a", (1, 2.0))]

@@ -10,7 +10,8 @@ from typing import NoReturn
 from lgm_jax import terminal
 from lgm_jax.errors import UserError
 from lgm_jax.report.compare import write_comparison
-from lgm_jax.report.page import read_run, write_page
+from lgm_jax.report.page import write_page
+from lgm_jax.report.view import read_run
 
 USAGE = """\
 usage: python -m lgm_jax.report RUN [--beside=RUN ...]

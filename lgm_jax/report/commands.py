@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from lgm_jax.backbones import specs
+from lgm_jax.report.view import RunView
 
 # Flags whose values lie somewhere, unless they are names of backbones.
 _PLACES = (
@@ -127,3 +129,40 @@ def load(
         f"# features: float32 ({num_images or 'n'}, {entry.spec.feature_dim})",
     ]
     return "\n".join(lines)
+
+
+def describe_next_steps(
+    run: RunView,
+    where: str,
+    num_images: int | None,
+    side: int | None,
+    class_names: Sequence[str],
+    *,
+    soft: bool,
+) -> dict[str, Any]:
+    """Returns commands and code to go on with.
+
+    Args:
+        run: The run.
+        where: Its folder, as it would be typed.
+        num_images: How many distilled images there are, if known.
+        side: Their side in pixels, if known.
+        class_names: Names of the classes, in label order.
+        soft: Whether labels were learned along.
+    """
+    command = run.config.get("command")
+    several = makes_several(command)
+    backbone = next(iter(run.backbones), None)
+    seed = int(run.settings.get("seed") or 0) + 1
+    other = "runs/another" if command and not several else "ANOTHER_RUN"
+    beside = f"python -m lgm_jax.report {shlex.quote(where)} {other} --out=compare.html"
+    return {
+        "command": command,
+        "bare": bare_names(command),
+        "again": anew(command, "runs/again") if command else None,
+        "experiment": several,
+        "load": load(where, num_images, side, class_names, backbone, soft=soft),
+        "compare": f"{changed(command, config__seed=seed, workdir=other)}\n{beside}"
+        if command and not several
+        else beside,
+    }

@@ -12,17 +12,10 @@ from lgm_jax import files, paths, runs
 from lgm_jax.errors import UserError
 from lgm_jax.report import words
 from lgm_jax.report.judge import judge
-from lgm_jax.report.page import (
-    Beside,
-    Embedded,
-    Place,
-    RunView,
-    describe_losses,
-    first_pictures,
-    match_classes,
-    render,
-    run_title,
-)
+from lgm_jax.report.losses import describe_losses
+from lgm_jax.report.place import Beside, Embedded, Place
+from lgm_jax.report.template import render
+from lgm_jax.report.view import RunView, first_pictures, match_classes
 from lgm_jax.report.words import TITLES
 
 # Pictures that one file holds, and their bytes.
@@ -157,7 +150,7 @@ def name_runs(views: Sequence[RunView]) -> list[str]:
 
     Of a folder, so many of the last parts are given as it takes, and a number if it is named twice.
     """
-    titles = [run_title(view) for view in views]
+    titles = [view.title for view in views]
     named = titles
     for depth in range(1, 1 + max(len(view.path.parts) for view in views)):
         if len(set(named)) == len(named):

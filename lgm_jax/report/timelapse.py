@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -12,9 +12,13 @@ from jaxtyping import Float
 
 from lgm_jax.files import replacing
 from lgm_jax.report import pictures
+from lgm_jax.report.place import Place
 
 # Sheets kept of a run, and frames of the animation.
 _MOST_SHEETS, _MOST_FRAMES = 64, 48
+
+# Columns on a wide screen, if there are many images.
+_MOST_COLUMNS = 12
 
 _SHEET = re.compile(r"step_(\d{6,})\.webp")
 
@@ -80,3 +84,57 @@ def write_animation(path: epath.Path, sheets: Sequence[Sheet]) -> None:
     chosen = [sheets[i] for i in pictures.spread_with_ends(len(sheets), _MOST_FRAMES)]
     with replacing(path) as temporary:
         temporary.write_bytes(pictures.animate([sheet.path.read_bytes() for sheet in chosen]))
+
+
+def describe_timelapse(
+    sheets: Sequence[Sheet],
+    losses: Mapping[int, float],
+    place: Place,
+    budget: int,
+    class_names: Sequence[str],
+    num_images: int | None,
+) -> dict[str, Any] | None:
+    """Returns the contact sheets: all beside a page, or as many as fit a page that is one file.
+
+    Args:
+        sheets: The sheets, by step.
+        losses: Losses by step.
+        place: Where pictures go.
+        budget: Bytes that the sheets may take of one file.
+        class_names: Names of all classes, in label order.
+        num_images: How many distilled images there are, class by class, if known.
+    """
+    files = [sheet.path.read_bytes() for sheet in sheets]
+    every = list(range(len(files)))
+    chosen = every if place.lazy else choose([len(file) for file in files], budget)
+    if len(chosen) < 2:
+        return None
+    frames = [
+        (sheets[i].step, place.put("timelapse", number, files[i]))
+        for number, i in enumerate(chosen)
+    ]
+    width, height = size = pictures.webp_size(files[-1])
+    shown_images = min(pictures.SHEET_IMAGES, num_images or 0)
+    layout = pictures.sheet_layout(shown_images) if shown_images else None
+    per_class = num_images // len(class_names) if num_images and class_names else 0
+    cells = []
+    # The page cuts a sheet into its images, to name them.
+    if layout and layout.size == size and per_class:
+        step = layout.cell + layout.gap
+        cells = [
+            {
+                "name": class_names[number // per_class],
+                "x": i % layout.columns * step,
+                "y": i // layout.columns * step,
+            }
+            for i, number in enumerate(pictures.spread(num_images or 0, pictures.SHEET_IMAGES))
+        ]
+    return {
+        "cells": cells,
+        "cell": layout.cell if layout else 0,
+        "columns": min(layout.columns, _MOST_COLUMNS) if layout else 1,
+        "frames": [{"step": step, "src": src, "loss": losses.get(step)} for step, src in frames],
+        "width": width,
+        "height": height,
+        "images": shown_images,
+    }

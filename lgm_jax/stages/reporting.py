@@ -13,8 +13,10 @@ from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.judge import judge
-from lgm_jax.report.page import look, read_run, write_page
+from lgm_jax.report.page import write_page
 from lgm_jax.report.table import format_table
+from lgm_jax.report.template import look
+from lgm_jax.report.view import read_run
 from lgm_jax.session import Session, content_hash
 from lgm_jax.stages.probing import collect_results, neighbors
 from lgm_jax.stages.progress import MOST_DRAWN, write_png

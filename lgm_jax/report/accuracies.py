@@ -1,0 +1,132 @@
+"""Accuracies of classifiers by evaluation backbone, by group, and how they were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lgm_jax.report import charts, words
+from lgm_jax.report.judge import contradicts
+from lgm_jax.report.words import TITLES
+
+
+def describe_accuracies(
+    probes: Mapping[str, Mapping[str, Any]],
+    made_for: Sequence[str],
+    num_classes: int,
+    num_test: int | None = None,
+) -> list[dict[str, Any]]:
+    """Returns dots with error bars for each evaluation backbone, in percent of their axis' width.
+
+    Args:
+        probes: Those of `results.json`; backbones that images were made for come first.
+        made_for: What the images were distilled against.
+        num_classes: Number of classes, which says what guessing gives.
+        num_test: Images that accuracies were measured on, if known.
+    """
+    if not probes:
+        return []
+    guess = words.guess(num_classes)
+    spans = {
+        name: {
+            method: (
+                max(0.0, entry["top1_mean"] - (entry["top1_std"] or 0.0)),
+                min(100.0, entry["top1_mean"] + (entry["top1_std"] or 0.0)),
+            )
+            for method, entry in entries.items()
+        }
+        for name, entries in probes.items()
+    }
+    every = [span for methods in spans.values() for span in methods.values()]
+    low, high = charts.percent_range([a for a, _ in every], [b for _, b in every], guess)
+
+    def at(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    ticks = [tick for tick in charts.ticks(low, high, about=5) if low <= tick <= high]
+    return [
+        {
+            **_describe_backbone(entries, spans[name], at, num_test),
+            "backbone": name,
+            "mine": name in made_for,
+            "ticks": [(charts.number(tick), at(tick)) for tick in ticks],
+            "guess": at(guess) if low <= guess <= high else None,
+        }
+        for name, entries in probes.items()
+    ]
+
+
+def _describe_backbone(
+    entries: Mapping[str, Any],
+    spans: Mapping[str, tuple[float, float]],
+    at: Callable[[float], float],
+    num_test: int | None,
+) -> dict[str, Any]:
+    """Dots and error bars of one evaluation backbone.
+
+    Args:
+        entries: The backbone's in `results.json`, by method.
+        spans: Ends of the error bars.
+        at: Where on the axis an accuracy lies.
+        num_test: Images that accuracies were measured on, if known.
+    """
+    means = {method: entry["top1_mean"] for method, entry in entries.items()}
+    has_share = {"distilled", "full"} <= set(means) and means["full"] > 0
+    has_share = has_share and not contradicts(entries, num_test)
+    return {
+        "rows": [
+            {
+                "method": method,
+                "title": title,
+                "mean": means[method],
+                "std": entries[method]["top1_std"],
+                "at": at(means[method]),
+                "low": at(spans[method][0]),
+                "high": at(spans[method][1]),
+            }
+            for method, title in TITLES.items()
+            if method in entries
+        ],
+        "means": means,
+        "goal": at(means["full"]) if "full" in means else None,
+        "gap": words.gap(entries, num_test),
+        "share": 100 * means["distilled"] / means["full"] if has_share else None,
+        "runs": max(len(entry["top1_runs"]) for entry in entries.values()),
+        "split": next(iter(entries.values()))["split"],
+        "training": describe_training(entries),
+    }
+
+
+def describe_training(entries: Mapping[str, Any]) -> str:
+    """Says how the classifiers of an evaluation backbone were trained, in a sentence or two."""
+
+    def say(entry: Mapping[str, Any]) -> str:
+        # Iterations of lbfgs lead to a minimum: their number says nothing.
+        epochs = "" if entry["solver"] == "lbfgs" else f", {entry['epochs']:,} epochs"
+        return f"{entry['solver']}{epochs}, augmentation: {entry['augment']}."
+
+    ways = {method: say(entry) for method, entry in entries.items()}
+    few = next((way for method, way in ways.items() if method != "full"), None)
+    if few is None:
+        return f"Classifiers: {ways['full']}"
+    all_real = ways.get("full", few)
+    return f"Classifiers: {few}" + (
+        f" The one on all real images: {all_real}" if all_real != few else ""
+    )
+
+
+def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns accuracies by group, if the data has groups."""
+    rows = [
+        {
+            "title": title,
+            "groups": entries[method]["groups"],
+            "worst": entries[method]["worst_group"],
+        }
+        for method, title in TITLES.items()
+        if method in entries and entries[method].get("groups")
+    ]
+    if not rows:
+        return None
+    names = list(dict.fromkeys(name for row in rows for name in row["groups"]))
+    return {"backbone": backbone, "names": names, "rows": rows}

@@ -1,0 +1,67 @@
+"""Cards of classes: distilled images, with real ones and those of other runs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lgm_jax.report import pictures, words
+from lgm_jax.report.gallery import DISTILLED, REALS, Gallery
+from lgm_jax.report.place import Place
+from lgm_jax.report.view import RunView, first_pictures
+from lgm_jax.report.words import CAPTIONS
+
+# Bytes that other runs' images may take of a page that is one file, and their side.
+BUDGET, _SIDE = 1_000_000, 160
+
+
+def describe_cards(
+    gallery: Gallery, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
+) -> list[dict[str, Any]]:
+    """Returns a card for each class: distilled images, real ones, and other runs'."""
+    cards: list[dict[str, Any]] = [
+        {"name": str(name), "label": label, "rows": []}
+        for label, name in enumerate(gallery.class_names)
+    ]
+    for i, label in enumerate(gallery.labels.tolist()):
+        row = {
+            "distilled": place.put(DISTILLED, i, gallery.files[DISTILLED][i]),
+            "reals": [
+                {**said, "src": place.put(kind, i, gallery.files[kind][i])}
+                for kind, said in describe_reals(gallery, i)
+            ],
+            "others": [],
+        }
+        cards[label]["rows"].append(row)
+    for number, (other, labels) in enumerate(others):
+        if other.gallery is None:
+            continue
+        whole = first_pictures(other.gallery)
+        budget = None if place.lazy else BUDGET // len(others)
+        small = pictures.shrink(list(whole.values()), _SIDE, budget)
+        first = dict(zip(whole, small, strict=True))
+        for card, label in zip(cards, labels, strict=True):
+            if label in first and card["rows"]:
+                src = place.put(f"beside{number}", card["label"], first[label])
+                name = f"distilled for {other.title}"
+                card["rows"][0]["others"].append({"name": name, "src": src})
+    return [card for card in cards if card["rows"]]
+
+
+def describe_reals(gallery: Gallery, i: int) -> list[tuple[str, dict[str, str]]]:
+    """Returns the real pictures beside a distilled one: kind, and name with description.
+
+    A picture that is of several kinds is there once, under the first of them.
+    """
+    kinds: dict[bytes, list[str]] = {}
+    for kind in REALS:
+        if kind in gallery.files:
+            kinds.setdefault(gallery.files[kind][i], []).append(kind)
+    found = []
+    for same in kinds.values():
+        name = words.join([CAPTIONS[kind][0] for kind in same])
+        text = CAPTIONS[same[0]][1]
+        if len(same) > 1:
+            text = f"one real image: {words.join([CAPTIONS[kind][2] for kind in same])}"
+        found.append((same[0], {"name": name, "text": text}))
+    return found
