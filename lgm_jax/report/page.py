@@ -151,7 +151,7 @@ class _Numbers:
         """Images that accuracies were measured on."""
         split = next(iter(self.main.values()))["split"] if self.main else None
         recorded = (self.run.results or {}).get("test_images")
-        return recorded or self.counts.get(split, {}).get("images")
+        return recorded or self.counts.get(str(split), {}).get("images")
 
 
 def describe(

@@ -1,0 +1,38 @@
+"""What features say about backbones, classes and distilled images, as pure functions of them.
+
+Dimension letters: `n` real images, `s` others, `d` and `e` features of two backbones, `k` classes,
+`m` backbones. Everything but what needs gradients is numpy in float64, whatever the features'
+dtype, for small differences of sums over many images matter. Features of zero have a cosine of
+zero with all others.
+"""
+
+from lgm_jax.analysis.alignment import (
+    linear_cka,
+    mutual_knn,
+    nearest_accuracy,
+    nearest_others,
+    normalized_transfer,
+    shared_neighbors,
+)
+from lgm_jax.analysis.correlation import Correlation, correlate_pairs
+from lgm_jax.analysis.geometry import EDGE, PCA, Outsideness, fit_pca, outsideness
+from lgm_jax.analysis.optima import ClassMeansShare, class_means_share, optimal_features
+
+__all__ = [
+    "EDGE",
+    "PCA",
+    "ClassMeansShare",
+    "Correlation",
+    "Outsideness",
+    "class_means_share",
+    "correlate_pairs",
+    "fit_pca",
+    "linear_cka",
+    "mutual_knn",
+    "nearest_accuracy",
+    "nearest_others",
+    "normalized_transfer",
+    "optimal_features",
+    "outsideness",
+    "shared_neighbors",
+]

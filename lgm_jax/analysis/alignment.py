@@ -1,0 +1,132 @@
+"""Alignment of backbones: shared neighbours, CKA, and how images transfer between them."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lgm_jax.analysis import float64
+from lgm_jax.errors import UserError
+
+
+def mutual_knn(
+    features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarray, "n e"], neighbors: int = 10
+) -> float:
+    """Mutual k-NN alignment of two backbones: the part of nearest neighbours that they share.
+
+    For each image, its k nearest others by cosine similarity in the features of each backbone;
+    the number that are in both lists, over k; the mean over images. Backbones that have nothing
+    in common reach k / (n - 1) by chance, so values are comparable at the same k and n only.
+
+    Sources: the definition of Huh et al., "The Platonic Representation Hypothesis", arXiv
+    2405.07987, whose default of k is 10; used by arXiv 2511.16674, Table 6, which does not say
+    its k.
+
+    Args:
+        features_a: Features of the first backbone, a row per image.
+        features_b: Those of the second, of the same images.
+        neighbors: Neighbours of each image, k.
+
+    Raises:
+        ValueError: If there are not more than `neighbors` images.
+    """
+    return shared_neighbors(*(nearest_others(f, neighbors) for f in (features_a, features_b)))
+
+
+def nearest_others(
+    features: Float[np.ndarray, "n d"], count: int
+) -> Int[np.ndarray, "n neighbors"]:
+    """Returns the images of highest cosine similarity to each image, in no particular order.
+
+    Args:
+        features: A row per image.
+        count: Neighbours of each image.
+
+    Raises:
+        ValueError: If there are not more than `count` images.
+    """
+    if count >= len(features):
+        raise ValueError(f"{len(features)} images have no {count} neighbours each")
+    unit = float64.unit(features)
+    nearest = np.empty((len(unit), count), np.int64)
+    for part in float64.parts(len(unit), len(unit)):
+        similar = unit[part] @ unit.T
+        rows = np.arange(len(similar))
+        similar[rows, part.start + rows] = -np.inf
+        nearest[part] = np.argpartition(-similar, count - 1, axis=-1)[:, :count]
+    return nearest
+
+
+def shared_neighbors(
+    near_a: Int[np.ndarray, "n neighbors"], near_b: Int[np.ndarray, "n neighbors"]
+) -> float:
+    """Returns `mutual_knn` from the neighbours in each backbone: see `nearest_others`."""
+    return float(np.mean((near_a[:, :, None] == near_b[:, None, :]).any(axis=-1)))
+
+
+def linear_cka(features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarray, "n e"]) -> float:
+    """Linear centred kernel alignment of two backbones, from 0 to 1.
+
+    |BᵀA|² / (|AᵀA| |BᵀB|) in Frobenius norms, of centred features. Rotations, shifts and scales
+    of either change nothing.
+
+    Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", arXiv
+    1905.00414.
+
+    Args:
+        features_a: Features of the first backbone, a row per image.
+        features_b: Those of the second, of the same images.
+
+    Raises:
+        UserError: If a backbone has the same features for all images.
+    """
+    a, b = (
+        f - f.mean(axis=0, keepdims=True) for f in map(float64.double, (features_a, features_b))
+    )
+    if float64.agree(a, features_a) or float64.agree(b, features_b):
+        raise UserError("features of all images are the same: there is nothing to align")
+    cross, own_a, own_b = (np.linalg.norm(x.T @ y) for x, y in ((b, a), (a, a), (b, b)))
+    return float(cross**2 / (own_a * own_b))
+
+
+def nearest_accuracy(
+    features_syn: Float[np.ndarray, "s d"],
+    labels_syn: Int[np.ndarray, " s"],
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+) -> float:
+    """Accuracy in percent of a 1-NN classifier: each image gets the label of the synthetic image
+    nearest to it by cosine similarity.
+
+    Args:
+        features_syn: Features of the synthetic images.
+        labels_syn: Their labels.
+        features: Features of images to classify.
+        labels: Their labels.
+    """
+    unit, unit_syn = float64.unit(features), float64.unit(features_syn)
+    chosen = [
+        np.argmax(unit[part] @ unit_syn.T, axis=-1)
+        for part in float64.parts(len(unit), len(unit_syn))
+    ]
+    return float(100 * np.mean(labels_syn[np.concatenate(chosen)] == labels))
+
+
+def normalized_transfer(accuracy: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
+    """1-NN accuracies of images made for one backbone (row) on another (column), in percent of
+    what the column's own images reach.
+
+    Source: arXiv 2511.16674, Table 6. It divides by the column's diagonal rather than the row's:
+    images made for MoCo-v3 do better on DINOv2 than on MoCo-v3 (its Table 2), and have less than
+    100 in Table 6.
+
+    Args:
+        accuracy: Accuracies in percent.
+
+    Raises:
+        UserError: If a backbone's own images have an accuracy of 0.
+    """
+    own = np.diag(accuracy)[None, :]
+    if not np.all(own > 0):
+        raise UserError("images made for a backbone have an accuracy of 0 on it: nothing to divide")
+    return 100 * accuracy / own

@@ -1,0 +1,102 @@
+"""Correlation of properties of pairs of backbones, with a permutation test."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+
+class Correlation(NamedTuple):
+    """How two matrices go together, off their diagonals.
+
+    Attributes:
+        pearson: Pearson's coefficient; NaN where a matrix is constant or there are less than two
+            pairs.
+        spearman: Spearman's, of ranks.
+        pearson_p: Chance of a coefficient as far from zero among `permutations`.
+        spearman_p: Likewise.
+        pairs: Ordered pairs of backbones, m (m - 1).
+        permutations: Ways of naming the backbones of one matrix that were tried.
+        exact: Whether these are all there are.
+    """
+
+    pearson: float
+    spearman: float
+    pearson_p: float
+    spearman_p: float
+    pairs: int
+    permutations: int
+    exact: bool
+
+
+def correlate_pairs(
+    first: Float[np.ndarray, "m m"],
+    second: Float[np.ndarray, "m m"],
+    *,
+    most: int = 10_000,
+    seed: int = 0,
+) -> Correlation:
+    """Correlation of two properties of ordered pairs of backbones, and how likely by chance.
+
+    Pairs that share a backbone are not independent, so the test is Mantel's: backbones, not pairs,
+    are permuted, in one matrix and by rows and columns alike. Both tests are two-sided. Of m
+    backbones there are m! permutations, so that p cannot be below 1 / m!, and where one matrix is
+    symmetric and m is 2, all of them give the same.
+
+    Source: Mantel, "The detection of disease clustering and a generalized regression approach",
+    Cancer Research 27 (1967).
+
+    Args:
+        first: A property of each pair; the diagonal is ignored.
+        second: Another property.
+        most: Permutations to try: all, if there are no more, or this many at random.
+        seed: Seed of the random permutations.
+    """
+    count = len(first)
+    off = ~np.eye(count, dtype=bool)
+    total = math.factorial(count)
+    exact = total <= most
+    if exact:
+        orders = [np.asarray(order) for order in itertools.permutations(range(count))]
+    else:
+        rng = np.random.default_rng(seed)
+        # The matrices as they are count as one of the draws, so that p is never zero.
+        orders = [np.arange(count), *(rng.permutation(count) for _ in range(most - 1))]
+    pairs = count * (count - 1)
+    x = first[off]
+    if pairs < 2 or np.ptp(x) == 0 or np.ptp(second[off]) == 0:
+        nothing = float("nan")
+        return Correlation(nothing, nothing, nothing, nothing, pairs, len(orders), exact)
+    permuted = np.stack([second[np.ix_(order, order)][off] for order in orders])
+    pearson, spearman = (
+        _correlations(rank(x), rank(permuted)) for rank in (np.asarray, _ranks_of_rows)
+    )
+    return Correlation(
+        float(pearson[0]),
+        float(spearman[0]),
+        _p_value(pearson),
+        _p_value(spearman),
+        pairs,
+        len(orders),
+        exact,
+    )
+
+
+def _correlations(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Pearson's coefficient of x with every row."""
+    x, rows = x - x.mean(), rows - rows.mean(axis=1, keepdims=True)
+    return rows @ x / (np.linalg.norm(rows, axis=1) * np.linalg.norm(x))
+
+
+def _ranks_of_rows(values: np.ndarray) -> np.ndarray:
+    return stats.rankdata(values, axis=-1)
+
+
+def _p_value(coefficients: np.ndarray) -> float:
+    """Part of the coefficients at least as far from zero as the first, rounding aside."""
+    return float(np.mean(np.abs(coefficients) >= np.abs(coefficients[0]) - 1e-12))

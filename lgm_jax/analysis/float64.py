@@ -1,0 +1,32 @@
+"""Features in float64: their lengths, rounding and tables, whatever their dtype."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Numbers of a table of similarities at a time: bounds memory, and results do not depend on it.
+_TABLE = 2**23
+
+
+def double(features: np.ndarray) -> np.ndarray:
+    """Returns features in float64."""
+    return np.asarray(features, np.float64)
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Returns features of length 1 in float64; features of zero stay."""
+    features = double(features)
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1)
+
+
+def agree(differences: np.ndarray, features: np.ndarray) -> bool:
+    """Whether differences of features from their mean are no more than the mean's rounding."""
+    rounding = len(features) * np.finfo(np.float64).eps
+    return bool(np.abs(differences).max() <= rounding * np.abs(features).max())
+
+
+def parts(rows: int, columns: int) -> list[slice]:
+    """Rows of a table, so few at a time that it takes little memory."""
+    step = max(1, _TABLE // columns)
+    return [slice(start, start + step) for start in range(0, rows, step)]
