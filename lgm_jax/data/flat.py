@@ -8,12 +8,11 @@ from pathlib import Path
 from lgm_jax import label_tables
 from lgm_jax.data.assembly import Listed, Request, assemble_files
 from lgm_jax.data.dataset import Dataset
-from lgm_jax.data.folder import name_of, open_folder
+from lgm_jax.data.folder import LAYOUT, name_of, open_folder
 from lgm_jax.data.listing import Listing
 from lgm_jax.data.split_names import assign_splits, check_one, find_splits
 from lgm_jax.errors import UserError, list_some
 
-LAYOUT = "metadata.csv, .tsv or .jsonl, or labels.csv, with the columns file_name and label"
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 

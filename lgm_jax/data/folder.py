@@ -14,7 +14,7 @@ from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of, 
 from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import folded, looks, match, plain
 
-_LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"
+LAYOUT = "<folder>/<class>/*.jpg, or <folder>/train/<class>/*.jpg with val/ or test/ beside train/"
 _ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".zip", ".xz", ".bz2", ".7z", ".rar"})
 # What archives call the folders of images and of what is said about them: no classes.
 _PARTS = frozenset(
@@ -47,14 +47,14 @@ def load_folder(request: Request) -> Dataset:
             class without images, if no image could be held out for `test`, or if a link that may
             be a class leads nowhere.
     """
-    root = open_folder(request.folder, _LAYOUT)
+    root = open_folder(request.folder, LAYOUT)
     listing = Listing(root)
     given = find_splits_of_classes(listing) or {"train": ""}
     listed = {split: list_classes(listing, split, inside) for split, inside in given.items()}
     names = list(dict.fromkeys(map(str, listed["train"].classes)))
     if len(names) < 2:
         what = f"one class only, {names[0]!r}" if names else "none of the classes"
-        raise UserError(f"{root / given['train']} has {what}: expected {_LAYOUT}")
+        raise UserError(f"{root / given['train']} has {what}: expected {LAYOUT}")
     return assemble_files(request, name_of(root), listing, listed, benchmark=False, orient=True)
 
 
@@ -99,7 +99,7 @@ def list_classes(listing: Listing, split: str, inside: str, only: Collection[str
     if not names:
         loose = len(listing.images(inside))
         what = f", but images ({loose}): move each into the folder of its class" if loose else ""
-        raise UserError(f"{folder} has no class folders{what}: expected {_LAYOUT}")
+        raise UserError(f"{folder} has no class folders{what}: expected {LAYOUT}")
     classes: dict[str, list[File]] = {}
     called: dict[str, str] = {}
     merged, written = [], []
