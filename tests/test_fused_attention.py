@@ -55,8 +55,8 @@ def _families():
     for name, entry in specs.NAMES.items():
         spec = entry.spec
         heads = dataclasses.replace(spec.attention, heads=spec.width // spec.attention.heads)
-        embed = dataclasses.replace(spec.embed, patch=0)
-        kind = (heads, embed, dataclasses.replace(spec.mlp, width=0), spec.pool.kind)
+        embed = dataclasses.replace(spec.embed, patch=1)
+        kind = (heads, embed, dataclasses.replace(spec.mlp, width=1), spec.pool.kind)
         families.setdefault(kind, name)
     return list(families.values())
 
