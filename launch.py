@@ -237,7 +237,7 @@ def recorded_command(argv: Sequence[str]) -> str:
             dropped = argument.partition("=")[0].lstrip("-") in _OF_ONE_START
         if not dropped:
             words.append(argument)
-    as_module = pathlib.Path(argv[0]).parent.name == "recipes"
+    as_module = pathlib.Path(argv[0]).match("lgm_jax/recipes/launch.py")
     return shlex.join(["python", *(["-m", "lgm_jax"] if as_module else ["launch.py"]), *words])
 
 

@@ -10,7 +10,7 @@ which have given a first batch before the clock starts:
 - `torch_float`: PyTorch's `DataLoader` in processes, with PIL doing what torchvision's
   `Resize(256)` and `CenterCrop(256)` do, then `ToTensor`, as the authors of the paper have it.
 - `torch_uint8`: the same with `PILToTensor`, a quarter of the bytes to hand over.
-- `lgm_jax`: this package's as a run uses it, in processes of Grain, shuffled, uint8.
+- `lgm_jax`: this package's as a run uses it, in worker processes, shuffled, uint8.
 - `lgm_jax_threads`: the same with `data.workers=0`.
 
 They take turns, after one round that is not counted, and the fastest round of each counts.

@@ -228,6 +228,17 @@ class TestClassNames:
         assert any("class_names.txt names 2 of 3 classes" in note for note in dataset.notes)
         assert levels(dataset, "test")[0] == ("tench", 2)
 
+    def test_a_class_that_begins_another_takes_none_of_its_lines(self, tmp_path):
+        for name in ("black", "black cat"):
+            for i in range(2):
+                write(tmp_path / name / f"{i}.png", 40)
+        (tmp_path / "class_names.txt").write_text("black noir\nblack cat Felix\n")
+        dataset = load_dataset("folder", folder=str(tmp_path), resolution=R)
+        assert list(dataset.class_names) == ["noir", "Felix"]
+        (tmp_path / "class_names.txt").write_text("black noir\nblack cat Felix\nblack schwarz\n")
+        with pytest.raises(UserError, match=r"class_names.txt names 'black' twice"):
+            load_dataset("folder", folder=str(tmp_path), resolution=R)
+
     def test_names_alone_count_numbers(self, tmp_path):
         for number in range(11):
             for i in range(2):

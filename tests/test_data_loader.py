@@ -1,11 +1,13 @@
 """How the images of a step are read on the host: laws of workers and errors."""
 
 import collections
+import errno
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import jax
@@ -117,6 +119,24 @@ class TestLoader:
             pytest.raises(UserError, match=words),
         ):
             loader(0)
+
+
+def test_workers_end_where_one_of_them_cannot_start(folder, monkeypatch):
+    start, started = SpawnProcess.start, []
+
+    def start_one(process):
+        if started:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_one)
+    with (
+        Loader(make_parts(open_train(folder)), 2) as loader,
+        pytest.raises(UserError, match=r"cannot be started \(.*temporarily.*\): lower config.data"),
+    ):
+        loader(0)
+    assert not started[0].is_alive()
 
 
 def test_a_program_that_closes_nothing_ends_with_its_workers(folder):

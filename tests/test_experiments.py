@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import signal
 import sys
@@ -213,6 +214,14 @@ def test_spread_over_distillation_seeds_and_over_probe_runs_are_told_apart():
     assert (real.std, real.seeds) == (None, 0)
     one = cell_of(s0_a=(70.0,))
     assert (one.std, one.seeds, result.format_cell(one, 1)) == (None, 1, "70.0")
+
+
+def test_a_number_that_is_missing_is_not_left_out_of_a_mean():
+    found = cell_of(s0_a=(70.0,), s1_a=(math.nan,), s2_a=(74.0,))
+    assert math.isnan(found.mean)
+    assert (found.seeds, found.probe_runs) == (3, 1)
+    assert not result.Claim.ahead("ahead", {"a": math.nan, "b": 1.0}).holds
+    assert not result.Claim.ahead("ahead", {"a": 1.0, "b": math.nan}).holds
 
 
 def test_table_csv_has_a_line_per_number_and_the_papers_beside_it():

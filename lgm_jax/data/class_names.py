@@ -74,12 +74,16 @@ def name_classes(dataset: Dataset, folder: str) -> Dataset:
 
 def _keyed(lines: list[str], classes: list[str]) -> Mapping[str, str]:
     """From classes to the names behind them."""
-    found = {}
-    for name in sorted(classes, key=len):
-        for line in lines:
-            rest = line.removeprefix(name)
-            if rest != line and rest[:1] in " \t,":
-                found[name] = plain(rest.lstrip(" \t,"))
+    found: dict[str, str] = {}
+    for line in lines:
+        # Of `black` and `black cat`, the longer.
+        begin = (name for name in classes if re.match(rf"{re.escape(name)}[ \t,]", line))
+        name = max(begin, key=len, default=None)
+        if name is None:
+            continue
+        if name in found:
+            raise UserError(f"{FILE} names {name!r} twice")
+        found[name] = plain(line.removeprefix(name).lstrip(" \t,"))
     return found
 
 

@@ -15,7 +15,7 @@ import itertools
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -31,7 +31,7 @@ from lgm_jax import checks
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.data.records import ImageSplit, num_cores
 from lgm_jax.data.sampling import Crops, Order
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, explain
 from lgm_jax.interrupts import SIGNALS
 from lgm_jax.prefetch import Ahead
 
@@ -192,23 +192,20 @@ class Loader:
         except Exception as error:
             # The next call starts anew.
             self._end_workers()
-            if not isinstance(error, EOFError | OSError):
+            if isinstance(error, EOFError | ConnectionError):
+                what = "a process that decodes images died, perhaps for lack of memory"
+            elif isinstance(error, OSError):
+                what = f"processes that decode images cannot be started ({explain(error)})"
+            else:
                 raise
-            raise UserError(
-                "a process that decodes images died, perhaps for lack of memory: lower "
-                "config.data.workers; 0 decodes in threads"
-            ) from error
+            advice = "lower config.data.workers; 0 decodes in threads"
+            raise UserError(f"{what}: {advice}") from error
         assert images is not None
         return images, indices
 
     def _end_workers(self) -> None:
         running, self._running = self._running, []
-        for process, _ in running:
-            # They are deaf to anything less.
-            process.kill()
-        for process, connection in running:
-            process.join()
-            connection.close()
+        _end(running)
 
 
 def default_workers() -> int:
@@ -220,21 +217,35 @@ def _start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProce
     """Workers that decode all parts from a step on; each sends every `count`th, in its turn."""
     # A fork would lose the threads of this process. cloudpickle takes classes of notebooks too.
     spawn, content = multiprocessing.get_context("spawn"), cloudpickle.dumps(parts)
-    started = []
+    started: list[tuple[SpawnProcess, Connection]] = []
     # Terminals and schedulers signal every process; the run's own saves, and ends the others. What
     # multiprocessing starts beside them would let signals through again.
     resource_tracker.ensure_running()
-    with _blocking_signals():
-        for worker in range(count):
-            ours, theirs = spawn.Pipe()
-            first = step * len(parts.rows) + worker
-            process = spawn.Process(target=_work, args=(theirs, first, count), daemon=True)
-            process.start()
-            theirs.close()
-            started.append((process, ours))
-    for _, connection in started:
-        connection.send_bytes(content)
+    try:
+        with _blocking_signals():
+            for worker in range(count):
+                ours, theirs = spawn.Pipe()
+                first = step * len(parts.rows) + worker
+                process = spawn.Process(target=_work, args=(theirs, first, count), daemon=True)
+                process.start()
+                started.append((process, ours))
+                theirs.close()
+        for _, connection in started:
+            connection.send_bytes(content)
+    except BaseException:
+        # The program would wait for them at its end.
+        _end(started)
+        raise
     return started
+
+
+def _end(workers: Sequence[tuple[SpawnProcess, Connection]]) -> None:
+    for process, _ in workers:
+        # They are deaf to anything less.
+        process.kill()
+    for process, connection in workers:
+        process.join()
+        connection.close()
 
 
 @contextlib.contextmanager

@@ -108,16 +108,21 @@ def cells(
         papers: The paper's numbers, by what they are numbers of.
     """
     probes = frame.groupby(["row", "column", *ENTRY], dropna=False, sort=False)["value"]
-    stds = {"std": probes.std(ddof=ddof)}
-    entries = probes.agg(["mean", "count"]).assign(**stds).reset_index()
+    # A number that is missing makes what it belongs to missing.
+    summary = {
+        "mean": probes.mean(skipna=False),
+        "std": probes.std(ddof=ddof, skipna=False),
+        "count": probes.size(),
+    }
+    entries = import_pandas().DataFrame(summary).reset_index()
     found = {}
     for place, part in entries.groupby(["row", "column"], sort=False):
-        by_seed = part.groupby("seed", dropna=False)["mean"].mean()
+        by_seed = part.groupby("seed", dropna=False)["mean"].mean(skipna=False)
         several = part["std"][part["count"] > 1]
         seeded = part["method"].iloc[0] in SEEDED
         found[place] = Cell(
-            mean=float(by_seed.mean()),
-            std=float(by_seed.std()) if seeded and len(by_seed) > 1 else None,
+            mean=float(by_seed.mean(skipna=False)),
+            std=float(by_seed.std(skipna=False)) if seeded and len(by_seed) > 1 else None,
             probe_std=float(several.mean()) if len(several) else None,
             seeds=len(by_seed) if seeded else 0,
             probe_runs=int(part["count"].min()),
@@ -152,7 +157,7 @@ def to_csv(frame: pd.DataFrame, papers: Mapping[str, Mapping[Key, Number]]) -> s
         beside.append(papers[row.set].get(key, (None, None)))
     means, stds = zip(*beside, strict=True) if beside else ((), ())
     written = frame.assign(
-        value=frame["value"].map("{:.6g}".format),
+        value=frame["value"].map("{:.10g}".format),
         paper=np.array(means, float),
         paper_std=np.array(stds, float),
     )

@@ -172,7 +172,7 @@ def _cross_claims(study: Study, table: Table) -> list[Claim]:
     if gains:
         text = f"on {study.title}, images made for another backbone beat random real ones"
         detail = f"by {min(gains):+.1f} to {max(gains):+.1f}"
-        claims.append(Claim(text, min(gains) > 0, detail))
+        claims.append(Claim(text, all(gain > 0 for gain in gains), detail))
     return claims
 
 

@@ -74,7 +74,7 @@ class Claim:
     def ahead(cls, text: str, margins: Mapping[str, float]) -> Claim:
         """Returns the claim that all margins, by what they are margins on, are positive."""
         detail = "; ".join(f"{name} by {margin:+.1f}" for name, margin in margins.items())
-        return cls(text, min(margins.values()) > 0, detail)
+        return cls(text, all(margin > 0 for margin in margins.values()), detail)
 
 
 @dataclasses.dataclass(frozen=True)
