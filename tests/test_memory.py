@@ -130,7 +130,9 @@ def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
 
 
 @pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize("layers", [slow(1), slow(12)])
+@pytest.mark.parametrize(
+    "layers", [slow(1), pytest.param(12, marks=[pytest.mark.slow, pytest.mark.heavy])]
+)
 def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
     entry = specs.NAMES["dinov2_vitb14"]
