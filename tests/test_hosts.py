@@ -21,7 +21,7 @@ import pytest
 import launch
 import lgm_jax
 from lgm_jax import devices, hosts
-from tests.marks import slow
+from tests.marks import heavy, slow
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
@@ -208,7 +208,7 @@ def test_death_of_another_process_is_told_from_other_errors(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["stream", "cached", "exact"])
+@pytest.mark.parametrize("source", [heavy("stream"), heavy("cached"), "exact"])
 def test_processes_give_the_same_run(source, tmp_path):
     arguments = [f"--config.real.source={source}", "--config.eval_backbones=digits_contrastive"]
     # Three images of the ten do not come with a device, and a batch of 10 not with a process.
@@ -235,7 +235,7 @@ def test_processes_give_the_same_run(source, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, heavy(1)])
 def test_signal_to_any_process_saves_and_ends_all(number, tmp_path):
     arguments = [DISTILL, "--config.steps=100000", "--config.image_every=100000"]
     with started(2, tmp_path / "run", *arguments) as processes:
@@ -250,7 +250,7 @@ def test_signal_to_any_process_saves_and_ends_all(number, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, heavy(1)])
 def test_killed_process_ends_the_other_within_a_minute(number, tmp_path):
     with started(2, tmp_path / "run", DISTILL, "--config.steps=100000") as processes:
         await_checkpoint(tmp_path / "run", processes)

@@ -23,7 +23,7 @@ from scale import (
 from lgm_jax import devices, distill, memory, objectives
 from lgm_jax.backbones import abstract_module, abstract_params, make_apply, specs
 from lgm_jax.images import Pixels, Pyramid
-from tests.marks import slow
+from tests.marks import heavy, slow
 
 IMAGES, COPIES = 5, 3
 
@@ -130,9 +130,7 @@ def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
 
 
 @pytest.mark.usefixtures("compiled_anew")
-@pytest.mark.parametrize(
-    "layers", [slow(1), pytest.param(12, marks=[pytest.mark.slow, pytest.mark.heavy])]
-)
+@pytest.mark.parametrize("layers", [slow(1), heavy(12)])
 def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
     entry = specs.NAMES["dinov2_vitb14"]

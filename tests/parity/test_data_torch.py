@@ -51,6 +51,7 @@ def test_decode_resize_and_crop(size, place):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_loader_benchmark_runs(tmp_path):
     for name in ("cat", "dog"):
         for i in range(5):
