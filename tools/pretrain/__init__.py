@@ -1,0 +1,1 @@
+"""Trains small Vision Transformers without labels, on digits or on a folder of photos."""
