@@ -105,37 +105,47 @@ def load(
     """
     if normalization not in NORMALIZATIONS:
         raise unknown_name("backbone.normalization", str(normalization), list(NORMALIZATIONS))
-    dtype, params_dtype = _dtype("dtype", dtype), _dtype("params_dtype", params_dtype)
-    pooling = "native" if pooling is None else pooling
-    check_pooling(pooling)
+    dtype, params_dtype, pooling = _check_options(dtype, params_dtype, pooling)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)
     statistics = IMAGENET if normalization == "imagenet" else published.preprocessing
-    spec = _reshape(published.spec, pooling, resolution or published.resolution)
+    spec = _reshape(published, pooling, resolution)
     offset = position_offset if _takes_offset(published, spec) else 0.0
-    params = spec.fit(params, published.spec, offset)
-    kept = _kept_dtype(dtype, params_dtype)
+    params, kept = spec.fit(params, published.spec, offset), _kept_dtype(dtype, params_dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
-    kernel = choose_kernel(attention, spec, dtype)
-    make = functools.partial(_make_apply, spec, statistics)
-    kernel = try_kernel(kernel, attention, make, params, spec.resolution, dtype)
     origin = provenance(found)
-    hashes = origin["sha256"]
-    sha256 = next(iter(hashes.values())) if len(hashes) == 1 else identity.digest(hashes)
-    settings = Settings(sha256, spec, statistics, dtype, params_dtype, offset)
+    weights = _digest(origin["sha256"])
+    settings = Settings(weights, spec, statistics, dtype, params_dtype, offset)
+    name = str(source) if _registered(source) else Path(found.origin).name
+    return _assemble(name, origin, published, settings, params, attention)
+
+
+def _assemble(
+    name: str,
+    origin: Mapping[str, Any],
+    published: Published,
+    settings: Settings,
+    params: port.Params,
+    attention: str,
+) -> Backbone:
+    """A backbone of its parameters, as arrays of NumPy, with the kernel that runs here."""
+    spec, statistics, dtype = settings.spec, settings.preprocessing, settings.dtype
+    make = functools.partial(_make_apply, spec, statistics)
+    kernel = choose_kernel(attention, spec, dtype)
+    kernel = try_kernel(kernel, attention, make, params, spec.resolution, dtype)
     return Backbone(
-        name=str(source) if _registered(source) else Path(found.origin).name,
+        name=name,
         apply=make(dtype, kernel),
         params=jax.tree.map(jnp.asarray, params),
         feature_dim=spec.feature_dim,
         resolution=spec.resolution,
         mean=statistics.mean,
         std=statistics.std,
-        sha256=sha256,
+        sha256=settings.weights,
         fingerprint=identity.digest(settings),
         provenance=origin,
         published=published,
-        position_offset=offset,
+        position_offset=settings.position_offset,
         settings=settings,
         attention=kernel,
     )
@@ -235,15 +245,13 @@ def outline(
     Raises:
         UserError: As for `load`.
     """
-    dtype, params_dtype = _dtype("dtype", dtype), _dtype("params_dtype", params_dtype)
-    pooling = "native" if pooling is None else pooling
-    check_pooling(pooling)
+    dtype, params_dtype, pooling = _check_options(dtype, params_dtype, pooling)
     entry = specs.NAMES[str(source)] if _registered(source) else None
     if entry is not None:
         published = entry.published
     else:
         _, published = _find(source, None)
-    spec = _reshape(published.spec, pooling, resolution or published.resolution)
+    spec = _reshape(published, pooling, resolution)
     kernel = choose_kernel(attention, spec, dtype, device)
     apply = _make_apply(spec, published.preprocessing, dtype, kernel)
     return spec, apply, abstract_params(spec, _kept_dtype(dtype, params_dtype))
@@ -376,6 +384,15 @@ def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Publ
     raise refused[0]
 
 
+def _check_options(
+    dtype: DTypeLike, params_dtype: DTypeLike, pooling: str | None
+) -> tuple[str, str, str]:
+    """Names of types and of pooling, as they are compared and stored."""
+    pooling = "native" if pooling is None else pooling
+    check_pooling(pooling)
+    return _dtype("dtype", dtype), _dtype("params_dtype", params_dtype), pooling
+
+
 def _dtype(kind: str, value: DTypeLike) -> str:
     """The name of a type that backbones have.
 
@@ -391,6 +408,11 @@ def _dtype(kind: str, value: DTypeLike) -> str:
     return name
 
 
+def _digest(hashes: Mapping[str, str]) -> str:
+    """Hash of the weights file; of the files' hashes where there are several."""
+    return next(iter(hashes.values())) if len(hashes) == 1 else identity.digest(hashes)
+
+
 def _kept_dtype(dtype: str, params_dtype: str) -> Any:
     """What weights are kept in: every layer turns them into `dtype`, so nothing wider is read."""
     return DTYPES["bfloat16" if "bfloat16" in (dtype, params_dtype) else "float32"]
@@ -403,8 +425,9 @@ def _read(found: Files) -> Published:
         raise UserError(f"the config.json of {found} is not understood: {error}") from error
 
 
-def _reshape(spec: Network, pooling: str, resolution: int) -> Network:
+def _reshape(published: Published, pooling: str, resolution: int | None) -> Network:
     """A backbone's shape with other features, and for images of another size."""
+    spec, resolution = published.spec, resolution or published.resolution
     match = _POOLING.fullmatch(pooling)
     if match is not None and match["kind"] is not None:
         spec = spec.pooled(_POOLS[match["kind"]], int(match["blocks"] or 1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,55 +195,10 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
     Raises:
         UserError: If it cannot be reached or read, or holds weights of another kind only.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-    )
-
-    def fetch(name: str, *, optional: bool = False) -> Path | None:
-        """The file, or `None` where the repository has no such file."""
-        try:
-            return Path(
-                huggingface_hub.hf_hub_download(
-                    repo, name, revision=revision, local_files_only=refusal is not None
-                )
-            )
-        except LocalEntryNotFoundError:
-            if refusal is None:
-                raise
-            cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
-            # What `hf download` has filled holds no record of files that there are none of.
-            if optional or cached is huggingface_hub._CACHED_NO_EXIST:
-                return None
-            # The hub's own words, where it has answered.
-            if isinstance(refusal, HfHubHTTPError):
-                raise refusal from None
-            raise
-        except EntryNotFoundError:
-            return None
-
     with _explaining(repo, revision):
-        refusal = _refusal(repo, revision)
+        fetch = functools.partial(_fetch, repo, revision, _refusal(repo, revision))
         # The weights first: what cannot be loaded is said before anything else is fetched.
-        index, whole = None, fetch(WEIGHTS, optional=True)
-        if whole is None:
-            index = fetch(_INDEX)
-            if index is None:
-                raise UserError(
-                    f"{repo} on the hub has no {WEIGHTS}, and other formats are not read (a pickle "
-                    f"can run any code): `hf download {repo} --local-dir=FOLDER`, and give FOLDER, "
-                    "to be told how to convert them"
-                )
-            weights = []
-            for name in _shards(index):
-                shard = fetch(name)
-                if shard is None:
-                    raise UserError(f"{repo} on the hub has no {name}, which its index names")
-                weights.append(shard)
-        else:
-            weights = [whole]
+        weights = _fetch_weights(repo, fetch)
         config = preprocessor = None
         if need_config:
             config, preprocessor = fetch(CONFIG), fetch(PREPROCESSOR, optional=True)
@@ -256,6 +212,71 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
         # The cache keeps a file under snapshots/<commit>/.
         weights[0].parent.name,
     )
+
+
+def _fetch_weights(repo: str, fetch: Callable[..., Path | None]) -> list[Path]:
+    whole = fetch(WEIGHTS, optional=True)
+    if whole is not None:
+        return [whole]
+    index = fetch(_INDEX)
+    if index is None:
+        raise UserError(
+            f"{repo} on the hub has no {WEIGHTS}, and other formats are not read (a pickle "
+            f"can run any code): `hf download {repo} --local-dir=FOLDER`, and give FOLDER, "
+            "to be told how to convert them"
+        )
+    weights = []
+    for name in _shards(index):
+        shard = fetch(name)
+        if shard is None:
+            raise UserError(f"{repo} on the hub has no {name}, which its index names")
+        weights.append(shard)
+    return weights
+
+
+def _fetch(
+    repo: str,
+    revision: str | None,
+    refusal: Exception | None,
+    name: str,
+    *,
+    optional: bool = False,
+) -> Path | None:
+    """A file, or `None` where the repository has no such file.
+
+    Args:
+        repo: As for `from_hub`.
+        revision: As for `from_hub`.
+        refusal: Why the hub does not hand the repository out; then the cache alone is asked.
+        name: The file's.
+        optional: Whether there need be none.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                repo, name, revision=revision, local_files_only=refusal is not None
+            )
+        )
+    except LocalEntryNotFoundError:
+        if refusal is None:
+            raise
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
+        # What `hf download` has filled holds no record of files that there are none of.
+        if optional or cached is huggingface_hub._CACHED_NO_EXIST:
+            return None
+        # The hub's own words, where it has answered.
+        if isinstance(refusal, HfHubHTTPError):
+            raise refusal from None
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def _refusal(repo: str, revision: str | None) -> Exception | None:

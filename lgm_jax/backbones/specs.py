@@ -78,7 +78,13 @@ class Entry:
 
 # Names of sizes, and of each the width, depth and heads.
 _LONG = {"t": "tiny", "s": "small", "b": "base", "l": "large", "g": "giant"}
-_SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "g": (1536, 40, 24)}
+_SIZES = {
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+    "h": (1280, 32, 16),
+    "g": (1536, 40, 24),
+}
 
 # Trained at 518 px at last, but used at 224.
 _CROP_224 = {"crop_size": {"height": 224, "width": 224}}
@@ -157,6 +163,14 @@ def _siglip(version: str, summary: str) -> Entry:
     return Entry(summary, "Apache-2.0", (source,), {"model_type": "siglip"})
 
 
+def _ijepa(name: str, patch: int, resolution: int = 224) -> Entry:
+    config = _sizes("h", image_size=resolution, patch_size=patch, intermediate_size=5120)
+    if "vitg" in name:
+        config |= {"hidden_size": 1408, "num_hidden_layers": 40, "intermediate_size": 6144}
+    config |= {"model_type": "ijepa", "layer_norm_eps": 1e-6}
+    return Entry("I-JEPA", "CC-BY-NC-4.0", (Source(f"facebook/{name}"),), config)
+
+
 def _digits(name: str, like: str) -> Entry:
     summary = f"in this package, trained like {like} on the training digits, without labels"
     return Entry(summary, "Apache-2.0", folder=_WEIGHTS / name)
@@ -181,6 +195,10 @@ NAMES: Mapping[str, Entry] = {
     **{f"dinov3_vit{size}16": _dinov3(size) for size in "sbl"},
     "mae_vitb16": _mae("b"),
     "mae_vitl16": _mae("l"),
+    "ijepa_vith14": _ijepa("ijepa_vith14_1k", 14),
+    "ijepa_vith14_22k": _ijepa("ijepa_vith14_22k", 14),
+    "ijepa_vith16_448": _ijepa("ijepa_vith16_1k", 16, 448),
+    "ijepa_vitg16_22k": _ijepa("ijepa_vitg16_22k", 16),
     "siglip_vitb16": _siglip("siglip", "SigLIP"),
     "siglip2_vitb16": _siglip("siglip2", "SigLIP 2"),
 }

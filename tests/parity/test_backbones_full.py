@@ -23,6 +23,7 @@ from lgm_jax.backbones import abstract_module, families, network, port, specs
 REGISTERED = {name: entry for name, entry in specs.NAMES.items() if entry.sources}
 PAPERS = ("dinov2_vitb14", "clip_vitb16", "eva02_vitb14", "mocov3_vitb16")
 OTHERS = ("dinov3_vitb16", "siglip_vitb16", "dino_vits8", "dinov2_vitb14_reg")
+LONG = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 
 
 def sizes(name: str) -> dict[str, int]:
@@ -32,6 +33,7 @@ def sizes(name: str) -> dict[str, int]:
         "s": (384, 12, 6),
         "b": (768, 12, 12),
         "l": (1024, 24, 16),
+        "h": (1280, 32, 16),
         "g": (1536, 40, 24),
     }[letter]
     return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
@@ -41,10 +43,10 @@ def upstreams(name: str) -> upstream.Family:
     """The family that upstream's documentation and registry give for a name."""
     t = transformers
     family, size = name.split("_")[:2]
-    patch = int(size.lstrip("vitsblg"))
+    patch = int(size.lstrip("vitsblhg"))
     mlp = {} if family in ("eva02", "mocov3", "dino", "mae") else sizes(name)
     hidden = {"intermediate_size": 4 * mlp.get("hidden_size", 0)}
-    long = {"t": "tiny", "s": "small", "b": "base", "l": "large", "g": "giant"}[size[3]]
+    long = LONG[size[3]]
     if family == "dinov2":
         giant = {"use_swiglu_ffn": True} if long == "giant" else {}
         config = {**mlp, **giant, "image_size": 518, "patch_size": 14}
@@ -65,6 +67,15 @@ def upstreams(name: str) -> upstream.Family:
         settings = t.DINOv3ViTConfig(**mlp, **hidden, num_register_tokens=4)
         return upstream.hf_family(
             t.DINOv3ViTModel, settings, upstream.cls, resolution=224, other=256
+        )
+    if family == "ijepa":
+        # Its giant is another than DINOv2's.
+        giant = {"hidden_size": 1408, "intermediate_size": 6144, "num_attention_heads": 16}
+        side = 448 if name.endswith("448") else 224
+        config = {**mlp, **hidden, **(giant if long == "giant" else {})}
+        settings = t.IJepaConfig(**config, patch_size=patch, image_size=side, layer_norm_eps=1e-6)
+        return upstream.hf_family(
+            t.IJepaModel, settings, upstream.mean, resolution=side, other=16 * patch
         )
     if family in ("siglip", "siglip2"):
         settings = t.SiglipVisionConfig(**mlp, **hidden)

@@ -285,6 +285,13 @@ MISTAKES = {
     "rotary grid": ("dinov3", lambda s: _rotary(s, grid="index", reference=4), {}),
     "rotary base": ("dinov3", lambda s: _rotary(s, base=10000.0), {}),
     "rotary reference": ("eva02_split", lambda s: _rotary(s, reference=4), {}),
+    "norm after the mean": ("ijepa", lambda s: _replace(s, "pool", kind="mean_norm"), {}),
+    "headless, too": ("siglip_headless", lambda s: _replace(s, "pool", kind="mean_norm"), {}),
+    "antialiased I-JEPA": (
+        "ijepa",
+        lambda s: _replace(s, "embed", antialias=True),
+        {"resolution": 24},
+    ),
     "other heads": ("timm_cls", lambda s: _replace(s, "attention", heads=2), {}),
     "antialias": ("dinov2", lambda s: _replace(s, "embed", antialias=True), {"resolution": 42}),
     "no antialias": (

@@ -159,6 +159,11 @@ def tower(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     return vision(pixels, interpolate_pos_encoding=True).pooler_output
 
 
+def mean(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+    """Of the tokens, as the classifiers take it that transformers makes of these models."""
+    return model(pixels, interpolate_pos_encoding=True).last_hidden_state.mean(dim=1)
+
+
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TINY_MLP = {"intermediate_size": 64}
 TINY_TIMM = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -250,8 +255,15 @@ def tiny_families() -> dict[str, Family]:
             resolution=34,
             other=48,
         ),
+        "siglip_headless": hf_family(
+            t.SiglipVisionModel,
+            t.SiglipVisionConfig(**VISION16, vision_use_head=False),
+            mean,
+            **SIZES16,
+        ),
         # Their epsilon is 1e-12, which counts beside small variances only.
         "vit": hf_family(t.ViTModel, t.ViTConfig(**VISION16), cls_resized, **SIZES16, quiet=1e-4),
+        "ijepa": hf_family(t.IJepaModel, t.IJepaConfig(**VISION16), mean, **SIZES16, quiet=1e-4),
         "vit_mae": hf_family(
             t.ViTMAEForPreTraining,
             t.ViTMAEConfig(
@@ -298,6 +310,9 @@ def task_families() -> dict[str, Family]:
         ),
         "clip_classifier": hf_family(t.CLIPForImageClassification, CLIP, tower, **SIZES16),
         "siglip_classifier": hf_family(t.SiglipForImageClassification, SIGLIP, tower, **SIZES16),
+        "ijepa_classifier": hf_family(
+            t.IJepaForImageClassification, t.IJepaConfig(**VISION16), base(mean), **SIZES16
+        ),
         "vit_classifier": hf_family(
             t.ViTForImageClassification, t.ViTConfig(**VISION16), base(cls_resized), **SIZES16
         ),

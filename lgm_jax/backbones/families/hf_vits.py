@@ -1,4 +1,4 @@
-"""transformers' Vision Transformers: ViT, ViTMAE, DINOv2, DINOv3, CLIP, SigLIP."""
+"""transformers' Vision Transformers: ViT, ViTMAE, I-JEPA, DINOv2, DINOv3, CLIP, SigLIP."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from lgm_jax.backbones.activations import Activation
 from lgm_jax.backbones.families.family import Config, Family
-from lgm_jax.backbones.families.vits import attention, patches, stacked, tokens
+from lgm_jax.backbones.families.vits import block, stacked, stem, tokens
 from lgm_jax.backbones.network import CLIP, HALF, IMAGENET
-from lgm_jax.backbones.port import Format, Row, linear, norm, vector
+from lgm_jax.backbones.port import Format, Row, linear, norm
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
@@ -52,6 +52,12 @@ def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
 
 def _read_vit(config: Config) -> tuple[ViTSpec, str]:
     return _shape(config, EmbedSpec(config["patch_size"])), "hf_vit"
+
+
+def _read_ijepa(config: Config) -> tuple[ViTSpec, str]:
+    embed = EmbedSpec(config["patch_size"], class_token=False, positions="patches")
+    # As its authors evaluate it, and transformers' classifier.
+    return _shape(config, embed, pool=PoolSpec("mean")), "hf_vit"
 
 
 def _read_dinov2(config: Config) -> tuple[ViTSpec, str]:
@@ -99,10 +105,10 @@ def _read_clip(config: Config) -> tuple[ViTSpec, str]:
 
 def _read_siglip(config: Config) -> tuple[ViTSpec, str]:
     vision = config.get("vision_config", config)
-    if not vision.get("vision_use_head", True):
-        raise UserError("a SigLIP without its pooling head is not supported")
     embed = EmbedSpec(vision["patch_size"], class_token=False, positions="patches")
-    return _shape(vision, embed, pool=PoolSpec("map")), "hf_siglip"
+    # Without its head, transformers' classifier takes the mean of the tokens.
+    pool = PoolSpec("map" if vision["vision_use_head"] else "mean")
+    return _shape(vision, embed, pool=pool), "hf_siglip"
 
 
 # Weights.
@@ -110,115 +116,112 @@ def _read_siglip(config: Config) -> tuple[ViTSpec, str]:
 
 @stacked
 def _vit_rows(spec: ViTSpec) -> list[Row]:
-    """transformers' ViT (DINO among them), and the encoder of its ViTMAE."""
-    layer = "encoder.layer.{}"
+    """transformers' ViT (DINO among them), I-JEPA, and the encoder of its ViTMAE."""
     return [
-        tokens("cls", "embeddings.cls_token"),
-        tokens("positions", "embeddings.position_embeddings"),
-        *patches(spec, "embeddings.patch_embeddings.projection"),
-        *norm("blocks/norm_attention", f"{layer}.layernorm_before"),
-        *attention(
-            spec, *(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
+        *_dinov2_stem(spec),
+        *block(
+            spec,
+            "encoder.layer.{}.",
+            norms=("layernorm_before", "layernorm_after"),
+            qkv=[f"attention.attention.{part}" for part in ("query", "key", "value")],
+            out="attention.output.dense",
+            up=["intermediate.dense"],
+            down="output.dense",
         ),
-        *linear("blocks/attention/out", f"{layer}.attention.output.dense"),
-        *norm("blocks/norm_mlp", f"{layer}.layernorm_after"),
-        *linear("blocks/mlp/up", f"{layer}.intermediate.dense"),
-        *linear("blocks/mlp/down", f"{layer}.output.dense"),
         *norm("norm", "layernorm"),
     ]
+
+
+def _dinov2_stem(spec: ViTSpec) -> list[Row]:
+    return stem(
+        spec,
+        "embeddings.patch_embeddings.projection",
+        cls="embeddings.cls_token",
+        registers="embeddings.register_tokens",
+        positions="embeddings.position_embeddings",
+    )
 
 
 @stacked
 def _dinov2_rows(spec: ViTSpec) -> list[Row]:
     """transformers' Dinov2, with registers or without; the largest has a gated MLP."""
-    layer = "encoder.layer.{}"
-    up, down = ("weights_in", "weights_out") if spec.mlp.gated else ("fc1", "fc2")
-    rows = [
-        tokens("cls", "embeddings.cls_token"),
-        tokens("positions", "embeddings.position_embeddings"),
-        *patches(spec, "embeddings.patch_embeddings.projection"),
-        *norm("blocks/norm_attention", f"{layer}.norm1"),
-        *attention(
-            spec, *(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
+    gated = spec.mlp.gated
+    return [
+        *_dinov2_stem(spec),
+        *block(
+            spec,
+            "encoder.layer.{}.",
+            norms=("norm1", "norm2"),
+            qkv=[f"attention.attention.{part}" for part in ("query", "key", "value")],
+            out="attention.output.dense",
+            up=["mlp.weights_in" if gated else "mlp.fc1"],
+            down="mlp.weights_out" if gated else "mlp.fc2",
+            scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
         ),
-        *linear("blocks/attention/out", f"{layer}.attention.output.dense"),
-        vector("blocks/scale_attention", f"{layer}.layer_scale1.lambda1"),
-        *norm("blocks/norm_mlp", f"{layer}.norm2"),
-        *linear("blocks/mlp/up", f"{layer}.mlp.{up}"),
-        *linear("blocks/mlp/down", f"{layer}.mlp.{down}"),
-        vector("blocks/scale_mlp", f"{layer}.layer_scale2.lambda1"),
         *norm("norm", "layernorm"),
     ]
-    if spec.embed.registers:
-        rows.append(tokens("registers", "embeddings.register_tokens"))
-    return rows
 
 
 @stacked
 def _dinov3_rows(spec: ViTSpec) -> list[Row]:
     """transformers' DINOv3ViT."""
-    layer = "layer.{}"
-    up = ("gate_proj", "up_proj") if spec.mlp.gated else ("up_proj",)
-    rows = [
-        tokens("cls", "embeddings.cls_token"),
-        *patches(spec, "embeddings.patch_embeddings"),
-        *norm("blocks/norm_attention", f"{layer}.norm1"),
-        *attention(spec, *(f"{layer}.attention.{part}_proj" for part in "qkv")),
-        *linear("blocks/attention/out", f"{layer}.attention.o_proj"),
-        vector("blocks/scale_attention", f"{layer}.layer_scale1.lambda1"),
-        *norm("blocks/norm_mlp", f"{layer}.norm2"),
-        *linear("blocks/mlp/up", *(f"{layer}.mlp.{part}" for part in up)),
-        *linear("blocks/mlp/down", f"{layer}.mlp.down_proj"),
-        vector("blocks/scale_mlp", f"{layer}.layer_scale2.lambda1"),
-        *norm("norm", "norm"),
-    ]
-    if spec.embed.registers:
-        rows.append(tokens("registers", "embeddings.register_tokens"))
-    return rows
-
-
-def _openai_rows(spec: ViTSpec) -> list[Row]:
-    """What CLIP and SigLIP share in transformers."""
-    layer = "encoder.layers.{}"
     return [
-        *patches(spec, "embeddings.patch_embedding"),
-        tokens("positions", "embeddings.position_embedding.weight", "n d"),
-        *norm("blocks/norm_attention", f"{layer}.layer_norm1"),
-        *attention(spec, *(f"{layer}.self_attn.{part}_proj" for part in "qkv")),
-        *linear("blocks/attention/out", f"{layer}.self_attn.out_proj"),
-        *norm("blocks/norm_mlp", f"{layer}.layer_norm2"),
-        *linear("blocks/mlp/up", f"{layer}.mlp.fc1"),
-        *linear("blocks/mlp/down", f"{layer}.mlp.fc2"),
-        *norm("norm", "post_layernorm"),
+        *stem(
+            spec,
+            "embeddings.patch_embeddings",
+            cls="embeddings.cls_token",
+            registers="embeddings.register_tokens",
+        ),
+        *block(
+            spec,
+            "layer.{}.",
+            norms=("norm1", "norm2"),
+            qkv=[f"attention.{part}_proj" for part in "qkv"],
+            out="attention.o_proj",
+            up=["mlp.gate_proj", "mlp.up_proj"] if spec.mlp.gated else ["mlp.up_proj"],
+            down="mlp.down_proj",
+            scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+        ),
+        *norm("norm", "norm"),
     ]
 
 
 @stacked
 def _clip_rows(spec: ViTSpec) -> list[Row]:
-    """transformers' CLIP: the visual tower and its projection."""
-    return [
-        *_openai_rows(spec),
-        Row("cls", ("embeddings.class_embedding",), "d", "1 1 d"),
-        # Spelt so in every checkpoint.
-        *norm("norm_embed", "pre_layrnorm"),
-        *(linear("project", "/visual_projection", bias=False) if spec.pool.projection else []),
+    """The visual towers of transformers' CLIP, with its projection, and SigLIP, with its head."""
+    rows = [
+        *stem(
+            spec,
+            "embeddings.patch_embedding",
+            cls="embeddings.class_embedding",
+            positions="embeddings.position_embedding.weight",
+            # Spelt so in every checkpoint.
+            normed="pre_layrnorm",
+        ),
+        *block(
+            spec,
+            "encoder.layers.{}.",
+            norms=("layer_norm1", "layer_norm2"),
+            qkv=[f"self_attn.{part}_proj" for part in "qkv"],
+            out="self_attn.out_proj",
+            up=["mlp.fc1"],
+            down="mlp.fc2",
+        ),
+        *norm("norm", "post_layernorm"),
     ]
-
-
-@stacked
-def _siglip_rows(spec: ViTSpec) -> list[Row]:
-    """transformers' SigLIP: the visual tower and its attention pooling."""
-    head = "head.attention"
-    return [
-        *_openai_rows(spec),
-        tokens("pool/query", "head.probe"),
-        Row("pool/qkv/kernel", (f"{head}.in_proj_weight",), "o i", "i o"),
-        Row("pool/qkv/bias", (f"{head}.in_proj_bias",), "o", "o"),
-        *linear("pool/out", f"{head}.out_proj"),
-        *norm("pool/norm", "head.layernorm"),
-        *linear("pool/mlp/up", "head.mlp.fc1"),
-        *linear("pool/mlp/down", "head.mlp.fc2"),
-    ]
+    if spec.pool.projection:
+        rows += linear("project", "/visual_projection", bias=False)
+    if spec.pool.kind == "map":
+        rows += [
+            tokens("pool/query", "head.probe"),
+            Row("pool/qkv/kernel", ("head.attention.in_proj_weight",), "o i", "i o"),
+            Row("pool/qkv/bias", ("head.attention.in_proj_bias",), "o", "o"),
+            *linear("pool/out", "head.attention.out_proj"),
+            *norm("pool/norm", "head.layernorm"),
+            *linear("pool/mlp/up", "head.mlp.fc1"),
+            *linear("pool/mlp/down", "head.mlp.fc2"),
+        ]
+    return rows
 
 
 _IN_MEMORY = (
@@ -235,7 +238,7 @@ FAMILY = Family(
             _vit_rows,
             # A pooler, a classifier, the decoders of masked image modelling and of ViTMAE.
             (r"pooler\..*", r"classifier\..*", r"decoder\..*", r"embeddings\.mask_token"),
-            ("", "vit."),
+            ("", "vit.", "ijepa."),
             advice=_IN_MEMORY,
         ),
         "hf_dinov2": Format(
@@ -268,7 +271,7 @@ FAMILY = Family(
             ("vision_model.", ""),
         ),
         "hf_siglip": Format(
-            _siglip_rows,
+            _clip_rows,
             (
                 r"text_model\..*",
                 r"classifier\..*",
@@ -285,6 +288,7 @@ FAMILY = Family(
         "dinov2": (_read_dinov2, IMAGENET),
         "dinov2_with_registers": (_read_dinov2, IMAGENET),
         "dinov3_vit": (_read_dinov3, IMAGENET),
+        "ijepa": (_read_ijepa, IMAGENET),
         "siglip": (_read_siglip, HALF),
         "siglip_vision_model": (_read_siglip, HALF),
         "vit": (_read_vit, IMAGENET),

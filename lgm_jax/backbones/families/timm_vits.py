@@ -7,8 +7,8 @@ from typing import Any
 
 from lgm_jax.backbones.activations import Activation
 from lgm_jax.backbones.families.family import Config, Family, side
-from lgm_jax.backbones.families.vits import attention, patches, stacked, tokens
-from lgm_jax.backbones.port import Format, Row, linear, norm, vector
+from lgm_jax.backbones.families.vits import block, stacked, stem, tokens
+from lgm_jax.backbones.port import Format, Row, linear, norm
 from lgm_jax.backbones.rotary import Layout, Rotary
 from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import (
@@ -157,41 +157,33 @@ def _read_rotary(arguments: Config) -> Rotary:
 # Weights.
 
 
-def _norm_rows(spec: ViTSpec) -> list[Row]:
+def _ends(spec: ViTSpec) -> list[Row]:
+    """What timm's two classes share: the tokens that enter the first block, and the last norm."""
+    rows = stem(
+        spec,
+        "patch_embed.proj",
+        cls="cls_token",
+        registers="reg_token",
+        positions="pos_embed",
+        normed="norm_pre",
+    )
     # timm moves the last norm behind the mean where it stands behind the mean.
-    return norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm")
-
-
-def _token_rows(spec: ViTSpec) -> list[Row]:
-    """What timm's two classes share: the tokens that enter the first block."""
-    rows = patches(spec, "patch_embed.proj")
-    if spec.embed.class_token:
-        rows.append(tokens("cls", "cls_token"))
-    if spec.embed.registers:
-        rows.append(tokens("registers", "reg_token"))
-    if spec.embed.positions != "none":
-        rows.append(tokens("positions", "pos_embed"))
-    if spec.embed.norm:
-        rows += norm("norm_embed", "norm_pre")
-    return rows
+    return rows + norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm")
 
 
 @stacked
 def _vit_rows(spec: ViTSpec) -> list[Row]:
     """timm's VisionTransformer: plain ViTs, DeiT, DINO, MoCo-v3, MAE, DINOv2, CLIP, SigLIP."""
-    rows = [
-        *_token_rows(spec),
-        *norm("blocks/norm_attention", "blocks.{}.norm1"),
-        *attention(spec, "blocks.{}.attn.qkv"),
-        *linear("blocks/attention/out", "blocks.{}.attn.proj"),
-        *norm("blocks/norm_mlp", "blocks.{}.norm2"),
-        *linear("blocks/mlp/up", "blocks.{}.mlp.fc1"),
-        *linear("blocks/mlp/down", "blocks.{}.mlp.fc2"),
-        *_norm_rows(spec),
-    ]
-    if spec.layer_scale:
-        rows.append(vector("blocks/scale_attention", "blocks.{}.ls1.gamma"))
-        rows.append(vector("blocks/scale_mlp", "blocks.{}.ls2.gamma"))
+    rows = _ends(spec) + block(
+        spec,
+        "blocks.{}.",
+        norms=("norm1", "norm2"),
+        qkv=["attn.qkv"],
+        out="attn.proj",
+        up=["mlp.fc1"],
+        down="mlp.fc2",
+        scales=("ls1.gamma", "ls2.gamma"),
+    )
     if spec.pool.kind == "map":
         rows += _pool_rows("attn_pool")
     if spec.pool.projection:
@@ -221,29 +213,19 @@ def _eva_parts(spec: ViTSpec, *, split_gate: bool) -> list[Row]:
     The two forms of EVA-02 go together in what is published: fused have one query-key-value matrix
     and one gate-value matrix, split have three and two, and a norm in the MLP.
     """
-    at, mlp = "blocks.{}.attn", "blocks.{}.mlp"
-    if spec.mlp.norm:
-        rows = attention(spec, *(f"{at}.{part}_proj" for part in "qkv"))
-        rows += norm("blocks/mlp/norm", f"{mlp}.norm")
-    else:
-        rows = linear("blocks/attention/qkv", f"{at}.qkv", bias=False)
-        if spec.attention.biases == "qv":
-            biases = (f"{at}.q_bias", f"{at}.v_bias")
-            rows.append(vector("blocks/attention/bias_qv", *biases))
-    up = ("fc1_g", "fc1_x") if spec.mlp.norm or (split_gate and spec.mlp.gated) else ("fc1",)
-    if spec.layer_scale:
-        rows.append(vector("blocks/scale_attention", "blocks.{}.gamma_1"))
-        rows.append(vector("blocks/scale_mlp", "blocks.{}.gamma_2"))
-    rows += [
-        *_token_rows(spec),
-        *norm("blocks/norm_attention", "blocks.{}.norm1"),
-        *linear("blocks/attention/out", f"{at}.proj"),
-        *norm("blocks/norm_mlp", "blocks.{}.norm2"),
-        *linear("blocks/mlp/up", *(f"{mlp}.{part}" for part in up)),
-        *linear("blocks/mlp/down", f"{mlp}.fc2"),
-        *_norm_rows(spec),
-    ]
-    return rows
+    split = spec.mlp.norm
+    rows = _ends(spec) + block(
+        spec,
+        "blocks.{}.",
+        norms=("norm1", "norm2"),
+        qkv=[f"attn.{part}_proj" for part in "qkv"] if split else ["attn.qkv"],
+        out="attn.proj",
+        up=["mlp.fc1_g", "mlp.fc1_x"] if split or (split_gate and spec.mlp.gated) else ["mlp.fc1"],
+        down="mlp.fc2",
+        scales=("gamma_1", "gamma_2"),
+        biases=() if split else ("attn.q_bias", "attn.v_bias"),
+    )
+    return rows + (norm("blocks/mlp/norm", "blocks.{}.mlp.norm") if split else [])
 
 
 @stacked
