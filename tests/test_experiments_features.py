@@ -16,7 +16,7 @@ from PIL import Image
 import launch
 from lgm_jax import experiments
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import looks, paper, published, result
+from lgm_jax.experiments import measures, paper, published, result
 from lgm_jax.experiments.runner import Outcome
 
 NAMES = ("table4", "table6", "figure4", "class_means")
@@ -70,9 +70,9 @@ class TestTable4:
             seed = each.axes.get("seed", 0)
             path = epath.Path(tmp_path) / each.name
             path.mkdir()
-            Image.new("RGB", (8, 4)).save(path / looks.PICTURE)
+            Image.new("RGB", (8, 4)).save(path / measures.PICTURE)
             if picture is not None:
-                (path / looks.PICTURE).write_bytes(picture)
+                (path / measures.PICTURE).write_bytes(picture)
             better = {"distilled": 10, "full": 20}
             scores = {
                 method: {
@@ -115,9 +115,15 @@ class TestTable4:
         found = _write(tmp_path, self._result(tmp_path))
         assert found == ["table.md", "table.csv", "figure.png", "figure.svg"]
 
-    def test_a_lost_picture_is_named(self, tmp_path):
-        with pytest.raises(UserError, match=r"groups\.png cannot be read: delete it"):
-            self._result(tmp_path, picture=b"")
+    @pytest.mark.parametrize("picture", [b"", b"\x89PNG\r\n\x1a\n torn"])
+    def test_a_broken_picture_is_named_and_left_out(self, tmp_path, picture, capsys):
+        found = self._result(tmp_path, picture)
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == 2
+        assert all("groups.png cannot be read (" in line for line in said)
+        assert "Distilled" in found.tables[0].rows
+        (tmp_path / "out").mkdir()
+        assert len(_write(tmp_path / "out", found)) == 4
 
 
 class TestTable6:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from etils import epath
@@ -13,10 +12,8 @@ from configs import paper as recipes
 from lgm_jax import experiments
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import result, runner
-from tests.test_experiments import flat_score, load, outcomes_of, tabulate
+from tests.experimenting import PATHS, ROOT, flat_score, load, outcomes_of, tabulate
 
-ROOT = Path(__file__).parents[1]
-PATHS = sorted((ROOT / "configs" / "experiments").glob("[!_]*.py"))
 PRESETS = ("paper", "authors_2025", "authors_2026")
 
 # Recipes of sets of images, by the second part of their names.

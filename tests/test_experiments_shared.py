@@ -1,6 +1,10 @@
-"""An experiment that several processes make together: each takes the runs that are free."""
+"""Runs of experiments: several processes take the free ones, and a signal ends them at any time."""
 
+import contextlib
+import csv
 import fcntl
+import io
+import json
 import re
 import signal
 import threading
@@ -8,6 +12,7 @@ import time
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 import pytest
 from etils import epath
 
@@ -15,8 +20,8 @@ import launch
 from lgm_jax import files, locks, runs
 from lgm_jax.experiments import runner
 from lgm_jax.interrupts import Interrupted
+from tests.experimenting import ROOT
 
-ROOT = Path(__file__).parents[1]
 NAMES = tuple("abcdef")
 
 
@@ -69,7 +74,7 @@ WHOLE = {name: float(i) for i, name in enumerate((*NAMES, "last"))}
 
 def test_each_run_is_made_once_whoever_makes_it(monkeypatch, tmp_path):
     """Locks are those of open files, so that threads are to each other as processes are."""
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02, raising=False)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
     starts, failures = Starts(), []
     threads = [
         threading.Thread(target=make, args=(starts, tmp_path, failures), daemon=True)
@@ -99,7 +104,7 @@ def hold(folder):
 
 def test_a_run_that_is_held_is_waited_for_and_then_gone_on_with(monkeypatch, tmp_path, capsys):
     """Its maker may have died."""
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02, raising=False)
+    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
     file = hold(tmp_path / "runs" / "b_seed0")
     starts, threads = Starts(), []
 
@@ -144,27 +149,88 @@ def test_looking_whether_a_folder_is_held_leaves_it_as_it_is(tmp_path):
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
-def test_the_program_takes_the_runs_that_are_free(tmp_path, vit_folder, capsys, monkeypatch):
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.2, raising=False)
-    path = ROOT / "configs" / "experiments" / "figure3.py"
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, vit_folder):
+    """An experiment whose first run another process held, and which a signal ended before it.
+
+    Returns:
+        The workdir, the arguments, and what was printed.
+    """
+    workdir = tmp_path_factory.mktemp("experiment") / "figure3"
     arguments = [
-        *("launch.py", f"--config={path}:quick", f"--workdir={tmp_path / 'w'}"),
-        *(f"--config.experiment.backbones={vit_folder}", "--config.images.crop=16"),
-        *("--config.images.resolution=16", "--config.probe.views=1"),
+        *("launch.py", f"--config={ROOT}/configs/experiments/figure3.py:quick"),
+        *(f"--workdir={workdir}", f"--config.experiment.backbones={vit_folder}"),
+        *("--config.experiment.copies=1", "--config.experiment.seeds=2"),
+        *("--config.images.crop=16", "--config.images.resolution=16", "--config.probe.views=1"),
     ]
     name = f"digits_{Path(vit_folder).name}_copies1_seed0"
-    file = hold(tmp_path / "w" / "runs" / name)
-    run_stages = launch.run_stages
+    file = hold(workdir / "runs" / name)
+    run_stages, started, printed = launch.run_stages, [], io.StringIO()
 
-    def run_and_free(config, folder, *rest):
+    def run_first(config, folder, *rest):
+        started.append(folder)
+        if len(started) == 2:
+            raise Interrupted(signal.SIGTERM)
         made = run_stages(config, folder, *rest)
         file.close()
         return made
 
-    monkeypatch.setattr(launch, "run_stages", run_and_free)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(runner, "_POLL_SECONDS", 0.2)
+        patch.setattr(launch, "run_stages", run_first)
+        assert launch.main(arguments) == 75
+    return workdir, arguments, printed.getvalue()
+
+
+def test_the_program_takes_the_runs_that_are_free(interrupted):
+    workdir, _, printed = interrupted
+    first, second = printed.index("run 1 of 2: "), printed.index("run 2 of 2: ")
+    assert "seed 1" in printed[first:second]
+    assert "seed 0" in printed[second:]
+    assert not (workdir / "table.md").exists()
+
+
+def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys):
+    workdir, arguments, _ = interrupted
+    (first,) = (workdir / "runs").glob("*seed1/stages.json")
+    before = json.loads(first.read_text())
+    capsys.readouterr()
     assert launch.main(arguments) == 0
     printed = capsys.readouterr().out
-    first, second = printed.index("run 1 of 2: "), printed.index("run 2 of 2: ")
-    assert "copies2" in printed[first:second]
-    assert "copies1" in printed[second:]
-    assert (tmp_path / "w" / "table.md").exists()
+    assert "run 1 of 2: digits tiny copies1 seed 0\n" in printed
+    assert "run 2 of 2: digits tiny copies1 seed 1\ndistill: 2 steps are done" in printed
+    assert json.loads(first.read_text()) == before
+    for name in ("figure.png", "figure.svg", "images.png", "table.csv", "table.md"):
+        assert f"result: {workdir / name}\n" in printed
+    rows = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
+    assert {(row["variant"], row["evaluated"], row["seed"]) for row in rows} == {
+        *(("copies1", "tiny", "0"), ("copies1", "tiny", "1")),
+    }
+    for seed in ("0", "1"):
+        (folder,) = (workdir / "runs").glob(f"*seed{seed}")
+        (probe,) = json.loads((folder / "results.json").read_text())["probe"].values()
+        values = [float(row["value"]) for row in rows if row["seed"] == seed]
+        assert np.allclose(values, probe["distilled"]["top1_runs"], atol=1e-3)
+    # The first run stored the features that both read.
+    assert list((workdir / "features").iterdir())
+    assert not list((workdir / "runs").glob("*/features"))
+
+
+def test_workdir_of_something_else_is_refused(interrupted, capsys):
+    workdir, *_ = interrupted
+    (run,) = (workdir / "runs").glob("*seed1")
+    for folder, words in ((run, "a run's folder"), (workdir, "experiment figure3")):
+        config = f"--config={ROOT}/configs/experiments/table1.py:quick"
+        assert launch.main(["launch.py", config, f"--workdir={folder}"]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["table2", "objectives"])
+def test_whole_quick_experiment(name, tmp_path):
+    path = ROOT / "configs" / "experiments" / f"{name}.py"
+    assert launch.main(["launch.py", f"--config={path}:quick", f"--workdir={tmp_path}"]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert len([float(row["value"]) for row in rows]) > 8
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")

@@ -5,7 +5,6 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from lgm_jax import experiments
 from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures, runner, samples
@@ -19,7 +18,7 @@ def save_run(folder, values, names=("one", "two")):
 
 
 def written(tmp_path, folders):
-    return np.asarray(Image.open(samples.write(epath.Path(tmp_path), folders)).convert("L"))
+    return np.asarray(Image.open(*samples.write(epath.Path(tmp_path), folders)).convert("L"))
 
 
 def test_every_run_has_a_row_and_every_class_a_column(tmp_path):
@@ -45,7 +44,7 @@ def test_classes_that_differ_are_not_named(tmp_path):
 
 
 def test_nothing_is_drawn_of_nothing_and_lost_images_are_named(tmp_path):
-    assert samples.write(epath.Path(tmp_path), {}) is None
+    assert samples.write(epath.Path(tmp_path), {}) == []
     run = save_run(tmp_path / "a", (0.0, 0.0))
     (run / "distilled" / "0_one" / "000.png").write_bytes(b"")
     with pytest.raises(UserError, match="0_one"):
@@ -57,7 +56,7 @@ def test_runs_are_titled_by_what_tells_them_apart():
         return runner.Outcome(runner.Planned(axes, {}), {}, path=epath.Path(path))
 
     def shown(*outcomes):
-        return {title: str(path) for title, path in experiments.titled_folders(outcomes).items()}
+        return {title: str(path) for title, path in samples.titled_folders(outcomes).items()}
 
     common = {"set": "digits", "backbone": "here/a"}
     runs = [

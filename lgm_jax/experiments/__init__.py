@@ -1,12 +1,12 @@
-"""Experiments: sets of runs, and the tables and figures that come of them.
+"""Experiments: sets of runs, and the tables and figures of their results.
 
 An experiment's config is an ordinary config with one section more, `experiment`. `launch.py` hands
 it to `run`, which makes the runs, each in a run folder of its own, and writes `table.md`,
 `table.csv`, `figure.png`, `figure.svg` and `images.png` beside them.
 
-`sweeps.SWEEPS` is the table of experiments. `runner.run` makes what a sweep plans; `frame` holds
-every number of the runs in one long table; `reports` pivot it; `published` has the paper's numbers,
-and says which may stand beside ours.
+`sweeps.SWEEPS` is the table of experiments. `runner.run` makes the runs that a sweep plans; `frame`
+holds every number of the runs in one long table; `reports` pivot it; `published` has the paper's
+numbers, and decides which are comparable with ours.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from lgm_jax import hosts, locks
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import frame, published, result, runner, samples
-from lgm_jax.experiments.axes import SECTION, label
+from lgm_jax.experiments.axes import SECTION
+from lgm_jax.experiments.frame import Study
 from lgm_jax.experiments.result import Result
 from lgm_jax.experiments.runner import Outcome, Start, configs_of, without_section
-from lgm_jax.experiments.study import Study
 from lgm_jax.experiments.sweeps import SWEEPS, Sweep
 from lgm_jax.report.judge import judge
 
 __all__ = ["SECTION", "SWEEPS", "find", "planned_configs", "run", "tabulate", "without_section"]
 
-# Of runs whose results are doubtful, those that a table's notes list.
+# Doubtful runs that the notes of a table list.
 _MOST_FINDINGS = 10
 
 
@@ -74,39 +73,41 @@ def run(
         return
     studies = sweep.studies(config, outcomes)
     written, lines = tabulate(sweep, config, studies), to_csv(studies)
-    # Of several processes, one after another.
+    # Several processes write one after another.
     with locks.alone_in(folder):
-        for path in result.write(folder, written, lines):
+        paths = result.write(folder, written, lines)
+        # The numbers do not depend on the picture.
+        try:
+            paths += samples.write(folder, samples.titled_folders(outcomes))
+        except (UserError, OSError) as error:
+            print(f"note: no {samples.FILE}: {error}", flush=True)
+        for path in paths:
             print(f"result: {path}")
-        _draw_samples(folder, outcomes)
 
 
 def tabulate(sweep: Sweep, config: ConfigDict, studies: Sequence[Study]) -> Result:
-    """Returns what comes of the finished runs: tables, claims, notes and a figure.
+    """Returns the result of the finished runs: tables, claims, notes and a figure.
 
     Args:
         sweep: The experiment.
         config: Its config.
-        studies: Its numbers, by set of images.
+        studies: Its numbers, by image set.
     """
     outcomes = [outcome for study in studies for outcome in study.outcomes]
-    reports = [sweep.report(study) for study in studies]
-    shown = [
-        each
-        for report in reports
-        for each in report.shown or [table for table in report.tables if table.drawn]
+    results = [sweep.report(study) for study in studies]
+    shown = [item for each in results for item in each.to_draw]
+    notes = [
+        published.note_of(config, outcomes),
+        *(note for each in results for note in each.notes),
+        *findings(outcomes),
     ]
     return Result(
-        sweep.title,
-        [table for report in reports for table in report.tables],
-        [
-            published.note_of(config, outcomes),
-            *sweep.notes(config),
-            *(note for report in reports for note in report.notes),
-            *findings(outcomes),
-        ],
-        [claim for report in reports for claim in report.claims],
-        lambda figure: sweep.draw(figure, shown),
+        [table for each in results for table in each.tables],
+        [claim for each in results for claim in each.claims],
+        # Those that hold for every set stand once.
+        list(dict.fromkeys(notes)),
+        title=sweep.title,
+        draw=lambda figure: sweep.draw(figure, shown),
     )
 
 
@@ -117,7 +118,7 @@ def to_csv(studies: Sequence[Study]) -> str:
 
 
 def findings(outcomes: Iterable[Outcome]) -> list[str]:
-    """Returns a note of the runs that cannot be right or are no use, if there are any."""
+    """Returns a note on the runs whose results are wrong or useless, if there are any."""
     found = [
         f"- {outcome.planned.title}: {finding.title}. {finding.text}"
         for outcome in outcomes
@@ -125,31 +126,3 @@ def findings(outcomes: Iterable[Outcome]) -> list[str]:
     ]
     more = [f"- and {len(found) - _MOST_FINDINGS} more"] if len(found) > _MOST_FINDINGS else []
     return ["\n".join([*found[:_MOST_FINDINGS], *more])] if found else []
-
-
-def _draw_samples(folder: epath.Path, outcomes: Sequence[Outcome]) -> None:
-    try:
-        path = samples.write(folder, titled_folders(outcomes))
-    # The numbers do not depend on it.
-    except (UserError, OSError) as error:
-        print(f"note: no {samples.FILE}: {error}", flush=True)
-    else:
-        if path is not None:
-            print(f"result: {path}")
-
-
-def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
-    """Returns the folders of runs that distilled, the first seed of each, by what differs."""
-    found: dict[tuple[str, ...], epath.Path] = {}
-    for outcome in outcomes:
-        axes = {key: value for key, value in outcome.axes.items() if key != "seed"}
-        if outcome.path is not None and "seed" in outcome.axes:
-            found.setdefault(tuple(label(str(value)) for value in axes.values()), outcome.path)
-    alike = [len(set(words)) == 1 < len(found) for words in zip(*found, strict=True)]
-    titles = [
-        " ".join(word for word, drop in zip(words, alike, strict=True) if word and not drop)
-        for words in found
-    ]
-    # The recipe itself has no word of its own.
-    named = zip(titles, found.values(), strict=True)
-    return {title or "as configured": path for title, path in named}

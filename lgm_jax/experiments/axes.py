@@ -1,8 +1,9 @@
-"""What experiments range over: sets of images, backbones, seeds, numbers."""
+"""Axes of an experiment: image sets, backbones, seeds, numbers."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from lgm_jax import data
+from lgm_jax import checks, data, plugins, real
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import paper
+from lgm_jax.objectives import OBJECTIVES
 from lgm_jax.settings import split_list
 
-SECTION = "experiment"
+SECTION, PAPER_SCALE = "experiment", "paper"
 
-# As the paper names them.
+# As the paper writes them.
 TITLES: Mapping[str, str] = {
     "clip_vitb16": "CLIP",
     "clip_vitb32": "CLIP ViT-B/32",
@@ -25,11 +27,6 @@ TITLES: Mapping[str, str] = {
     "eva02_vitb14": "EVA-02",
     "mocov3_vitb16": "MoCo-v3",
 }
-
-PAPER_SCALE = "paper"
-
-# The name of the set that is whatever `config.data` says.
-GIVEN = "given"
 
 _Number = TypeVar("_Number", int, float)
 
@@ -40,10 +37,10 @@ class ImageSet:
 
     Attributes:
         title: As the paper writes it.
-        changes: Which images, and what they ask of the config, by dotted key.
-        recipe: What the paper's recipe has for these images alone, by dotted key; at the paper's
-            scale, it holds where the command line says nothing else.
-        published: Whether they are the paper's.
+        changes: Config values, by dotted key, that select and require these images.
+        recipe: Config values, by dotted key, of the paper's recipe for these images alone; they
+            hold at the paper's scale where the command line sets nothing else.
+        published: Whether the set is one of the paper's.
     """
 
     title: str
@@ -52,52 +49,53 @@ class ImageSet:
     published: bool = False
 
 
-def _papers(title: str, recipe: str) -> ImageSet:
-    """The images of one of the paper's recipes."""
-    images = paper.IMAGES[recipe]
-    return ImageSet(
-        title,
-        {"data.name": images.name, "data.subset": images.subset},
-        {"copies": images.copies, "probe.full_augment": images.full_augment},
-        published=True,
-    )
+def _papers(title: str, images: paper.Images) -> ImageSet:
+    changes = {"data.name": images.name, "data.subset": images.subset}
+    recipe = {"copies": images.copies, "probe.full_augment": images.full_augment}
+    return ImageSet(title, changes, recipe, published=True)
 
 
-def _own(title: str, name: str, subset: str = "") -> ImageSet:
+def _ours(title: str, name: str, subset: str = "") -> ImageSet:
     return ImageSet(title, {"data.name": name, "data.subset": subset})
 
 
+_IMAGENET, GIVEN = "imagenet2012", "given"
+
 SETS: Mapping[str, ImageSet] = {
-    "imagenet-100": _papers("ImageNet-100", "in100"),
-    "imagenet-1k": _papers("ImageNet-1k", "in1k"),
-    "imagenet-fruits": _papers("ImageNet-Fruits", "fruits"),
-    "dogs": _papers("Stanford Dogs", "dogs"),
-    "cub": _papers("CUB-200-2011", "cub"),
-    "flowers": _papers("Flowers-102", "flowers"),
-    "food": _papers("Food-101", "food"),
-    "spawrious": _papers("Spawrious", "spawrious"),
-    "waterbirds": _papers("Waterbirds", "waterbirds"),
-    "digits": _own("digits", "digits"),
-    # Digits that are taken for each other: of round strokes, and of straight ones.
-    "digits-round": _own("digits 3, 5, 8, 9", "digits", "three,five,eight,nine"),
-    "digits-straight": _own("digits 1, 4, 7", "digits", "one,four,seven"),
-    # Tints are colours, and so must images be.
+    **{
+        name: _papers(title, paper.IMAGES[recipe])
+        for name, title, recipe in (
+            ("imagenet-100", "ImageNet-100", "in100"),
+            ("imagenet-1k", "ImageNet-1k", "in1k"),
+            ("imagenet-fruits", "ImageNet-Fruits", "fruits"),
+            ("dogs", "Stanford Dogs", "dogs"),
+            ("cub", "CUB-200-2011", "cub"),
+            ("flowers", "Flowers-102", "flowers"),
+            ("food", "Food-101", "food"),
+            ("spawrious", "Spawrious", "spawrious"),
+            ("waterbirds", "Waterbirds", "waterbirds"),
+        )
+    },
+    "digits": _ours("digits", "digits"),
+    # Digits of similar shape: round strokes, and straight ones.
+    "digits-round": _ours("digits 3, 5, 8, 9", "digits", "three,five,eight,nine"),
+    "digits-straight": _ours("digits 1, 4, 7", "digits", "one,four,seven"),
+    # Tints are colours, which grey images cannot show.
     "digits-spurious": ImageSet(
         "digits on misleading tints",
         {"data.name": "digits_spurious", "data.subset": "", "images.grey": False},
     ),
-    GIVEN: _own("the given images", "folder"),
+    # Whatever `config.data` selects.
+    GIVEN: _ours("the given images", "folder"),
 }
-
-_IMAGENET = "imagenet2012"
 
 
 def sets(config: ConfigDict) -> dict[str, ImageSet]:
-    """Returns the sets of images of an experiment, by name, with all that they change.
+    """Returns the image sets of an experiment by name, with all their changes of the config.
 
     Raises:
-        UserError: If one is unknown or named twice, if its images are others than the config says,
-            or if folders are given for others than the sets.
+        UserError: If a set is unknown or named twice, if the config selects other images, or if the
+            number of folders is not the number of sets.
     """
     names, folders = split_list(config[SECTION].sets), split_list(config[SECTION].folders)
     if folders and len(folders) != len(names):
@@ -110,12 +108,12 @@ def sets(config: ConfigDict) -> dict[str, ImageSet]:
     for i, name in enumerate(names):
         if name not in SETS:
             raise unknown_name("set", name, list(SETS))
-        changes = _changes_of(config, name)
-        if folders:
-            changes["data.folder"] = folders[i]
+        changes = _changes_of(config, name) | ({"data.folder": folders[i]} if folders else {})
         chosen[name] = dataclasses.replace(SETS[name], changes=changes)
     sources = {each.changes["data.name"] for each in chosen.values()}
-    if config.data.folder and not folders and len(sources) > 1 and not all(map(_by_tfds, sources)):
+    # A folder of TFDS holds one folder for each data set.
+    is_shared = all(data.get_source(source).prepared for source in sources)
+    if config.data.folder and not folders and len(sources) > 1 and not is_shared:
         raise UserError(
             f"config.data.folder is one folder for {' and '.join(sorted(sources))}: name one for "
             f"each of {config[SECTION].sets} in config.experiment.folders"
@@ -124,37 +122,33 @@ def sets(config: ConfigDict) -> dict[str, ImageSet]:
 
 
 def _changes_of(config: ConfigDict, name: str) -> dict[str, Any]:
-    """Returns what a set changes of an experiment's config, whose own keys may say otherwise."""
+    """Returns the changes of a set, of which the experiment's config may override some."""
     image_set = SETS[name]
     changes = dict(image_set.changes)
     for key in ("data.name", "data.subset"):
-        said = operator.attrgetter(key)(config)
-        if said is None or said == changes[key]:
+        value = operator.attrgetter(key)(config)
+        if value is None or value == changes[key]:
             continue
         # ImageNet is read from TFDS or from its own folders.
         if name != GIVEN and (key, changes[key]) != ("data.name", _IMAGENET):
             raise UserError(
-                f"config.{key} is {said}, but that of set {name} is {changes[key] or 'all classes'}"
-                f": for other images, set --config.experiment.sets={GIVEN}"
+                f"config.{key} is {value}, but that of set {name} is "
+                f"{changes[key] or 'all classes'}: for other images, set "
+                f"--config.experiment.sets={GIVEN}"
             )
-        changes[key] = said
+        changes[key] = value
     if config[SECTION].scale == PAPER_SCALE:
-        for key, value in image_set.recipe.items():
-            said = operator.attrgetter(key)(config)
-            changes[key] = value if said is None else said
+        for key, default in image_set.recipe.items():
+            value = operator.attrgetter(key)(config)
+            changes[key] = default if value is None else value
     return changes
 
 
-def _by_tfds(source: str) -> bool:
-    """Whether a folder is TFDS's, which holds one folder for each data set."""
-    return data.get_source(source).prepared
-
-
 def backbones(config: ConfigDict) -> list[str]:
-    """Returns what to distil against, one at a time.
+    """Returns the backbones to distil against, one at a time.
 
     Raises:
-        UserError: If none is named, or if two would have one name in the tables.
+        UserError: If there is none, or if two have the same name in the tables.
     """
     names = split_list(config[SECTION].backbones)
     if not names:
@@ -163,7 +157,7 @@ def backbones(config: ConfigDict) -> list[str]:
             "folders, comma-separated"
         )
     _refuse_repeated("backbones", names)
-    # Tables and run folders call a backbone by its name, without the folder that it lies in.
+    # Tables and run folders name a backbone without the folder that it lies in.
     owners: dict[str, str] = {}
     for name in [*names, *split_list(config[SECTION].evaluate)]:
         other = owners.setdefault(label(name), name)
@@ -176,7 +170,7 @@ def backbones(config: ConfigDict) -> list[str]:
 
 
 def evaluated(config: ConfigDict) -> list[str]:
-    """Returns what to evaluate on: `evaluate` where it is set, else what is distilled against.
+    """Returns the backbones to evaluate on: those of `evaluate`, by default `backbones`.
 
     Raises:
         UserError: As `backbones`.
@@ -184,6 +178,11 @@ def evaluated(config: ConfigDict) -> list[str]:
     names = split_list(config[SECTION].evaluate)
     _refuse_repeated("evaluate", names)
     return names or backbones(config)
+
+
+def pairs(config: ConfigDict) -> list[tuple[str, str]]:
+    """Returns the pairs of backbones to distil against at once."""
+    return list(itertools.combinations(backbones(config), 2)) if config[SECTION].joint else []
 
 
 def _refuse_repeated(key: str, items: Sequence[str]) -> None:
@@ -204,11 +203,35 @@ def seeds(config: ConfigDict) -> range:
     return range(config.seed, config.seed + count)
 
 
+def objectives(config: ConfigDict) -> list[str]:
+    """Returns the objectives to compare, the config's own first.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    named = split_list(config[SECTION].objectives)
+    for objective in named:
+        plugins.resolve("objective", objective, OBJECTIVES)
+    return list(dict.fromkeys([config.objective, *named]))
+
+
+def sources(config: ConfigDict) -> list[str]:
+    """Returns the sources of real features to compare, the config's own first.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    named = split_list(config[SECTION].sources)
+    for source in named:
+        checks.one_of("real.source", source, real.SOURCES)
+    return list(dict.fromkeys([config.real.source, *named]))
+
+
 def counts(config: ConfigDict, key: str) -> list[int]:
     """Returns a list of positive whole numbers of the section `experiment`.
 
     Raises:
-        UserError: If it is none.
+        UserError: If the list is empty or has anything else.
     """
     return _numbers(config, key, int, "whole numbers, for example 1,5")
 
@@ -217,28 +240,28 @@ def scales(config: ConfigDict, key: str) -> list[float]:
     """Returns a list of positive numbers of the section `experiment`, up to a million.
 
     Raises:
-        UserError: If it is none.
+        UserError: If the list is empty or has anything else.
     """
     return _numbers(config, key, float, "numbers, for example 0.1,1")
 
 
 def _numbers(
-    config: ConfigDict, key: str, read: Callable[[str], _Number], what: str
+    config: ConfigDict, key: str, read: Callable[[str], _Number], kind: str
 ) -> list[_Number]:
     try:
         values = [read(word) for word in split_list(config[SECTION][key])]
     except ValueError:
         values = []
-    # NaN is in no order.
+    # The comparison is false for NaN.
     if not values or not all(0 < value <= 1e6 for value in values):
         raise UserError(
-            f"config.experiment.{key} must be positive {what}, not {config[SECTION][key]!r}"
+            f"config.experiment.{key} must be positive {kind}, not {config[SECTION][key]!r}"
         )
     return list(dict.fromkeys(values))
 
 
 def label(backbone: str) -> str:
-    """Returns a name that shows no folder of the machine."""
+    """Returns the name of a backbone without the folder that it lies in."""
     return Path(backbone).name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,37 +12,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lgm_jax.errors import UserError
-from lgm_jax.experiments.frame import Cell
 
 if TYPE_CHECKING:
     from lgm_jax.experiments.result import Table
 
 STYLE = Path(__file__).parents[1] / "report" / "style.mplstyle"
 
-# The same numbers give the same file.
-_FIXED = {"svg.hashsalt": "lgm_jax", "svg.fonttype": "none"}
-_PLAIN = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
+# The same numbers make the same file.
+_FIXED = {"svg.hashsalt": "lgm_jax"}
 
-# Of the kinds of images among principal components.
+# A legend at the right of the axes.
+_BESIDE = {"fontsize": "small", "loc": "upper left", "bbox_to_anchor": (1, 1)}
+
+# The kinds of images among principal components.
 _MARKERS = {
     "distilled": {"marker": "*", "s": 130},
     "centroids": {"marker": "s", "s": 40},
     "random": {"marker": "^", "s": 40},
 }
 
-# Behind the name of a class, and up to how many classes are named.
+# The box behind the name of a class, and the most classes that are named.
 _BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
 _NAMED = 20
 
 
 def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
-    """Draws a figure; gives the content of a file in each format.
+    """Draws a figure; returns the content of a file in each format.
 
     Raises:
         UserError: If matplotlib is not installed.
@@ -56,8 +53,7 @@ def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
         ) from error
     import matplotlib.style
 
-    style = [STYLE] if STYLE.exists() else []
-    with matplotlib.style.context([_PLAIN, *style, _FIXED]):
+    with matplotlib.style.context([STYLE, _FIXED]):
         figure = Figure(layout="constrained", dpi=150)
         draw(figure)
         files = []
@@ -82,51 +78,54 @@ def draw_bars(axes: Any, table: Table) -> None:
     """Draws the bars of one table."""
     import matplotlib as mpl
 
-    width, marked, compared = 0.8 / len(table.rows), set[str](), False
+    width, named = 0.8 / len(table.rows), set[str]()
     colours = [look["color"] for look in mpl.rcParams["axes.prop_cycle"]]
-    for i, row in enumerate(table.rows):
-        for j, column in enumerate(table.columns):
-            cell, x = table.cells.get((row, column)), j + (i + 0.5) * width - 0.4
-            if cell is None:
-                continue
-            if cell.mean is not None:
-                axes.bar(
-                    x,
-                    cell.mean,
-                    width,
-                    yerr=cell.std if cell.std is not None else cell.probe_std,
-                    color=colours[i % len(colours)],
-                    # A colour that comes back is hatched, or two rows would look the same.
-                    hatch="//" if i >= len(colours) else None,
-                    edgecolor="white",
-                    linewidth=0,
-                    capsize=1.5,
-                    error_kw={"linewidth": 0.8},
-                    label="" if row in marked else row,
-                )
-                marked.add(row)
-            if cell.paper is not None:
-                name = "" if compared else "the paper's"
-                axes.plot(x, cell.paper[0], "k_", markersize=7, label=name)
-                compared = True
+
+    def once(name: str) -> str:
+        label = "" if name in named else name
+        named.add(name)
+        return label
+
+    for (row, column), cell in table.cells.items():
+        i, j = table.rows.index(row), table.columns.index(column)
+        x = j + (i + 0.5) * width - 0.4
+        if cell.mean is not None:
+            axes.bar(
+                x,
+                cell.mean,
+                width,
+                yerr=cell.std if cell.std is not None else cell.probe_std,
+                color=colours[i % len(colours)],
+                # Rows of the same colour differ by their hatch.
+                hatch="//" if i >= len(colours) else None,
+                edgecolor="white",
+                linewidth=0,
+                capsize=1.5,
+                error_kw={"linewidth": 0.8},
+                label=once(row),
+            )
+        if cell.paper is not None:
+            axes.plot(x, cell.paper[0], "k_", markersize=7, label=once("the paper's"))
     axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
     axes.set_ylabel(table.unit)
     axes.set_title(table.title)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(**_BESIDE)
 
 
-def bars_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray]]) -> None:
-    """For each table, its bars from 0 to 100, and a picture (h, w, 3) at the right of them."""
+def bars_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray | None]]) -> None:
+    """For each table, its bars from 0 to 100, and its picture (h, w, 3), if any, at the right."""
     height, width = 4.5, max(5.0, *(2.5 + 1.3 * len(table.columns) for table, _ in shown))
-    aspect = max(picture.shape[1] / picture.shape[0] for _, picture in shown)
+    pictures = [picture for _, picture in shown if picture is not None]
+    aspect = max((each.shape[1] / each.shape[0] for each in pictures), default=0.1)
     figure.set_size_inches(width + aspect * height, height * len(shown))
     ratios = {"width_ratios": [width, aspect * height]}
     grid = figure.subplots(len(shown), 2, squeeze=False, gridspec_kw=ratios)
     for (left, right), (table, picture) in zip(grid, shown, strict=True):
         draw_bars(left, table)
         left.set_ylim(0, 100)
-        right.imshow(picture, interpolation="none")
         right.set_axis_off()
+        if picture is not None:
+            right.imshow(picture, interpolation="none")
 
 
 def matrices(figure: Any, tables: Sequence[Table]) -> None:
@@ -155,25 +154,38 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
 def curves(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, a curve per column over its rows, which are numbers; the paper's dashed."""
     for axes, table in _panels(figure, tables, (6.5, 3.2 * len(tables))):
-        for i, column in enumerate(table.columns):
-            cells = [(float(row), table.cells.get((row, column), Cell())) for row in table.rows]
-            ours = [(x, c.mean, c.std or 0.0) for x, c in cells if c.mean is not None]
-            theirs = [(x, c.paper[0]) for x, c in cells if c.paper is not None]
-            if ours:
-                xs, means, spreads = zip(*ours, strict=True)
-                axes.errorbar(
-                    xs, means, spreads, marker="o", capsize=2, color=f"C{i}", label=column
-                )
-            if theirs:
-                name = f"{column}, the paper's"
-                axes.plot(*zip(*theirs, strict=True), "--", marker="x", color=f"C{i}", label=name)
-        axes.set_xscale("log")
-        axes.set_xticks([float(row) for row in table.rows], list(table.rows))
-        axes.minorticks_off()
-        axes.set_xlabel(table.corner)
-        axes.set_ylabel(table.unit)
-        axes.set_title(wrap(table.title, 80), fontsize="medium")
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+        _draw_curves(axes, table)
+
+
+def _draw_curves(axes: Any, table: Table) -> None:
+    is_spread = any(cell.std is not None for cell in table.cells.values())
+    for i, column in enumerate(table.columns):
+        of = {float(row): cell for (row, other), cell in table.cells.items() if other == column}
+        ours = {x: (cell.mean, cell.std or 0.0) for x, cell in of.items() if cell.mean is not None}
+        theirs = {x: cell.paper[0] for x, cell in of.items() if cell.paper is not None}
+        if ours:
+            # Side by side, or error bars would hide each other.
+            shift = 1.03 ** (i - (len(table.columns) - 1) / 2) if is_spread else 1.0
+            means, spreads = zip(*ours.values(), strict=True)
+            look = {"marker": "o", "color": f"C{i}", "label": column}
+            yerr = spreads if is_spread else None
+            axes.errorbar([x * shift for x in ours], means, yerr, capsize=2, **look)
+        if theirs:
+            look = {"marker": "x", "color": f"C{i}", "label": f"{column}, the paper's"}
+            axes.errorbar(theirs.keys(), theirs.values(), fmt="--", **look)
+    axes.set_xscale("log")
+    axes.set_xticks([float(row) for row in table.rows], list(table.rows))
+    axes.minorticks_off()
+    axes.ticklabel_format(axis="y", useOffset=False)
+    # Differences of less than 2 % are not to look large.
+    low, high = axes.get_ylim()
+    missing = 0.02 * max(abs(low), abs(high)) - (high - low)
+    if missing > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
+    axes.set_xlabel(table.corner)
+    axes.set_ylabel(table.unit)
+    axes.set_title(wrap(table.title, 80), fontsize="medium")
+    axes.legend(**_BESIDE)
 
 
 def scatter(figure: Any, panels: Sequence[Panel]) -> None:
@@ -214,7 +226,7 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
 
     Args:
         figure: Where to draw.
-        shown: By title, what `looks.EDGES` measured.
+        shown: By title, the values of `measures.AT_EDGES`.
     """
     figure.set_size_inches(11, 5 * len(shown))
     grid = figure.subplots(len(shown), 2, squeeze=False)
@@ -229,12 +241,7 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
             # For the legend, without a class's colour.
             left.scatter([], [], c="white", label=kind.capitalize(), **look)
             right.scatter(found["ratio"], found["ratio_along"], c=colours, **look)
-        names, distilled = measured["class_names"], measured["kinds"]["distilled"]
-        for label, place in zip(distilled["labels"], distilled["points"], strict=True):
-            if len(names) <= _NAMED:
-                # Names are no formulas, whatever signs are in them.
-                at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
-                left.annotate(names[label], place, (7, 5), bbox=_BOX, **at)
+        _name_classes(left, measured)
         first, second = (100 * part for part in measured["share"])
         left.set_xlabel(f"first principal component, {first:.0f} % of the variance")
         left.set_ylabel(f"second, {second:.0f} %")
@@ -245,6 +252,15 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
         right.set_xlabel("distance to the class's mean / 95 % radius")
         right.set_ylabel("along the class's direction / 95 % edge")
         right.set_title("beyond 1, outside 95 % of the class's real images")
+
+
+def _name_classes(axes: Any, measured: Mapping[str, Any]) -> None:
+    names, distilled = measured["class_names"], measured["kinds"]["distilled"]
+    if len(names) <= _NAMED:
+        for label, place in zip(distilled["labels"], distilled["points"], strict=True):
+            # Names are no formulas, whatever signs are in them.
+            at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
+            axes.annotate(names[label], place, (7, 5), bbox=_BOX, **at)
 
 
 def _panels(figure: Any, tables: Sequence[Table], size: tuple[float, float]) -> Any:
@@ -259,8 +275,11 @@ def _colours(labels: Sequence[int]) -> list[str]:
 
 
 def wrap(name: str, width: int) -> str:
-    """A name in lines of so many characters; those of backbones have no spaces to break at."""
-    return textwrap.fill(name.replace("_", "_ "), width).replace("_ ", "_")
+    """Returns a name in lines of so many characters; names of backbones break after underscores."""
+    # Words in parentheses stay together.
+    name = re.sub(r"\(.*?\)", lambda words: words[0].replace(" ", "\u00a0"), name)
+    lines = textwrap.fill(name.replace("_", "_ "), width).replace("_ ", "_")
+    return lines.replace("\u00a0", " ")
 
 
 def _wrapped(names: Sequence[str]) -> list[str]:

@@ -1,52 +1,49 @@
-"""All numbers of an experiment in one long table, and cells that summarise parts of it."""
+"""The results of an experiment as one long table, a number a row, and tables that pivot it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from lgm_jax.errors import UserError
-from lgm_jax.experiments.axes import joined
-from lgm_jax.experiments.published import Key, Number
+from lgm_jax.experiments import axes, published
+from lgm_jax.experiments.published import TOP1, Key, Number
+from lgm_jax.experiments.result import AVERAGE, Cell, Table
 from lgm_jax.experiments.runner import Outcome
 from lgm_jax.settings import split_list
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOP1, WORST = "top-1", "worst group"
+WORST = "worst group"
 
-# What tells one trained probe, or one measured number, from another.
+# These tell one trained probe, or one measured number, from another.
 ENTRY = ("set", "backbone", "variant", "seed", "evaluated", "method", "metric")
 
-# Methods whose images differ by seed, and random heads, which are seeds of their own. What has no
-# seed has no spread over seeds.
-SEEDED = ("distilled", "neighbors", "heads")
+METHODS: Mapping[str, str] = {
+    "distilled": "Distilled",
+    "neighbors": "Neighbors",
+    "centroids": "Centroids",
+    "random": "Random",
+    "full": "Full",
+}
+"""The titles of methods, in the order of the paper's rows."""
 
+DISTILLED, RANDOM, FULL = (METHODS[method] for method in ("distilled", "random", "full"))
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One number of ours, and the paper's.
+# Methods whose images differ by seed, and random heads, which are seeds themselves. The others have
+# no spread over seeds.
+_SEEDED = ("distilled", "neighbors", "heads")
 
-    Attributes:
-        mean: Over distillation seeds; `None` where there is only the paper's.
-        std: Over distillation seeds, of the sample (ddof 1); `None` for one seed, or where nothing
-            is distilled.
-        probe_std: Mean over seeds of the std over probe runs; `None` where probes ran once.
-        seeds: Distillation seeds.
-        probe_runs: Probe runs of each.
-        paper: The paper's mean and its std over probe runs.
-    """
+SAME, OTHERS = "same backbone", "other backbones"
 
-    mean: float | None = None
-    std: float | None = None
-    probe_std: float | None = None
-    seeds: int = 0
-    probe_runs: int = 0
-    paper: Number | None = None
+# Beside numbers of other data and backbones, to compare orders, not numbers.
+_PAPERS_AVERAGE = "the paper's average, ImageNet-100"
 
 
 def import_pandas() -> Any:
@@ -66,13 +63,12 @@ def import_pandas() -> Any:
 
 def row_of(outcome: Outcome, metric: str, value: float, **others: Any) -> dict[str, Any]:
     """Returns a row of the frame: one number of a run."""
-    axes = {"variant": "", "seed": None, **outcome.axes}
-    places = {"evaluated": "", "method": "", "run": None}
-    return {**axes, **places, "metric": metric, "value": value, **others}
+    places = {"variant": "", "seed": None, "evaluated": "", "method": "", "run": None}
+    return {**places, **outcome.axes, "metric": metric, "value": value, **others}
 
 
-def accuracies(outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """Returns the rows of what a run's probes reached, in percent, by probe run."""
+def rows_of(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
+    """Returns the rows of a run: accuracies in percent by probe run, and what it measured."""
     changes = outcome.planned.changes
     stages = split_list(changes["stages"])
     methods = ["distilled"] if "probe" in stages else []
@@ -80,7 +76,7 @@ def accuracies(outcome: Outcome) -> Iterator[dict[str, Any]]:
     for backbone in split_list(changes["eval_backbones"]):
         for method in methods:
             entry = outcome.accuracy(method, backbone)
-            place = {"evaluated": joined(backbone), "method": method}
+            place = {"evaluated": axes.joined(backbone), "method": method}
             for run, value in enumerate(entry["top1_runs"]):
                 yield row_of(outcome, TOP1, value, run=run, **place)
             # Means over probe runs.
@@ -88,6 +84,9 @@ def accuracies(outcome: Outcome) -> Iterator[dict[str, Any]]:
                 yield row_of(outcome, f"group {group}", value, **place)
             if entry.get("worst_group") is not None:
                 yield row_of(outcome, WORST, entry["worst_group"], **place)
+    if outcome.planned.measure is not None:
+        for metric, value, others in outcome.planned.measure.rows(outcome):
+            yield row_of(outcome, metric, value, **others)
 
 
 def make(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -97,63 +96,16 @@ def make(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.astype({"seed": "Int64", "run": "Int64", "value": "float64"})
 
 
-def cells(
-    frame: pd.DataFrame, *, ddof: int, papers: Mapping[Key, Number]
-) -> dict[tuple[str, str], Cell]:
-    """Summarises a frame by its columns `row` and `column`.
-
-    Args:
-        frame: The numbers, with these two columns more.
-        ddof: Of the standard deviation over probe runs.
-        papers: The paper's numbers, by what they are numbers of.
-    """
-    probes = frame.groupby(["row", "column", *ENTRY], dropna=False, sort=False)["value"]
-    # A number that is missing makes what it belongs to missing.
-    summary = {
-        "mean": probes.mean(skipna=False),
-        "std": probes.std(ddof=ddof, skipna=False),
-        "count": probes.size(),
-    }
-    entries = import_pandas().DataFrame(summary).reset_index()
-    found = {}
-    for place, part in entries.groupby(["row", "column"], sort=False):
-        by_seed = part.groupby("seed", dropna=False)["mean"].mean(skipna=False)
-        several = part["std"][part["count"] > 1]
-        seeded = part["method"].iloc[0] in SEEDED
-        found[place] = Cell(
-            mean=float(by_seed.mean(skipna=False)),
-            std=float(by_seed.std(skipna=False)) if seeded and len(by_seed) > 1 else None,
-            probe_std=float(several.mean()) if len(several) else None,
-            seeds=len(by_seed) if seeded else 0,
-            probe_runs=int(part["count"].min()),
-            paper=papers.get(_key_of(part)),
-        )
-    return found
-
-
-def _key_of(part: pd.DataFrame) -> Key:
-    """Returns what a part of a frame is about, as `published.numbers` is keyed."""
-    pairs = frozenset(zip(part["backbone"], part["evaluated"], strict=True))
-    first = part.iloc[0]
-    return first["set"], first["variant"], first["method"], first["metric"], pairs
-
-
-def with_average(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Returns a frame with a further value of `column`, under which everything is once more."""
-    return import_pandas().concat([frame, frame.assign(column=name)])
-
-
 def to_csv(frame: pd.DataFrame, papers: Mapping[str, Mapping[Key, Number]]) -> str:
     """Returns the text of `table.csv`: a line per number, and the paper's beside it.
 
     Args:
         frame: The numbers.
-        papers: By set of images, the paper's numbers that may stand beside.
+        papers: By image set, the paper's numbers that are comparable.
     """
     beside: list[Sequence[float | None]] = []
     for row in frame.itertuples(index=False):
-        pair = frozenset([(row.backbone, row.evaluated)])
-        key = (row.set, row.variant, row.method, row.metric, pair)
+        key = _key([row.set, row.variant, row.method, row.metric], [(row.backbone, row.evaluated)])
         beside.append(papers[row.set].get(key, (None, None)))
     means, stds = zip(*beside, strict=True) if beside else ((), ())
     written = frame.assign(
@@ -163,3 +115,168 @@ def to_csv(frame: pd.DataFrame, papers: Mapping[str, Mapping[Key, Number]]) -> s
     )
     text: str = written.to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _key(words: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Key:
+    name, variant, method, metric = words
+    return name, variant, method, metric, frozenset(pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The finished runs of an experiment on one image set.
+
+    Attributes:
+        config: The config of the experiment.
+        name: The image set.
+        outcomes: The runs, in the order of the plan.
+        all: Their numbers.
+    """
+
+    config: ConfigDict
+    name: str
+    outcomes: Sequence[Outcome]
+    all: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        return axes.SETS[self.name].title
+
+    @functools.cached_property
+    def papers(self) -> Mapping[Key, Number]:
+        return published.papers(self.config, self.name, self.outcomes)
+
+    @functools.cached_property
+    def sources(self) -> list[str]:
+        """The backbones that images are distilled against, by their labels in the frame."""
+        return list(map(axes.joined, axes.backbones(self.config)))
+
+    @functools.cached_property
+    def evaluated(self) -> list[str]:
+        """The backbones that images are evaluated on, by their labels in the frame."""
+        return list(map(axes.joined, axes.evaluated(self.config)))
+
+    def titled(self, backbone: str) -> str:
+        """Returns the title of a backbone, or of several, in a table."""
+        every = [*axes.backbones(self.config), *axes.evaluated(self.config)]
+        titles = {axes.joined(name): axes.TITLES.get(name) for name in every}
+        return " + ".join(titles.get(name) or name for name in backbone.split("+"))
+
+    def first_outcome(self, backbone: str) -> Outcome:
+        """Returns the first run that was distilled against a backbone."""
+        return next(each for each in self.outcomes if each.axes["backbone"] == backbone)
+
+    @functools.cached_property
+    def placed(self) -> pd.DataFrame:
+        """The numbers, with titles for the rows and columns of tables.
+
+        `images` is the method; `against` the backbone that is distilled against, `source` the same
+        for distilled images and the method for others; `on` the backbone that is evaluated on, and
+        `where` whether it is the same.
+        """
+        own = self.all
+        titles = {name: self.titled(name) for name in {*own["backbone"], *own["evaluated"]}}
+        images, against = own["method"].map(METHODS), own["backbone"].map(titles)
+        is_same = own["evaluated"] == own["backbone"]
+        return own.assign(
+            images=images,
+            against=against,
+            source=against.where(own["method"] == "distilled", images),
+            on=own["evaluated"].map(titles),
+            where=is_same.map({True: SAME, False: OTHERS}),
+        )
+
+    @property
+    def top1(self) -> pd.DataFrame:
+        """The accuracies."""
+        return self.metric(TOP1)
+
+    def metric(self, *names: str) -> pd.DataFrame:
+        """Returns the numbers of some metrics."""
+        return self.placed[self.placed["metric"].isin(names)]
+
+    def table(
+        self,
+        part: pd.DataFrame,
+        title: str,
+        corner: str,
+        rows: str | pd.Series,
+        columns: str | pd.Series,
+        *,
+        order: tuple[Iterable[str], Iterable[str]] = ((), ()),
+        average: bool = False,
+        **looks: Any,
+    ) -> Table:
+        """Pivots a part of the frame.
+
+        Args:
+            part: The numbers.
+            title: It follows the name of the set.
+            corner: What the rows are.
+            rows: The column of the frame, or the values, that places each number in a row.
+            columns: Likewise.
+            order: The first rows, and the first columns, in order; others follow as they come.
+            average: Whether to add the average over columns.
+            **looks: Other attributes of the table.
+        """
+        rows, columns = (part[by] if isinstance(by, str) else by for by in (rows, columns))
+        part = part.assign(row=rows, column=columns)
+        if average:
+            part = import_pandas().concat([part, part.assign(column=AVERAGE)])
+        cells = self._cells(part)
+        every = [
+            dict.fromkeys([*first, *(place[i] for place in cells)]) for i, first in enumerate(order)
+        ]
+        places = [(row, column) for row in every[0] for column in every[1]]
+        cells = {place: cells[place] for place in places if place in cells}
+        return Table(f"{self.title}{title}", corner, cells, **looks)
+
+    def _cells(self, part: pd.DataFrame) -> dict[tuple[str, str], Cell]:
+        """Summarises a part of the frame by its columns `row` and `column`."""
+        probes = part.groupby(["row", "column", *ENTRY], dropna=False, sort=False)["value"]
+        # A missing number makes the mean and the spread over it missing, too.
+        summary = {
+            "mean": probes.mean(skipna=False),
+            "std": probes.std(ddof=self.config.probe.ddof, skipna=False),
+            "count": probes.size(),
+        }
+        entries = import_pandas().DataFrame(summary).reset_index()
+        cells = {}
+        for place, of in entries.groupby(["row", "column"], sort=False):
+            by_seed = of.groupby("seed", dropna=False)["mean"].mean(skipna=False)
+            several = of["std"][of["count"] > 1]
+            first = of.iloc[0]
+            seeded = first["method"] in _SEEDED
+            words = first[["set", "variant", "method", "metric"]]
+            pairs = zip(of["backbone"], of["evaluated"], strict=True)
+            cells[place] = Cell(
+                mean=float(by_seed.mean(skipna=False)),
+                std=float(by_seed.std(skipna=False)) if seeded and len(by_seed) > 1 else None,
+                probe_std=float(several.mean()) if len(several) else None,
+                seeds=len(by_seed) if seeded else 0,
+                probe_runs=int(of["count"].min()),
+                paper=self.papers.get(_key(words, pairs)),
+            )
+        return cells
+
+
+def with_papers_average(
+    table: Table,
+    rows: Mapping[str, tuple[str, str]],
+    *,
+    name: str = "imagenet-100",
+    over: str = "same",
+    column: str = _PAPERS_AVERAGE,
+) -> Table:
+    """Returns a table with a further column, the paper's average over its four backbones.
+
+    Args:
+        table: The table.
+        rows: By row of it, the variant and the method of the paper's number.
+        name: The paper's image set.
+        over: Whether the `same` backbones evaluate, or `others`.
+        column: The title of the column.
+    """
+    numbers = {row: published.average(name, *place, over) for row, place in rows.items()}
+    cells = {(row, column): Cell(paper=number) for row, number in numbers.items() if number}
+    return dataclasses.replace(table, cells={**table.cells, **cells})

@@ -1,42 +1,47 @@
-"""Tables and claims of accuracies: what each experiment makes of the numbers on a set of images."""
+"""Reports: the tables, claims and notes that each experiment makes of its numbers on a set."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from lgm_jax.experiments import axes, frame, looks
+from lgm_jax.experiments import axes, measures
 from lgm_jax.experiments.axes import SECTION, SETS
-from lgm_jax.experiments.frame import Cell
-from lgm_jax.experiments.result import Claim, Table
-from lgm_jax.experiments.study import (
-    AVERAGE,
+from lgm_jax.experiments.frame import (
+    DISTILLED,
+    FULL,
     METHODS,
-    Report,
+    OTHERS,
+    RANDOM,
+    SAME,
+    WORST,
     Study,
-    has_papers,
+    import_pandas,
+    row_of,
     with_papers_average,
 )
+from lgm_jax.experiments.published import TOP1
+from lgm_jax.experiments.result import AVERAGE, Cell, Claim, Result, Table
+from lgm_jax.experiments.runner import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_DISTILLED, _RANDOM, _FULL = (METHODS[method] for method in ("distilled", "random", "full"))
-_REAL = [METHODS[method] for method in ("neighbors", "centroids", "random")]
+SOFT = "soft-labels"
 
-GROUP_NOTE = (
-    "Worst group: the mean over probe runs of each run's worst group, which the paper does not "
-    f"give. Each run's folder has {looks.PICTURE}: its images beside, of every group of their "
-    "class, the real image nearest to the group's mean."
-)
+_IMAGES = (METHODS.values(), ())
+_CHOSEN = [METHODS[method] for method in ("neighbors", "centroids", "random")]
+_BY_METHOD = {title: ("", method) for method, title in METHODS.items()}
+
+# Metrics of the runs of `objectives`, beside accuracies and costs.
+_STEPS, _LABELS, _OWN_TIME = "steps", "bytes of labels", "ms a step, each run by itself"
 
 
-def seed_note(config: ConfigDict) -> str:
-    """Returns how often everything was done, for how long."""
+def _seed_note(config: ConfigDict) -> str:
     count = len(axes.seeds(config))
     return (
         f"{count} distillation {'seed' if count == 1 else 'seeds'}, {config.probe.runs} probe runs "
@@ -46,42 +51,42 @@ def seed_note(config: ConfigDict) -> str:
     )
 
 
-def by_method(study: Study) -> Report:
-    """Methods by backbones; and what distilled images close of the gap to all real ones."""
-    table = _methods(study)
-    if not has_papers(table):
-        table = with_papers_average(table, {row: ("", m) for m, row in METHODS.items()})
-    margins = {column: _margin(table, column) for column in map(study.titled, study.sources)}
+def by_method(study: Study) -> Result:
+    """Methods by backbones, and the part of the gap that distilled images close."""
+    table = _methods(study, average=len(study.sources) > 1)
+    if not table.has_papers:
+        table = with_papers_average(table, _BY_METHOD)
     text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
-    return Report([table, _gaps(study)], [Claim.ahead(text, margins)])
+    claim = Claim.ahead(text, _margins(study, table))
+    return Result([table, _gaps(study)], [claim], [_seed_note(study.config)])
 
 
-def _methods(study: Study, metric: str = frame.TOP1, title: str = "") -> Table:
-    """Returns the table of methods by backbones, and for accuracies their average."""
-    own = study.all[study.all["metric"] == metric]
-    placed = own.assign(row=own["method"].map(METHODS), column=own["evaluated"].map(study.titled))
-    if len(study.sources) > 1 and not title:
-        placed = frame.with_average(placed, AVERAGE)
-    return study.table(placed, title, "images", rows=METHODS.values())
+def _methods(study: Study, metric: str = TOP1, title: str = "", average: bool = False) -> Table:
+    return study.table(
+        study.metric(metric), title, "images", "images", "on", order=_IMAGES, average=average
+    )
 
 
-def _margin(table: Table, column: str) -> float:
-    """Returns by how much distilled images beat the best choice of real ones."""
-    best = max(table.mean(row, column) for row in _REAL if row in table.rows)
-    return table.mean(_DISTILLED, column) - best
+def _margins(study: Study, table: Table) -> dict[str, float]:
+    """Returns, by backbone, the lead of distilled images over the best choice of real ones."""
+    return {
+        column: table.mean(DISTILLED, column)
+        - max(table.mean(row, column) for row in _CHOSEN if row in table.rows)
+        for column in map(study.titled, study.sources)
+    }
 
 
 def _gaps(study: Study) -> Table:
-    """Returns what distilled images close of the gap between random images and all of them."""
+    """Returns the part of the gap between random images and all that distilled images close."""
     own = study.top1
     means = own.groupby(["evaluated", "seed", "method"], dropna=False)["value"].mean()
-    papers, cells = study.papers, {}
+    cells = {}
     for backbone in study.sources:
         of = means[backbone]
         low, high = (of.xs(method, level="method").mean() for method in ("random", "full"))
         shares = (of.xs("distilled", level="method") - low) / (high - low)
         numbers = [
-            papers.get((study.name, "", method, frame.TOP1, frozenset([(source, backbone)])))
+            study.papers.get((study.name, "", method, TOP1, frozenset([(source, backbone)])))
             for method, source in (("random", "real"), ("full", "real"), ("distilled", backbone))
         ]
         theirs = [number[0] for number in numbers if number is not None]
@@ -95,78 +100,72 @@ def _gaps(study: Study) -> Table:
     return Table(title, "", cells, unit="part of the gap", digits=2, drawn=False)
 
 
-def by_group(study: Study) -> Report:
+def by_group(study: Study) -> Result:
     """Methods by backbones, on average and in the worst group; and by groups."""
     average = _methods(study, title=": average")
     # Beside numbers of other data, to compare orders.
-    theirs = study.name if has_papers(average) else "waterbirds"
-    average = with_papers_average(
-        average,
-        {row: ("", method) for method, row in METHODS.items()},
-        name=theirs,
-        column=f"the paper's average, {SETS[theirs].title}",
-    )
-    worst = _methods(study, frame.WORST, ": worst group")
+    theirs = study.name if average.has_papers else "waterbirds"
+    column = f"the paper's average, {SETS[theirs].title}"
+    average = with_papers_average(average, _BY_METHOD, name=theirs, column=column)
+    worst = _methods(study, WORST, ": worst group")
+    text = f"on {study.title}, {{}}, distilled images beat every choice of real ones"
     claims = [
-        Claim.ahead(
-            f"on {study.title}, {where}, distilled images beat every choice of real ones",
-            {column: _margin(table, column) for column in map(study.titled, study.sources)},
-        )
+        Claim.ahead(text.format(where), _margins(study, table))
         for table, where in ((average, "on average"), (worst, "in the worst group"))
     ]
     shown = []
     for backbone in study.sources:
-        first = next(each for each in study.outcomes if each.axes["backbone"] == backbone)
-        counts = {f"group {name}": count for name, count in first.measured["train"].items()}
-        own = study.all[study.all["metric"].isin(counts) & (study.all["evaluated"] == backbone)]
-        titles = own["metric"].map(
-            lambda metric, counts=counts: f"{metric[6:]} ({counts[metric]} in train)"
-        )
-        placed = own.assign(row=own["method"].map(METHODS), column=titles)
-        table = study.table(
-            placed, f": by group, on {study.titled(backbone)}", "images", rows=METHODS.values()
-        )
-        shown.append((table, looks.read_picture(first)))
-    return Report([average, worst, *(table for table, _ in shown)], claims, shown=shown)
-
-
-def by_backbone(study: Study) -> Report:
-    """The backbone that images are distilled against by the one that they are evaluated on."""
-    own = study.top1[study.top1["evaluated"].isin(study.evaluated)]
-    placed = frame.with_average(place_by_backbone(study, own), AVERAGE)
-    rows = [*map(study.titled, study.sources), _RANDOM, _FULL]
-    columns = [*map(study.titled, study.evaluated), AVERAGE]
-    table = study.table(placed, "", "distilled against", rows=rows, columns=columns)
-    claims = _cross_claims(study, table) if len(study.evaluated) > 1 else []
-    # Real images would take up the colours.
-    cells = {place: cell for place, cell in table.cells.items() if place[0] not in rows[-2:]}
-    return Report([table], claims, shown=[dataclasses.replace(table, cells=cells)])
-
-
-def place_by_backbone(study: Study, own: pd.DataFrame) -> pd.DataFrame:
-    """Returns a frame placed by what is distilled against, or method, and what evaluates."""
-    return own.assign(
-        row=own["backbone"]
-        .map(study.titled)
-        .where(own["method"] == "distilled", own["method"].map(METHODS)),
-        column=own["evaluated"].map(study.titled),
+        first = study.first_outcome(backbone)
+        titles = {
+            f"group {name}": f"{name} ({count} in train)"
+            for name, count in first.measured["train"].items()
+        }
+        own = study.metric(*titles)
+        own = own[own["evaluated"] == backbone]
+        title, columns = f": by group, on {study.titled(backbone)}", own["metric"].map(titles)
+        table = study.table(own, title, "images", "images", columns, order=_IMAGES)
+        shown.append((table, measures.read_picture(first)))
+    note = (
+        "Worst group: the mean over probe runs of each run's worst group; the paper does not "
+        f"report it. The folder of each run has {measures.PICTURE}: its images and, of every group "
+        "of their class, the real image nearest to the mean of the group."
     )
+    return Result([average, worst, *(table for table, _ in shown)], claims, [note], shown)
+
+
+def by_backbone(study: Study) -> Result:
+    """The backbone that images are distilled against by the one that they are evaluated on."""
+    table = _cross_table(study, study.top1, "", study.sources)
+    # Real images would take up the colours.
+    cells = {place: cell for place, cell in table.cells.items() if place[0] not in (RANDOM, FULL)}
+    shown = [dataclasses.replace(table, cells=cells)]
+    claims = _cross_claims(study, table) if len(study.evaluated) > 1 else []
+    return Result([table], claims, [_seed_note(study.config)], shown)
+
+
+def _cross_table(study: Study, own: pd.DataFrame, title: str, sources: Iterable[str]) -> Table:
+    own = own[own["evaluated"].isin(study.evaluated)]
+    rows, columns = (
+        [*map(study.titled, sources), RANDOM, FULL],
+        [*map(study.titled, study.evaluated), AVERAGE],
+    )
+    corner = "distilled against"
+    return study.table(own, title, corner, "source", "on", order=(rows, columns), average=True)
 
 
 def _cross_claims(study: Study, table: Table) -> list[Claim]:
-    titled, claims = study.titled, []
-    shared = [backbone for backbone in study.evaluated if backbone in study.sources]
-    if len(study.sources) > 1 and shared:
+    claims = []
+    sources, evaluated = (list(map(study.titled, x)) for x in (study.sources, study.evaluated))
+    shared = [backbone for backbone in evaluated if backbone in sources]
+    if len(sources) > 1 and shared:
         margins = {
-            titled(b): table.mean(titled(b), titled(b))
-            - max(table.mean(titled(a), titled(b)) for a in study.sources if a != b)
-            for b in shared
+            b: table.mean(b, b) - max(table.mean(a, b) for a in sources if a != b) for b in shared
         }
         text = f"on {study.title}, a backbone does best with the images made for it"
         claims.append(Claim.ahead(text, margins))
     gains = [
-        table.mean(titled(a), titled(b)) - table.mean(_RANDOM, titled(b))
-        for a, b in itertools.product(study.sources, study.evaluated)
+        table.mean(a, b) - table.mean(RANDOM, b)
+        for a, b in itertools.product(sources, evaluated)
         if a != b
     ]
     if gains:
@@ -176,41 +175,39 @@ def _cross_claims(study: Study, table: Table) -> list[Claim]:
     return claims
 
 
-def by_part(study: Study, parts: Sequence[str]) -> Report:
-    """What is left out by backbone, on the same backbone and on the others."""
-    prefix, own, tables = study.config[SECTION].prefix, study.top1, []
-    variants = {name: name.removeprefix(prefix).lstrip("-") for name in own["variant"].unique()}
+def by_part(study: Study) -> Result:
+    """The parts that are left out by backbone, on the same backbone and on the others."""
+    prefix, own = study.config[SECTION].prefix, study.top1
+    off = {name: name.removeprefix(prefix).lstrip("-") for name in own["variant"].unique()}
     titles = {
-        name: f"without {off[3:].replace('-', ', ')}" if off else "full method"
-        for name, off in variants.items()
+        name: f"without {words[3:].replace('-', ', ')}" if words else "full method"
+        for name, words in off.items()
     }
-    own = own.assign(row=own["variant"].map(titles), column=own["backbone"].map(study.titled))
-    papers = {titles[name]: (off, "distilled") for name, off in variants.items()}
-    is_same = own["backbone"] == own["evaluated"]
-    for over, where, placed in (
-        ("same", "the same backbone", own[is_same]),
-        ("others", "the other backbones", own[~is_same & own["evaluated"].isin(study.evaluated)]),
-    ):
-        if placed.empty:
+    papers = {titles[name]: (words, "distilled") for name, words in off.items()}
+    tables = []
+    for over, where in (("same", SAME), ("others", OTHERS)):
+        is_named = (own["where"] == SAME) | own["evaluated"].isin(study.evaluated)
+        part = own[(own["where"] == where) & is_named]
+        if part.empty:
             continue
-        if placed["backbone"].nunique() > 1:
-            placed = frame.with_average(placed, AVERAGE)
-        table = study.table(placed, f", evaluated on {where}", "method")
-        if not has_papers(table):
+        average = part["backbone"].nunique() > 1
+        title, rows = f", evaluated on the {where}", part["variant"].map(titles)
+        table = study.table(part, title, "method", rows, "against", average=average)
+        if not table.has_papers:
             table = with_papers_average(table, papers, over=over)
         tables.append(table)
-    return Report(tables, _part_claims(study, tables, parts))
+    return Result(tables, _part_claims(study, tables), [_seed_note(study.config)])
 
 
-def _part_claims(study: Study, tables: Sequence[Table], parts: Sequence[str]) -> list[Claim]:
+def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
     claims, losses = [], []
     for table in tables:
         column = AVERAGE if AVERAGE in table.columns else table.columns[0]
         full = table.mean("full method", column)
         loss = {
-            part: full - table.mean(f"without {part}", column)
-            for part in parts
-            if f"without {part}" in table.rows
+            row.removeprefix("without "): full - table.mean(row, column)
+            for row in table.rows
+            if row != "full method" and "," not in row
         }
         losses.append(loss)
         if "augment" in loss and len(loss) > 1:
@@ -224,70 +221,62 @@ def _part_claims(study: Study, tables: Sequence[Table], parts: Sequence[str]) ->
     if len(losses) == 2 and all("pyramid" in loss for loss in losses):
         same, other = (loss["pyramid"] for loss in losses)
         text = f"on {study.title}, the pyramid matters more on other backbones than on the same"
-        claims.append(
-            Claim(text, other > same, f"it is worth {other:.1f} there and {same:.1f} here")
-        )
+        detail = f"it is worth {other:.1f} there and {same:.1f} here"
+        claims.append(Claim(text, other > same, detail))
     return claims
 
 
-def by_copies(study: Study) -> Report:
+def by_copies(study: Study) -> Result:
     """Augmentations of each image in a step by the backbone that is evaluated."""
     tables, claims, own = [], [], study.top1
-    placed = own.assign(
-        row=own["variant"].str.removeprefix("copies"), column=own["evaluated"].map(study.titled)
-    )
     for backbone in study.sources:
-        title = f", distilled against {study.titled(backbone)}"
-        of = placed[placed["backbone"] == backbone]
-        table = study.table(of, title, "augmentations of each image in a step")
+        part = own[own["backbone"] == backbone]
+        title, rows = (
+            f", distilled against {study.titled(backbone)}",
+            part["variant"].str.removeprefix("copies"),
+        )
+        table = study.table(part, title, "augmentations of each image in a step", rows, "on")
         tables.append(table)
         few, many = min(table.rows, key=int), max(table.rows, key=int)
-        for other in dict.fromkeys(of["column"]):
+        for other in table.columns:
             gain = table.mean(many, other) - table.mean(few, other)
             text = f"{table.title}: {many} augmentations are better than {few} on {other}"
             claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
-    return Report(tables, claims)
+    return Result(tables, claims, [_seed_note(study.config)])
 
 
-def by_ipc(study: Study) -> Report:
-    """Images per class by where they are from; the paper has one image per class alone."""
+def by_ipc(study: Study) -> Result:
+    """Images per class by method; the paper has one image per class alone."""
     tables, claims, own = [], [], study.top1
-    placed = own.assign(
-        row=own["variant"].str.removeprefix("ipc").replace("", "1"),
-        column=own["method"].map(METHODS),
-    )
+    own = own.assign(row=own["variant"].str.removeprefix("ipc").replace("", "1"))
     for backbone in study.sources:
-        of = placed[placed["evaluated"] == backbone]
-        made, full = of[of["method"] != "full"], of[of["method"] == "full"]
-        rows = list(dict.fromkeys(made["row"]))
-        # However many images a class has of the others, these are all of them.
-        every = frame.import_pandas().concat([made, *(full.assign(row=row) for row in rows)])
-        title = f", {study.titled(backbone)}"
-        table = study.table(every, title, "images per class", rows=rows, columns=METHODS.values())
+        part = own[own["evaluated"] == backbone]
+        made, full = part[part["method"] != "full"], part[part["method"] == "full"]
+        rows = list(made["row"].unique())
+        # All real images are the same, however many the other methods have.
+        part = import_pandas().concat([made, *(full.assign(row=row) for row in rows)])
+        title, order = f", {study.titled(backbone)}", (rows, METHODS.values())
+        table = study.table(part, title, "images per class", "row", "images", order=order)
         tables.append(table)
-        margins = {f"{row} a class": _margin_of_row(table, row) for row in rows}
+        margins = {
+            f"{row} a class": table.mean(row, DISTILLED)
+            - max(table.mean(row, column) for column in _CHOSEN)
+            for row in rows
+        }
         text = f"{table.title}: distilled images beat as many real ones, however many there are"
         claims.append(Claim.ahead(text, margins))
-    return Report(tables, claims)
+    return Result(tables, claims, [_seed_note(study.config)])
 
 
-def _margin_of_row(table: Table, row: str) -> float:
-    return table.mean(row, _DISTILLED) - max(table.mean(row, column) for column in _REAL)
-
-
-def closed_form(study: Study) -> Report:
-    """Ridges by temperatures for each backbone, and the best of both for all together."""
+def closed_form(study: Study) -> Result:
+    """Ridges by temperatures for each backbone, and the best pair for all together."""
     own = study.top1
-    pairs = own["variant"].str.extract("ridge(.+)-temperature(.+)")
-    placed = own.assign(row=pairs[0], column=pairs[1])
-    tables = [
-        study.table(
-            placed[placed["backbone"] == backbone],
-            f", {study.titled(backbone)}, validation images",
-            "ridge by temperature",
-        )
-        for backbone in study.sources
-    ]
+    tables = []
+    for backbone in study.sources:
+        part = own[own["backbone"] == backbone]
+        pairs = part["variant"].str.extract("ridge(.+)-temperature(.+)")
+        title = f", {study.titled(backbone)}, validation images"
+        tables.append(study.table(part, title, "ridge by temperature", pairs[0], pairs[1]))
     average = {
         pair: sum(table.mean(*pair) for table in tables) / len(tables) for pair in tables[0].cells
     }
@@ -296,4 +285,140 @@ def closed_form(study: Study) -> Report:
         f"On {study.title}, best: ridge {best[0]}, temperature {best[1]}, {average[best]:.1f} on "
         "the average over backbones."
     )
-    return Report(tables, notes=[note])
+    return Result(tables, notes=[note])
+
+
+def variant_of(config: ConfigDict, objective: str, source: str = "") -> str:
+    """Returns the variant of an objective and a source of real features."""
+    # The config's own are the run of table 1.
+    parts = [objective] if objective != config.objective else []
+    return "-".join([*parts, *([source] if source not in ("", config.real.source) else [])])
+
+
+def rows_of_objectives(config: ConfigDict, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """Returns the rows of steps, bytes of labels, and the time of a step of compared sources."""
+    if "distill" not in outcome.planned.changes["stages"]:
+        return
+    yield row_of(outcome, _STEPS, float(outcome.results["steps"]))
+    yield row_of(outcome, _LABELS, float(outcome.results["labels"]["bytes"]))
+    first = axes.joined(axes.backbones(config)[0])
+    if outcome.axes["backbone"] == first and outcome.axes["variant"] in _by_source(config).values():
+        yield row_of(outcome, _OWN_TIME, 1000 * outcome.seconds_per_step())
+
+
+def _by_source(config: ConfigDict) -> dict[str, str]:
+    """Returns the variants that compare sources of real features, by title."""
+    sources = axes.sources(config)
+    return {
+        f"{objective}, {source}": variant_of(config, objective, source)
+        for objective, source in itertools.product(axes.objectives(config), sources)
+        if len(sources) > 1
+    }
+
+
+def objectives(study: Study) -> Result:
+    """Accuracy on the same backbone and on others, time and memory, for each comparison."""
+    config = study.config
+    against = f"distilled against {study.titled(study.sources[0])}"
+    tables = _by_objective(study)
+    if by_source := _by_source(config):
+        title, corner = f", sources of real features, {against}", "objective, source"
+        unit = "top-1 %, or milliseconds"
+        tables.append(_by_variant(study, by_source, _OWN_TIME, title, corner, unit=unit))
+    if config[SECTION].soft:
+        variants, title = {"hard labels": "", "soft labels": SOFT}, f", soft labels, {against}"
+        unit, whole = "top-1 %, or bytes", [_LABELS]
+        tables.append(
+            _by_variant(study, variants, _LABELS, title, "labels", unit=unit, integers=whole)
+        )
+    joint, claims = _jointly(study)
+    return Result([*tables, *joint], claims, [_objectives_note(config)])
+
+
+def _by_objective(study: Study) -> list[Table]:
+    """Returns accuracies at equal steps and at equal time, and costs."""
+    config, every = study.config, study.placed
+    every = every[every["backbone"].isin(study.sources)]
+    at_steps, at_time = [], []
+    for objective in axes.objectives(config):
+        own = every[every["variant"] == variant_of(config, objective)].assign(row=objective)
+        at_steps.append(own)
+        for backbone in study.sources:
+            of = every[every["backbone"] == backbone].assign(row=objective)
+            timed = of[of["variant"].str.fullmatch(rf"{objective}-\d+-steps")]
+            # Without such runs, those at equal steps take as long.
+            at_time.append(timed if len(timed) else own[own["backbone"] == backbone])
+    steps, time = map(import_pandas().concat, (at_steps, at_time))
+
+    def accuracy(part: pd.DataFrame, title: str, **looks: Any) -> Table:
+        is_named = (part["where"] == SAME) | part["evaluated"].isin(study.evaluated)
+        is_extra = part["metric"] == looks.pop("extra", "")
+        part = part[(is_named & (part["metric"] == TOP1)) | is_extra]
+        columns = part["where"].where(part["metric"] == TOP1, part["metric"])
+        order = ((), (SAME, OTHERS))
+        return study.table(part, title, "objective", "row", columns, order=order, **looks)
+
+    unit = "top-1 %, or number of steps"
+    return [
+        accuracy(steps, ", equal steps"),
+        accuracy(time, ", equal time", extra=_STEPS, unit=unit, integers=[_STEPS]),
+        study.table(
+            steps[steps["metric"].isin(measures.COSTS)],
+            ", cost",
+            "objective",
+            "row",
+            "metric",
+            unit="median milliseconds of a step, minutes of all steps, megabytes of a step",
+            drawn=False,
+        ),
+    ]
+
+
+def _by_variant(
+    study: Study, variants: Mapping[str, str], extra: str, title: str, corner: str, **looks: Any
+) -> Table:
+    """Returns variants on the first backbone, by what evaluates, and a metric more."""
+    of = study.metric(TOP1, extra)
+    of = of[of["backbone"] == study.sources[0]]
+    of = of[(of["metric"] == extra) | of["evaluated"].isin(study.evaluated)]
+    part = import_pandas().concat(
+        [of[of["variant"] == name].assign(row=row) for row, name in variants.items()]
+    )
+    columns = part["on"].where(part["metric"] == TOP1, extra)
+    order = ((), [*map(study.titled, study.evaluated), extra])
+    return study.table(part, title, corner, "row", columns, order=order, drawn=False, **looks)
+
+
+def _jointly(study: Study) -> tuple[list[Table], list[Claim]]:
+    """Returns several backbones at once against each single one, on all of them."""
+    pairs = [tuple(map(axes.joined, pair)) for pair in axes.pairs(study.config)]
+    if not pairs:
+        return [], []
+    titled, own = study.titled, study.top1
+    sources = [*study.sources, *map("+".join, pairs)]
+    own = own[(own["variant"] == "") & own["backbone"].isin([*sources, "real"])]
+    table = _cross_table(study, own, ", several backbones at once", sources)
+    claims = []
+    for pair in pairs:
+        for other in (titled(each) for each in study.evaluated if each not in pair):
+            alone = max(table.mean(titled(each), other) for each in pair)
+            gain = table.mean(titled("+".join(pair)), other) - alone
+            names = " and ".join(map(titled, pair))
+            text = f"{study.title}: {names} together are better on {other} than either alone"
+            claims.append(Claim(text, gain > 0, f"by {gain:+.1f}"))
+    return [table], claims
+
+
+def _objectives_note(config: ConfigDict) -> str:
+    images = axes.sets(config).values()
+    copies = sorted({each.changes.get("copies", config.copies) for each in images})
+    return (
+        f"Distillation seeds: {len(axes.seeds(config))}. Steps where not said otherwise: "
+        f"{config.steps}. Copies: {', '.join(map(str, copies))}. The closed-form probe has a "
+        f"ridge of {config.clp.ridge:g} and a temperature of {config.clp.temperature:g}. At "
+        f"equal time, each objective makes as many steps as fill the time of {config.objective}'s, "
+        "in tenths, without compilation and features that are computed once; the time of a "
+        "step is the median of a few, for which the objectives take turns, but by source of "
+        "real features it is that of each run by itself. Memory is XLA's account of the step, "
+        "weights included."
+    )

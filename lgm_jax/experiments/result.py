@@ -1,4 +1,4 @@
-"""What comes of an experiment: tables of cells, claims, a figure; and how they are written."""
+"""Results of experiments: tables of cells, claims, a figure; and how they are written."""
 
 from __future__ import annotations
 
@@ -11,24 +11,48 @@ from etils import epath
 
 from lgm_jax import files
 from lgm_jax.experiments import figures
-from lgm_jax.experiments.frame import Cell
+from lgm_jax.experiments.published import Number
+
+AVERAGE = "Average"
 
 TABLE_MD, TABLE_CSV, FIGURES = "table.md", "table.csv", ("figure.png", "figure.svg")
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Cells by row and column, in the order in which they are first met.
+class Cell:
+    """One number of ours, and the paper's.
 
     Attributes:
-        title: What it shows.
+        mean: Over distillation seeds; `None` where only the paper has a number.
+        std: Over distillation seeds, of the sample (ddof 1); `None` for one seed, or where nothing
+            is distilled.
+        probe_std: Mean over seeds of the std over probe runs; `None` where probes ran once.
+        seeds: Number of distillation seeds.
+        probe_runs: Number of probe runs for each.
+        paper: The paper's mean and its std over probe runs.
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    probe_std: float | None = None
+    seeds: int = 0
+    probe_runs: int = 0
+    paper: Number | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells by row and column, in the order of their first cells.
+
+    Attributes:
+        title: The heading.
         corner: What the rows are.
         cells: By row and column; some places may have none.
         unit: Of the cells.
         digits: Behind the point.
         repeats: What the spread and number of seeds of the cells are over.
         papers: What stands in [].
-        integers: Columns of which no digits behind the point are shown.
+        integers: Columns without digits behind the point.
         drawn: Whether it is part of the figure.
     """
 
@@ -50,6 +74,11 @@ class Table:
     def columns(self) -> list[str]:
         return list(dict.fromkeys(column for _, column in self.cells))
 
+    @property
+    def has_papers(self) -> bool:
+        """Whether a number of the paper stands in it."""
+        return any(cell.paper is not None for cell in self.cells.values())
+
     def mean(self, row: str, column: str) -> float:
         """Returns our number in a cell; NaN where there is none."""
         mean = self.cells.get((row, column), Cell()).mean
@@ -58,7 +87,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """Something that the paper says or implies, and whether our numbers show it.
+    """A claim of the paper, or of ours, and whether our numbers show it.
 
     Attributes:
         text: The claim.
@@ -72,28 +101,35 @@ class Claim:
 
     @classmethod
     def ahead(cls, text: str, margins: Mapping[str, float]) -> Claim:
-        """Returns the claim that all margins, by what they are margins on, are positive."""
+        """Returns the claim that all margins, by their names, are positive."""
         detail = "; ".join(f"{name} by {margin:+.1f}" for name, margin in margins.items())
         return cls(text, all(margin > 0 for margin in margins.values()), detail)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What comes of an experiment.
+    """The result of an experiment, or of one image set of it.
 
     Attributes:
-        title: One line.
-        notes: What a reader must know: data, backbones, seeds.
         tables: In the order in which they are written.
-        claims: Of the paper.
+        claims: Of the paper, or of ours.
+        notes: Data, backbones, seeds: for the reader.
+        shown: What the sweep's figure draws; by default the tables that are `drawn`.
+        title: One line.
         draw: Draws into an empty `matplotlib.figure.Figure`; `None` for no figure.
     """
 
-    title: str
     tables: Sequence[Table]
-    notes: Sequence[str] = ()
     claims: Sequence[Claim] = ()
+    notes: Sequence[str] = ()
+    shown: Sequence[Any] | None = None
+    title: str = ""
     draw: Callable[[Any], None] | None = None
+
+    @property
+    def to_draw(self) -> Sequence[Any]:
+        """What the sweep's figure draws."""
+        return self.shown or [table for table in self.tables if table.drawn]
 
 
 def to_markdown(result: Result) -> str:
@@ -138,14 +174,12 @@ def _write_all(folder: epath.Path, contents: Mapping[str, bytes]) -> list[epath.
 
 def format_cell(cell: Cell | None, digits: int) -> str:
     """Returns a cell for a person: `89.4 ± 0.6 (0.3) [84.9 ± 0.1]`."""
-    if cell is None:
-        return ""
     text = []
-    if cell.mean is not None:
+    if cell is not None and cell.mean is not None:
         text.append(_with_spread(cell.mean, cell.std, digits))
         if cell.probe_std is not None:
             text.append(f"({cell.probe_std:.{digits}f})")
-    if cell.paper is not None:
+    if cell is not None and cell.paper is not None:
         text.append(f"[{_with_spread(*cell.paper, digits)}]")
     return " ".join(text)
 
@@ -167,7 +201,7 @@ def _legend(table: Table) -> str:
         words[0] += " of one distillation seed"
     if any(cell.probe_std is not None for cell in cells):
         words.append(f"in (), std over {probe_runs} probe runs")
-    if any(cell.paper is not None for cell in cells):
+    if table.has_papers:
         words.append(f"in [], {table.papers}")
     return "; ".join(words) + "."
 

@@ -1,12 +1,14 @@
-"""Makes the runs of an experiment, those that are free first."""
+"""Makes the runs of an experiment, the free ones first."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -19,29 +21,34 @@ from lgm_jax.session import Session
 
 RUNS, RECORD = "runs", "experiment.json"
 
-# What version 0.1 appended to the name of a folder's backbone: digits of its weights' hash.
+# Version 0.1 appended digits of the weights' hash to the name of a folder's backbone.
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 
 # Between two looks at runs that other processes make.
 _POLL_SECONDS = 5.0
 
+Row = tuple[str, float, Mapping[str, Any]]
+"""A metric, its value, and what else places it in the frame."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Something to compute from a finished run that `results.json` does not hold.
+    """A computation from a finished run, whose value `results.json` does not hold.
 
-    It is kept in the run folder, and computed anew when its inputs change.
+    The run folder keeps the value, which is computed anew when its inputs change.
 
     Attributes:
-        name: What it is, in the run's `stages.json`.
-        inputs: What the value depends on, as JSON: fingerprints of data, backbones and images.
-        compute: Returns it, as JSON.
-        files: What `compute` writes in the run folder; it is called again if one is missing.
+        name: Its name in the run's `stages.json`.
+        inputs: Returns what the value depends on, as JSON: fingerprints of data, backbones, images.
+        compute: Returns the value, as JSON.
+        rows: Returns the numbers of a run for the frame.
+        files: Files that `compute` writes in the run folder; it is called again if one is missing.
     """
 
     name: str
     inputs: Callable[[Session], Mapping[str, Any]]
     compute: Callable[[Session], Any]
+    rows: Callable[[Outcome], Iterable[Row]] = lambda _: ()
     files: Sequence[str] = ()
 
     def value(self, session: Session) -> Any:
@@ -62,9 +69,9 @@ class Planned:
     """One run of an experiment.
 
     Attributes:
-        axes: Where it stands in the experiment, for example `{"set": "digits", "backbone": "a",
-            "seed": 0}`; its folder is named by the values. Empty ones are left out.
-        changes: What its config has that the experiment's has not, by dotted key.
+        axes: Its place in the experiment, for example `{"set": "digits", "backbone": "a",
+            "seed": 0}`; the values, but for empty ones, name its folder.
+        changes: Config values, by dotted key, that differ from the experiment's.
         measure: What else to compute, once its stages are done.
     """
 
@@ -74,15 +81,17 @@ class Planned:
 
     @property
     def title(self) -> str:
-        """For a person."""
-        words = [f"{k} {v}" if isinstance(v, int) else label(v) for k, v in self.axes.items()]
-        return " ".join(word for word in words if word)
+        """The name for a person."""
+        return " ".join(self._words(" "))
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        words = [f"{k}{v}" if isinstance(v, int) else label(v) for k, v in self.axes.items()]
-        return "_".join(re.sub(r"[^A-Za-z0-9.+-]", "_", word) for word in words if word)
+        return "_".join(re.sub(r"[^A-Za-z0-9.+-]", "_", word) for word in self._words(""))
+
+    def _words(self, gap: str) -> list[str]:
+        words = [f"{k}{gap}{v}" if isinstance(v, int) else label(v) for k, v in self.axes.items()]
+        return list(filter(None, words))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +99,7 @@ class Outcome:
     """A finished run.
 
     Attributes:
-        planned: What it was to be.
+        planned: Its plan.
         results: Its `results.json`.
         metrics: The lines of its `metrics.jsonl`.
         measured: The value of its `measure`.
@@ -121,6 +130,22 @@ class Outcome:
         plain = {_HASHED.sub("", key): key for key in known}
         return known[backbone if backbone in known else plain[label(backbone)]][method]
 
+    def seconds_per_step(self) -> float:
+        """Returns the median over the lines of `metrics.jsonl`, free of compilation and restarts.
+
+        Raises:
+            UserError: If there are fewer than two lines.
+        """
+        if len(self.metrics) < 2:
+            raise UserError(
+                f"metrics.jsonl of run {self.planned.name} has fewer than two lines, too few to "
+                "tell its speed: lower config.log_every"
+            )
+        pairs = itertools.pairwise(self.metrics)
+        return statistics.median(
+            (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairs
+        )
+
 
 Plan = Callable[[Mapping[str, Outcome]], Sequence[Planned]]
 Start = Callable[[ConfigDict, str, Callable[[Session], Any]], Any]
@@ -139,7 +164,7 @@ def run(
     makes the runs that are free, and all wait for the last ones.
 
     Args:
-        plan: `plan(finished)` returns all runs that are known, given the finished ones by name; it
+        plan: `plan(finished)` returns the runs that are known, given the finished ones by name; it
             is called again until it names no new one.
         config: The experiment's config, with the section `experiment`.
         workdir: Where everything is written.
@@ -151,7 +176,7 @@ def run(
         The workdir, and the runs in the plan's order.
 
     Raises:
-        UserError: If the workdir is another's, or for what a run refuses.
+        UserError: If the workdir belongs to something else, or for what a run refuses.
         Interrupted: If a signal came; runs that are finished are not repeated.
     """
     folder = paths.locate(workdir)
@@ -169,7 +194,7 @@ def run(
             return folder, [finished[each.name] for each in planned]
         for each in configs.values():
             if not each.real.cache:
-                # What one run has embedded, the others need not.
+                # All runs share the features of real images.
                 each.real.cache = str(shared / runs.FEATURES)
         for name, outcome in _make_all(todo, configs, shared / RUNS, len(finished), start):
             finished[name] = outcome
@@ -205,17 +230,17 @@ def _make_all(
     done: int,
     start: Start,
 ) -> Iterator[tuple[str, Outcome]]:
-    """Makes runs in their order, those that are free first: other processes may make some, too.
+    """Makes runs in their order, the free ones first: other processes may make some, too.
 
-    Whatever another process holds is looked at again once it lets go: what it has finished is read,
-    and what it has not is gone on with.
+    A run that another process holds is tried again until that process lets go of it; if it is
+    unfinished then, this process continues it.
 
     Args:
         todo: The runs, by name.
         configs: Their configs.
-        folder: What their folders are in.
+        folder: The parent of their folders.
         done: How many runs of the experiment are finished.
-        start: As `run` has it.
+        start: As in `run`.
     """
     left, total, waiting = list(todo), done + len(todo), False
     while left:
@@ -251,12 +276,12 @@ def _make_if_free(
         measure = planned.measure
         measured = start(config, str(path), measure.value if measure else lambda _: None)
     except runs.InUseError:
-        # Somebody was faster. Processes that work together would not all come to know of it.
+        # Another process was faster. Cooperating processes would not all learn of it.
         if hosts.count() > 1:
             raise
-        print("note: another process has just begun this run: left to it", flush=True)
+        print("note: another process has just begun this run and makes it", flush=True)
         return None
-    # Other processes may not see the files yet, and are to plan the same runs.
+    # Other processes may not see the files yet, but must plan the same runs.
     results, lines = hosts.first_says(_read(path) if hosts.is_first() else [])
     return Outcome(planned, results, lines, measured, path)
 

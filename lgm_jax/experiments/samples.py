@@ -1,40 +1,59 @@
-"""What the runs of an experiment distilled, in one picture: a row for each, an image per class."""
+"""A picture of the images that runs distilled: a row for each kind of run, an image per class."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
-from lgm_jax import files
 from lgm_jax.distilled import first_of_classes
 from lgm_jax.experiments import figures
+from lgm_jax.experiments.axes import label
+from lgm_jax.experiments.runner import Outcome
 from lgm_jax.report import grid, pictures
+from lgm_jax.stages.progress import write_png
 
 FILE = "images.png"
 
-# Rows and columns that are drawn, so that the picture can still be looked at.
+# Rows and columns, so that the picture stays legible.
 _MOST_RUNS, _MOST_CLASSES = 48, 10
 
-# Pixels; characters of a line beside a row.
+# Pixels; and characters of a line beside a row.
 _CELL, _GAP, _FONT, _TITLE, _LINE = 112, 4, 13, 170, 24
 
 
-def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> epath.Path | None:
-    """Writes the picture of the first image of each class, of up to ten; gives the file.
+def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
+    """Returns the folders of runs that distilled, the first seed of each kind, by a title."""
+    found: dict[tuple[str, ...], epath.Path] = {}
+    for outcome in outcomes:
+        axes = {key: value for key, value in outcome.axes.items() if key != "seed"}
+        if outcome.path is not None and "seed" in outcome.axes:
+            found.setdefault(tuple(label(str(value)) for value in axes.values()), outcome.path)
+    # Words that all share tell nothing apart.
+    alike = [len(set(words)) == 1 < len(found) for words in zip(*found, strict=True)]
+    titles = [
+        " ".join(word for word, drop in zip(words, alike, strict=True) if word and not drop)
+        for words in found
+    ]
+    # The recipe itself has no word of its own.
+    named = zip(titles, found.values(), strict=True)
+    return {title or "as configured": path for title, path in named}
+
+
+def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epath.Path]:
+    """Writes the picture of the first image of up to ten classes; returns the file, if any.
 
     Args:
         folder: Where to write.
-        run_folders: By what is written beside its row; `None` is given, and nothing written, if
-            there is none. Rows beyond the 48th are left out.
+        run_folders: By title of a row, of which there are at most 48; without any, nothing is
+            written.
 
     Raises:
         UserError: If the images of a run cannot be read.
     """
     if not run_folders:
-        return None
+        return []
     titles = list(run_folders)[:_MOST_RUNS]
     rows = [first_of_classes(run_folders[title], _MOST_CLASSES) for title in titles]
     names = [[name for name, _ in row] for row in rows]
@@ -50,12 +69,9 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> epath.Pa
             picture = Image.fromarray(pictures.to_bytes(image))
             place = _TITLE + x * step, top + y * step
             canvas.paste(pictures.resize(picture, _CELL), place)
-            # Rows of other classes than the first's would belie its names.
+            # Names of the first row are wrong above rows of other classes.
             if y == 0 and all(other == names[0] for other in names):
                 caption = grid.fit(name, font, _CELL)
                 draw.text((place[0], _GAP), caption, grid.INK, font)
-    buffer = io.BytesIO()
-    canvas.save(buffer, "PNG", optimize=True)
-    with files.replacing(folder / FILE) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    return folder / FILE
+    write_png(folder / FILE, canvas)
+    return [folder / FILE]

@@ -1,38 +1,25 @@
-"""The experiments, as a table: what varies, what is evaluated, what is reported."""
+"""The experiments, as a table: what varies, what is evaluated, and how it is reported."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from lgm_jax.errors import unknown_name
-from lgm_jax.experiments import figures, frame, look_reports, looks, objectives, reports
-from lgm_jax.experiments.axes import (
-    SECTION,
-    ImageSet,
-    backbones,
-    counts,
-    evaluated,
-    label,
-    scales,
-    seeds,
-    sets,
-)
-from lgm_jax.experiments.planning import Variant, distilled_run, look_at_real, real_run
+from lgm_jax.experiments import axes, feature_reports, figures, frame, measures, reports
+from lgm_jax.experiments.axes import SECTION, backbones, counts, label, scales, seeds
+from lgm_jax.experiments.frame import Study
+from lgm_jax.experiments.result import Result
 from lgm_jax.experiments.runner import Measure, Outcome, Planned
-from lgm_jax.experiments.study import Report, Study
 from lgm_jax.settings import split_list
 
-OWN, ALL, EACH = "own", "all", "each"
+_CHOSEN = ("centroids", "neighbors")
 
-_REAL = ("random", "full")
-
-# What can be left out, alone or together, and how.
+# The parts of the method, and the config values that leave each out.
 _PARTS: Mapping[str, Mapping[str, Any]] = {
     "decorrelate": {"images.decorrelate": False},
     "pyramid": {"images.kind": "pixels"},
@@ -41,13 +28,66 @@ _PARTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _as_configured(config: ConfigDict) -> list[Variant]:
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A difference of runs from their experiment's config.
+
+    Attributes:
+        name: In few words; empty for the config as it is.
+        changes: Config values by dotted key.
+        backbones: What to distil against, one after another, several at once comma-separated; by
+            default each backbone of the experiment.
+        measure: What else to compute from the run of the first seed.
+    """
+
+    name: str = ""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    backbones: Sequence[str] = ()
+    measure: Measure | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A run on real images that distils nothing.
+
+    Attributes:
+        evaluated: The backbones that see the images.
+        methods: The choices of images to evaluate.
+        measure: What else to compute.
+        backbone: Its name among backbones.
+        variant: Its name among variants.
+    """
+
+    evaluated: Sequence[str]
+    methods: Sequence[str] = ()
+    measure: Measure | None = None
+    backbone: str = "real"
+    variant: str = ""
+
+    def on(self, name: str, images: axes.ImageSet) -> Planned:
+        """Returns the run on an image set."""
+        changes = {
+            **images.changes,
+            "backbone.name": self.evaluated[0],
+            "eval_backbones": ",".join(self.evaluated),
+            "stages": "baselines,report" if self.methods else "report",
+            **({"baselines": ",".join(self.methods)} if self.methods else {}),
+        }
+        place = {"set": name, "backbone": self.backbone, "variant": self.variant}
+        return Planned(place, changes, self.measure)
+
+
+Variants = Callable[[ConfigDict, Sequence[Outcome]], Iterable[Variant]]
+Looks = Callable[[ConfigDict], Iterable[Look]]
+
+
+def _as_configured(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
     return [Variant()]
 
 
-def _without(config: ConfigDict) -> list[Variant]:
-    """Returns the full method, and it without parts, several with + between them."""
-    prefix, found = config[SECTION].prefix, {}
+def _without(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
+    """Returns the full method, and the method without parts, several with + between them."""
+    prefix, variants = config[SECTION].prefix, {}
     for words in ["none", *split_list(config[SECTION].without)]:
         changes: dict[str, Any] = {}
         for part in words.split("+"):
@@ -55,23 +95,21 @@ def _without(config: ConfigDict) -> list[Variant]:
                 raise unknown_name("part of the method", part, ["none", *_PARTS])
             changes |= _PARTS.get(part, {})
         name = "" if words == "none" else f"no-{words.replace('+', '-')}"
-        found[name] = Variant("-".join(filter(None, [prefix, name])), changes)
-    return list(found.values())
+        variants[name] = Variant("-".join(filter(None, [prefix, name])), changes)
+    return list(variants.values())
 
 
-def _copies(config: ConfigDict) -> list[Variant]:
-    return [Variant(f"copies{count}", {"copies": count}) for count in counts(config, "copies")]
+def _each(key: str, plain: int | None = None) -> Variants:
+    """Returns variants by a whole number, whose plain value is the recipe's."""
+
+    def variants(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
+        values = counts(config, key)
+        return [Variant("" if each == plain else f"{key}{each}", {key: each}) for each in values]
+
+    return variants
 
 
-def _ipc(config: ConfigDict) -> list[Variant]:
-    # One image per class is the run of table 1.
-    return [
-        Variant("" if count == 1 else f"ipc{count}", {"ipc": count})
-        for count in counts(config, "ipc")
-    ]
-
-
-def _closed_form(config: ConfigDict) -> list[Variant]:
+def _closed_form(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
     """Returns the closed-form probe with every ridge and temperature, on validation images."""
     changes = {"objective": "clp", "probe.split": "val"}
     return [
@@ -85,115 +123,152 @@ def _closed_form(config: ConfigDict) -> list[Variant]:
     ]
 
 
-def _align(
-    config: ConfigDict, name: str, images: ImageSet, _: Mapping[str, Outcome]
-) -> list[Planned]:
-    measure = looks.alignment(config[SECTION].neighbors)
-    return [look_at_real(name, images, "real", backbones(config), "alignment", measure)]
+def _objectives(config: ConfigDict, finished: Sequence[Outcome]) -> Iterator[Variant]:
+    """Returns objectives at equal steps and equal time, sources, soft labels, joint backbones.
+
+    The runs at equal time follow once the others have measured what a step of each costs.
+    """
+    named, every = axes.objectives(config), backbones(config)
+    costs = measures.costs_of_steps(config)
+    for objective in named:
+        own = objective == config.objective
+        name = reports.variant_of(config, objective)
+        yield Variant(name, {"objective": objective}, measure=costs if own else None)
+    for source, objective in itertools.product(axes.sources(config)[1:], named):
+        changes = {"objective": objective, "real.source": source}
+        yield Variant(reports.variant_of(config, objective, source), changes, every[:1])
+    if config[SECTION].soft:
+        yield Variant(reports.SOFT, {"labels": "soft"}, every[:1])
+    if joint := [",".join(pair) for pair in axes.pairs(config)]:
+        yield Variant(backbones=joint)
+    costs_of = {each.axes["backbone"]: each.measured for each in finished if each.measured}
+    for backbone, objective in itertools.product(every if costs_of else [], named):
+        seconds = {name: cost["seconds"] for name, cost in costs_of[label(backbone)].items()}
+        # In tenths, since the time of a step is not known more precisely.
+        tenths = max(1, round(10 * seconds[config.objective] / seconds[objective]))
+        steps = max(1, round(config.steps * tenths / 10))
+        if steps != config.steps:
+            # The number is in the name: on another machine, another number is another run.
+            changes = {"objective": objective, "steps": steps}
+            yield Variant(f"{objective}-{steps}-steps", changes, [backbone])
 
 
-def _head_gradients(
-    config: ConfigDict, name: str, images: ImageSet, _: Mapping[str, Outcome]
-) -> list[Planned]:
-    measure = looks.head_gradients(scales(config, "head_stds"), config[SECTION].heads)
+def _real(evaluated: Callable[[ConfigDict], list[str]], *methods: str) -> Looks:
+    return lambda config: [Look(evaluated(config), methods)]
+
+
+def _align(config: ConfigDict) -> list[Look]:
+    measure = measures.alignment(config[SECTION].neighbors)
+    return [Look(backbones(config), measure=measure, variant="alignment")]
+
+
+def _head_gradients(config: ConfigDict) -> list[Look]:
+    measure = measures.head_gradients(scales(config, "head_stds"), config[SECTION].heads)
     return [
-        look_at_real(name, images, label(backbone), [backbone], "class-means", measure)
-        for backbone in backbones(config)
+        Look([name], measure=measure, backbone=label(name), variant="class-means")
+        for name in backbones(config)
     ]
+
+
+def _on_own(config: ConfigDict, own: list[str]) -> list[str]:
+    return own
+
+
+def _on_all(config: ConfigDict, own: list[str]) -> list[str]:
+    return list(dict.fromkeys([*own, *axes.evaluated(config)]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """An experiment: runs along sets of images, variants, backbones and seeds, and their report.
+    """An experiment: runs by image set, variant, backbone and seed, and their report.
 
     Attributes:
-        title: Of its `table.md`.
-        report: Returns tables and claims of one set of images.
-        draw: Draws, into an empty `matplotlib.figure.Figure`, what reports show.
-        variants: Returns how the runs that distil differ from the config; none if none distils.
-        evaluate: What a run evaluates on: `OWN` backbone, `ALL` of the experiment's besides, or
-            `EACH` that is distilled against.
-        real: Rows of real images, in one run for all backbones.
-        beside: Rows of real images, in every run that distils.
+        title: The title of its `table.md`.
+        report: Returns the result on one image set.
+        draw: Draws, into an empty `matplotlib.figure.Figure`, what results show.
+        variants: Returns the variants that are distilled on an image set, given its finished runs.
+        evaluate: Returns the backbones that a run evaluates on, given those it distils against.
+        looks: Returns runs on real images.
+        beside: Choices of real images that every run that distils evaluates, too.
         measure: What else to compute from runs that distil.
-        further: Returns further runs of a set, given the finished ones by name.
-        rows: Returns rows of the frame beside accuracies.
-        notes: Returns what a reader must know.
+        rows: Returns rows of the frame, beside accuracies and measures, of a run.
     """
 
     title: str
-    report: Callable[[Study], Report]
+    report: Callable[[Study], Result]
     draw: Callable[[Any, Sequence[Any]], None] = figures.bars
-    variants: Callable[[ConfigDict], Sequence[Variant]] = _as_configured
-    evaluate: str = OWN
-    real: Sequence[str] = ()
+    variants: Variants = _as_configured
+    evaluate: Callable[[ConfigDict, list[str]], list[str]] = _on_own
+    looks: Looks = lambda _: ()
     beside: Sequence[str] = ()
     measure: Measure | None = None
-    further: Callable[[ConfigDict, str, ImageSet, Mapping[str, Outcome]], list[Planned]] = (
-        lambda *_: []
-    )
     rows: Callable[[ConfigDict, Outcome], Iterable[Mapping[str, Any]]] = lambda *_: ()
-    notes: Callable[[ConfigDict], Sequence[str]] = lambda config: [reports.seed_note(config)]
 
     def plan(self, config: ConfigDict, finished: Mapping[str, Outcome]) -> list[Planned]:
-        """Returns all runs that are known, given the finished ones by name.
+        """Returns the runs that are known, given the finished ones by name.
 
         Raises:
             UserError: For bad values of the section `experiment`.
         """
         planned = []
-        for name, images in sets(config).items():
-            if self.real:
-                seen = backbones(config) if self.evaluate == OWN else evaluated(config)
-                planned.append(real_run(name, images, seen, self.real))
-            planned += self.further(config, name, images, finished)
+        for name, images in axes.sets(config).items():
+            planned += [look.on(name, images) for look in self.looks(config)]
+            done = [each for each in finished.values() if each.axes["set"] == name]
             planned += [
-                distilled_run(
-                    name,
-                    images,
-                    backbone,
-                    seed,
-                    variant,
-                    evaluate=self._evaluated(config, backbone),
-                    baselines=self.beside,
-                    measure=self.measure,
-                )
-                for variant in self.variants(config)
-                for backbone in backbones(config)
+                self._distil(config, name, images, variant, backbone, seed)
+                for variant in self.variants(config, done)
+                for backbone in variant.backbones or backbones(config)
                 for seed in seeds(config)
             ]
         return planned
 
-    def _evaluated(self, config: ConfigDict, backbone: str) -> list[str]:
-        if self.evaluate == EACH:
-            return backbones(config)
-        others = evaluated(config) if self.evaluate == ALL else []
-        return list(dict.fromkeys([backbone, *others]))
+    def _distil(
+        self,
+        config: ConfigDict,
+        name: str,
+        images: axes.ImageSet,
+        variant: Variant,
+        backbone: str,
+        seed: int,
+    ) -> Planned:
+        stages = ["distill", "probe", *(["baselines"] if self.beside else []), "report"]
+        changes = {
+            **images.changes,
+            "backbone.name": backbone,
+            "eval_backbones": ",".join(self.evaluate(config, split_list(backbone))),
+            "seed": seed,
+            "stages": ",".join(stages),
+            **({"baselines": ",".join(self.beside)} if self.beside else {}),
+            **variant.changes,
+        }
+        own = {"set": name, "backbone": axes.joined(backbone), "variant": variant.name}
+        measure = self.measure or (variant.measure if seed == config.seed else None)
+        return Planned({**own, "seed": seed}, changes, measure)
 
     def studies(self, config: ConfigDict, outcomes: Sequence[Outcome]) -> list[Study]:
-        """Returns what was found on each set of images."""
-        found = []
-        for name in sets(config):
+        """Returns the runs and numbers on each image set."""
+        studies = []
+        for name in axes.sets(config):
             own = [each for each in outcomes if each.axes["set"] == name]
-            rows = itertools.chain.from_iterable(
-                itertools.chain(frame.accuracies(each), self.rows(config, each)) for each in own
+            rows = (itertools.chain(frame.rows_of(each), self.rows(config, each)) for each in own)
+            studies.append(
+                Study(config, name, own, frame.make(itertools.chain.from_iterable(rows)))
             )
-            found.append(Study(config, name, own, frame.make(rows)))
-        return found
+        return studies
 
 
 _BY_METHOD = Sweep(
     "Table 1: distilled images and real ones",
     reports.by_method,
-    real=_REAL,
-    beside=("centroids", "neighbors"),
+    looks=_real(backbones, "random", "full"),
+    beside=_CHOSEN,
 )
 _BY_BACKBONE = Sweep(
     "Table 2: distilled against one backbone, evaluated on another",
     reports.by_backbone,
     figures.matrices,
-    evaluate=ALL,
-    real=_REAL,
+    evaluate=_on_all,
+    looks=_real(axes.evaluated, "random", "full"),
 )
 
 SWEEPS: Mapping[str, Sweep] = {
@@ -201,79 +276,70 @@ SWEEPS: Mapping[str, Sweep] = {
     "table2": _BY_BACKBONE,
     "table3": Sweep(
         "Table 3: what each part of the method is worth",
-        functools.partial(reports.by_part, parts=tuple(_PARTS)),
+        reports.by_part,
         variants=_without,
-        evaluate=ALL,
+        evaluate=_on_all,
     ),
     "table4": dataclasses.replace(
         _BY_METHOD,
         title="Table 4: backgrounds that mislead",
         report=reports.by_group,
         draw=figures.bars_beside,
-        measure=looks.GROUPS,
-        notes=lambda _: [reports.GROUP_NOTE],
+        measure=measures.OF_GROUPS,
     ),
     "table5": dataclasses.replace(_BY_METHOD, title="Tables 5 and B.1: classes that look alike"),
     "table6": Sweep(
         "Table 6: transfer of distilled images, and alignment of backbones",
-        look_reports.transfer,
+        feature_reports.transfer,
         figures.scatter,
-        evaluate=EACH,
-        measure=looks.NEAREST,
-        further=_align,
-        rows=look_reports.transfer_rows,
-        notes=look_reports.transfer_notes,
+        evaluate=lambda config, _: backbones(config),
+        measure=measures.BY_NEAREST,
+        looks=_align,
     ),
     "figure3": Sweep(
         "Figure 3: augmentations of each image in a step",
         reports.by_copies,
         figures.curves,
-        variants=_copies,
-        evaluate=ALL,
+        variants=_each("copies"),
+        evaluate=_on_all,
     ),
     "figure4": Sweep(
         "Figure 4: where distilled images lie among the real ones of their class",
-        look_reports.edges,
+        feature_reports.edges,
         figures.components,
-        measure=looks.EDGES,
-        rows=look_reports.edge_rows,
-        notes=lambda _: [look_reports.EDGE_NOTE],
+        measure=measures.AT_EDGES,
     ),
     "ipc": Sweep(
         "Images per class",
         reports.by_ipc,
         figures.curves,
-        variants=_ipc,
-        real=("full",),
-        beside=("random", "centroids", "neighbors"),
+        # One image per class is the run of table 1.
+        variants=_each("ipc", plain=1),
+        looks=_real(backbones, "full"),
+        beside=("random", *_CHOSEN),
     ),
     "sizes": dataclasses.replace(
         _BY_BACKBONE, title="Sizes of one family: distilled against one, evaluated on another"
     ),
     "class_means": Sweep(
         "Does the head gradient see more than class means?",
-        look_reports.class_means,
+        feature_reports.class_means,
         figures.curves,
-        variants=lambda _: [],
-        further=_head_gradients,
-        rows=look_reports.head_rows,
-        notes=look_reports.head_notes,
+        variants=lambda *_: [],
+        looks=_head_gradients,
     ),
     "objectives": Sweep(
         "Objectives, and several backbones at once",
-        objectives.report,
-        variants=lambda _: [],
-        evaluate=ALL,
-        real=_REAL,
-        further=objectives.plan,
-        rows=objectives.rows,
-        notes=objectives.notes,
+        reports.objectives,
+        variants=_objectives,
+        evaluate=_on_all,
+        looks=_real(axes.evaluated, "random", "full"),
+        rows=reports.rows_of_objectives,
     ),
     "clp": Sweep(
         "Ridge and temperature of the closed-form probe",
         reports.closed_form,
         figures.matrices,
         variants=_closed_form,
-        notes=lambda _: [],
     ),
 }

@@ -1,26 +1,43 @@
-"""What experiments compute from finished runs, beyond their accuracies."""
+"""Measures: what experiments compute from finished runs, beyond accuracies, and their rows."""
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 from PIL import Image
 
-from lgm_jax import analysis, baselines, files, hosts
+from lgm_jax import analysis, baselines, hosts
 from lgm_jax.backbones import Backbone
 from lgm_jax.data import ArraySplit
-from lgm_jax.errors import UserError
-from lgm_jax.experiments.runner import Measure, Outcome
+from lgm_jax.errors import UserError, explain
+from lgm_jax.experiments import axes
+from lgm_jax.experiments.runner import Measure, Outcome, Row
 from lgm_jax.features import Views, embed
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.session import Session, content_hash
+from lgm_jax.settings import split_list
 from lgm_jax.stages.costs import step_costs
+from lgm_jax.stages.progress import write_png
+
+STEP_MS, MINUTES, MEGABYTES = COSTS = ("ms a step", "minutes", "MB")
+
+NEAREST, ALIGNMENT, CKA = "1-NN", "alignment", "linear CKA"
+
+# Names of what is measured of an image, and its field of `analysis.Outsideness`.
+EDGES = {
+    "distance: quantile": "quantile",
+    "distance / 95 % radius": "ratio",
+    "along class: quantile": "quantile_along",
+    "along class / 95 % edge": "ratio_along",
+}
+OUTSIDE = {"outside the radius": "ratio", "beyond the edge along class": "ratio_along"}
 
 PICTURE = "groups.png"
 
@@ -31,18 +48,19 @@ _DOTS = 2000
 _HEAD_STREAM = 104
 
 
-def step_costs_of(names: Sequence[str]) -> Measure:
-    """Returns the measure of seconds and bytes of a step by each of some objectives."""
+def costs_of_steps(config: ConfigDict) -> Measure:
+    """Returns the measure of seconds and bytes of a step, by each objective that is compared."""
+    names = axes.objectives(config)
 
     def inputs(session: Session) -> dict[str, Any]:
         return {
             "identity": dict(session.identity),
-            # Of which the identity has those that its own objective reads.
+            # The identity has only the options of the run's own objective.
             "clp": session.config.clp.to_dict(),
             "microbatch": session.run.last_process("distill").get("microbatch"),
             "attention": session.config.backbone.attention,
             "devices": session.process.get("devices"),
-            "objectives": list(names),
+            "objectives": names,
         }
 
     def compute(session: Session) -> dict[str, dict[str, float]]:
@@ -52,7 +70,15 @@ def step_costs_of(names: Sequence[str]) -> Measure:
             for name, cost in step_costs(session, names).items()
         }
 
-    return Measure("step_costs", inputs, compute)
+    def rows(outcome: Outcome) -> Iterator[Row]:
+        for name, cost in outcome.measured.items():
+            variant = {"variant": "" if name == config.objective else name}
+            seconds = cost["seconds"]
+            yield STEP_MS, 1000 * seconds, variant
+            yield MINUTES, config.steps * seconds / 60, variant
+            yield MEGABYTES, cost["bytes"] / 1e6, variant
+
+    return Measure("step_costs", inputs, compute, rows)
 
 
 def alignment(neighbors: int) -> Measure:
@@ -67,19 +93,33 @@ def alignment(neighbors: int) -> Measure:
             "linear_cka": _pairwise(analysis.linear_cka, features),
         }
 
-    return Measure("alignment", lambda s: {**_of_real_images(s), "neighbors": neighbors}, compute)
+    def rows(outcome: Outcome) -> Iterator[Row]:
+        for metric, key in ((ALIGNMENT, "mutual_knn"), (CKA, "linear_cka")):
+            square = zip(_evaluated(outcome), outcome.measured[key], strict=True)
+            for a, line in square:
+                for b, value in zip(_evaluated(outcome), line, strict=True):
+                    yield metric, value, {"backbone": a, "evaluated": b, "variant": ""}
+
+    def inputs(session: Session) -> dict[str, Any]:
+        return {**_of_real_images(session), "neighbors": neighbors}
+
+    return Measure("alignment", inputs, compute, rows)
+
+
+def _evaluated(outcome: Outcome) -> list[str]:
+    return list(map(axes.joined, split_list(outcome.planned.changes["eval_backbones"])))
 
 
 def _pairwise(compare: Callable[[Any, Any], float], items: Sequence[Any]) -> list[list[float]]:
     """Returns a symmetric comparison of all pairs, whose diagonal is one."""
-    found = np.eye(len(items))
+    square = np.eye(len(items))
     for i, j in itertools.combinations(range(len(items)), 2):
-        found[i, j] = found[j, i] = compare(items[i], items[j])
-    return found.tolist()
+        square[i, j] = square[j, i] = compare(items[i], items[j])
+    return square.tolist()
 
 
 def head_gradients(scales: Sequence[float], heads: int) -> Measure:
-    """Returns the measure of what class means explain of the gradient of random heads."""
+    """Returns the measure of the part of random heads' gradients that class means explain."""
 
     def inputs(session: Session) -> dict[str, Any]:
         recipe = session.recipe
@@ -101,16 +141,25 @@ def head_gradients(scales: Sequence[float], heads: int) -> Measure:
         labels = jnp.asarray(np.tile(session.dataset.splits["train"].labels, views))
         key = jax.random.fold_in(session.key, _HEAD_STREAM)
         norm = float(jnp.sqrt(jnp.mean(jnp.sum(features**2, axis=-1))))
-        found: dict[str, Any] = {}
+        value: dict[str, Any] = {}
         for scale in scales:
             share = analysis.class_means_share(
                 key, features, labels, session.dataset.num_classes, head_std=scale, heads=heads
             )
-            values = {name: np.asarray(each).tolist() for name, each in share._asdict().items()}
-            found[f"{scale:g}"] = {**values, "scores": [scale * norm]}
-        return found
+            shares = {name: np.asarray(each).tolist() for name, each in share._asdict().items()}
+            value[f"{scale:g}"] = {**shares, "scores": [scale * norm]}
+        return value
 
-    return Measure("class_means", inputs, compute)
+    def rows(outcome: Outcome) -> Iterator[Row]:
+        for scale, shares in outcome.measured.items():
+            place = {"variant": f"head_std{scale}", "evaluated": outcome.axes["backbone"]}
+            for metric, values in shares.items():
+                for head, value in enumerate(values):
+                    # A random head is a seed; the scores are those of all heads.
+                    seeded = {"seed": head, "method": "heads"} if metric != "scores" else {}
+                    yield metric, value, {**place, **seeded}
+
+    return Measure("class_means", inputs, compute, rows)
 
 
 def _of_real_images(session: Session) -> dict[str, Any]:
@@ -132,8 +181,8 @@ def _distilled(session: Session) -> ArraySplit:
     return session.distilled
 
 
-def _distilled_features(session: Session, backbone: Backbone) -> np.ndarray:
-    """Returns the features (s, d) of the centre crops of the distilled images."""
+def _distilled_features(session: Session, backbone: Backbone) -> Float[np.ndarray, "s d"]:
+    """Returns the features of the centre crops of the distilled images."""
     label = f"distilled, {backbone.name}"
     views = Views(session.task.crop)
     rows = embed(backbone, _distilled(session), views, session.key, label=label)
@@ -154,42 +203,42 @@ def _classify(session: Session) -> list[float]:
     ]
 
 
-NEAREST = Measure("nearest", _of_images, _classify)
+def _nearest_rows(outcome: Outcome) -> Iterator[Row]:
+    for backbone, value in zip(_evaluated(outcome), outcome.measured, strict=True):
+        yield NEAREST, value, {"evaluated": backbone, "method": "distilled"}
+
+
+BY_NEAREST = Measure("nearest", _of_images, _classify, _nearest_rows)
 
 
 def _edge_inputs(session: Session) -> dict[str, Any]:
     config = session.config
     of_draw = {"runs": config.probe.runs, "seed": config.seed, "ipc": config.ipc}
-    names = {"class_names": list(session.dataset.class_names)}
-    return {**_of_images(session), **of_draw, **names}
+    return {**_of_images(session), **of_draw, "class_names": list(session.dataset.class_names)}
 
 
 def _find_edges(session: Session) -> dict[str, Any]:
     """Returns outsideness of images of each kind, and the first principal components of all."""
     train, classes = session.dataset.splits["train"], session.dataset.num_classes
-    config, distilled, centroids = session.config, _distilled(session), session.centroids
+    config, labels, centroids = session.config, train.labels, session.centroids
     real = session.features(session.backbone, "train")
-    drawn = baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)
-    rows, labels = drawn.ravel(), train.labels
+    made = _distilled_features(session, session.backbone)
+    drawn = baselines.random(labels, config.ipc, classes, config.probe.runs, config.seed)
+    rows = drawn.ravel()
     pca = analysis.fit_pca(real)
     kinds: dict[str, Any] = {}
-    for kind, features, of_class, members, shown in (
-        (
-            "distilled",
-            _distilled_features(session, session.backbone),
-            distilled.labels,
-            False,
-            None,
-        ),
-        ("centroids", real[centroids], labels[centroids], True, None),
-        # In the picture, those of one probe run.
-        ("random", real[rows], labels[rows], True, drawn.shape[1]),
+    for kind, features, of_class, points in (
+        ("distilled", made, _distilled(session).labels, None),
+        ("centroids", real[centroids], labels[centroids], None),
+        # The picture has those of one probe run.
+        ("random", real[rows], labels[rows], drawn.shape[1]),
     ):
-        found = analysis.outsideness(features, of_class, real, labels, members=members)
+        members = kind != "distilled"
+        measured = analysis.outsideness(features, of_class, real, labels, members=members)
         kinds[kind] = {
-            **{name: values.tolist() for name, values in found._asdict().items()},
+            **{name: values.tolist() for name, values in measured._asdict().items()},
             "labels": of_class.tolist(),
-            "points": pca.project(features[:shown]).tolist(),
+            "points": pca.project(features[:points]).tolist(),
         }
     some = np.random.default_rng(config.seed).permutation(len(real))[:_DOTS]
     return {
@@ -200,7 +249,16 @@ def _find_edges(session: Session) -> dict[str, Any]:
     }
 
 
-EDGES = Measure("edges", _edge_inputs, _find_edges)
+def _edge_rows(outcome: Outcome) -> Iterator[Row]:
+    for method, measured in outcome.measured["kinds"].items():
+        place = {"evaluated": outcome.axes["backbone"], "method": method}
+        for metric, name in EDGES.items():
+            yield metric, float(np.mean(measured[name])), place
+        for metric, name in OUTSIDE.items():
+            yield metric, float(np.mean(np.asarray(measured[name]) > 1)), place
+
+
+AT_EDGES = Measure("edges", _edge_inputs, _find_edges, _edge_rows)
 
 
 def _group_inputs(session: Session) -> dict[str, Any]:
@@ -213,7 +271,7 @@ def _group_inputs(session: Session) -> dict[str, Any]:
 
 
 def _show_groups(session: Session) -> dict[str, Any]:
-    """Writes a run's picture; returns how many training images each group has."""
+    """Writes the picture of a run's groups; returns how many training images each has."""
     train, names = session.dataset.splits["train"], session.dataset.group_names
     if train.groups is None:
         raise UserError(f"{session.dataset.name} has no groups, which table 4 is about")
@@ -224,10 +282,7 @@ def _show_groups(session: Session) -> dict[str, Any]:
     pictures, captions = zip(*shown, strict=True)
     columns = width * max(1, round((len(rows) / width) ** 0.5))
     if hosts.is_first():
-        buffer = io.BytesIO()
-        draw_grid(np.stack(pictures), captions, columns).save(buffer, "PNG")
-        with files.replacing(session.run.path / PICTURE) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_png(session.run.path / PICTURE, draw_grid(np.stack(pictures), captions, columns))
     counts = np.bincount(train.groups, minlength=len(names))
     return {"train": dict(zip(names, counts.tolist(), strict=True))}
 
@@ -238,7 +293,7 @@ def _group_row(session: Session, label: int) -> list[tuple[np.ndarray, str]]:
     first = np.flatnonzero(distilled.labels == label)[0]
     row = [(np.asarray(distilled.images[first]), f"{dataset.class_names[label]}, distilled")]
     for group, name in enumerate(dataset.group_names):
-        # Of a group that nobody trains on, an image that is evaluated.
+        # A group without training images is shown by an image that is evaluated.
         for split in ("train", session.config.probe.split):
             images = dataset.splits[split]
             members = np.flatnonzero((images.labels == label) & (images.groups == group))
@@ -251,20 +306,24 @@ def _group_row(session: Session, label: int) -> list[tuple[np.ndarray, str]]:
     return row
 
 
-GROUPS = Measure("groups", _group_inputs, _show_groups, [PICTURE])
+OF_GROUPS = Measure("groups", _group_inputs, _show_groups, files=[PICTURE])
 
 
-def read_picture(outcome: Outcome) -> np.ndarray:
-    """Returns the picture (h, w, 3) of a run that measured `GROUPS`.
+def read_picture(outcome: Outcome) -> np.ndarray | None:
+    """Returns the picture (h, w, 3) of a run that measured `OF_GROUPS`.
 
-    Raises:
-        UserError: If it cannot be read.
+    The numbers do not depend on it: if it cannot be read, a note says so, and the result is `None`.
     """
     assert outcome.path is not None
     path = outcome.path / PICTURE
     try:
-        return np.asarray(Image.open(io.BytesIO(path.read_bytes())))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: delete it, and start again to have it drawn anew"
-        ) from error
+        with path.open("rb") as file, Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB"))
+    # Pillow raises ValueError, SyntaxError and its own errors for damaged files.
+    except Exception as error:
+        print(
+            f"note: {path} cannot be read ({explain(error)}), and the figure leaves it out; delete "
+            "it and start again to have it drawn anew",
+            flush=True,
+        )
+        return None
