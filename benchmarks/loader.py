@@ -88,7 +88,7 @@ def copy_photos(source: Path, target: Path, count: int, side: int) -> None:
         if not side:
             path.write_bytes(photo)
             continue
-        with Image.open(split.records.folder / split.name(row)) as image:
+        with Image.open(split.records.where / split.name(row)) as image:
             large = image.convert("RGB").resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
             large.save(path, quality=90)
 

@@ -99,7 +99,7 @@ def weights(name: str, value: Any) -> None:
 
 def data_name(name: str, value: Any) -> None:
     """A `Check`: a data source that exists, by name."""
-    data.check_name(value)
+    data.get_source(value)
 
 
 def _range(low: float, high: float, text: str) -> Check:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lgm_jax import names, objectives
-from lgm_jax.class_folders import METADATA
-from lgm_jax.distilled import ARRAYS
+from lgm_jax.distilled import ARRAYS, METADATA
 from lgm_jax.finished import Finished
 from lgm_jax.report import template
 from lgm_jax.report.judge import judge

@@ -14,12 +14,12 @@ from etils import epath
 from jaxtyping import Float, Int, UInt8
 
 from lgm_jax import paths
-from lgm_jax.class_folders import METADATA, find_classes, read_metadata
 from lgm_jax.errors import UserError
 from lgm_jax.files import replacing
 from lgm_jax.names import plain
 
 ARRAYS = "distilled.npz"
+METADATA = "metadata.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DistilledSet:
         images: Float32 in [0, 1], not normalised.
         labels: Indices into the class names, int32.
         class_names: In label order.
-        labelled_by: What gives the labels: `ARRAYS`, or see `class_folders.ClassFolders`.
+        labelled_by: What gives the labels: `ARRAYS`, or see `data.class_folders.ClassFolders`.
         probabilities: Of each class, float32, where labels are soft; only `ARRAYS` has them.
     """
 
@@ -90,9 +90,10 @@ def load_distilled(
     """Reads a distilled set.
 
     Args:
-        folder: A run's workdir, its `distilled/`, or any folder of images that `class_folders`
-            describes. Labels are then those in `metadata.jsonl`, else those of folders named
-            `<label>_<name>` or by numbers, else the sorted order of the folders. `~` is expanded.
+        folder: A run's workdir, its `distilled/`, or any folder of images that
+            `data.class_folders` describes. Labels are then those in `metadata.jsonl`, else those of
+            folders named `<label>_<name>` or by numbers, else the sorted order of the folders. `~`
+            is expanded.
 
     Returns:
         Images (n, h, w, 3) float32 in [0, 1], not normalised; labels (n,) int32; class names.
@@ -115,6 +116,9 @@ def read_distilled(folder: str | Path) -> DistilledSet:
         raise UserError(f"{folder} is not a folder")
     if paths.is_bucket(path):
         raise UserError(f"{folder} holds no {ARRAYS}: images in a bucket are not read")
+    # Reading data sets takes much to import, which loading a set of arrays does without.
+    from lgm_jax.data.class_folders import find_classes
+
     found = find_classes(Path(path))[0]
     images = [read_image(found.root / file) for files in found.files for file in files]
     if len({image.shape for image in images}) > 1:
@@ -136,6 +140,7 @@ def first_of_classes(
     Raises:
         UserError: If there is no distilled set with `metadata.jsonl`, or one that cannot be read.
     """
+    from lgm_jax.data.class_folders import read_metadata
     from lgm_jax.data.listing import check_inside
 
     path = epath.Path(folder)

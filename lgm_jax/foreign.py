@@ -14,7 +14,8 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from lgm_jax import paths
-from lgm_jax.class_folders import (
+from lgm_jax.data import formats, imagenet, pixels
+from lgm_jax.data.class_folders import (
     NUMBER_BEFORE,
     NUMBERED,
     NUMBERS,
@@ -24,7 +25,6 @@ from lgm_jax.class_folders import (
     find_classes,
     numbers_of,
 )
-from lgm_jax.data import formats, imagenet, pixels
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.decode import resize_and_crop
 from lgm_jax.data.labels import read_labels
@@ -62,7 +62,7 @@ def read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Arr
     images come with do. Nothing is decoded before classes and numbers of images fit.
 
     Args:
-        folder: A run's workdir, a folder that `class_folders` describes, or an `.npz` file.
+        folder: A run's workdir, a folder that `data.class_folders` describes, or an `.npz` file.
         dataset: Whose classes they are of.
         resolution: Side of the images to return, in pixels.
         ipc: Images of each class.
@@ -226,28 +226,33 @@ def _match(
     names: Sequence[str], labelled_by: str | None, dataset: Dataset, folder: str
 ) -> _Matched:
     """Which class of the data set each class of foreign images is."""
-    if len(names) != dataset.num_classes:
-        lacking, foreign = _strangers(names, dataset)
-        raise UserError(
-            f"{folder} has {len(names)} classes, but {dataset.name} has {dataset.num_classes}: "
-            f"{list_some(foreign) or 'none'} there alone, {list_some(lacking) or 'none'} here "
-            "alone; config.data.subset chooses classes of the data set"
-        )
+    known = list(map(str, dataset.class_names))
     best: dict[str, str] = {}
-    for rule, known, write in _ways_to_name(dataset):
-        if len(set(known)) < len(known):
+    for rule, theirs, write in _ways_to_name(dataset):
+        if len(set(theirs)) < len(theirs):
             continue
-        found = match(list(map(write, names)), known, folded_safe, number)
-        if len(found) == len(known) and len(set(map(write, names))) == len(names):
-            place = {name: i for i, name in enumerate(known)}
-            order = [place[found[write(name)]] for name in names]
+        written, place = (
+            {write(name): name for name in names},
+            dict(zip(theirs, known, strict=True)),
+        )
+        pairs = match(list(written), theirs, folded_safe, number)
+        found = {written[name]: place[other] for name, other in pairs.items()}
+        if len(found) == len(known) == len(names):
+            order = [known.index(found[name]) for name in names]
             return _Matched(np.asarray(order, np.int32), f"{rule}, all of which match")
         best = max(best, found, key=len)
-    if best:
-        lacking, foreign = _strangers(names, dataset)
+    lacking = list_some([name for name in known if name not in best.values()])
+    foreign = list_some([name for name in names if name not in best])
+    if len(names) != len(known):
         raise UserError(
-            f"some classes of {folder} are {dataset.name}'s and some are not: "
-            f"{list_some(foreign)} there, {list_some(lacking)} here; give all the same names"
+            f"{folder} has {len(names)} classes, but {dataset.name} has {len(known)}: "
+            f"{foreign or 'none'} there alone, {lacking or 'none'} here alone; config.data.subset "
+            "chooses classes of the data set"
+        )
+    if best:
+        raise UserError(
+            f"some classes of {folder} are {dataset.name}'s and some are not: {foreign} there, "
+            f"{lacking} here; give all the same names"
         )
     return _by_label(names, labelled_by, dataset, folder)
 
@@ -297,23 +302,8 @@ def _by_label(
         )
     rule, order = next(iter(rules.items()))
     meaning = [f"{name} is {classes[i]}" for name, i in zip(names, order, strict=True)]
-    return _Matched(
-        np.asarray(order, np.int32),
-        f"{rule}, since no class name matches: {list_some(meaning)}",
-    )
-
-
-def _strangers(names: Sequence[str], dataset: Dataset) -> tuple[list[str], list[str]]:
-    """Which classes are the data set's alone, and which the images' alone."""
-    known = list(map(str, dataset.class_names))
-    found: dict[str, str] = {}
-    for _, theirs, write in _ways_to_name(dataset):
-        place = dict(zip(theirs, known, strict=True))
-        own = {write(name): name for name in names}
-        some = {own[n]: place[k] for n, k in match(list(own), theirs, folded_safe, number).items()}
-        found = max(found, some, key=len)
-    lacking = [name for name in known if name not in found.values()]
-    return lacking, [name for name in names if name not in found]
+    rule = f"{rule}, since no class name matches: {list_some(meaning)}"
+    return _Matched(np.asarray(order, np.int32), rule)
 
 
 def folded_safe(name: str) -> str:
@@ -334,9 +324,4 @@ def _wnid_in(name: str) -> str:
 
 def _name_of(name: str) -> str:
     """The name that people use for the WordNet name in a name, or the first of its synonyms."""
-    return _names().get(_wnid_in(name)) or name.partition(",")[0]
-
-
-@functools.cache
-def _names() -> dict[str, str]:
-    return dict(zip(imagenet.wnids(), imagenet.names(), strict=True))
+    return imagenet.names_by_wnid().get(_wnid_in(name)) or name.partition(",")[0]

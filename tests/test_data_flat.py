@@ -104,7 +104,7 @@ def test_numbers_are_classes_in_their_order(tmp_path):
 def test_files_that_are_not_there_are_said(tmp_path):
     folder = write(tmp_path, ROWS)
     write_table(folder / "metadata.csv", [*ROWS, {"file_name": "77.png", "label": "cat"}])
-    assert any("names 1 files that are not there: 77.png" in n for n in open_folder(folder).notes)
+    assert any("names 1 files that do not exist: 77.png" in n for n in open_folder(folder).notes)
 
 
 @pytest.mark.parametrize(

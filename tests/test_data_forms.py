@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import launch
 from lgm_jax import data
@@ -15,6 +13,7 @@ from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.listing import is_left_behind
 from lgm_jax.data.splits import select_classes
 from lgm_jax.errors import UserError
+from tests.photos import png
 
 PAIR = ("cat", "dog")
 
@@ -22,12 +21,6 @@ PAIR = ("cat", "dog")
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def png(level: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (level,) * 3).save(file, "PNG")
-    return file.getvalue()
 
 
 class TestFolders:

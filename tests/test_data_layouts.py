@@ -8,29 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import io
 
 from lgm_jax.data import Dataset, get_source, load_dataset
 from lgm_jax.data.layouts import LAYOUTS
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.errors import UserError
+from tests.photos import write_image
 
 R = 8
 DOGS = ("n02085620-Chihuahua", "n02094114-Norfolk_terrier")
 BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
 
 
-def write(path: Path, value: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (R, R), (value,) * 3).save(path)
-
-
 def write_birds(root: Path) -> Path:
     root = root / "CUB_200_2011"
     rows = [(1, 0, 1), (2, 0, 0), (3, 1, 1), (4, 1, 1), (5, 1, 0)]
     for number, label, _ in rows:
-        write(root / "images" / BIRDS[label] / f"{number}.jpg", 20 * number)
+        write_image(root / "images" / BIRDS[label] / f"{number}.jpg", 20 * number)
     (root / "attributes").mkdir()
     (root / "attributes" / "certainties.txt").write_text("1 not visible\n")
     lists = {
@@ -50,7 +45,7 @@ def write_dogs(root: Path) -> Path:
         [("train", 0), ("test", 0), ("train", 1), ("train", 1), ("test", 1)], 1
     ):
         name = f"{DOGS[label]}/{DOGS[label][:9]}_{number}.jpg"
-        write(root / "Images" / name, 20 * number)
+        write_image(root / "Images" / name, 20 * number)
         # Of their archive, annotations have no suffix.
         annotation = root / "Annotation" / name[:-4]
         annotation.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +59,7 @@ def write_dogs(root: Path) -> Path:
 
 def write_flowers(root: Path) -> Path:
     for number in range(1, 6):
-        write(root / "jpg" / f"image_{number:05d}.jpg", 20 * number)
+        write_image(root / "jpg" / f"image_{number:05d}.jpg", 20 * number)
     io.savemat(root / "imagelabels.mat", {"labels": np.asarray([[1, 1, 77, 77, 77]], np.uint8)})
     ids = {"trnid": [[1, 3, 4]], "valid": [[2]], "tstid": [[2, 5]]}
     io.savemat(root / "setid.mat", {key: np.asarray(value) for key, value in ids.items()})
@@ -79,7 +74,7 @@ def write_food(root: Path) -> Path:
     }
     for split, names in lists.items():
         for name in names:
-            write(root / "images" / f"{name}.jpg", 20 * int(name[-1]))
+            write_image(root / "images" / f"{name}.jpg", 20 * int(name[-1]))
         (root / "meta").mkdir(exist_ok=True)
         (root / "meta" / f"{split}.txt").write_text("\n".join(names))
     return root
@@ -94,7 +89,7 @@ def write_pets(root: Path) -> Path:
     for name, lines in lists.items():
         for line in lines:
             image = line.split()[0]
-            write(root / "images" / f"{image}.jpg", 20 * int(image[-1]))
+            write_image(root / "images" / f"{image}.jpg", 20 * int(image[-1]))
         text = "#Image CLASS-ID SPECIES BREED ID\n" + "\n".join(lines) + "\n"
         (root / "annotations" / f"{name}.txt").write_text(text)
     return root
@@ -165,7 +160,12 @@ class TestUnpacked:
 @pytest.mark.parametrize(
     ("name", "table", "text", "message"),
     [
-        ("caltech_birds2011", "train_test_split.txt", "1 1\n", "txt says nothing of image 2"),
+        (
+            "caltech_birds2011",
+            "train_test_split.txt",
+            "1 1\n",
+            "image 2 has class 1 and split none",
+        ),
         ("caltech_birds2011", "images.txt", "1\n", "line 1: '1' has fewer than 2 columns"),
         ("caltech_birds2011", "images.txt", "1 ../../x.jpg", "leads out of"),
         ("caltech_birds2011", "image_class_labels.txt", "1 9\n2 9", "image 1 has class 9"),
@@ -193,7 +193,7 @@ def test_dogs_count_as_classes_of_imagenet(tmp_path):
 def test_imagenet_s_own_folders_by_tfds_s_names(tmp_path, name):
     for split in ("train", "val"):
         for number, wnid in enumerate(("n01440764", "n02102040"), 1):
-            write(tmp_path / split / wnid / "a.JPEG", 20 * number)
+            write_image(tmp_path / split / wnid / "a.JPEG", 20 * number)
     dataset = load_dataset(name, folder=str(tmp_path), resolution=R)
     assert levels(dataset, "test") == [("tench", 1), ("English springer", 2)]
     assert list(dataset.splits) == ["train", "test"]
@@ -208,7 +208,7 @@ class TestClassNames:
     def folder(self, tmp_path) -> Path:
         for number, name in enumerate(("n01440764", "n09999999", "n1 x"), 1):
             for i in range(4):
-                write(tmp_path / name / f"{i}.png", 40 * number)
+                write_image(tmp_path / name / f"{i}.png", 40 * number)
         return tmp_path
 
     def test_wordnet_names_become_words_and_splits_stay(self, folder):
@@ -231,7 +231,7 @@ class TestClassNames:
     def test_a_class_that_begins_another_takes_none_of_its_lines(self, tmp_path):
         for name in ("black", "black cat"):
             for i in range(2):
-                write(tmp_path / name / f"{i}.png", 40)
+                write_image(tmp_path / name / f"{i}.png", 40)
         (tmp_path / "class_names.txt").write_text("black noir\nblack cat Felix\n")
         dataset = load_dataset("folder", folder=str(tmp_path), resolution=R)
         assert list(dataset.class_names) == ["noir", "Felix"]
@@ -242,7 +242,7 @@ class TestClassNames:
     def test_names_alone_count_numbers(self, tmp_path):
         for number in range(11):
             for i in range(2):
-                write(tmp_path / str(number) / f"{i}.png", 20 * number)
+                write_image(tmp_path / str(number) / f"{i}.png", 20 * number)
         names = [f"class {chr(97 + number)}" for number in range(11)]
         (tmp_path / "class_names.txt").write_text("\n".join(names))
         dataset = load_dataset("folder", folder=str(tmp_path), resolution=R)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,23 +18,10 @@ from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
+from tests.photos import load_folder
 
 R = 16
 ROOT = Path(__file__).parents[1]
-
-
-def load_folder(folder: Path | str, **options: Any) -> Dataset:
-    return load_dataset("folder", folder=str(folder), **options)
-
-
-_MISSING = [
-    name
-    for name in ("tensorflow_datasets", "tensorflow", "importlib_resources", "datasets")
-    if importlib.util.find_spec(name) is None
-]
-if _MISSING and os.environ.get("LGM_REQUIRE_PARITY") == "1":
-    raise ModuleNotFoundError(f"LGM_REQUIRE_PARITY=1, but these are missing: {_MISSING}")
-pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
 
 
 @pytest.fixture(scope="module")

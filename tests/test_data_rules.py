@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lgm_jax import data
-from lgm_jax.data.dataset import ArraySplit, Dataset
+from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.splits import check
 from lgm_jax.errors import UserError
 
@@ -335,58 +335,6 @@ class TestKindsOfLabels:
 
     def test_names_need_not_be_text(self):
         assert self.open(np.arange(10) % 2, class_names=[b"cat", 7]).class_names == ["cat", "7"]
-
-
-class TestMadeInAProgram:
-    """A `Dataset` of a person's own splits."""
-
-    def make(self, **changes: Any) -> Dataset:
-        labels = np.arange(4, dtype=np.int32) % 2
-        split = ArraySplit(np.zeros((4, R, R, 3), np.uint8), labels)
-        options = {
-            "name": "mine",
-            "class_names": ["cat", "dog"],
-            "splits": {"train": split, "test": split},
-            "fingerprint": "",
-        }
-        return Dataset(**options | changes)
-
-    def test_is_in_order(self):
-        assert check(self.make()) == []
-        split = self.make().splits["train"]
-        assert list(self.make(splits={"Test": split, "training": split}).splits) == [
-            "train",
-            "test",
-        ]
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"class_names": ["cat"]}, "mine has one class only, 'cat'"),
-            ({"class_names": []}, "mine has no classes"),
-            ({"class_names": ["cat", "cat"]}, "two class names 'cat'"),
-            ({"splits": {}}, "mine has splits none: one must be called train"),
-            ({"labels": [0, 1, 2, 0]}, "labels from 0 to 2 in its train split, but 2 classes"),
-            ({"labels": [0, 1, -1, 0]}, "labels from -1 to 1 in its train split"),
-            ({"labels": [0.0, 1.0, 0.0, 1.0]}, r"labels are float64 \(4,\): expected integers"),
-            ({"labels": [0, 1, 0]}, r"images are \(4, 8, 8, 3\): expected \(3, h, w, 3\)"),
-            ({"labels": []}, "mine has no images in its train split"),
-            ({"groups": [0, 0, 1, 2], "group_names": ["a", "b"]}, "groups from 0 to 2 in its"),
-            ({"groups": [0, 0, 1], "group_names": ["a", "b"]}, r"groups are int64 \(3,\)"),
-            ({"images": np.full((4, R, R, 3), 255.0)}, "are float64: expected uint8, or floats"),
-            ({"images": np.full((4, R, R, 3), np.nan)}, "are float64: expected uint8, or floats"),
-            ({"images": np.zeros((4, 3, R, R), np.uint8)}, r"expected \(4, h, w, 3\)"),
-        ],
-    )
-    def test_what_no_data_set_may_have_is_refused(self, changes, message):
-        parts = {"images": np.zeros((4, R, R, 3), np.uint8), "labels": np.arange(4) % 2}
-        given = {key: np.asarray(changes[key]) for key in (*parts, "groups") if key in changes}
-        rest = {key: value for key, value in changes.items() if key not in given}
-        if given:
-            split = ArraySplit(**parts | given)
-            rest["splits"] = {"train": split, "test": split}
-        with pytest.raises(UserError, match=message):
-            self.make(**rest)
 
 
 @_hub

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lgm_jax import data
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.errors import UserError
+from tests.photos import png
 
 PAIR = ("cat", "dog")
 # A column of numbers and the names that they count.
@@ -22,12 +23,6 @@ TRAIN = {"label": ([0, 1, 0, 1], ["cat", "dog"])}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def png(level: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (level,) * 3).save(file, "PNG")
-    return file.getvalue()
 
 
 class TestTables:
@@ -190,6 +185,30 @@ class TestColumnsOfSplits:
         assert note.startswith("pets, test: labels are numbers without names, which count train's")
         assert note.endswith("1 is dog")
 
+    @pytest.mark.parametrize("kind", ["saved", "parquet"])
+    @pytest.mark.parametrize("plain", ["train", "test"])
+    def test_numbers_of_one_split_count_the_names_of_the_other(
+        self, tmp_path, monkeypatch, kind, plain
+    ):
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+        named = "test" if plain == "train" else "train"
+        columns = {plain: {"label": [1, 0, 1, 1]}, named: {"label": ([0, 1, 1, 0], ["dog", "cat"])}}
+        folder = Path(self.save(tmp_path, **columns))
+        if kind == "parquet":
+            for split, table in datasets.load_from_disk(folder).items():
+                table.to_parquet(tmp_path / "files" / "pets" / f"{split}.parquet")
+            folder = tmp_path / "files" / "pets"
+        dataset = self.open(str(folder))
+        assert self.shown(dataset, plain) == ["cat", "dog", "cat", "cat"]
+        assert self.shown(dataset, named) == ["dog", "cat", "cat", "dog"]
+        (note,) = [note for note in dataset.notes if "without names" in note]
+        whose = "the held-out split" if plain == "train" else "train"
+        assert note == (
+            f"pets, {plain}: labels are numbers without names, which count {whose}'s classes: 0 is "
+            "dog, 1 is cat"
+        )
+
     def test_numbers_beyond_the_classes_are_refused(self, tmp_path):
         folder = self.save(tmp_path, train=TRAIN, test={"label": [1, 2, 1, 2]})
         with pytest.raises(UserError, match=r"from 1 to 2, but train has 2 classes: they must"):
@@ -216,7 +235,17 @@ def test_tars_of_a_webdataset(tmp_path, monkeypatch):
     import tarfile
 
     datasets = pytest.importorskip("datasets")
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    # Whether other users of the class in this process would have all its decoders meanwhile.
+    whole, split_generators = [], WebDataset._split_generators
+
+    def split(builder, manager):
+        whole.append("pth" in WebDataset.DECODERS)
+        return split_generators(builder, manager)
+
+    monkeypatch.setattr(WebDataset, "_split_generators", split)
     (tmp_path / "set").mkdir()
     for split, count in (("train", 6), ("test", 4)):
         with tarfile.open(tmp_path / "set" / f"{split}-0000.tar", "w") as tar:
@@ -234,3 +263,28 @@ def test_tars_of_a_webdataset(tmp_path, monkeypatch):
         members = dataset.splits[split]
         levels = members.load(np.arange(count))[:, 0, 0, 0]
         assert levels.tolist() == [40 + 40 * label for label in members.labels.tolist()]
+    assert whole == [True]
+
+
+@pytest.mark.parametrize("labelled_by", ["folders", "metadata"])
+def test_imagefolders_of_the_hub(tmp_path, monkeypatch, labelled_by):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for split, count in (("train", 6), ("test", 4)):
+        for i in range(count):
+            folder = tmp_path / "set" / split / (PAIR[i % 2] if labelled_by == "folders" else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}.png").write_bytes(png(40 + 40 * (i % 2)))
+            lines[split].append(json.dumps({"file_name": f"{i}.png", "label": PAIR[i % 2]}))
+        if labelled_by == "metadata":
+            (tmp_path / "set" / split / "metadata.jsonl").write_text("\n".join(lines[split]))
+    options = {"folder": str(tmp_path / "set"), "resolution": 8, "val_fraction": 0.0}
+    dataset = data.load_dataset("huggingface", **options)
+    own = data.load_dataset("folder", **options)
+    assert list(dataset.class_names) == list(own.class_names) == list(PAIR)
+    for split, count in (("test", 4), ("train", 6)):
+        members = dataset.splits[split]
+        levels = members.load(np.arange(count))[:, 0, 0, 0]
+        assert levels.tolist() == [40 + 40 * label for label in members.labels.tolist()]
+        assert sorted(members.labels) == sorted(own.splits[split].labels)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lgm_jax
-from lgm_jax.class_folders import METADATA, NUMBERED
-from lgm_jax.distilled import first_of_classes, read_distilled, save_distilled
+from lgm_jax.data.class_folders import NUMBERED
+from lgm_jax.distilled import METADATA, first_of_classes, read_distilled, save_distilled
 from lgm_jax.errors import UserError
 
 NAMES = ["ant", "hot dog", "cat"]
@@ -92,7 +92,7 @@ def test_metadata_of_another_program_that_says_nothing_of_classes_is_no_matter(p
     ("line", "words"),
     [
         ("{", "line 1: not JSON"),
-        ("[1]", "line 1: no object with a file_name"),
+        ("[1]", "line 1: no JSON object"),
         ('{"label": 1}', "line 1: no object with a file_name"),
         ('{"file_name": 7}', "line 1: no object with a file_name"),
         ('{"file_name": "0_ant/000.png", "label": "ant"}', "label must be a whole number"),

@@ -6,7 +6,9 @@ from PIL import Image
 
 import launch
 from lgm_jax import load_distilled
+from lgm_jax.data import load_dataset
 from lgm_jax.errors import UserError
+from lgm_jax.foreign import read_source
 from lgm_jax.opening import open_session
 
 WNIDS = ["n01440764", "n02102040", "n02979186"]
@@ -33,13 +35,10 @@ def make_photos(folder, names):
 
 
 def open_source(source, tmp_path, names=WNIDS, data="imagenet", ipc=1):
-    """The foreign images that a session with photos of these classes would evaluate."""
+    """The foreign images that a run with photos of these classes would evaluate."""
     make_photos(tmp_path / "photos", names)
-    arguments = ["--config=configs/dinov2_folder.py:quick", f"--config.data.name={data}"]
-    arguments += [f"--config.data.folder={tmp_path / 'photos'}", f"--config.ipc={ipc}"]
-    arguments += ["--config.stages=probe", f"--config.images.source={source}"]
-    config, *_ = launch.parse(["launch.py", *arguments, f"--workdir={tmp_path / 'run'}"])
-    return open_session(config, str(tmp_path / "run"), overwrite=False).source
+    dataset = load_dataset(data, folder=str(tmp_path / "photos"), resolution=32)
+    return read_source(str(source), dataset, 32, ipc)
 
 
 def levels(source):

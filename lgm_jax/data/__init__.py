@@ -1,4 +1,4 @@
-"""Where images come from: `load_dataset(name)` gives labelled images by index, in splits."""
+"""Sources of images: `load_dataset(name)` returns labelled images by index, in splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ __all__ = [
     "Dataset",
     "Split",
     "check_fits",
-    "check_name",
     "describe",
     "from_arrays",
     "get_source",
@@ -57,25 +56,25 @@ def load_dataset(
     Args:
         name: One of `source_names()`, or `tfds:NAME` for any other set of TFDS.
         folder: Where the images lie.
-        resolution: Side of the images to give, in pixels.
+        resolution: Side of the images that splits load, in pixels.
         seed: Seed of the split where the data set does not come with one.
         val_fraction: Part of the training images that becomes `val` where there is none; by
             default a fifth of a person's own images, and nothing of a benchmark's.
         subset: Classes to keep: see `splits.select_classes`; all by default.
         on_bad_image: `stop` raises when an image that cannot be read is loaded, `skip` finds such
             images beforehand and leaves them out.
+        label: The column of labels, of a source that has columns; by default the likeliest.
 
     Raises:
         UserError: If the name or a value is unknown or out of range, the folder is missing, not
-            needed or not readable, or the labels are not in order.
+            needed or not readable, or the labels are not consistent.
     """
-    check_name(name)
+    source = get_source(name)
     checks.in_range("resolution", resolution, 1, whole=True)
     checks.in_range("seed", seed, 0, 2**31 - 1, whole=True)
     if val_fraction is not None:
         checks.in_range("val_fraction", val_fraction, 0, 0.9)
     checks.one_of("on_bad_image", on_bad_image, ON_BAD_IMAGE)
-    source = get_source(name)
     if source.needs and not folder:
         raise UserError(f"{name} needs {source.needs}: set --config.data.folder=...")
     if label and not source.columns:
@@ -93,17 +92,8 @@ def load_dataset(
 
 
 def source_names() -> list[str]:
-    """Every name that `load_dataset` knows, beside `tfds:NAME`."""
+    """Returns the names that `load_dataset` knows, beside `tfds:NAME`."""
     return list(SOURCES)
-
-
-def check_name(name: str) -> None:
-    """Refuses a name that `load_dataset` does not know.
-
-    Raises:
-        UserError: If it does not.
-    """
-    get_source(name)
 
 
 def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySplit:
@@ -120,16 +110,15 @@ def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySpl
     shape = check_fits(split, limit_bytes=limit_bytes)
     if isinstance(split, ArraySplit):
         return split
-    count = len(split.labels)
     images = np.empty(shape, np.uint8)
-    for start in show_progress(range(0, count, _BATCH), progress):
-        indices = np.arange(start, min(start + _BATCH, count))
+    for start in show_progress(range(0, len(images), _BATCH), progress):
+        indices = np.arange(start, min(start + _BATCH, len(images)))
         images[indices] = split.load(indices)
     return ArraySplit(images, split.labels, split.groups)
 
 
 def check_fits(split: Split, *, limit_bytes: int) -> tuple[int, ...]:
-    """The shape (n, r, r, 3) of all images of a split.
+    """Returns the shape (n, r, r, 3) of all images of a split.
 
     Raises:
         UserError: If they exceed the limit as uint8, or the first cannot be read.

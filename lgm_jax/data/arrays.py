@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def from_arrays(
             which are whole numbers or names of classes, or -1 or `None` throughout a held-out
             split that has none; and perhaps groups, integers from 0. What is missing is held out
             of `train`: see `splits.complete`.
-        resolution: Side of the images to give, in pixels.
+        resolution: Side of the images to return, in pixels.
         class_names: In label order, or by split where each has an order of its own; by default
             the labels themselves. What is not text is made it.
         group_names: In the order of groups; by default their numbers, if there are groups.
@@ -57,43 +57,30 @@ def from_arrays(
         val_fraction: Part of the training images that becomes `val` where there is none.
 
     Raises:
-        UserError: If the arrays' shapes or types do not fit, or labels or splits are not in
-            order: see `labels.match_labels` and `Dataset`.
+        UserError: If the arrays' shapes or types do not fit, or labels or splits are not
+            consistent: see `labels.match_labels` and `Dataset`.
     """
     assigned, notes = assign_splits(splits, name)
-    arrays, read = {}, {}
-    for split, given in assigned.items():
-        arrays[split] = _check_images(splits[given][0], f"{name}, {split}")
-        own = class_names.get(given, ()) if isinstance(class_names, Mapping) else class_names
-        read[split] = read_labels(
-            splits[given][1],
-            len(arrays[split]),
-            where=name,
-            split=split,
-            names=own if len(own) else None,
-        )
-    group_names = check_names(group_names, name, "group")
     stored = {}
     for split, given in assigned.items():
-        labelled, groups = splits[given], None
-        if len(labelled) == 3:
-            what = f"{name}, {split} groups"
-            groups = _check_groups(labelled[2], len(arrays[split]), what)
-        records = PixelRecords(f"{name}, {split}", arrays[split])
-        stored[split] = Stored(records, read[split], groups, arrays[split])
+        where = f"{name}, {split}"
+        images, labels, *groups = splits[given]
+        images = _check_images(images, where)
+        names = class_names.get(given, ()) if isinstance(class_names, Mapping) else class_names
+        stored[split] = Stored(
+            PixelRecords(where, images),
+            read_labels(labels, len(images), where=name, split=split, names=list(names) or None),
+            _check_groups(groups[0], len(images), f"{where} groups") if groups else None,
+            images,
+        )
+    # Groups that have no names are called by their numbers.
+    largest = max(
+        (part.groups.max(initial=-1) for part in stored.values() if part.groups is not None),
+        default=-1,
+    )
+    group_names = check_names(group_names, name, "group") or list(map(str, range(largest + 1)))
     request = Request("", resolution, seed, val_fraction)
-    group_names = group_names or _number_groups(stored.values())
     return assemble(request, name, stored, benchmark=False, group_names=group_names, notes=notes)
-
-
-def _number_groups(splits: Iterable[Stored]) -> list[str]:
-    """Names of groups that have none: their numbers."""
-    largest = [
-        int(split.groups.max())
-        for split in splits
-        if split.groups is not None and len(split.groups)
-    ]
-    return [str(group) for group in range(max(largest, default=-1) + 1)]
 
 
 def load_npz(request: Request) -> Dataset:
@@ -108,83 +95,60 @@ def load_npz(request: Request) -> Dataset:
     """
     file = request.folder
     path = Path(os.path.expanduser(file))
-    try:
-        stored = np.load(path, allow_pickle=False)
-        if isinstance(stored, np.ndarray):
-            raise UserError(f"{file} is one array: expected an .npz file with {_LAYOUT}")
-        with stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {file}: expected an .npz file with {_LAYOUT}") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{file} is a folder: expected an .npz file with {_LAYOUT}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = formats.explain_file(path) or error
-        raise UserError(f"cannot read {file}: {reason}") from error
+    arrays = _read_arrays(path, file)
+    # By what stands before the kind in an array's name, its arrays by kind.
     given: dict[str, dict[str, Any]] = {}
     for key, array in arrays.items():
-        found = _KEY.fullmatch(key)
-        if found:
-            names = array.reshape(-1).tolist() if found["kind"] == "class_names" else array
-            given.setdefault(found["split"] or "", {})[found["kind"]] = names
-    splits, notes = _choose_splits(given, str(file))
-    if not splits:
+        if found := _KEY.fullmatch(key):
+            given.setdefault(found["split"] or "", {})[found["kind"]] = array
+    called = {name or "train": name for name, kinds in given.items() if "images" in kinds}
+    if not called:
         raise UserError(f"{file} has arrays {sorted(arrays)}: expected {_LAYOUT}")
-    common = given.get("", {}).get("class_names", ())
-    own = {split: kinds.get("class_names", common) for split, kinds in splits.items()}
+    if {"", "train"} <= {name for name, kinds in given.items() if "images" in kinds}:
+        raise UserError(f"{file} has both images and train_images: keep one of them")
+    assigned, notes = assign_splits(called, file)
+    splits, names = {}, {}
+    for split, each in assigned.items():
+        kinds, prefix = given[called[each]], f"{called[each]}_".lstrip("_")
+        if "labels" in kinds:
+            splits[split] = tuple(kinds[k] for k in ("images", "labels", "groups") if k in kinds)
+            own = kinds.get("class_names", arrays.get("class_names", np.zeros(0)))
+            names[split] = own.reshape(-1).tolist()
+        elif split == "train":
+            raise UserError(f"{file} has {prefix}images but no {prefix}labels")
+        else:
+            notes.append(unlabelled(file, split))
+    used = {f"{each}_{kind}".lstrip("_") for each in called.values() for kind in given[each]}
+    unused = [key for key in arrays if key not in {*used, "group_names", "class_names"}]
+    if unused:
+        notes.append(f"{file}: {list_some(unused)} is ignored: expected {_LAYOUT}")
     dataset = from_arrays(
-        {
-            split: tuple(kinds[kind] for kind in ("images", "labels", "groups") if kind in kinds)
-            for split, kinds in splits.items()
-        },
+        splits,
         resolution=request.resolution,
-        class_names=own if any(map(len, own.values())) else (),
+        class_names=names,
         group_names=np.asarray(arrays.get("group_names", ())).reshape(-1).tolist(),
         name=path.stem,
         seed=request.seed,
         val_fraction=request.val_fraction,
     )
-    unused = [key for key in arrays if key != "group_names" and not _is_used(key, given)]
-    if unused:
-        notes.append(f"{file}: {list_some(unused)} is ignored: expected {_LAYOUT}")
     return dataclasses.replace(dataset, notes=[*notes, *dataset.notes])
 
 
-def _is_used(key: str, given: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether an array belongs to a split that has images, or names the classes of all."""
-    found = _KEY.fullmatch(key)
-    if not found:
-        return False
-    return key == "class_names" or "images" in given[found["split"] or ""]
-
-
-def _choose_splits(
-    given: Mapping[str, dict[str, Any]], file: str
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """By split, its arrays by kind; and what is ignored.
-
-    Args:
-        given: By what stands before the kind in an array's name, its arrays by kind.
-        file: For messages.
-    """
-    called = {name or "train": name for name, kinds in given.items() if "images" in kinds}
-    if not called:
-        return {}, []
-    if "images" in given.get("", {}) and "images" in given.get("train", {}):
-        raise UserError(f"{file} has both images and train_images: keep one of them")
-    assigned, notes = assign_splits(called, file)
-    splits = {}
-    for split, name in assigned.items():
-        kinds, prefix = given[called[name]], f"{called[name]}_".lstrip("_")
-        if "labels" in kinds:
-            splits[split] = kinds
-        elif split == "train":
-            raise UserError(f"{file} has {prefix}images but no {prefix}labels")
-        else:
-            notes.append(unlabelled(file, split))
-    return splits, notes
+def _read_arrays(path: Path, file: str) -> dict[str, np.ndarray]:
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(stored, np.lib.npyio.NpzFile):
+            with stored:
+                return {name: stored[name] for name in stored.files}
+        what = f"{file} is one array"
+    except FileNotFoundError:
+        what = f"there is no file {file}"
+    except IsADirectoryError:
+        what = f"{file} is a folder"
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = formats.explain_file(path) or error
+        raise UserError(f"cannot read {file}: {reason}") from error
+    raise UserError(f"{what}: expected an .npz file with {_LAYOUT}")
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:
@@ -207,7 +171,7 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
 def _check_groups(numbers: Any, count: int, what: str) -> np.ndarray:
     numbers = np.asarray(numbers)
     flat = numbers.reshape(-1) if numbers.shape == (count, 1) else numbers
-    if flat.shape != (count,) or not np.issubdtype(flat.dtype, np.integer):
+    if flat.shape != (count,) or flat.dtype.kind not in "iu":
         raise UserError(f"{what} are {numbers.dtype} {numbers.shape}: expected integers ({count},)")
     # Before they are 32 bits, which a larger number would leave.
     if flat.size and (flat.min() < 0 or flat.max() >= 2**31):

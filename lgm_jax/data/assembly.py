@@ -1,14 +1,14 @@
-"""From the images and labels that a source lists, by split, to a data set: the way of every source.
+"""Data sets from the images and labels that a source lists by split: every source goes this way.
 
-A source says what it has (`Stored`) and how it is to be read (`Request`); names, labels, missing
-splits, notes and the fingerprint follow from one rule each.
+A source returns what it has (`Stored`, or files as `Listed`); names, labels, missing splits, notes
+and the fingerprint follow from one rule each.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -24,7 +24,7 @@ from lgm_jax.data.splits import complete
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be opened; see `load_dataset` for the fields."""
+    """The arguments of `load_dataset`, which has the meaning of the fields."""
 
     folder: str
     resolution: int
@@ -52,6 +52,28 @@ class Stored:
     identity: Any = ()
 
 
+class Entry(NamedTuple):
+    """An image file, its class (`None` where unknown), and its group, where there are groups."""
+
+    file: File
+    name: str | None
+    group: str = ""
+
+
+class Listed(NamedTuple):
+    """The image files of a data set.
+
+    Attributes:
+        splits: By split, the images in their order.
+        classes: Names in label order; by default those of each split in order of appearance.
+        groups: Names in their order; empty without groups.
+    """
+
+    splits: Mapping[str, Sequence[Entry]]
+    classes: Sequence[str] = ()
+    groups: Sequence[str] = ()
+
+
 def assemble(
     request: Request,
     name: str,
@@ -60,8 +82,8 @@ def assemble(
     benchmark: bool,
     orient: bool = False,
     group_names: Sequence[str] = (),
-    identity: Sequence[Any] | None = None,
-    notes: Sequence[str] = (),
+    identity: Sequence[Any] = (),
+    notes: Iterable[str] = (),
     lost: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Makes one data set of splits: labels matched by name, what is missing held out.
@@ -69,21 +91,18 @@ def assemble(
     Args:
         request: What was asked for.
         name: Name of the data set.
-        stored: By split, what there is.
-        benchmark: Whether results are published of it, so that no training image is held out for
+        stored: By split, what its source stores.
+        benchmark: Whether results on it are published, so that no training image is held out for
             `val` unless that is asked for.
         orient: Whether the EXIF orientation is applied.
-        group_names: Of the groups, in their order.
+        group_names: As `Dataset` has them; `notes` and `lost` likewise.
         identity: What the fingerprint is made of; by default everything.
-        notes: What is to be said.
-        lost: Images that are links to nowhere, and what they link to.
 
     Raises:
         UserError: See `labels.match_labels`, `Dataset` and `splits.complete`.
     """
-    class_names, matched, more = match_labels(
-        {split: part.labels for split, part in stored.items()}, name
-    )
+    labels_of = {split: part.labels for split, part in stored.items()}
+    class_names, matched, more = match_labels(labels_of, name)
     splits: dict[str, Split] = {}
     facts: list[Any] = [request.resolution, orient, class_names]
     for split, labels in matched.items():
@@ -97,7 +116,7 @@ def assemble(
         name,
         class_names,
         splits,
-        digest(*(facts if identity is None else identity)),
+        digest(*(identity or facts)),
         group_names,
         notes=[*notes, *more],
         lost=lost or {},
@@ -110,59 +129,30 @@ def assemble(
     return complete(dataset, seed=request.seed, val_fraction=val_fraction)
 
 
-@dataclasses.dataclass
-class Listed:
-    """The image files of one split, with the class and perhaps the group of each, in their order.
-
-    A class is `None` where it is not said.
-    """
-
-    files: list[File] = dataclasses.field(default_factory=list)
-    classes: list[str | None] = dataclasses.field(default_factory=list)
-    groups: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, files: Sequence[File], name: str | None, group: str = "") -> None:
-        """Appends images of one class and group."""
-        self.files += files
-        self.classes += [name] * len(files)
-        self.groups += [group] * len(files) if group else []
-
-
 def assemble_files(
-    request: Request,
-    name: str,
-    listing: Listing,
-    listed: Mapping[str, Listed],
-    *,
-    classes: Sequence[str] = (),
-    group_names: Sequence[str] = (),
-    **options: Any,
+    request: Request, name: str, listing: Listing, listed: Listed, *, own: bool = False
 ) -> Dataset:
-    """Makes one data set of listed files; see `assemble`.
-
-    Args:
-        request: What was asked for.
-        name: Name of the data set.
-        listing: What lists the files' folder.
-        listed: By split, its images.
-        classes: Names in label order; by default each split's in the order in which they come.
-        group_names: Of the groups, in their order.
-        options: See `assemble`.
-    """
-    numbers = {group: number for number, group in enumerate(group_names)}
+    """Makes one data set of image files, a person's `own` or a published set's; see `assemble`."""
+    number_of_group = {group: number for number, group in enumerate(listed.groups)}
     stored = {}
-    for split, part in listed.items():
-        own = list(classes or dict.fromkeys(each for each in part.classes if each is not None))
-        index: dict[str | None, int] = {None: -1}
-        index |= {each: number for number, each in enumerate(own)}
-        labels = np.asarray([index[each] for each in part.classes], np.int32)
-        own_groups = part.groups if group_names else []
-        groups = np.asarray([numbers[each] for each in own_groups], np.int32)
-        records = FileRecords(
-            listing.root, [file.path for file in part.files], [file.size for file in part.files]
-        )
+    for split, entries in listed.splits.items():
+        names = listed.classes or list(dict.fromkeys(e.name for e in entries if e.name is not None))
+        number = {None: -1} | {each: i for i, each in enumerate(names)}
+        files = [entry.file for entry in entries]
+        groups = [number_of_group[entry.group] for entry in entries] if listed.groups else None
         stored[split] = Stored(
-            records, Labels(labels, own), groups if group_names else None, part.files
+            FileRecords(listing.root, [f.path for f in files], [f.size for f in files]),
+            Labels(np.asarray([number[entry.name] for entry in entries], np.int32), names),
+            None if groups is None else np.asarray(groups, np.int32),
+            files,
         )
-    options |= {"group_names": group_names, "notes": listing.notes(), "lost": listing.lost}
-    return assemble(request, name, stored, **options)
+    return assemble(
+        request,
+        name,
+        stored,
+        benchmark=not own,
+        orient=own,
+        group_names=listed.groups,
+        notes=listing.notes(),
+        lost=listing.lost,
+    )

@@ -1,4 +1,4 @@
-"""What is slow to find out about a data set, remembered on this machine between runs."""
+"""Facts about data sets that are slow to compute, stored on this machine between runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder() -> Path | None:
 
 
 def compiled() -> Path | None:
-    """Where compiled programs are kept; `None`, which is said, if nothing can be kept."""
+    """Returns the folder for compiled programs; `None`, with a note, if nothing can be stored."""
     kept = folder()
     if kept is None:
         reason = "no home folder is known"
@@ -44,12 +44,12 @@ def compiled() -> Path | None:
 
 
 def remember(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array from the cache, or computed and then kept there.
+    """Returns an array from the cache, or computes it and stores it there.
 
     Args:
-        kind: What it is, for the file's name.
+        kind: The beginning of the file's name.
         key: Fingerprint of everything it depends on.
-        compute: Finds it out.
+        compute: Returns the array.
     """
     kept = folder()
     if kept is None:

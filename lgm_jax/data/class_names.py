@@ -18,11 +18,11 @@ _WNID = re.compile(r"(n\d{8})(?:[-_. ]+(.+))?")
 
 
 def name_wordnet(dataset: Dataset) -> Dataset:
-    """Gives classes that are called by WordNet names the names that people use.
+    """Renames classes that have WordNet names by the names that people use.
 
     Those of ImageNet-1k have names here; others keep the words behind the WordNet name, if any.
     """
-    table = dict(zip(imagenet.wnids(), imagenet.names(), strict=True))
+    table = imagenet.names_by_wnid()
     matches = [_WNID.fullmatch(name) for name in dataset.class_names]
     wnids = [match[1] for match in matches if match and match[1] in table]
     names = [
@@ -36,7 +36,7 @@ def name_wordnet(dataset: Dataset) -> Dataset:
 
 
 def name_classes(dataset: Dataset, folder: str) -> Dataset:
-    """Gives classes the names that people use: those of `class_names.txt`, or of WordNet's classes.
+    """Renames classes by `class_names.txt`, or WordNet names by the names that people use.
 
     The file has a line `CLASS NAME` for each class, with a space, tab or comma between; where
     classes are numbers that count from 0 or 1, names alone will do, in their order.
@@ -52,24 +52,17 @@ def name_classes(dataset: Dataset, folder: str) -> Dataset:
     if not folder or not path.is_file():
         return name_wordnet(dataset)
     lines = [line.strip() for line in tables.read_text(path).split("\n") if line.strip()]
-    classes = list(dataset.class_names)
+    classes, notes = list(dataset.class_names), list(dataset.notes)
     found = _keyed(lines, classes) or _counted(lines, classes)
-    if not found and not set(classes) <= set(map(plain, lines)):
+    if found:
+        notes.append(f"{dataset.name}: {FILE} names {len(found)} of {len(classes)} classes")
+    elif not set(classes) <= set(map(plain, lines)):
         raise UserError(
             f"{path} names none of the classes, as {classes[0]}: expected a line for each, such as "
             f"'{classes[0]} its name'"
         )
-    named = dataclasses.replace(
-        dataset,
-        class_names=[found.get(name, name) for name in classes],
-        notes=[
-            *dataset.notes,
-            f"{dataset.name}: {FILE} names {len(found)} of {len(classes)} classes",
-        ]
-        if found
-        else dataset.notes,
-    )
-    return name_wordnet(named)
+    names = [found.get(name, name) for name in classes]
+    return name_wordnet(dataclasses.replace(dataset, class_names=names, notes=notes))
 
 
 def _keyed(lines: list[str], classes: list[str]) -> Mapping[str, str]:

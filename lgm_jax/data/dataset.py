@@ -1,4 +1,4 @@
-"""What every data source gives: labelled images by index, class names, splits, a fingerprint."""
+"""Data sets as every source returns them: images by index, labels, splits, a fingerprint."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Dataset:
         group_names: Human-readable, in the order of the splits' groups; empty without groups.
         wnids: The classes' WordNet names, where they are classes of ImageNet-1k; else empty.
         skipped: By split, the images that cannot be read and were left out, without their folder.
-        notes: What a user must know: what was ignored, and why; a line each.
+        notes: What was ignored, and why; a line each.
         lost: Images that are links to nowhere, without their folder, and what they link to.
 
     Raises:
@@ -159,25 +159,20 @@ def _check_split(name: str, split: str, members: Split, classes: int, groups: in
 
 
 def _check_images(what: str, images: np.ndarray, count: int) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3:
-        advice = pixels.advise(images)
-        raise UserError(
-            f"{what} images are {images.shape}: expected ({count}, h, w, 3)"
-            f"{advice and f': {advice}'}"
-        )
-    if len(images) != count:
-        raise UserError(f"{what} images are {images.shape}: expected ({count}, h, w, 3)")
+    colour = images.ndim == 4 and images.shape[-1] == 3
+    advice = "" if colour and len(images) != count else pixels.advise(images)
     floats = np.issubdtype(images.dtype, np.floating)
     # A comparison with NaN is false.
-    if images.dtype != np.uint8 and not (floats and images.min() >= 0 and images.max() <= 1):
+    valid = images.dtype == np.uint8 or (floats and images.min() >= 0 and images.max() <= 1)
+    if not colour or len(images) != count or not valid:
         raise UserError(
-            f"{what} images are {images.dtype}: expected uint8, or floats from 0 to 1: "
-            f"{pixels.as_bytes(images)}"
+            f"{what} images are {images.dtype} {images.shape}: expected uint8 ({count}, h, w, 3), "
+            f"or floats from 0 to 1{advice and f': {advice}'}"
         )
 
 
 def digest(*facts: Any) -> str:
-    """A fingerprint of JSON values, bytes and arrays, each told apart from the next."""
+    """Returns a fingerprint of JSON values, bytes and arrays, each delimited from the next."""
     result = hashlib.sha256()
     for fact in facts:
         if isinstance(fact, np.ndarray):

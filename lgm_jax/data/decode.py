@@ -53,8 +53,10 @@ class BadImageError(Exception):
 
 def decode(
     source: bytes | UInt8[np.ndarray, "h w *c"], *, orient: bool, name: str = ""
-) -> Image.Image:
+) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
     """An RGB image from a file's bytes, or from pixels that are decoded already.
+
+    It is PIL's, or an array, without a copy, where PIL did not decode it.
 
     Transparency is laid on white, 16-bit grey is scaled to 8 bits, and of an animation the first
     frame is taken. An image of more than 67 million pixels is returned at a fraction of its size.
@@ -68,14 +70,6 @@ def decode(
     Raises:
         BadImageError: If they cannot be decoded.
     """
-    found = read(source, orient=orient, name=name)
-    return Image.fromarray(found) if isinstance(found, np.ndarray) else found
-
-
-def read(
-    source: bytes | UInt8[np.ndarray, "h w *c"], *, orient: bool, name: str = ""
-) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
-    """As `decode`, but pixels, without a copy, of what PIL did not decode."""
     if isinstance(source, np.ndarray):
         return _to_rgb(Image.fromarray(source), wide=False)
     if not orient and (pixels := _decode_jpeg(source)) is not None:

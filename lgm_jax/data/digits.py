@@ -51,11 +51,8 @@ def load_digits(resolution: int = RESOLUTION) -> Dataset:
         name: ArraySplit(images[indices], labels[indices])
         for name, indices in (("train", train), ("val", val), ("test", test))
     }
-    digest = hashlib.sha256()
-    for split in splits.values():
-        digest.update(split.images.tobytes())
-        digest.update(split.labels.tobytes())
-    return Dataset("digits", _NAMES, splits, digest.hexdigest())
+    stored = b"".join(s.images.tobytes() + s.labels.tobytes() for s in splits.values())
+    return Dataset("digits", _NAMES, splits, hashlib.sha256(stored).hexdigest())
 
 
 def load_spurious_digits(resolution: int = RESOLUTION) -> Dataset:

@@ -1,16 +1,24 @@
-"""A person's own folder of images: one folder per class, perhaps in folders of splits."""
+"""A person's own folder of images: a folder per class, or a table; perhaps folders of splits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from lgm_jax.data.assembly import Listed, Request, assemble_files
+from lgm_jax.data.assembly import Entry, Listed, Request, assemble_files
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.labels import unlabelled
 from lgm_jax.data.listing import File, Listing
-from lgm_jax.data.split_names import check_one, find_splits, ignored, split_of, splits_within
+from lgm_jax.data.split_names import (
+    assign_splits,
+    check_one,
+    find_splits,
+    ignored,
+    split_of,
+    splits_within,
+)
+from lgm_jax.data.tables import Row, find_table
 from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import folded, looks, match, plain
 
@@ -32,9 +40,10 @@ _LOOKED_AT = 3
 def load_folder(request: Request) -> Dataset:
     """Lists a folder of images; nothing is decoded yet.
 
-    Two layouts are read. `train/<class>/*` comes with `val`, `test` or both, by any of their usual
-    names; `<class>/*` alone is split here, into about 70 % `train`, 10 % `val` and 20 % `test` of
-    each class. What the folder lacks is held out of `train`: see `splits.complete`.
+    Class folders come in two layouts: `train/<class>/*` with `val`, `test` or both, by any of their
+    usual names, or `<class>/*` alone, which is split here, into about 70 % `train`, 10 % `val` and
+    20 % `test` of each class. Or a table labels images that lie in no class folders. What is
+    missing is held out of `train`: see `splits.complete`.
 
     Images may lie at any depth below their class, and links are followed; see `listing.Listing`
     for what is left out, of which the data set has notes. The split depends on names and seed, not
@@ -44,32 +53,30 @@ def load_folder(request: Request) -> Dataset:
 
     Raises:
         UserError: If the folder is missing or laid out otherwise, has fewer than two classes or a
-            class without images, if no image could be held out for `test`, or if a link that may
-            be a class leads nowhere.
+            class without images, if no image could be held out for `test`, if a link that may be a
+            class leads nowhere, or if what a table says is ambiguous or lacks training images.
     """
     root = open_folder(request.folder, LAYOUT)
+    if labelled := _load_flat(request, root):
+        return labelled
     listing = Listing(root)
     given = find_splits_of_classes(listing) or {"train": ""}
     listed = {split: list_classes(listing, split, inside) for split, inside in given.items()}
-    names = list(dict.fromkeys(map(str, listed["train"].classes)))
+    names = list(dict.fromkeys(str(entry.name) for entry in listed["train"]))
     if len(names) < 2:
         what = f"one class only, {names[0]!r}" if names else "none of the classes"
         raise UserError(f"{root / given['train']} has {what}: expected {LAYOUT}")
-    return assemble_files(request, name_of(root), listing, listed, benchmark=False, orient=True)
+    return assemble_files(request, name_of(root), listing, Listed(listed), own=True)
 
 
 def name_of(root: Path) -> str:
-    """What to call a data set: its folder's name."""
+    """Returns the name of a data set: its folder's."""
     # `.` has no name of its own.
     return Path(os.path.abspath(root)).name
 
 
 def open_folder(folder: str | Path, layout: str) -> Path:
-    """The folder, with `~` expanded.
-
-    Args:
-        folder: What was asked for.
-        layout: What is expected in it, for the message.
+    """Returns the folder, with `~` expanded; `layout` is its expected content, for messages.
 
     Raises:
         UserError: If it is not a folder.
@@ -82,14 +89,16 @@ def open_folder(folder: str | Path, layout: str) -> Path:
     raise UserError(f"{folder} is not a folder: expected {layout}")
 
 
-def list_classes(listing: Listing, split: str, inside: str, only: Collection[str] = ()) -> Listed:
+def list_classes(
+    listing: Listing, split: str, inside: str, only: Collection[str] = ()
+) -> list[Entry]:
     """Lists the images of class folders; those whose names look the same are one class.
 
     Args:
         listing: Of the data folder.
         split: Of what split they are.
         inside: The folder of class folders, below it.
-        only: Names of the classes to list; all that there are by default.
+        only: Names of the classes to list; by default all.
 
     Raises:
         UserError: If there are none, or one of those to train on has other files only.
@@ -106,27 +115,27 @@ def list_classes(listing: Listing, split: str, inside: str, only: Collection[str
     for name in names:
         if only and name not in only:
             continue
-        files = listing.images(Path(inside, name).as_posix())
-        if files:
+        place = Path(inside, name).as_posix()
+        if files := listing.images(place):
             shown = called.setdefault(looks(name), plain(name))
-            if shown in classes:
-                merged.append(shown)
+            merged += [shown] if shown in classes else []
             classes.setdefault(shown, []).extend(files)
-        elif listing.is_written(Path(inside, name).as_posix()):
+        elif listing.is_written(place):
             written.append(name)
-        elif split == "train" and not listing.is_empty(Path(inside, name).as_posix()):
+        elif split == "train" and not listing.is_empty(place):
             raise UserError(f"class {name!r} has no images in {folder / name}")
-    _check_parts(folder, list(classes))
-    if merged:
-        listing.say(
-            f"{folder}: folders whose names look the same are one class: {list_some(merged)}"
+    if len(classes) > 1 and all(folded(name) in _PARTS for name in classes):
+        raise UserError(
+            f"{folder} has {list_some(list(classes))}, which are no classes by their names: "
+            "expected <class>/*.jpg, so put the images of each class into a folder of its own"
         )
-    if written:
-        listing.say(f"{folder}: no classes, since they hold text alone: {list_some(written)}")
-    listed = Listed()
-    for shown, files in classes.items():
-        listed.add(files, shown)
-    return listed
+    for some, why in (
+        (merged, "folders whose names look the same are one class"),
+        (written, "no classes, since they hold text alone"),
+    ):
+        if some:
+            listing.say(f"{folder}: {why}: {list_some(some)}")
+    return [Entry(file, shown) for shown, files in classes.items() for file in files]
 
 
 def find_splits_of_classes(listing: Listing) -> dict[str, str]:
@@ -135,97 +144,60 @@ def find_splits_of_classes(listing: Listing) -> dict[str, str]:
     Names decide, and whether the folders hold folders of images. What is ignored is noted.
 
     Raises:
-        UserError: If that cannot be told, if two folders are the same split, if splits lie in the
+        UserError: If that is ambiguous, if two folders are the same split, if splits lie in the
             classes, or if the folders lie in one that is alone.
     """
-    names = listing.folders()
-    found = find_splits(names)
+    root, names = listing.root, listing.folders()
     # What is only looked at is not left out.
-    look = Listing(listing.root)
+    look = Listing(root)
 
     def classes(name: str) -> list[str]:
         return [each for each in look.folders(name) if look.images(f"{name}/{each}")]
 
     # A class may be called bullet_train; imagenet_train holds classes.
     found = {
-        split: [name for name in given if split_of(name) or look.folders(name)]
-        for split, given in found.items()
+        split: some
+        for split, given in find_splits(names).items()
+        if (some := [name for name in given if split_of(name) or look.folders(name)])
     }
-    found = {split: given for split, given in found.items() if given}
     known = [name for given in found.values() for name in given]
     others = [name for name in names if known and name not in known and look.images(name)]
     if "train" in found and len(found) > 1:
-        return _check_splits(listing, found, others)
-    if "train" in found:
-        return _check_train(listing, found["train"][0], others, classes)
+        return _check_splits(listing, look, found, others)
     exact = [name for name in known if split_of(name)]
-    if exact and (not others or any(map(classes, exact))):
-        raise UserError(f"{listing.root} has {' and '.join(exact)} but no train folder")
-    _check_classes(listing, look, names, classes)
+    if "train" in found:
+        train, inside = found["train"][0], classes(found["train"][0])
+        if not others:
+            raise UserError(
+                f"{root} has {train} but neither val nor test: give {root / train} to have it split"
+            )
+        alike = [name for name in others if set(classes(name)) & set(inside)]
+        if alike or (inside and exact):
+            raise UserError(
+                f"{root} has {(alike or others)[0]} beside {train}, which has folders as a split "
+                "has: call it val or test, or move it away; if they are classes, rename the folder "
+                f"{train}"
+            )
+    else:
+        if exact and (not others or any(map(classes, exact))):
+            raise UserError(f"{root} has {' and '.join(exact)} but no train folder")
+        _check_classes(listing, look, names, classes)
     for name in exact:
-        _say_class(listing, name)
+        listing.say(
+            f"{root}: the folder {name} is a class, since it holds images and no folders of them"
+        )
     return {}
 
 
-def _check_parts(folder: Path, names: Sequence[str]) -> None:
-    """Refuses classes that are called as the parts of an archive are: images and masks.
-
-    Raises:
-        UserError: If all are.
-    """
-    if len(names) > 1 and all(folded(name) in _PARTS for name in names):
-        raise UserError(
-            f"{folder} has {list_some(names)}, which are no classes by their names: expected "
-            "<class>/*.jpg, so put the images of each class into a folder of its own"
-        )
-
-
-def _check_classes(
-    listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
-) -> None:
-    """Refuses folders that are no classes by their names or by what they hold, or says it."""
-    mentioned = [splits_within(name) for name in names]
-    if mentioned and all(mentioned) and len(set().union(*mentioned)) > 1:
-        raise UserError(
-            f"{listing.root} has {list_some(names)}, each of a split and something else: expected "
-            "train/<class> and test/<class>"
-        )
-    for name in names[:_LOOKED_AT]:
-        inside = find_splits(each for each in look.folders(name) if split_of(each))
-        if "train" in inside and len(inside) > 1:
-            splits = " and ".join(given[0] for given in inside.values())
-            if len(names) == 1:
-                raise UserError(
-                    f"{listing.root} has {name} alone, which has {splits}: give "
-                    f"{listing.root / name}"
-                )
-            raise UserError(
-                f"{listing.root / name} has {splits}: splits must hold classes, as in "
-                "train/<class>, not classes splits; if it is the data set, give it alone"
-            )
-    if len(names) == 1 and len(below := classes(names[0])) > 1:
-        raise UserError(
-            f"{listing.root} has {names[0]} alone, which has {list_some(below)}: give "
-            f"{listing.root / names[0]}"
-        )
-    held = [set(look.folders(name)) for name in names[:_LOOKED_AT]]
-    alike = sorted(set.intersection(*held)) if len(held) > 1 else []
-    if len(alike) > 1:
-        listing.say(
-            f"{listing.root}: {list_some(names)} are the classes, and each has folders "
-            f"{list_some(alike)}: if those are the classes, call these train, val and test"
-        )
-
-
 def _check_splits(
-    listing: Listing, found: dict[str, list[str]], others: Sequence[str]
+    listing: Listing, look: Listing, found: dict[str, list[str]], others: Sequence[str]
 ) -> dict[str, str]:
     """Splits beside `train`, without those whose images lie in no classes."""
     for given in found.values():
         check_one(given, str(listing.root))
     for name in others:
         listing.say(ignored(str(listing.root), name))
-    splits, look = {}, Listing(listing.root)
+    splits = {}
     trained = look.folders(found["train"][0])
     for split, (name,) in found.items():
         inside = look.folders(name)
@@ -238,29 +210,113 @@ def _check_splits(
     return splits
 
 
-def _check_train(
-    listing: Listing, train: str, others: Sequence[str], classes: Callable[[str], Sequence[str]]
-) -> dict[str, str]:
-    """Nothing, where `train` is a class beside others; it is one unless it holds folders."""
-    root, inside = listing.root, classes(train)
-    alike = [name for name in others if set(classes(name)) & set(inside)]
-    if not others:
+def _check_classes(
+    listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
+) -> None:
+    """Refuses or notes folders whose names or content are not those of classes."""
+    root = listing.root
+    mentioned = [splits_within(name) for name in names]
+    if mentioned and all(mentioned) and len(set().union(*mentioned)) > 1:
         raise UserError(
-            f"{root} has {train} but neither val nor test: give {root / train} to have it split"
+            f"{root} has {list_some(names)}, each of a split and something else: expected "
+            "train/<class> and test/<class>"
         )
-    if alike or (inside and split_of(train)):
+    for name in names[:_LOOKED_AT]:
+        inside = find_splits(each for each in look.folders(name) if split_of(each))
+        if "train" in inside and len(inside) > 1:
+            splits = " and ".join(given[0] for given in inside.values())
+            if len(names) == 1:
+                raise UserError(f"{root} has {name} alone, which has {splits}: give {root / name}")
+            raise UserError(
+                f"{root / name} has {splits}: splits must hold classes, as in train/<class>, not "
+                "classes splits; if it is the data set, give it alone"
+            )
+    if len(names) == 1 and len(below := classes(names[0])) > 1:
         raise UserError(
-            f"{root} has {(alike or others)[0]} beside {train}, which has folders as a split has: "
-            "call it val or test, or move it away; if they are classes, rename the folder "
-            f"{train}"
+            f"{root} has {names[0]} alone, which has {list_some(below)}: give {root / names[0]}"
         )
-    if split_of(train):
-        _say_class(listing, train)
-    return {}
+    held = [set(look.folders(name)) for name in names[:_LOOKED_AT]]
+    alike = sorted(set.intersection(*held)) if len(held) > 1 else []
+    if len(alike) > 1:
+        listing.say(
+            f"{root}: {list_some(names)} are the classes, and each has folders "
+            f"{list_some(alike)}: if those are the classes, call these train, val and test"
+        )
 
 
-def _say_class(listing: Listing, name: str) -> None:
-    listing.say(
-        f"{listing.root}: the folder {name} is a class, since it holds images and no folders of "
-        "them"
-    )
+def _load_flat(request: Request, root: Path) -> Dataset | None:
+    """Lists images that lie in no class folders, as a table beside them labels each.
+
+    They lie in the folder itself, in one folder in it, or in folders of splits (with a table each,
+    or one above). The table's columns are the file's name, its class, and perhaps `group` and
+    `split`; the order is free, and it may have others. Returns `None` if no table names images.
+    """
+    look = Listing(root)
+    places = _find_places(look)
+    listing = Listing(root)
+    listed: dict[str, list[Entry]] = {}
+    for split, inside in places.items():
+        files = look.beside(inside)
+        table = find_table(root, ["", inside], [file.path for file in files])
+        if table is None and split == "train":
+            return None
+        rows = [(table.rows if table else {}).get(file.path, Row("")) for file in files]
+        listed[split] = [
+            Entry(file, row.label or None, row.group) for file, row in zip(files, rows, strict=True)
+        ]
+        if table is None:
+            continue
+        listing.say(f"{root}: {table.path} says which image is of which class")
+        if len(places) == 1:
+            listed = _split(listing, listed["train"], [row.split for row in rows])
+            if table.missing:
+                listing.say(
+                    f"{root}: {table.path} names {len(table.missing)} files that do not exist: "
+                    f"{list_some(table.missing)}"
+                )
+        entries = listed[split]
+        lacking = [entry.file.path for entry in entries if entry.name is None]
+        if lacking and (split == "train" or len(lacking) < len(entries)):
+            raise UserError(f"{root / table.path} says no class of {list_some(lacking)}")
+    if not listed:
+        return None
+    every = [entry for entries in listed.values() for entry in entries]
+    classes = {entry.name for entry in every if entry.name is not None}
+    groups = sorted({entry.group for entry in every})
+    if "" in groups and len(groups) > 1:
+        raise UserError(f"{root}: the table says the groups of some images only")
+    ordered = sorted(classes, key=int if all(map(str.isdecimal, classes)) else str)
+    found = Listed(listed, ordered, groups if groups != [""] else ())
+    return assemble_files(request, name_of(root), listing, found, own=True)
+
+
+def _find_places(look: Listing) -> Mapping[str, str]:
+    """From splits to the folders that hold images and no folders; `train` alone is to be split."""
+    names = look.folders()
+    if look.beside():
+        return {} if any(map(look.images, names)) else {"train": ""}
+    found = find_splits(names)
+    for given in found.values():
+        check_one(given, str(look.root))
+    places = {split: given[0] for split, given in found.items()}
+    if "train" not in places or len(places) < len(names):
+        places = {"train": names[0]} if len(names) == 1 else {}
+    flat = all(look.beside(inside) and not look.folders(inside) for inside in places.values())
+    return places if flat else {}
+
+
+def _split(listing: Listing, every: list[Entry], splits: list[str]) -> dict[str, list[Entry]]:
+    """Images by the splits that the table says; all are `train` if it says none."""
+    if not any(splits):
+        return {"train": every}
+    pairs = list(zip(every, splits, strict=True))
+    lacking = [entry.file.path for entry, split in pairs if not split]
+    if lacking:
+        raise UserError(f"{listing.root}: the table says no split of {list_some(lacking)}")
+    assigned, notes = assign_splits(dict.fromkeys(splits), str(listing.root))
+    for note in notes:
+        listing.say(note)
+    return {
+        split: [entry for entry, each in pairs if each == called]
+        for split, called in assigned.items()
+    }

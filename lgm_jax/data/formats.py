@@ -1,4 +1,4 @@
-"""Which formats of images are read, how a file's name and bytes tell them, and what else they say.
+"""Formats of images that are read, how names and bytes tell them, and why others are not read.
 
 The list is what the installed Pillow opens, but for what is no picture or runs other programs.
 """
@@ -35,7 +35,7 @@ _RAW = frozenset({".dng", ".cr2", ".nef", ".arw", ".orf", ".rw2", ".pef", ".srw"
 
 @functools.cache
 def read_by_pillow() -> Mapping[str, Any]:
-    """From the names of the formats that are read to what opens them, the commonest first."""
+    """Returns the functions that open images, by names of formats, common ones first."""
     Image.init()
     common = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
     names = [*common, *(name for name in Image.ID if name not in common)]
@@ -110,7 +110,7 @@ def explain_file(path: str | os.PathLike[str]) -> str | None:
 
 
 def explain(source: bytes, name: str = "") -> str | None:
-    """Why a file that may pass for an image is not read, and what to do; `None` if unknown.
+    """Returns why a file that looks like an image is not read, and what to do; `None` if unknown.
 
     Args:
         source: A file, or its first bytes.

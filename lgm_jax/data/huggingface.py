@@ -1,4 +1,4 @@
-"""Folders that Hugging Face's `datasets` reads: parquet or WebDataset's tars."""
+"""Folders that Hugging Face's `datasets` reads: parquet, WebDataset's tars, imagefolders."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from lgm_jax.data import formats
 from lgm_jax.data.assembly import Request, Stored, assemble
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.folder import name_of, open_folder
-from lgm_jax.data.labels import Labels, choose_label, is_called_label, read_labels, unlabelled
+from lgm_jax.data.labels import choose_label, is_called_label, read_labels, unlabelled
 from lgm_jax.data.listing import check_inside
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.errors import UserError, list_some
 
 _LAYOUT = (
-    "parquet files with an image and a label column, WebDataset's .tar files, or what save_to_disk "
-    "writes (class folders are read by --config.data.name=folder)"
+    "parquet files with an image and a label column, WebDataset's .tar files, an imagefolder, or "
+    "what save_to_disk writes"
 )
-_STORED = ("*.parquet", "*.arrow", "*.tar")
+_STORED = (".parquet", ".arrow", ".tar")
+_PART = "*/state.json"
 # Of what a WebDataset stores beside images, what is read: nothing that might run code.
 _DECODED = frozenset({"cls", "cls2", "index", "id", "txt", "text", "json"})
 # Of columns that may be labels without naming their classes.
@@ -35,9 +36,10 @@ _LABEL_TYPES = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class HubRecords:
-    """The images of one split, as files."""
+    """The images of one split, as files; `place` is how paths of the folder may begin."""
 
     where: str
+    place: str
     split: str
     table: Any
     image_key: str
@@ -48,15 +50,17 @@ class HubRecords:
             raise OSError("the record has no image")
         if stored["bytes"] is not None:
             return stored["bytes"]
-        check_inside(stored["path"], Path(self.where))
-        return Path(self.where, stored["path"]).read_bytes()
+        path = stored["path"]
+        path = os.path.relpath(path, self.place) if os.path.isabs(path) else path
+        check_inside(path, Path(self.where))
+        return Path(self.where, path).read_bytes()
 
     def name(self, number: int) -> str:
         return f"{self.split}[{number}]"
 
 
 def load_huggingface(request: Request) -> Dataset:
-    """Opens a folder of parquet files or tars, or one that `datasets.save_to_disk` wrote.
+    """Opens a folder of parquet files, tars or images, or one that `save_to_disk` wrote.
 
     Nothing is downloaded and no script of the folder is run. The EXIF orientation is honoured, as
     `datasets` does. Splits may number their classes differently: names decide. The request's label
@@ -68,262 +72,237 @@ def load_huggingface(request: Request) -> Dataset:
         UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
             label or training images.
     """
-    datasets = _import_datasets()
-    root = open_folder(request.folder, _LAYOUT)
-    tables, files, unread = _read(datasets, root)
-    assigned, notes = assign_splits([*tables, *unread], str(root))
-    images, read, said = _read_labels(datasets, tables, files, assigned, request.label, root)
-    sizes = [
-        [path.relative_to(root).as_posix(), path.stat().st_size]
-        for path in sorted(path for kind in _STORED for path in root.rglob(kind))
-    ]
-    stored = {}
-    for split, called in assigned.items():
-        table = tables[called].cast_column(images[split], datasets.Image(decode=False))
-        records = HubRecords(str(root), called, table, images[split])
-        if split in read:
-            stored[split] = Stored(records, read[split], identity=[called, sizes])
-    return assemble(
-        request, name_of(root), stored, benchmark=False, orient=True, notes=[*notes, *said]
-    )
-
-
-def _read_labels(
-    datasets: Any,
-    tables: Mapping[str, Any],
-    files: Mapping[str, Sequence[str]],
-    assigned: Mapping[str, str],
-    asked: str,
-    root: Path,
-) -> tuple[dict[str, str], dict[str, Labels], list[str]]:
-    """By split, the column of its images, and its labels if it has any; and what to say of them."""
-    name = name_of(root)
-    features = tables[assigned["train"]].features
-    wanted = [asked] if asked in features else [key.strip() for key in asked.split(",")]
-    first = next((key for key in wanted if key in features), asked)
-    image, (label, notes) = (
-        _find_image(datasets, features),
-        _find_label(datasets, features, first, name),
-    )
-    images: dict[str, str] = {}
-    read: dict[str, Labels] = {}
-    for split, called in assigned.items():
-        table = tables[called]
-        images[split] = image if image in table.features else _find_image(datasets, table.features)
-        if images[split] != image:
-            notes.append(f"{name}: the {split} images are those of the column {images[split]}")
-        key: str | None = label
-        if label not in table.features:
-            key, said = _find_own(
-                datasets, table, features, label, wanted, read["train"], name, split
-            )
-            notes.append(said)
-        if key is not None:
-            names = _class_names(datasets, table.features, key, files.get(called, ()))
-            read[split] = read_labels(
-                _column(table, key), len(table), where=name, split=split, names=names
-            )
-    return images, read, notes
-
-
-def _find_own(
-    datasets: Any,
-    table: Any,
-    trained: Mapping[str, Any],
-    label: str,
-    wanted: Sequence[str],
-    read: Labels,
-    where: str,
-    split: str,
-) -> tuple[str | None, str]:
-    """The column of labels of a split that calls it otherwise than `train`, if any, and a note.
-
-    It is the one that was asked for, or the only one, of those that `train` has not, that numbers
-    classes, is called as labels are, or has only names of `train`'s classes.
-
-    Raises:
-        UserError: If there are several.
-    """
-    features = table.features
-    named = [key for key in wanted if key in features]
-    new = [key for key in _usable(features, wanted) if key not in trained]
-    known = set(read.names)
-    likely = named[:1] or [
-        key
-        for key in new
-        if isinstance(features[key], datasets.ClassLabel)
-        or is_called_label(key)
-        or (features[key].dtype in _TEXT and known.issuperset(_column(table, key)))
-    ]
-    if len(likely) > 1:
-        raise UserError(
-            f"{where} has no column {label} in its {split} split, and may have labels in "
-            f"{', '.join(likely)}: set --config.data.label={label},{likely[0]} or another"
-        )
-    if likely:
-        return likely[0], f"{where}: the {split} labels are those of the column {likely[0]}"
-    hint = f"; if {new[0]} has them, set --config.data.label={label},{new[0]}" if new else ""
-    return None, f"{unlabelled(where, split)}: there is no column {label}{hint}"
-
-
-def _column(table: Any, key: str) -> list[Any]:
-    return list(table.select_columns([key])[key])
-
-
-def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
         message = f"datasets is not installed: pip install 'lgm_jax[hf]' ({error})"
         raise UserError(message) from error
-    return datasets
+    root = open_folder(request.folder, _LAYOUT)
+    where, place, asked = name_of(root), os.fspath(paths.alias(root)), request.label
+    tables, files, sizes = _open(datasets, root, place)
+    assigned, notes = assign_splits(tables, str(root))
+    train = _Columns(datasets, tables[assigned["train"]].features, where, "train")
+    wanted = [asked] if asked in train.features else [key.strip() for key in asked.split(",")]
+    image = train.image()
+    label, said = train.label(next((key for key in wanted if key in train.features), asked))
+    notes += said
+    stored: dict[str, Stored] = {}
+    for split, called in assigned.items():
+        table = tables[called]
+        columns = _Columns(datasets, table.features, where, split)
+        own, key = image if image in columns.features else columns.image(), label
+        if own != image:
+            notes.append(f"{where}: the {split} images are those of the column {own}")
+        if label not in columns.features:
+            known = set(stored["train"].labels.names)
+            found, note = columns.other_label(table, label, train.features, wanted, known)
+            notes.append(note)
+            if found is None:
+                continue
+            key = found
+        names, more = columns.class_names(key, files.get(called, ()))
+        notes += more
+        values = _column(table, key)
+        labels = read_labels(values, len(table), where=where, split=split, names=names)
+        images = table.cast_column(own, datasets.Image(decode=False))
+        records = HubRecords(str(root), place, called, images, own)
+        stored[split] = Stored(records, labels, identity=[called, sizes])
+    return assemble(request, where, stored, benchmark=False, orient=True, notes=notes)
 
 
-def _read(
-    datasets: Any, root: Path
-) -> tuple[Mapping[str, Any], Mapping[str, Sequence[str]], Sequence[str]]:
-    """By split, its table and the parquet files it is from; and names of files that are in none."""
-    saved = any((root / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    stored = sorted(root.rglob("*.parquet"))
-    # Of a program that saves each split by itself.
-    parts = [] if saved or stored else sorted(path.parent for path in root.glob("*/state.json"))
-    tars = [] if saved or stored or parts else sorted(root.rglob("*.tar"))
-    if not saved and not stored and not parts and not tars:
-        raise UserError(f"{root} holds no parquet files: expected {_LAYOUT}")
+def _open(
+    datasets: Any, root: Path, place: str
+) -> tuple[dict[str, Any], Mapping[str, Sequence[str]], list[Any]]:
+    """By split, its table (`None` of parquet files in no split) and files; and all files' sizes."""
+    held = sorted(path for path in root.rglob("*") if path.suffix in _STORED)
+    shards = [path for path in held if path.suffix == ".parquet"]
     files: Mapping[str, Sequence[str]] = {}
-    place = os.fspath(paths.alias(root))
     try:
-        if saved:
-            tables = datasets.load_from_disk(place)
-        elif parts:
-            tables = {
-                part.name: datasets.load_from_disk(os.path.join(place, part.name)) for part in parts
-            }
-        elif tars:
-            tables = _load_tars(datasets, place)
+        if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            opened = datasets.load_from_disk(place)
+        # Of a program that saves each split by itself.
+        elif parts := [] if shards else sorted(path.parent.name for path in root.glob(_PART)):
+            opened = {part: datasets.load_from_disk(os.path.join(place, part)) for part in parts}
         else:
-            found = datasets.load_dataset_builder(place).config.data_files
-            files = {str(split): list(each) for split, each in found.items()}
-            tables = _load_parquet(datasets, place, files)
+            opened, files = _load(datasets, place)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
-        several = [] if saved or parts or tars else _configurations(datasets, place)
+        raise UserError(_explain(datasets, root, place, held, error)) from error
+    every = [file for each in files.values() for file in each]
+    tables = dict(opened) if isinstance(opened, dict) else {"train": opened}
+    real = set(map(os.path.realpath, every))
+    for path in shards if every else ():
+        if os.path.realpath(path) not in real:
+            tables[path.relative_to(root).as_posix()] = None
+    held = held or sorted(root / os.path.relpath(file, place) for file in every)
+    sizes = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in held]
+    return tables, files, sizes
+
+
+def _load(datasets: Any, place: str) -> tuple[Any, Mapping[str, Sequence[str]]]:
+    """The tables of a folder of parquet files, tars or images, and the files of each split."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    builder = datasets.load_dataset_builder(place)
+    files = {str(split): list(each) for split, each in builder.config.data_files.items()}
+    if isinstance(builder, Parquet):
+        # Each by itself: `datasets` refuses columns that the first split has not, and takes its
+        # names of classes for all.
+        return {
+            split: datasets.load_dataset(
+                "parquet", data_files={split: each}, split=split, features=builder.info.features
+            )
+            for split, each in files.items()
+        }, files
+    if isinstance(builder, WebDataset):
+        # `datasets` would hand files of PyTorch's to its unpickler.
+        decoders = {kind: decode for kind, decode in builder.DECODERS.items() if kind in _DECODED}
+        safe: Any = type("Safe", (WebDataset,), {"DECODERS": decoders})
+        builder._get_pipeline_from_tar = safe._get_pipeline_from_tar
+    elif not isinstance(builder, ImageFolder):
+        raise ValueError(f"its files hold no images: expected {_LAYOUT}")
+    builder.download_and_prepare()
+    return builder.as_dataset(), files
+
+
+def _explain(datasets: Any, root: Path, place: str, held: Sequence[Path], error: Exception) -> str:
+    """Why a folder cannot be read."""
+    with contextlib.suppress(Exception):
+        # Of the data sets that a folder's card describes, if it can be read.
+        several = list(datasets.get_dataset_config_names(place))
         if len(several) > 1:
-            raise UserError(
+            return (
                 f"{root} has several configurations ({list_some(several)}): give a folder with the "
                 "parquet files of one"
-            ) from error
-        for path in [*stored, *tars]:
-            if reason := formats.explain_file(path):
-                raise UserError(f"cannot read {path}: {reason}") from error
-        reason = str(error).split("\n")[0] or type(error).__name__
-        # It resolves links to folders of parquet files, and takes the name for a pattern again.
-        misread = place != os.path.realpath(root)
-        hint = ": datasets may misread the folder's name, rename it" if misread else ""
-        raise UserError(f"cannot read {root}: {reason}{hint}") from error
-    used = {os.path.realpath(file) for each in files.values() for file in each}
-    unread = [path for path in stored if files and os.path.realpath(path) not in used]
-    named = tables if isinstance(tables, dict) else {"train": tables}
-    return named, files, [path.relative_to(root).as_posix() for path in unread]
+            )
+    for path in held:
+        if reason := formats.explain_file(path):
+            return f"cannot read {path}: {reason}"
+    # It resolves links to folders of files, and takes the name for a pattern again.
+    misread = place != os.path.realpath(root)
+    if not held and not misread and not isinstance(error, ValueError):
+        return f"{root} holds no parquet files: expected {_LAYOUT}"
+    reason = str(error).split("\n")[0] or type(error).__name__
+    hint = ": datasets may misread the folder's name, rename it" if misread else ""
+    return f"cannot read {root}: {reason}{hint}"
 
 
-def _load_parquet(datasets: Any, place: str, files: Mapping[str, Sequence[str]]) -> Any:
-    """The tables of a folder of parquet files, whose splits may have different columns."""
-    from pyarrow import parquet  # type: ignore[import-untyped]
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """The columns of a split by their types, `features`; which have images and labels."""
 
-    columns = set()
-    for each in files.values():
-        with Path(each[0]).open("rb") as stream:
-            columns.add(frozenset(parquet.read_schema(stream).names))
-    if len(columns) <= 1:
-        return datasets.load_dataset(place)
-    # `datasets` refuses columns that the first split has not.
-    return {
-        split: datasets.load_dataset("parquet", data_files={split: each}, split=split)
-        for split, each in files.items()
-    }
+    datasets: Any
+    features: Mapping[str, Any]
+    where: str
+    split: str
+
+    def image(self) -> str:
+        """Returns the column of images.
+
+        Raises:
+            UserError: If there is none, or several and none is called `image`.
+        """
+        typed = [k for k, kind in self.features.items() if isinstance(kind, self.datasets.Image)]
+        # Files that no `datasets` has written say no type: bytes, alone or beside a path.
+        untyped = [key for key, kind in self.features.items() if _holds_bytes(kind)]
+        for found in (typed, untyped):
+            if "image" in found or len(found) == 1:
+                return "image" if "image" in found else found[0]
+        what = f"images in {' and '.join(typed)}" if typed else "no image"
+        raise UserError(
+            f"the columns are {sorted(self.features)}, with {what}: one called image must be of "
+            "type Image, or the bytes of files"
+        )
+
+    def label(self, asked: str) -> tuple[str, list[str]]:
+        """Returns the column of labels, and notes on the choice; see `choose_label`."""
+        usable = self._usable([asked])
+        classes = [key for key in usable if self._names_classes(key)]
+        others = [key for key in usable if key not in classes]
+        return choose_label(classes, others, self.features, asked=asked, where=self.where)
+
+    def other_label(
+        self,
+        table: Any,
+        label: str,
+        trained: Mapping[str, Any],
+        wanted: Sequence[str],
+        known: set[str],
+    ) -> tuple[str | None, str]:
+        """Returns the column of labels of a split without that of `train`, if any, and a note.
+
+        It is the one that was asked for, or the only one, of those that `train` has not, that
+        numbers classes, is called as labels are, or has only `known` names, those of `train`.
+
+        Raises:
+            UserError: If there are several.
+        """
+        new = [key for key in self._usable(wanted) if key not in trained]
+        likely = [key for key in wanted if key in self.features][:1] or [
+            key
+            for key in new
+            if self._names_classes(key)
+            or is_called_label(key)
+            or (self.features[key].dtype in _TEXT and known.issuperset(_column(table, key)))
+        ]
+        if len(likely) > 1:
+            raise UserError(
+                f"{self.where} has no column {label} in its {self.split} split, and may have "
+                f"labels in {', '.join(likely)}: set --config.data.label={label},{likely[0]} or "
+                "another"
+            )
+        if likely:
+            said = f"the {self.split} labels are those of the column {likely[0]}"
+            return likely[0], f"{self.where}: {said}"
+        hint = f"; if {new[0]} has them, set --config.data.label={label},{new[0]}" if new else ""
+        return None, f"{unlabelled(self.where, self.split)}: there is no column {label}{hint}"
+
+    def class_names(
+        self, key: str, files: Sequence[str]
+    ) -> tuple[Sequence[str] | None, Sequence[str]]:
+        """Returns the names that numbers stand for (`None` where labels have none), and notes.
+
+        `datasets` takes those of the first parquet file for all files, whatever the others say.
+        """
+        from pyarrow import parquet  # type: ignore[import-untyped]
+
+        if not self._names_classes(key):
+            return None, ()
+        first, bare = ("", self.features[key].names), []
+        for file in files if files and files[0].endswith(".parquet") else ():
+            with Path(file).open("rb") as stream:
+                schema = parquet.read_schema(stream)
+            own = self.datasets.Features.from_arrow_schema(schema).get(key)
+            if not isinstance(own, self.datasets.ClassLabel):
+                bare.append(os.path.basename(file))
+            elif first[0] and own.names != first[1]:
+                raise UserError(f"{file} names the classes of {key} otherwise than {first[0]}")
+            else:
+                first = (file, own.names)
+        note = f"{self.where}, {self.split}: labels of {list_some(bare)} count these classes too"
+        return first[1], [note] if bare and first[0] else ()
+
+    def _names_classes(self, key: str) -> bool:
+        return isinstance(self.features[key], self.datasets.ClassLabel)
+
+    def _usable(self, asked: Sequence[str]) -> list[str]:
+        """The columns that may be of labels."""
+        return [
+            key
+            for key, kind in self.features.items()
+            if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
+            # Whole numbers are stored so where some were missing once.
+            or (dtype in ("float32", "float64") and (key in asked or is_called_label(key)))
+        ]
 
 
-def _load_tars(datasets: Any, place: str) -> Any:
-    """The tables of a WebDataset: an image, `.cls` and the like of each example, as columns."""
-    from datasets.packaged_modules.webdataset.webdataset import (
-        WebDataset,
-    )
-
-    decoders = WebDataset.DECODERS
-    # `datasets` would hand files of PyTorch's to its unpickler.
-    WebDataset.DECODERS = {kind: decoders[kind] for kind in _DECODED if kind in decoders}
-    try:
-        return datasets.load_dataset("webdataset", data_dir=place)
-    finally:
-        WebDataset.DECODERS = decoders
-
-
-def _configurations(datasets: Any, place: str) -> list[str]:
-    """Names of the data sets that a folder's card describes, if it can be read."""
-    with contextlib.suppress(Exception):
-        return list(datasets.get_dataset_config_names(place))
-    return []
-
-
-def _class_names(
-    datasets: Any, features: Mapping[str, Any], key: str, files: Sequence[str]
-) -> Sequence[str] | None:
-    """The names that the numbers of a split stand for; `None` where labels are no `ClassLabel`.
-
-    `datasets` takes those of the first parquet file for all files, whatever the others say.
-    """
-    from pyarrow import parquet
-
-    if not isinstance(features[key], datasets.ClassLabel):
-        return None
-    names = features[key].names
-    for number, file in enumerate(files):
-        with Path(file).open("rb") as stream:
-            schema = parquet.read_schema(stream)
-        feature = datasets.Features.from_arrow_schema(schema).get(key)
-        own = feature.names if isinstance(feature, datasets.ClassLabel) else names
-        if number and own != names:
-            raise UserError(f"{file} names the classes of {key} otherwise than {files[0]}")
-        names = own
-    return names
-
-
-def _find_image(datasets: Any, features: Mapping[str, Any]) -> str:
-    keys = [key for key, feature in features.items() if isinstance(feature, datasets.Image)]
-    # Files that no `datasets` has written say no type: bytes, alone or beside a path.
-    untyped = [key for key, feature in features.items() if _holds_bytes(feature)]
-    for found in (keys, untyped):
-        if "image" in found or len(found) == 1:
-            return "image" if "image" in found else found[0]
-    what = f"images in {' and '.join(keys)}" if keys else "no image"
-    raise UserError(
-        f"the columns are {sorted(features)}, with {what}: one called image must be of type Image, "
-        "or the bytes of files"
-    )
+def _column(table: Any, key: str) -> list[Any]:
+    # Of the whole table, rows would be read with their images.
+    return list(table.select_columns([key])[key])
 
 
 def _holds_bytes(feature: Any) -> bool:
     inside = feature.get("bytes") if isinstance(feature, Mapping) else feature
     return getattr(inside, "dtype", "") in ("binary", "large_binary")
-
-
-def _find_label(
-    datasets: Any, features: Mapping[str, Any], asked: str, where: str
-) -> tuple[str, list[str]]:
-    """The column of labels, and what to say of the choice."""
-    classes = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    usable = _usable(features, [asked])
-    others = [key for key in usable if key not in classes]
-    return choose_label(classes, others, features, asked=asked, where=where)
-
-
-def _usable(features: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
-    """The columns that may be of labels."""
-    return [
-        key
-        for key, kind in features.items()
-        if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
-        # Whole numbers are stored so where some were missing once.
-        or (dtype in ("float32", "float64") and (key in asked or is_called_label(key)))
-    ]

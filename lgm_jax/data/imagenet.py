@@ -10,19 +10,25 @@ _CLASSES = Path(__file__).with_name("imagenet_classes.txt")
 
 
 @functools.cache
+def names_by_wnid() -> Mapping[str, str]:
+    """The 1,000 WordNet names in label order, which is their alphabetical order, with words.
+
+    A class's word is the first that WordNet has, made different where two are the same.
+    """
+    pairs = (line.partition(" ") for line in _CLASSES.read_text(encoding="utf-8").splitlines())
+    return {wnid: name for wnid, _, name in pairs}
+
+
+@functools.cache
 def wnids() -> Sequence[str]:
-    """The 1,000 WordNet names in label order, which is their alphabetical order."""
-    return tuple(
-        line.split(" ", 1)[0] for line in _CLASSES.read_text(encoding="utf-8").splitlines()
-    )
+    """The 1,000 WordNet names in label order."""
+    return tuple(names_by_wnid())
 
 
 @functools.cache
 def names() -> Sequence[str]:
-    """The first word that WordNet has for each class, made different where two are the same."""
-    return tuple(
-        line.split(" ", 1)[1] for line in _CLASSES.read_text(encoding="utf-8").splitlines()
-    )
+    """The word of each class, in label order."""
+    return tuple(names_by_wnid().values())
 
 
 # ImageNet-1k's class indices, in the label order of the paper's code (arXiv 2511.16674).

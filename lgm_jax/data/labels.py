@@ -1,7 +1,7 @@
-"""Labels as sources have them, and the one rule by which those of several splits become one set.
+"""Labels of sources, and the one rule by which labels of several splits become one set.
 
-Sources say labels as numbers with or without names, as names, or not at all; each split may number
-its classes in an order of its own. Classes are matched by name.
+Labels are numbers with or without names, names, or missing; each split may number its classes in an
+order of its own. Classes are matched by name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Labels:
     Attributes:
         numbers: (n,) Indices into the names, -1 without a label.
         names: Of the split's classes, in the order of its own.
-        named: Whether these came with the labels; else they are what the labels say.
+        named: Whether the names came with the labels; else the labels are the names.
     """
 
     numbers: Int[np.ndarray, " n"]
@@ -51,8 +51,8 @@ def read_labels(
         values: (n,) or (n, 1) Whole numbers, truth values or names; `None`, NaN, a masked entry,
             an empty name or -1 where there is no label.
         count: How many images `n` the split has.
-        where: What has them, for messages.
-        split: Of what split they are, for messages.
+        where: The data set, for messages.
+        split: The split, for messages.
         names: Of the classes that numbers count; by default the numbers themselves are the names.
 
     Raises:
@@ -61,39 +61,37 @@ def read_labels(
     """
     present, has = _present(values, count, f"{where}, {split}")
     numbers = np.full(count, _MISSING, np.int32)
-    if present.dtype.kind == "U":
-        texts = present.tolist()
-        own = sorted(set(texts)) if names is None else list(map(_decode, names))
-        index = {name: number for number, name in enumerate(own)}
-        strange = sorted(set(texts) - set(index))
-        if strange:
-            raise UserError(
-                f"{where} has the label {plain(strange[0])!r} in its {split} split, which is "
-                "none of its class names"
-            )
-        numbers[has] = [index[text] for text in texts]
-        return Labels(numbers, own, names is not None)
-    if names is not None:
+    if present.dtype.kind != "U" and names is not None:
         own = list(map(_decode, names))
         check_range(present, len(own), where=where, split=split)
-    else:
-        values_of = np.unique(present)
+        numbers[has] = present
+        return Labels(numbers, own)
+    values_of, places = np.unique(present, return_inverse=True)
+    if present.dtype.kind != "U":
         if present.min(initial=0) < 0:
             check_range(present, len(values_of), where=where, split=split)
-        own = [str(value) for value in values_of.tolist()]
-        present = np.searchsorted(values_of, present)
-    numbers[has] = present
+        numbers[has] = places
+        return Labels(numbers, [str(value) for value in values_of.tolist()], named=False)
+    own = values_of.tolist() if names is None else list(map(_decode, names))
+    index = {name: number for number, name in enumerate(own)}
+    strange = [text for text in values_of.tolist() if text not in index]
+    if strange:
+        raise UserError(
+            f"{where} has the label {plain(strange[0])!r} in its {split} split, which is none of "
+            "its class names"
+        )
+    numbers[has] = np.asarray([index[text] for text in values_of.tolist()], np.int32)[places]
     return Labels(numbers, own, names is not None)
 
 
 def match_labels(
     splits: Mapping[str, Labels], where: str
 ) -> tuple[list[str], dict[str, Int[np.ndarray, " n"]], list[str]]:
-    """Gives all splits the numbers of `train`'s classes, by their names.
+    """Numbers the labels of all splits as `train`'s classes, which are matched by their names.
 
     Args:
         splits: By split, its labels; `train` among them.
-        where: What has them, for messages.
+        where: The data set, for messages.
 
     Returns:
         The names of all classes, those that `train` has not behind the others; by split the
@@ -105,45 +103,60 @@ def match_labels(
     """
     names: list[str] = []
     matched, notes = {}, []
+    named = next((labels.names for labels in splits.values() if labels.named), ())
     for split in sorted(splits, key=lambda name: name != "train"):
         labels = splits[split]
-        if not len(labels.numbers):
-            raise UserError(f"{where} has no images in its {split} split")
-        lacking = np.flatnonzero(labels.numbers == _MISSING)
-        if len(lacking) == len(labels.numbers):
-            if split == "train":
-                raise UserError(f"{where} has no labels in its train split")
+        if not _has_labels(labels, where, split):
             notes.append(unlabelled(where, split))
             continue
-        if len(lacking):
-            raise UserError(
-                f"{where}: {len(lacking)} of {len(labels.numbers)} {split} images have no label "
-                f"(nothing, NaN or -1), the first is number {lacking[0]}: label them, or leave "
-                "them out"
-            )
         own = check_names(labels.names, where)
-        if split == "train":
-            names = own
-        elif splits["train"].named and not labels.named and all(map(str.isdecimal, own)):
-            own, said = _count_classes(own, names, f"{where}, {split}")
+        # Numbers without names count the classes of whatever has names, first of all of `train`.
+        theirs = names if splits["train"].named else check_names(named, where)
+        if theirs and not labels.named and all(map(str.isdecimal, own)):
+            whose = "train" if names else "the held-out split"
+            own, said = _count_classes(own, theirs, f"{where}, {split}", whose)
             notes += said
+        ours = _match_names(own, names, f"{where}, {split}", notes) if names else own
         used = np.bincount(labels.numbers, minlength=len(own))
-        called = match(own, names)
-        differing = [f"{name} is {called[name]}" for name in own if called.get(name, name) != name]
-        if differing:
-            notes.append(f"{where}, {split}: classes by another spelling: {list_some(differing)}")
-        ours = [called.get(name, name) for name in own]
         present = [name for name, images in zip(ours, used, strict=True) if images]
-        if not set(present) & set(names):
+        if names and not set(present) & set(names):
             raise UserError(
                 f"{where}: no class of its {split} images ({list_some(present)}) is one of train's "
                 f"({list_some(names)}): name them alike"
             )
-        names = names + [name for name in present if name not in names]
+        names = names + [name for name in present if name not in names] if names else own
         index = {name: number for number, name in enumerate(names)}
         new = np.asarray([index.get(name, _MISSING) for name in ours], np.int32)
         matched[split] = new[labels.numbers]
     return names, matched, [*notes, *_alike(names, where)]
+
+
+def _has_labels(labels: Labels, where: str, split: str) -> bool:
+    """Whether images have labels; refuses splits of which only some have, and `train` without."""
+    if not len(labels.numbers):
+        raise UserError(f"{where} has no images in its {split} split")
+    lacking = np.flatnonzero(labels.numbers == _MISSING)
+    if len(lacking) == len(labels.numbers):
+        if split == "train":
+            raise UserError(f"{where} has no labels in its train split")
+        return False
+    if len(lacking):
+        raise UserError(
+            f"{where}: {len(lacking)} of {len(labels.numbers)} {split} images have no label "
+            f"(nothing, NaN or -1), the first is number {lacking[0]}: label them, or leave them out"
+        )
+    return True
+
+
+def _match_names(
+    own: Sequence[str], names: Sequence[str], what: str, notes: list[str]
+) -> list[str]:
+    """A split's classes by `train`'s names where it has them; notes those of another spelling."""
+    called = match(own, names)
+    differing = [f"{name} is {called[name]}" for name in own if called.get(name, name) != name]
+    if differing:
+        notes.append(f"{what}: classes by another spelling: {list_some(differing)}")
+    return [called.get(name, name) for name in own]
 
 
 def _alike(names: Sequence[str], where: str) -> list[str]:
@@ -160,12 +173,12 @@ def _alike(names: Sequence[str], where: str) -> list[str]:
 
 
 def _count_classes(
-    own: Sequence[str], names: Sequence[str], what: str
+    own: Sequence[str], names: Sequence[str], what: str, whose: str
 ) -> tuple[list[str], list[str]]:
-    """The classes of numbers that came without names, where `train`'s did not, and a note.
+    """The classes of numbers that came without names, where others have names, and a note.
 
     Raises:
-        UserError: If they are neither names nor indices of `train`'s classes.
+        UserError: If they are neither names nor indices of these classes.
     """
     numbers = list(map(int, own))
     counted = [names[n] for n in numbers] if max(numbers) < len(names) else []
@@ -173,16 +186,16 @@ def _count_classes(
     if len(called) == len(own):
         differ = counted and counted != [called[name] for name in own]
         said = (
-            f"{what}: labels are numbers, taken for the names of train's classes, not their order"
+            f"{what}: labels are numbers, taken for the names of {whose}'s classes, not their order"
         )
         return list(own), [said] if differ else []
     if not counted:
         raise UserError(
             f"{what}: labels are numbers without names, from {min(numbers)} to {max(numbers)}, but "
-            f"train has {len(names)} classes: they must count these from 0, or have names"
+            f"{whose} has {len(names)} classes: they must count these from 0, or have names"
         )
     meaning = [f"{n} is {name}" for n, name in sorted(zip(numbers, counted, strict=True))]
-    said = f"{what}: labels are numbers without names, which count train's classes"
+    said = f"{what}: labels are numbers without names, which count {whose}'s classes"
     return counted, [f"{said}: {list_some(meaning)}"]
 
 
@@ -194,28 +207,24 @@ def choose_label(
     asked: str,
     where: str,
 ) -> tuple[str, list[str]]:
-    """Decides which column has the labels.
+    """Decides which column has the labels, and notes where another one might have been meant.
 
     Args:
         classes: Columns that number classes and name them.
         others: Columns of numbers or text, which may be labels too.
-        columns: All there are.
+        columns: All columns.
         asked: What `config.data.label` says, if anything.
-        where: What has them, for messages.
-
-    Returns:
-        Its name, and a note where another one might have been meant.
+        where: The data set, for messages.
 
     Raises:
         UserError: If there is none, or several and none is called `label` or the like.
     """
-    if asked:
-        if asked not in [*classes, *others]:
-            raise unknown_name(
-                f"column of {where} in config.data.label", asked, [*classes, *others]
-            )
+    every = [*classes, *others]
+    if asked in every:
         return asked, []
-    if not classes and not others:
+    if asked:
+        raise unknown_name(f"column of {where} in config.data.label", asked, every)
+    if not every:
         raise UserError(f"{where} has features {sorted(columns)}: it needs one label")
     candidates = list(classes or others)
     named = [key for word in _CALLED for key in candidates if key.casefold() == word]
@@ -225,14 +234,10 @@ def choose_label(
             f"--config.data.label={candidates[0]} or another"
         )
     chosen = (named or candidates)[0]
-    rest = [key for key in [*classes, *others] if key != chosen]
-    rest = [key for key in rest if key in classes or is_called_label(key)]
-    if rest:
-        return chosen, [
-            f"{where}: labels are those of the column {chosen}; for others, set "
-            f"--config.data.label={' or '.join(rest)}"
-        ]
     said = f"{where}: labels are those of the column {chosen}"
+    rest = [k for k in every if k != chosen and (k in classes or is_called_label(k))]
+    if rest:
+        return chosen, [f"{said}; for others, set --config.data.label={' or '.join(rest)}"]
     return chosen, [] if chosen in classes or named else [said]
 
 
@@ -242,7 +247,7 @@ def is_called_label(column: str) -> bool:
 
 
 def unlabelled(where: str, split: str) -> str:
-    """The note on a split without labels."""
+    """Returns the note on a split without labels."""
     return f"{where}: the {split} images have no labels and are ignored"
 
 
@@ -252,9 +257,7 @@ def check_range(labels: np.ndarray, classes: int, *, where: str, split: str) -> 
     Raises:
         UserError: If there is one.
     """
-    if not len(labels):
-        return
-    low, high = int(labels.min()), int(labels.max())
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
     if low < 0 or high >= classes:
         raise UserError(
             f"{where} has labels from {low} to {high} in its {split} split, but "
@@ -263,7 +266,7 @@ def check_range(labels: np.ndarray, classes: int, *, where: str, split: str) -> 
 
 
 def check_names(names: Sequence[Any], where: str, kind: str = "class") -> list[str]:
-    """Names as text that can be shown.
+    """Returns names as text that can be shown.
 
     Raises:
         UserError: If one is missing or empty, or two are the same.
@@ -288,57 +291,43 @@ def _decode(value: object) -> str:
 
 
 def _present(values: Any, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that there are, as int64 or text, and (n,) whether an image has one."""
-    masked = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
+    """The labels that exist, as int64 or text, and (n,) whether an image has one."""
+    mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else np.False_
     # Numpy would make text of numbers beside text.
     array = np.asarray(values, object if isinstance(values, list | tuple) else None)
-    if array.shape == (count, 1):
-        array, masked = array.reshape(-1), None if masked is None else masked.reshape(-1)
-    if array.shape != (count,):
-        raise UserError(
-            f"{what} labels are {array.dtype} {array.shape}: expected integers ({count},)"
-        )
-    has = np.ones(count, bool) if masked is None else ~masked
-    if array.dtype.kind == "O":
-        has &= np.asarray([not _is_missing(value) for value in array], bool)
-        array = array.copy()
-        present = array[has].tolist()
-        if all(isinstance(value, str | bytes) for value in present):
-            array[has] = list(map(_decode, present))
-            array[~has] = ""
-            array = array.astype(np.str_)
-        elif all(isinstance(value, bool | int | float | np.generic) for value in present):
-            array[~has] = _MISSING
-            array = np.asarray(array.tolist())
-    if array.dtype.kind == "S":
-        array = np.asarray(list(map(_decode, array.tolist())), np.str_)
-    if array.dtype.kind == "T":
-        array = array.astype(np.str_)
-    if array.dtype.kind == "U":
-        has &= array != ""
-        return array[has], has
-    if array.dtype.kind == "f":
-        has &= ~np.isnan(array)
-        strange = array[has][array[has] != np.floor(array[has])]
-        if len(strange):
-            raise UserError(
-                f"{what} labels are {array.dtype} like {strange[0]}: expected integers ({count},)"
-            )
-    elif array.dtype.kind not in "biu":
-        raise UserError(
-            f"{what} labels are {array.dtype} {array.shape}: expected integers ({count},)"
-        )
+    wrong = f"{what} labels are {array.dtype} {{}}: expected integers ({count},)"
+    if array.shape not in ((count,), (count, 1)):
+        raise UserError(wrong.format(array.shape))
+    has = ~np.broadcast_to(mask, array.shape).reshape(-1)
+    present = array.reshape(-1)
+    if array.dtype.kind in "OUST":
+        cells = [_decode(c) if isinstance(c, str | bytes) else c for c in present.tolist()]
+        has &= np.asarray([not _is_missing(cell) for cell in cells], bool)
+        found = [cell for cell, there in zip(cells, has, strict=True) if there]
+        texts = sum(isinstance(cell, str) for cell in found)
+        if texts and texts == len(found):
+            return np.asarray(found, np.str_), has
+        if texts or not all(isinstance(c, bool | int | float | np.generic) for c in found):
+            raise UserError(wrong.format(array.shape))
+        present = np.zeros(count, np.asarray(found).dtype if found else np.int64)
+        present[has] = found
+    if present.dtype.kind not in "biuf":
+        raise UserError(wrong.format(array.shape))
+    if present.dtype.kind == "f":
+        has &= ~np.isnan(present)
+        if strange := present[has & (present != np.floor(present))].tolist():
+            raise UserError(wrong.format(f"like {strange[0]}"))
+    present = present[has]
     # Before they are 64 bits, which a larger number would leave.
-    far = array[has][np.abs(array[has].astype(np.float64)) >= 2**31]
-    if len(far):
+    if far := present[np.abs(present.astype(np.float64)) >= 2**31].tolist():
         raise UserError(f"{what} labels have {far[0]}: no class has such a number")
-    whole = np.full(count, _MISSING, np.int64)
-    whole[has] = array[has]
-    has &= whole != _MISSING
-    return whole[has], has
+    present = present.astype(np.int64)
+    has[has] = present != _MISSING
+    return present[present != _MISSING], has
 
 
 def _is_missing(value: object) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    unset = type(value).__name__ in ("NoneType", "NAType", "NaTType")
+    return unset or (isinstance(value, str) and not value)

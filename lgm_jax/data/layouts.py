@@ -1,22 +1,22 @@
-"""Published sets as their archives unpack: one table, and what lists the files of each."""
+"""Published sets as their archives unpack: one table, and a reader of each set's lists."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lgm_jax.data import formats, imagenet, spurious, tables
-from lgm_jax.data.assembly import Listed, Request, assemble_files
+from lgm_jax.data.assembly import Entry, Listed, Request, assemble_files
 from lgm_jax.data.dataset import Dataset
-from lgm_jax.data.folder import list_classes, open_folder
+from lgm_jax.data.folder import list_classes, name_of, open_folder
 from lgm_jax.data.listing import Listing
-from lgm_jax.data.split_names import check_one, find_splits
+from lgm_jax.data.split_names import SPLITS, check_one, find_splits
 from lgm_jax.errors import UserError, list_some
 
 _ARTBENCH = (
@@ -24,21 +24,6 @@ _ARTBENCH = (
     *("realism", "renaissance", "romanticism", "surrealism", "ukiyo_e"),
 )
 _FLOWERS = Path(__file__).with_name("flowers_classes.txt")
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """The images of a published set.
-
-    Attributes:
-        listed: By split, its files.
-        classes: Names in label order; by default in the order in which they come.
-        groups: Names of the groups, in their order.
-    """
-
-    listed: Mapping[str, Listed]
-    classes: Sequence[str] = ()
-    groups: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +39,13 @@ class Layout:
     """
 
     expected: str
-    read: Callable[[Listing, Request, str], Published]
+    read: Callable[[Listing, Request, str], Listed]
     marks: Sequence[str]
     inner: Sequence[str] = ()
     distinct: bool = False
 
     def find(self, root: Path) -> str | None:
-        """The folder with the marks: "" or one of `inner`; `None` if none has."""
+        """Returns the folder with the marks: "" or one of `inner`; `None` if none has."""
         for inside in ("", *self.inner):
             if all((root / inside / mark).exists() for mark in self.marks):
                 return inside
@@ -68,20 +53,18 @@ class Layout:
 
 
 def find_layout(folder: str, name: str) -> str | None:
-    """Which layout a folder has.
+    """Returns the name of the layout that a folder has, if any.
 
     Args:
-        folder: The folder, which need not be there.
+        folder: The folder, which need not exist.
         name: The source; `folder` stands for every layout that is distinct.
     """
     root = Path(os.path.expanduser(folder))
-    names = (
-        [each for each, layout in LAYOUTS.items() if layout.distinct]
-        if name == "folder"
-        else [name]
-    )
-    found = (each for each in names if each in LAYOUTS and LAYOUTS[each].find(root) is not None)
-    return next(found, None) if folder else None
+    for each, layout in LAYOUTS.items():
+        wanted = layout.distinct if name == "folder" else each == name
+        if folder and wanted and layout.find(root) is not None:
+            return each
+    return None
 
 
 def load_published(request: Request) -> Dataset:
@@ -99,20 +82,12 @@ def load_published(request: Request) -> Dataset:
     inside = layout.find(root) or ""
     listing = Listing(root / inside)
     if inside:
-        listing.say(f"{os.path.basename(os.path.abspath(root))}: images are those in {inside}")
-    found = layout.read(listing, request, layout.expected)
-    return assemble_files(
-        request,
-        request.name,
-        listing,
-        found.listed,
-        classes=found.classes,
-        group_names=found.groups,
-        benchmark=True,
-    )
+        listing.say(f"{name_of(root)}: images are those in {inside}")
+    listed = layout.read(listing, request, layout.expected)
+    return assemble_files(request, request.name, listing, listed)
 
 
-def _read_imagenet(listing: Listing, request: Request, expected: str) -> Published:
+def _read_imagenet(listing: Listing, request: Request, expected: str) -> Listed:
     """`train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`; of a subset, its classes alone."""
     given = _find_splits(listing, ("train", "val"), expected)
     if not listing.folders(given["val"]):
@@ -124,110 +99,99 @@ def _read_imagenet(listing: Listing, request: Request, expected: str) -> Publish
     # Listing a million files that are not wanted takes a while.
     only = {imagenet.wnids()[index] for index in imagenet.SUBSETS.get(request.subset, ())}
     listed = {split: list_classes(listing, split, inside, only) for split, inside in given.items()}
-    for split, part in listed.items():
-        strange = sorted(set(part.classes) - set(imagenet.wnids()), key=str)
+    for split, entries in listed.items():
+        strange = sorted({str(entry.name) for entry in entries} - set(imagenet.wnids()))
         if strange:
             raise UserError(
                 f"{listing.root / given[split]} has folders that are no classes of ImageNet-1k: "
-                f"{list_some(list(map(str, strange)))}; for a data set of your own, set "
-                "--config.data.name=folder"
+                f"{list_some(strange)}; for a data set of your own, set --config.data.name=folder"
             )
-    return Published(listed)
+    return Listed(listed)
 
 
-def _read_artbench(listing: Listing, request: Request, expected: str) -> Published:
+def _read_artbench(listing: Listing, request: Request, expected: str) -> Listed:
     """`train/<style>/*.jpg` and `test/<style>/*.jpg`."""
     given = _find_splits(listing, ("train", "test"), expected)
     listed = {split: list_classes(listing, split, inside) for split, inside in given.items()}
-    if tuple(dict.fromkeys(listed["train"].classes)) != _ARTBENCH:
+    if tuple(dict.fromkeys(entry.name for entry in listed["train"])) != _ARTBENCH:
         raise UserError(
             f"{listing.root / given['train']} has other folders than ArtBench's {list(_ARTBENCH)}"
         )
-    return Published(listed)
+    return Listed(listed)
 
 
-def _read_birds(listing: Listing, request: Request, expected: str) -> Published:
+def _read_birds(listing: Listing, request: Request, expected: str) -> Listed:
     """`images.txt`, `image_class_labels.txt` and `train_test_split.txt` have a line per image."""
-    called = dict(_columns(listing, "classes.txt", expected))
-    label = dict(_columns(listing, "image_class_labels.txt", expected))
-    trained = dict(_columns(listing, "train_test_split.txt", expected))
-    listed = {"train": Listed(), "test": Listed()}
-    for number, name in _columns(listing, "images.txt", expected):
-        for table, found in (("image_class_labels", label), ("train_test_split", trained)):
-            if number not in found:
-                raise UserError(f"{listing.root / table}.txt says nothing of image {number}")
-        if label[number] not in called or trained[number] not in ("0", "1"):
+    names, labels, trained = (
+        dict(_columns(listing, f"{table}.txt", expected))
+        for table in ("classes", "image_class_labels", "train_test_split")
+    )
+    rows = []
+    for number, image in _columns(listing, "images.txt", expected):
+        label, split = labels.get(number, "none"), trained.get(number, "none")
+        if label not in names or split not in ("0", "1"):
             raise UserError(
-                f"{listing.root}: image {number} has class {label[number]} and split "
-                f"{trained[number]}: expected a class of classes.txt, and 1 for train or 0"
+                f"{listing.root}: image {number} has class {label} and split {split}: expected a "
+                "class of classes.txt, and 1 for train or 0"
             )
-        part = listed["train" if trained[number] == "1" else "test"]
-        part.add([listing.find(f"images/{name}")], _shown(called[label[number]]))
-    return Published(listed, [_shown(name) for name in called.values()])
+        rows.append((("test", "train")[int(split)], f"images/{image}", _shown(names[label])))
+    return Listed(_by_split(listing, rows), [_shown(name) for name in names.values()])
 
 
-def _read_dogs(listing: Listing, request: Request, expected: str) -> Published:
+def _read_dogs(listing: Listing, request: Request, expected: str) -> Listed:
     """`train_list.mat` and `test_list.mat` have `file_list`, of paths below `Images`."""
-    listed = {}
-    for split in ("train", "test"):
-        listed[split] = Listed()
-        for name in _read_mat(listing.root / f"{split}_list.mat", "file_list").astype(str).tolist():
-            listed[split].add([listing.find(f"Images/{name}")], name.partition("/")[0])
-    classes = {name for part in listed.values() for name in part.classes if name}
-    return Published(listed, sorted(classes))
+    rows = [
+        (split, f"Images/{image}", image.partition("/")[0])
+        for split in ("train", "test")
+        for image in _read_mat(listing.root / f"{split}_list.mat", "file_list").astype(str).tolist()
+    ]
+    return Listed(_by_split(listing, rows), sorted({name for _, _, name in rows}))
 
 
-def _read_flowers(listing: Listing, request: Request, expected: str) -> Published:
+def _read_flowers(listing: Listing, request: Request, expected: str) -> Listed:
     """`imagelabels.mat` has a class from 1 for each image, `setid.mat` the images of splits."""
     names = _FLOWERS.read_text(encoding="utf-8").splitlines()
     labels = _read_mat(listing.root / "imagelabels.mat", "labels").tolist()
-    listed = {}
+    rows = []
     for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
-        listed[split] = Listed()
         for number in _read_mat(listing.root / "setid.mat", key).tolist():
             label = labels[number - 1] if 0 < number <= len(labels) else 0
             if not 0 < label <= len(names):
                 raise UserError(f"{listing.root}/imagelabels.mat has no class of image {number}")
-            listed[split].add([listing.find(f"jpg/image_{number:05d}.jpg")], names[label - 1])
-    return Published(listed, names)
+            rows.append((split, f"jpg/image_{number:05d}.jpg", names[label - 1]))
+    return Listed(_by_split(listing, rows), names)
 
 
-def _read_food(listing: Listing, request: Request, expected: str) -> Published:
+def _read_food(listing: Listing, request: Request, expected: str) -> Listed:
     """`meta/train.txt` and `meta/test.txt` have lines `<class>/<number>`."""
-    listed = {"train": Listed(), "test": Listed()}
-    for split, part in listed.items():
-        for (name,) in _columns(listing, f"meta/{split}.txt", expected, 1):
-            part.add([listing.find(f"images/{name}.jpg")], _shown(name.partition("/")[0]))
-    return Published(listed, sorted(set(map(str, listed["train"].classes))))
+    rows = [
+        (split, f"images/{image}.jpg", _shown(image.partition("/")[0]))
+        for split in ("train", "test")
+        for (image,) in _columns(listing, f"meta/{split}.txt", expected, 1)
+    ]
+    return Listed(
+        _by_split(listing, rows), sorted({name for split, _, name in rows if split == "train"})
+    )
 
 
-def _read_pets(listing: Listing, request: Request, expected: str) -> Published:
+def _read_pets(listing: Listing, request: Request, expected: str) -> Listed:
     """`annotations/trainval.txt` and `test.txt` have lines `<breed>_<number> <class> ...`."""
-    listed: dict[str, Listed] = {}
-    called: dict[str, str] = {}
+    rows = []
+    names: dict[str, str] = {}
     for split, table in (("train", "trainval"), ("test", "test")):
-        listed[split] = Listed()
-        for name, rest in _columns(listing, f"annotations/{table}.txt", expected):
-            breed, number = _shown(name.rpartition("_")[0]), rest.split()[0]
-            if called.setdefault(number, breed) != breed:
+        for image, rest in _columns(listing, f"annotations/{table}.txt", expected):
+            breed, number = _shown(image.rpartition("_")[0]), rest.split()[0]
+            if names.setdefault(number, breed) != breed:
                 raise UserError(
-                    f"{listing.root}/annotations: {name} is of class {number}, which "
-                    f"is {called[number]}"
+                    f"{listing.root}/annotations: {image} is of class {number}, which is "
+                    f"{names[number]}"
                 )
-            listed[split].add([listing.find(f"images/{name}.jpg")], breed)
-    return Published(listed, [called[number] for number in sorted(called, key=int)])
-
-
-def _read_waterbirds(listing: Listing, request: Request, expected: str) -> Published:
-    return Published(*spurious.list_waterbirds(listing, expected))
-
-
-def _read_spawrious(listing: Listing, request: Request, expected: str) -> Published:
-    return Published(*spurious.list_spawrious(listing, request.name, expected))
+            rows.append((split, f"images/{image}.jpg", breed))
+    return Listed(_by_split(listing, rows), [names[number] for number in sorted(names, key=int)])
 
 
 _IMAGENET = Layout(
-    "<folder>/train/<wnid>/*.JPEG and <folder>/val/<wnid>/*.JPEG",
+    "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG",
     _read_imagenet,
     ("train",),
     # Where the archive that Kaggle hands out has them, from each of the folders above.
@@ -278,8 +242,8 @@ LAYOUTS: Mapping[str, Layout] = {
         ("artbench-10-imagefolder-split",),
     ),
     "waterbirds": Layout(
-        "metadata.csv with img_filename, y, split and place, and the images that it names",
-        _read_waterbirds,
+        "metadata.csv with img_filename, y, split and place, and its images, of waterbirds_v1.0",
+        spurious.read_waterbirds,
         ("metadata.csv",),
         ("waterbirds_v1.0",),
     ),
@@ -287,7 +251,7 @@ LAYOUTS: Mapping[str, Layout] = {
         spurious.SPAWRIOUS,
         Layout(
             "0/<background>/<dog>/*.png (and 1/... for o2o), as spawrious224 has them",
-            _read_spawrious,
+            spurious.read_spawrious,
             ("0",),
             ("spawrious224",),
         ),
@@ -296,8 +260,16 @@ LAYOUTS: Mapping[str, Layout] = {
 """By `data.name`: those of TFDS are read as TFDS prepares them, or as their archives unpack."""
 
 
+def _by_split(listing: Listing, rows: Iterable[tuple[str, str, str]]) -> dict[str, list[Entry]]:
+    """From rows of split, path and class to the images of each split, which are looked for."""
+    listed: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    for split, path, name in rows:
+        listed[split].append(Entry(listing.find(path), name))
+    return {split: entries for split, entries in listed.items() if entries or split != "val"}
+
+
 def _find_splits(listing: Listing, wanted: Sequence[str], expected: str) -> dict[str, str]:
-    """From each split to its folder's name; what else there is, is noted."""
+    """Returns the folder of each split; notes other folders."""
     names = listing.folders()
     found = find_splits(names)
     for split in wanted:

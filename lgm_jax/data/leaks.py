@@ -23,13 +23,14 @@ def note_leaks(dataset: Dataset) -> Dataset:
     Nothing is said of images that are neither files of their own nor arrays, nor where more than
     `_LARGEST` bytes would have to be read.
     """
-    train, test = dataset.splits["train"], dataset.splits.get("test")
-    if test is None:
+    if "test" not in dataset.splits:
         return dataset
+    train, test = dataset.splits["train"], dataset.splits["test"]
     sizes, test_sizes = _sizes(train), _sizes(test)
     alike, test_alike = np.isin(sizes, test_sizes), np.isin(test_sizes, sizes)
     read = np.concatenate([sizes[alike], test_sizes[test_alike]])
-    if np.maximum(read, _OPENING if _files(train) else 0).sum() > _LARGEST:
+    files = isinstance(train, ImageSplit) and isinstance(train.records, FileRecords)
+    if np.maximum(read, _OPENING if files else 0).sum() > _LARGEST:
         return dataset
     known = set(_hashes(train, np.flatnonzero(alike)))
     leaked = sum(found in known for found in _hashes(test, np.flatnonzero(test_alike)))
@@ -42,34 +43,24 @@ def note_leaks(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, notes=[*dataset.notes, note])
 
 
-def _files(split: Split) -> FileRecords | None:
-    records = split.records if isinstance(split, ImageSplit) else None
-    return records if isinstance(records, FileRecords) else None
-
-
 def _sizes(split: Split) -> Int[np.ndarray, " m"]:
     """Bytes of each image; none where they are unknown."""
-    if isinstance(split, ImageSplit):
-        files = _files(split)
-        if files is not None and len(files.sizes):
-            return np.asarray(files.sizes, np.int64)[split.rows]
-        if isinstance(split.records, PixelRecords):
-            return np.full(len(split.rows), split.records.images[0].nbytes)
-    if isinstance(split, ArraySplit):
-        return np.full(len(split.labels), split.images[0].nbytes)
+    stored = split.records if isinstance(split, ImageSplit) else split
+    if isinstance(split, ImageSplit) and isinstance(stored, FileRecords) and len(stored.sizes):
+        return np.asarray(stored.sizes, np.int64)[split.rows]
+    if isinstance(stored, ArraySplit | PixelRecords):
+        return np.full(len(split.labels), stored.images[0].nbytes)
     return np.zeros(0, np.int64)
 
 
 def _hashes(split: Split, rows: Int[np.ndarray, " m"]) -> Iterator[bytes]:
     for row in rows.tolist():
-        if isinstance(split, ArraySplit):
-            content = split.images[row].tobytes()
-        else:
-            assert isinstance(split, ImageSplit)
+        if isinstance(split, ImageSplit):
             try:
                 stored = split.records.read(int(split.rows[row]))
             except OSError:
-                # Said when it is to be shown.
+                # The error is raised when the image is loaded.
                 continue
-            content = stored if isinstance(stored, bytes) else stored.tobytes()
-        yield hashlib.sha256(content).digest()
+        else:
+            stored = split.load(np.asarray([row]))[0]
+        yield hashlib.sha256(stored if isinstance(stored, bytes) else stored.tobytes()).digest()

@@ -1,4 +1,4 @@
-"""Which files below a folder are images: one rule for every source that reads folders.
+"""Image files below a folder: one rule for every source that reads folders.
 
 Links are followed, wherever they lead: who named the folder made them, and hub caches, git-annex
 and DVC consist of them. What comes out of data is another matter: see `check_inside`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -44,6 +44,15 @@ _WRITTEN = frozenset(
     }
 )
 
+# Why something is left out, in the order in which it is said.
+_OTHERS, _BEHIND, _LOOSE, _EMPTY, _CIRCLES = _WHY = (
+    "not images",
+    "hidden, temporary or a system's",
+    "images outside the folders",
+    "empty folders",
+    "links to folders that are read anyway",
+)
+
 
 class File(NamedTuple):
     """An image: its path below the data folder, with slashes, and its size in bytes.
@@ -56,7 +65,7 @@ class File(NamedTuple):
 
 
 class Listing:
-    """What lies below a data folder, and what of it was left out.
+    """Images below a data folder, and the entries that were left out.
 
     Attributes:
         root: The data folder.
@@ -66,13 +75,10 @@ class Listing:
     def __init__(self, root: Path):
         self.root = root
         self.lost: dict[str, str] = {}
-        self._others: dict[str, str] = {}
-        self._left_behind: dict[str, None] = {}
-        self._loose: dict[str, None] = {}
-        self._empty: dict[str, None] = {}
-        self._circles: dict[str, None] = {}
+        # What is left out, by why: paths, with the suffixes of files that are no images.
+        self._out: dict[str, dict[str, str]] = {why: {} for why in _WHY}
         self._used: set[str] = set()
-        self._said: dict[str, None] = {}
+        self._notes: dict[str, None] = {}
         real = Path(os.path.realpath(root))
         self._above = {_identity(folder) for folder in (real, *real.parents)}
 
@@ -88,15 +94,14 @@ class Listing:
             path = _join(inside, entry.name)
             if _is_folder(entry):
                 if entry.is_symlink() and _identity(entry) in self._above:
-                    self._circles[path] = None
+                    self._out[_CIRCLES][path] = ""
                 else:
                     names.append(entry.name)
             elif _is_lost(entry) and not formats.suffix_of(entry.name):
                 lost.append(f"{path} -> {os.readlink(entry.path)}")
-            elif formats.is_image(entry.path):
-                self._loose[path] = None
             else:
-                self._others[path] = formats.suffix_of(entry.name)
+                why = _LOOSE if formats.is_image(entry.path) else _OTHERS
+                self._out[why][path] = formats.suffix_of(entry.name)
         if lost:
             raise UserError(
                 f"{self.root} has {len(lost)} links that lead nowhere where folders are expected, "
@@ -108,9 +113,9 @@ class Listing:
         """The images at any depth below a folder, sorted by path; each folder is read once."""
         found = list(self._walk(inside, self._above | {_identity(self.root / inside)}))
         for file in found:
-            self._loose.pop(file.path, None)
-        if not found and not any(path.startswith(f"{inside}/") for path in self._others):
-            self._empty[inside] = None
+            self._out[_LOOSE].pop(file.path, None)
+        if not found and not self._others_in(inside):
+            self._out[_EMPTY][inside] = ""
         return found
 
     def beside(self, inside: str = "") -> list[File]:
@@ -122,9 +127,9 @@ class Listing:
         ]
 
     def find(self, name: str) -> File:
-        """The file that data name, perhaps encoded otherwise than on disk (`é` has two codes).
+        """Returns the file that data name.
 
-        A path of Windows has backslashes.
+        The name may have backslashes, or another encoding than on disk (`é` has two).
 
         Raises:
             UserError: If it leads out of the folder or is not there.
@@ -146,38 +151,39 @@ class Listing:
         return File(path, 0)
 
     def is_empty(self, inside: str) -> bool:
-        """Whether a folder that was read holds nothing that could be meant."""
-        return inside in self._empty
+        """Whether a folder that was read is empty."""
+        return inside in self._out[_EMPTY]
 
     def is_written(self, inside: str) -> bool:
         """Whether a folder that was read holds text about images and nothing else."""
-        held = [kind for path, kind in self._others.items() if path.startswith(f"{inside}/")]
+        held = self._others_in(inside)
         return bool(held) and _WRITTEN.issuperset(held)
 
     def use(self, path: str) -> None:
-        """Counts a file that is no image as not left out."""
+        """Keeps a file that is no image out of the notes."""
         self._used.add(path)
 
     def say(self, note: str) -> None:
         """Adds to the notes, in which the folder is called by its name alone: they are recorded."""
         name = os.path.basename(os.path.abspath(self.root))
-        self._said[plain(note.replace(str(self.root), name))] = None
+        self._notes[plain(note.replace(str(self.root), name))] = None
 
     def notes(self) -> list[str]:
-        """What is worth saying: in one line what was left out, and what was added."""
-        others = {path: kind for path, kind in self._others.items() if path not in self._used}
-        kinds = Counter(suffix or "no suffix" for suffix in others.values())
-        groups: tuple[tuple[Collection[str], str, list[str]], ...] = (
-            (others, "not images", [suffix for suffix, _ in kinds.most_common()]),
-            (self._left_behind, "hidden, temporary or a system's", list(self._left_behind)),
-            (self._loose, "images outside the folders", list(self._loose)),
-            (self._empty, "empty folders", list(self._empty)),
-            (self._circles, "links to folders that are read anyway", list(self._circles)),
-        )
-        parts = [f"{what}: {len(all_)} ({list_some(some)})" for all_, what, some in groups if all_]
+        """Returns what was left out, in one line, and what was added by `say`."""
+        parts = []
+        for why, found in self._out.items():
+            paths = {path: suffix for path, suffix in found.items() if path not in self._used}
+            kinds = Counter(suffix or "no suffix" for suffix in paths.values()).most_common()
+            some = [kind for kind, _ in kinds] if why == _OTHERS else list(paths)
+            parts += [f"{why}: {len(paths)} ({list_some(some)})"] if paths else []
         if parts:
             self.say(f"{self.root}: left out: {'; '.join(parts)}")
-        return list(self._said)
+        return list(self._notes)
+
+    def _others_in(self, inside: str) -> list[str]:
+        """The suffixes of files below a folder that are no images."""
+        others = self._out[_OTHERS].items()
+        return [suffix for path, suffix in others if path.startswith(f"{inside}/")]
 
     def _walk(self, inside: str, seen: set[tuple[int, int]]) -> Iterator[File]:
         for entry in self._entries(inside):
@@ -185,50 +191,46 @@ class Listing:
             if _is_folder(entry):
                 identity = _identity(entry)
                 if identity in seen:
-                    self._circles[path] = None
+                    self._out[_CIRCLES][path] = ""
                 else:
                     seen.add(identity)
                     yield from self._walk(path, seen)
             elif _is_lost(entry):
                 suffix = formats.suffix_of(entry.name)
                 if suffix and suffix not in formats.suffixes():
-                    self._others[path] = suffix
+                    self._out[_OTHERS][path] = suffix
                 else:
                     self._lose(path)
                     yield File(path, 0)
             elif entry.is_file() and formats.is_image(entry.path):
                 yield File(path, entry.stat().st_size)
             else:
-                self._others[path] = formats.suffix_of(entry.name)
+                self._out[_OTHERS][path] = formats.suffix_of(entry.name)
 
     def _lose(self, path: str) -> None:
         self.lost[plain(path)] = plain(os.readlink(self.root / path))
 
     def _entries(self, inside: str) -> list[os.DirEntry[str]]:
-        """What a folder holds, sorted by name, without what was left behind."""
+        """The entries of a folder, sorted by name, without those of systems and tools."""
         folder = self.root / inside
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             raise UserError(f"cannot list {folder}: {error.strerror}") from error
-        kept = []
-        for entry in entries:
-            if is_left_behind(entry.name):
-                self._left_behind[_join(inside, entry.name)] = None
-            else:
-                kept.append(entry)
-        return kept
+        behind = dict.fromkeys(entry.name for entry in entries if is_left_behind(entry.name))
+        self._out[_BEHIND] |= {_join(inside, name): "" for name in behind}
+        return [entry for entry in entries if entry.name not in behind]
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is hidden, or named as what systems and tools leave about."""
+    """Whether a file or folder is hidden, or has a name that systems and tools use."""
     lower = name.lower()
     return lower.startswith(_PREFIXES) or lower.endswith(_UNFINISHED) or lower in _LEFT_BEHIND
 
 
 def check_inside(name: str, root: Path) -> None:
-    """Refuses a path that data name if it leads out of the data folder.
+    """Refuses a path from data, such as a table, if it leads out of the data folder.
 
     Raises:
         UserError: If it is absolute, goes up, or could be no path of a file.

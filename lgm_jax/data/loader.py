@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 from typing import NamedTuple
 
 import cloudpickle
@@ -29,7 +28,7 @@ from jaxtyping import Int, UInt8
 
 from lgm_jax import checks
 from lgm_jax.data.dataset import ArraySplit, Split
-from lgm_jax.data.records import ImageSplit, num_cores
+from lgm_jax.data.records import PixelRecords, num_cores
 from lgm_jax.data.sampling import Crops, Order
 from lgm_jax.errors import UserError, explain
 from lgm_jax.interrupts import SIGNALS
@@ -58,7 +57,7 @@ class HostBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a run reads: one process's images of every batch.
+    """One process's images of every batch of a run.
 
     Attributes:
         split: The images.
@@ -124,9 +123,8 @@ class Loader:
             workers: Processes that decode; with 0, threads of this process do, and they do where
                 the images are in memory, which every process would need a copy of.
         """
-        held = isinstance(parts.split, ArraySplit)
-        held |= isinstance(parts.split, ImageSplit) and parts.split.held
-        self.workers = 0 if held else workers
+        stored = getattr(parts.split, "records", parts.split)
+        self.workers = 0 if isinstance(stored, ArraySplit | PixelRecords) else workers
         self._parts = parts
         self._ahead = Ahead(self._read, parts.steps)
         self._running: list[tuple[SpawnProcess, Connection]] = []
@@ -154,12 +152,7 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read(self, step: int) -> HostBatch:

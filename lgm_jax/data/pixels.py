@@ -6,7 +6,7 @@ import numpy as np
 
 
 def advise(images: np.ndarray) -> str:
-    """What to type to make (n, h, w, 3) of an array, or bytes of other numbers; "" if unknown."""
+    """Returns code that makes (n, h, w, 3) or bytes of an array; "" if unknown."""
     shape = images.shape
     if images.ndim == 3:
         return "numpy.repeat(images[..., None], 3, axis=-1)"
@@ -20,7 +20,7 @@ def advise(images: np.ndarray) -> str:
 
 
 def as_bytes(images: np.ndarray) -> str:
-    """How to make bytes of other values: what `astype` alone would wrap around is scaled."""
+    """Returns code that makes bytes of other values; it scales those that `astype` would wrap."""
     kind = images.dtype.kind
     if kind not in "biuf" or not images.size:
         return "images.astype('uint8')"

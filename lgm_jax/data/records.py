@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from lgm_jax.data.dataset import Places
-from lgm_jax.data.decode import BadImageError, read, resize_and_crop
+from lgm_jax.data.decode import BadImageError, decode, resize_and_crop
 from lgm_jax.errors import UserError
 from lgm_jax.names import plain
 
@@ -31,7 +32,7 @@ class Records(Protocol):
     """
 
     @property
-    def where(self) -> str: ...
+    def where(self) -> str | Path: ...
 
     def read(self, number: int) -> bytes | np.ndarray:
         """A file's bytes, or pixels (h, w), (h, w, 3) or (h, w, 4) uint8.
@@ -42,7 +43,7 @@ class Records(Protocol):
         ...
 
     def name(self, number: int) -> str:
-        """What to call an image in messages and in results: never an absolute path."""
+        """Returns the name of an image in messages and results: never an absolute path."""
         ...
 
 
@@ -50,16 +51,12 @@ class Records(Protocol):
 class FileRecords:
     """Image files below a folder: paths, with slashes, and sizes in bytes, if known."""
 
-    folder: Path
+    where: Path
     files: Sequence[str]
     sizes: Sequence[int] = ()
 
-    @property
-    def where(self) -> str:
-        return str(self.folder)
-
     def read(self, number: int) -> bytes:
-        return (self.folder / self.files[number]).read_bytes()
+        return (self.where / self.files[number]).read_bytes()
 
     def name(self, number: int) -> str:
         return plain(self.files[number])
@@ -87,7 +84,7 @@ class ImageSplit:
         records: The stored images, perhaps more than the split has.
         rows: (n,) Which of them it has.
         labels: (n,) Indices into the data set's class names.
-        resolution: Side `r` of the images that `load` gives, in pixels.
+        resolution: Side `r` of the images that `load` returns, in pixels.
         orient: Whether the EXIF orientation is applied.
         groups: (n,) Indices into the data set's group names.
     """
@@ -99,15 +96,10 @@ class ImageSplit:
     orient: bool = False
     groups: Int[np.ndarray, " n"] | None = None
 
-    @property
-    def held(self) -> bool:
-        """Whether the stored images are in memory, so that each copy of the split has them too."""
-        return isinstance(self.records, PixelRecords)
-
     def load(
         self, indices: Int[np.ndarray, " b"], places: Places | None = None
     ) -> UInt8[np.ndarray, "b r r 3"]:
-        """Decodes images in threads; see `read` and `resize_and_crop`.
+        """Decodes images in threads; see `decode` and `resize_and_crop`.
 
         Raises:
             UserError: If an image cannot be read; the message names it.
@@ -135,7 +127,7 @@ class ImageSplit:
             raise UserError(f"cannot read image {name}: {error}") from error
 
     def name(self, index: int | np.integer) -> str:
-        """What to call an image: never an absolute path."""
+        """Returns the name of an image: never an absolute path."""
         return self.records.name(int(self.rows[index]))
 
     def take(self, rows: Int[np.ndarray, " m"]) -> ImageSplit:
@@ -149,11 +141,10 @@ class ImageSplit:
         """Whether images can be decoded."""
 
         def check(index: int) -> bool:
-            try:
+            with contextlib.suppress(BadImageError):
                 self._decode(index)
-            except BadImageError:
-                return False
-            return True
+                return True
+            return False
 
         return _in_threads(check, indices.tolist())
 
@@ -162,7 +153,7 @@ class ImageSplit:
             source = self.records.read(int(self.rows[index]))
         except OSError as error:
             raise BadImageError(error.strerror or str(error)) from error
-        return read(source, orient=self.orient, name=self.name(index))
+        return decode(source, orient=self.orient, name=self.name(index))
 
 
 def _in_threads(function: Callable[[int], T], items: Sequence[int]) -> list[T]:

@@ -1,4 +1,4 @@
-"""Every data source by name: one table, in which one is added."""
+"""Every data source by name, in one table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from lgm_jax.data.arrays import load_npz
 from lgm_jax.data.assembly import Request
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.digits import load_digits, load_spurious_digits
-from lgm_jax.data.flat import load_flat
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.huggingface import load_huggingface
-from lgm_jax.data.layouts import find_layout, load_published
+from lgm_jax.data.layouts import LAYOUTS, find_layout, load_published
 from lgm_jax.data.spurious import SPAWRIOUS
 from lgm_jax.errors import UserError, unknown_name
 
@@ -29,12 +28,12 @@ class Size(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What reads a data set.
+    """A source of data sets.
 
     Attributes:
-        load: Opens it.
-        needs: The folder or file that must be given, in words; nothing if none must.
-        size: How large it is, for plans that are made before one has it.
+        load: Opens a data set.
+        needs: The folder or file that must be given, in words; "" if none.
+        size: Its size, for plans before the data exist on this machine.
         columns: Whether it may have several columns of labels.
     """
 
@@ -49,23 +48,21 @@ class Source:
         return self.load is _prepared
 
 
-def _digits(load: Callable[[int], Dataset]) -> Source:
-    def open_digits(request: Request) -> Dataset:
-        if request.folder:
-            raise UserError(
-                f"digits are not read from a folder: set --config.data.name=folder for "
-                f"{request.folder}"
-            )
-        return load(request.resolution)
-
-    return Source(open_digits)
+def _digits(request: Request) -> Dataset:
+    """scikit-learn's digits, plain or on backgrounds that mislead."""
+    if request.folder:
+        raise UserError(
+            f"digits are not read from a folder: set --config.data.name=folder for {request.folder}"
+        )
+    load = load_digits if request.name == "digits" else load_spurious_digits
+    return load(request.resolution)
 
 
 def _own(request: Request) -> Dataset:
     """A person's own folder, or one that an archive of a published set unpacked to."""
     name = find_layout(request.folder, "folder")
     if name is None:
-        return load_flat(request) or load_folder(request)
+        return load_folder(request)
     dataset = load_published(dataclasses.replace(request, name=name))
     note = f"the folder is read as {name}, with its official splits, since it is laid out so"
     return dataclasses.replace(dataset, notes=[*dataset.notes, note])
@@ -73,75 +70,65 @@ def _own(request: Request) -> Dataset:
 
 def _prepared(request: Request) -> Dataset:
     """A set of TFDS, as it was prepared or as its archive unpacked."""
-    if find_layout(request.folder, request.name):
-        return load_published(request)
-    return tfds.load_tfds(request)
+    published = find_layout(request.folder, request.name)
+    return load_published(request) if published else tfds.load_tfds(request)
 
-
-_TFDS = Source(_prepared, columns=True)
-_IMAGENET = Size(1000, 1_281_167, 50_000)
 
 # Sizes: the data sets' pages in TFDS's catalogue, and WILDS. Of Spawrious, one-to-one benchmarks
 # take 3,168 training images from each of two folders for each of four dogs, many-to-many ones from
 # each of two backgrounds; tested is on as many.
+_IMAGENET = Size(1000, 1_281_167, 50_000)
+_PUBLISHED: Mapping[str, Size] = {
+    "imagenet": _IMAGENET,
+    "artbench": Size(10, 50_000, 10_000),
+    "waterbirds": Size(2, 4_795, 5_794),
+    **dict.fromkeys(SPAWRIOUS, Size(4, 25_344, 25_344)),
+}
+_PREPARED: Mapping[str, Size] = {
+    "imagenet2012": _IMAGENET,
+    "imagenette": Size(10, 9_469, 3_925),
+    "caltech_birds2011": Size(200, 5_994, 5_794),
+    "stanford_dogs": Size(120, 12_000, 8_580),
+    "oxford_flowers102": Size(102, 1_020, 6_149),
+    "food101": Size(101, 75_750, 25_250),
+    "cifar10": Size(10, 50_000, 10_000),
+    "oxford_iiit_pet": Size(37, 3_680, 3_669),
+}
+
 SOURCES: Mapping[str, Source] = {
-    "digits": _digits(load_digits),
-    "digits_spurious": _digits(load_spurious_digits),
+    "digits": Source(_digits),
+    "digits_spurious": Source(_digits),
     "folder": Source(_own, "the folder of images"),
     "npz": Source(load_npz, "the .npz file"),
     "huggingface": Source(load_huggingface, "the folder of parquet files", columns=True),
-    "imagenet": Source(
-        load_published, "the folder that holds train/<wnid>/ and val/<wnid>/", _IMAGENET
-    ),
-    "artbench": Source(
-        load_published,
-        "the folder that artbench-10-imagefolder-split.tar was unpacked in",
-        Size(10, 50_000, 10_000),
-    ),
-    "waterbirds": Source(
-        load_published,
-        "WILDS' folder waterbirds_v1.0, which holds metadata.csv",
-        Size(2, 4_795, 5_794),
-    ),
-    **dict.fromkeys(
-        SPAWRIOUS,
-        Source(
-            load_published,
-            "the folder spawrious224 that its archive unpacks to",
-            Size(4, 25_344, 25_344),
-        ),
-    ),
-    "imagenet2012": dataclasses.replace(_TFDS, size=_IMAGENET),
-    "imagenette": dataclasses.replace(_TFDS, size=Size(10, 9_469, 3_925)),
-    "caltech_birds2011": dataclasses.replace(_TFDS, size=Size(200, 5_994, 5_794)),
-    "stanford_dogs": dataclasses.replace(_TFDS, size=Size(120, 12_000, 8_580)),
-    "oxford_flowers102": dataclasses.replace(_TFDS, size=Size(102, 1_020, 6_149)),
-    "food101": dataclasses.replace(_TFDS, size=Size(101, 75_750, 25_250)),
-    "cifar10": dataclasses.replace(_TFDS, size=Size(10, 50_000, 10_000)),
-    "oxford_iiit_pet": dataclasses.replace(_TFDS, size=Size(37, 3_680, 3_669)),
+    **{
+        name: Source(load_published, f"the folder with {LAYOUTS[name].expected}", size)
+        for name, size in _PUBLISHED.items()
+    },
+    **{name: Source(_prepared, size=size, columns=True) for name, size in _PREPARED.items()},
 }
 """By `config.data.name`, beside `tfds:NAME`."""
 
 
 def get_source(name: str) -> Source:
-    """The source of a name, which may be `tfds:NAME`.
+    """Returns the source of a name, which may be `tfds:NAME`.
 
     Raises:
         UserError: If it is unknown.
     """
     if name.startswith(tfds.PREFIX):
-        return _TFDS
+        return Source(_prepared, columns=True)
     if name not in SOURCES:
         raise unknown_name("data set", name, list(SOURCES))
     return SOURCES[name]
 
 
 def known_size(name: str, subset: str = "") -> Size | None:
-    """The size of a public data set; `None` of one that is not known.
+    """The size of a public data set, `None` of any other; of a subset, its classes' share.
 
     Args:
         name: As `config.data.name` has it.
-        subset: Likewise. Of some classes, images are taken to be their share of all.
+        subset: As `config.data.subset` has it.
     """
     whole = SOURCES[name].size if name in SOURCES else None
     if whole is None or not subset:

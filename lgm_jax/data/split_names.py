@@ -47,25 +47,18 @@ def find_splits(names: Iterable[str]) -> dict[str, list[str]]:
     name stands for its split and all such names begin with the same words.
     """
     names = list(names)
-    found: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for name in names:
-        split = split_of(name)
-        if split:
-            found[split].append(name)
+    found = {split: [name for name in names if split_of(name) == split] for split in SPLITS}
     longer = [name for name in names if _prefix(name)]
-    for split in SPLITS if len({_prefix(name) for name in longer}) == 1 else ():
-        ending = [name for name in longer if _SPLIT_OF[_words(name)[-1]] == split]
-        if len(ending) == 1 and not found[split]:
-            found[split] = ending
+    if len({_prefix(name) for name in longer}) == 1:
+        for split in SPLITS:
+            ending = [name for name in longer if _SPLIT_OF[_words(name)[-1]] == split]
+            if len(ending) == 1 and not found[split]:
+                found[split] = ending
     return {split: given for split, given in found.items() if given}
 
 
 def assign_splits(names: Iterable[str], where: str) -> tuple[dict[str, str], list[str]]:
-    """Decides which name is which split.
-
-    Args:
-        names: As the source has them.
-        where: What has them, for messages.
+    """Decides which name is which split; `where` is the name of the source, for messages.
 
     Returns:
         From split to its name, and a note on every name that is ignored.
@@ -82,14 +75,14 @@ def assign_splits(names: Iterable[str], where: str) -> tuple[dict[str, str], lis
         raise UserError(
             f"{where} has splits {', '.join(names) or 'none'}: one must be called train"
         )
-    others = [name for name in names if all(name not in given for given in found.values())]
+    assigned = {split: given[0] for split, given in found.items()}
+    others = [name for name in names if name not in assigned.values()]
     unknown = [name for name in others if not set(_words(name)) & _UNLABELLED]
     if unknown and len(found) == 1:
         raise UserError(
-            f"{where} has a split {unknown[0]} beside {found['train'][0]}: call it val or test, "
+            f"{where} has a split {unknown[0]} beside {assigned['train']}: call it val or test, "
             "or remove it"
         )
-    assigned = {split: given[0] for split, given in found.items()}
     return assigned, [ignored(where, name) for name in others]
 
 
@@ -104,7 +97,7 @@ def check_one(given: Sequence[str], where: str) -> None:
 
 
 def ignored(where: str, name: str) -> str:
-    """The note on a split of a name that is no split's."""
+    """Returns the note on a name that is no split's."""
     return f"{where}: {name} is ignored, since it is called neither train, val nor test"
 
 

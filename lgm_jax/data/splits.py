@@ -1,14 +1,10 @@
-"""From the images that a source holds to the data set that was asked for.
-
-Hold out what is missing, choose classes, leave out broken images, and say what is in it.
-"""
+"""Splits of a data set: hold out missing ones, choose classes, leave out broken images."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +26,7 @@ _BATCH = 512
 
 
 def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Dataset:
-    """Holds out what the owner of the images did not.
+    """Holds out the splits that a data set lacks.
 
     With `train` alone, a fifth of each class becomes `test`. With `train` and one other split, the
     other is `test`, whatever it is called: recipes are tuned on `val`, so the images given to
@@ -50,38 +46,29 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
     Raises:
         UserError: If no image could be held out.
     """
-    given = dict(dataset.splits)
-    if set(given) == set(SPLITS):
+    splits = dict(dataset.splits)
+    if set(splits) == set(SPLITS):
         return dataset
-    asked = val_fraction is not None
+    asked, notes = val_fraction is not None, list(dataset.notes)
     if val_fraction is None:
-        val_fraction = _VAL_FRACTION if len(given) == 1 else 0.2
-    notes = list(dataset.notes)
-    train = given.pop("train")
-    called, test = given.popitem() if given else ("test", None)
-    if called != "test":
-        notes.append(f"{dataset.name} has no test images: its {called} images are the test split")
-    if test is None:
-        train, test = _hold_out(dataset, train, _TEST_FRACTION, seed, "test")
-        if test is None:
+        val_fraction = _VAL_FRACTION if len(splits) == 1 else 0.2
+    if "val" in splits:
+        notes.append(f"{dataset.name} has no test images: its val images are the test split")
+        splits["test"] = splits.pop("val")
+    if "test" not in splits:
+        splits |= _hold_out(dataset, splits["train"], _TEST_FRACTION, seed, "test")
+        if "test" not in splits:
             raise UserError(
                 f"{dataset.name} has one image per class: two are needed at least, to hold one "
                 "out for 'test'"
             )
-    splits = {"train": train, "test": test}
     if val_fraction:
-        train, val = _hold_out(dataset, train, val_fraction, seed, "val")
-        if val is not None:
-            splits |= {"train": train, "val": val}
-        elif asked:
-            raise UserError(
-                f"{dataset.name} has too few images per class to hold any out for 'val': set "
-                "--config.data.val_fraction=0"
-            )
-        else:
-            notes.append(
-                f"{dataset.name} has too few images per class for a val split: it has none"
-            )
+        splits |= _hold_out(dataset, splits["train"], val_fraction, seed, "val")
+        few = f"{dataset.name} has too few images per class"
+        if "val" not in splits and asked:
+            raise UserError(f"{few} to hold any out for 'val': set --config.data.val_fraction=0")
+        if "val" not in splits:
+            notes.append(f"{few} for a val split: it has none")
     facts = [dataset.fingerprint, seed, val_fraction, sorted(dataset.splits)]
     return dataclasses.replace(dataset, splits=splits, fingerprint=digest(*facts), notes=notes)
 
@@ -124,29 +111,29 @@ def select_classes(dataset: Dataset, subset: str) -> Dataset:
 def skip_unreadable(dataset: Dataset) -> Dataset:
     """Leaves out the images that cannot be decoded.
 
-    Every image is decoded once to find them, which takes as long as one pass over the data; what
-    was found is remembered on this machine.
+    Every image is decoded once to find them, which takes as long as one pass over the data; the
+    result is remembered on this machine.
     """
-    splits: dict[str, Split] = {}
+    splits, notes = dict(dataset.splits), list(dataset.notes)
     skipped: dict[str, list[str]] = {}
-    notes = list(dataset.notes)
     for name, split in dataset.splits.items():
-        if isinstance(split, ImageSplit):
-            # Another Pillow may read more.
-            key = digest(dataset.fingerprint, name, PIL.__version__, list(formats.read_by_pillow()))
-            bad = cache.remember(
-                "unreadable", key, functools.partial(_find_unreadable, split, name)
-            )
-            if len(bad):
-                skipped[name] = [split.name(row) for row in bad]
-                reason = _why_unreadable(split, int(bad[0]))
-                if len(bad) == len(split.labels):
-                    raise UserError(
-                        f"none of the {name} images of {dataset.name} can be read: {reason}"
-                    )
-                notes.append(f"{dataset.name}: {reason}")
-                split = split.take(np.setdiff1d(np.arange(len(split.labels)), bad))
-        splits[name] = split
+        if not isinstance(split, ImageSplit):
+            continue
+        # Another Pillow may read more.
+        key = digest(dataset.fingerprint, name, PIL.__version__, list(formats.read_by_pillow()))
+        bad = cache.remember("unreadable", key, functools.partial(_find_unreadable, split, name))
+        if not len(bad):
+            continue
+        reason = f"{split.name(bad[0])}: could not be read before"
+        try:
+            split.load_one(bad[0])
+        except UserError as error:
+            reason = f"{split.name(bad[0])}: {error.__cause__}"
+        if len(bad) == len(split.labels):
+            raise UserError(f"none of the {name} images of {dataset.name} can be read: {reason}")
+        notes.append(f"{dataset.name}: {reason}")
+        skipped[name] = [split.name(row) for row in bad]
+        splits[name] = split.take(np.setdiff1d(np.arange(len(split.labels)), bad))
     if not skipped:
         return dataset
     fingerprint = digest(dataset.fingerprint, skipped)
@@ -173,11 +160,10 @@ def check_links(dataset: Dataset) -> None:
 
 
 def check(dataset: Dataset) -> list[str]:
-    """Checks that every class can be learned; `Dataset` itself refuses what no data set may have.
+    """Checks that every class has training images; `Dataset` has checked the rest.
 
     Returns:
-        What is worth saying: what the source ignored, classes that a held-out split lacks, images
-        left out.
+        Notes: what the source ignored, classes that a held-out split lacks, images left out.
 
     Raises:
         UserError: If a class has no image to train on.
@@ -202,7 +188,7 @@ def check(dataset: Dataset) -> list[str]:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What a run records about its data: name, fingerprint, images by split and class, notes."""
+    """Returns the record of a run's data: name, fingerprint, images by split and class, notes."""
     counts = {
         name: {
             "images": int(count.sum()),
@@ -222,8 +208,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def _hold_out(
     dataset: Dataset, split: Split, fraction: float, seed: int, name: str
-) -> tuple[Split, Split | None]:
-    """Splits off a part of each class, at least one image, but never the last one."""
+) -> dict[str, Split]:
+    """Splits off a part of each class, at least one image, but never the last one.
+
+    Returns:
+        The part by its name, and the rest as `train`; nothing if no class has two images.
+    """
     held_out = np.zeros(len(split.labels), bool)
     order = np.argsort(split.labels, kind="stable")
     bounds = np.searchsorted(split.labels[order], np.arange(dataset.num_classes + 1))
@@ -232,9 +222,8 @@ def _hold_out(
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         rng = np.random.default_rng(int(digest(seed, name, class_name)[:16], 16))
         held_out[rng.permutation(members)[: max(0, count)]] = True
-    if not held_out.any():
-        return split, None
-    return split.take(np.flatnonzero(~held_out)), split.take(np.flatnonzero(held_out))
+    parts = {"train": split.take(np.flatnonzero(~held_out))}
+    return parts | {name: split.take(np.flatnonzero(held_out))} if held_out.any() else {}
 
 
 def _subset_items(subset: str) -> list[str]:
@@ -251,31 +240,20 @@ def _subset_items(subset: str) -> list[str]:
 
 
 def _find_class(dataset: Dataset, item: str, subset: str) -> int:
-    """The label of a class given by name, WordNet name or index.
-
-    Args:
-        dataset: Whose class it is.
-        item: What names it.
-        subset: All that was asked for.
-    """
-    names: Mapping[str, int] = {name: i for i, name in enumerate(dataset.class_names)}
-    wnids: Mapping[str, int] = {wnid: i for i, wnid in enumerate(dataset.wnids)}
+    """The label of a class by its name, WordNet name or index; `subset` is all that was asked."""
+    names = {name: i for i, name in enumerate(dataset.class_names)}
+    wnids = {wnid: i for i, wnid in enumerate(dataset.wnids)}
     if item.isdecimal() and item not in names:
-        index = int(item)
         known = imagenet.wnids() if wnids else dataset.class_names
-        if index >= len(known):
+        if int(item) >= len(known):
             raise UserError(
-                f"config.data.subset has class {index}, but indices end at {len(known) - 1}"
+                f"config.data.subset has class {item}, but indices end at {len(known) - 1}"
             )
-        if not wnids:
-            return index
-        item = imagenet.wnids()[index]
-    if item in wnids:
-        return wnids[item]
-    if item in names:
-        return names[item]
-    if item in imagenet.wnids():
-        what = f"{item} ({imagenet.names()[imagenet.wnids().index(item)]})"
+        item = known[int(item)]
+    if item in wnids or item in names:
+        return wnids.get(item, names.get(item, -1))
+    if item in imagenet.names_by_wnid():
+        what = f"{item} ({imagenet.names_by_wnid()[item]})"
         raise UserError(f"{dataset.name} has no class {what}, which config.data.subset names")
     cut = [name for name in names if "," in name and item in name and name in subset]
     if cut:
@@ -287,19 +265,10 @@ def _find_class(dataset: Dataset, item: str, subset: str) -> int:
     raise unknown_name("class of config.data.subset", item, list(names) + list(wnids))
 
 
-def _why_unreadable(split: ImageSplit, row: int) -> str:
-    """An image's name and what is wrong with it, without the folder."""
-    try:
-        split.load_one(row)
-    except UserError as error:
-        return f"{split.name(row)}: {error.__cause__}"
-    return f"{split.name(row)}: could not be read before"
-
-
 def _find_unreadable(split: ImageSplit, name: str) -> Int[np.ndarray, " bad"]:
     every = np.arange(len(split.labels))
     bad: list[int] = []
     for start in progress(range(0, len(every), _BATCH), f"checking {name} images"):
         part = every[start : start + _BATCH]
-        bad += [int(i) for i, good in zip(part, split.readable(part), strict=True) if not good]
+        bad += part[~np.asarray(split.readable(part))].tolist()
     return np.asarray(bad, np.int64)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from lgm_jax.data import tables
-from lgm_jax.data.assembly import Listed
+from lgm_jax.data.assembly import Entry, Listed, Request
 from lgm_jax.data.listing import Listing
 from lgm_jax.data.split_names import SPLITS
 from lgm_jax.errors import UserError
-
-# By split, the images; and the names of classes and of groups.
-Grouped = tuple[Mapping[str, Listed], Sequence[str], Sequence[str]]
 
 _BIRDS = ("landbird", "waterbird")
 _PLACES = ("land", "water")
@@ -58,39 +54,31 @@ _LISTED = ("bulldog", "dachshund", "labrador", "corgi")
 _SWAPPED = (1, 0, 3, 2)
 
 
-def list_waterbirds(listing: Listing, expected: str) -> Grouped:
+def read_waterbirds(listing: Listing, request: Request, expected: str) -> Listed:
     """Lists Waterbirds with its official splits, as WILDS unpacks it (`waterbirds_v1.0`).
 
     Groups are bird x background: landbird on land, on water, waterbird on land, on water.
-
-    Args:
-        listing: Of the folder with `metadata.csv`.
-        expected: What the folder should hold, for messages.
-
-    Raises:
-        UserError: If the table is missing, lacks a column or has a value that it should not, or if
-            an image is missing or lies outside the folder.
     """
     table = listing.root / "metadata.csv"
-    if not table.is_file():
-        raise UserError(f"{listing.root} has no metadata.csv: expected {expected}")
-    listed = {split: Listed() for split in SPLITS}
+    listed: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     lines: dict[str, int] = {}
-    for line, row in _read_table(table, ("img_filename", "y", "split", "place"), expected):
-        y, place = (_number(row[name], 2, name, table, line) for name in ("y", "place"))
-        split = SPLITS[_number(row["split"], 3, "split", table, line)]
+    for line, row in tables.read_columns(table, ("img_filename", "y", "split", "place"), expected):
+        where = f"{table}, line {line}"
+        y, place, split = (
+            _number(row[name], limit, f"{where}: {name}")
+            for name, limit in (("y", 2), ("place", 2), ("split", 3))
+        )
         if not row["img_filename"]:
-            raise UserError(f"{table}, line {line}: img_filename is empty")
+            raise UserError(f"{where}: img_filename is empty")
         image = listing.find(row["img_filename"])
         if lines.setdefault(image.path, line) != line:
-            raise UserError(
-                f"{table}, line {line}: {image.path} is in line {lines[image.path]} already"
-            )
-        listed[split].add([image], _BIRDS[y], f"{_BIRDS[y]} on {_PLACES[place]}")
-    return listed, _BIRDS, [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
+            raise UserError(f"{where}: {image.path} is in line {lines[image.path]} already")
+        group = f"{_BIRDS[y]} on {_PLACES[place]}"
+        listed[SPLITS[split]].append(Entry(image, _BIRDS[y], group))
+    return Listed(listed, _BIRDS, [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES])
 
 
-def list_spawrious(listing: Listing, benchmark: str, expected: str) -> Grouped:
+def read_spawrious(listing: Listing, request: Request, expected: str) -> Listed:
     """Lists a Spawrious benchmark with its official training and test images.
 
     The archives unpack to `0/<background>/<dog>/*.png` and, for one-to-one benchmarks, `1/...`
@@ -99,67 +87,42 @@ def list_spawrious(listing: Listing, benchmark: str, expected: str) -> Grouped:
     the test images, dogs have swapped backgrounds. Where only a part of a folder is wanted, the
     authors take the first files that the system happens to list, here it is the first by name.
     Groups are dog x background.
-
-    Args:
-        listing: Of the unpacked folder.
-        benchmark: A key of `SPAWRIOUS`.
-        expected: What the folder should hold, for messages.
-
-    Raises:
-        UserError: If a folder is missing or has too few images.
     """
-    spec = SPAWRIOUS[benchmark]
-    names: dict[str, None] = {}
-    listed = {"train": Listed(), "test": Listed()}
-
-    def add(split: str, environment: int, place: str, dog: str, part: slice = slice(None)) -> None:
-        inside, group = f"{environment}/{place}/{dog}", f"{dog}, {place}"
-        names[group] = None
+    listed: dict[str, list[Entry]] = {"train": [], "test": []}
+    groups: dict[str, None] = {}
+    for split, inside, count in _folders(SPAWRIOUS[request.name]):
+        _, place, dog = inside.split("/")
+        group = f"{dog}, {place}"
+        groups[group] = None
         if not (listing.root / inside).is_dir():
             raise UserError(f"{listing.root} has no folder {inside}: expected {expected}")
-        found = listing.images(inside)
-        if part.stop and len(found) < part.stop:
+        images = listing.images(inside)
+        if count and len(images) < count:
             raise UserError(
-                f"{listing.root / inside} has {len(found)} images, but {part.stop} are needed: "
+                f"{listing.root / inside} has {len(images)} images, but {count} are needed: "
                 "unpack the archive again"
             )
-        listed[split].add(found[part], dog, group)
+        listed[split] += [Entry(image, dog, group) for image in images[:count]]
+    return Listed(listed, _DOGS, list(groups))
 
+
+def _folders(spec: _Spawrious) -> Iterator[tuple[str, str, int | None]]:
+    """Splits, folders, and how many of each folder's images are wanted, `None` for all."""
     for i, dog in enumerate(_LISTED):
-        if spec.filler:
-            for environment, share in ((0, 0.97), (1, 0.87)):
-                own = int(share * _DOGS_PER_FOLDER)
-                add("train", environment, spec.train[i], dog, slice(own))
-                add("train", environment, spec.filler, dog, slice(_DOGS_PER_FOLDER - own))
-                add("test", environment, spec.test[i], dog)
-        else:
+        if not spec.filler:
             for entry in (i, _SWAPPED[i]):
-                add("train", 0, spec.train[entry], dog, slice(_DOGS_PER_FOLDER))
-                add("test", 0, spec.test[entry], dog)
-    return listed, _DOGS, list(names)
+                yield "train", f"0/{spec.train[entry]}/{dog}", _DOGS_PER_FOLDER
+                yield "test", f"0/{spec.test[entry]}/{dog}", _DOGS_PER_FOLDER
+            continue
+        for environment, share in ((0, 0.97), (1, 0.87)):
+            own = int(share * _DOGS_PER_FOLDER)
+            yield "train", f"{environment}/{spec.train[i]}/{dog}", own
+            yield "train", f"{environment}/{spec.filler}/{dog}", _DOGS_PER_FOLDER - own
+            yield "test", f"{environment}/{spec.test[i]}/{dog}", None
 
 
-def _read_table(
-    table: Path, columns: Sequence[str], layout: str
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a table with their lines, by the names of columns; what is missing is empty.
-
-    Raises:
-        UserError: If it is no text or lacks a column.
-    """
-    rows = tables.read_rows(table)
-    _, head = next(rows, (0, []))
-    names = [name.lower() for name in head]
-    lacking = sorted(set(columns) - set(names))
-    if lacking:
-        raise UserError(f"{table} has no column {lacking[0]}: expected {layout}")
-    for line, cells in rows:
-        row = dict(zip(names, cells, strict=False))
-        yield line, {name: row.get(name, "") for name in columns}
-
-
-def _number(text: str, limit: int, name: str, table: Path, line: int) -> int:
-    whole = tables.whole(text)
-    if whole not in map(str, range(limit)):
-        raise UserError(f"{table}, line {line}: {name} is {text!r}, not from 0 to {limit - 1}")
-    return int(whole)
+def _number(text: str, limit: int, what: str) -> int:
+    number = tables.whole(text)
+    if number not in map(str, range(limit)):
+        raise UserError(f"{what} is {text!r}, not from 0 to {limit - 1}")
+    return int(number)

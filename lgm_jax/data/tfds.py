@@ -70,9 +70,14 @@ def load_tfds(request: Request) -> Dataset:
     builder, folder = _find(tfds, name, request.folder)
     _check_format(name, folder)
     base, features = name.split("/")[0], builder.info.features
-    image_key = _find_image(tfds, name, features)
-    label_key, notes = _find_label(tfds, features, request.label, base)
-    decoders = _undecoded(tfds, features)
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    if "image" not in images and len(images) != 1:
+        raise UserError(f"{name} has features {sorted(features)}: it needs one image")
+    image_key = "image" if "image" in images else images[0]
+    classes = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
+    label_key, notes = choose_label(classes, (), features, asked=request.label, where=base)
+    kind = features[label_key]
+    names = list(kind.names or map(str, range(kind.num_classes)))
     described = ("dataset_info.json", "features.json")
     identity = digest(*((folder / file).read_bytes() for file in described))
     assigned, ignored = assign_splits(builder.info.splits, base)
@@ -82,46 +87,31 @@ def load_tfds(request: Request) -> Dataset:
         if called == "test" and base in _UNLABELLED:
             notes.append(unlabelled(base, split))
             continue
-        _check_shards(builder, folder, called, name)
+        for path in builder.info.splits[called].filepaths:
+            shard = folder / path.name.replace(".tfrecord-", ".array_record-")
+            if not shard.exists():
+                raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
+        # Images are handed over as the files that they were built from.
+        decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
         source = builder.as_data_source(called, decoders=decoders)
         key = digest(identity, called, label_key)
         values = _labels(source, label_key, f"{base}, {called}", key)
-        names = _class_names(features[label_key])
         labels = read_labels(values, len(values), where=base, split=split, names=names)
         stored[split] = Stored(TfdsRecords(str(folder), called, source, image_key), labels)
     facts = [identity, request.resolution, *([label_key] if request.label else [])]
     return assemble(request, base, stored, benchmark=True, identity=facts, notes=notes)
 
 
-def _undecoded(tfds: Any, features: Any) -> dict[str, Any]:
-    """Has images handed over as the files that they were built from."""
-    return {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-
-
-def _check_shards(builder: Any, folder: Path, split: str, name: str) -> None:
-    for path in builder.info.splits[split].filepaths:
-        shard = folder / path.name.replace(".tfrecord-", ".array_record-")
-        if not shard.exists():
-            raise UserError(f"{shard} is missing: build {name} again, or copy all its files")
-
-
 def _find(tfds: Any, name: str, data_dir: str) -> tuple[Any, Path]:
-    """TFDS's own look-up of what is prepared: the newest version, and its folder.
+    """Finds a prepared set by TFDS's own look-up: the newest version, and its folder.
 
     Where the configuration is not named, it is TFDS's default, else the only one.
     """
     from tensorflow_datasets.core import read_only_builder
     from tensorflow_datasets.core.utils import version
 
-    root = Path(
-        os.path.expanduser(
-            data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
-        )
-    )
+    given = data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
+    root = Path(os.path.expanduser(given))
     if not re.fullmatch(r"\w+(/[\w.-]+)?", name) or ".." in name:
         raise UserError(f"{name!r} is no TFDS name: expected NAME or NAME/CONFIGURATION")
     place = os.fspath(paths.alias(root))
@@ -152,7 +142,7 @@ def _find(tfds: Any, name: str, data_dir: str) -> tuple[Any, Path]:
 
 
 def _manual(tfds: Any, name: str, root: Path) -> str:
-    """What to do by hand before a set can be built, if anything."""
+    """What the user must fetch before a set can be built, if anything."""
     try:
         text = tfds.builder_cls(name.split("/")[0]).MANUAL_DOWNLOAD_INSTRUCTIONS
     except tfds.core.DatasetNotFoundError as error:
@@ -160,13 +150,12 @@ def _manual(tfds: Any, name: str, root: Path) -> str:
     if not text:
         return ""
     words = " ".join(text.split()).rstrip(".")
-    return f"it needs files that only you can fetch ({words}); put them into " + (
-        f"{root / 'downloads' / 'manual'}, then: "
-    )
+    place = root / "downloads" / "manual"
+    return f"it needs files that only you can fetch ({words}); put them into {place}, then: "
 
 
 def _check_format(name: str, folder: Path) -> None:
-    """Refuses what only TensorFlow reads; of several formats, TFDS takes one that it need not."""
+    """Refuses sets that only TensorFlow reads; of several formats, TFDS takes the other one."""
     info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
     if "array_record" not in formats:
@@ -176,28 +165,9 @@ def _check_format(name: str, folder: Path) -> None:
         )
 
 
-def _find_image(tfds: Any, name: str, features: Any) -> str:
-    keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    if "image" not in keys and len(keys) != 1:
-        raise UserError(f"{name} has features {sorted(features)}: it needs one image")
-    return "image" if "image" in keys else keys[0]
-
-
-def _find_label(tfds: Any, features: Any, asked: str, where: str) -> tuple[str, list[str]]:
-    """The name of the label, and what to say of the choice."""
-    classes = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    return choose_label(classes, (), features, asked=asked, where=where)
-
-
-def _class_names(feature: Any) -> list[str]:
-    return list(feature.names or map(str, range(feature.num_classes)))
-
-
 def _labels(source: Any, label_key: str, label: str, key: str) -> np.ndarray:
     def read() -> np.ndarray:
-        return np.asarray(
-            [source[i][label_key] for i in progress(range(len(source)), f"{label}: labels")],
-            np.int32,
-        )
+        rows = progress(range(len(source)), f"{label}: labels")
+        return np.asarray([source[row][label_key] for row in rows], np.int32)
 
     return cache.remember("labels", key, read)

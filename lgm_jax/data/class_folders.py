@@ -1,0 +1,270 @@
+"""Classes of the images in a folder, in the layouts that distillation programs write.
+
+<class>/*.jpg              class: a name, a WordNet name, <label>_<name>, a number, new000
+<class>.png                one image of each class
+<class>_<number>.png       several, also class000_id000.jpg
+<any>.png and labels.csv   the table says which is of which class
+syn/<any of these>         any depth of folders that are alone in theirs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from lgm_jax.data import tables
+from lgm_jax.data.listing import Listing
+from lgm_jax.distilled import METADATA
+from lgm_jax.errors import UserError, list_some
+from lgm_jax.names import looks, plain
+
+# The number before a class's name: `3_cat`, `003-cat`, `3 cat`, `003.cat`; of `0.5` it is none.
+NUMBER_BEFORE = re.compile(r"^(\d+)(?:[ _-]|\. ?(?!\d))(?=.)")
+NUMBERED = "<label>_<name> folders"
+NUMBERS = "the numbers of its classes"
+SAVE_AS_ARRAYS = (
+    "save its arrays instead: numpy.savez('images.npz', images=..., labels=...), images (n, h, w, "
+    "3) in [0, 1] or 8 bits"
+)
+
+# Files that hold images but run code when they are read.
+_PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
+# What tells images of a class apart: `_3`, `-03`, `_id003`, ` (2)`.
+_IMAGE_NUMBER = re.compile(r"(?:[ _-]+(?:id|img|image|ipc|copy)?[ _-]?\d+| ?\(\d+\))$")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFolders:
+    """Image files by class.
+
+    Attributes:
+        root: The folder that they are in.
+        files: By class, in label order, paths below `root`.
+        names: Of the classes.
+        labelled_by: The source of the labels: `METADATA`, `NUMBERED` or `NUMBERS`; `None` if they
+            are no more than the sorted order.
+        notes: What was left out, a line each.
+    """
+
+    root: Path
+    files: Sequence[Sequence[str]]
+    names: Sequence[str]
+    labelled_by: str | None
+    notes: Sequence[str]
+
+
+def find_classes(folder: Path) -> list[ClassFolders]:
+    """Returns ways to read a folder, likeliest first: several only where files name the classes.
+
+    Raises:
+        UserError: If it holds no images, or metadata that contradict themselves.
+    """
+    listing = Listing(folder)
+    inside = _descend(listing)
+    metadata = folder / inside / METADATA
+    listing.use(_below(inside, METADATA))
+    groups = {
+        name: [file.path for file in images]
+        for name in listing.folders(inside)
+        if (images := listing.images(_below(inside, name)))
+    }
+    if len(groups) > 1:
+        every = [path for paths in groups.values() for path in paths]
+        numbered = numbers_of(list(groups)) is not None and not metadata.is_file()
+        tabled = _by_table(listing, inside, every) if numbered else None
+        return [tabled or _by_name(listing, inside, groups)]
+    files = _beside(listing, inside) or [file.path for file in listing.images(inside)]
+    if not files:
+        raise UserError(f"{folder} holds no distilled set: {_explain(folder / inside)}")
+    described = _by_metadata(listing, inside, files) or _by_table(listing, inside, files)
+    if described is not None:
+        return [described]
+    shorter: dict[str, list[str]] = {}
+    whole: dict[str, list[str]] = {}
+    for path in files:
+        stem = Path(path).stem
+        shorter.setdefault(_IMAGE_NUMBER.sub("", stem) or stem, []).append(path)
+        whole.setdefault(stem, []).append(path)
+    ways = [way for way in (shorter, whole) if len(way) > 1]
+    if any(numbers_of(list(way)) is not None for way in ways):
+        tables.refuse_others(folder, _above(inside))
+    if not ways:
+        raise UserError(f"{folder} has images of one class only, {files[0]} for example")
+    distinct = ways[:1] if shorter.keys() == whole.keys() else ways
+    return [_by_name(listing, inside, way) for way in distinct]
+
+
+def numbers_of(names: Sequence[str]) -> list[int] | None:
+    """The numbers that names are but for a beginning that all share (`new000`), all different."""
+    matches = [re.fullmatch(r"(.*?)[ _-]*(\d+)", name) for name in names]
+    beginnings = {match[1] for match in matches if match}
+    numbers = [int(match[2]) for match in matches if match]
+    if len(numbers) < len(names) or len(beginnings) > 1 or len(set(numbers)) < len(numbers):
+        return None
+    return numbers
+
+
+def count_from(numbers: Sequence[int], classes: int) -> int | None:
+    """Returns 0 or 1 where numbers count classes from there, each once; else `None`."""
+    for first in (0, 1):
+        if sorted(numbers) == list(range(first, first + classes)):
+            return first
+    return None
+
+
+def read_metadata(path: epath.Path | Path) -> list[dict[str, Any]]:
+    """Returns the lines of a `metadata.jsonl`; checks their `label` and `class_name`.
+
+    Raises:
+        UserError: If it cannot be read, or a line is not as it should be; the message names it.
+    """
+    entries = []
+    for line, entry in tables.read_objects(path):
+        if not isinstance(entry.get("file_name"), str):
+            raise UserError(f"{path}, line {line}: no object with a file_name")
+        label, name = entry.get("label"), entry.get("class_name")
+        if type(label) not in (int, type(None)) or type(name) not in (str, type(None)):
+            raise UserError(
+                f"{path}, line {line}: label must be a whole number and class_name a text"
+            )
+        entries.append({**entry, "line": line})
+    return entries
+
+
+def _descend(listing: Listing) -> str:
+    """The folder that holds classes, or images: below folders that are alone in theirs."""
+    inside = ""
+    while len(names := listing.folders(inside)) == 1:
+        below = _below(inside, names[0])
+        # What lies beside a folder of folders is a preview.
+        if not listing.folders(below) and (_beside(listing, inside) or not listing.images(below)):
+            break
+        inside = below
+    return inside
+
+
+def _beside(listing: Listing, inside: str) -> list[str]:
+    """The images that lie in a folder itself."""
+    paths = [file.path for file in listing.images(inside)]
+    return [path for path in paths if path.rpartition("/")[0] == inside]
+
+
+def _by_name(listing: Listing, inside: str, groups: Mapping[str, Sequence[str]]) -> ClassFolders:
+    """Classes in the order of labels from metadata, numbered names or numbers."""
+    names = sorted(groups)
+    metadata = listing.root / inside / METADATA
+    described = _describe(metadata, names) if metadata.is_file() else {}
+    pairs = [NUMBER_BEFORE.match(name) for name in names]
+    before = [int(match[1]) for match in pairs if match]
+    shown, by = names, None
+    labels: Sequence[int] = range(len(names))
+    if any("label" in entry for entry in described.values()):
+        labels, by = [described.get(name, {}).get("label", -1) for name in names], METADATA
+        if set(labels) != set(range(len(names))):
+            raise UserError(
+                f"{metadata} does not give the {len(names)} class folders the labels 0 to "
+                f"{len(names) - 1}, one each"
+            )
+    elif count_from(before, len(names)) is not None:
+        labels, by = before, NUMBERED
+        shown = [NUMBER_BEFORE.sub("", name) for name in names]
+    elif numbers := numbers_of(names):
+        labels, by = numbers, NUMBERS if count_from(numbers, len(names)) is not None else None
+    order = sorted(range(len(names)), key=labels.__getitem__)
+    called = [described.get(names[i], {}).get("class_name") or shown[i] for i in order]
+    files = [sorted(groups[names[i]]) for i in order]
+    return _found(listing, files, called, by)
+
+
+def _by_metadata(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
+    """Classes of files in no class folders from metadata; `None` where none is labelled.
+
+    Raises:
+        UserError: If one is not, or labels do not count the classes from 0.
+    """
+    metadata = listing.root / inside / METADATA
+    entries = read_metadata(metadata) if metadata.is_file() else []
+    labels = {
+        _below(inside, entry["file_name"]): (entry.get("label"), entry.get("class_name"))
+        for entry in entries
+        if entry.keys() & {"label", "class_name"}
+    }
+    lacking = [path for path in files if path not in labels]
+    if len(lacking) == len(files):
+        return None
+    if lacking:
+        raise UserError(f"{metadata} says no label of {list_some(lacking)}")
+    used = {labels[path] for path in files}
+    numbered = all(label is not None for label, _ in used)
+    classes = sorted(used, key=lambda each: each if numbered else (0, each[1] or ""))
+    numbers = [label for label, _ in classes]
+    if numbered and numbers != list(range(len(classes))):
+        raise UserError(
+            f"{metadata} has labels {list_some(list(map(str, numbers)))}: expected 0 to "
+            f"{len(classes) - 1}, each with one class_name"
+        )
+    by_class = [[path for path in files if labels[path] == each] for each in classes]
+    called = [name or label for label, name in classes]
+    return _found(listing, by_class, called, METADATA if numbered else None)
+
+
+def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
+    """Classes from a table beside the files; `None` without one."""
+    table = tables.find_table(listing.root, _above(inside), files, (".csv", ".tsv"))
+    if table is None:
+        return None
+    lacking = [file for file in files if file not in table.rows or not table.rows[file].label]
+    if lacking:
+        raise UserError(f"{listing.root / table.path} says no class of {list_some(lacking)}")
+    labels = {file: row.label for file, row in table.rows.items()}
+    listing.use(table.path)
+    listing.say(f"{listing.root}: {table.path} says which image is of which class")
+    numbered = all(map(str.isdecimal, labels.values()))
+    classes = sorted(set(labels.values()), key=int if numbered else str)
+    by_class = [[path for path in files if labels[path] == name] for name in classes]
+    return _found(listing, by_class, classes, NUMBERS if numbered else None)
+
+
+def _found(
+    listing: Listing, files: Sequence[Sequence[str]], names: Sequence[object], by: str | None
+) -> ClassFolders:
+    return ClassFolders(listing.root, files, list(map(plain, names)), by, listing.notes())
+
+
+def _above(inside: str) -> list[str]:
+    """The folders from the outermost to this one."""
+    parts = inside.split("/") if inside else []
+    return ["/".join(parts[:i]) for i in range(len(parts) + 1)]
+
+
+def _describe(path: Path, names: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Labels and class names of class folders that metadata has: `label` and `class_name`."""
+    known = {looks(name): name for name in names} | {name: name for name in names}
+    classes: dict[str, dict[str, Any]] = {}
+    for entry in read_metadata(path):
+        name, slash, _ = entry["file_name"].partition("/")
+        if not slash:
+            continue
+        folder = known.get(name) or known.get(looks(name), name)
+        said = {key: entry[key] for key in ("label", "class_name") if entry.get(key) is not None}
+        if classes.setdefault(folder, said) != said:
+            raise UserError(
+                f"{path}, line {entry['line']}: {folder} has another label or class_name above"
+            )
+    return classes
+
+
+def _explain(root: Path) -> str:
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in _PICKLES:
+            return f"{path.name} is a pickle, which can run code; {SAVE_AS_ARRAYS}"
+    return "expected distilled.npz or <class>/*.png"
+
+
+def _below(inside: str, name: str) -> str:
+    return f"{inside}/{name}" if inside else name
