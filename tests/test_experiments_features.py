@@ -120,7 +120,7 @@ class TestTable4:
         found = self._result(tmp_path, picture)
         said = capsys.readouterr().out.splitlines()
         assert len(said) == 2
-        assert all("groups.png cannot be read (" in line for line in said)
+        assert all("groups.png cannot be read, and" in line for line in said)
         assert "Distilled" in found.tables[0].rows
         (tmp_path / "out").mkdir()
         assert len(_write(tmp_path / "out", found)) == 4

@@ -1,4 +1,4 @@
-"""What the experiments' configs have in common: the settings of each scale. Not for itself."""
+"""The common part of the experiments' configs: the settings of each scale. No config itself."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PAPER, EMBEDDED, QUICK, IMAGENETTE = SCALES = ("paper", "embedded", "quick", "im
 
 
 def papers_backbones(arg: str | None) -> str:
-    """The four that the paper compares, as the preset that the argument names has them."""
+    """Returns the four backbones that the paper compares, as in the preset of the argument."""
     return ",".join(paper.backbones(arg or PAPER))
 
 
 def embedded_backbones() -> list[str]:
-    """Those that come with the package."""
+    """Returns the backbones of the package."""
     return [name for name, entry in specs.NAMES.items() if entry.folder is not None]
 
 
-# For sweeps, whose runs are many: distilled against one or two, evaluated on all.
+# Sweeps with many runs distil against one or two backbones and evaluate on all.
 ONE = {"backbones": "digits_contrastive", "evaluate": ",".join(embedded_backbones())}
 TWO = ONE | {"backbones": "digits_contrastive,digits_distilled"}
 
@@ -38,14 +38,14 @@ def build(
     *,
     missing: Mapping[str, str] | None = None,
 ) -> ConfigDict:
-    """The config of an experiment.
+    """Returns the config of an experiment.
 
     Args:
         name: The experiment.
         arg: What follows the colon: a preset of the paper's recipes, by default `paper`, for the
             paper's scale, or another scale.
-        settings: By scale, or under `all` for every one, what the section `experiment` has.
-        missing: By scale, why the experiment has none.
+        settings: Values of the section `experiment`, by scale, or under `all` for every scale.
+        missing: By scale that the experiment does not have, the reason.
 
     Raises:
         UserError: If the experiment does not have that scale.
@@ -55,7 +55,7 @@ def build(
     if missing and scale in missing:
         raise UserError(f"experiment {name} is not for {scale}: {missing[scale]}")
     config = _recipe(word)
-    # Which images, each set of them says; what is set here is from the command line.
+    # Each image set selects its images; only the command line sets these keys.
     config.data.update(name=config_dict.placeholder(str), subset=config_dict.placeholder(str))
     section = {
         "name": name,
@@ -63,14 +63,14 @@ def build(
         # Distillation seeds, from config.seed on.
         "seeds": {PAPER: 1, EMBEDDED: 5, QUICK: 1, IMAGENETTE: 1}[scale],
         "sets": {PAPER: "imagenet-100", IMAGENETTE: "given"}.get(scale, "digits"),
-        # To distil against, one at a time; and to evaluate on, the same by default.
+        # Backbones to distil against, one at a time; and to evaluate on, the same by default.
         "backbones": {PAPER: papers_backbones(word), IMAGENETTE: ""}.get(
             scale, ",".join(embedded_backbones())
         ),
         "evaluate": "",
-        # Where the images of each set lie, if not all in config.data.folder.
+        # The folder of each set, if they are not all in config.data.folder.
         "folders": "",
-        # The workdir of another experiment, whose runs are this one's too.
+        # The workdir of another experiment, whose runs are reused.
         "share": "",
         **settings.get("all", {}),
         **settings.get(scale, {}),
@@ -83,13 +83,13 @@ def build(
 def as_published(
     config: ConfigDict, objective: str, *, steps: int, grow_until: float
 ) -> ConfigDict:
-    """At the scale `imagenette`, the method without what is ours, in an hour of two CPU cores.
+    """Sets the published method at the scale `imagenette`, for an hour on two CPU cores.
 
     Args:
-        config: Of an experiment.
-        objective: What its runs are distilled by, or compared with.
+        config: The config of an experiment; other scales stay as they are.
+        objective: The objective of its runs, or the one that others are compared with.
         steps: Of each run.
-        grow_until: Part of the steps after which all levels of the pyramid count.
+        grow_until: The part of the steps after which all levels of the pyramid count.
     """
     if config[SECTION].scale == IMAGENETTE:
         config.update(objective=objective, steps=steps)
@@ -102,7 +102,7 @@ def as_published(
 def _recipe(scale: str) -> ConfigDict:
     if scale in paper.PRESETS:
         config = recipes.shared(scale)
-        # Here too it depends on the set.
+        # The number depends on the image set.
         config.copies = config_dict.placeholder(int)
         return config
     if scale == IMAGENETTE:

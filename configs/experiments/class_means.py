@@ -2,10 +2,9 @@
 
     python launch.py --config=configs/experiments/class_means.py --workdir=runs/class_means
 
-The head gradient of all training images of ImageNet-100 beside the one in which each feature is
-replaced by its class's mean, for random heads of three scales. Nothing is distilled: the cost is
-that of the features, one pass over the images for each of four backbones. `:embedded`, `:quick`,
-`:imagenette`.
+Compares the head gradient of all training images of ImageNet-100 with the one in which each feature
+is replaced by the mean of its class, for random heads of three scales. Distils nothing: the cost is
+one pass over the images for each of four backbones. `:embedded`, `:quick`, `:imagenette`.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     return _base.build(
         "class_means",
         arg,

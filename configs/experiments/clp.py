@@ -3,7 +3,7 @@
     python launch.py --config=configs/experiments/clp.py --workdir=runs/clp
 
 Twelve pairs for each of four backbones on ImageNet-100, of whose training images a tenth is held
-out; about 3 hours on one H200 for each run of as many steps in the paper. What is best is for
+out; about 3 hours on one H200 for each run of as many steps in the paper. The best pair is for
 `--config.clp.ridge` and `--config.clp.temperature` of the experiment `objectives`. See
 docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
@@ -14,7 +14,7 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     config = _base.build(
         "clp",
         arg,

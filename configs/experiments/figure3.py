@@ -13,7 +13,7 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     config = _base.build(
         "figure3",
         arg,

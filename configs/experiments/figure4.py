@@ -17,6 +17,6 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     quick = {"backbones": _base.embedded_backbones()[0]}
     return _base.build("figure4", arg, {"paper": {"sets": "imagenet-fruits"}, "quick": quick})

@@ -2,13 +2,13 @@
 
     python launch.py --config=configs/experiments/objectives.py --workdir=runs/objectives
 
-At equal steps and at equal time: accuracy on the same backbone and on others, seconds, memory. The
-sources of real features (stream, cached, exact) and soft labels on the first backbone; and images
-distilled against every pair of backbones at once beside those of each alone, evaluated on all.
-Nobody has published this comparison.
+Compares, at equal steps and at equal time, accuracy on the same backbone and on others, seconds and
+memory; on the first backbone, the sources of real features (stream, cached, exact) and soft labels;
+and images distilled against every pair of backbones at once with those of each alone. Not in the
+paper.
 
-ImageNet-100 and four backbones at this scale: 12 runs at equal steps and 8 at equal time, 6 of
-pairs, and 7 on the first backbone; the paper's run takes about 3 hours on one H200. See
+ImageNet-100 and four backbones: 12 runs at equal steps and 8 at equal time, 6 of pairs, and 7 on
+the first backbone; one run of the paper takes about 3 hours on one H200. See
 docs/experiments.md for `:embedded`, `:imagenette` (100 steps), `:quick`.
 """
 
@@ -18,7 +18,7 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     config = _base.build(
         "objectives",
         arg,

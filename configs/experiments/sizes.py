@@ -19,7 +19,7 @@ _SMALL = (
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     return _base.build(
         "sizes",
         arg,

@@ -14,5 +14,5 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     return _base.build("table1", arg, {"paper": {"sets": "imagenet-100,imagenet-1k"}})

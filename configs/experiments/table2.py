@@ -3,7 +3,7 @@
     python launch.py --config=configs/experiments/table2.py --workdir=runs/table2 \
         --config.experiment.share=runs/table1
 
-takes the runs of table 1 and adds probes; without `share` it makes them, at the cost of table 1.
+reuses the runs of table 1 and adds probes; without `share` it makes them, at the cost of table 1.
 See docs/experiments.md for the other scales: `:embedded`, `:imagenette`, `:quick`.
 """
 
@@ -13,5 +13,5 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     return _base.build("table2", arg, {"paper": {"sets": "imagenet-100,imagenet-1k"}})

@@ -1,13 +1,13 @@
-"""Table 3 of the paper: colour decorrelation, pyramid and augmentation left out, also together.
+"""Table 3 of the paper: the method without colour decorrelation, pyramid or augmentation.
 
     python launch.py --config=configs/experiments/table3.py --workdir=runs/table3
 
 ImageNet-100, four backbones, eight variants: about 3 hours on one H200 for each run in the paper.
-`--config.experiment.without=decorrelate,pyramid,augment` makes the paper's rows alone; `+` leaves
-out several at once. See docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
+`--config.experiment.without=decorrelate,pyramid,augment` makes only the paper's rows; `+` leaves
+out several parts at once. See docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 
-`:imagenette` makes 100 steps of 2 augmentations. On digits, which have no colour, the recipe makes
-images with colour here, or there would be nothing to decorrelate.
+`:imagenette` makes 100 steps of 2 augmentations. On digits, which are grey, the images have colour
+here, or there would be nothing to decorrelate.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ _EVERY = (
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     colour = _base.ONE | {"prefix": "colour"}
     config = _base.build(
         "table3",

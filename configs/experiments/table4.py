@@ -1,12 +1,12 @@
-"""Table 4 of the paper: backgrounds that mislead, with the accuracy of each group and the worst.
+"""Table 4 of the paper: misleading backgrounds, with the accuracy of each group and of the worst.
 
     python launch.py --config=configs/experiments/table4.py --workdir=runs/table4 \
         --config.experiment.folders=SPAWRIOUS,WATERBIRDS
 
 `SPAWRIOUS` is the folder `spawrious224`, `WATERBIRDS` WILDS' `waterbirds_v1.0`; with one of them,
 add `--config.experiment.sets=waterbirds`. Eight runs of 4 and 2 images, minutes each on a GPU.
-`:embedded` has digits whose tint goes with their parity in training images alone; `:quick` tries
-all of it. Result: `table.md`, and beside it `figure.png` with distilled images beside real ones.
+`:embedded` has digits whose tint predicts their parity in training images only; `:quick` tries
+everything. `figure.png` has distilled images beside real ones of each group.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     digits = {"sets": "digits-spurious"}
     return _base.build(
         "table4",

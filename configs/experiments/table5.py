@@ -3,8 +3,8 @@
     python launch.py --config=configs/experiments/table5.py --workdir=runs/table5
 
 Four backbones on each of the four, which TFDS prepares; the paper does not say what they cost. One
-set alone: `--config.experiment.sets=cub`. `:embedded` takes digits that are taken for each other,
-3, 5, 8, 9 and 1, 4, 7; see docs/experiments.md.
+set alone: `--config.experiment.sets=cub`. `:embedded` takes digits that are mistaken for each
+other, 3, 5, 8, 9 and 1, 4, 7; see docs/experiments.md.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from configs.experiments import _base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The experiment, at the scale that the argument names."""
+    """Returns the experiment, at the scale of the argument."""
     return _base.build(
         "table5",
         arg,

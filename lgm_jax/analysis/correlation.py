@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 
 class Correlation(NamedTuple):
@@ -94,6 +93,9 @@ def _correlations(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _ranks_of_rows(values: np.ndarray) -> np.ndarray:
+    # It takes a second to import, at every start of the program.
+    from scipy import stats
+
     return stats.rankdata(values, axis=-1)
 
 

@@ -195,6 +195,13 @@ class Study:
         """Returns the numbers of some metrics."""
         return self.placed[self.placed["metric"].isin(names)]
 
+    def by_source(
+        self, part: pd.DataFrame, column: str = "backbone"
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Returns the numbers of each backbone that is distilled against, with its title."""
+        for backbone in self.sources:
+            yield self.titled(backbone), part[part[column] == backbone]
+
     def table(
         self,
         part: pd.DataFrame,

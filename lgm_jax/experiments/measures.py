@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from lgm_jax import analysis, baselines, hosts
 from lgm_jax.backbones import Backbone
 from lgm_jax.data import ArraySplit
-from lgm_jax.errors import UserError, explain
+from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes
 from lgm_jax.experiments.runner import Measure, Outcome, Row
 from lgm_jax.features import Views, embed
@@ -317,13 +318,12 @@ def read_picture(outcome: Outcome) -> np.ndarray | None:
     assert outcome.path is not None
     path = outcome.path / PICTURE
     try:
-        with path.open("rb") as file, Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"))
-    # Pillow raises ValueError, SyntaxError and its own errors for damaged files.
-    except Exception as error:
+        return np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
+    # Pillow's decoders raise almost anything for damaged files.
+    except Exception:
         print(
-            f"note: {path} cannot be read ({explain(error)}), and the figure leaves it out; delete "
-            "it and start again to have it drawn anew",
+            f"note: {path} cannot be read, and the figure leaves it out; delete it and start again "
+            "to have it drawn anew",
             flush=True,
         )
         return None

@@ -1,6 +1,6 @@
-"""What the paper (arXiv 2511.16674) says of images and hyperparameters, as literal tables.
+"""The images and hyperparameters of the paper (arXiv 2511.16674), as literal tables.
 
-Recipes and experiments are made of these. Its accuracies are in `paper.csv`: see `published.py`.
+Recipes and experiments use them. The paper's accuracies are in `paper.csv`: see `published.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ class Images(NamedTuple):
     """Images of the paper.
 
     Attributes:
-        title: What they are called in text.
+        title: Their name in text.
         name: `config.data.name`.
         subset: `config.data.subset`.
         copies: Augmentations of each synthetic image in a step.
-        table: Where the paper has accuracies, if it does.
-        took: What distillation took the authors, where they say so.
-        full_augment: `config.probe.full_augment`: `none` where decoded training images are more
-            than memory is to hold.
+        table: The table of the paper's accuracies, if there is one.
+        took: The time of the authors' distillation, where they report it.
+        full_augment: `config.probe.full_augment`: `none` where memory cannot hold the decoded
+            training images.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Images(NamedTuple):
 
 
 BACKBONES = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16")
-"""Those that the paper compares, in the order of its columns."""
+"""The backbones that the paper compares, in the order of its columns."""
 
 _TEN = "about 30 minutes on one RTX 4090, for ImageNet-Birds"
 
@@ -110,10 +110,10 @@ SHARED: Mapping[str, Any] = {
     "probe.augment": "fresh",
     "probe.split": "test",
 }
-"""Config keys that are the same for all: the paper's text and the code agree, or the text is silent
-and the code decides. So it does of the head: the text has a std of 1 in one place and PyTorch's
-default for a linear layer in another, the code 0.01. So it does of the law of random crops. The
-code computes in float16; bfloat16 has no need of a scale for the loss."""
+"""Config values of all presets: the paper's text and the code agree, or the text is silent and the
+code decides. The code also decides the std of the head, for which the text has 1 in one place and
+PyTorch's default for a linear layer in another, the code 0.01; and the law of random crops. The
+code computes in float16; bfloat16 needs no scale for the loss."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
@@ -135,15 +135,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "probe.noise": False,
     },
 }
-"""What differs: the paper's text, the code as it was published in November 2025 (commit 1d84ffd),
-and the code since 31 March 2026 (33d004b)."""
+"""Config values that differ: of the paper's text, of the code as published in November 2025 (commit
+1d84ffd), and of the code since 31 March 2026 (33d004b)."""
 
 PRESET_BACKBONES: Mapping[str, Mapping[str, str]] = {"authors_2025": {"clip_vitb16": "clip_vitb32"}}
-"""What stands in for one of `BACKBONES`. Until 25 December 2025 (add2069) the authors' code loaded
-ViT-B/32 by the name of B/16. Which of them the paper's numbers are of is not said."""
+"""Replacements of `BACKBONES`. Until 25 December 2025 (add2069) the authors' code loaded B/32 by
+the name of B/16. Neither says which of the two the paper's numbers are of."""
 
 
 def backbones(preset: str) -> list[str]:
-    """Those that a preset compares, in the order of the paper's columns."""
+    """Returns the backbones that a preset compares, in the order of the paper's columns."""
     instead = PRESET_BACKBONES.get(preset, {})
     return [instead.get(name, name) for name in BACKBONES]

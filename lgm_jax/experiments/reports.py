@@ -70,10 +70,13 @@ def _methods(study: Study, metric: str = TOP1, title: str = "", average: bool = 
 def _margins(study: Study, table: Table) -> dict[str, float]:
     """Returns, by backbone, the lead of distilled images over the best choice of real ones."""
     return {
-        column: table.mean(DISTILLED, column)
-        - max(table.mean(row, column) for row in _CHOSEN if row in table.rows)
+        column: _lead({row: table.mean(row, column) for row in table.rows})
         for column in map(study.titled, study.sources)
     }
+
+
+def _lead(accuracies: Mapping[str, float]) -> float:
+    return accuracies[DISTILLED] - max(accuracies[row] for row in _CHOSEN if row in accuracies)
 
 
 def _gaps(study: Study) -> Table:
@@ -145,12 +148,10 @@ def by_backbone(study: Study) -> Result:
 
 def _cross_table(study: Study, own: pd.DataFrame, title: str, sources: Iterable[str]) -> Table:
     own = own[own["evaluated"].isin(study.evaluated)]
-    rows, columns = (
-        [*map(study.titled, sources), RANDOM, FULL],
-        [*map(study.titled, study.evaluated), AVERAGE],
-    )
+    rows = [*map(study.titled, sources), RANDOM, FULL]
+    order = rows, [*map(study.titled, study.evaluated), AVERAGE]
     corner = "distilled against"
-    return study.table(own, title, corner, "source", "on", order=(rows, columns), average=True)
+    return study.table(own, title, corner, "source", "on", order=order, average=True)
 
 
 def _cross_claims(study: Study, table: Table) -> list[Claim]:
@@ -229,13 +230,10 @@ def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
 def by_copies(study: Study) -> Result:
     """Augmentations of each image in a step by the backbone that is evaluated."""
     tables, claims, own = [], [], study.top1
-    for backbone in study.sources:
-        part = own[own["backbone"] == backbone]
-        title, rows = (
-            f", distilled against {study.titled(backbone)}",
-            part["variant"].str.removeprefix("copies"),
-        )
-        table = study.table(part, title, "augmentations of each image in a step", rows, "on")
+    own = own.assign(row=own["variant"].str.removeprefix("copies"))
+    for against, part in study.by_source(own):
+        title, corner = f", distilled against {against}", "augmentations of each image in a step"
+        table = study.table(part, title, corner, "row", "on")
         tables.append(table)
         few, many = min(table.rows, key=int), max(table.rows, key=int)
         for other in table.columns:
@@ -249,18 +247,16 @@ def by_ipc(study: Study) -> Result:
     """Images per class by method; the paper has one image per class alone."""
     tables, claims, own = [], [], study.top1
     own = own.assign(row=own["variant"].str.removeprefix("ipc").replace("", "1"))
-    for backbone in study.sources:
-        part = own[own["evaluated"] == backbone]
+    for name, part in study.by_source(own, "evaluated"):
         made, full = part[part["method"] != "full"], part[part["method"] == "full"]
         rows = list(made["row"].unique())
         # All real images are the same, however many the other methods have.
         part = import_pandas().concat([made, *(full.assign(row=row) for row in rows)])
-        title, order = f", {study.titled(backbone)}", (rows, METHODS.values())
+        title, order = f", {name}", (rows, METHODS.values())
         table = study.table(part, title, "images per class", "row", "images", order=order)
         tables.append(table)
         margins = {
-            f"{row} a class": table.mean(row, DISTILLED)
-            - max(table.mean(row, column) for column in _CHOSEN)
+            f"{row} a class": _lead({column: table.mean(row, column) for column in table.columns})
             for row in rows
         }
         text = f"{table.title}: distilled images beat as many real ones, however many there are"
@@ -270,13 +266,11 @@ def by_ipc(study: Study) -> Result:
 
 def closed_form(study: Study) -> Result:
     """Ridges by temperatures for each backbone, and the best pair for all together."""
-    own = study.top1
-    tables = []
-    for backbone in study.sources:
-        part = own[own["backbone"] == backbone]
-        pairs = part["variant"].str.extract("ridge(.+)-temperature(.+)")
-        title = f", {study.titled(backbone)}, validation images"
-        tables.append(study.table(part, title, "ridge by temperature", pairs[0], pairs[1]))
+    pairs = study.top1["variant"].str.extract("ridge(?P<row>.+)-temperature(?P<column>.+)")
+    tables = [
+        study.table(part, f", {name}, validation images", "ridge by temperature", "row", "column")
+        for name, part in study.by_source(study.top1.join(pairs))
+    ]
     average = {
         pair: sum(table.mean(*pair) for table in tables) / len(tables) for pair in tables[0].cells
     }
