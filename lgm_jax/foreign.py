@@ -14,7 +14,8 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from lgm_jax import paths
-from lgm_jax.data import formats, imagenet, pixels
+from lgm_jax.data import imagenet, pixels
+from lgm_jax.data.arrays import read_npz
 from lgm_jax.data.class_folders import (
     NUMBER_BEFORE,
     NUMBERED,
@@ -93,27 +94,16 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
     """A `distilled.npz`, or the arrays of another program: bytes, channels first, without names."""
     if path.name == ARRAYS:
         return read_arrays(path)
-    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:
-        reason = formats.explain_file(path) or error or type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}") from error
+    arrays = read_npz(path, "images and labels")
     if not {"images", "labels"} <= set(arrays):
         raise UserError(f"{path} has arrays {sorted(arrays)}: {SAVE_AS_ARRAYS}")
     images, labels = _to_colour(arrays["images"], path), arrays["labels"]
-    named = "class_names" in arrays
-    read = read_labels(
-        labels,
-        len(images) if images.ndim else 0,
-        where=str(path),
-        split="train",
-        names=arrays["class_names"].reshape(-1).tolist() if named else None,
-    )
+    count, class_names = len(images) if images.ndim else 0, arrays.get("class_names")
+    own = class_names.reshape(-1).tolist() if class_names is not None else None
+    read = read_labels(labels, count, where=str(path), split="train", names=own)
     names = np.asarray(read.names, np.str_)
     found = check_arrays(path, images, read.numbers, names, arrays.get("probabilities"))
-    if named:
+    if own is not None:
         return found
     return dataclasses.replace(found, labelled_by=None if labels.dtype.kind in "SU" else NUMBERS)
 

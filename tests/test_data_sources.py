@@ -150,8 +150,13 @@ class TestArrays:
     def test_other_files(self, tmp_path):
         (tmp_path / "text.npz").write_text("no archive")
         np.save(tmp_path / "one.npy", np.zeros(3))
+        np.savez_compressed(tmp_path / "damaged.npz", images=self.images(9, R, R))
+        content = bytearray((tmp_path / "damaged.npz").read_bytes())
+        content[100:200] = bytes(100)
+        (tmp_path / "damaged.npz").write_bytes(content)
         for name, message in (
             ("text.npz", "cannot read"),
+            ("damaged.npz", "cannot read"),
             ("one.npy", "is one array"),
             ("gone.npz", "there is no file"),
             (".", "is a folder"),

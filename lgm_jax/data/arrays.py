@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from lgm_jax.data import formats, pixels
 from lgm_jax.data.assembly import Request, Stored, assemble
@@ -95,7 +95,7 @@ def load_npz(request: Request) -> Dataset:
     """
     file = request.folder
     path = Path(os.path.expanduser(file))
-    arrays = _read_arrays(path, file)
+    arrays = read_npz(path)
     # By what stands before the kind in an array's name, its arrays by kind.
     given: dict[str, dict[str, Any]] = {}
     for key, array in arrays.items():
@@ -134,21 +134,27 @@ def load_npz(request: Request) -> Dataset:
     return dataclasses.replace(dataset, notes=[*notes, *dataset.notes])
 
 
-def _read_arrays(path: Path, file: str) -> dict[str, np.ndarray]:
+def read_npz(path: Path | epath.Path, expected: str = _LAYOUT) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz` file, by name; nothing is unpickled.
+
+    Raises:
+        UserError: If it is something else, or damaged; the message says what is expected.
+    """
     try:
-        stored = np.load(path, allow_pickle=False)
-        if isinstance(stored, np.lib.npyio.NpzFile):
-            with stored:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.lib.npyio.NpzFile):
                 return {name: stored[name] for name in stored.files}
-        what = f"{file} is one array"
+        what = f"{path} is one array"
     except FileNotFoundError:
-        what = f"there is no file {file}"
+        what = f"there is no file {path}"
     except IsADirectoryError:
-        what = f"{file} is a folder"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = formats.explain_file(path) or error
-        raise UserError(f"cannot read {file}: {reason}") from error
-    raise UserError(f"{what}: expected an .npz file with {_LAYOUT}")
+        what = f"{path} is a folder"
+    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
+    except Exception as error:
+        reason = formats.explain_file(path) or error or type(error).__name__
+        raise UserError(f"cannot read {path}: {reason}") from error
+    raise UserError(f"{what}: expected an .npz file with {expected}")
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:

@@ -38,12 +38,8 @@ def name_wordnet(dataset: Dataset) -> Dataset:
 def name_classes(dataset: Dataset, folder: str) -> Dataset:
     """Renames classes by `class_names.txt`, or WordNet names by the names that people use.
 
-    The file has a line `CLASS NAME` for each class, with a space, tab or comma between; where
-    classes are numbers that count from 0 or 1, names alone will do, in their order.
-
-    Args:
-        dataset: Whose classes they are.
-        folder: Where the file may lie.
+    The file, in `folder`, has a line `CLASS NAME` for each class, with a space, tab or comma
+    between; where classes are numbers that count from 0 or 1, names alone will do, in their order.
 
     Raises:
         UserError: If the file names none of the classes, or two alike.

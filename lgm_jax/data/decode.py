@@ -231,12 +231,7 @@ def _to_small_rgb(image: Image.Image, *, wide: bool) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, *, wide: bool) -> Image.Image:
-    """RGB of 8 bits.
-
-    Args:
-        image: In any mode.
-        wide: Whether 32-bit grey has values of 16 bits.
-    """
+    """RGB of 8 bits; `wide` says whether 32-bit grey has values of 16 bits."""
     if image.mode.startswith("I;16") or (image.mode == "I" and wide):
         # PIL would clip at 255.
         grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535

@@ -24,10 +24,8 @@ _TINT_SEED = 0
 def load_digits(resolution: int = RESOLUTION) -> Dataset:
     """The data set with its fixed, stratified split: train 1,149, validation 288, test 360.
 
-    Scans are enlarged with PIL's bicubic filter and repeated over three channels.
-
-    Args:
-        resolution: Side of the images, in pixels.
+    Scans are enlarged with PIL's bicubic filter to `resolution` pixels a side, and repeated over
+    three channels.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -65,9 +63,6 @@ def load_spurious_digits(resolution: int = RESOLUTION) -> Dataset:
 
     A small stand-in for Waterbirds (arXiv 1911.08731), whose `train` has 95 % of its birds before
     the background of their kind, and whose other splits are balanced.
-
-    Args:
-        resolution: Side of the images, in pixels.
     """
     plain = load_digits(resolution)
     rng = np.random.default_rng(_TINT_SEED)

@@ -89,13 +89,9 @@ def match_labels(
 ) -> tuple[list[str], dict[str, Int[np.ndarray, " n"]], list[str]]:
     """Numbers the labels of all splits as `train`'s classes, which are matched by their names.
 
-    Args:
-        splits: By split, its labels; `train` among them.
-        where: The data set, for messages.
-
     Returns:
-        The names of all classes, those that `train` has not behind the others; by split the
-        labels, without the splits that have none; and a note on each of those.
+        The names of all classes, those that `train` lacks behind the others; by split the labels,
+        without the splits that have none; and notes, on these too.
 
     Raises:
         UserError: If `train` has no labels, a split has some only or no class of `train`'s, or two

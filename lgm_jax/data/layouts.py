@@ -55,9 +55,7 @@ class Layout:
 def find_layout(folder: str, name: str) -> str | None:
     """Returns the name of the layout that a folder has, if any.
 
-    Args:
-        folder: The folder, which need not exist.
-        name: The source; `folder` stands for every layout that is distinct.
+    The folder need not exist; the source `folder` stands for every layout that is distinct.
     """
     root = Path(os.path.expanduser(folder))
     for each, layout in LAYOUTS.items():

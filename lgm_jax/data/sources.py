@@ -124,12 +124,7 @@ def get_source(name: str) -> Source:
 
 
 def known_size(name: str, subset: str = "") -> Size | None:
-    """The size of a public data set, `None` of any other; of a subset, its classes' share.
-
-    Args:
-        name: As `config.data.name` has it.
-        subset: As `config.data.subset` has it.
-    """
+    """Returns the size of a public data set, else `None`; of a subset, its classes' share."""
     whole = SOURCES[name].size if name in SOURCES else None
     if whole is None or not subset:
         return whole
