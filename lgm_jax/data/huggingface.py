@@ -134,7 +134,8 @@ def _open(
     for path in shards if every else ():
         if os.path.realpath(path) not in real:
             tables[path.relative_to(root).as_posix()] = None
-    held = held or sorted(root / os.path.relpath(file, place) for file in every)
+    images = [file for file in every if not file.endswith(_STORED)]
+    held = sorted({*held, *(root / os.path.relpath(file, place) for file in images)})
     sizes = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in held]
     return tables, files, sizes
 
