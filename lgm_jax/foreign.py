@@ -100,7 +100,7 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
     images, labels = _to_colour(arrays["images"], path), arrays["labels"]
     count, class_names = len(images) if images.ndim else 0, arrays.get("class_names")
     own = class_names.reshape(-1).tolist() if class_names is not None else None
-    read = read_labels(labels, count, where=str(path), split="train", names=own)
+    read = read_labels(labels, count, str(path), own)
     names = np.asarray(read.names, np.str_)
     found = check_arrays(path, images, read.numbers, names, arrays.get("probabilities"))
     if own is not None:

@@ -166,7 +166,9 @@ class TestArrays:
 
     def test_labels_must_count_from_zero(self):
         images = self.images(4, R, R)
-        with pytest.raises(UserError, match=r"labels from 0 to 5 .* 2 classes: labels must count"):
+        with pytest.raises(
+            UserError, match=r"labels are from 0 to 5, .* 2 classes: labels must count"
+        ):
             check(
                 data.from_arrays(
                     {
@@ -230,8 +232,8 @@ class TestMadeInAProgram:
             ({"class_names": []}, "mine has no classes"),
             ({"class_names": ["cat", "cat"]}, "two class names 'cat'"),
             ({"splits": {}}, "mine has splits none: one must be called train"),
-            ({"labels": [0, 1, 2, 0]}, "labels from 0 to 2 in its train split, but 2 classes"),
-            ({"labels": [0, 1, -1, 0]}, "labels from -1 to 1 in its train split"),
+            ({"labels": [0, 1, 2, 0]}, "train labels are from 0 to 2, but there are 2 classes"),
+            ({"labels": [0, 1, -1, 0]}, "train labels are from -1 to 1, but"),
             ({"labels": [0.0, 1.0, 0.0, 1.0]}, r"labels are float64 \(4,\): expected integers"),
             ({"labels": [0, 1, 0]}, r"are uint8 \(4, 8, 8, 3\): expected uint8 \(3, h, w, 3\)"),
             ({"labels": []}, "mine has no images in its train split"),

@@ -69,7 +69,7 @@ def from_arrays(
         names = class_names.get(given, ()) if isinstance(class_names, Mapping) else class_names
         stored[split] = Stored(
             PixelRecords(where, images),
-            read_labels(labels, len(images), where=name, split=split, names=list(names) or None),
+            read_labels(labels, len(images), where, list(names) or None),
             _check_groups(groups[0], len(images), f"{where} groups") if groups else None,
             images,
         )

@@ -150,7 +150,7 @@ def _check_split(name: str, split: str, members: Split, classes: int, groups: in
             )
     if isinstance(members, ArraySplit):
         _check_images(f"{name}, {split}", members.images, len(labels))
-    check_range(labels, classes, where=name, split=split)
+    check_range(labels, classes, f"{name}, {split}")
     if members.groups is not None and (members.groups.min() < 0 or members.groups.max() >= groups):
         raise UserError(
             f"{name} has groups from {members.groups.min()} to {members.groups.max()} in its "

@@ -103,7 +103,7 @@ def load_huggingface(request: Request) -> Dataset:
         names, more = columns.class_names(key, files.get(called, ()))
         notes += more
         values = _column(table, key)
-        labels = read_labels(values, len(table), where=where, split=split, names=names)
+        labels = read_labels(values, len(table), f"{where}, {split}", names)
         images = table.cast_column(own, datasets.Image(decode=False))
         records = HubRecords(str(root), place, called, images, own)
         stored[split] = Stored(records, labels, identity=[called, sizes])

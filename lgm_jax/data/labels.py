@@ -37,49 +37,38 @@ class Labels:
     named: bool = True
 
 
-def read_labels(
-    values: Any,
-    count: int,
-    *,
-    where: str,
-    split: str,
-    names: Sequence[Any] | None = None,
-) -> Labels:
+def read_labels(values: Any, count: int, what: str, names: Sequence[Any] | None = None) -> Labels:
     """Reads the labels of a split.
 
     Args:
         values: (n,) or (n, 1) Whole numbers, truth values or names; `None`, NaN, a masked entry,
             an empty name or -1 where there is no label.
         count: How many images `n` the split has.
-        where: The data set, for messages.
-        split: The split, for messages.
+        what: Data set and split, for messages.
         names: Of the classes that numbers count; by default the numbers themselves are the names.
 
     Raises:
         UserError: If they are anything else, if a name is none of `names`, or if a number is out
             of range.
     """
-    present, has = _present(values, count, f"{where}, {split}")
+    present, has = _present(values, count, what)
     numbers = np.full(count, _MISSING, np.int32)
     if present.dtype.kind != "U" and names is not None:
         own = list(map(_decode, names))
-        check_range(present, len(own), where=where, split=split)
+        check_range(present, len(own), what)
         numbers[has] = present
         return Labels(numbers, own)
     values_of, places = np.unique(present, return_inverse=True)
     if present.dtype.kind != "U":
         if present.min(initial=0) < 0:
-            check_range(present, len(values_of), where=where, split=split)
+            check_range(present, len(values_of), what)
         numbers[has] = places
         return Labels(numbers, [str(value) for value in values_of.tolist()], named=False)
     own = values_of.tolist() if names is None else list(map(_decode, names))
     index = {name: number for number, name in enumerate(own)}
     strange = [text for text in values_of.tolist() if text not in index]
     if strange:
-        raise UserError(
-            f"{where} has the label {plain(strange[0])!r} in its {split} split, which is none of "
-            "its class names"
-        )
+        raise UserError(f"{what}: the label {plain(strange[0])!r} is none of the class names")
     numbers[has] = np.asarray([index[text] for text in values_of.tolist()], np.int32)[places]
     return Labels(numbers, own, names is not None)
 
@@ -247,7 +236,7 @@ def unlabelled(where: str, split: str) -> str:
     return f"{where}: the {split} images have no labels and are ignored"
 
 
-def check_range(labels: np.ndarray, classes: int, *, where: str, split: str) -> None:
+def check_range(labels: np.ndarray, classes: int, what: str) -> None:
     """Refuses labels that are none of a class.
 
     Raises:
@@ -256,8 +245,8 @@ def check_range(labels: np.ndarray, classes: int, *, where: str, split: str) -> 
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
     if low < 0 or high >= classes:
         raise UserError(
-            f"{where} has labels from {low} to {high} in its {split} split, but "
-            f"{classes} classes: labels must count from 0"
+            f"{what} labels are from {low} to {high}, but there are {classes} classes: labels must "
+            "count from 0"
         )
 
 

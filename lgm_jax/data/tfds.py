@@ -96,7 +96,7 @@ def load_tfds(request: Request) -> Dataset:
         source = builder.as_data_source(called, decoders=decoders)
         key = digest(identity, called, label_key)
         values = _labels(source, label_key, f"{base}, {called}", key)
-        labels = read_labels(values, len(values), where=base, split=split, names=names)
+        labels = read_labels(values, len(values), f"{base}, {split}", names)
         stored[split] = Stored(TfdsRecords(str(folder), called, source, image_key), labels)
     facts = [identity, request.resolution, *([label_key] if request.label else [])]
     return assemble(request, base, stored, benchmark=True, identity=facts, notes=notes)
