@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -22,6 +24,16 @@ from tests.photos import load_folder
 
 R = 16
 ROOT = Path(__file__).parents[1]
+
+
+_MISSING = [
+    name
+    for name in ("tensorflow_datasets", "tensorflow", "importlib_resources", "datasets")
+    if importlib.util.find_spec(name) is None
+]
+if _MISSING and os.environ.get("LGM_REQUIRE_PARITY") == "1":
+    raise ModuleNotFoundError(f"LGM_REQUIRE_PARITY=1, but these are missing: {_MISSING}")
+pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}")
 
 
 @pytest.fixture(scope="module")
