@@ -82,11 +82,8 @@ _OF_ONE_START = (
 
 _PROFILE = {"--profile": "--config.profile=3"}
 
-_MICROBATCH = "config.microbatch (stages.json holds what it was)"
-
-# By stage, the keys that its memory grows with.
+# By stage, the keys that its memory grows with, beside the microbatch of a distillation.
 _LARGE = {
-    "distill": _MICROBATCH,
     "probe": "config.probe.batch, config.probe.views or config.probe.runs",
     "baselines": "config.probe.batch, config.probe.views or config.probe.runs",
     "report": "config.images.resolution or config.ipc",
@@ -326,10 +323,17 @@ def run_stages(
                     error
                 ):
                     raise
-                raise UserError(
-                    f"out of memory in stage {stage}: lower {_LARGE.get(stage, _MICROBATCH)}"
-                ) from error
+                advice = _LARGE.get(stage) or _microbatch(session)
+                raise UserError(f"out of memory in stage {stage}: lower {advice}") from error
         return then(session)
+
+
+def _microbatch(session: Session) -> str:
+    """The key of how many views are in a backbone at a time, with one that is worth a try."""
+    size = session.run.last_process("distill").get("microbatch", 1)
+    if size == 1:
+        return "config.images.resolution: one view at a time does not fit"
+    return f"config.microbatch, which was {size}: start again with --config.microbatch={size // 2}"
 
 
 def _join(arguments: Sequence[str]) -> list[str]:

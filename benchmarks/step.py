@@ -89,7 +89,7 @@ class Ours:
         kind = settings.RealViews("cached" if cached else "stream")
         recipe = settings.Recipe(task, settings.Updates(), kind)
         programs = Programs(recipe, [backbone], key, len(labels), on_host=False, mesh=mesh)
-        size, kept = programs.choose(options.microbatch)
+        size, kept, size_real = programs.choose(options.microbatch)
         programs = dataclasses.replace(programs, residuals=kept)
         if cached:
             rows = Rows([rng.standard_normal((len(labels), backbone.feature_dim), np.float32)], 1)
@@ -98,7 +98,7 @@ class Ours:
             shape = (len(labels), *(options.resolution,) * 2, 3)
             self.split = ArraySplit(rng.integers(0, 256, shape, np.uint8), labels)
             self._real = real.streamed(
-                [backbone], self.split, task, key, held=True, mesh=mesh, microbatch=size
+                [backbone], self.split, task, key, held=True, mesh=mesh, microbatch=size_real
             )
         self.state = distill.init(task, key, mesh=mesh)
         self._params = [devices.put(mesh, backbone.params)]

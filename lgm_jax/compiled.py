@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import accelerators, devices, execution, hlo, memory, plan
 from lgm_jax.backbones.residuals import Residuals
+from lgm_jax.embedding import Embedding
 from lgm_jax.opening import reads_on_host
 from lgm_jax.outlines import make_outlines
 from lgm_jax.programs import Programs
@@ -50,6 +51,7 @@ def describe(config: ConfigDict, name: str) -> str:
     lines += [
         _microbatches_in_words(programs, size),
         *notes,
+        _real_in_words(programs, topology.accelerator.memory),
         _time_in_words(parts, topology, config.steps),
     ]
     return "\n".join(lines)
@@ -169,6 +171,20 @@ def _microbatches_in_words(programs: Programs, size: int) -> str:
     count = -(-images // rows) * -(-copies // columns)
     how = execution.Execution(size, programs.residuals).repeats(count)
     return f"microbatches   {programs.views} views a device in {count} of {rows * columns}, {how}"
+
+
+def _real_in_words(programs: Programs, available: int) -> str:
+    taken: list[int | float] = []
+
+    def fit(embedding: Embedding, limit: int) -> int:
+        needed = functools.cache(embedding.needed)
+        size = embedding.fit(limit, needed)
+        taken.append(needed(size))
+        return size
+
+    size = programs.fit_real(memory.free_bytes({"bytes_limit": available}, 0), fit)
+    said = plan.real_in_words(programs.recipe, programs.embeddings()[0].here, size)
+    return f"{said}, {si(max(taken))}B"
 
 
 def _time_in_words(

@@ -123,7 +123,7 @@ def part(images: int, copies: int, size: int | None) -> tuple[int, int]:
     """Images, and copies of each, that `map_views` takes at a time of so many."""
     if size is None or images * copies <= size:
         return images, copies
-    return _even(images, max(1, size // copies)), _even(copies, max(1, size))
+    return even(images, max(1, size // copies)), even(copies, max(1, size))
 
 
 def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -> Array:
@@ -131,7 +131,7 @@ def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -
     count = len(arrays[0])
     if size is None or count <= size:
         return function(*arrays)
-    stacked = _stack(arrays, _even(count, size))
+    stacked = _stack(arrays, even(count, size))
     found = jax.lax.map(lambda part: function(*part), stacked)
     return found.reshape(-1, *found.shape[2:])[:count]
 
@@ -261,7 +261,7 @@ def _of_images(leaf: Any, num_images: int) -> bool:
     return jnp.ndim(leaf) > 0 and leaf.shape[0] == num_images
 
 
-def _even(count: int, most: int) -> int:
+def even(count: int, most: int) -> int:
     """Rows of a part, such that parts of at most so many are as equal as can be."""
     return -(-count // -(-count // min(count, most)))
 

@@ -132,7 +132,8 @@ def init(
     Args:
         task: What is to be made.
         key: The run's root key.
-        params: Parameters of the images to start from, such as those of `images.from_images`.
+        params: Parameters of the images to start from, such as those of `images.from_images`; they
+            are copied, and stay as they are.
         mesh: As for `make_step`.
     """
     return devices.place(
@@ -149,7 +150,9 @@ def init_state(task: Distillation, key: Key[Array, ""], *, params: Any = None) -
     if task.labels == "soft":
         values["logits"] = init_logits(task)
     opt_state = {name: _optimizer(task, name).init(value) for name, value in values.items()}
-    return State(jnp.zeros((), jnp.int32), values, opt_state)
+    # Copied, since the first step takes the place of it all: parameters may be the caller's, and
+    # some optimisers keep them a second time.
+    return jax.tree.map(jnp.copy, State(jnp.zeros((), jnp.int32), values, opt_state))
 
 
 def init_logits(task: Distillation) -> Float[Array, "s k"]:

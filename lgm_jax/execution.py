@@ -14,14 +14,21 @@ class Execution(NamedTuple):
     Attributes:
         microbatch: Views in a backbone at a time on each device.
         residuals: What is kept of them for the gradient.
+        real_microbatch: Real images in a backbone at a time, of which nothing is kept; `None` where
+            steps embed none.
     """
 
     microbatch: int
     residuals: Residuals = "all"
+    real_microbatch: int | None = None
 
     def __str__(self) -> str:
-        views = f"{self.microbatch} views at a time"
-        return views if self.residuals == "all" else f"{views}, products with weights kept"
+        words = f"{self.microbatch} views at a time"
+        if self.residuals == "products":
+            words += ", products with weights kept"
+        if self.real_microbatch not in (None, self.microbatch):
+            words += f", {self.real_microbatch} real images at a time"
+        return words
 
     def repeats(self, parts: int) -> str:
         """What is computed twice in a step of so many parts, in words."""

@@ -35,8 +35,8 @@ _SHARD = 1024
 
 _SHARD_NAME = re.compile(r"(?P<number>\d{6,})-[0-9a-f]{32}\.npy")
 
-# Images embedded at a time on each device; bounds memory, and results do not depend on it.
-_BATCH = 128
+BATCH = 128
+"""Images embedded together on each device."""
 
 # Of these, images in a backbone at a time on a TPU: its compiler estimates a tenth fewer cycles a
 # view for 32 than for 125 (ViT-B/14 in bfloat16 on a v5e).
@@ -116,6 +116,7 @@ def embed(
     mapped: bool = False,
     label: str = "features",
     mesh: Mesh | None = None,
+    size: Callable[[Backbone], int | None] = lambda _: None,
 ) -> Rows:
     """Features of every view of every image of a split, in its order.
 
@@ -131,6 +132,8 @@ def embed(
         mapped: Whether shards of a local folder are mapped into memory rather than read.
         label: What the progress bar says.
         mesh: Devices of this process that share each batch; all by default.
+        size: Returns, for the backbone whose parameters are on these devices, the `size` of
+            `embed_places`; not called where all features are found.
 
     Raises:
         UserError: If features are not finite.
@@ -140,12 +143,14 @@ def embed(
     total = views.count * images
 
     @functools.cache
-    def placed() -> Backbone:
-        return dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
+    def placed() -> tuple[Backbone, int | None]:
+        here = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
+        return here, size(here)
 
     def compute(rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         places, load = np.divmod(rows, images), lambda at: split.load(rows[at] % images)
-        found = embed_places(placed(), load, np.stack(places, axis=1), views, key, mesh=mesh)
+        here, each = placed()
+        found = embed_places(here, load, np.stack(places, axis=1), views, key, mesh=mesh, size=each)
         return finite(found, backbone.name)
 
     if folder is not None:
@@ -214,6 +219,7 @@ def embed_places(
     *,
     mesh: Mesh,
     label: str | None = None,
+    size: int | None = None,
 ) -> Float[np.ndarray, "n d"]:
     """Features of one view for each place; the host loads images while devices embed others.
 
@@ -225,9 +231,10 @@ def embed_places(
         key: Random key.
         mesh: Devices that share each batch; of several processes, all are to make the same call.
         label: What a progress bar says; none by default.
+        size: As for `embed_views`, of a batch of at most `BATCH` for each device.
     """
     # As equal as can be. The last repeats rows, so that one compiled shape serves all.
-    batch = -(-len(places) // -(-len(places) // (_BATCH * mesh.size)))
+    batch = -(-len(places) // -(-len(places) // (BATCH * mesh.size)))
     starts = range(0, len(places), batch)
     rows = [np.resize(np.arange(i, min(i + batch, len(places))), batch) for i in starts]
     table = np.empty((len(rows) * batch, backbone.feature_dim), np.float32)
@@ -251,6 +258,7 @@ def embed_places(
                 crop=views.crop,
                 augmentation=views.augmentation,
                 mesh=mesh,
+                size=size,
             )
             under_way.append((start, found))
             if number:
@@ -306,10 +314,11 @@ def embed_views(
         crop: Side of the views, in pixels.
         augmentation: What makes a view; `None` for the centre crop.
         mesh: The devices.
-        size: Views in the backbone at a time on each device; all by default. TPUs take less.
+        size: Views in the backbone at a time on each device; by default, and at most, all of them,
+            or as many as are worth it on a TPU.
     """
-    if mesh.devices.flat[0].platform == "tpu":
-        size = min(size or _ON_TPU, _ON_TPU)
+    here = len(images) // mesh.size
+    size = most_at_once(mesh.devices.flat[0].platform, min(size or here, here))
 
     def part(params: Any, key: Key[Array, ""], images: Array, places: Array) -> Array:
         def fold(place: Int[Array, " p"]) -> Key[Array, ""]:
@@ -323,6 +332,16 @@ def embed_views(
     rows, everywhere = devices.ROWS, devices.EVERYWHERE
     mapped = devices.on_mesh(part, mesh, (everywhere, everywhere, rows, rows), rows)
     return mapped(params, key, images, places)
+
+
+def most_at_once(platform: str, images: int) -> int:
+    """How many of so many images it is worth to have in a backbone at a time, if memory suffices.
+
+    Args:
+        platform: Of the devices, as JAX calls it.
+        images: Those of each.
+    """
+    return min(images, _ON_TPU) if platform == "tpu" else images
 
 
 def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:

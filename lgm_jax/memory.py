@@ -44,6 +44,11 @@ _REFUSAL = re.compile(r"([\d.]+)([KMG])\)? (?:of [\d.]+[KMG] hbm|exceeds availab
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
+Needed = Callable[[int], int | float]
+"""Bytes of each device that the program of a size needs; infinity if that is only known to be more
+than there is."""
+
+
 class Account(NamedTuple):
     """Bytes of one device that a program takes, by its compiler's account.
 
@@ -127,6 +132,25 @@ def view_bytes(task: Distillation, apply: Apply, backbone_params: Any, key: Key[
     return kept(2) - kept(1)
 
 
+def forward_view_bytes(network: Any, crop: int) -> int:
+    """Estimated bytes of a view in a backbone that keeps nothing for a gradient: those of a block.
+
+    Args:
+        network: The backbone, or its outline.
+        crop: Side of a view, in pixels.
+    """
+
+    def apply(images: Any, params: Any) -> Float[Array, "n d"]:
+        return network.apply(params, images)
+
+    def kept(count: int) -> int:
+        images = jax.ShapeDtypeStruct((count, crop, crop, 3), jnp.float32)
+        return kept_bytes(apply, images, network.params)
+
+    blocks = residuals.num_blocks(network) if len(residuals.offered(network)) > 1 else 1
+    return (kept(2) - kept(1)) // blocks
+
+
 def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> int:
     """Bytes that are kept of a computation until it is differentiated; runs nothing.
 
@@ -207,9 +231,7 @@ def needed_bytes(view_bytes: int, size: int, platform: str = "cpu") -> int:
     return int(_MARGINS[platform] * view_bytes * size)
 
 
-def fit(
-    needed: Callable[[int], int | float], limit: int, sizes: Sequence[int], first: int, fixed: int
-) -> int:
+def fit(needed: Needed, limit: int, sizes: Sequence[int], first: int, fixed: int) -> int:
     """The largest size whose program fits, or one that a quarter more would not; see `needed`.
 
     Every program that is asked for is compiled, which takes long. So the first guess is to be good,
@@ -217,7 +239,7 @@ def fit(
     say what a program needs that does not fit, half of its size is next.
 
     Args:
-        needed: Bytes that the program of a size needs; infinity if that is only known to be more.
+        needed: What the program of a size needs.
         limit: Bytes that it may take.
         sizes: All that may be, in ascending order; the least if none fits.
         first: The size to begin with.

@@ -18,6 +18,7 @@ from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.execution import Execution
+from lgm_jax.features import BATCH
 from lgm_jax.objectives import LGM, SFM, Features
 from lgm_jax.opening import reads_on_host
 from lgm_jax.outlines import Outline, make_outlines
@@ -71,6 +72,8 @@ class Plan:
         views: Augmented synthetic images of a device.
         execution: How many of them are in the backbone at a time, and what is kept of them.
         embedded_once: Real views that are embedded before the first step.
+        real_views: Real images that a device embeds together: its part of a step's, or of a batch.
+        real_size: How many of them are in a backbone at a time.
     """
 
     flops: dict[str, float]
@@ -79,6 +82,8 @@ class Plan:
     views: int
     execution: Execution
     embedded_once: int
+    real_views: int
+    real_size: int
 
     @property
     def size(self) -> int:
@@ -173,6 +178,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
         f"memory         {si(sum(plan.memory.values()))}B a device: {listed(plan.memory, 'B')}",
         f"microbatches   {plan.views} views a device in {plan.parts} of {plan.size}, "
         + plan.execution.repeats(plan.parts),
+        real_in_words(told.recipe, plan.real_views, plan.real_size),
     ]
     if sum(plan.memory.values()) > machine.memory * 1e9:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
@@ -201,6 +207,18 @@ def title(config: ConfigDict, recipe: Recipe, num_images: int) -> str:
         f"{task.parametrisation.resolution} px x {task.copies} copies, {config.objective} with "
         f"real features: {recipe.real.source} of {num_images} images"
     )
+
+
+def real_in_words(recipe: Recipe, here: int, size: int) -> str:
+    """How real images are embedded, in a line.
+
+    Args:
+        recipe: The recipe.
+        here: Those that a device embeds together.
+        size: How many of them are in a backbone at a time.
+    """
+    together = "step" if recipe.real.source == "stream" else "batch"
+    return f"real images    {here} a {together} and device in {-(-here // size)} of {size}"
 
 
 def make_plan(
@@ -261,6 +279,10 @@ def make_plan(
     chosen = execution.choose(ways, views, _PLATFORM)
     view = view_bytes(chosen.residuals)
     used["microbatch"] = float(memory.needed_bytes(view, chosen.microbatch, _PLATFORM))
+    real_views, real_size, forward = _embedding(recipe, outlines, machine, free)
+    if sources.source == "stream":
+        real_size = real_size if size is None else devices.even(real_views, size)
+        used["microbatch"] = max(used["microbatch"], forward * real_size)
     counted = _count_flops(recipe, outlines, num_images, again=chosen.microbatch < views)
     exchanged = sum(_exchanged(recipe, dim, views * machine.devices) for dim in dims)
     if split[1] > 1:
@@ -273,7 +295,20 @@ def make_plan(
         views=views,
         execution=chosen,
         embedded_once=0 if sources.source == "stream" else sources.views * num_images,
+        real_views=real_views,
+        real_size=real_size,
     )
+
+
+def _embedding(
+    recipe: Recipe, outlines: Sequence[Outline], machine: Machine, free: int
+) -> tuple[int, int, int]:
+    """How many real images a device embeds together, how many at a time, and bytes of each."""
+    streams, task = recipe.real.source == "stream", recipe.task
+    together = -(-task.num_views // machine.devices) if streams else BATCH
+    each = max(_forward_bytes(outline, task.crop) for outline in outlines)
+    size = memory.choose_size(each, free, together, _PLATFORM)
+    return together, devices.even(together, size), each
 
 
 def _alike(task: distill.Distillation) -> distill.Distillation:
@@ -323,6 +358,11 @@ def _count_flops(
 @functools.lru_cache
 def _view_bytes(outline: Outline, task: distill.Distillation, kept: Residuals) -> int:
     return memory.step_view_bytes(task, outline, kept, jax.random.key(0))
+
+
+@functools.lru_cache
+def _forward_bytes(outline: Outline, crop: int) -> int:
+    return memory.forward_view_bytes(outline, crop)
 
 
 def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:

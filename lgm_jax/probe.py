@@ -96,6 +96,7 @@ def train(
     *,
     label: str = "probe",
     mesh: Mesh | None = None,
+    size: int | None = None,
 ) -> Trained:
     """Trains one head per run on views of images, as the protocol says.
 
@@ -109,6 +110,7 @@ def train(
         protocol: How to train.
         label: What the progress bar says.
         mesh: As for `fit`; devices share the embedding of all views.
+        size: As for `features.embed_places`.
 
     Raises:
         UserError: As for `fit`.
@@ -119,9 +121,9 @@ def train(
     key_views, key_fit = jax.random.split(key)
     given = (key_views, backbone, np.asarray(images), rows, protocol)
     table: Any = (
-        (lambda epoch: view_table(*given, numbers=[epoch], mesh=mesh))
+        (lambda epoch: view_table(*given, numbers=[epoch], mesh=mesh, size=size))
         if protocol.augment == "fresh"
-        else view_table(*given, label=f"{label}: views", mesh=mesh)
+        else view_table(*given, label=f"{label}: views", mesh=mesh, size=size)
     )
     return _solve(key_fit, table, labels, num_classes, protocol, mesh, label)
 
@@ -136,6 +138,7 @@ def view_table(
     numbers: Sequence[int] | None = None,
     label: str | None = None,
     mesh: Mesh | None = None,
+    size: int | None = None,
 ) -> Float[np.ndarray, "tables views n d"]:
     """Features of views of all images of each run; one table if all runs see the same.
 
@@ -150,6 +153,7 @@ def view_table(
         numbers: Of the views; all of the protocol's by default.
         label: What a progress bar says; none by default.
         mesh: As for `train`.
+        size: Likewise.
     """
     mesh = devices.make_mesh() if mesh is None else mesh
     pool, chosen = np.asarray(images), np.asarray(rows)
@@ -171,6 +175,7 @@ def view_table(
         key,
         mesh=mesh,
         label=label,
+        size=size,
     )
     return table.reshape(*shape, -1)
 

@@ -10,32 +10,22 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lgm_jax import devices, distill, execution, features, flops, hosts, memory, real
 from lgm_jax.backbones import residuals
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.compilation import Program
+from lgm_jax.embedding import Embedding, Network, shapes_of_params
 from lgm_jax.execution import Execution
+from lgm_jax.features import Views
 from lgm_jax.settings import Recipe
 
-
-@runtime_checkable
-class Network(Protocol):
-    """What programs ask of a backbone: of its parameters only shapes and types."""
-
-    @property
-    def apply(self) -> distill.Apply: ...
-
-    @property
-    def params(self) -> Any: ...
-
-    @property
-    def feature_dim(self) -> int: ...
+Fit = Callable[[Embedding, int], int]
+"""Finds the most images at a time of an embedding, for a limit in bytes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +94,7 @@ class Programs:
             lambda params: distill.init_state(task, self.key, params=params),
             distill.abstract_params(task, task.num_images),
         )
-        params = [devices.put(mesh, _shapes(network.params)) for network in self.networks]
+        params = [shapes_of_params(network, mesh) for network in self.networks]
         given = [
             real.shapes(how.source, how.views, self.num_images, network.feature_dim, task, mesh)
             for network in self.networks
@@ -115,32 +105,30 @@ class Programs:
         """The step as its compiler gets it."""
         return self._on_devices(self.step(size)).lower(*self.arguments())
 
-    def _embedding(self, network: Network, size: int | None) -> tuple[Any, list[Any], Any]:
-        task, mesh = self.recipe.task, self.mesh
-        side = task.parametrisation.resolution
-        images = jax.ShapeDtypeStruct((task.num_views, side, side, 3), jnp.uint8)
-        places = jax.ShapeDtypeStruct((task.num_views, 1), jnp.int32)
-        arguments = [
-            devices.put(mesh, _shapes(network.params)),
-            devices.put(mesh, images, devices.ROWS),
-            self.key,
-            devices.put(mesh, places, devices.ROWS),
+    def embeddings(self) -> list[Embedding]:
+        """Of real images by each backbone: of those of a step, or of a batch before the first."""
+        task, streams = self.recipe.task, self.recipe.real.source == "stream"
+        return [
+            Embedding(
+                network,
+                task.num_views if streams else features.BATCH * self.mesh.size,
+                task.parametrisation.resolution,
+                Views(task.crop, self.recipe.real_augmentation),
+                self.mesh,
+                # Of kept features, a view's and an image's.
+                numbers=1 if streams else 2,
+                key=self.key,
+                options=self.options,
+            )
+            for network in self.networks
         ]
-        options = {
-            "apply": network.apply,
-            "crop": task.crop,
-            "augmentation": self.recipe.real_augmentation,
-            "mesh": mesh,
-            "size": size,
-        }
-        return features.embed_views, arguments, options
 
-    def fit(self, limit: int, needed: Callable[[int], int | float] | None = None) -> int:
+    def fit(self, limit: int, needed: memory.Needed | None = None) -> int:
         """The most views at a time that fit, by the compiler's account of the very step.
 
         Args:
             limit: Bytes of each device for the step and what lies beside it.
-            needed: Bytes that the step of a size needs; that of the method by default.
+            needed: What the step of a size needs; by default the method of this name.
         """
         images, copies = self.here
         sizes = {math.prod(devices.part(images, copies, size)) for size in range(1, self.views + 1)}
@@ -152,6 +140,16 @@ class Programs:
         first = memory.choose_size(self.view_bytes(), free - fixed, self.views, platform)
         return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)
 
+    def fit_real(self, limit: int, fit: Fit = Embedding.fit) -> int:
+        """The most real images at a time that fit beside all that a step takes.
+
+        Args:
+            limit: As for `fit`.
+            fit: What finds the most of an embedding.
+        """
+        free = limit - devices.bytes_here(self.arguments()) - self.beside()
+        return min(fit(each, free + each.fixed()) for each in self.embeddings())
+
     def choose(self, microbatch: int | None = None, *, placed: int = 0) -> Execution:
         """The fastest way to execute the step that fits this process's devices; process 0 decides.
 
@@ -159,26 +157,31 @@ class Programs:
             microbatch: The views at a time, where they are given.
             placed: Bytes of the step's arguments that each device has already, beside the weights.
         """
-        device = self.device
+        device, on_cpu = self.device, self.device.platform == "cpu"
+        # What the step's account has again is not to count as taken.
+        has = 0 if on_cpu else placed + devices.bytes_here(self.arguments()[1])
+        free = hosts.first_says(memory.free_bytes(device.memory_stats(), -has))
+
+        def fit(program: Programs | Embedding, limit: int) -> int:
+            # Processes compile together, the same; each compiler tunes for itself what it needs.
+            return program.fit(limit, lambda size: hosts.first_says(program.needed(size)))
 
         def fitting(residuals: Residuals) -> int:
             """Views at a time that fit, if so much is kept of them."""
             if microbatch is not None:
                 return microbatch
             some = dataclasses.replace(self, residuals=residuals)
-            if device.platform == "cpu":
-                free = memory.free_bytes(device.memory_stats(), 0)
+            if on_cpu:
                 return memory.choose_size(some.view_bytes(), free, self.views)
-            # What the step's account has again is not to count as taken.
-            has = placed + devices.bytes_here(self.arguments()[1])
-            free = memory.free_bytes(device.memory_stats(), -has)
-            # Processes compile together, the same; each compiler tunes for itself what it needs.
-            return some.fit(
-                hosts.first_says(free), lambda size: hosts.first_says(some.needed(size))
-            )
+            return fit(some, free)
 
         ways = {each: functools.partial(fitting, each) for each in self.offered}
-        return Execution(*hosts.first_says(execution.choose(ways, self.views, device.platform)))
+        chosen = execution.choose(ways, self.views, device.platform)
+        if self.recipe.real.source == "stream":
+            as_views = on_cpu or microbatch is not None
+            size = chosen.microbatch if as_views else self.fit_real(free, fit)
+            chosen = chosen._replace(real_microbatch=size)
+        return Execution(*hosts.first_says(chosen))
 
     def needed(self, size: int) -> int | float:
         """Bytes of each device that the step needs, by its compiler's account."""
@@ -204,8 +207,14 @@ class Programs:
         _, _, given = self.arguments()
         return max(0, every - devices.bytes_here(given))
 
-    def flops(self, size: int | None) -> Mapping[tuple[str, str, bool], float]:
+    def flops(
+        self, size: int | None, size_real: int | None = None
+    ) -> Mapping[tuple[str, str, bool], float]:
         """Operations of a step on all devices; what fills up counts, as it is computed.
+
+        Args:
+            size: Views in a backbone at a time; all by default.
+            size_real: Real images of a step in a backbone at a time; likewise.
 
         Returns:
             By part of the step, type of the operands, and whether they are not to be rounded.
@@ -216,20 +225,15 @@ class Programs:
         for kind, operations in flops.count_by_kind(step.jaxpr).items():
             counted[_part(kind.path), kind.dtype, kind.exact] += operations
         if self.recipe.real.source == "stream":
-            for network in self.networks:
-                program, arguments, options = self._embedding(network, size)
-                embed = self._on_devices(program).trace(*arguments, **options)
-                for kind, operations in flops.count_by_kind(embed.jaxpr).items():
+            for embedding in self.embeddings():
+                traced = embedding.trace(size_real)
+                for kind, operations in flops.count_by_kind(traced.jaxpr).items():
                     counted["real forward", kind.dtype, kind.exact] += operations
         return counted
 
     def _on_devices(self, program: Program[Any, Any]) -> Any:
         """The jitted program for the platform of the devices, which need not be the process's."""
         return program.for_platform(self.mesh.devices.flat[0].platform)
-
-
-def _shapes(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 
 def _part(path: str) -> str:

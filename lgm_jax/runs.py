@@ -67,6 +67,9 @@ _HASHED = {
     "images.source": ("images.source",),
 }
 
+# What is known of a process that decides how it can execute a program.
+_EXECUTED_BY = ("devices", "attention")
+
 # Network file systems show a new file to other machines within a minute.
 _APPEARS_SECONDS = 90
 
@@ -189,10 +192,19 @@ class Run:
         """The result of the last time a stage was finished, whatever its inputs were."""
         return self._records().get(stage, {}).get("result")
 
-    def last_process(self, stage: str) -> Mapping[str, Any]:
-        """What is known of the last process that began or finished a stage."""
+    def last_process(self, stage: str, like: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """What is known of the last process that began or finished a stage.
+
+        Args:
+            stage: Its name.
+            like: What is known of a process: nothing is found of one that had other devices or
+                computed attention by another kernel. Those round in other ways, and have or take
+                other memory.
+        """
         made_by = contributors(self._records().get(stage, {}))
-        return made_by[-1] if made_by else {}
+        last = made_by[-1] if made_by else {}
+        same = like is None or all(last.get(key) == like.get(key) for key in _EXECUTED_BY)
+        return last if same else {}
 
     def begin(self, stage: str, step: int, process: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Records that a process goes on with a stage from a step, before it does.

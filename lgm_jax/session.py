@@ -12,14 +12,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, baselines, data, distill, hosts, paths, real, runs, settings
+from lgm_jax import (
+    backbones,
+    baselines,
+    data,
+    devices,
+    distill,
+    hosts,
+    paths,
+    real,
+    runs,
+    settings,
+)
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.loader import Loader, Parts, default_workers
 from lgm_jax.data.sampling import Crops, Order
 from lgm_jax.distilled import ARRAYS, read_distilled
+from lgm_jax.embedding import Embedding
 from lgm_jax.errors import UserError
-from lgm_jax.features import Rows, Views, embed
+from lgm_jax.features import BATCH, Rows, Views, embed
 from lgm_jax.identity import describe
 
 # Training images are held in memory, decoded, up to this size.
@@ -163,8 +175,30 @@ class Session:
             mapped=count * backbone.feature_dim * 4 > FEATURES_IN_MEMORY
             and not paths.is_bucket(folder),
             label=f"{split}, {backbone.name}: features",
+            size=self.embedded_at_once,
         )
         return self._embedded[name]
+
+    def embedded_at_once(self, backbone: Backbone) -> int | None:
+        """Images in a backbone at a time on each device, of which nothing is kept for a gradient.
+
+        As before on the same devices, or as many as fit by the compiler's account; `None` for all
+        of a batch, on CPUs.
+
+        Args:
+            backbone: Its parameters are on all devices of this process.
+        """
+        stage, now = f"embed/{backbone.fingerprint}", self.process_with(backbone)
+        before = self.run.last_process(stage, now)
+        if "microbatch" in before:
+            return before["microbatch"]
+        task, mesh = self.task, devices.make_mesh(devices=jax.local_devices())
+        views = Views(task.crop, task.augmentation)
+        batch, side = BATCH * mesh.size, task.parametrisation.resolution
+        size = Embedding(backbone, batch, side, views, mesh, numbers=2).choose()
+        if size is not None:
+            self.run.begin(stage, 0, {**now, "microbatch": size})
+        return size
 
     @functools.cached_property
     def _embedded(self) -> dict[str, Rows]:
@@ -196,6 +230,7 @@ class Session:
             Views(self.task.crop),
             self.key,
             label="distilled",
+            size=self.embedded_at_once,
         ).whole()[0]
 
     def process_with(self, *backbones: Backbone) -> dict[str, Any]:

@@ -255,7 +255,7 @@ def make_split(count: int) -> ArraySplit:
 
 def test_features_do_not_depend_on_devices(monkeypatch):
     """Twenty views: batches of 3, of 9, and one of 20 that 8 devices fill up."""
-    monkeypatch.setattr(features, "_BATCH", 3)
+    monkeypatch.setattr(features, "BATCH", 3)
     views = features.Views(SIDE, Augmentation(), 2)
     split, expected = make_split(10), None
     for count in (1, 3, 8):
@@ -281,7 +281,7 @@ def test_features_do_not_depend_on_devices(monkeypatch):
 )
 def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     """Three runs on ten images, four an update: neither divides."""
-    monkeypatch.setattr(features, "_BATCH", 7)
+    monkeypatch.setattr(features, "BATCH", 7)
     monkeypatch.setattr(solvers, "_EPOCHS_PER_CALL", 1)
     monkeypatch.setattr(linear, "init_head", objectives.init_head)
     protocol = probe.Protocol(

@@ -7,6 +7,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from lgm_jax.data import load_dataset
+from lgm_jax.data import load_dataset, loader
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.data.loader import Loader, Parts
 from lgm_jax.data.sampling import Crops, Order
@@ -119,6 +123,73 @@ class TestLoader:
             pytest.raises(UserError, match=words),
         ):
             loader(0)
+
+
+class Worker(SpawnProcess):
+    """Stands for a process that decodes."""
+
+    def __init__(self):
+        self.killed = threading.Event()
+
+    def kill(self):
+        self.killed.set()
+
+    def join(self, timeout=None):
+        assert self.killed.is_set()
+
+
+class Wire(Connection):
+    """Stands for the connection to it, which breaks a while after the process was killed."""
+
+    def __init__(self, worker):
+        self.worker, self.reading, self.shut = worker, threading.Event(), False
+        self._handle = None
+
+    def recv(self):
+        self.reading.set()
+        assert self.worker.killed.wait(10)
+        time.sleep(0.05)
+        assert not self.shut, "the connection was closed while it was read"
+        raise EOFError
+
+    def close(self):
+        self.shut = True
+
+
+def test_a_connection_is_not_closed_while_it_is_read(folder, monkeypatch):
+    """Its number could be that of another file by then."""
+    wire = Wire(Worker())
+    monkeypatch.setattr(loader, "_start_workers", lambda *_: [(wire.worker, wire)])
+    reading = Loader(make_parts(open_train(folder)), 1)
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(reading, 0)
+        assert wire.reading.wait(10)
+        reading.close()
+        with pytest.raises(UserError, match="a process that decodes images died"):
+            batch.result()
+    assert wire.shut
+
+
+def test_workers_that_start_while_the_loader_closes_end(folder, monkeypatch):
+    wire, starting, closing = Wire(Worker()), threading.Event(), threading.Event()
+
+    def start(*_):
+        starting.set()
+        assert closing.wait(10)
+        return [(wire.worker, wire)]
+
+    monkeypatch.setattr(loader, "_start_workers", start)
+    reading = Loader(make_parts(open_train(folder)), 1)
+    shut = reading._ahead.close
+    monkeypatch.setattr(reading._ahead, "close", lambda: (closing.set(), shut()))
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(reading, 0)
+        assert starting.wait(10)
+        reading.close()
+        with pytest.raises(UserError, match="a process that decodes images died"):
+            batch.result()
+    assert wire.worker.killed.is_set()
+    assert wire.shut
 
 
 def test_workers_end_where_one_of_them_cannot_start(folder, monkeypatch):

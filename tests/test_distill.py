@@ -121,6 +121,30 @@ def test_donating_the_state_changes_nothing(donating, vit, streamed, history):
     assert donating.jitted._cache_size() == 1
 
 
+def test_what_a_user_hands_over_outlives_the_steps(donating, vit, streamed):
+    """A step takes the place of its state, not of what that was made from, nor of what else it is
+    given: images, real features and weights can be read, and handed over once more."""
+    params = TASK.parametrisation.init_params(KEY, TASK.num_images)
+    given = params, streamed(0), [vit.params]
+    before = jax.device_get(given)
+    losses = []
+    for _ in range(2):
+        state = distill.init(TASK, KEY, params=params)
+        for _ in range(2):
+            state, found = donating(state, given[2], given[1])
+        losses.append(float(found["loss"]))
+    assert_identical(jax.device_get(given), before)
+    assert losses[0] == losses[1]
+
+
+def test_an_optimiser_may_keep_the_parameters_too(vit, streamed):
+    """Both are given up for the next state, so they must not be one array."""
+    task = dataclasses.replace(TASK, optimizer=optax.contrib.schedule_free_sgd(0.01))
+    step = distill.make_step(task, [vit.apply], KEY)
+    _, found = step(distill.init(task, KEY), [vit.params], streamed(0))
+    assert np.isfinite(found["loss"])
+
+
 @pytest.mark.parametrize("number", [GROWTHS[0], *map(slow, GROWTHS[1:])])
 def test_growing_within_a_step_is_growing_by_hand(vit, streamed, history, number):
     """The level, Adam's new state, and the update that they then get."""

@@ -47,3 +47,5 @@ def test_what_does_not_matter_is_not_computed():
 def test_an_execution_is_said_in_words():
     assert str(Execution(40)) == "40 views at a time"
     assert str(Execution(40, "products")) == "40 views at a time, products with weights kept"
+    assert str(Execution(40, real_microbatch=40)) == "40 views at a time"
+    assert str(Execution(40, "all", 50)) == "40 views at a time, 50 real images at a time"

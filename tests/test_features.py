@@ -62,7 +62,7 @@ class Counted(Split):
 def split(monkeypatch) -> Counted:
     """Eleven images; shards of eight rows, batches of three."""
     monkeypatch.setattr(features, "_SHARD", 8)
-    monkeypatch.setattr(features, "_BATCH", 3)
+    monkeypatch.setattr(features, "BATCH", 3)
     return Counted(11)
 
 

@@ -310,8 +310,14 @@ def test_running_out_of_memory_names_what_to_lower(tmp_path, capsys, monkeypatch
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     monkeypatch.setattr(distill, "make_step", lambda *_, **__: exhaust)
-    line = refuse(capsys, QUICK, "--config.stages=distill", workdir=tmp_path / "run")
-    assert "out of memory in stage distill: lower config.microbatch" in line
+    where = {"workdir": tmp_path / "run"}
+    arguments = (QUICK, "--config.stages=distill")
+    line = refuse(capsys, *arguments, "--config.microbatch=10", **where)
+    assert "out of memory in stage distill: lower config.microbatch, which was 10:" in line
+    # What it says helps, or says something else.
+    assert "start again with --config.microbatch=5" in line
+    line = refuse(capsys, *arguments, "--config.microbatch=1", **where)
+    assert "lower config.images.resolution: one view at a time does not fit" in line
 
 
 def test_probing_nothing_is_refused(tmp_path, capsys):

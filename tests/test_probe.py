@@ -136,7 +136,7 @@ def test_one_view_of_no_augmentation_is_the_centre_crop(backbone):
 
 def test_features_do_not_depend_on_the_batch_they_are_in(backbone, monkeypatch):
     split = colors(3, 23)
-    monkeypatch.setattr(features, "_BATCH", 5)
+    monkeypatch.setattr(features, "BATCH", 5)
     views = protocol(augment="views", views=2)
     arguments = (jax.random.key(0), backbone, jnp.asarray(split.images), rows_of(23), views)
     small = probe.view_table(*arguments)

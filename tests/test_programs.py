@@ -7,6 +7,7 @@ import pytest
 
 import launch
 from lgm_jax import compilation, compiled, devices, distill, plan
+from lgm_jax.embedding import Embedding
 from lgm_jax.execution import Execution
 from lgm_jax.programs import Programs
 from tests.marks import slow
@@ -51,7 +52,7 @@ def test_what_is_planned_runs(changes, tmp_path, monkeypatch):
 
 def test_what_lies_on_a_device_already_is_counted_once(monkeypatch):
     """Weights, and what the caller has placed; the step's account has both again."""
-    config = config_of(*QUICK)
+    config = config_of(*QUICK, "--config.real.source=cached")
     programs = compiled.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
     weights = devices.bytes_here(programs.arguments()[1])
     assert weights > 0
@@ -71,3 +72,34 @@ def test_what_lies_on_a_device_already_is_counted_once(monkeypatch):
     monkeypatch.setattr(Programs, "fit", fit)
     assert programs.choose(placed=1234) == Execution(10, "products")
     assert asked == [900_000_000 - 5]
+
+
+def test_streamed_images_have_a_size_of_their_own(monkeypatch):
+    """On accelerators, what fits beside all that a step takes; on CPUs and where one is given,
+    that of the step."""
+    config = config_of(*QUICK, "--config.real.source=stream")
+    programs = compiled.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
+    (embedding,) = programs.embeddings()
+    assert (embedding.here, embedding.numbers) == (programs.recipe.task.num_views, 1)
+    size = programs.choose().microbatch
+    assert programs.choose() == Execution(size, "all", size)
+    lies = devices.bytes_here(programs.arguments()) + programs.beside()
+    asked = []
+
+    class Accelerator:
+        platform = "gpu"
+
+        def memory_stats(self):
+            return {"bytes_limit": 10**9, "bytes_in_use": 0}
+
+    def fit(_, limit, needed):
+        asked.append(limit)
+        return 15
+
+    monkeypatch.setattr(Programs, "device", Accelerator())
+    monkeypatch.setattr(Programs, "fit", lambda _, limit, needed: 10)
+    monkeypatch.setattr(Embedding, "fit", fit)
+    assert programs.choose() == Execution(10, "products", 15)
+    weights = devices.bytes_here(programs.arguments()[1])
+    assert asked == [900_000_000 + weights - lies + embedding.fixed()]
+    assert programs.choose(5) == Execution(5, "products", 5)

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import signal
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -127,6 +128,9 @@ class Loader:
         self.workers = 0 if isinstance(stored, ArraySplit | PixelRecords) else workers
         self._parts = parts
         self._ahead = Ahead(self._read, parts.steps)
+        # The reading thread alone starts workers and lets go of their connections, which it may be
+        # reading; the one that closes only kills them meanwhile. The lock is for the list and flag.
+        self._lock, self._closed = threading.Lock(), False
         self._running: list[tuple[SpawnProcess, Connection]] = []
         self._turns: Iterator[Connection] = iter(())
         self._next_step = 0
@@ -142,10 +146,12 @@ class Loader:
         return self._ahead(step)
 
     def close(self) -> None:
-        """Ends the workers."""
-        self._end_workers()
+        """Ends the workers, and what is read ahead."""
+        with self._lock:
+            self._closed = True
+            _kill(self._running)
+        # It finds that its workers have died.
         self._ahead.close()
-        # Those that the thread was just starting.
         self._end_workers()
         atexit.unregister(self._end_workers)
 
@@ -168,9 +174,7 @@ class Loader:
     def _receive(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         try:
             if not self._running or step != self._next_step:
-                self._end_workers()
-                self._running = _start_workers(self._parts, step, self.workers)
-                self._turns = itertools.cycle([connection for _, connection in self._running])
+                self._start_workers(step)
             self._next_step = step + 1
             images, indices = None, np.empty(len(self._parts.numbers), np.int32)
             for rows in self._parts.rows:
@@ -196,8 +200,18 @@ class Loader:
         assert images is not None
         return images, indices
 
+    def _start_workers(self, step: int) -> None:
+        self._end_workers()
+        started = _start_workers(self._parts, step, self.workers)
+        with self._lock:
+            self._running = started
+            if self._closed:
+                _kill(started)
+        self._turns = itertools.cycle([connection for _, connection in started])
+
     def _end_workers(self) -> None:
-        running, self._running = self._running, []
+        with self._lock:
+            running, self._running = self._running, []
         _end(running)
 
 
@@ -232,10 +246,14 @@ def _start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProce
     return started
 
 
-def _end(workers: Sequence[tuple[SpawnProcess, Connection]]) -> None:
+def _kill(workers: Sequence[tuple[SpawnProcess, Connection]]) -> None:
     for process, _ in workers:
         # They are deaf to anything less.
         process.kill()
+
+
+def _end(workers: Sequence[tuple[SpawnProcess, Connection]]) -> None:
+    _kill(workers)
     for process, connection in workers:
         process.join()
         connection.close()

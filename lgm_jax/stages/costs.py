@@ -54,7 +54,7 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
     against = place_backbones(session, mesh)
     params = [backbone.params for backbone in against]
     # Before anything else lies on the device, so that all have the same.
-    size, residuals = choose_execution(session, make_programs(session, against, mesh))
+    size, kept, size_real = choose_execution(session, make_programs(session, against, mesh))
     # One for all, as each step takes the place of the one that it is given.
     state = distill.init(session.task, session.key, params=start_params(session), mesh=mesh)
     programs: dict[str, Any] = {}
@@ -68,9 +68,9 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
             # What an objective prepares is its own.
             prepared = each.task.objective if each.recipe.prepares else None
             if prepared not in real:
-                real[prepared] = make_real(each, against, mesh, size, workers)(0)
+                real[prepared] = make_real(each, against, mesh, size_real, workers)(0)
             of_each = make_programs(each, against, mesh)
-            step = dataclasses.replace(of_each, residuals=residuals).step(size)
+            step = dataclasses.replace(of_each, residuals=kept).step(size)
             batches[name] = real[prepared]
             programs[name] = step.lower(state, params, batches[name]).compile()
         # The first is not counted: it may wait for memory.

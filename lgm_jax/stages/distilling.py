@@ -70,9 +70,9 @@ def distill_stage(session: Session) -> None:
         # Pages on the way replace the report, which is then of no finished run.
         run.forget("report")
         _print_start(session, mesh, execution, start)
-        size, residuals = execution
-        real = make_real(session, against, mesh, size, workers)
-        step = dataclasses.replace(programs, residuals=residuals).step(size)
+        size = execution.microbatch
+        real = make_real(session, against, mesh, execution.real_microbatch, workers)
+        step = dataclasses.replace(programs, residuals=execution.residuals).step(size)
         loop = _Loop(session, against, mesh, size, step, real, checkpoints, metrics)
         state = loop.run(state)
         checkpoints.save(steps, state)
@@ -242,12 +242,13 @@ def make_real(
     session: Session,
     against: Sequence[Backbone],
     mesh: Mesh,
-    size: int,
+    size: int | None,
     workers: contextlib.ExitStack,
 ) -> real_features.Real:
     """The real features of each step, for every backbone to distil against.
 
-    Processes that read images end with `workers`; other arguments as of `_Loop`.
+    Processes that read images end with `workers`, `size` is how many images of a step are in a
+    backbone at a time; other arguments as of `_Loop`.
 
     Raises:
         UserError: If all features are to lie on the device, and it does not hold them.
@@ -309,13 +310,13 @@ def choose_execution(session: Session, programs: Programs, *, placed: int = 0) -
         programs: Of the run.
         placed: As for `Programs.choose`.
     """
-    config = session.config
-    before = hosts.first_says(dict(session.run.last_process("distill")))
-    now = session.process_with(*session.backbones)
-    # Other devices round in other ways and have other memory; other kernels keep more or less.
-    same = all(before.get(key) == now.get(key) for key in ("devices", "attention"))
-    if config.microbatch is None and "microbatch" in before and same:
-        return Execution(before["microbatch"], before.get("residuals", "all"))
+    config, now = session.config, session.process_with(*session.backbones)
+    before = hosts.first_says(dict(session.run.last_process("distill", now)))
+    if config.microbatch is None and "microbatch" in before:
+        size = before["microbatch"]
+        streams = session.recipe.real.source == "stream"
+        real = before.get("real_microbatch", size) if streams else None
+        return Execution(size, before.get("residuals", "all"), real)
     return programs.choose(config.microbatch, placed=placed)
 
 

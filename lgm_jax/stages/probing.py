@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgm_jax import baselines, devices, probe
+from lgm_jax import baselines, devices, hosts, probe
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.errors import UserError
@@ -166,8 +166,11 @@ def _train(
     used, chosen = np.unique(rows, return_inverse=True)
     pool = session.train.images if method == "full" else split.load(used)
     owned = np.broadcast_to(chosen, labels.shape[:2])
+    backbone = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
+    # All processes embed together.
+    size = hosts.first_says(session.embedded_at_once(backbone))
     return probe.train(
-        key, backbone, pool, labels, owned, classes, protocol, label=label, mesh=mesh
+        key, backbone, pool, labels, owned, classes, protocol, label=label, mesh=mesh, size=size
     )
 
 
