@@ -127,8 +127,7 @@ def embed(
         split: The images.
         views: Which views of them.
         key: Random key of the augmentations; a view's is folded from its number and the image's.
-        folder: Where shards are kept and looked for, a folder that belongs to these inputs alone;
-            `None` keeps nothing.
+        folder: Where shards of these inputs alone are kept and found; `None` keeps nothing.
         mapped: Whether shards of a local folder are mapped into memory rather than read.
         label: What the progress bar says.
         mesh: Devices of this process that share each batch; all by default.
@@ -139,8 +138,7 @@ def embed(
         UserError: If features are not finite.
     """
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
-    images = len(split.labels)
-    total = views.count * images
+    images, total = len(split.labels), views.count * len(split.labels)
 
     @functools.cache
     def placed() -> tuple[Backbone, int | None]:
@@ -153,22 +151,19 @@ def embed(
         found = embed_places(here, load, np.stack(places, axis=1), views, key, mesh=mesh, size=each)
         return finite(found, backbone.name)
 
-    if folder is not None:
-        folder = folder / f"shards_of_{_SHARD}"
-        if hosts.count() > 1:
-            _share_shards(compute, total, folder, label)
+    folder = None if folder is None else folder / f"shards_of_{_SHARD}"
+    if folder is not None and hosts.count() > 1:
+        _share_shards(compute, total, folder, label)
     found = _find_shards(folder)
     shards = []
     for number in progress(range(-(-total // _SHARD)), label):
         rows = _shard_rows(number, total)
-        wanted = (len(rows), backbone.feature_dim)
-        shard = _read_shard(found.get(number), wanted, mapped=mapped)
+        shard = _read_shard(found.get(number), (len(rows), backbone.feature_dim), mapped=mapped)
         if shard is None:
             shard = compute(rows)
             if folder is not None:
                 path = _write_shard(folder, number, shard)
-                if mapped:
-                    shard = _map(path)
+                shard = _map(path) if mapped else shard
         shards.append(shard)
     return Rows(shards, views.count)
 

@@ -244,25 +244,7 @@ def make_plan(
     split = devices.split(task.num_images, task.copies, machine.devices)
     images_here, copies_here = -(-task.num_images // split[0]), -(-task.copies // split[1])
     views = images_here * copies_here
-    dims = [outline.spec.feature_dim for outline in outlines]
-    leaves = jax.tree.leaves([outline.params for outline in outlines])
-    # Parameters, Adam's two moments, the gradient and that of the backbones before.
-    copies = 4.0 + (len(outlines) > 1)
-    used = {
-        "weights": float(sum(x.size * x.dtype.itemsize for x in leaves)),
-        "images": copies * images_here * distill.params_bytes(task),
-        "real": float(
-            real.bytes_on_device(
-                sources.source,
-                sources.views,
-                num_images,
-                dims,
-                task,
-                machine.devices,
-                held=not on_host,
-            )
-        ),
-    }
+    used = _arguments(recipe, outlines, images_here, num_images, machine.devices, held=not on_host)
     stats = {"bytes_limit": int(machine.memory * 1e9)}
     free = memory.free_bytes(stats, int(sum(used.values())))
 
@@ -284,6 +266,7 @@ def make_plan(
         real_size = real_size if size is None else devices.even(real_views, size)
         used["microbatch"] = max(used["microbatch"], forward * real_size)
     counted = _count_flops(recipe, outlines, num_images, again=chosen.microbatch < views)
+    dims = [outline.spec.feature_dim for outline in outlines]
     exchanged = sum(_exchanged(recipe, dim, views * machine.devices) for dim in dims)
     if split[1] > 1:
         # Devices that share the copies of an image add up its gradient, for each backbone.
@@ -298,6 +281,30 @@ def make_plan(
         real_views=real_views,
         real_size=real_size,
     )
+
+
+def _arguments(
+    recipe: Recipe,
+    outlines: Sequence[Outline],
+    images_here: int,
+    num_images: int,
+    num_devices: int,
+    *,
+    held: bool,
+) -> dict[str, float]:
+    """Bytes of a device for what a step takes, by part."""
+    sources, dims = recipe.real, [outline.spec.feature_dim for outline in outlines]
+    leaves = jax.tree.leaves([outline.params for outline in outlines])
+    # Parameters, Adam's two moments, the gradient and that of the backbones before.
+    copies = 4.0 + (len(outlines) > 1)
+    given = real.bytes_on_device(
+        sources.source, sources.views, num_images, dims, recipe.task, num_devices, held=held
+    )
+    return {
+        "weights": float(sum(x.size * x.dtype.itemsize for x in leaves)),
+        "images": copies * images_here * distill.params_bytes(recipe.task),
+        "real": float(given),
+    }
 
 
 def _embedding(
