@@ -8,9 +8,16 @@ import atexit
 import os
 import tempfile
 
+import jaxlib.version
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# LLVM at -O1 compiles four times faster; XLA's own passes stay as they are.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Most of the tests' time was that of compilers. LLVM at -O0 takes half of it away, and so do XLA's
+# emitters of before its fusion emitters, which JAX 0.10 still has. XLA_FLAGS overrules both. The
+# programs around backbones, of which a run makes few and which compute most, are worth -O1 (below).
+_flags = ["--xla_backend_optimization_level=0"]
+if jaxlib.version.__version_info__ < (0, 11):
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*_flags, os.environ.get("XLA_FLAGS", "")]).strip()
 # What one test compiles, another finds, whichever process they run in: most start the program, with
 # the same steps. Nothing is kept between one test run and the next; workers and the processes that
 # tests start get the folder from the first process.
@@ -24,6 +31,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+import fcntl
 import gc
 import json
 import shutil
@@ -42,16 +50,20 @@ jaxtyping.install_import_hook("lgm_jax", "beartype.beartype")
 import numpy as np
 import pytest
 import safetensors.numpy
+from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import lgm_jax
-from lgm_jax import runs
+from lgm_jax import compilation, runs
 from lgm_jax.backbones import Backbone, abstract_module, configs, families, load, port
 from lgm_jax.data.dataset import ArraySplit
 from tests.launching import QUICK, start
+from tests.report_pages import write as write_page
+from tests.run_folders import write_run
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+compilation.CPU["xla_backend_optimization_level"] = "1"
 
 # Tests send signals, which the program ignores where it was started to, as by nohup or a script.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -188,6 +200,12 @@ def vit_folder(write_vit: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return write_vit(tmp_path_factory.mktemp("backbones") / "tiny")
 
 
+@pytest.fixture
+def vit_copy(write_vit: Callable[..., Path], tmp_path: Path) -> Path:
+    """One that a test may change."""
+    return write_vit(tmp_path / "tiny")
+
+
 @pytest.fixture(scope="session")
 def vit(write_vit: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     """A smaller one for images of 8 px, with 16 features."""
@@ -206,20 +224,31 @@ def colours() -> ArraySplit:
     return ArraySplit(images.astype(np.uint8), labels)
 
 
+def _once(tmp_path_factory: pytest.TempPathFactory, name: str, *arguments: str) -> Path:
+    """A run that the first to ask for it makes for all processes of the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    workdir, made = folder / "runs" / name, folder / f"{name}.made"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            assert start(QUICK, *arguments, workdir=workdir) == 0
+            made.touch()
+    return workdir
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished quick run; not to be changed."""
-    workdir = tmp_path_factory.mktemp("run") / "quick"
-    assert start(QUICK, workdir=workdir) == 0
-    return workdir
+    return _once(tmp_path_factory, "quick")
 
 
 @pytest.fixture(scope="session")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The images of the same distillation with two more steps, made in one go."""
-    workdir = tmp_path_factory.mktemp("run") / "longer"
-    assert start(QUICK, "--config.steps=8", "--config.stages=distill", workdir=workdir) == 0
-    return lgm_jax.load_distilled(workdir)[0]
+    more = ("--config.steps=8", "--config.stages=distill")
+    return lgm_jax.load_distilled(_once(tmp_path_factory, "longer", *more))[0]
 
 
 @pytest.fixture
@@ -238,6 +267,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(6):
             pixels = rng.integers(0, 255, (40, 50, 3), np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
+    """A run folder made by hand, finished, of four classes, with its page; not to be changed."""
+    folder = tmp_path_factory.mktemp("reported") / "first"
+    folder = write_run(folder, groups={"left": 90.0, "right": 7.0})
+    assert write_page(folder) == 0
     return folder
 
 

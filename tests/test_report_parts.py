@@ -1,0 +1,291 @@
+"""What pages are made of: pictures, charts, sheets, commands and words."""
+
+import io
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from lgm_jax import runs
+from lgm_jax.report import cards, charts, commands, gallery, losses, pictures, timelapse, words
+from tests.run_folders import NAMES, probe_entry
+
+
+def test_gallery_comes_back_as_it_was_saved(reported, tmp_path):
+    found = gallery.load_gallery(reported / runs.GALLERY)
+    gallery.save_gallery(epath.Path(tmp_path / "again.npz"), found)
+    again = gallery.load_gallery(epath.Path(tmp_path / "again.npz"))
+    assert again.files == found.files
+    assert set(found.files) == {"distilled", *gallery.REALS}
+    assert again.class_names == found.class_names == list(NAMES)
+    for name in ("real", "labels", "syn", "explained"):
+        np.testing.assert_array_equal(getattr(again.map, name), getattr(found.map, name))
+
+
+def test_small_pictures_lose_nothing():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    for image, webp in zip(images, pictures.encode(images, 256), strict=True):
+        with Image.open(io.BytesIO(webp)) as picture:
+            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), image)
+
+
+def test_first_images_of_each_class_are_shown():
+    labels = np.asarray([1, 0, 1, *[0] * 6, 1], np.int32)
+    assert gallery.shown(labels).tolist() == [1, 3, 4, 5, 6, 0, 2, 9]
+
+
+@pytest.mark.parametrize(
+    ("classes", "ipc", "expected"),
+    [(4, 7, 5), (50, 4, 4), (50, 5, 4), (67, 5, 2), (100, 3, 2), (100, 1, 1), (101, 5, 5)],
+)
+def test_one_file_shows_no_more_images_than_fit(classes, ipc, expected):
+    labels = np.tile(np.arange(classes, dtype=np.int32), ipc)
+    rows = gallery.shown(labels)
+    np.testing.assert_array_equal(np.bincount(labels[rows]), expected)
+    assert gallery.fits_one_file(classes) == (classes <= 100)
+    assert len(rows) <= 200 or classes > 100
+
+
+def test_hundred_classes_of_many_images_are_one_file():
+    labels = np.tile(np.arange(100, dtype=np.int32), 3)
+    images = np.zeros((300, 8, 8, 3), np.float32)
+    made = gallery.make_gallery(images, labels, [f"class {i}" for i in range(100)])
+    assert made.fits_one_file
+    assert (len(made.labels), made.total) == (200, 3)
+
+
+def test_real_images_stand_beside_those_of_their_class():
+    # Two of each of two classes, interleaved; class-by-class indices tell class and number.
+    labels = np.asarray([1, 0, 1, 0], np.int32)
+    rows = gallery.real_rows(
+        labels, np.asarray([10, 11, 20, 21]), np.arange(4), np.asarray([30, 31, 40, 41])
+    )
+    assert gallery.shown(labels).tolist() == [1, 3, 0, 2]
+    assert rows["centroids"].tolist() == [10, 11, 20, 21]
+    assert rows["neighbors"].tolist() == [1, 3, 0, 2]
+    assert rows["random"].tolist() == [30, 31, 40, 41]
+
+
+def test_map_keeps_what_varies_most():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(200, 2)) * [[5, 2]]
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0][:2]
+    features = (plane @ turn + 3).astype(np.float32)
+    found = gallery.make_map(features, np.zeros(200, np.int32), features[:4])
+    assert np.isclose(found.explained.sum(), 1, atol=1e-4)
+    assert found.explained[0] > found.explained[1]
+    # A rotation keeps distances, and synthetic images lie where real ones of their features do.
+    np.testing.assert_allclose(
+        np.linalg.norm(found.real[0] - found.real[1]),
+        np.linalg.norm(plane[0] - plane[1]),
+        rtol=1e-4,
+    )
+    np.testing.assert_allclose(found.syn, found.real[:4], atol=1e-4)
+
+
+def test_map_of_two_images_has_a_plane():
+    features = np.asarray([[0, 0, 1], [0, 2, 1]], np.float32)
+    found = gallery.make_map(features, np.arange(2, dtype=np.int32), features)
+    np.testing.assert_allclose(found.real, [[-1, 0], [1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 1.0, [0, 0.25, 0.5, 0.75, 1]),
+        (0.0, 5000.0, [0, 2000, 4000, 6000]),
+        (-1.0, 1.0, [-1, -0.5, 0, 0.5, 1]),
+        (0.0, 0.0, [0, 0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_ticks_are_round_and_enclose(low, high, expected):
+    assert charts.ticks(low, high) == expected
+
+
+def test_long_curves_are_thinned_to_their_last_point():
+    path = charts.curve([(float(i), 0.0) for i in range(5001)], (0.0, 5000.0), (0.0, 1.0))
+    assert path.count("L") < 410
+    assert path.endswith(f"{charts.WIDTH:.1f} {charts.HEIGHT:.1f}")
+
+
+def test_spread_ends_with_the_last():
+    assert pictures.spread(3, 5) == [0, 1, 2]
+    assert pictures.spread(100, 4) == [24, 49, 74, 99]
+    assert pictures.spread(1, 1) == [0]
+    assert pictures.spread_with_ends(3, 3) == [0, 1, 2]
+    assert pictures.spread_with_ends(9, 4) == [0, 2, 5, 8]
+
+
+def test_sheets_have_full_rows_where_they_can():
+    assert [pictures.sheet_columns(count) for count in (1, 4, 7, 10, 100)] == [1, 2, 4, 5, 10]
+
+
+def test_sheets_are_bounded_in_number():
+    kept = [step for step in range(1, 5001) if timelapse.is_kept(step, 5000, 1)]
+    assert len(kept) <= 65
+    assert kept[-1] == 5000
+    assert [s for s in range(1, 801) if s % 100 == 0 and timelapse.is_kept(s, 800, 100)] == list(
+        range(100, 801, 100)
+    )
+    # Fewer steps than one picture takes.
+    assert timelapse.is_kept(5, 5, 100)
+
+
+def test_sheets_are_found_by_step_and_chosen_to_fit(reported):
+    sheets = timelapse.find_sheets(reported / runs.TIMELAPSE)
+    assert [sheet.step for sheet in sheets] == [10, 20, 30]
+    assert [s.step for s in timelapse.find_sheets(reported / runs.TIMELAPSE, up_to=20)] == [10, 20]
+    assert timelapse.choose([5, 5, 5, 5], 10) == [0, 3]
+    assert timelapse.choose([5] * 9, 20) == [0, 2, 5, 8]
+    assert timelapse.choose([5, 5], 1) == [1]
+    assert timelapse.choose([], 1) == []
+
+
+def test_animation_has_a_frame_per_sheet(reported, tmp_path):
+    sheets = timelapse.find_sheets(reported / runs.TIMELAPSE)
+    timelapse.write_animation(epath.Path(tmp_path / "t.webp"), sheets)
+    with Image.open(tmp_path / "t.webp") as animation:
+        assert animation.n_frames == 3
+        assert animation.size == (2 * 128 + 6, 2 * 128 + 6)
+    timelapse.write_animation(epath.Path(tmp_path / "none.webp"), [])
+    assert not (tmp_path / "none.webp").exists()
+
+
+def test_differences_within_two_standard_errors_may_be_chance():
+    entries = {
+        "distilled": probe_entry(90.0, 0.0),
+        "centroids": probe_entry(87.0, 0.0),
+        "random": probe_entry(70.0, 0.0),
+        "full": probe_entry(90.0, 0.0),
+    }
+    # Of 400 images: 1.5 and 1.7 points, together 2.3.
+    assert words.doubtful(entries, 400) == ["centroids", "full"]
+    assert words.doubtful(entries, 4000) == ["full"]
+    # What repetitions differ in counts, too.
+    entries["random"] = probe_entry(70.0, 15.0)
+    assert words.doubtful(entries, 4000) == ["random", "full"]
+    assert words.compare(entries) == [
+        "20.0 points more than with as many random real ones",
+        "3.0 more than with the most typical real ones",
+        "as many as with all real ones",
+    ]
+    said = words.doubt(entries, 400, 3, made_here=True)
+    assert said == (
+        "Measured on 400 images for one distillation (seed 3). The differences to typical, random "
+        "and all real images may be chance. Another seed gives other images and other numbers."
+    )
+    # One training says nothing of the spread.
+    assert "Training was not repeated" in words.doubt(
+        entries, 400, 3, made_here=True, repeated=False
+    )
+    # Of how many nobody knows, and of images from elsewhere.
+    assert words.doubt(entries, None, 3, made_here=False) == "Measured for one set of images."
+    clear = {"distilled": entries["distilled"], "centroids": probe_entry(50.0)}
+    assert "chance" not in words.doubt(clear, 400, 3, made_here=True)
+    assert words.gap({"distilled": probe_entry(80), "random": probe_entry(80)}) is None
+    assert words.gap(clear | {"random": probe_entry(70), "full": probe_entry(95)}) == 0.8
+    assert words.gap(clear | {"random": probe_entry(88), "full": probe_entry(90)}) is None
+
+
+def test_durations_and_devices_are_said_in_words():
+    assert [words.duration(s) for s in (0.4, 73.0, 600.0, 7500.0)] == [
+        "0 s",
+        "73 s",
+        "10 min",
+        "2 h 5 min",
+    ]
+    assert words.devices(["cpu"]) == "1 CPU"
+    assert words.devices(["H100"] * 8 + ["cpu"]) == "8 x H100, 1 CPU"
+    assert words.join(["a", "b", "c"]) == "a, b and c"
+
+
+def test_commands_are_changed_and_their_bare_names_found():
+    command = (
+        "python launch.py --config=c.py --config.seed=3 '--config.data.folder=p q' --workdir=w/x"
+    )
+    assert commands.folder(command, "x") == "w/x"
+    # It was renamed, or nothing is known of it.
+    assert commands.folder(command, "y") == commands.folder(None, "y") == "y"
+    assert commands.anew(command, "w/z").endswith("'--config.data.folder=p q' --workdir=w/z")
+    assert commands.bare_names(command) == ["c.py", "p q"]
+    # Backbones may be folders.
+    of_backbones = (
+        "launch.py --config.backbone.name=dinov2_vitb14,mine --config.eval_backbones=mine"
+    )
+    assert commands.bare_names(of_backbones) == ["mine"]
+    assert commands.changed(command, config__seed=4, workdir="runs/again") == (
+        "python launch.py --config=c.py '--config.data.folder=p q' --config.seed=4 "
+        "--workdir=runs/again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "side", "expected"),
+    [
+        ("digits_contrastive", 32, "inputs = jax.numpy.asarray(images)\n"),
+        ("dinov2_vits14", 256, "asarray(images[:, 16:240, 16:240])\n"),
+        # Neither a folder's weights nor smaller images can be said to fit.
+        ("mine-01234567", 256, None),
+        ("dinov2_vits14", 32, None),
+        ("dinov2_vits14", None, None),
+    ],
+)
+def test_code_to_load_runs_the_backbone_where_it_fits(backbone, side, expected):
+    text = commands.load("runs/x", 10, side, ["a", "b", "c"], backbone, soft=False)
+    compile(text, "code", "exec")
+    assert "['a', 'b', ...]" in text
+    assert ("backbones.load" in text) == (expected is not None)
+    assert expected is None or expected in text
+    assert "probabilities" in commands.load("x", 2, 8, ["a"], None, soft=True)
+
+
+def test_axis_of_accuracies_encloses_them_and_guessing_where_it_is_near():
+    assert charts.percent_range([70.2], [96.3], 10.0) == (60, 100)
+    assert charts.percent_range([70.2], [96.3], 50.0) == (40, 100)
+    assert charts.percent_range([99.5], [100.0], 0.1) == (90, 100)
+    assert charts.percent_range([0.1], [5.0], 0.1) == (0, 10)
+
+
+def test_thumbnails_that_hide_each_other_are_moved_apart():
+    places = np.asarray([[0.5, 0.5], [0.5, 0.5], [0.52, 0.5], [0.9, 0.2], [1.0, 1.0]])
+    moved = charts.move_apart(places, (0.1, 0.1), 0.5)
+    # Sides of the boxes, in parts of width and height.
+    apart = np.abs(moved[:, None] - moved[None]) / np.asarray([0.1, 0.2])
+    assert (apart.max(axis=-1) + 2 * np.eye(5) > 0.98).all()
+    np.testing.assert_array_equal(moved[3], places[3])
+    np.testing.assert_allclose(moved[4], [0.95, 0.9])
+
+
+def test_real_picture_of_two_kinds_is_shown_once(tmp_path):
+    images = np.zeros((2, 8, 8, 3), np.float32)
+    reals = {kind: np.zeros((2, 8, 8, 3), np.uint8) for kind in gallery.REALS}
+    reals["random"][:] = 9
+    reals["neighbors"][1] = 5
+    made = gallery.make_gallery(images, np.arange(2, dtype=np.int32), ["a", "b"], reals)
+    assert made.side == 8
+    assert [said["name"] for _, said in cards.describe_reals(made, 0)] == [
+        "typical and look-alike",
+        "random",
+    ]
+    assert len(cards.describe_reals(made, 1)) == 3
+
+
+def test_growth_is_marked_where_a_finer_level_joins():
+    settings = {"images.kind": "pyramid", "images.grow_every": 100, "images.start_resolution": 4}
+    expected = [(100, "8 px"), (200, "16 px"), (300, "32 px")]
+    assert losses.describe_growth(settings, 32) == expected
+    later = losses.describe_growth(settings | {"images.grow_delay": 1}, 32)
+    assert [step for step, _ in later] == [101, 201, 301]
+    assert losses.describe_growth(settings | {"images.kind": "pixels"}, 32) == []
+    assert losses.describe_growth(settings, None) == []
+    found = losses.describe_losses([("a", [(0, 1.0), (1000, 0.5)])], 0, expected)
+    assert [mark["wide"] for mark in found["marks"]] == [True] * 3
+    assert [mark["narrow"] for mark in found["marks"]] == [True, False, True]
+
+
+def test_losses_that_are_not_finite_are_left_out():
+    found = losses.describe_losses(
+        [("a", [(1, 2.0), (2, float("nan"))]), ("b", [(1, float("inf"))])]
+    )
+    assert [(curve["name"], curve["last"]) for curve in found["curves"]] == [("a", (1, 2.0))]
