@@ -16,7 +16,8 @@ T = TypeVar("T")
 # faster without (`docs/benchmarks.md`). And it is not always right: with jaxlib 0.10.2, training
 # probes by L-BFGS on several devices gave NaN in a quarter of all processes, from the same compiled
 # program and the same features, and in none of 28 without.
-_CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
+CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Options for CPUs."""
 
 
 @functools.cache
@@ -31,10 +32,10 @@ def options(platform: str | None = None) -> dict[str, str]:
     if (platform or jax.default_backend()) != "cpu":
         return {}
     try:
-        jax.jit(lambda x: x, compiler_options=_CPU).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options=CPU).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
         return {}
-    return _CPU
+    return CPU
 
 
 class Program(Generic[P, T]):

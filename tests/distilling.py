@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jaxlib.version
 import numpy as np
 import optax
+import pytest
 
-from lgm_jax import devices, distill
+from lgm_jax import compilation, devices, distill
 from lgm_jax.backbones import Backbone
 from lgm_jax.compilation import Program
 from lgm_jax.images import Pyramid
@@ -26,6 +28,21 @@ def compile_step(task: distill.Distillation, *backbones: Backbone, **arguments: 
     """A step that leaves the state that it is given as it is."""
     applies = [backbone.apply for backbone in backbones]
     return Program(distill.make_update(task, applies, KEY, **arguments))
+
+
+def with_fusion_emitters(step: Program) -> Program:
+    """Has a step compiled as users do, not as `conftest.py` says.
+
+    For what has to be equal to the bit: without these emitters, numbers depend on whether the
+    state is donated.
+    """
+    released: dict[str, Any] = {**compilation.options()}
+    if jaxlib.version.__version_info__ < (0, 11):
+        released["xla_cpu_use_fusion_emitters"] = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "options", lambda platform=None: released)
+        assert step.jitted
+    return step
 
 
 def run(

@@ -39,7 +39,7 @@ def test_so_is_the_training_of_probes():
 
 
 def test_options_that_a_jaxlib_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(compilation, "_CPU", {"xla_cpu_of_another_time": ""})
+    monkeypatch.setattr(compilation, "CPU", {"xla_cpu_of_another_time": ""})
     assert compilation.options() == {}
     assert compilation.Program(lambda x: x + 1)(1.0) == 2
 

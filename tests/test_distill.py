@@ -21,6 +21,7 @@ from distilling import (
     compile_step,
     restore,
     run,
+    with_fusion_emitters,
 )
 
 from lgm_jax import distill, objectives, real
@@ -42,7 +43,7 @@ def streamed(vit, colours) -> Real:
 
 @pytest.fixture(scope="module")
 def program(vit) -> Program:
-    return compile_step(TASK, vit)
+    return with_fusion_emitters(compile_step(TASK, vit))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def history(program, vit, streamed) -> list[tuple[distill.State, float]]:
 @pytest.fixture(scope="module")
 def donating(vit) -> Program:
     """The same program compiled again, as another process would, and donating its state."""
-    return distill.make_step(TASK, [vit.apply], KEY)
+    return with_fusion_emitters(distill.make_step(TASK, [vit.apply], KEY))
 
 
 def _grow(state: distill.State) -> distill.State:

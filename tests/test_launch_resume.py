@@ -153,7 +153,6 @@ def test_lost_output_is_made_again(run_copy, finished):
     )
 
 
-@pytest.mark.slow
 def test_a_run_too_short_to_grow_goes_on_as_it_began(tmp_path, capsys):
     command = ["launch.py", "--config=configs/quickstart.py:quick", "--config.stages=distill"]
     for steps in (3, 5):

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 
 from lgm_jax import opening
 from lgm_jax import session as session_module
-from tests.launching import FOLDER, ROOT, distilled_from, opened, refuse, start
+from tests.launching import FOLDER, distilled_from, opened, refuse, start
 from tests.marks import slow
 
 
@@ -90,14 +88,20 @@ def test_balanced_batches_are_another_distillation(photos, tmp_path, capsys):
     assert "data.sampling" in refuse(capsys, *FOLDER, where, balanced, workdir=tmp_path / "w")
 
 
-@pytest.mark.slow
-def test_an_image_that_breaks_while_streaming_ends_the_run_with_its_name(photos, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_while_streaming_ends_the_run_with_its_name(
+    workers, photos, tmp_path, capfd, monkeypatch
+):
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
-    for image in (folder / "dog").iterdir():
-        image.write_bytes(b"no image")
-    command = [sys.executable, "launch.py", *FOLDER, f"--config.data.folder={folder}"]
-    command += ["--config.data.placement=host", "--config.data.workers=2", "--config.copies=8"]
-    command += [f"--workdir={tmp_path / 'w'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert re.fullmatch(r"error: cannot read image [^\n]*/dog/\d\.jpg: [^\n]*\n", done.stderr)
+    check = session_module.Session.check_start
+
+    def check_and_break(session):
+        check(session)
+        for image in (folder / "dog").iterdir():
+            image.write_bytes(b"no image")
+
+    monkeypatch.setattr(session_module.Session, "check_start", check_and_break)
+    host = ("--config.data.placement=host", f"--config.data.workers={workers}")
+    where = f"--config.data.folder={folder}"
+    line = refuse(capfd, *FOLDER, where, *host, workdir=tmp_path / "w")
+    assert re.fullmatch(r"error: cannot read image [^\n]*/dog/\d\.jpg: [^\n]*\n", line)

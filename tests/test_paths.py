@@ -21,6 +21,7 @@ from lgm_jax.errors import UserError
 from lgm_jax.profiling import StepTrace
 from lgm_jax.report.page import write_page
 from lgm_jax.report.view import read_run
+from tests.marks import slow
 
 QUICK = "--config=configs/quickstart.py:quick"
 
@@ -39,9 +40,9 @@ def a_state(step):
     return State(jnp.int32(step), {"images": (rows,)}, {"images": (rows + 1,)})
 
 
-@pytest.mark.slow
-def test_checkpoints_are_read_again_from_a_folder_of_any_name(tmp_path):
-    for name in [*PRINTABLE, *WHOLE]:
+@pytest.mark.parametrize("names", [WORST, slow([*PRINTABLE, *WHOLE])])
+def test_checkpoints_are_read_again_from_a_folder_of_any_name(names, tmp_path):
+    for name in names:
         folder = epath.Path(tmp_path / name / "checkpoints")
         with Checkpoints(folder, keep=2) as checkpoints:
             checkpoints.save(3, a_state(3))
@@ -53,7 +54,6 @@ def test_checkpoints_are_read_again_from_a_folder_of_any_name(tmp_path):
         np.testing.assert_array_equal(images[0], expected[0], err_msg=name)
 
 
-@pytest.mark.slow
 def test_a_run_of_any_name_starts_goes_on_and_is_reported(tmp_path, capfd):
     name = "".join(WORST)
     workdir, stages = tmp_path / name, "--config.stages=distill,report"

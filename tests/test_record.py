@@ -5,13 +5,11 @@ import json
 import re
 import shlex
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import launch
 import lgm_jax
 from configs import common, imagenette_folder, quickstart
 from lgm_jax import (
@@ -28,13 +26,9 @@ from lgm_jax import (
 )
 from lgm_jax import session as session_module
 from lgm_jax.report import __main__ as report
+from tests.launching import QUICK, start
 
-QUICK = "--config=configs/quickstart.py:quick"
 DISTIL = "--config.stages=distill"
-
-
-def start(*arguments, workdir):
-    return launch.main(["launch.py", *map(str, arguments), f"--workdir={workdir}"])
 
 
 def record_of(workdir):
@@ -44,19 +38,6 @@ def record_of(workdir):
 def as_flags(settings):
     """Recorded settings as they are typed; what is unset is left out."""
     return [f"--config.{key}={value}" for key, value in settings.items() if value is not None]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of a few steps, probed without much ado."""
-    workdir = tmp_path_factory.mktemp("run") / "quick"
-    assert start(QUICK, "--config.steps=4", "--config.baselines=random", workdir=workdir) == 0
-    return workdir
-
-
-@pytest.fixture
-def run_copy(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +84,7 @@ def test_recorded_settings_make_the_same_run_again(odd_run, tmp_path):
 
 def test_stages_of_an_earlier_start_stay_recorded(run_copy):
     assert record_of(run_copy)["config"]["stages"] == "distill,probe,baselines,report"
-    quick = (QUICK, "--config.steps=4", "--config.baselines=random")
-    assert start(*quick, "--config.stages=report", workdir=run_copy) == 0
+    assert start(QUICK, "--config.stages=report", workdir=run_copy) == 0
     assert record_of(run_copy)["config"]["stages"] == "distill,probe,baselines,report"
 
 
@@ -187,9 +167,9 @@ def test_a_later_field_or_key_makes_no_run_a_stranger(run_copy, capsys, monkeypa
     keys = {"images.sheen": common.Key(0.25, "later"), "sheen": common.Key("", "later")}
     monkeypatch.setattr(common, "KEYS", {**common.KEYS, **keys})
     capsys.readouterr()
-    assert start(QUICK, "--config.steps=4", "--config.baselines=random", workdir=run_copy) == 0
+    assert start(QUICK, workdir=run_copy) == 0
     out = capsys.readouterr().out
-    assert "4 steps are done" in out
+    assert "6 steps are done" in out
     assert "distilled: done" in out
     assert "random: done" in out
     assert record_of(run_copy)["identity"] == identity
@@ -209,7 +189,7 @@ def test_a_later_field_that_is_used_is_another_run(run_copy, capsys, monkeypatch
         return dataclasses.replace(recipe, task=task)
 
     monkeypatch.setattr(settings, "make_recipe", make_sharper)
-    assert start(QUICK, "--config.steps=4", workdir=run_copy) == 2
+    assert start(QUICK, workdir=run_copy) == 2
     assert "sharpness is unset there, not 0.75" in capsys.readouterr().err
 
 
@@ -225,14 +205,14 @@ def test_a_run_of_an_earlier_version_is_shown_and_not_gone_on_with(version, run_
     results = json.loads((run_copy / "results.json").read_text())
     del results["about_objective"]
     (run_copy / "results.json").write_text(json.dumps(results))
-    stages["distill"]["inputs"] = {**record["identity"], "steps": 4}
+    stages["distill"]["inputs"] = {**record["identity"], "steps": 6}
     for stage in stages.values():
         for made in stage["made_by"]:
             made["versions"]["lgm_jax"] = "0.1.0"
     (run_copy / "config.json").write_text(json.dumps(record))
     (run_copy / "stages.json").write_text(json.dumps(stages))
     capsys.readouterr()
-    assert start(QUICK, "--config.steps=4", workdir=run_copy) == 2
+    assert start(QUICK, workdir=run_copy) == 2
     line = capsys.readouterr().err
     assert re.fullmatch(
         r"error: workdir [^\n]* holds a run of lgm_jax 0\.1\.0, which [^\n]+\n", line
@@ -298,7 +278,6 @@ def test_every_number_of_steps_finishes_the_pyramid(start_resolution, delay):
             assert pyramid.side_at(steps - 1) == pyramid.resolution, (until, steps)
 
 
-@pytest.mark.slow
 def test_more_steps_keep_the_growth_that_a_run_began_with(tmp_path, capsys):
     # Of as many steps as grow as the runs of other tests do: their programs are compiled.
     steps = ("--config.steps=8", DISTIL, "--config.log_every=10")

@@ -327,6 +327,8 @@ def make_apply(
     return choosing if chooses else plain
 
 
+# One function for one network: what a process has compiled of it serves the next run, too.
+@functools.cache
 def _make_apply(
     spec: Network, statistics: Preprocessing, dtype: str, kernel: AttentionKernel
 ) -> Callable[..., Any]:
