@@ -247,6 +247,10 @@ def test_objectives_at_equal_time_make_as_many_steps_as_fit():
     written = result.to_markdown(tabulate(config, flat_score))
     assert "| 1000 |\n" in written
     assert "| 70.0 (1.4) | 70.0 (1.4) |" in written
+    drawn = Figure()
+    tabulate(config, flat_score).draw(drawn)
+    # Steps have no place among percentages.
+    assert max(axes.get_ylim()[1] for axes in drawn.axes) < 100
     cost = tables["digits, cost"].cells
     assert (cost["clp", "ms a step"].mean, cost["clp", "MB"].mean) == (4000, 5)
 

@@ -32,6 +32,9 @@ _MARKERS = {
     "random": {"marker": "^", "s": 40},
 }
 
+# Of matplotlib's; the style has seven, and many sets have ten classes.
+_TEN = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")
+
 # The box behind the name of a class, and the most classes that are named.
 _BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
 _NAMED = 20
@@ -270,8 +273,8 @@ def _panels(figure: Any, tables: Sequence[Table], size: tuple[float, float]) -> 
 
 
 def _colours(labels: Sequence[int]) -> list[str]:
-    """Returns colours by class: ten that are easily told apart, over and over."""
-    return [f"C{label % 10}" for label in labels]
+    """Returns colours by class: ten different ones, over and over."""
+    return [f"tab:{_TEN[label % 10]}" for label in labels]
 
 
 def wrap(name: str, width: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,7 +102,7 @@ def alignment(neighbors: int) -> Measure:
                     yield metric, value, {"backbone": a, "evaluated": b, "variant": ""}
 
     def inputs(session: Session) -> dict[str, Any]:
-        return {**_of_real_images(session), "neighbors": neighbors}
+        return _inputs(session, "data", "backbones", "crop", "split", neighbors=neighbors)
 
     return Measure("alignment", inputs, compute, rows)
 
@@ -123,17 +123,10 @@ def head_gradients(scales: Sequence[float], heads: int) -> Measure:
     """Returns the measure of the part of random heads' gradients that class means explain."""
 
     def inputs(session: Session) -> dict[str, Any]:
-        recipe = session.recipe
-        return {
-            "data": session.dataset.fingerprint,
-            "backbone": session.backbone.fingerprint,
-            "crop": recipe.task.crop,
-            "views": recipe.real.views,
-            "augmentation": repr(recipe.real_augmentation),
-            "seed": session.config.seed,
-            "head_stds": list(scales),
-            "heads": heads,
-        }
+        real, seed = session.recipe, session.config.seed
+        of_views = {"views": real.real.views, "augmentation": repr(real.real_augmentation)}
+        of_heads = {"seed": seed, "head_stds": list(scales), "heads": heads}
+        return _inputs(session, "data", "backbone", "crop", **of_views, **of_heads)
 
     def compute(session: Session) -> dict[str, Any]:
         rows = session.real_features(session.backbone)
@@ -163,17 +156,17 @@ def head_gradients(scales: Sequence[float], heads: int) -> Measure:
     return Measure("class_means", inputs, compute, rows)
 
 
-def _of_real_images(session: Session) -> dict[str, Any]:
-    return {
-        "data": session.dataset.fingerprint,
-        "backbones": [backbone.fingerprint for backbone in session.eval_backbones],
-        "crop": session.task.crop,
-        "split": session.config.probe.split,
+def _inputs(session: Session, *names: str, **others: Any) -> dict[str, Any]:
+    """Returns the inputs of a measure: some that several share, and others."""
+    shared: Mapping[str, Callable[[], Any]] = {
+        "data": lambda: session.dataset.fingerprint,
+        "backbone": lambda: session.backbone.fingerprint,
+        "backbones": lambda: [backbone.fingerprint for backbone in session.eval_backbones],
+        "crop": lambda: session.task.crop,
+        "split": lambda: session.config.probe.split,
+        "images": lambda: content_hash(_distilled(session)),
     }
-
-
-def _of_images(session: Session) -> dict[str, Any]:
-    return {**_of_real_images(session), "images": content_hash(_distilled(session))}
+    return {**{name: shared[name]() for name in names}, **others}
 
 
 def _distilled(session: Session) -> ArraySplit:
@@ -209,13 +202,15 @@ def _nearest_rows(outcome: Outcome) -> Iterator[Row]:
         yield NEAREST, value, {"evaluated": backbone, "method": "distilled"}
 
 
-BY_NEAREST = Measure("nearest", _of_images, _classify, _nearest_rows)
+_IMAGES = ("data", "backbones", "crop", "split", "images")
+
+BY_NEAREST = Measure("nearest", lambda s: _inputs(s, *_IMAGES), _classify, _nearest_rows)
 
 
 def _edge_inputs(session: Session) -> dict[str, Any]:
     config = session.config
     of_draw = {"runs": config.probe.runs, "seed": config.seed, "ipc": config.ipc}
-    return {**_of_images(session), **of_draw, "class_names": list(session.dataset.class_names)}
+    return _inputs(session, *_IMAGES, **of_draw, class_names=list(session.dataset.class_names))
 
 
 def _find_edges(session: Session) -> dict[str, Any]:
@@ -263,12 +258,7 @@ AT_EDGES = Measure("edges", _edge_inputs, _find_edges, _edge_rows)
 
 
 def _group_inputs(session: Session) -> dict[str, Any]:
-    return {
-        "data": session.dataset.fingerprint,
-        "backbone": session.backbone.fingerprint,
-        "images": content_hash(_distilled(session)),
-        "split": session.config.probe.split,
-    }
+    return _inputs(session, "data", "backbone", "images", "split")
 
 
 def _show_groups(session: Session) -> dict[str, Any]:

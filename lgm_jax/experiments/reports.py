@@ -314,7 +314,10 @@ def objectives(study: Study) -> Result:
     """Accuracy on the same backbone and on others, time and memory, for each comparison."""
     config = study.config
     against = f"distilled against {study.titled(study.sources[0])}"
-    tables = _by_objective(study)
+    tables = at_steps, at_time, _ = _by_objective(study)
+    # Steps would dwarf percentages.
+    cells = {place: cell for place, cell in at_time.cells.items() if place[1] != _STEPS}
+    shown = [at_steps, dataclasses.replace(at_time, cells=cells, unit=at_steps.unit)]
     if by_source := _by_source(config):
         title, corner = f", sources of real features, {against}", "objective, source"
         unit = "top-1 %, or milliseconds"
@@ -326,7 +329,7 @@ def objectives(study: Study) -> Result:
             _by_variant(study, variants, _LABELS, title, "labels", unit=unit, integers=whole)
         )
     joint, claims = _jointly(study)
-    return Result([*tables, *joint], claims, [_objectives_note(config)])
+    return Result([*tables, *joint], claims, [_objectives_note(config)], [*shown, *joint])
 
 
 def _by_objective(study: Study) -> list[Table]:
