@@ -17,6 +17,7 @@ import launch
 from configs import common
 from lgm_jax import features
 from lgm_jax.data import cache
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
@@ -58,7 +59,9 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, caps
     assert f"{tmp_path / 'file'}/lgm_jax/compiled: Not a directory" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, slow(errno.EDQUOT), slow(errno.EROFS), errno.EACCES]
+)
 def test_the_folder_that_cannot_be_written_is_named(number, tmp_path, monkeypatch, capsys):
     shared, written = tmp_path / "shared", epath.Path.write_bytes
 

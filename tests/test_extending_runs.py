@@ -68,6 +68,7 @@ def test_an_objective_runs_on_eight_devices_in_microbatches_killed_and_resumed(t
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_parametrisation_augmentation_solver_and_stage_run_from_a_config(tmp_path):
     workdir = tmp_path / "run"
     arguments = (

@@ -18,6 +18,7 @@ from lgm_jax.backbones import specs
 from lgm_jax.data import imagenet
 from lgm_jax.data.digits import load_digits
 from lgm_jax.features import Views, embed
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("[!_]*.py") if path.stem != "paper")
@@ -71,7 +72,10 @@ def test_readme_jax_example_learns_the_images(clone, monkeypatch):
     assert train_accuracy(names["features"], names["labels"], head["kernel"], head["bias"]) == 1
 
 
-@pytest.mark.parametrize("name", [n for n, e in specs.NAMES.items() if e.folder is not None])
+EMBEDDED = [name for name, entry in specs.NAMES.items() if entry.folder is not None]
+
+
+@pytest.mark.parametrize("name", [EMBEDDED[0], *map(slow, EMBEDDED[1:])])
 def test_embedded_backbone_is_small_and_linearly_separates_the_digits(name):
     weights = specs.NAMES[name].folder / "model.safetensors"
     assert weights.stat().st_size <= 3_000_000
