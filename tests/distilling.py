@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jaxlib.version
 import numpy as np
 import optax
 import pytest
@@ -15,6 +14,7 @@ from lgm_jax import compilation, devices, distill
 from lgm_jax.backbones import Backbone
 from lgm_jax.compilation import Program
 from lgm_jax.images import Pyramid
+from tests.emitters import FUSION_EMITTERS
 
 KEY = jax.random.key(0)
 RATE, STEPS = 0.1, 11
@@ -36,9 +36,7 @@ def with_fusion_emitters(step: Program) -> Program:
     For what has to be equal to the bit: without these emitters, numbers depend on whether the
     state is donated.
     """
-    released: dict[str, Any] = {**compilation.options()}
-    if jaxlib.version.__version_info__ < (0, 11):
-        released["xla_cpu_use_fusion_emitters"] = True
+    released = {**compilation.options(), **FUSION_EMITTERS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compilation, "options", lambda platform=None: released)
         assert step.jitted

@@ -13,6 +13,7 @@ import pytest
 from jax.test_util import check_grads
 
 from lgm_jax.augment import PRESETS, Augmentation, augment, center_crop, crop_and_flip, random_box
+from tests.emitters import FUSION_EMITTERS
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 FULL = (1.0, 1.0)
@@ -232,7 +233,7 @@ _GATHERS = re.compile(r"\b(gather|scatter|dynamic[-_]slice|dynamic[-_]update[-_]
 
 def _texts(function, *args) -> list[str]:
     lowered = jax.jit(function).lower(*args)
-    return [lowered.as_text(), lowered.compile().as_text()]
+    return [lowered.as_text(), lowered.compile(FUSION_EMITTERS).as_text()]
 
 
 @pytest.mark.usefixtures("compiled_anew")
