@@ -1,4 +1,4 @@
-"""XLA's emitters as users have them, for tests that depend on them; `conftest.py` has faster ones."""
+"""XLA's emitters as users have them, for tests that depend on them. `conftest.py` has others."""
 
 import jaxlib.version
 
