@@ -1,7 +1,7 @@
 """Keyed, differentiable augmentations: flip, random resized crop, Gaussian noise.
 
-One key per image decides everything that happens to it, so an augmented image does not depend on
-the batch or the device it is in. Flip and crop are one linear map, two small matrices per image
+One key per image decides its augmentation, so that the result does not depend on the batch or the
+device. Flip and crop are one linear map, two small matrices per image
 (`resample.crop_matrix`); nothing is gathered.
 """
 
@@ -27,7 +27,7 @@ CROPS = ("inside", "beyond")
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to an image, in this order: flip, crop, noise.
+    """A flip, then a crop, then noise.
 
     Attributes:
         flip: Probability of a horizontal flip.
@@ -38,10 +38,10 @@ class Augmentation:
         noise_std: Standard deviation of the noise. The result is not clipped to [0, 1].
         crops: `inside`, torchvision's law: the first of ten boxes that fits into the image, else
             the largest one in its middle whose ratio is allowed. `beyond`, the law of the authors
-            of arXiv 2511.16674: one box, which may be wider or higher than the image; what it has
+            of arXiv 2511.16674: one box, which may be wider or higher than the image; its part
             beyond the image is black, and gets noise like the rest. With the default scale and
-            ratio a crop has 0.477 and 0.540 of the image's area on average, and 14 % of the
-            latter's reach beyond a square image.
+            ratio, crops have 0.477 and 0.540 of the image's area on average, and 14 % of the
+            latter reach beyond a square image.
 
     Raises:
         UserError: If a value is unknown or out of range.
@@ -66,13 +66,13 @@ class Augmentation:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change nothing as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         return frozenset() if self.noise else frozenset({"noise_mean", "noise_std"})
 
     def __call__(
         self, keys: Key[Array, " n"], images: Float[Array, "n h w 3"], resolution: int
     ) -> Float[Array, "n r r 3"]:
-        """Augmented images; see `augment`, which takes uint8 images too."""
+        """Augments images; see `augment`, which takes uint8 images too."""
         return jax.vmap(lambda key, image: _augment(key, image, resolution, self))(keys, images)
 
 
@@ -80,8 +80,8 @@ Augment = Callable[[Key[Array, " n"], Float[Array, "n h w 3"], int], Float[Array
 """`augmentation(keys, images, resolution)`, a frozen dataclass such as `Augmentation`."""
 
 PRESETS: Mapping[str, Augmentation | None] = {
-    # As the paper describes it, which says nothing of crops that leave the image; the recipes take
-    # them from the authors' code (`crops="beyond"`).
+    # As the paper describes it; it does not mention crops that leave the image, which the recipes
+    # take from the authors' code (`crops="beyond"`).
     "paper": Augmentation(),
     # The authors' code until March 2026, perhaps the one behind the paper's numbers.
     "authors_2025": Augmentation(noise_mean=0.5, crops="beyond"),
@@ -99,13 +99,13 @@ def augment(
 ) -> Float[Array, "n r r 3"]:
     """Augments each image with its own key.
 
-    Everything is computed in float32 at least, and rounded to the images' dtype at the end.
+    Computed in float32 at least, and rounded to the images' dtype at the end.
 
     Args:
         keys: One random key per image.
         images: Images in [0, 1], or uint8 ones, of any height and width.
         resolution: Side `r` of the result, in pixels.
-        augmentation: What to do, called `augmentation(keys, images, resolution)` with float
+        augmentation: The augmentation, called `augmentation(keys, images, resolution)` with float
             images; `None` takes the centre crop.
 
     Raises:
@@ -120,7 +120,7 @@ def augment(
 def to_float(
     images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"],
 ) -> Float[Array, "n h w 3"]:
-    """uint8 images as float32 in [0, 1]; float ones as they are.
+    """Returns uint8 images as float32 in [0, 1], and float ones unchanged.
 
     Raises:
         UserError: If images have another dtype, whose range is not known.
@@ -133,7 +133,7 @@ def to_float(
 
 
 def center_crop(images: Float[Array, "n h w 3"], resolution: int) -> Float[Array, "n r r 3"]:
-    """The middle `resolution` x `resolution` pixels of each image, as torchvision's CenterCrop.
+    """Returns the middle `resolution` x `resolution` pixels, as torchvision's CenterCrop.
 
     Raises:
         ValueError: If the images are smaller than that.
@@ -155,14 +155,14 @@ def random_box(
 ) -> Float[Array, " 4"]:
     """Draws a crop box: top, left, height and width as fractions of the image's sides.
 
-    Real-valued boxes; area uniform, width / height log-uniform, and the place uniform among those
-    within the image, or, of a side that is longer than the image's, among those that cover it.
+    The area is uniform and width / height log-uniform. The place is uniform among those within the
+    image, or, for a side that is longer than the image's, among those that cover it.
 
     Args:
         key: Random key.
-        scale: As of `Augmentation`.
-        ratio: Likewise.
-        crops: Likewise.
+        scale: As for `Augmentation`.
+        ratio: As for `Augmentation`.
+        crops: As for `Augmentation`.
         aspect: Width / height of the image.
 
     Raises:
@@ -181,10 +181,10 @@ def random_box(
         fits = jnp.ones_like(fits)
     # One-hot of the first fit; all zero if none.
     first = (fits & (jnp.cumsum(fits) == 1)).astype(jnp.float32)
-    found = jnp.sum(first)
-    width = jnp.sum(first * widths) + (1 - found) * min(1.0, high)
-    height = jnp.sum(first * heights) + (1 - found) * min(1.0, 1 / low)
-    place = jnp.where(found > 0, jax.random.uniform(key_place, (2,), jnp.float32), 0.5)
+    any_fits = jnp.sum(first)
+    width = jnp.sum(first * widths) + (1 - any_fits) * min(1.0, high)
+    height = jnp.sum(first * heights) + (1 - any_fits) * min(1.0, 1 / low)
+    place = jnp.where(any_fits > 0, jax.random.uniform(key_place, (2,), jnp.float32), 0.5)
     return jnp.stack([place[0] * (1 - height), place[1] * (1 - width), height, width])
 
 

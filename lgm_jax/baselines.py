@@ -1,14 +1,14 @@
-"""Which real images stand in for a class: the baselines that distilled images are held against."""
+"""Baselines of distilled images: choices of real images for each class."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
 
-# Random images, those nearest to class means, those nearest to distilled ones, and all.
+# Random, typical, look-alike and all real images.
 METHODS = ("random", "centroids", "neighbors", "full")
 
-# Images on either side of a table of cosines, which then takes 32 MB.
+# Images on either side of a table of cosines, which takes 32 MB.
 _BLOCK = 2048
 
 
@@ -45,7 +45,7 @@ def random(
 def centroids(
     features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], ipc: int, num_classes: int
 ) -> Int[np.ndarray, " images"]:
-    """The `ipc` images of each class nearest to the mean of its features, in L2 distance.
+    """Returns the `ipc` images of each class nearest to the mean of its features, in L2 distance.
 
     Args:
         features: Features of the training images.
@@ -60,8 +60,8 @@ def centroids(
     for label in range(num_classes):
         members = np.flatnonzero(labels == label)
         # In float64: a mean that all images share may be large beside the distances.
-        own = features[members].astype(np.float64)
-        distances = np.linalg.norm(own - own.mean(axis=0), axis=-1)
+        rows = features[members].astype(np.float64)
+        distances = np.linalg.norm(rows - rows.mean(axis=0), axis=-1)
         chosen.append(members[np.argsort(distances, kind="stable")[:ipc]])
     return np.concatenate(chosen)
 
@@ -72,10 +72,10 @@ def neighbors(
     features_syn: Float[np.ndarray, "s d"],
     labels_syn: Int[np.ndarray, " s"],
 ) -> Int[np.ndarray, " s"]:
-    """The real image of the same class nearest to each synthetic one, by cosine of features.
+    """Returns the real image of the same class nearest to each synthetic one, by cosine.
 
-    Of equally near ones, the first. Classes are searched one by one and in blocks, so memory does
-    not grow with the number of pairs.
+    Of equally near ones, the first. Classes are searched one by one and in blocks, so that memory
+    does not grow with the number of pairs.
 
     Args:
         features: Features of the training images.
@@ -108,7 +108,7 @@ def _most_alike(
     members: Int[np.ndarray, " m"],
     features_syn: Float[np.ndarray, "s d"],
 ) -> Int[np.ndarray, " s"]:
-    """Places in `members` of the rows of highest cosine, the first of equal ones."""
+    """Returns the places in `members` of the rows of highest cosine, the first of equal ones."""
     best = np.full(len(features_syn), -np.inf, np.float32)
     places = np.zeros(len(features_syn), np.int64)
     unit_syn, rows = _unit(features_syn), np.arange(len(features_syn))

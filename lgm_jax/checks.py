@@ -1,7 +1,7 @@
-"""Checks of the values of options and arguments: a typo or a number out of range is refused.
+"""Checks of the values of options and arguments.
 
-They are for `__post_init__` of the dataclasses that hold options, so that a notebook and the
-command line refuse the same, and for functions with such arguments.
+Dataclasses of options call them in `__post_init__`, so that a notebook and the command line refuse
+the same, and functions with such arguments do.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from lgm_jax.errors import UserError, unknown_name
 
 
 def one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    """Refuses what is not one of some names, with the nearest of them.
+    """Checks that a value is one of some names.
 
     Raises:
-        UserError: If it is not.
+        UserError: If it is not; the message has the nearest names.
     """
     if not isinstance(value, str) or value not in known:
         raise unknown_name(name, str(value), list(known), "one of")
@@ -29,14 +29,14 @@ def one_of(name: str, value: Any, known: Sequence[str]) -> None:
 def in_range(
     name: str, value: Any, low: int | float, high: int | float = math.inf, *, whole: bool = False
 ) -> None:
-    """Refuses what is not a number within limits, which it may reach unless they are infinite.
+    """Checks that a value is a finite number within limits, which are included.
 
     Args:
-        name: What the number is.
-        value: The number.
-        low: The least it may be.
-        high: The most.
-        whole: Whether it has to be whole.
+        name: The name of the value, for the message.
+        value: The value.
+        low: The lower limit.
+        high: The upper limit.
+        whole: Whether the number has to be whole.
 
     Raises:
         UserError: If it is not such a number.
@@ -53,7 +53,7 @@ def in_range(
 
 
 def counts(owner: Any, *names: str, low: int = 1) -> None:
-    """Refuses fields of a dataclass that are not whole numbers from `low` on.
+    """Checks that fields of a dataclass are whole numbers of at least `low`.
 
     Raises:
         UserError: If one is not.
@@ -63,7 +63,7 @@ def counts(owner: Any, *names: str, low: int = 1) -> None:
 
 
 def positive(name: str, value: Any) -> None:
-    """Refuses a number that is not finite and above zero; a traced one is not known, and passes.
+    """Checks that a number is finite and above zero; a traced one, of unknown value, passes.
 
     Raises:
         UserError: If it is not.
@@ -76,7 +76,7 @@ def positive(name: str, value: Any) -> None:
 
 
 def interval(name: str, value: Any, high: int | float) -> None:
-    """Refuses what is not a tuple of two numbers above zero and up to a limit that do not fall.
+    """Checks that a value is a tuple of two numbers above zero, in order and within a limit.
 
     Raises:
         UserError: If it is not.
@@ -91,7 +91,7 @@ def interval(name: str, value: Any, high: int | float) -> None:
 
 
 def flags(owner: Any, *names: str) -> None:
-    """Refuses fields of a dataclass that are neither true nor false.
+    """Checks that fields of a dataclass are booleans.
 
     Raises:
         UserError: If one is not.

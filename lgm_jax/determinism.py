@@ -1,4 +1,4 @@
-"""Bit for bit the same results on GPUs: what XLA is told for it before it starts."""
+"""XLA's flags for results that are bit for bit the same on GPUs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ From the XLA documentation's page on determinism, and its flag definitions.
 
 
 def add_flags(flags: str) -> str:
-    """The content of `XLA_FLAGS` with what determinism needs; the other flags stay.
+    """Returns the content of `XLA_FLAGS` with the flags of determinism added.
 
     JAX reads that variable when it first asks for devices, and never again.
 
     Raises:
-        UserError: If there are flags that say the opposite, or the name of a file of flags.
+        UserError: If there are flags with the opposite value, or the name of a file of flags.
     """
     if flags.strip() and not flags.lstrip().startswith("-"):
         raise UserError(
             "config.deterministic cannot add to the file that XLA_FLAGS names: write its flags "
             "into XLA_FLAGS"
         )
-    given = dict(flag.lstrip("-").partition("=")[::2] for flag in flags.split())
+    values = dict(flag.lstrip("-").partition("=")[::2] for flag in flags.split())
     for name, value in FLAGS.items():
-        if given.get(name, value) != value:
+        if values.get(name, value) != value:
             raise UserError(
                 f"config.deterministic needs {name}={value}, but XLA_FLAGS has "
-                f"{name}={given[name]}: take it out"
+                f"{name}={values[name]}: take it out"
             )
     return " ".join([*flags.split(), *(f"--{name}={value}" for name, value in FLAGS.items())])

@@ -1,4 +1,4 @@
-"""JSON and text files that appear whole, or not at all."""
+"""JSON and text files that are replaced at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lgm_jax.errors import UserError, naming
 
 
 def read_json(path: epath.Path) -> Any | None:
-    """The content of a JSON file, or `None` if there is none.
+    """Reads a JSON object; returns `None` if the file does not exist.
 
     Raises:
-        UserError: If the file is not JSON.
+        UserError: If the file cannot be read, or holds no JSON object.
     """
     if not path.exists():
         return None
@@ -33,19 +33,19 @@ def read_json(path: epath.Path) -> Any | None:
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a JSON file so that a reader sees the old content or the new, never a part."""
+    """Writes a JSON file such that a reader sees the old content or the new, never a part."""
     with replacing(path) as temporary:
         write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path | epath.Path, text: str) -> None:
-    """Writes UTF-8; what it has no bytes for, as names of files may, becomes JSON's `\\udcff`."""
+    """Writes UTF-8, with escapes as in JSON for surrogates, as names of files may have."""
     path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 @contextlib.contextmanager
 def replacing(path: epath.Path) -> Iterator[epath.Path]:
-    """A temporary file that takes the place of `path` once it is written without an error."""
+    """Yields a temporary file that replaces `path` once it is written without an error."""
     temporary = path.with_name(path.name + ".tmp")
     with naming(path):
         yield temporary

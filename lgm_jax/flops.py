@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Products of a fused attention, which JAX calls by names of its own: of the forward pass the scores
-# and the result; of the backward pass the scores again and four gradients.
+# Products of JAX's primitives of fused attention: in the forward pass the scores and the result; in
+# the backward pass the scores again and four gradients.
 _FUSED = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
 
 
 class Kind(NamedTuple):
-    """What one product counts for.
+    """A kind of products.
 
     Attributes:
-        dtype: Of its operands.
-        exact: Whether they are not to be rounded, as float32 is by default on accelerators.
-        path: Names of what it is in, from the outermost: JAX's transformations and primitives.
+        dtype: Type of the operands.
+        exact: Whether they must not be rounded, as float32 is by default on accelerators.
+        path: Names of JAX's transformations and primitives around it, from the outermost.
     """
 
     dtype: str
@@ -30,17 +30,17 @@ class Kind(NamedTuple):
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> float:
-    """Operations of the matrix products and factorisations of a function; loops count each turn.
+    """Counts the operations of a function's matrix products and factorisations, in loops each turn.
 
     Args:
-        function: Of arrays.
-        arguments: Of which only shapes and types count.
+        function: A function of arrays.
+        arguments: Its arguments, or their shapes and types.
     """
     return sum(count_by_kind(jax.make_jaxpr(function)(*arguments)).values())
 
 
 def count_by_kind(traced: Any) -> Mapping[Kind, float]:
-    """The same told apart; what devices do each for themselves counts for all of them.
+    """Counts the operations by kind, of all devices together.
 
     Args:
         traced: The closed jaxpr of a function.
@@ -58,7 +58,7 @@ def _count(jaxpr: Any, path: str) -> dict[Kind, float]:
             dtype = equation.invars[0].aval.dtype
             exact = parameters.get("precision") == (jax.lax.Precision.HIGHEST,) * 2
             total[Kind(jnp.dtype(dtype).name, exact, inside)] += operations
-        # Of branches the dearest, of which one is taken.
+        # Of branches, the dearest counts.
         bodies = [body for value in parameters.values() for body in _jaxprs(value)]
         inner = [_count(body, inside) for body in bodies]
         if name == "cond":
@@ -71,7 +71,7 @@ def _count(jaxpr: Any, path: str) -> dict[Kind, float]:
 
 
 def _operations(name: str, parameters: Mapping[str, Any], equation: Any) -> float:
-    """Those of a primitive itself."""
+    """Returns the operations of a primitive without those of functions within."""
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         sizes = equation.invars[0].aval.shape
@@ -90,7 +90,7 @@ def _operations(name: str, parameters: Mapping[str, Any], equation: Any) -> floa
 
 
 def _turns(name: str, parameters: Mapping[str, Any]) -> int:
-    """How often what is in a primitive is computed, on all devices."""
+    """Returns how often a primitive computes the functions within, on all devices."""
     if name == "scan":
         return parameters["length"]
     if name == "shard_map":

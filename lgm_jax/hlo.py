@@ -1,4 +1,4 @@
-"""What devices exchange, read off the text of a program that XLA compiled."""
+"""Read the collectives of a compiled program from its text."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Collective(NamedTuple):
     """An exchange among groups of devices.
 
     Attributes:
-        kind: As XLA calls it, such as `all-reduce`.
-        numbers: That it leaves on each device.
-        num_bytes: Of these.
-        group: Devices that exchange with each other.
-        times: How often a run of the program makes it.
+        kind: XLA's name, such as `all-reduce`.
+        numbers: Numbers that it leaves on each device.
+        num_bytes: Their bytes.
+        group: Number of devices that exchange with each other.
+        times: Number of its executions in one execution of the program.
     """
 
     kind: str
@@ -35,11 +35,11 @@ class Collective(NamedTuple):
 
 
 def read_collectives(text: str, num_devices: int) -> list[Collective]:
-    """Those of a compiled program, in loops as often as these turn; of one device, none.
+    """Returns the collectives of a compiled program; exchanges of one device do not count.
 
     Args:
-        text: `as_text()` of a compiled program.
-        num_devices: Of the program.
+        text: `as_text()` of the program.
+        num_devices: Number of its devices.
     """
     computations: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -52,17 +52,17 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
 
     def walk(name: str, times: float) -> Iterator[Collective]:
         for line in computations[name]:
-            found = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
-            if found and (group := _read_group(line, num_devices)) > 1:
+            match = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
+            if match and (group := _read_group(line, num_devices)) > 1:
                 arrays = [
                     (math.prod(map(int, filter(None, sides.split(",")))), _BYTES[dtype])
-                    for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+                    for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
                 ]
-                if found[3]:
-                    arrays = _results(found[2], arrays)
+                if match[3]:
+                    arrays = _results(match[2], arrays)
                 numbers = sum(size for size, _ in arrays)
                 num_bytes = sum(size * each for size, each in arrays)
-                yield Collective(found[2], numbers, num_bytes, group, times)
+                yield Collective(match[2], numbers, num_bytes, group, times)
             turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
             unknown = math.inf if " while(" in line else 1.0
             inner = times * (int(turns[1]) if turns else unknown)
@@ -73,14 +73,14 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
 
 
 def _results(kind: str, arrays: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What an asynchronous collective returns, of all that it names."""
+    """Returns the results among the arrays that an asynchronous collective names."""
     if kind == "all-gather":
         return arrays[len(arrays) // 2 :]
     return arrays[1:2] if kind == "collective-permute" else arrays
 
 
 def _read_group(line: str, num_devices: int) -> int:
-    """How many devices exchange with each other."""
+    """Returns the number of devices that exchange with each other."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):

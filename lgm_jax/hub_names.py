@@ -1,4 +1,4 @@
-"""Names of repositories on the Hugging Face hub, as people copy them from pages and from code."""
+"""Parse names of repositories on the Hugging Face hub, as copied from pages and code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import urllib.parse
 from typing import NamedTuple
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# The prefix that timm and OpenCLIP have, and that of file systems.
+# The prefixes of timm and OpenCLIP, and of file systems.
 _PREFIX = re.compile(r"(?:hf[-_]hub:|hf://)(?P<id>[^@]+?)/?(?:@(?P<revision>.+))?")
 _PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#]+/[^/?#]+)"
@@ -15,7 +15,7 @@ _PAGE = re.compile(
     re.IGNORECASE,
 )
 
-# What the hub has beside models.
+# Parts of the hub without models.
 _OTHERS = ("datasets/", "spaces/", "docs/", "papers/", "blog/", "collections/")
 
 
@@ -27,15 +27,15 @@ class HubName(NamedTuple):
 
 
 def parse(name: str) -> HubName | None:
-    """The repository that a name means: `owner/name`, `hf-hub:owner/name`, or a page's address.
+    """Parses `owner/name`, `hf-hub:owner/name`, or the address of a page.
 
-    `None` for anything else, as the address of a data set. What follows the revision in an address,
-    a file, is left out. Of `main`, which every repository has, nothing is said.
+    Returns `None` for anything else, such as the address of a data set. A file at the end of an
+    address is left out, and so is the revision `main`.
     """
     if _ID.fullmatch(name) and not re.match(r"(?:www\.)?(?:huggingface|hf)\.co/", name):
         return HubName(name, None)
-    found = _PREFIX.fullmatch(name) or _PAGE.fullmatch(name)
-    if found is None or not _ID.fullmatch(found["id"]) or found["id"].startswith(_OTHERS):
+    match = _PREFIX.fullmatch(name) or _PAGE.fullmatch(name)
+    if match is None or not _ID.fullmatch(match["id"]) or match["id"].startswith(_OTHERS):
         return None
-    revision = urllib.parse.unquote(found["revision"] or "main")
-    return HubName(found["id"], None if revision == "main" else revision)
+    revision = urllib.parse.unquote(match["revision"] or "main")
+    return HubName(match["id"], None if revision == "main" else revision)

@@ -1,8 +1,8 @@
-"""Huge pages for what a CPU computes: each step takes gigabytes anew, 4 KiB at a time otherwise.
+"""Huge pages for programs on CPUs, whose steps allocate gigabytes anew, 4 KiB at a time otherwise.
 
 With glibc's tunable `glibc.malloc.hugetlb=1`, `malloc` asks Linux for pages of 2 MiB where it may
-(`transparent_hugepage/enabled` says `madvise`). It is read when a program starts, and so the
-program starts itself again. `docs/benchmarks.md` has what that gives.
+(`transparent_hugepage/enabled` is `madvise`). A program reads it when it starts, so this one starts
+itself again. For measurements, see `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from pathlib import Path
 _MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _VARIABLE, _TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
-# The first that knows the tunable.
+# The first version with the tunable.
 _GLIBC = (2, 35)
 
-# NVIDIA, AMD, TPU: steps are computed there, and nothing is gained.
+# NVIDIA, AMD, TPU: steps run there, and huge pages gain nothing.
 _ACCELERATORS = ("nvidiactl", "kfd", "accel0", "accel", "vfio/0")
 
 
 def start_again() -> None:
-    """Replaces this process by one with huge pages; does nothing where they are not to be had.
+    """Replaces this process by one with huge pages, where the system has them.
 
-    To call before anything else is done: the program starts from its beginning, under the same
-    process id. One that another program runs within itself is left alone.
-    `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` keeps it from that.
+    To be called first: the program starts from its beginning, under the same process id. It is left
+    alone within another program, and where `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` is set.
     """
     if not sys.platform.startswith("linux") or not sys.executable:
         return
-    # A notebook's %run, for one: what would begin again is the notebook's kernel.
+    # With a notebook's %run, for example, the notebook's kernel would start again.
     as_module = ["-m", "lgm_jax", *sys.argv[1:]]
     if not any(sys.orig_argv[-len(typed) :] == typed for typed in (sys.argv, as_module)):
         return
@@ -49,21 +48,21 @@ def start_again() -> None:
 def environment(
     environ: Mapping[str, str], libc: str, mode: str, accelerators: Sequence[str]
 ) -> dict[str, str] | None:
-    """The environment to start again with; `None` if that is not wanted.
+    """Returns the environment to start again with; `None` if that is not wanted.
 
     Args:
-        environ: The environment now.
+        environ: The present environment.
         libc: The C library and its version, such as `glibc 2.36`.
-        mode: What Linux says of transparent huge pages, such as `always [madvise] never`.
+        mode: Linux's setting of transparent huge pages, such as `always [madvise] never`.
         accelerators: Devices that compute in place of the CPU.
     """
     version = re.fullmatch(r"glibc (\d+)\.(\d+).*", libc)
-    known = version is not None and tuple(map(int, version.groups())) >= _GLIBC
-    decided = environ.get(_VARIABLE, "")
+    tunable = version is not None and tuple(map(int, version.groups())) >= _GLIBC
+    set_already = environ.get(_VARIABLE, "")
     on_cpu = not accelerators or environ.get("JAX_PLATFORMS", "").strip().lower() == "cpu"
-    if not known or "[madvise]" not in mode or _TUNABLE in decided or not on_cpu:
+    if not tunable or "[madvise]" not in mode or _TUNABLE in set_already or not on_cpu:
         return None
-    tunables = [*filter(None, decided.split(":")), f"{_TUNABLE}=1"]
+    tunables = [*filter(None, set_already.split(":")), f"{_TUNABLE}=1"]
     return {**environ, _VARIABLE: ":".join(tunables)}
 
 

@@ -1,13 +1,13 @@
-"""What a dataclass of settings is, as JSON and as a hash, for records that outlive the code.
+"""Descriptions of dataclasses of settings, as JSON and as hashes, which outlive the code.
 
 A description leaves out every field at its default. So a field that is added later, with a default
-that means what the code did before, changes no description, and what was made before stays valid.
-The price is a rule: **the default of a released field never changes, and a released field without
-a default never gets one.** A new meaning is a new value or a new name. A test pins the defaults.
+that keeps the earlier behaviour, changes no description, and earlier records stay valid. The price
+is a rule: **the default of a released field never changes, and a released field without a default
+never gets one.** A new meaning is a new value or a new name. A test pins the defaults.
 
-What changes no result does not belong into a description: declare it `field(compare=False)`, as
-for `==`. What changes none as the other fields are, such as the temperature of an objective that is
-not the chosen one, is named by a property `idle` of the dataclass, a set of fields' names.
+A field that changes no result is declared `field(compare=False)`, as for `==`. A property `idle` of
+the dataclass, a set of names, has the fields without an effect as the others are set, such as the
+temperature of an objective that is not chosen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXACT = 2**53
 
 
 def describe(value: Any) -> Any:
-    """Returns a value as JSON types: the same for what means the same, another for all else.
+    """Describes a value by JSON types: equally for equal meanings, and else differently.
 
     Args:
         value: A dataclass, or a mapping (of string keys), sequence, set, array, dtype, number,
@@ -76,14 +76,14 @@ def digest(value: Any) -> str:
 
 
 def _name(kind: type) -> str:
-    """The name of a class of ours, or where another is."""
+    """Returns the name of a class, with its module unless it is of this package."""
     if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return kind.__name__
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _changed(value: Any) -> dict[str, Any]:
-    """The fields that are not at their default."""
+    """Describes the fields that are not at their default."""
     changed = {}
     idle: frozenset[str] = getattr(value, "idle", frozenset())
     for field in dataclasses.fields(value):

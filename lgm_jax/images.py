@@ -1,8 +1,8 @@
-"""How synthetic images are parametrised: a sum of resolutions, decorrelated colour, a sigmoid.
+"""Parametrisations of synthetic images: a sum of resolutions, decorrelated colour, a sigmoid.
 
 The parameters of `n` images are a tuple of levels, each (n, s, s, 3) float32, from coarse to fine.
 A pyramid has the sides 1, 2, 4, ... and the full resolution; plain pixels are the pyramid whose
-only level is the full resolution. Every level exists from the start and `active` says how many
+only level is the full resolution. Every level exists from the start, and the first `active` ones
 count: the shapes, and so the compiled step, stay the same while the pyramid grows.
 
 Source: arXiv 2511.16674, section 3; the colour matrix is from Olah et al., "Feature Visualization".
@@ -33,7 +33,7 @@ Levels = tuple[Float[Array, "n _ _ 3"], ...]
 _COLOR = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 _COLOR /= np.linalg.norm(_COLOR, axis=0).max()
 
-# Grey is the mean of all three coordinates, of which each then changes an image in the same way.
+# Grey is the mean of all three coordinates.
 _GREY = np.full((3, 3), 1 / 3)
 
 KINDS = ("pyramid", "pixels")
@@ -46,10 +46,10 @@ _MARGIN = 1e-3
 
 @runtime_checkable
 class Parametrisation(Protocol):
-    """A frozen dataclass that says what the parameters of images are, and which images they make.
+    """A frozen dataclass that creates the parameters of images, and decodes images from them.
 
-    Parameters are a pytree of arrays, each with a leading axis of images, that treats every image
-    for itself: what an image is depends on no other, so that devices share them out.
+    Parameters are a pytree of arrays with a leading axis of images. An image depends on its own
+    parameters alone, so that devices can share the images.
     """
 
     @property
@@ -58,37 +58,37 @@ class Parametrisation(Protocol):
         ...
 
     def init_params(self, key: Key[Array, ""], num_images: int) -> Any:
-        """The parameters of new images, a part of which is that of more images."""
+        """Returns the parameters of new images; those of image i do not depend on their number."""
         ...
 
     def decode(self, params: Any, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
-        """The images in [0, 1], as they are after `step` updates."""
+        """Returns the images in [0, 1] after `step` updates."""
         ...
 
 
 @runtime_checkable
 class Growing(Parametrisation, Protocol):
-    """A parametrisation that changes what its parameters mean on the way.
+    """A parametrisation whose parameters change their meaning at some steps.
 
-    Optimiser states begin anew at such a step, for they belong to the old meaning.
+    Optimiser states, which belong to the old meaning, are reset at such a step.
     """
 
     def grows_at(self, step: int | Int[Array, ""]) -> Any:
-        """Whether the parameters change after `step` updates, before the next."""
+        """Returns whether the parameters change after `step` updates, before the next."""
         ...
 
     def grow(self, key: Key[Array, ""], params: Any, step: int | Int[Array, ""]) -> Any:
-        """The parameters as they are after the change."""
+        """Returns the changed parameters."""
         ...
 
     def side_at(self, step: int) -> int:
-        """Side in pixels of the finest detail that the images have after `step` updates."""
+        """Returns the side in pixels of the finest detail after `step` updates."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Images as they are, at their full resolution.
+    """Images as plain pixels at full resolution.
 
     Attributes:
         resolution: Side of the images, in pixels.
@@ -112,36 +112,36 @@ class Pixels:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change no image as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         return frozenset({"decorrelate"}) if self.grey else frozenset()
 
     def init_params(self, key: Key[Array, ""], num_images: int) -> Levels:
-        """The parameters of new images.
+        """Returns the parameters of new images.
 
         Raises:
-            UserError: If they are to start from real ones.
+            UserError: If `init` is `real`.
         """
         if self.init == "real":
             raise UserError("init=real: give the parameters of images.from_images")
         return init_pyramid(key, num_images, self.resolution, kind="pixels", init=self.init)
 
     def decode(self, params: Levels, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
-        """The images in [0, 1]."""
+        """Returns the images in [0, 1]."""
         return decode(params, decorrelate=self.decorrelate, grey=self.grey)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pyramid:
-    """Images as sums of resolutions, from coarse to fine, of which ever more count.
+    """Images as sums of levels from coarse to fine, which join one after the other.
 
     Attributes:
         resolution: Side of the images, in pixels.
         init: `noise`, or `zero` for grey images.
-        decorrelate: As of `Pixels`.
-        grey: Likewise.
+        decorrelate: As for `Pixels`.
+        grey: As for `Pixels`.
         start_resolution: Levels up to this side count from the start.
-        grow_every: Steps between one new level and the next; 0 has all count from the start.
-        grow_delay: Steps by which every new level comes later; the authors' code has one.
+        grow_every: Steps between two new levels; with 0, all count from the start.
+        grow_delay: Steps by which every new level comes later; 1 in the authors' code.
 
     Raises:
         UserError: If a value is unknown or out of range.
@@ -163,7 +163,7 @@ class Pyramid:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change no image as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         growth = () if self.grow_every else ("start_resolution", "grow_delay")
         return frozenset(("decorrelate", *growth) if self.grey else growth)
 
@@ -173,46 +173,46 @@ class Pyramid:
         return level_sizes(self.resolution)
 
     def num_active(self, step: int | Int[Array, ""]) -> Any:
-        """How many levels count after `step` updates."""
+        """Returns the number of levels that count after `step` updates."""
         return num_active(step, self.sizes, self.start_resolution, self.grow_every, self.grow_delay)
 
     def init_params(self, key: Key[Array, ""], num_images: int) -> Levels:
-        """The parameters of new images."""
+        """Returns the parameters of new images."""
         return init_pyramid(
             key, num_images, self.resolution, init=self.init, active=self.num_active(0)
         )
 
     def decode(self, params: Levels, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
-        """The images in [0, 1] that the levels make that count after `step` updates."""
+        """Returns the images in [0, 1] of the levels that count after `step` updates."""
         active = self.num_active(step)
         return decode(params, active, decorrelate=self.decorrelate, grey=self.grey)
 
     def grows_at(self, step: int | Int[Array, ""]) -> Any:
-        """Whether one more level counts after `step` updates than in the last of them."""
+        """Returns whether a level joins after `step` updates."""
         return self.num_active(step) > self.num_active(step - 1)
 
     def grow(self, key: Key[Array, ""], params: Levels, step: int | Int[Array, ""]) -> Levels:
-        """The levels with the one that is new after `step` updates."""
+        """Returns the levels with the one that joins after `step` updates."""
         return grow_pyramid(params, key, self.num_active(step) - 1, self.init)
 
     def side_at(self, step: int) -> int:
-        """Side in pixels of the finest level that counts after `step` updates."""
+        """Returns the side in pixels of the finest level that counts after `step` updates."""
         return self.sizes[self.num_active(step) - 1]
 
 
 PARAMETRISATIONS: Mapping[str, type[Parametrisation]] = {"pyramid": Pyramid, "pixels": Pixels}
-"""Parametrisations by the names that configs have for them."""
+"""Parametrisations by their names in configs."""
 
 
 def level_sizes(resolution: int, kind: str = "pyramid") -> tuple[int, ...]:
-    """Sides of the levels, coarse to fine: 1, 2, 4, ... below `resolution`, then `resolution`.
+    """Returns the sides of the levels: 1, 2, 4, ... below `resolution`, then `resolution`.
 
     Args:
         resolution: Side of the images, in pixels; need not be a power of two.
         kind: `pyramid`, or `pixels` for the full resolution alone.
 
     Raises:
-        UserError: If the kind is unknown, or the resolution no number of pixels.
+        UserError: If the kind is unknown or the resolution out of range.
     """
     checks.one_of("kind", kind, KINDS)
     checks.in_range("resolution", resolution, 1, whole=True)
@@ -229,13 +229,13 @@ def num_active(
     grow_every: int,
     grow_delay: int = 0,
 ) -> int | Int[Array, ""]:
-    """How many levels count at a step.
+    """Returns the number of levels that count at a step.
 
     Args:
-        step: Number of updates already made.
+        step: Number of updates before it.
         sizes: Sides of all levels.
         start_resolution: Levels up to this side count from the start (at least one does).
-        grow_every: Updates between one new level and the next; 0 activates all from the start.
+        grow_every: Updates between two new levels; with 0, all count from the start.
         grow_delay: Updates by which every new level comes later.
     """
     if grow_every == 0:
@@ -249,7 +249,7 @@ def num_active(
 def grow_interval(
     steps: int, sizes: Sequence[int], start_resolution: int, until: float, grow_delay: int = 0
 ) -> int:
-    """Returns `grow_every` by which all levels count after a part of the steps.
+    """Returns the `grow_every` with which all levels count after a part of the steps.
 
     With 5,000 steps, 256 px and a part of 0.32 it is the paper's 200.
 
@@ -278,10 +278,10 @@ def init_pyramid(
     init: str = "noise",
     active: int = 1,
 ) -> Levels:
-    """New images: active levels drawn from N(0, 1) / active, the others zero.
+    """Draws new images: active levels from N(0, 1) / active; the others are zero.
 
-    Each image has a key of its own, folded from its index, so that a part of a larger set of
-    images is the same wherever it is drawn.
+    Each image has a key of its own, folded from its index, so that it does not depend on the number
+    of images.
 
     Args:
         key: Random key.
@@ -289,7 +289,7 @@ def init_pyramid(
         resolution: Side of the images, in pixels.
         kind: `pyramid` or `pixels`.
         init: `noise`, or `zero` for grey images.
-        active: How many levels count at the start.
+        active: Number of levels that count at the start.
 
     Raises:
         UserError: If `kind` or `init` is unknown.
@@ -306,19 +306,18 @@ def init_pyramid(
 def grow_pyramid(
     levels: Levels, key: Key[Array, ""], active: int | Int[Array, ""], init: str = "noise"
 ) -> Levels:
-    """Makes one more level count: old ones are scaled by active / (active + 1), the new one drawn.
+    """Adds a level: the old ones are scaled by active / (active + 1), the new one is drawn.
 
-    The optimiser's state belongs to the old levels' scale and has to be created anew. Compiles
-    once: `active` may be traced.
+    The optimiser's state belongs to the old scale and has to be reset. `active` may be traced.
 
     Args:
         levels: All levels, of which the first `active` count.
         key: Random key.
-        active: How many levels count before growing.
+        active: Number of levels that count before growing.
         init: `noise` draws the new level from N(0, 1) / (active + 1). `zero` leaves it zero, so
-            that images are paler after growing, by active / (active + 1) before the sigmoid; those
-            of the authors' code keep their colours, since its new level starts from the mean of the
-            enlarged others.
+            that images are paler after growing, by active / (active + 1) before the sigmoid. In the
+            authors' code they keep their colours: a new level starts from the mean of the enlarged
+            others.
 
     Raises:
         UserError: If `init` is unknown.
@@ -348,7 +347,7 @@ def decode(
 
     Args:
         levels: All levels; the last one has the full resolution.
-        active: How many count; all by default. The others get a zero gradient.
+        active: Number of levels that count; all by default. The others get a zero gradient.
         decorrelate: Whether a parameter's three channels are decorrelated colours or plain RGB.
         grey: Whether images have no colour, whatever `decorrelate` says.
 
@@ -374,14 +373,16 @@ def from_images(
     decorrelate: bool = True,
     grey: bool = False,
 ) -> Levels:
-    """Pixel parameters that `decode` to given images, up to values within 0.001 of black or white.
+    """Returns pixel parameters that `decode` to given images, but for values near black or white.
+
+    These end 0.001 away from black and white.
 
     Args:
         images: Square images in [0, 1], or uint8 ones.
-        decorrelate: As will be given to `decode`.
-        grey: As will be given to `decode`, and whose colours are then lost.
+        decorrelate: The argument of `decode`.
+        grey: The argument of `decode`; if true, colours are lost.
     """
-    # In half precision, one less the margin is one.
+    # In half precision, 1 - margin would be 1.
     clipped = jnp.clip(at_least_float32(to_float(images)), _MARGIN, 1 - _MARGIN)
     total = (jnp.log(clipped) - jnp.log1p(-clipped)) / 2
     if decorrelate and not grey:

@@ -1,4 +1,4 @@
-"""Arithmetic of features that loses no digits and overflows nowhere, in bounded memory."""
+"""Arithmetic of features without loss of digits or overflow, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SCORES = 2**24
 
 
 def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
-    """One minus the cosine between two pytrees, each taken as one long vector.
+    """Returns one minus the cosine between two pytrees, each taken as one long vector.
 
-    Zero for trees that point the same way, two for opposite ones; one, with a zero gradient, where
-    either is all zero. Nearly parallel ones, whose cosine rounds to one, lose no digits.
+    Zero for parallel trees, two for opposite ones; one, with a zero gradient, where either is all
+    zero. Nearly parallel ones, whose cosine rounds to one, lose no digits.
     """
     (a, exists_a), (b, exists_b) = _unit(tree_a), _unit(tree_b)
     cosine, apart = _inner(a, b), jax.tree.map(jnp.subtract, a, b)
@@ -28,18 +28,18 @@ def cosine_distance(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
 
 
 def nonzero(total: Any) -> Any:
-    """The total, or one in place of zero: a divisor of what is zero as well."""
+    """Returns the total, or one in place of zero, to divide zero by."""
     return jnp.where(total == 0, 1, total)
 
 
 def num_parts(rows: int, num_classes: int) -> int:
-    """Parts, a power of two, in which class scores of so many rows take 64 MiB at most."""
+    """Returns the number of parts, a power of two, whose class scores take 64 MiB at most."""
     needed = -(-rows * num_classes // _SCORES)
     return min(1 << max(0, needed - 1).bit_length(), 1 << max(0, rows - 1).bit_length())
 
 
 def padded_rows(rows: int, num_classes: int, devices: int) -> int:
-    """The least number of rows from `rows` on of which each device has the same of each part."""
+    """Returns the least number of rows, from `rows` on, that parts and devices divide evenly."""
     parts = num_parts(rows, num_classes)
     while True:
         padded = -(-rows // (devices * parts)) * devices * parts
@@ -50,16 +50,16 @@ def padded_rows(rows: int, num_classes: int, devices: int) -> int:
 
 
 def sum_of_parts(function: Callable[..., Any], parts: int, common: Any, *arrays: Array) -> Any:
-    """`function(common, *arrays)`, a sum over rows, computed for a part of the rows at a time.
+    """Computes `function(common, *arrays)`, a sum over rows, for a part of the rows at a time.
 
-    Nothing of a part is kept for the gradient. Each device takes its own rows in parts and adds up
-    on its own, and all of them once at the end, in the gradient of `common` too: the compiler would
-    have them add up after every part.
+    Intermediate values of a part are recomputed for the gradient. Each device adds up its own rows,
+    and all of them once at the end, in the gradient of `common` too: the compiler would exchange
+    sums after every part.
 
     Args:
         function: Returns a pytree of sums over the rows of its arguments.
-        parts: How many.
-        common: What all rows have in common, a pytree of arrays.
+        parts: The number of parts.
+        common: A pytree of arrays that all rows share.
         arrays: Arrays with as many rows; rows of zeros must add nothing to the sums.
     """
     if parts == 1:
@@ -81,21 +81,21 @@ def sum_of_parts(function: Callable[..., Any], parts: int, common: Any, *arrays:
 
 
 def everywhere(tree: Any) -> Any:
-    """Arrays on all devices that share them: gathered once, where much is to be done with each."""
+    """Gathers arrays on all devices that share them, once, before much work with each."""
     if _num_devices() == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, jax.sharding.PartitionSpec())
 
 
 def wide(features: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Features in float32 at least."""
+    """Returns features in float32 at least."""
     return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
 def weighted(
     features: Float[Array, "n d"], weights: Float[Array, " n"] | None
 ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """Features and weights in float32 at least; rows of no weight are zero."""
+    """Returns features and weights in float32 at least, with zeros for rows of weight zero."""
     features = wide(features)
     if weights is None:
         return features, jnp.ones_like(features, shape=features.shape[:1])
@@ -104,13 +104,13 @@ def weighted(
 
 
 def _num_devices() -> int:
-    """Devices that share arrays where this is traced: those of the mesh in JAX's context."""
+    """Returns the number of devices that share arrays: those of the mesh in JAX's context."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or mesh.manual_axes else mesh.size
 
 
 def _stack(array: Array, parts: int, axis: int) -> Array:
-    """Consecutive parts of an axis along an axis of their own before it; zeros fill up."""
+    """Splits an axis into consecutive parts along a new axis before it, padded with zeros."""
     missing = -array.shape[axis] % parts
     if missing:
         widths = [(0, 0)] * array.ndim
@@ -120,7 +120,7 @@ def _stack(array: Array, parts: int, axis: int) -> Array:
 
 
 def _unit(tree: Any) -> tuple[Any, Bool[Array, ""]]:
-    """A tree scaled to a norm of one, and whether it is not zero, which stays as it is."""
+    """Scales a tree to a norm of one; returns also whether it is not zero, which stays zero."""
     largest = functools.reduce(jnp.maximum, map(jnp.max, map(jnp.abs, jax.tree.leaves(tree))))
     largest = jax.lax.stop_gradient(largest)
     # Below, reciprocals are not finite. Squares of the scaled numbers neither overflow nor vanish.

@@ -1,11 +1,11 @@
-"""What images are distilled by: objectives, and the pure functions of features they are made of.
+"""Objectives of distillation, and the pure functions of features behind them.
 
 An objective is a frozen dataclass, whose fields are its options, that is called
 `objective(key, synthetic, real)` with two `Features` and returns the loss. It is plain JAX on whole
-arrays: the compiler divides them among devices. It honours weights, and the order of rows is
-nothing to it, since rows lie in the order of the devices. It may have a method `prepare`, see
-`SFM`. A new one is a class like those here, anywhere, and a line in `OBJECTIVES` if it is to have a
-name; a config names others as `package.module:Class`.
+arrays: the compiler divides them among devices. It honours weights, and does not depend on the
+order of rows, which is that of the devices. It may have a method `prepare`, see `SFM`. A new one is
+a class like those here, and a line in `OBJECTIVES` for a short name; a config names others as
+`package.module:Class`.
 
 Dimension letters: `n` images, `s` synthetic ones, `d` features, `k` classes. A head is a pytree
 `{"kernel": (d, k), "bias": (k,)}`. Everything here is float32 at full product precision, whatever
@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 
-# By how much sums in another order may differ.
+# The difference that another order of sums may make.
 _ROUNDING = 1e-3
 
 
@@ -80,13 +80,13 @@ class Features:
     Attributes:
         values: (n, d).
         labels: Class indices (n,), or class probabilities (n, k).
-        weights: (n,) Weight of each row; zero for a row that only fills up.
-        image: (n,) Number of the image that a row is a view of: among the synthetic ones, or in
-            the data set. With `copy` it names a row, whatever the order: fold both into a key to
-            draw something for each row.
+        weights: (n,) Weight of each row; zero for padding.
+        image: (n,) Number of a row's image among the synthetic ones, or in the data set. With
+            `copy` it identifies a row, whatever the order: fold both into a key to draw something
+            for each row.
         copy: (n,) Number of the view among those of the image.
         num_classes: Number of classes `k`.
-        copies: Views of each image, those that only fill up included.
+        copies: Views of each image, with padding.
     """
 
     values: Any
@@ -100,32 +100,32 @@ class Features:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass that makes a loss of synthetic and of real features.
+    """A frozen dataclass that computes a loss from synthetic and real features.
 
-    Class attributes that reports show, each optional: `title`; `source`; `each_step`, a sentence on
-    what a step does; `loss_is`, one on what the loss is.
+    Optional class attributes, which reports show: `title`; `source`; `each_step`, a sentence about
+    a step; `loss_is`, one about the loss.
     """
 
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Any) -> Float[Array, ""]:
-        """The loss, differentiable with respect to the values and probabilities of `synthetic`.
+        """Returns the loss, differentiable by the values and probabilities of `synthetic`.
 
         Args:
             key: Random key of the step.
             synthetic: All views of all synthetic images.
-            real: `Features` of real images, or what `prepare` returned.
+            real: `Features` of real images, or the result of `prepare`.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LGM:
-    """Linear gradient matching: `gradient_matching_loss` under a random head of each step.
+    """Linear gradient matching: `gradient_matching_loss` under a new random head at each step.
 
     Attributes:
-        head_std: Standard deviation of the head's kernel.
+        head_std: Standard deviation of the head's kernel, at least zero.
 
     Raises:
-        UserError: If it is no number of at least zero.
+        UserError: If it is out of range.
     """
 
     head_std: float = 0.01
@@ -186,10 +186,10 @@ class SFM:
         )
 
     def prepare(self, parts: Iterable[Features]) -> Features:
-        """The mean features of each class, which are all that the loss asks of real images.
+        """Returns the mean features of each class: the loss depends on no more of real images.
 
-        A method `prepare` is called once, where every step would see all real features. What it
-        returns, a pytree of arrays, is handed over as `real` in their place.
+        The method `prepare` is called once, where every step would see all real features. Its
+        result, a pytree of arrays, takes the place of `real`.
 
         Args:
             parts: The features of real images in consecutive parts of NumPy arrays.
@@ -218,14 +218,13 @@ class CLP:
     """Closed-form linear probe: `closed_form_probe_loss`.
 
     Attributes:
-        ridge: As for `ridge_head`: the same number means the same whatever the number of images,
-            copies and classes.
-        temperature: What the head's scores are divided by.
-        head_per_copy: Whether each copy's views of all images make a head of their own, the mean
-            of whose losses counts, rather than all views together one.
+        ridge: As for `ridge_head`, independent of the number of images, copies and classes.
+        temperature: The divisor of the head's scores.
+        head_per_copy: Whether a head is fitted to each copy of all images, and the loss is their
+            mean, rather than one head to all views.
 
     Raises:
-        UserError: If ridge or temperature is no number above zero.
+        UserError: If ridge or temperature is not above zero.
     """
 
     ridge: float = 0.001
@@ -268,8 +267,8 @@ class CLP:
         if not self.head_per_copy:
             return loss(synthetic.weights)
 
-        # Rows of the other copies have no weight: no order of the rows is known. One after another,
-        # for the class scores of all real images take memory.
+        # The order of rows is not known, so those of other copies get weight zero. One copy after
+        # the other: the class scores of all real images take memory.
         def of_copy(copy: Int[Array, ""]) -> tuple[Array, Array]:
             weights = jnp.where(synthetic.copy == copy, synthetic.weights, 0)
             return loss(weights), jnp.any(weights > 0)
@@ -280,7 +279,7 @@ class CLP:
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {"lgm": LGM, "sfm": SFM, "clp": CLP}
-"""Objectives by the names that configs have for them."""
+"""Objectives by their names in configs."""
 
 
 def gradient_matching_loss(
@@ -292,7 +291,7 @@ def gradient_matching_loss(
     weights_syn: Float[Array, " s"] | None = None,
     weights_real: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    """Cosine distance between the head gradients of a synthetic and a real batch (LGM, eq. 3).
+    """Returns the cosine distance of the head gradients of two sets of images (LGM, eq. 3).
 
     Source: linear gradient matching, arXiv 2511.16674.
 
@@ -324,10 +323,10 @@ def closed_form_probe_loss(
     weights_syn: Float[Array, " s"] | None = None,
     weights_real: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    """Cross-entropy on real images of the head that the synthetic ones give (CLP-DD).
+    """Returns the cross-entropy on real images of the ridge head of synthetic ones (CLP-DD).
 
-    softmax(Z_R W / τ) with W of `ridge_head`. It is the same when all features are scaled, or
-    rotated, together; not when they are shifted, for the head has no bias.
+    softmax(Z_R W / τ) with W of `ridge_head`. Scaling or rotating all features together changes
+    nothing; shifting them does, for the head has no bias.
 
     Source: closed-form linear-probe dataset distillation, arXiv 2605.07194, whose λ is absolute.
 
@@ -338,12 +337,12 @@ def closed_form_probe_loss(
         labels_real: Their labels.
         num_classes: Number of classes `k`.
         ridge: As for `ridge_head`.
-        temperature: What scores are divided by, τ.
+        temperature: The divisor of scores, τ.
         weights_syn: Weight of each synthetic image.
         weights_real: Weight of each real image.
 
     Raises:
-        UserError: If ridge or temperature is a number that is not above zero.
+        UserError: If ridge or temperature is not above zero.
     """
     head = ridge_head(features_syn, labels_syn, num_classes, ridge, weights_syn)
     return linear_probe_loss_in_parts(
@@ -352,7 +351,7 @@ def closed_form_probe_loss(
 
 
 def about(objective: Objective | type[Objective]) -> dict[str, str]:
-    """What reports say of an objective: `title`, and what else its class says of itself."""
+    """Returns the description of an objective for reports: `title`, and its other attributes."""
     kind = objective if isinstance(objective, type) else type(objective)
     names = ("title", "source", "each_step", "loss_is")
     return {"title": kind.__name__} | {
@@ -361,12 +360,12 @@ def about(objective: Objective | type[Objective]) -> dict[str, str]:
 
 
 def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
-    """Refuses an objective for which the order of rows, or rows of no weight, make a difference.
+    """Checks that an objective depends neither on the order of rows nor on rows of weight zero.
 
-    Devices change the order, and fill up. It is called with random features as they are, and so.
+    It is called with random features, and with the same ones shuffled and padded, as by devices.
 
     Args:
-        objective: Any.
+        objective: The objective.
         num_classes: Number of classes `k`.
         dim: Number of features `d`.
 
@@ -398,13 +397,13 @@ def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
     loss = objective(key, synthetic, real)
     if jnp.shape(loss) != () or not jnp.isfinite(loss):
         raise UserError(f"objective {name} returns {loss!r:.80}, which is no finite number")
-    for other, what in (
+    for other, kind in (
         (objective(key, fill(synthetic), real), "synthetic"),
         (objective(key, synthetic, fill(real)), "real"),
     ):
         if not jnp.abs(other - loss) <= _ROUNDING * jnp.maximum(1, jnp.abs(loss)):
             raise UserError(
-                f"objective {name} returns {float(loss):g} for {what} features, and "
+                f"objective {name} returns {float(loss):g} for {kind} features, and "
                 f"{float(other):g} for the same in another order and with rows of no weight: it "
                 "must honour Features.weights and not the order of rows"
             )

@@ -1,4 +1,4 @@
-"""Starts JAX's backend, or says in a line why it does not start."""
+"""Start JAX's backend, or explain in a line why it does not start."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from lgm_jax.errors import UserError
 
-# What to install, by what `JAX_PLATFORMS` asks for.
+# The extra to install for each platform of `JAX_PLATFORMS`.
 _EXTRAS = {"cuda": "cuda12", "gpu": "cuda12", "tpu": "tpu"}
 
-# Reads the flags, and nothing else.
+# Code that reads the flags, and does nothing else.
 _READ_FLAGS = (
     "from jaxlib import xla_client; "
     "xla_client.CompileOptions().executable_build_options.debug_options"
@@ -32,20 +32,20 @@ def start() -> None:
     from jax._src import xla_bridge
 
     if not xla_bridge.backends_are_initialized():
-        # JAX takes names in small letters, without spaces. Its types leave this value out.
+        # JAX takes names in small letters, without spaces. Its types lack this value.
         config: Any = jax.config
         config.update("jax_platforms", ",".join(names(config.jax_platforms)))
         if os.environ.get("XLA_FLAGS"):
             _check_flags()
     try:
         jax.devices()
-    # A plugin that is missing, or a driver: RuntimeError, AssertionError and more.
+    # RuntimeError, AssertionError and others, for a missing plugin or driver.
     except Exception as error:
         raise UserError(_explain(os.environ.get("JAX_PLATFORMS"), error)) from error
 
 
 def names(platforms: str | None) -> list[str]:
-    """The platforms that a value of `JAX_PLATFORMS` asks for."""
+    """Returns the platforms in a value of `JAX_PLATFORMS`."""
     return [name for word in (platforms or "").split(",") if (name := word.strip().lower())]
 
 
@@ -64,7 +64,7 @@ def _explain(wanted: str | None, error: Exception) -> str:
 
 
 def _check_flags() -> None:
-    """Has another process read `XLA_FLAGS`: XLA aborts the one that finds an unknown flag."""
+    """Reads `XLA_FLAGS` in another process, since XLA aborts a process at an unknown flag."""
     read = subprocess.run(
         [sys.executable, "-c", _READ_FLAGS], capture_output=True, text=True, errors="replace"
     )

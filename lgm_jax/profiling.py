@@ -1,4 +1,4 @@
-"""A trace of a few steps, to see where their time goes."""
+"""Trace a few steps, to see where their time goes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class StepTrace:
     """A context that traces some of the steps of a loop, those after the first two.
 
     Args:
-        folder: Where `plugins/profile/<time>/perfetto_trace.json.gz` is written, which
-            https://ui.perfetto.dev opens, and what XProf and TensorBoard read.
-        steps: How many; 0 for no trace at all.
+        folder: The folder for `plugins/profile/<time>/perfetto_trace.json.gz`, which
+            https://ui.perfetto.dev opens, and the files of XProf and TensorBoard.
+        steps: Number of steps; 0 for no trace.
     """
 
     def __init__(self, folder: epath.Path, steps: int):
@@ -31,7 +31,7 @@ class StepTrace:
         return self
 
     def advance(self, result: Any) -> None:
-        """To be called with each step's result."""
+        """Counts a step; to be called with its result."""
         if not self._steps:
             return
         self._done += 1

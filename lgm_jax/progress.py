@@ -1,4 +1,4 @@
-"""Progress on long work: a bar on a terminal, plain lines or silence elsewhere."""
+"""Show progress: a bar on a terminal, plain lines or nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from lgm_jax import hosts
 
 T = TypeVar("T")
 
-# Plain lines name the memory again once it has grown by so much.
+# Plain lines show the memory again after it has grown by this factor.
 _GROWTH = 1.1
 
-# Points of a loss curve between its first and last that tell what it does.
+# Points of a loss curve between its first and last, at least.
 _LEAST_LINES = 20
 
 
 def is_logged(step: int, steps: int, every: int) -> bool:
-    """Whether a step's loss is logged: the first, the last, and about twenty between at least.
+    """Returns whether a step's loss is logged: the first, the last, and at least twenty between.
 
     Args:
-        step: Updates made, from 1.
+        step: Number of the update, from 1.
         steps: Updates in all; with fewer than forty, all are logged.
-        every: Steps from one that is logged to the next, at most.
+        every: Steps between two logged ones at most.
     """
     return step in (1, steps) or step % min(every, max(1, steps // _LEAST_LINES)) == 0
 
 
 def progress(items: Sequence[T], label: str) -> Iterator[T]:
-    """Iterates with a bar that disappears when done, and none where stderr is no terminal."""
+    """Iterates with a bar that disappears at the end; without one where stderr is no terminal."""
     return iter(
         tqdm(items, desc=label, disable=_disable(), leave=False, dynamic_ncols=True, delay=1.0)
     )
@@ -41,15 +41,15 @@ def progress(items: Sequence[T], label: str) -> Iterator[T]:
 class StepProgress:
     """The display of the distillation loop: step, loss, speed, time left, memory.
 
-    Nothing here waits for a device: losses are given, and memory is what the allocator has counted.
+    It never waits for a device: losses are numbers, and the allocator counts memory.
     """
 
     def __init__(self, start: int, steps: int, images_per_step: int, devices: Sequence[Any] = ()):
         """Starts the clock.
 
         Args:
-            start: Updates made before this process began.
-            steps: Updates to have been made at the end.
+            start: Number of updates before this process began.
+            steps: Number of updates at the end.
             images_per_step: Views of synthetic images in a step, on all devices.
             devices: JAX devices of this process, whose memory is shown where they count it.
         """
@@ -94,10 +94,10 @@ class StepProgress:
 
 
 def _memory(devices: Sequence[Any]) -> tuple[int, str]:
-    """Bytes of this process and of its fullest device together, and both in words."""
+    """Returns the bytes of this process and its fullest device together, and both as text."""
     used = psutil.Process().memory_info().rss
     text = f"{used / 1e9:.1f} GB"
-    # CPUs count nothing.
+    # CPUs do not count.
     counted = [stats for stats in (device.memory_stats() for device in devices) if stats]
     if not counted:
         return used, text
@@ -107,5 +107,5 @@ def _memory(devices: Sequence[Any]) -> tuple[int, str]:
 
 
 def _disable() -> bool | None:
-    """No bar where stderr is no terminal, and one for all processes."""
+    """Returns tqdm's `disable`: no bar where stderr is no terminal, and one for all processes."""
     return None if hosts.is_first() else True

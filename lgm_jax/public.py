@@ -1,7 +1,7 @@
-"""What others may see of a run's settings: folders of this machine by their name alone.
+"""Settings and commands as others may see them: without the paths of this machine.
 
-A run folder records settings and command as they were typed, so that they make the same run again.
-Pages, cards and services show them without the way to a folder.
+A run folder records them as they were typed, to repeat the run. Pages, cards and services show the
+names of folders alone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from lgm_jax import hub_names
 
-# Keys and flags whose value is one file or folder, whatever characters it has. Others may be lists.
+# Keys and flags whose value is one file or folder, with any characters. Others may be lists.
 _PATHS = ("config", "workdir", "data.folder", "images.source", "real.cache", "experiment.share")
 
 
 def value(key: str, text: Any) -> Any:
-    """A value as others may see it.
+    """Returns a value as others may see it.
 
     Args:
         key: The config key or flag.
-        text: Its value. Of a string, each item that is a path from the root or the home folder, up
-            through `..`, or to a bucket, becomes its last part; names such as `owner/name` and
-            folders below the current one stay as they are.
+        text: Its value. In a string, each path from the root or the home folder, up through `..`,
+            or to a bucket, becomes its last part; names such as `owner/name` and folders below the
+            current one stay.
     """
     if not isinstance(text, str):
         return text
@@ -34,12 +34,12 @@ def value(key: str, text: Any) -> Any:
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a run's settings, by config key, as others may see them."""
+    """Returns a run's settings, by config key, as others may see them."""
     return {key: value(key, text) for key, text in values.items()}
 
 
 def command(typed: str) -> str:
-    """A command line as others may see it."""
+    """Returns a command line as others may see it."""
     words = []
     flag = ""
     for word in shlex.split(typed):
@@ -55,8 +55,8 @@ def command(typed: str) -> str:
 
 def _shorten(item: str) -> str:
     path = item.strip()
-    named = hub_names.parse(path)
-    if named is not None:
-        return item if named.repo == path else named.repo
+    hub_name = hub_names.parse(path)
+    if hub_name is not None:
+        return item if hub_name.repo == path else hub_name.repo
     elsewhere = path[:1] in ("/", "~") or "://" in path or ".." in PurePath(path).parts
     return PurePath(path).name if elsewhere else item

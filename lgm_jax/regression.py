@@ -18,20 +18,20 @@ def ridge_kernel(
     weights: Float[Array, " n"],
     strength: Float[Array, ""],
 ) -> Float[Array, "d k"]:
-    """The W that minimises |Z W - Y|² + λ |W|², the rows of both taken times root weights.
+    """Returns the W that minimises |Z W - Y|² + λ |W|², with rows weighted by root weights.
 
-    Z is the rows less their mean, Δ, plus the mean m in each, a matrix of rank one. So with
+    Z is the centred rows Δ plus their mean m in each, a matrix of rank one. So with
     A = Δᵀ Δ + λ I and the total weight N, W is W' = A⁻¹ ΔᵀY plus a multiple of A⁻¹ m:
 
         W = W' + A⁻¹ m N (ȳ - mᵀ W') / (1 + N mᵀ A⁻¹ m)
 
-    Solved so, a mean that is large beside the differences takes no digits from these: Z Zᵀ would
-    have an eigenvalue |m|² n, and its rounding errors would be as large as the others.
+    So a mean that is large beside the differences takes no digits from them: Z Zᵀ would have an
+    eigenvalue |m|² n, and its rounding errors would be as large as the other eigenvalues.
 
     Args:
-        features: One row per image.
-        targets: Of the regression.
-        weights: Of each image; of weight zero, its features are to be finite.
+        features: One row per image, finite also where its weight is zero.
+        targets: One row per image.
+        weights: Weight of each image.
         strength: λ, above zero.
     """
     total = jnp.sum(weights)
@@ -51,7 +51,7 @@ def _solve(
     vector: Float[Array, " d"],
     strength: Float[Array, ""],
 ) -> tuple[Float[Array, "d k"], Float[Array, " d"]]:
-    """A⁻¹ ΔᵀY and λ A⁻¹ v, by Cholesky in the smaller of sample and feature space."""
+    """Returns A⁻¹ ΔᵀY and λ A⁻¹ v, by Cholesky in the smaller of sample and feature space."""
     count, dim = rows.shape
     in_samples = count <= dim
     gram = _product("nd,md->nm", rows, rows) if in_samples else _product("nd,ne->de", rows, rows)

@@ -19,13 +19,13 @@ from jaxtyping import Array, Float
 def crop_matrix(
     start: Float[Array, ""], size: Float[Array, ""], in_size: int, out_size: int
 ) -> Float[Array, "out in"]:
-    """Resamples an interval of one axis, equal to `grid_sample` with zeros beyond the edge.
+    """Returns a matrix that resamples an interval of one axis, as `grid_sample` with zero padding.
 
     Args:
-        start: Where the interval begins, as a fraction of the axis.
+        start: Beginning of the interval, as a fraction of the axis.
         size: Its signed length, as a fraction of the axis; a negative one runs backwards (a flip).
         in_size: Pixels of the axis.
-        out_size: Pixels to make. No antialiasing, as in `grid_sample`.
+        out_size: Pixels of the result. No antialiasing, as in `grid_sample`.
 
     Returns:
         Rows of hat-function weights. They are not renormalised at the edges: a pixel beyond the
@@ -41,14 +41,15 @@ def crop_matrix(
 def enlarge_matrix(
     in_size: int, out_size: int, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "out in"]:
-    """Enlarges a whole axis, equal to `F.interpolate(mode="bilinear", align_corners=False)`.
+    """Returns a matrix that enlarges an axis, as `F.interpolate(mode="bilinear")`.
 
-    Places beyond the first or last pixel's centre are clamped to it, so every row sums to one.
+    `align_corners` is False. Places beyond the first or last pixel's centre are clamped to it, so
+    that every row sums to one.
 
     Args:
         in_size: Pixels of the axis.
-        out_size: Pixels to make.
-        dtype: Of the weights, which are computed in float32 at least.
+        out_size: Pixels of the result.
+        dtype: Type of the weights, which are computed in float32 at least.
     """
     centers = (jnp.arange(out_size, dtype=jnp.promote_types(dtype, jnp.float32)) + 0.5) / out_size
     return _hat(jnp.clip(centers * in_size - 0.5, 0, in_size - 1), in_size).astype(dtype)
@@ -57,17 +58,17 @@ def enlarge_matrix(
 def bicubic_matrix(
     in_size: int, out_size: int, *, antialias: bool = False, offset: float = 0.0
 ) -> Float[np.ndarray, "out in"]:
-    """Resizes a whole axis, equal to `F.interpolate(mode="bicubic", align_corners=False)`.
+    """Returns a matrix that resizes an axis, as `F.interpolate(mode="bicubic")`.
 
-    Positions of Vision Transformers are resized so. `jax.image.resize` has another cubic and
-    antialiases by default.
+    `align_corners` is False. Vision Transformers resize their positions so. `jax.image.resize` has
+    another cubic and antialiases by default.
 
     Args:
         in_size: Pixels of the axis.
-        out_size: Pixels to make.
+        out_size: Pixels of the result.
         antialias: As in `F.interpolate`: widens the filter when shrinking, takes a cubic with
             a = -0.5 in place of -0.75, and renormalises at the edges in place of clamping.
-        offset: Pixels to make are counted as so many more where their width is computed, as by
+        offset: Added to `out_size` where the scale is computed, as by
             `F.interpolate(scale_factor=(out_size + offset) / in_size)`.
 
     Returns:
@@ -98,7 +99,7 @@ def resample(
 
 
 def at_least_float32(array: Array) -> Array:
-    """An array as it is, or in float32 where it has fewer digits."""
+    """Returns an array in its own precision, or in float32 if that is higher."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 

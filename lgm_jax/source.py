@@ -1,4 +1,4 @@
-"""Which commit of this project's source a process runs, where that can be known."""
+"""The commit of the source that a process runs, where it is known."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-# Git on a network file system may take seconds, and nothing is worth waiting longer for.
+# Git on a network file system may take seconds.
 _SECONDS = 10
 
 _METADATA = "setup.cfg"
 
 
 def commit(package: Path) -> str | None:
-    """Returns the commit that a package's files are of, or `None` if that is not known.
+    """Returns the commit of a package's files, or `None` if it is not known.
 
-    It is that of the checkout whose root holds the package and the `setup.cfg` that names it, both
-    tracked there, with `-dirty` behind it if tracked files were changed since; or else the one that
-    pip installed the package from. A repository that merely encloses the files, such as a user's
-    own project with a copy or a virtual environment in it, says nothing about them.
+    It is that of the checkout whose root holds the package and the `setup.cfg` with its name, both
+    tracked there, followed by `-dirty` if tracked files have changed; or else the commit that pip
+    installed. A repository that only encloses the files, such as a user's project with a virtual
+    environment in it, does not count.
 
     Args:
         package: The folder of the package.
@@ -43,7 +43,7 @@ def _checked_out(package: Path) -> str | None:
 
 
 def _name(root: Path) -> str | None:
-    """What the project in a folder is called."""
+    """Returns the name of the project in a folder."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(root / _METADATA, encoding="utf-8")
@@ -53,9 +53,9 @@ def _name(root: Path) -> str | None:
 
 
 def _git(root: Path, *command: str) -> str | None:
-    """What Git answers in a folder; `None` if it is missing, refuses, or takes too long."""
-    # Such variables, as a hook or an editor sets them, name another repository than the folder's.
-    # Those of the configuration may name folders that are safe.
+    """Returns Git's answer in a folder; `None` if it is missing, refuses, or takes too long."""
+    # Hooks and editors set variables that name another repository. Those of the configuration may
+    # name safe folders.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -76,7 +76,7 @@ def _git(root: Path, *command: str) -> str | None:
 
 
 def _installed(package: Path) -> str | None:
-    """The commit that pip recorded (PEP 610) with the installation that holds the package."""
+    """Returns the commit that pip recorded (PEP 610) with the installation of the package."""
     for distribution in metadata.distributions(name=package.name):
         if Path(str(distribution.locate_file(package.name))).resolve() != package:
             continue

@@ -1,11 +1,11 @@
-"""What lies in the place of a file whose content is elsewhere, told by how it begins."""
+"""Recognise stand-ins for a file by their first bytes, such as pointers and error pages."""
 
 from __future__ import annotations
 
-# So many bytes are enough.
+# The first bytes that `explain` reads.
 HEAD = 256
 
-# How it begins, in lower case and behind a byte order mark or spaces; what it is; what to do.
+# First bytes, in lower case and after a byte order mark or spaces; and the explanation.
 _STAND_INS = (
     (b"version https://git-lfs", "it is a git-lfs pointer: run git lfs pull"),
     (b"/annex/objects/", "it is a git-annex pointer: run git annex get"),
@@ -17,7 +17,7 @@ _STAND_INS = (
 
 
 def explain(start: bytes) -> str | None:
-    """What a file is that begins so, and what to do; `None` where it may be what it should.
+    """Says what a stand-in is, and what to do; returns `None` for other files.
 
     Args:
         start: A file's first `HEAD` bytes, or all.

@@ -1,9 +1,9 @@
-"""What features say about backbones, classes and distilled images, as pure functions of them.
+"""Analyses of backbones, classes and distilled images, as pure functions of features.
 
 Dimension letters: `n` real images, `s` others, `d` and `e` features of two backbones, `k` classes,
-`m` backbones. Everything but what needs gradients is numpy in float64, whatever the features'
-dtype, for small differences of sums over many images matter. Features of zero have a cosine of
-zero with all others.
+`m` backbones. Functions without gradients are NumPy in float64, whatever the features' dtype, since
+small differences of sums over many images matter. Features of zero have a cosine of zero with all
+others.
 """
 
 from lgm_jax.analysis.alignment import (

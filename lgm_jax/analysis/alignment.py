@@ -12,11 +12,11 @@ from lgm_jax.errors import UserError
 def mutual_knn(
     features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarray, "n e"], neighbors: int = 10
 ) -> float:
-    """Mutual k-NN alignment of two backbones: the part of nearest neighbours that they share.
+    """Computes mutual k-NN alignment of two backbones: the share of common nearest neighbours.
 
-    For each image, its k nearest others by cosine similarity in the features of each backbone;
-    the number that are in both lists, over k; the mean over images. Backbones that have nothing
-    in common reach k / (n - 1) by chance, so values are comparable at the same k and n only.
+    For each image, its k nearest others by cosine similarity in the features of each backbone; the
+    number in both lists, over k; the mean over images. Unrelated backbones reach k / (n - 1) by
+    chance, so values are comparable at the same k and n only.
 
     Sources: the definition of Huh et al., "The Platonic Representation Hypothesis", arXiv
     2405.07987, whose default of k is 10; used by arXiv 2511.16674, Table 6, which does not say
@@ -24,8 +24,8 @@ def mutual_knn(
 
     Args:
         features_a: Features of the first backbone, a row per image.
-        features_b: Those of the second, of the same images.
-        neighbors: Neighbours of each image, k.
+        features_b: Features of the same images by the second.
+        neighbors: Number of neighbours of each image, k.
 
     Raises:
         ValueError: If there are not more than `neighbors` images.
@@ -40,7 +40,7 @@ def nearest_others(
 
     Args:
         features: A row per image.
-        count: Neighbours of each image.
+        count: Number of neighbours of each image.
 
     Raises:
         ValueError: If there are not more than `count` images.
@@ -60,22 +60,22 @@ def nearest_others(
 def shared_neighbors(
     near_a: Int[np.ndarray, "n neighbors"], near_b: Int[np.ndarray, "n neighbors"]
 ) -> float:
-    """Returns `mutual_knn` from the neighbours in each backbone: see `nearest_others`."""
+    """Returns `mutual_knn` from the neighbours by each backbone; see `nearest_others`."""
     return float(np.mean((near_a[:, :, None] == near_b[:, None, :]).any(axis=-1)))
 
 
 def linear_cka(features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarray, "n e"]) -> float:
-    """Linear centred kernel alignment of two backbones, from 0 to 1.
+    """Computes the linear centred kernel alignment of two backbones, from 0 to 1.
 
-    |BᵀA|² / (|AᵀA| |BᵀB|) in Frobenius norms, of centred features. Rotations, shifts and scales
-    of either change nothing.
+    |BᵀA|² / (|AᵀA| |BᵀB|) in Frobenius norms, for centred features. Rotations, shifts and scales of
+    either change nothing.
 
     Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", arXiv
     1905.00414.
 
     Args:
         features_a: Features of the first backbone, a row per image.
-        features_b: Those of the second, of the same images.
+        features_b: Features of the same images by the second.
 
     Raises:
         UserError: If a backbone has the same features for all images.
@@ -95,8 +95,9 @@ def nearest_accuracy(
     features: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
 ) -> float:
-    """Accuracy in percent of a 1-NN classifier: each image gets the label of the synthetic image
-    nearest to it by cosine similarity.
+    """Computes the accuracy in percent of a 1-NN classifier by cosine similarity.
+
+    Each image gets the label of the synthetic image nearest to it.
 
     Args:
         features_syn: Features of the synthetic images.
@@ -113,15 +114,16 @@ def nearest_accuracy(
 
 
 def normalized_transfer(accuracy: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
-    """1-NN accuracies of images made for one backbone (row) on another (column), in percent of
-    what the column's own images reach.
+    """Normalises accuracies of images made for one backbone (row) on another (column), in percent.
+
+    They are divided by the accuracy of the column's own images, its diagonal.
 
     Source: arXiv 2511.16674, Table 6. It divides by the column's diagonal rather than the row's:
     images made for MoCo-v3 do better on DINOv2 than on MoCo-v3 (its Table 2), and have less than
     100 in Table 6.
 
     Args:
-        accuracy: Accuracies in percent.
+        accuracy: 1-NN accuracies in percent.
 
     Raises:
         UserError: If a backbone's own images have an accuracy of 0.

@@ -11,17 +11,17 @@ from jaxtyping import Float
 
 
 class Correlation(NamedTuple):
-    """How two matrices go together, off their diagonals.
+    """The correlation of two matrices off their diagonals.
 
     Attributes:
         pearson: Pearson's coefficient; NaN where a matrix is constant or there are less than two
             pairs.
-        spearman: Spearman's, of ranks.
-        pearson_p: Chance of a coefficient as far from zero among `permutations`.
-        spearman_p: Likewise.
-        pairs: Ordered pairs of backbones, m (m - 1).
-        permutations: Ways of naming the backbones of one matrix that were tried.
-        exact: Whether these are all there are.
+        spearman: Spearman's coefficient, of ranks.
+        pearson_p: Share of permutations with a Pearson coefficient as far from zero.
+        spearman_p: Share of permutations with a Spearman coefficient as far from zero.
+        pairs: Number of ordered pairs of backbones, m (m - 1).
+        permutations: Number of permutations of the backbones of one matrix.
+        exact: Whether these are all permutations.
     """
 
     pearson: float
@@ -40,12 +40,12 @@ def correlate_pairs(
     most: int = 10_000,
     seed: int = 0,
 ) -> Correlation:
-    """Correlation of two properties of ordered pairs of backbones, and how likely by chance.
+    """Correlates two properties of ordered pairs of backbones, with a permutation test.
 
     Pairs that share a backbone are not independent, so the test is Mantel's: backbones, not pairs,
-    are permuted, in one matrix and by rows and columns alike. Both tests are two-sided. Of m
-    backbones there are m! permutations, so that p cannot be below 1 / m!, and where one matrix is
-    symmetric and m is 2, all of them give the same.
+    are permuted, in one matrix, rows and columns alike. Both tests are two-sided. There are m!
+    permutations of m backbones, so that p cannot be below 1 / m!; where one matrix is symmetric and
+    m is 2, all of them have the same coefficient.
 
     Source: Mantel, "The detection of disease clustering and a generalized regression approach",
     Cancer Research 27 (1967).
@@ -53,7 +53,7 @@ def correlate_pairs(
     Args:
         first: A property of each pair; the diagonal is ignored.
         second: Another property.
-        most: Permutations to try: all, if there are no more, or this many at random.
+        most: Number of permutations at most; if there are more, as many are drawn at random.
         seed: Seed of the random permutations.
     """
     count = len(first)
@@ -64,7 +64,7 @@ def correlate_pairs(
         orders = [np.asarray(order) for order in itertools.permutations(range(count))]
     else:
         rng = np.random.default_rng(seed)
-        # The matrices as they are count as one of the draws, so that p is never zero.
+        # With the identity, so that p is never zero.
         orders = [np.arange(count), *(rng.permutation(count) for _ in range(most - 1))]
     pairs = count * (count - 1)
     x = first[off]
@@ -87,18 +87,18 @@ def correlate_pairs(
 
 
 def _correlations(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Pearson's coefficient of x with every row."""
+    """Returns Pearson's coefficient of x with every row."""
     x, rows = x - x.mean(), rows - rows.mean(axis=1, keepdims=True)
     return rows @ x / (np.linalg.norm(rows, axis=1) * np.linalg.norm(x))
 
 
 def _ranks_of_rows(values: np.ndarray) -> np.ndarray:
-    # It takes a second to import, at every start of the program.
+    # Importing it takes a second, at every start of the program.
     from scipy import stats
 
     return stats.rankdata(values, axis=-1)
 
 
 def _p_value(coefficients: np.ndarray) -> float:
-    """Part of the coefficients at least as far from zero as the first, rounding aside."""
+    """Returns the share of coefficients at least as far from zero as the first."""
     return float(np.mean(np.abs(coefficients) >= np.abs(coefficients[0]) - 1e-12))

@@ -1,10 +1,10 @@
-"""Features in float64: their lengths, rounding and tables, whatever their dtype."""
+"""Features in float64: normalisation, rounding, and tables in parts."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Numbers of a table of similarities at a time: bounds memory, and results do not depend on it.
+# Numbers in a part of a table of similarities, which bound memory and change no result.
 _TABLE = 2**23
 
 
@@ -21,12 +21,12 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def agree(differences: np.ndarray, features: np.ndarray) -> bool:
-    """Whether differences of features from their mean are no more than the mean's rounding."""
+    """Returns whether differences of features from their mean are rounding errors of the mean."""
     rounding = len(features) * np.finfo(np.float64).eps
     return bool(np.abs(differences).max() <= rounding * np.abs(features).max())
 
 
 def parts(rows: int, columns: int) -> list[slice]:
-    """Rows of a table, so few at a time that it takes little memory."""
+    """Splits the rows of a table into parts of little memory."""
     step = max(1, _TABLE // columns)
     return [slice(start, start + step) for start in range(0, rows, step)]

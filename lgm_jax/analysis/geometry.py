@@ -1,4 +1,4 @@
-"""Where images lie in feature space: principal components, and the edges of classes."""
+"""Geometry of features: principal components, and the edges of classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from lgm_jax.analysis import float64
 from lgm_jax.errors import UserError
 
-# Part of a class's real images that its edge encloses.
+# The share of a class's real images that its edge encloses.
 EDGE = 0.95
 
 
@@ -29,12 +29,12 @@ class PCA(NamedTuple):
     share: Float[np.ndarray, " components"]
 
     def project(self, features: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s components"]:
-        """Coordinates of features, of the same backbone, along the components."""
+        """Returns the coordinates of features along the components."""
         return (float64.double(features) - self.mean[None]) @ self.directions.T
 
 
 def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
-    """Principal components of real features, onto which those of other images are projected.
+    """Computes the principal components of real features.
 
     Source: arXiv 2511.16674, Figure 4.
 
@@ -59,13 +59,13 @@ def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
 
 
 class Outsideness(NamedTuple):
-    """How far outside its class each image lies. Edges are the classes' 95 % quantiles.
+    """The place of each image relative to the edge of its class, a 95 % quantile.
 
     Attributes:
-        quantile: Part of the class's real images that are nearer to the class's mean.
+        quantile: Share of the class's real images that are nearer to the class's mean.
         ratio: Distance to the class's mean over that of the edge: above 1, the image is outside.
-        quantile_along: Part of the class's real images that are less far away from the other
-            classes, along the class's direction.
+        quantile_along: Share of the class's real images that are nearer to the other classes, along
+            the class's direction.
         ratio_along: Coordinate in that direction over that of the edge; 0 is the other classes.
     """
 
@@ -83,18 +83,18 @@ def outsideness(
     *,
     members: bool = False,
 ) -> Outsideness:
-    """Whether images lie within their class, at its edge or beyond it, in two ways.
+    """Computes how far images lie within their class, at its edge or beyond it, in two ways.
 
     By distance to the class's mean: the edge is the radius that encloses 95 % of the class's real
-    images. This needs no covariance, of which a class of fewer images than features has no good
-    estimate. But it counts any oddity of an image, also one that has nothing to do with classes.
+    images. This needs no covariance, which few images cannot estimate. But it counts any oddity of
+    an image, also one unrelated to classes.
 
-    Along the class's direction, from the mean of the other classes' means to its own: what the
-    flows of `objectives.class_flows` point against. An image beyond the edge there is more of its
-    class than 95 % of the class's real images are: exaggerated, and not merely odd.
+    Along the class's direction, from the mean of the other classes' means to its own, opposite to
+    the flow of `flows.class_flows`. An image beyond the edge there is more typical of its class
+    than 95 % of the class's real images: exaggerated, and not merely odd.
 
-    The mean that a real image is compared with leaves the image itself out; real images would
-    seem nearer to it than others by 1 / n otherwise.
+    The mean that a real image is compared with leaves out the image itself; real images would
+    otherwise seem nearer to it by 1 / n.
 
     Args:
         features: Features of images.
@@ -135,13 +135,13 @@ def outsideness(
 def _places(
     features: np.ndarray, mean: np.ndarray, others: np.ndarray, own: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances to a class's mean, and coordinates from the other classes (0) to it (1).
+    """Returns distances to a class's mean, and coordinates from the other classes (0) to it (1).
 
     Args:
         features: Features of images.
         mean: The class's mean.
         others: The mean of the other classes' means.
-        own: The part of the mean that is each image's own, which is left out.
+        own: The share of each image in the mean, which is left out.
     """
     means = (mean[None] - own * features) / (1 - own)
     ways = means - others[None]

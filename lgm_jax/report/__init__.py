@@ -1,1 +1,1 @@
-"""What a person looks at: pictures, tables, `results.json`."""
+"""Reports of runs: pages, pictures and tables."""

@@ -1,4 +1,4 @@
-"""Where things go in a chart: ticks, curves and colours, as plain numbers and SVG paths."""
+"""Geometry of charts: ticks, curves and boxes, as plain numbers and SVG paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-# Of curves, as in style.mplstyle; the page gives lighter ones in the dark.
+# Colours of curves, as in style.mplstyle.
 SERIES = 7
 
 # Points of a curve that are drawn.
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 1000, 320
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers that enclose a range, about `about` steps apart."""
+    """Returns round numbers that enclose a range in about `about` steps."""
     if not high > low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / about
@@ -31,17 +31,17 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 def curve(
     points: Sequence[tuple[float, float]], x_range: Sequence[float], y_range: Sequence[float]
 ) -> str:
-    """The path of a curve in a box of `WIDTH` by `HEIGHT`; `y` grows upwards.
+    """Returns the path of a curve in a box of `WIDTH` by `HEIGHT`; `y` grows upwards.
 
     Long curves are thinned evenly; the last point stays. One point becomes a dot.
     """
     stride = max(1, math.ceil(len(points) / _MOST_POINTS))
-    kept = [*points[::stride]]
-    if points and kept[-1] != points[-1]:
-        kept.append(points[-1])
+    thinned = [*points[::stride]]
+    if points and thinned[-1] != points[-1]:
+        thinned.append(points[-1])
     (x0, x1), (y0, y1) = x_range, y_range
     across, up = WIDTH / ((x1 - x0) or 1), HEIGHT / ((y1 - y0) or 1)
-    placed = [f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in kept]
+    placed = [f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in thinned]
     if len(placed) == 1:
         # A line of no length is drawn as a dot.
         return f"M{placed[0]}h0"
@@ -51,12 +51,12 @@ def curve(
 def percent_range(
     lows: Sequence[float], highs: Sequence[float], guess: float
 ) -> tuple[float, float]:
-    """Tens of percent that enclose values, so that dots on an axis use its width.
+    """Returns the tens of percent that enclose values, so that dots on an axis use its width.
 
     Args:
-        lows: Lower ends of what is shown.
+        lows: Lower ends of the values.
         highs: Upper ends.
-        guess: Percent that guessing gives; the axis reaches it where it is not far.
+        guess: Accuracy of guessing; the axis reaches it where it is not far.
     """
     low = 10 * math.floor((min(lows) - 1) / 10)
     if guess >= low - 20:
@@ -68,10 +68,10 @@ def percent_range(
 def move_apart(
     places: Float[np.ndarray, "n 2"], box: tuple[float, float], shape: float
 ) -> Float[np.ndarray, "n 2"]:
-    """Moves the middles of boxes no further than it takes for none to hide another.
+    """Moves boxes apart, no further than it takes for none to hide another.
 
     Args:
-        places: In parts of a frame's width and height.
+        places: Middles of the boxes, in parts of a frame's width and height.
         box: Width and height of a box, in parts of the frame's width.
         shape: The frame's height by its width.
 
@@ -97,5 +97,5 @@ def move_apart(
 
 
 def number(value: float) -> str:
-    """A number for an axis, without needless zeros."""
+    """Writes a number for an axis, without needless zeros."""
     return f"{value:,.6g}"

@@ -1,8 +1,8 @@
-"""What the page shows of the images, kept in the run folder: `gallery.npz`.
+"""The gallery of a run, `gallery.npz`: its pictures and the map of its features.
 
-It holds small WebP pictures of the distilled images and of the real ones they are compared with,
-and a map of their features. So a page is written again, or beside other runs', from the run folder
-alone: without the data set, the backbone or a device.
+It holds small WebP pictures of the distilled images and of the real ones they are compared with.
+So a page is written again, or beside other runs', from the run folder alone: without the data set,
+the backbone or a device.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ DISTILLED = "distilled"
 # In the order in which they are shown.
 REALS = ("centroids", "neighbors", "random")
 
-# Images shown of a class at most, and sides in pixels.
+# Images shown of a class at most; sides of distilled and real ones in pixels.
 _PER_CLASS, _SIDE, _REAL_SIDE = 5, 256, 160
 
-# Up to so many classes a page is one file, which shows so many images, and pictures have to fit it.
+# A page of at most so many classes is one file. It shows so many images, in so many bytes.
 _MOST_CLASSES, _MOST_IMAGES = 100, 200
 _BUDGET, _REAL_BUDGET = 3_000_000, 600_000
 
@@ -38,9 +38,9 @@ class Map:
     """Features in the plane in which those of real images spread most.
 
     Attributes:
-        real: Of a sample of the training images.
+        real: Features of a sample of the training images.
         labels: Their classes.
-        syn: Of the distilled images that are shown.
+        syn: Features of the distilled images that are shown.
         explained: The part of the variance along each axis.
     """
 
@@ -55,12 +55,13 @@ class Gallery:
     """Pictures of a run.
 
     Attributes:
-        class_names: In label order.
-        labels: Of the images that are shown: the first few of each class.
-        total: Images per class that there are.
-        files: WebP files by kind, one per image shown: `distilled`, and of `REALS` those known.
-        map: Of their features, if known.
-        side: Of the distilled images, in pixels; unknown of galleries of earlier versions.
+        class_names: Names of the classes, in label order.
+        labels: Classes of the images that are shown, the first few of each class.
+        total: Images per class, with those that are not shown.
+        files: WebP files by kind, one per image shown: `distilled`, and those of `REALS` that are
+            known.
+        map: The map of their features, if known.
+        side: Side of the distilled images in pixels; galleries of earlier versions lack it.
     """
 
     class_names: Sequence[str]
@@ -77,15 +78,15 @@ class Gallery:
 
 
 def fits_one_file(num_classes: int) -> bool:
-    """Whether the pictures of so many classes go into the page itself."""
+    """Returns whether the pictures of so many classes go into the page itself."""
     return num_classes <= _MOST_CLASSES
 
 
 def shown(labels: Int[np.ndarray, " n"], most: int = _MOST_IMAGES) -> Int[np.ndarray, " s"]:
-    """Indices of the images that a page shows: the first few of each class, class by class.
+    """Returns the indices of the images that a page shows: the first few of each class in turn.
 
     Args:
-        labels: Of all images; every class has some.
+        labels: Classes of all images; every class has some.
         most: Images that are shown, unless there are more classes than one file takes: then there
             are five of each.
     """
@@ -103,14 +104,14 @@ def make_gallery(
     reals: Mapping[str, UInt8[np.ndarray, "s h w 3"]] | None = None,
     feature_map: Map | None = None,
 ) -> Gallery:
-    """Encodes pictures, so small that those of 100 classes fit one page of less than 10 MB.
+    """Encodes pictures so small that those of 100 classes fit one page of less than 10 MB.
 
     Args:
         images: All distilled images, in [0, 1].
         labels: Their classes.
-        class_names: In label order.
+        class_names: Names of the classes, in label order.
         reals: By kind, the real image beside each that is `shown`.
-        feature_map: Of their features.
+        feature_map: The map of their features.
     """
     rows = shown(labels)
     one_file = fits_one_file(len(class_names))
@@ -132,13 +133,13 @@ def real_rows(
     neighbors: Int[np.ndarray, " n"],
     random: Int[np.ndarray, " images"],
 ) -> dict[str, Int[np.ndarray, " s"]]:
-    """By kind, indices of the real images to set beside each distilled one that is `shown`.
+    """Returns, by kind, the indices of the real images beside each distilled one that is `shown`.
 
     Args:
-        labels: Classes of all distilled images, of each as many.
+        labels: Classes of all distilled images; each class has as many.
         centroids: Training images nearest to their class's mean, class by class.
-        neighbors: The one nearest to each distilled image.
-        random: Randomly drawn ones, class by class.
+        neighbors: Training images nearest to each distilled image.
+        random: Training images drawn at random, class by class.
     """
     rows = shown(labels)
     per_class = len(labels) // (int(labels.max()) + 1)
@@ -157,8 +158,7 @@ def make_map(
 ) -> Map:
     """Projects features on the two principal components of a sample of the real ones.
 
-    The sample is drawn with a fixed seed. A component's sign, which is arbitrary, is such that its
-    largest entry is positive.
+    The sample is drawn with a fixed seed. The largest entry of each component is positive.
     """
     rows = np.arange(len(labels))
     if len(rows) > _MAP_POINTS:

@@ -1,4 +1,4 @@
-"""All images of a set in one picture, with the names of their classes."""
+"""A grid of captioned images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw_grid(
     """Draws images in rows, each above its caption.
 
     Small images are enlarged smoothly by whole numbers, which makes their shapes easier to read
-    than blocks; large ones are shown as they are.
+    than blocks.
 
     Args:
         images: Images in [0, 1].
@@ -44,7 +44,7 @@ def draw_grid(
 
 
 def fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """A text, cut with an ellipsis where it takes more than so many pixels."""
+    """Cuts a text with an ellipsis where it takes more than so many pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,4 +1,4 @@
-"""Where the pictures of a page go: into the page, or into a folder beside it."""
+"""Places for the pictures of a page: the page itself, or a folder beside it."""
 
 from __future__ import annotations
 

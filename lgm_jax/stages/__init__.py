@@ -1,8 +1,8 @@
 """The stages of a run: distil, probe, baselines, report.
 
-A stage is a function of a `Session` that does what the run folder does not hold yet, and records it
-there: `session.run.find(name, inputs)` says whether it has been done with the same inputs, and
-`session.run.finish(...)` that it is. A config names others as `package.module:function`.
+A stage is a function of a `Session` that computes what the run folder lacks, and records it there:
+`session.run.find(name, inputs)` returns an earlier result for the same inputs, and
+`session.run.finish(...)` records a new one. A config names others as `package.module:function`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""After which steps the host waits for devices, to see how they fare: the same in all processes."""
+"""The steps after which the host waits for its devices, the same in all processes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-# Between two looks at the devices, at most, but for steps that take longer.
+# Time between two looks at the devices at most, unless a step takes longer.
 _SECONDS = 1.0
 
 
 class Lookout:
-    """Says after which steps the host looks: a step apart, or about a second if that is longer.
+    """Decides after which steps the host looks: about every second, or after every longer step.
 
-    A look waits for devices, and of several processes all have to look after the same steps. So
-    they agree on how many steps lie between two looks, along with the signals that they have got.
+    A look waits for devices, and several processes all have to look after the same steps. So they
+    agree on the number of steps between two looks, along with the signals that they received.
 
     Args:
-        largest: Of several processes, what `devices.make_largest` makes.
-        clock: Seconds that have passed, since any time.
+        largest: For several processes, the function of `devices.make_largest`.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Lookout:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._largest, self._clock, self._seen = largest, clock, clock()
-        # Asked at the look before, so that nobody waits for the answer.
+        # Asked at the look before, so that no process waits for the answer.
         self._asked: jax.Array | None = None
         self._every, self._since = 1, 0
         self._looks = self._last = False
@@ -49,12 +49,13 @@ class Lookout:
         return self._looks
 
     def agree(self, signal: int) -> int:
-        """The signal of one of the processes, or 0: at a look, what they had at the look before.
+        """Returns a signal that one of the processes received before the previous look, or 0.
 
-        After the last step it is what they have now. One process alone hears its own at once.
+        After the last step it is one that they received until now. A single process gets its own at
+        once.
 
         Args:
-            signal: This process's, or 0.
+            signal: The signal of this process, or 0.
         """
         if not self._looks:
             return signal if self._largest is None else 0

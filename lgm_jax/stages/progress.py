@@ -1,4 +1,4 @@
-"""What a distillation shows on the way: pictures, sheets of the timelapse, the unfinished page."""
+"""Pictures of a distillation under way: the grid, the timelapse, the unfinished page."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ MOST_DRAWN = 400
 
 
 def write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:
-    """The images on the way: a picture, a sheet of the timelapse, and the page as it is so far.
+    """Writes a picture of the images, a sheet of the timelapse, and the unfinished page.
 
-    The first process writes them, and gives the picture. One that cannot be written is not worth
-    the end of the distillation, unless the disk is full: then the next checkpoint would fail.
+    The first process writes them, and returns the picture. A failure to write does not end the
+    distillation, unless the disk is full: then the next checkpoint would fail.
     """
     if not hosts.is_first():
         return None
     config, path = session.config, session.run.path
     names, labels = session.dataset.class_names, np.asarray(distill.hard_labels(session.task))
     some = pictures.spread(len(images), MOST_DRAWN)
-    drawn = draw_grid(images[some], [names[label] for label in labels[some]])
+    picture = draw_grid(images[some], [names[label] for label in labels[some]])
     with _spared("the picture", step):
-        write_png(path / runs.PROGRESS / f"step_{step:06d}.png", drawn)
+        write_png(path / runs.PROGRESS / f"step_{step:06d}.png", picture)
     if timelapse.is_kept(step, config.steps, config.image_every):
         with _spared("the contact sheet", step):
             timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
     with _spared("the page", step):
         write_unfinished_page(path, step, images, labels, names)
-    return drawn
+    return picture
 
 
 def write_start(session: Session, images: np.ndarray) -> None:
-    """The sheet of the timelapse that shows what the images began as."""
+    """Writes the sheet of the timelapse with the initial images."""
     if hosts.is_first():
         with _spared("the contact sheet", 0):
             timelapse.write_sheet(session.run.path / runs.TIMELAPSE, 0, images)
@@ -60,7 +60,7 @@ def write_png(path: epath.Path, picture: Image.Image) -> None:
 
 
 def note_growth(session: Session) -> None:
-    """Says so if the images will not be as fine as they may be, or do not grow level by level."""
+    """Prints a note if the images will not reach full detail, or do not grow level by level."""
     pyramid, steps = session.task.parametrisation, session.config.steps
     if not isinstance(pyramid, images.Pyramid):
         return
@@ -84,7 +84,7 @@ def note_growth(session: Session) -> None:
 
 @contextlib.contextmanager
 def _spared(what: str, step: int) -> Iterator[None]:
-    """Goes on without something of a step that cannot be written."""
+    """Makes a failure to write a file of a step a note, unless the disk is full."""
     try:
         yield
     except (OSError, UserError) as error:
