@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> float:
-    """Counts the operations of a function's matrix products and factorisations, in loops each turn.
+    """Counts operations of matrix products, convolutions and factorisations, in loops each turn.
 
     Args:
         function: A function of arrays.
@@ -77,6 +77,12 @@ def _operations(name: str, parameters: Mapping[str, Any], equation: Any) -> floa
         sizes = equation.invars[0].aval.shape
         summed = math.prod(sizes[axis] for axis in contracted)
         return 2.0 * summed * math.prod(equation.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        each = math.prod(kernel) / kernel[parameters["dimension_numbers"].rhs_spec[0]]
+        # The gradient of a stride has zeros between its pixels, which are not multiplied.
+        each /= math.prod(parameters["lhs_dilation"])
+        return 2.0 * each * math.prod(equation.outvars[0].aval.shape)
     if name == "cholesky":
         *batch, _, side = equation.invars[0].aval.shape
         return math.prod(batch) * side**3 / 3

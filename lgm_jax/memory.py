@@ -147,7 +147,7 @@ def forward_view_bytes(network: Any, crop: int) -> int:
         images = jax.ShapeDtypeStruct((count, crop, crop, 3), jnp.float32)
         return kept_bytes(apply, images, network.params)
 
-    blocks = residuals.num_blocks(network) if len(residuals.offered(network)) > 1 else 1
+    blocks = network.spec.blocks if len(residuals.offered(network)) > 1 else 1
     return (kept(2) - kept(1)) // blocks
 
 
@@ -211,7 +211,7 @@ def step_view_bytes(task: Distillation, network: Any, kept: Residuals, key: Key[
     if kept == "all":
         return count(kept)
     # What is computed anew is there for one block at a time.
-    return count(kept) + count("all") // residuals.num_blocks(network)
+    return count(kept) + count("all") // network.spec.blocks
 
 
 def choose_size(view_bytes: int, free: int, views: int, platform: str = "cpu") -> int:

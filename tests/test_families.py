@@ -10,7 +10,7 @@ import pytest
 
 from lgm_jax import backbones, devices, distill, features, objectives
 from lgm_jax.backbones import network, specs
-from lgm_jax.backbones.vit_spec import PoolSpec
+from lgm_jax.backbones.vit_spec import PoolSpec, ViTSpec
 from lgm_jax.images import Pyramid
 
 KEY = jax.random.key(0)
@@ -18,6 +18,9 @@ KEY = jax.random.key(0)
 
 def shrink(spec):
     """The same parts, small."""
+    if not isinstance(spec, ViTSpec):
+        widths = tuple(8 * width // spec.widths[0] for width in spec.widths)
+        return dataclasses.replace(spec, resolution=32, depths=(1, 2, 1, 1), widths=widths)
     return dataclasses.replace(
         spec,
         resolution=4,

@@ -33,7 +33,7 @@ _GENERAL = frozenset(
 )
 
 # Architectures whose weights are all of one training, so that others' will be like it.
-_OF_ONE_TRAINING = re.compile(r".*(dinov[23]|siglip|_clip_).*|(deit3?|eva02|eva_large)_.*")
+_OF_ONE_TRAINING = re.compile(r".*(dinov[23]|siglip|_clip_).*|(deit3?|eva02|eva_large)_.*|resnet50")
 
 
 class _Registered(Exception):
@@ -116,8 +116,12 @@ def _named(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, functools.partial):
+        return _plain(value.func)
     if callable(value):
         return value.__name__
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     return value

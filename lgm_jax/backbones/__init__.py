@@ -21,7 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lgm_jax import hub_names, identity
+from lgm_jax import hub_names, identity, plugins
 from lgm_jax.backbones import configs, families, files, port, specs, wrapped
 from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel
 from lgm_jax.backbones.backbone import Backbone, Settings
@@ -50,6 +50,7 @@ __all__ = [
 NORMALIZATIONS = ("native", "imagenet")
 DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+_IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
 _POOLS: Mapping[str, Literal["cls", "mean", "cls+mean"]] = {
     "cls": "cls",
@@ -73,7 +74,8 @@ def load(
     """Loads a backbone by registered name, from a local folder, or from the hub.
 
     Args:
-        source: A registered name (see `specs.NAMES`); a folder with `config.json` (timm's,
+        source: A registered name (see `specs.NAMES`), or `package.module:NAME` for a `specs.Entry`
+            that is imported from there; a folder with `config.json` (timm's,
             transformers', or of an export) and `model.safetensors`, for which the network is never
             touched; or a repository of the Hugging Face hub with the same files, as `owner/name`
             or otherwise (see `hub_names.parse`). A `Path` is always a folder.
@@ -116,7 +118,7 @@ def load(
     origin = provenance(found)
     weights = _digest(origin["sha256"])
     settings = Settings(weights, spec, statistics, dtype, params_dtype, offset)
-    name = str(source) if _registered(source) else Path(found.origin).name
+    name = str(source) if _entry(source) else Path(found.origin).name
     return _assemble(name, origin, published, settings, params, attention)
 
 
@@ -246,7 +248,7 @@ def outline(
         UserError: As for `load`.
     """
     dtype, params_dtype, pooling = _check_options(dtype, params_dtype, pooling)
-    entry = specs.NAMES[str(source)] if _registered(source) else None
+    entry = _entry(source)
     if entry is not None:
         published = entry.published
     else:
@@ -273,7 +275,8 @@ def abstract_module(
 ) -> tuple[nnx.GraphDef, dict[str, tuple[int, ...]]]:
     """The module's definition and its parameters' shapes by path, without allocating any."""
     make: Any = families.family_of(spec).module
-    module = nnx.eval_shape(lambda: make(spec, dtype=dtype, kernel=kernel, rngs=nnx.Rngs(0)))
+    options = {"kernel": kernel} if spec.heads else {}
+    module = nnx.eval_shape(lambda: make(spec, dtype=dtype, rngs=nnx.Rngs(0), **options))
     definition, state = nnx.split(module)
     shapes = {path: leaf.shape for path, leaf in port.flatten(nnx.to_pure_dict(state)).items()}
     return definition, shapes
@@ -336,16 +339,30 @@ def _make_apply(
     return make_apply(definition, spec, statistics, DTYPES[dtype])
 
 
-def _registered(source: str | Path) -> bool:
+def _entry(source: str | Path) -> specs.Entry | None:
+    """What a name stands for, ours or `package.module:NAME`; `None` for a folder or the hub's."""
     # A path means a folder, whatever its name.
-    return isinstance(source, str) and source in specs.NAMES
+    if not isinstance(source, str):
+        return None
+    if source not in specs.NAMES and not _IMPORTED.fullmatch(source):
+        return None
+    found: Any = plugins.resolve("backbone", source, specs.NAMES)
+    if not isinstance(found, specs.Entry):
+        raise UserError(f"backbone {source!r} is a {type(found).__name__}, not a specs.Entry")
+    return found
 
 
 def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
     """The files of a backbone, and what they are."""
     if not isinstance(source, str | Path) or not str(source):
         raise UserError(f"backbone.name must be a name, a folder or a hub id, not {source!r}")
-    entry = specs.NAMES[str(source)] if _registered(source) else None
+    entry = _entry(source)
+    if entry is not None and entry.pickle:
+        raise UserError(
+            f"{source} is published as a pickle, which can run any code: put {entry.pickle} into a "
+            f"folder, beside a {files.CONFIG} of {json.dumps(entry.config)}, and give that folder, "
+            "to be told how to convert it"
+        )
     if entry is not None and entry.folder is None:
         return _from_sources(entry, revision)
     # A shell leaves the `~` of --config.backbone.name=~/weights as it is.

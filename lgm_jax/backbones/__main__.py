@@ -11,8 +11,8 @@ from lgm_jax.backbones import abstract_module, specs
 
 
 def format_table() -> str:
-    """A row per registered backbone; parameters in millions, resolution and patch in pixels."""
-    rows = [("name", "params", "features", "px", "patch", "licence", "weights", "what it is")]
+    """A row per registered backbone; parameters in millions, resolution and stride in pixels."""
+    rows = [("name", "params", "features", "px", "stride", "licence", "weights", "what it is")]
     for name, entry in specs.NAMES.items():
         _, shapes = abstract_module(entry.spec)
         count = sum(math.prod(shape) for shape in shapes.values())
@@ -24,7 +24,7 @@ def format_table() -> str:
                 str(entry.resolution),
                 str(entry.spec.stride),
                 entry.licence,
-                entry.sources[0].repo if entry.sources else "in the package",
+                entry.origin,
                 entry.summary,
             )
         )

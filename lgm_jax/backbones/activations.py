@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -74,3 +74,25 @@ ACTIVATIONS: Mapping[Activation, Elementwise] = {
     "quick_gelu": _keeping_slope(_quick_gelu),
     "silu": _keeping_slope(jax.nn.silu),
 }
+
+
+@jax.custom_vjp
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(x, 0), of which a gradient keeps a byte for each number: whether it is positive.
+
+    JAX's own keeps the zeros beside it as well. Has no derivative in forward mode.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Bool[Array, "..."]]:
+    return relu(x), x > 0
+
+
+def _relu_backward(
+    positive: Bool[Array, "..."], gradient: Float[Array, "..."]
+) -> tuple[Float[Array, "..."]]:
+    return (jnp.where(positive, gradient, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)

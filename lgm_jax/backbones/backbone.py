@@ -76,3 +76,8 @@ class Backbone:
     position_offset: float = 0.0
     settings: Settings | None = None
     attention: str = "xla"
+
+    @property
+    def spec(self) -> Network | None:
+        """The network that its features are taken of; `None` for a backbone made by hand."""
+        return None if self.settings is None else self.settings.spec

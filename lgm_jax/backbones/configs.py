@@ -23,7 +23,7 @@ _IDLE = frozenset(
     {
         *("dynamic_img_size", "dynamic_img_pad", "weight_init", "fix_init", "num_classes"),
         *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
-        *("drop_path_rate", "head_init_scale"),
+        *("drop_path_rate", "drop_block_rate", "head_init_scale", "zero_init_last"),
         *("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords"),
     }
 )

@@ -39,10 +39,10 @@ class Network(Checked):
 
     @property
     def flops(self) -> tuple[int, int]:
-        """Floating-point operations of one image's forward pass, of matrix products alone.
+        """Floating-point operations of one image's forward pass, of products alone.
 
-        Two numbers: products with weights, and products of attention, which has no weights and so
-        twice the work backward where weights are frozen.
+        Two numbers: matrix products and convolutions with weights, and products of attention, which
+        has no weights and so twice the work backward where weights are frozen.
         """
         raise NotImplementedError
 
@@ -60,6 +60,11 @@ class Network(Checked):
     def pooling(self) -> str:
         """What the features are, as `backbone.pooling` has it."""
         return "native"
+
+    @property
+    def blocks(self) -> int:
+        """Number of equal blocks, of which one at a time is computed anew; see `residuals`."""
+        return 1
 
     @property
     def heads(self) -> int:

@@ -86,6 +86,12 @@ def linear(path: str, *keys: str, bias: bool = True) -> list[Row]:
     return rows
 
 
+def convolution(path: str, key: str, bias: bool = True) -> list[Row]:
+    """A convolution; PyTorch stores (out, in, height, width), we store (height, width, in, out)."""
+    rows = [Row(f"{path}/kernel", (f"{key}.weight",), "o i h w", "h w i o")]
+    return rows + ([vector(f"{path}/bias", f"{key}.bias")] if bias else [])
+
+
 def norm(path: str, key: str) -> list[Row]:
     """A norm with a scale and a bias."""
     return [vector(f"{path}/scale", f"{key}.weight"), vector(f"{path}/bias", f"{key}.bias")]

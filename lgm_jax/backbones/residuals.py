@@ -1,4 +1,4 @@
-"""What a transformer keeps of its blocks for the gradient, and what it computes anew."""
+"""What a network keeps of its blocks for the gradient, and what it computes anew."""
 
 from __future__ import annotations
 
@@ -51,11 +51,6 @@ def keeping(network: Any, residuals: Residuals) -> Any:
     if residuals == "all":
         return network
     return dataclasses.replace(network, apply=functools.partial(network.apply, residuals=residuals))
-
-
-def num_blocks(network: Any) -> int:
-    """How many blocks a backbone, or its outline, has, of which one at a time is computed anew."""
-    return jax.tree.leaves(network.params["blocks"])[0].shape[0]
 
 
 def _is_product(primitive: Any, *shapes: Any, **parameters: Any) -> bool:

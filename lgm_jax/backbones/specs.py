@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lgm_jax.backbones import configs
+from lgm_jax.backbones import configs, families
+from lgm_jax.backbones.families.family import Family
 from lgm_jax.backbones.network import IMAGENET, Network, Published
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -42,7 +43,9 @@ class Entry:
         sources: Where its weights lie; the first with safetensors is taken. Empty if embedded.
         config: Content of its `config.json`; that of an embedded one is in its folder.
         preprocessor: Content of its `preprocessor_config.json`.
-        folder: Where the files of an embedded backbone lie.
+        folder: Where the files of an embedded backbone lie, or of one's own.
+        pickle: Where its authors publish a pickle, if nobody is known to publish safetensors.
+        family: What reads it and makes it, if it is none of ours.
     """
 
     summary: str
@@ -51,6 +54,12 @@ class Entry:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     folder: Path | None = None
+    pickle: str = ""
+    family: Family | None = None
+
+    def __post_init__(self) -> None:
+        if self.family is not None:
+            families.add(self.family)
 
     @functools.cached_property
     def published(self) -> Published:
@@ -64,6 +73,13 @@ class Entry:
         """What it is, in a checkpoint of another format, if one is named."""
         found = self.published
         return found if form is None else dataclasses.replace(found, form=form)
+
+    @property
+    def origin(self) -> str:
+        """Where its weights are from, in a word."""
+        if self.sources:
+            return self.sources[0].repo
+        return self.pickle or "in the package"
 
     @property
     def spec(self) -> Network:
@@ -158,6 +174,18 @@ def _dinov3(size: str) -> Entry:
     return Entry("DINOv3", licence, (source,), {"model_type": "dinov3_vit", **config})
 
 
+def _dinov3_convnext(size: str, widths: list[int], deep: int) -> Entry:
+    config = {"hidden_sizes": widths, "depths": [3, 3, deep, 3]}
+    source = Source(f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m")
+    licence = "DINOv3 License (gated)"
+    return Entry("DINOv3", licence, (source,), {"model_type": "dinov3_convnext", **config})
+
+
+def _resnet50(summary: str, licence: str, file: str) -> Entry:
+    pickle = f"https://dl.fbaipublicfiles.com/{file}"
+    return Entry(summary, licence, config={"architecture": "resnet50"}, pickle=pickle)
+
+
 def _siglip(version: str, summary: str) -> Entry:
     source = Source(f"google/{version}-base-patch16-224")
     return Entry(summary, "Apache-2.0", (source,), {"model_type": "siglip"})
@@ -193,6 +221,14 @@ NAMES: Mapping[str, Entry] = {
     "dino_vitb16": _dino("b", 16),
     "dino_vitb8": _dino("b", 8),
     **{f"dinov3_vit{size}16": _dinov3(size) for size in "sbl"},
+    "dinov3_convnext_tiny": _dinov3_convnext("tiny", [96, 192, 384, 768], 9),
+    "dinov3_convnext_small": _dinov3_convnext("small", [96, 192, 384, 768], 27),
+    "mocov3_resnet50": _resnet50(
+        "MoCo-v3", "CC-BY-NC-4.0", "moco-v3/r-50-1000ep/r-50-1000ep.pth.tar"
+    ),
+    "dino_resnet50": _resnet50(
+        "DINO", "Apache-2.0", "dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+    ),
     "mae_vitb16": _mae("b"),
     "mae_vitl16": _mae("l"),
     "ijepa_vith14": _ijepa("ijepa_vith14_1k", 14),

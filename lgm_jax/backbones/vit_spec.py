@@ -173,6 +173,11 @@ class ViTSpec(Network):
         return f"{kind}+projection" if pool.projection else kind
 
     @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.depth
+
+    @property
     def heads(self) -> int:
         """Attention heads of every block."""
         return self.attention.heads

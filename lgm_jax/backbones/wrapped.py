@@ -26,6 +26,11 @@ _BESIDE = re.compile(
 )
 
 
+# Which of two networks that are trained together is evaluated, and the other: by DINO and its
+# successors, and by MoCo-v3.
+_EVALUATED = {"teacher": "student", "base_encoder": "momentum_encoder"}
+
+
 class _Renamed(Mapping[str, np.ndarray]):
     """Tensors under other keys; each is read when it is asked for."""
 
@@ -123,10 +128,11 @@ def _below(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
 def _choose(prefixes: Sequence[str]) -> str | None:
     if len(prefixes) <= 1:
         return prefixes[0] if prefixes else None
-    # What DINO and its successors are evaluated by.
-    teachers = [prefix for prefix in prefixes if "teacher" in prefix.split(".")]
-    if len(teachers) == 1 and all("student" in p.split(".") for p in set(prefixes) - {*teachers}):
-        return teachers[0]
+    for evaluated, other in _EVALUATED.items():
+        parts = {prefix: prefix.split(".") for prefix in prefixes}
+        chosen = [prefix for prefix in prefixes if evaluated in parts[prefix]]
+        if len(chosen) == 1 and all(other in parts[p] for p in set(prefixes) - {*chosen}):
+            return chosen[0]
     raise UserError(
         f"the weights hold several backbones, under {list_some(sorted(prefixes))}: write one of "
         "them to a file of its own"

@@ -22,6 +22,7 @@ import upstream
 
 from lgm_jax import backbones, resample
 from lgm_jax.backbones import families, port, rotary, vit, vit_spec
+from lgm_jax.backbones.families import resnet
 from lgm_jax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -87,13 +88,15 @@ def test_import_is_total_and_export_is_its_inverse(published, name):
         taken.add(theirs)
     # What is left is no part of the backbone, and named as such.
     for key in set(tensors) - taken:
-        ignored = ("mask", "text", "logit", "pooler", "decoder", "classifier")
+        ignored = ("mask", "text", "logit", "pooler", "decoder", "classifier", "num_batches")
         # Without registers, transformers stores an array of none.
         assert any(word in key for word in ignored) or not tensors[key].size
     count = sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
     assert count == sum(tensors[key].size for key in taken)
-    # Every parameter of upstream's model lies in the file.
-    assert sum(p.numel() for p in model.parameters()) == sum(x.size for x in tensors.values())
+    # Everything of upstream's model lies in the file.
+    assert sum(p.numel() for p in model.state_dict().values()) == sum(
+        x.size for x in tensors.values()
+    )
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
@@ -293,6 +296,16 @@ MISTAKES = {
         {"resolution": 24},
     ),
     "other heads": ("timm_cls", lambda s: _replace(s, "attention", heads=2), {}),
+    "tanh GELU of a ConvNeXt": (
+        "dinov3_convnext",
+        lambda s: dataclasses.replace(s, activation="gelu_tanh"),
+        {},
+    ),
+    "larger epsilon of a ConvNeXt": (
+        "dinov3_convnext",
+        lambda s: dataclasses.replace(s, norm_eps=1e-5),
+        {},
+    ),
     "antialias": ("dinov2", lambda s: _replace(s, "embed", antialias=True), {"resolution": 42}),
     "no antialias": (
         "timm_dinov2",
@@ -315,6 +328,37 @@ def test_a_mistake_would_be_seen(published, mistake, monkeypatch):
     error, _ = errors(published, name, **options)
     # No mistake hides near the tolerance. Measured: at least 9 times it, for SigLIP's GELU.
     assert error > 5 * TOLERANCE
+
+
+def test_a_larger_epsilon_of_a_resnet_would_be_seen(published, monkeypatch):
+    monkeypatch.setattr(resnet, "_EPSILON", 1e-4)
+    error, _ = errors(published, "resnet")
+    assert error > 10 * TOLERANCE
+
+
+def test_a_stride_in_the_first_convolution_would_be_seen(published, monkeypatch):
+    """Where the first ResNets have it."""
+    block = resnet.ResNetSpec.block
+
+    def other(self, stage, *, first):
+        one, two, three = block(self, stage, first=first)
+        return [one._replace(stride=two.stride), two._replace(stride=1), three]
+
+    monkeypatch.setattr(resnet.ResNetSpec, "block", other)
+    error, _ = errors(published, "resnet")
+    assert error > 10 * TOLERANCE
+
+
+def test_torchvisions_resnet_is_read(tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    if not isinstance(models.ResNet, type):
+        pytest.skip("torchvision is not installed")
+    model = upstream.randomize(models.ResNet(models.resnet.Bottleneck, [1, 2, 1, 1]))
+    upstream.save_timm(model, tmp_path / "net", "resnet50", {"layers": [1, 2, 1, 1]}, side=64)
+    model.fc = torch.nn.Identity()
+    error, gradient_error = upstream.compare(backbones.load(tmp_path / "net"), model, 2)
+    assert error <= TOLERANCE
+    assert gradient_error <= GRADIENT_TOLERANCE
 
 
 def test_a_norm_before_the_mean_would_be_seen(published):

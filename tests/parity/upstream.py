@@ -27,10 +27,10 @@ STATISTICS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.25]}
 
 _READS_THE_STREAM = (
     *("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "in_proj"),
-    *("fc1", "up_proj", "gate_proj", "intermediate", "weights_in"),
+    *("fc1", "up_proj", "gate_proj", "intermediate", "weights_in", "pointwise_conv1"),
 )
 _EMBEDDINGS = ("patch_embeddings", "position_embeddings", "cls_token")
-_SCALES = ("norm", "layrnorm", "gamma", "lambda", "scale")
+_SCALES = ("norm", "layrnorm", "gamma", "lambda", "scale", "bn", "downsample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,32 +89,43 @@ def randomize(model: Model, seed: int = 0, quiet: float = 1.0) -> Model:
                 value.copy_(0.03 * noise)
             if any(word in name for word in _EMBEDDINGS):
                 value.mul_(quiet)
+        for name, value in model.named_buffers():
+            # Of about what a convolution of such weights returns, so that an epsilon counts.
+            if name.endswith("running_mean"):
+                value.copy_(0.01 * torch.randn(value.shape, generator=generator))
+            elif name.endswith("running_var"):
+                value.copy_(1e-3 * (0.5 + torch.rand(value.shape, generator=generator)))
     return model.eval()
 
 
-def save_timm(model: Model, folder: Path, architecture: str, arguments: Mapping[str, Any]) -> None:
+def save_timm(
+    model: Model, folder: Path, architecture: str, arguments: Mapping[str, Any], side: int = 0
+) -> None:
     """What timm's users publish, without the parts that depend on a hub."""
     folder.mkdir(parents=True)
     config = {
         "architecture": architecture,
         "model_args": dict(arguments),
-        "pretrained_cfg": STATISTICS,
+        "pretrained_cfg": STATISTICS | ({"input_size": [3, side, side]} if side else {}),
     }
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
 
 
-def timm_family(architecture: str, *, other: int, **arguments: Any) -> Family:
+def timm_family(architecture: str, *, other: int, side: int = 0, **arguments: Any) -> Family:
+    """A class of timm's; a convolutional one, which has no `img_size`, is used at `side`."""
     arguments = {"num_classes": 0} | arguments
+    # At another size the same weights are to be used as timm itself resizes them.
+    dynamic = {} if side else {"dynamic_img_size": True}
 
     def make() -> Model:
-        # At another size the same weights are to be used as timm itself resizes them.
-        return timm.create_model(architecture, **arguments, dynamic_img_size=True)
+        return timm.create_model(architecture, **arguments, **dynamic)
 
     def save(model: Model, folder: Path) -> None:
-        save_timm(model, folder, architecture, arguments)
+        save_timm(model, folder, architecture, arguments, side)
 
-    return Family(make, save, lambda model, pixels: model(pixels), arguments["img_size"], other)
+    resolution = side or arguments["img_size"]
+    return Family(make, save, lambda model, pixels: model(pixels), resolution, other)
 
 
 def hf_family(
@@ -148,6 +159,10 @@ def base(features: Features) -> Features:
     return lambda model, pixels: features(getattr(model, model.base_model_prefix), pixels)
 
 
+def pooled(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+    return model(pixels).pooler_output
+
+
 def clip(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     pooled = model.vision_model(pixels, interpolate_pos_encoding=True).pooler_output
     return model.visual_projection(pooled)
@@ -166,6 +181,8 @@ def mean(model: Model, pixels: torch.Tensor) -> torch.Tensor:
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TINY_MLP = {"intermediate_size": 64}
+RESNET = {"layers": [2, 1, 3, 2], "channels": [16, 32, 48, 64]}
+CONVNEXT = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 2, 3, 1]}
 TINY_TIMM = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 TINY_TEXT = {
     **TINY,
@@ -204,6 +221,9 @@ def tiny_families() -> dict[str, Family]:
         "eva": timm_family("eva_giant_patch14_224", other=42, **timm14),
         "eva02_fused": timm_family("eva02_tiny_patch14_224", other=42, **timm14),
         "eva02_split": timm_family("eva02_base_patch14_224", other=84, **timm14),
+        "resnet": timm_family("resnet50", other=50, side=64, **RESNET),
+        "resnet_basic": timm_family("resnet18", other=96, side=64, **RESNET),
+        "resnet_grouped": timm_family("resnext50_32x4d", other=33, side=64, **RESNET),
         "dinov2": hf_family(t.Dinov2Model, t.Dinov2Config(**DINOV2), cls, **SIZES14),
         "dinov2_gated": hf_family(
             t.Dinov2Model, t.Dinov2Config(**DINOV2, use_swiglu_ffn=True), cls, **SIZES14
@@ -229,6 +249,13 @@ def tiny_families() -> dict[str, Family]:
             t.DINOv3ViTConfig(**VISION16, use_gated_mlp=True, hidden_act="silu"),
             cls,
             **SIZES16,
+        ),
+        "dinov3_convnext": hf_family(
+            t.DINOv3ConvNextModel,
+            t.DINOv3ConvNextConfig(**CONVNEXT, image_size=64),
+            pooled,
+            resolution=64,
+            other=96,
         ),
         "clip": hf_family(t.CLIPModel, CLIP, clip, **SIZES16),
         "clip_vision": hf_family(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lgm_jax.backbones.families import hf_vits, timm_vits
+from lgm_jax.backbones.families import convnext, hf_vits, resnet, timm_vits
 from lgm_jax.backbones.families.family import Family, Reader
 from lgm_jax.backbones.network import Network, Preprocessing
 from lgm_jax.backbones.port import Format
@@ -16,35 +16,56 @@ from lgm_jax.backbones.port import Format
 __all__ = [
     "FAMILIES",
     "Family",
+    "add",
     "family_of",
     "formats",
+    "known",
     "model_types",
     "timm_classes",
 ]
 
-FAMILIES: tuple[Family, ...] = (timm_vits.FAMILY, hf_vits.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    timm_vits.FAMILY,
+    hf_vits.FAMILY,
+    resnet.FAMILY,
+    convnext.FAMILY,
+)
+
+
+_ADDED: list[Family] = []
+
+
+def add(family: Family) -> None:
+    """Makes a family of somebody else's known, as `specs.Entry` does for the backbones it is of."""
+    if family not in _ADDED:
+        _ADDED.append(family)
+
+
+def known() -> tuple[Family, ...]:
+    """Ours, and those that were added."""
+    return (*FAMILIES, *_ADDED)
 
 
 def family_of(spec: Network) -> Family:
     """The family whose module a network is."""
-    return next(family for family in FAMILIES if isinstance(spec, family.network))
+    return next(family for family in known() if isinstance(spec, family.network))
 
 
 def networks() -> Mapping[str, type[Network]]:
     """The class of a network by its checkpoint's format."""
-    return {form: family.network for family in FAMILIES for form in family.formats}
+    return {form: family.network for family in known() for form in family.formats}
 
 
 def formats() -> Mapping[str, Format]:
     """Every checkpoint's format, by name."""
-    return {name: form for family in FAMILIES for name, form in family.formats.items()}
+    return {name: form for family in known() for name, form in family.formats.items()}
 
 
 def timm_classes() -> Mapping[str, Reader]:
     """What reads the arguments of a class of timm's."""
-    return {name: reader for family in FAMILIES for name, reader in family.timm.items()}
+    return {name: reader for family in known() for name, reader in family.timm.items()}
 
 
 def model_types() -> Mapping[str, tuple[Reader, Preprocessing]]:
     """What reads transformers' configurations, and the family's statistics, by `model_type`."""
-    return {name: found for family in FAMILIES for name, found in family.transformers.items()}
+    return {name: found for family in known() for name, found in family.transformers.items()}

@@ -8,9 +8,10 @@ from typing import Any
 
 from flax import nnx
 
+from lgm_jax.backbones.activations import Activation
 from lgm_jax.backbones.network import Network, Preprocessing
 from lgm_jax.backbones.port import Format
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, unknown_name
 
 Config = Mapping[str, Any]
 Reader = Callable[[Config], tuple[Network, str]]
@@ -27,9 +28,10 @@ class Family:
 
     Attributes:
         network: The class of its shapes: number of features and of operations, resolutions.
-        module: `module(spec, dtype=..., kernel=..., rngs=...)` makes what is applied. It is called
-            with normalised pixels (b, h, w, 3) and returns features (b, f); where it also takes
-            `residuals`, there is a choice of what its gradient keeps (`residuals.RESIDUALS`).
+        module: `module(spec, dtype=..., rngs=...)` makes what is applied, with a `kernel=...` where
+            the network has attention heads. It is called with normalised pixels (b, h, w, 3) and
+            returns features (b, f); where it also takes `residuals`, there is a choice of what its
+            gradient keeps (`residuals.RESIDUALS`).
         formats: The key maps of its checkpoints, by name.
         timm: What reads a config of timm's, by the class that an architecture is of.
         transformers: What reads a config of transformers', by `model_type`, and the statistics of
@@ -43,6 +45,24 @@ class Family:
     transformers: Mapping[str, tuple[Reader, Preprocessing]] = dataclasses.field(
         default_factory=dict
     )
+
+
+def hf_activation(name: Any) -> Activation:
+    """What transformers means by the name of an activation.
+
+    Raises:
+        UserError: If it is none of ours.
+    """
+    known: Mapping[str, Activation] = {
+        "gelu": "gelu",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_new": "gelu_tanh",
+        "quick_gelu": "quick_gelu",
+        "silu": "silu",
+    }
+    if not isinstance(name, str) or name not in known:
+        raise unknown_name("activation", str(name), list(known), "supported")
+    return known[name]
 
 
 def side(value: Any, name: str) -> Any:

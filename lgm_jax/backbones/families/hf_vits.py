@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from lgm_jax.backbones.activations import Activation
-from lgm_jax.backbones.families.family import Config, Family
+from lgm_jax.backbones.families.family import Config, Family, hf_activation
 from lgm_jax.backbones.families.vits import block, stacked, stem, tokens
 from lgm_jax.backbones.network import CLIP, HALF, IMAGENET
 from lgm_jax.backbones.port import Format, Row, linear, norm
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
-from lgm_jax.errors import UserError, unknown_name
+from lgm_jax.errors import UserError
 
 # Configs.
-
-
-def _activation(name: str) -> Activation:
-    known: Mapping[str, Activation] = {
-        "gelu": "gelu",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "gelu_new": "gelu_tanh",
-        "quick_gelu": "quick_gelu",
-        "silu": "silu",
-    }
-    if not isinstance(name, str) or name not in known:
-        raise unknown_name("activation", str(name), list(known), "supported")
-    return known[name]
 
 
 def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
@@ -39,7 +24,7 @@ def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
         raise UserError("qkv_bias=false is not supported")
     parts.setdefault("attention", AttentionSpec(config["num_attention_heads"]))
     if "mlp" not in parts:
-        parts["mlp"] = MlpSpec(config["intermediate_size"], _activation(config["hidden_act"]))
+        parts["mlp"] = MlpSpec(config["intermediate_size"], hf_activation(config["hidden_act"]))
     return ViTSpec(
         resolution=config["image_size"],
         width=config["hidden_size"],
@@ -66,7 +51,7 @@ def _read_dinov2(config: Config) -> tuple[ViTSpec, str]:
         # Two thirds, rounded up to a multiple of 8.
         mlp = MlpSpec((int(hidden * 2 / 3) + 7) // 8 * 8, "silu", gated=True)
     else:
-        mlp = MlpSpec(hidden, _activation(config["hidden_act"]))
+        mlp = MlpSpec(hidden, hf_activation(config["hidden_act"]))
     embed = EmbedSpec(
         config["patch_size"],
         registers=config.get("num_register_tokens", 0),
@@ -81,7 +66,7 @@ def _read_dinov3(config: Config) -> tuple[ViTSpec, str]:
     if biases != (True, False, True, True, True):
         raise UserError("a DINOv3 with other biases than query, value, projection and MLP's")
     rotary = Rotary("half", "centered", base=config["rope_theta"])
-    activation, gated = _activation(config["hidden_act"]), config["use_gated_mlp"]
+    activation, gated = hf_activation(config["hidden_act"]), config["use_gated_mlp"]
     spec = _shape(
         config,
         EmbedSpec(config["patch_size"], registers=config["num_register_tokens"], positions="none"),
