@@ -103,6 +103,23 @@ def test_what_does_not_fit_is_said_with_what_does(each, size, said, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--config.real.source=stream"], r"10 a step and device in 1 of 10, [\d.]+ [kM]B"),
+        (["--config.real.source=cached"], r"128 a batch and device in 1 of 128, [\d.]+ [kM]B"),
+    ],
+)
+def test_a_compiled_plan_says_how_real_images_are_embedded(flags, said, monkeypatch):
+    """By the compiler of CPUs, which is here."""
+    h100 = accelerators.ACCELERATORS["h100"]
+    here = accelerators.Topology("here", h100, jax.devices()[:1], {})
+    monkeypatch.setattr(accelerators, "find", lambda name: here)
+    text = compiled.describe(config_of("--config=configs/quickstart.py:quick", *flags), "here")
+    assert re.search(rf"\nreal images +{said}\n", text), text
+
+
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "module"), [("v5e:4x4", "libtpu"), ("h100:8", "jax_cuda12_plugin")]
