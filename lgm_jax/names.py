@@ -1,7 +1,7 @@
-"""Names of classes and files, which may be anything: as text that every writer takes, and compared.
+"""Names of classes and files: as plain text, and compared.
 
-Folders are named by bytes, and other programs' files by whatever they wrote: a name may be no valid
-Unicode, hold line breaks, or be the same letters encoded otherwise (macOS and Linux differ in `é`).
+A name may be any bytes: no valid Unicode, with line breaks, or with the same letters in another
+encoding (macOS and Linux differ in `é`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-# Joiners of scripts and emoji: invisible, but what they join looks otherwise without them.
+# Joiners of scripts and emoji: invisible, but they change the look of their neighbours.
 _JOINERS = "\u200c\u200d"
 
 
 def plain(name: object) -> str:
-    """A name as one line of valid text, in NFC; what can be read already stays as it is.
+    """Returns a name as one line of valid text in NFC; readable text stays unchanged.
 
     Control characters, line breaks and bytes that are no UTF-8 become escapes, odd spaces ordinary
     ones; invisible characters and spaces at either end are dropped.
@@ -25,50 +25,56 @@ def plain(name: object) -> str:
     text = str(name)
     if text.isascii() and text.isprintable() and text == text.strip() and text:
         return text
-    # What Python could not decode in the machine's locale may be UTF-8 all the same.
+    # Bytes that Python could not decode in the machine's locale may be UTF-8.
     with contextlib.suppress(UnicodeEncodeError):
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     shown = "".join(map(_show, unicodedata.normalize("NFC", text))).strip()
     return shown.strip(_JOINERS) or "_"
 
 
+def join(items: Sequence[str]) -> str:
+    """Lists items as in a sentence."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
 def match(
     names: Sequence[str], known: Sequence[str], *more: Callable[[str], str]
 ) -> dict[str, str]:
-    """Which of other names each name is: equal, else looking the same, else but for case and `_`.
+    """Matches names with others: equal ones, then by looks, then without case and `_`.
 
     Args:
-        names: The names to find.
-        known: The names to find them among.
-        more: Further ways to write a name, by which it is looked for at last.
+        names: The names to match.
+        known: The names to match them with.
+        more: Further ways to write a name, which are compared last.
 
     Returns:
-        From each name that is exactly one of the others to that one. No two are the same.
+        The other name of each name that matches exactly one. No two are the same.
     """
-    found: dict[str, str] = {}
+    matches: dict[str, str] = {}
     ways: list[Callable[[str], str]] = [str, looks, folded, *more]
     for write in ways:
         ours, theirs = _by_key(names, write), _by_key(known, write)
-        taken = set(found.values())
+        taken = set(matches.values())
         for key, name in ours.items():
             other = theirs.get(key)
-            if name is not None and other is not None and name not in found and other not in taken:
-                found[name] = other
-    return found
+            if name is None or other is None or name in matches or other in taken:
+                continue
+            matches[name] = other
+    return matches
 
 
 def looks(name: str) -> str:
-    """Equal for names that look the same."""
+    """Returns a key that is equal for names that look the same."""
     return " ".join(re.sub(f"[{_JOINERS}]", "", plain(name)).split())
 
 
 def folded(name: str) -> str:
-    """Equal for names that differ in case, or in spaces, `_` and `-`, or that look the same."""
+    """Returns a key that is equal for names that differ in case, spaces, `_` and `-` at most."""
     return re.sub(r"[\s_-]+", " ", looks(name).casefold()).strip()
 
 
 def _by_key(names: Sequence[str], write: Callable[[str], str]) -> Mapping[str, str | None]:
-    """From what is written to the name, or to `None` where several are written so."""
+    """Returns names by their keys, or `None` where several have the same key."""
     keys = [write(name) for name in dict.fromkeys(names)]
     counts = Counter(keys)
     pairs = zip(keys, dict.fromkeys(names), strict=True)
@@ -81,10 +87,10 @@ def _show(character: str) -> str:
     if category == "Zs":
         return " "
     if category == "Cf":
-        # Of tags, flags are made.
+        # Flags are made of tags.
         return character if character in _JOINERS or 0xE0020 <= code <= 0xE007F else ""
     if 0xDC80 <= code <= 0xDCFF:
-        # A byte that Python keeps so.
+        # A surrogate that stands for a byte.
         return f"\\x{code - 0xDC00:02x}"
     if category in ("Cc", "Cs", "Zl", "Zp"):
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -1,18 +1,23 @@
-"""Standard output and errors that never raise: closed, full, or unable to show a character."""
+"""The terminal: output that never raises, errors of one line, and arguments."""
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import errno
+import functools
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from lgm_jax.errors import UserError
 from lgm_jax.interrupts import CLOSED_PIPE, INTERRUPTS, Interrupted
 
-# What stands for a character of ours where the output has none of it.
+Main = Callable[[Sequence[str]], int]
+
+# Replacements of characters that the output's encoding may lack.
 _PLAIN = {"±": "+-", "…": "..."}
 _HANDLER = "lgm_jax.plain"
 
@@ -22,10 +27,10 @@ _failures: list[OSError] = []
 def prepare() -> None:
     """Replaces `sys.stdout` and `sys.stderr`; to be called before any file is opened.
 
-    A character that the output's encoding lacks is written in others. Where nobody reads standard
-    output any more, or its disk is full, the program is interrupted as by a signal, so that a run
-    saves what it has; errors that cannot be told are left out. Streams that were closed when the
-    program started lead nowhere: files would take their numbers.
+    A character that the output's encoding lacks is replaced. If standard output is closed, or its
+    disk is full, the program is interrupted as by a signal, so that a run saves its state; errors
+    that cannot be written are dropped. Streams that were closed when the program started are
+    opened on the null device: files would take their numbers.
     """
     codecs.register_error(_HANDLER, _replace)
     for number in range(3):
@@ -38,7 +43,7 @@ def prepare() -> None:
     sys.stderr = _guard(sys.stderr, 2, lambda error: None)
 
 
-def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+def run(main: Main, arguments: Sequence[str]) -> int:
     """Runs a program, between `prepare` and `sys.exit`; returns its exit code."""
     try:
         code = main(arguments)
@@ -51,11 +56,31 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     return code
 
 
+def one_line_errors(main: Main) -> Main:
+    """Makes a `UserError` of a program one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def run_main(arguments: Sequence[str]) -> int:
+        try:
+            return main(arguments)
+        except UserError as error:
+            print(f"error: {error}".replace("\n", " "), file=sys.stderr)
+            return 2
+
+    return run_main
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments that raises `UserError` for bad ones."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    plain = (_PLAIN.get(char, char) for char in lacking)
+    plain = (_PLAIN.get(char, char) for char in error.object[error.start : error.end])
     text = "".join(char.encode("ascii", "backslashreplace").decode() for char in plain)
     return text, error.end
 
@@ -63,9 +88,9 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 class _Guarded(io.FileIO):
     """Writes to a stream, or nowhere once that has failed."""
 
-    def __init__(self, number: int, tell: Callable[[OSError], Any]):
+    def __init__(self, number: int, on_error: Callable[[OSError], Any]):
         super().__init__(number, "w", closefd=False)
-        self._tell = tell
+        self._on_error = on_error
 
     def write(self, data: Any) -> Any:
         try:
@@ -73,13 +98,13 @@ class _Guarded(io.FileIO):
         except OSError as error:
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.fileno())
-            self._tell(error)
+            self._on_error(error)
         return len(data)
 
 
-def _guard(stream: Any, number: int, tell: Callable[[OSError], Any]) -> io.TextIOWrapper:
+def _guard(stream: Any, number: int, on_error: Callable[[OSError], Any]) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        io.BufferedWriter(_Guarded(number, tell)),
+        io.BufferedWriter(_Guarded(number, on_error)),
         encoding=getattr(stream, "encoding", None) or "utf-8",
         errors=_HANDLER,
         # `python -u` lets text through, but below it is a buffer.

@@ -98,7 +98,7 @@ def test_page_warns_of_a_classifier_on_all_images_that_learned_too_little(tmp_pa
     assert "Cannot be right." in page
     assert "Raise probe.full_epochs" in page
     assert "% of the accuracy of all real images" not in page
-    assert "more than with all real ones" not in page
+    assert "more than with all real images" not in page
     assert "further than all" not in page
 
 
@@ -110,7 +110,7 @@ def test_page_measures_nothing_against_a_classifier_that_cannot_be_right(tmp_pat
     page = page_of(folder)
     assert ("Cannot be right." in page) == found
     assert ("further than all" in page) != found
-    assert ("more than with all real ones" in page) != found
+    assert ("more than with all real images" in page) != found
 
 
 def test_page_and_comparison_warn_of_images_that_are_worse_than_random_ones(tmp_path):

@@ -26,9 +26,9 @@ def test_page_says_what_how_good_and_what_next(text):
         "Nobody drew or photographed these images",
         "they began as random noise, and for 30 steps",
         "Each is 32 \u00d7 32 pixels",
-        "<strong>80.5 %</strong> of 80 unseen test images correctly: 20.5 points more than with as "
-        "many random real ones, 10.5 more than with the most typical real ones, 15.5 more than "
-        "with real look-alikes and 14.5 fewer than with all real ones. Guessing gives 25 %.",
+        "<strong>80.5 %</strong> of 80 unseen test images correctly: 10.5 points more than with "
+        "typical real images, 15.5 more than with look-alike real images, 20.5 more than with "
+        "random real images and 14.5 fewer than with all real images. Guessing gives 25 %.",
         "Measured on 80 images for one distillation (seed 0). The difference to typical real "
         "images may be chance.",
         "on near <span>The model they were made for.",

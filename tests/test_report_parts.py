@@ -8,7 +8,18 @@ from etils import epath
 from PIL import Image
 
 from lgm_jax import runs
-from lgm_jax.report import cards, charts, commands, gallery, losses, pictures, timelapse, words
+from lgm_jax.names import join
+from lgm_jax.report import (
+    cards,
+    charts,
+    commands,
+    gallery,
+    judge,
+    losses,
+    pictures,
+    timelapse,
+    words,
+)
 from tests.run_folders import NAMES, probe_entry
 
 
@@ -118,7 +129,8 @@ def test_spread_ends_with_the_last():
 
 
 def test_sheets_have_full_rows_where_they_can():
-    assert [pictures.sheet_columns(count) for count in (1, 4, 7, 10, 100)] == [1, 2, 4, 5, 10]
+    columns = [pictures.sheet_layout(count).columns for count in (1, 4, 7, 10, 100)]
+    assert columns == [1, 2, 4, 5, 10]
 
 
 def test_sheets_are_bounded_in_number():
@@ -160,15 +172,15 @@ def test_differences_within_two_standard_errors_may_be_chance():
         "full": probe_entry(90.0, 0.0),
     }
     # Of 400 images: 1.5 and 1.7 points, together 2.3.
-    assert words.doubtful(entries, 400) == ["centroids", "full"]
-    assert words.doubtful(entries, 4000) == ["full"]
+    assert judge.doubtful(entries, 400) == ["centroids", "full"]
+    assert judge.doubtful(entries, 4000) == ["full"]
     # What repetitions differ in counts, too.
     entries["random"] = probe_entry(70.0, 15.0)
-    assert words.doubtful(entries, 4000) == ["random", "full"]
+    assert judge.doubtful(entries, 4000) == ["random", "full"]
     assert words.compare(entries) == [
-        "20.0 points more than with as many random real ones",
-        "3.0 more than with the most typical real ones",
-        "as many as with all real ones",
+        "3.0 points more than with typical real images",
+        "20.0 more than with random real images",
+        "as many as with all real images",
     ]
     said = words.doubt(entries, 400, 3, made_here=True)
     assert said == (
@@ -183,9 +195,9 @@ def test_differences_within_two_standard_errors_may_be_chance():
     assert words.doubt(entries, None, 3, made_here=False) == "Measured for one set of images."
     clear = {"distilled": entries["distilled"], "centroids": probe_entry(50.0)}
     assert "chance" not in words.doubt(clear, 400, 3, made_here=True)
-    assert words.gap({"distilled": probe_entry(80), "random": probe_entry(80)}) is None
-    assert words.gap(clear | {"random": probe_entry(70), "full": probe_entry(95)}) == 0.8
-    assert words.gap(clear | {"random": probe_entry(88), "full": probe_entry(90)}) is None
+    assert judge.gap({"distilled": probe_entry(80), "random": probe_entry(80)}) is None
+    assert judge.gap(clear | {"random": probe_entry(70), "full": probe_entry(95)}) == 0.8
+    assert judge.gap(clear | {"random": probe_entry(88), "full": probe_entry(90)}) is None
 
 
 def test_durations_and_devices_are_said_in_words():
@@ -197,7 +209,7 @@ def test_durations_and_devices_are_said_in_words():
     ]
     assert words.devices(["cpu"]) == "1 CPU"
     assert words.devices(["H100"] * 8 + ["cpu"]) == "8 x H100, 1 CPU"
-    assert words.join(["a", "b", "c"]) == "a, b and c"
+    assert join(["a", "b", "c"]) == "a, b and c"
 
 
 def test_commands_are_changed_and_their_bare_names_found():
@@ -207,7 +219,7 @@ def test_commands_are_changed_and_their_bare_names_found():
     assert commands.folder(command, "x") == "w/x"
     # It was renamed, or nothing is known of it.
     assert commands.folder(command, "y") == commands.folder(None, "y") == "y"
-    assert commands.anew(command, "w/z").endswith("'--config.data.folder=p q' --workdir=w/z")
+    assert commands.again(command, "w/z").endswith("'--config.data.folder=p q' --workdir=w/z")
     assert commands.bare_names(command) == ["c.py", "p q"]
     # Backbones may be folders.
     of_backbones = (

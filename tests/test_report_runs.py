@@ -64,7 +64,7 @@ def test_finished_run_shows_nothing_of_later_steps(tmp_path):
     assert "c0ffee" not in text
     # It goes on: what was finished is shown no more, and who goes on is named.
     going = view.read_run(folder, step=40)
-    assert going.results is None
+    assert going.results == {}
     assert going.losses[-1] == (40, 0.9)
     assert going.made_by[-1]["commit"] == "c0ffee"
 
@@ -136,7 +136,7 @@ def test_run_of_an_earlier_version_has_a_page(tmp_path):
     assert gallery.load_gallery(folder / runs.GALLERY).side is None
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
-    assert "80.5 %</strong> of unseen test images correctly: 20.5 points" in text
+    assert "80.5 %</strong> of unseen test images correctly: 10.5 points" in text
     assert "Another seed gives other images" in text
     assert "may be chance" not in text
     assert "ANOTHER_RUN" in text
@@ -209,7 +209,7 @@ def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
     # Runs that experiments share lie with the first of them.
     shared = config["command"] + " --config.experiment.share=runs/table1"
     assert commands.folder(shared, "a") == "runs/table1/runs/a"
-    assert commands.anew(shared, "w") == commands.changed(config["command"], workdir="w")
+    assert commands.again(shared, "w") == commands.changed(config["command"], workdir="w")
     assert commands.makes_several("launch.py --config=mine.py --config.experiment.seeds=2")
     assert commands.makes_several("launch.py --config=table2:embedded")
     assert commands.makes_several("launch.py --config=table2.py --workdir=w")

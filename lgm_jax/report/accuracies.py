@@ -1,4 +1,4 @@
-"""Accuracies of classifiers by evaluation backbone, by group, and how they were trained."""
+"""Accuracies of classifiers by evaluation backbone and by group, and how they were trained."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lgm_jax.report import charts, words
-from lgm_jax.report.judge import contradicts
-from lgm_jax.report.words import TITLES
+from lgm_jax.report.judge import contradicts, gap
+from lgm_jax.report.table import TITLES
 
 
 def describe_accuracies(
@@ -19,9 +19,9 @@ def describe_accuracies(
     """Returns dots with error bars for each evaluation backbone, in percent of their axis' width.
 
     Args:
-        probes: Those of `results.json`; backbones that images were made for come first.
-        made_for: What the images were distilled against.
-        num_classes: Number of classes, which says what guessing gives.
+        probes: `probe` of `results.json`; backbones that images were made for come first.
+        made_for: Names of these backbones.
+        num_classes: Number of classes, from which the accuracy of guessing follows.
         num_test: Images that accuracies were measured on, if known.
     """
     if not probes:
@@ -65,9 +65,9 @@ def _describe_backbone(
     """Dots and error bars of one evaluation backbone.
 
     Args:
-        entries: The backbone's in `results.json`, by method.
+        entries: The backbone's entries in `results.json`, by method.
         spans: Ends of the error bars.
-        at: Where on the axis an accuracy lies.
+        at: Returns the place of an accuracy on the axis, in percent of its width.
         num_test: Images that accuracies were measured on, if known.
     """
     means = {method: entry["top1_mean"] for method, entry in entries.items()}
@@ -89,7 +89,7 @@ def _describe_backbone(
         ],
         "means": means,
         "goal": at(means["full"]) if "full" in means else None,
-        "gap": words.gap(entries, num_test),
+        "gap": gap(entries, num_test),
         "share": 100 * means["distilled"] / means["full"] if has_share else None,
         "runs": max(len(entry["top1_runs"]) for entry in entries.values()),
         "split": next(iter(entries.values()))["split"],
@@ -100,19 +100,16 @@ def _describe_backbone(
 def describe_training(entries: Mapping[str, Any]) -> str:
     """Says how the classifiers of an evaluation backbone were trained, in a sentence or two."""
 
-    def say(entry: Mapping[str, Any]) -> str:
-        # Iterations of lbfgs lead to a minimum: their number says nothing.
+    def describe(entry: Mapping[str, Any]) -> str:
+        # Iterations of lbfgs end at a minimum: their number does not matter.
         epochs = "" if entry["solver"] == "lbfgs" else f", {entry['epochs']:,} epochs"
         return f"{entry['solver']}{epochs}, augmentation: {entry['augment']}."
 
-    ways = {method: say(entry) for method, entry in entries.items()}
-    few = next((way for method, way in ways.items() if method != "full"), None)
-    if few is None:
-        return f"Classifiers: {ways['full']}"
-    all_real = ways.get("full", few)
-    return f"Classifiers: {few}" + (
-        f" The one on all real images: {all_real}" if all_real != few else ""
-    )
+    ways = {method: describe(entry) for method, entry in entries.items()}
+    all_real = ways.pop("full", None)
+    few = next(iter(ways.values()), all_real)
+    more = f" The one on all real images: {all_real}" if all_real not in (None, few) else ""
+    return f"Classifiers: {few}{more}"
 
 
 def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any] | None:

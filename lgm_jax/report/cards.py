@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lgm_jax.report import pictures, words
+from lgm_jax.names import join
+from lgm_jax.report import pictures
 from lgm_jax.report.gallery import DISTILLED, REALS, Gallery
 from lgm_jax.report.place import Place
 from lgm_jax.report.view import RunView, first_pictures
@@ -27,8 +28,8 @@ def describe_cards(
         row = {
             "distilled": place.put(DISTILLED, i, gallery.files[DISTILLED][i]),
             "reals": [
-                {**said, "src": place.put(kind, i, gallery.files[kind][i])}
-                for kind, said in describe_reals(gallery, i)
+                {**caption, "src": place.put(kind, i, gallery.files[kind][i])}
+                for kind, caption in describe_reals(gallery, i)
             ],
             "others": [],
         }
@@ -51,17 +52,17 @@ def describe_cards(
 def describe_reals(gallery: Gallery, i: int) -> list[tuple[str, dict[str, str]]]:
     """Returns the real pictures beside a distilled one: kind, and name with description.
 
-    A picture that is of several kinds is there once, under the first of them.
+    A picture of several kinds appears once, under the first of them.
     """
     kinds: dict[bytes, list[str]] = {}
     for kind in REALS:
         if kind in gallery.files:
             kinds.setdefault(gallery.files[kind][i], []).append(kind)
-    found = []
+    described = []
     for same in kinds.values():
-        name = words.join([CAPTIONS[kind][0] for kind in same])
+        name = join([CAPTIONS[kind][0] for kind in same])
         text = CAPTIONS[same[0]][1]
         if len(same) > 1:
-            text = f"one real image: {words.join([CAPTIONS[kind][2] for kind in same])}"
-        found.append((same[0], {"name": name, "text": text}))
-    return found
+            text = f"one real image: {join([CAPTIONS[kind][2] for kind in same])}"
+        described.append((same[0], {"name": name, "text": text}))
+    return described

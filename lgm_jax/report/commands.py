@@ -1,4 +1,4 @@
-"""What a reader types next: commands and code, from the command that made a run."""
+"""The next commands and code for a reader, from the command of the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lgm_jax.backbones import specs
 from lgm_jax.report.view import RunView
 
-# Flags whose values lie somewhere, unless they are names of backbones.
+# Flags whose values are files or folders, unless they are names of backbones.
 _PLACES = (
     *("--workdir", "--config", "--config.data.folder", "--config.images.source"),
     *("--config.real.cache", "--config.backbone.name", "--config.eval_backbones"),
@@ -23,14 +23,14 @@ _FEW = 2
 
 
 def changed(command: str, **flags: str | int) -> str:
-    """A command with other values of some flags; `__` stands for the dot of a key."""
+    """Changes values of some flags of a command; `__` stands for the dot of a key."""
     values = {f"--{name.replace('__', '.')}": value for name, value in flags.items()}
     words = [word for word in shlex.split(command) if word.partition("=")[0] not in values]
     return shlex.join([*words, *(f"{name}={value}" for name, value in values.items())])
 
 
 def makes_several(command: str | None) -> bool:
-    """Whether a command is an experiment's, whose runs are several."""
+    """Returns whether a command starts an experiment, which has several runs."""
     # They show runs by means of this package.
     from lgm_jax import experiments
 
@@ -46,37 +46,37 @@ def makes_several(command: str | None) -> bool:
 
 
 def folder(command: str | None, name: str) -> str:
-    """A run's folder as it would be typed.
+    """Returns a run's folder as it would be typed.
 
     Args:
-        command: What made it.
-        name: Of the folder, which may have been renamed since.
+        command: The command that made it.
+        name: The folder's name, which may have changed since.
     """
-    given = dict(word.partition("=")[::2] for word in shlex.split(command or ""))
-    typed = given.get("--workdir", name)
+    flags = dict(word.partition("=")[::2] for word in shlex.split(command or ""))
+    typed = flags.get("--workdir", name)
     if makes_several(command):
-        where = f"{given.get(_SHARE) or typed}/runs/{name}"
+        where = f"{flags.get(_SHARE) or typed}/runs/{name}"
     else:
         where = typed if PurePosixPath(typed).name == name else name
     # Not to be taken for a flag.
     return f"./{where}" if where[:1] == "-" else where
 
 
-def anew(command: str, where: str) -> str:
-    """A command that makes in another folder what one has made, without other experiments' runs.
+def again(command: str, where: str) -> str:
+    """Returns the command that repeats another in a folder of its own.
 
     Args:
-        command: What was typed.
-        where: The other folder.
+        command: The other command; runs that its experiment shared are made again.
+        where: The folder.
     """
     words = [word for word in shlex.split(command) if word.partition("=")[0] != _SHARE]
     return changed(shlex.join(words), workdir=where)
 
 
 def bare_names(command: str | None) -> list[str]:
-    """Files and folders of which a command has no more than the name.
+    """Returns the files and folders in a command without a path.
 
-    Of those elsewhere on the machine a page shows only that, so they may lie anywhere.
+    A page shows no more of those elsewhere on the machine, so they may lie anywhere.
     """
     pairs = [word.partition("=")[::2] for word in shlex.split(command or "")]
     values = [item for name, value in pairs if name in _PLACES for item in value.split(",")]
@@ -93,14 +93,14 @@ def load(
     *,
     soft: bool,
 ) -> str:
-    """Python that loads the images and gives them to the backbone.
+    """Returns Python code that loads the images and applies the backbone to them.
 
     Args:
         where: The run folder, as it would be typed.
-        num_images: How many there are, if known.
-        side: Of the images, if known.
-        class_names: In label order.
-        backbone: What they were distilled for.
+        num_images: The number of images, if known.
+        side: Their side in pixels, if known.
+        class_names: Names of the classes, in label order.
+        backbone: The backbone that they were distilled for.
         soft: Whether labels were learned along.
     """
     lines = ["import lgm_jax", ""]
@@ -131,37 +131,27 @@ def load(
     return "\n".join(lines)
 
 
-def describe_next_steps(
-    run: RunView,
-    where: str,
-    num_images: int | None,
-    side: int | None,
-    class_names: Sequence[str],
-    *,
-    soft: bool,
-) -> dict[str, Any]:
-    """Returns commands and code to go on with.
-
-    Args:
-        run: The run.
-        where: Its folder, as it would be typed.
-        num_images: How many distilled images there are, if known.
-        side: Their side in pixels, if known.
-        class_names: Names of the classes, in label order.
-        soft: Whether labels were learned along.
-    """
+def describe_next_steps(run: RunView) -> dict[str, Any]:
+    """Returns the next commands and code for a reader."""
     command = run.config.get("command")
-    several = makes_several(command)
-    backbone = next(iter(run.backbones), None)
+    where, several = folder(command, run.name), makes_several(command)
     seed = int(run.settings.get("seed") or 0) + 1
     other = "runs/another" if command and not several else "ANOTHER_RUN"
     beside = f"python -m lgm_jax.report {shlex.quote(where)} {other} --out=compare.html"
     return {
         "command": command,
+        "where": where,
         "bare": bare_names(command),
-        "again": anew(command, "runs/again") if command else None,
+        "again": again(command, "runs/again") if command else None,
         "experiment": several,
-        "load": load(where, num_images, side, class_names, backbone, soft=soft),
+        "load": load(
+            where,
+            run.num_images,
+            run.side,
+            run.class_names,
+            next(iter(run.backbones), None),
+            soft=run.soft,
+        ),
         "compare": f"{changed(command, config__seed=seed, workdir=other)}\n{beside}"
         if command and not several
         else beside,

@@ -1,4 +1,4 @@
-"""Several runs on one page: the same classes side by side, accuracies, losses."""
+"""The comparison of runs on one page: the same classes side by side, accuracies, losses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lgm_jax.report import words
 from lgm_jax.report.judge import judge
 from lgm_jax.report.losses import describe_losses
 from lgm_jax.report.place import Beside, Embedded, Place
+from lgm_jax.report.table import TITLES
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes
-from lgm_jax.report.words import TITLES
 
-# Pictures that one file holds, and their bytes.
+# Pictures that one file holds at most, and their bytes.
 _MOST_PICTURES, _BUDGET = 400, 7_000_000
 
-# Of a page that is not one file, each run's pictures lie in a folder: this and a number.
+# Where the page is not one file, each run's pictures lie in a folder of this name and a number.
 _FOLDERS = "run"
 
 
@@ -60,95 +60,86 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
 def describe_comparison(
     views: Sequence[RunView], labels: Sequence[Sequence[int]], place: Place
 ) -> dict[str, Any]:
-    """All that the template of a comparison shows.
+    """Returns all that the template of a comparison shows.
 
     Args:
         views: The runs.
         labels: For each run, the labels that it gives the classes of the first.
-        place: Where pictures go.
+        place: The place of pictures.
     """
-    first = views[0].gallery
-    names = list(first.class_names) if first else []
     titles = name_runs(views)
-    firsts = [first_pictures(view.gallery) if view.gallery else {} for view in views]
-    rows = []
-    for label, name in enumerate(names):
-        cells = []
-        for number, (found, mapped) in enumerate(zip(firsts, labels, strict=True)):
-            picture = found.get(mapped[label])
-            cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
-        rows.append({"name": name, "label": label, "cells": cells})
     shown = _names_of_backbones(titles, views)
     probes = [
-        {
-            names.get(name, name): found
-            for name, found in (view.results or {}).get("probe", {}).items()
-        }
+        {names.get(name, name): entries for name, entries in view.results.get("probe", {}).items()}
         for names, view in zip(shown, views, strict=True)
     ]
     own = [
         {names.get(name, name) for name in view.backbones}
         for names, view in zip(shown, views, strict=True)
     ]
-    data = {view.config.get("data", {}).get("fingerprint") for view in views}
+    same_data = len({view.data.get("fingerprint") for view in views}) == 1
+    tested = {view.num_test for view in views if view.probes}
     return {
         "title": f"{len(views)} runs compared",
         "runs": [
             {
                 "title": title,
-                "about": describe_run(view, title),
-                "ipc": (view.results or view.settings).get("ipc"),
+                "about": _describe_run(view, title),
+                "ipc": view.recorded.get("ipc"),
             }
             for title, view in zip(titles, views, strict=True)
         ],
-        "dataset": views[0].config.get("data", {}).get("name", ""),
-        "rows": rows,
-        "table": describe_table(titles, probes),
-        "heat": describe_heat(titles, own, probes),
+        "dataset": views[0].data.get("name", ""),
+        "rows": _describe_classes(views, labels, place),
+        "table": _describe_table(titles, probes),
+        "heat": _describe_heat(titles, own, probes),
         "loss": describe_losses(
             [(title, view.losses) for title, view in zip(titles, views, strict=True)]
         ),
         "about": {name: words.about_backbone(name) for entries in probes for name in entries},
         "words": words.glossary(
-            [method for entries in probes for found in entries.values() for method in found],
+            [method for entries in probes for rows in entries.values() for method in rows],
             None,
             has_loss=any(view.losses for view in views),
         ),
-        "num_test": num_test(views) if len(data) == 1 else None,
+        "num_test": tested.pop() if same_data and len(tested) == 1 else None,
         "findings": [
             finding._replace(text=f"{title}: {finding.text}")
             for title, view in zip(titles, views, strict=True)
-            for finding in judge(view.results or {}, num_test([view]))
+            for finding in judge(view.results, view.num_test)
         ],
-        "same_data": len(data) == 1,
+        "same_data": same_data,
         "all_made": all(view.backbones for view in views),
         "lazy": place.lazy,
     }
 
 
-def describe_run(view: RunView, title: str) -> str:
-    """What made a run's images, and its folder, unless its title has that."""
-    made = view.results or view.settings
-    objective, steps = made.get("objective"), made.get("steps")
+def _describe_classes(
+    views: Sequence[RunView], labels: Sequence[Sequence[int]], place: Place
+) -> list[dict[str, Any]]:
+    """Returns a row for each class with the first picture of every run."""
+    firsts = [first_pictures(view.gallery) if view.gallery else {} for view in views]
+    rows = []
+    for label, name in enumerate(views[0].gallery.class_names if views[0].gallery else ()):
+        cells = []
+        for number, (pictures, own) in enumerate(zip(firsts, labels, strict=True)):
+            picture = pictures.get(own[label])
+            cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
+        rows.append({"name": name, "label": label, "cells": cells})
+    return rows
+
+
+def _describe_run(view: RunView, title: str) -> str:
+    """Returns objective, steps, and the folder where the title does not have it."""
+    objective, steps = (view.recorded.get(name) for name in ("objective", "steps"))
     parts = [objective, f"{steps:,} steps" if steps is not None else None]
     return ", ".join(filter(None, [*parts, view.name if view.name not in title else None]))
 
 
-def num_test(views: Sequence[RunView]) -> int | None:
-    """Images that accuracies were measured on, if it is known and the same for all runs."""
-    counts = {
-        view.config.get("data", {}).get("counts", {}).get(entry["split"], {}).get("images")
-        for view in views
-        for entries in (view.results or {}).get("probe", {}).values()
-        for entry in entries.values()
-    }
-    return counts.pop() if len(counts) == 1 else None
-
-
 def name_runs(views: Sequence[RunView]) -> list[str]:
-    """A title for each run; folders tell apart those that would share one.
+    """Returns a title for each run, with as many of the last folders as tell them apart.
 
-    Of a folder, so many of the last parts are given as it takes, and a number if it is named twice.
+    A run that is named twice gets a number.
     """
     titles = [view.title for view in views]
     named = titles
@@ -167,9 +158,9 @@ def name_runs(views: Sequence[RunView]) -> list[str]:
 
 
 def _names_of_backbones(titles: Sequence[str], views: Sequence[RunView]) -> list[dict[str, str]]:
-    """For each run, what its evaluation backbones are called beside those of the others.
+    """Returns, for each run, the names of its evaluation backbones beside those of the others.
 
-    One that is another in another run, with other weights or settings, is followed by its run.
+    A name that stands for other weights or settings in another run is followed by its run.
     """
     kinds: dict[str, set[str]] = {}
     for view in views:
@@ -184,34 +175,34 @@ def _names_of_backbones(titles: Sequence[str], views: Sequence[RunView]) -> list
     ]
 
 
-def describe_table(titles: Sequence[str], probes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By evaluation backbone, a row per method with an entry of each run."""
+def _describe_table(
+    titles: Sequence[str], probes: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns, by evaluation backbone, a row per method with an entry for each run."""
     tables = []
     for backbone in dict.fromkeys(name for entries in probes for name in entries):
         rows = []
         for method, title in TITLES.items():
-            entries = [found.get(backbone, {}).get(method) for found in probes]
+            entries = [probe.get(backbone, {}).get(method) for probe in probes]
             if any(entries):
                 rows.append({"title": title, "entries": entries})
         tables.append({"backbone": backbone, "titles": list(titles), "rows": rows})
     return tables
 
 
-def describe_heat(
+def _describe_heat(
     titles: Sequence[str], own: Sequence[Collection[str]], probes: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """Accuracy of each run's distilled images on each evaluation backbone, if there are several.
+    """Returns accuracies of distilled images by run and evaluation backbone, if there are several.
 
-    A colour stands for the rank within its column's range, for what is possible differs between
-    backbones.
+    A colour stands for the place within its column's range: backbones differ in what is possible.
     """
     columns = list(dict.fromkeys(name for entries in probes for name in entries))
     values = [
-        [found.get(name, {}).get("distilled", {}).get("top1_mean") for name in columns]
-        for found in probes
+        [probe.get(name, {}).get("distilled", {}).get("top1_mean") for name in columns]
+        for probe in probes
     ]
-    known = [value for row in values for value in row if value is not None]
-    if len(columns) < 2 or not known:
+    if len(columns) < 2 or all(value is None for row in values for value in row):
         return None
     rows = []
     for title, mine, row in zip(titles, own, values, strict=True):
@@ -226,7 +217,7 @@ def describe_heat(
 
 
 def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
-    """The page to write, and the folder of its pictures; neither is a run's."""
+    """Returns the page to write and the folder of its pictures; refuses those within a run."""
     page = paths.locate(out)
     if page.suffix != ".html":
         raise UserError(f"--out={out} is no HTML file: name one, for example compare.html")
@@ -240,7 +231,7 @@ def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
 
 
 def _remove_pictures(folder: epath.Path) -> None:
-    """Removes what an earlier comparison of the same name has written, and no more."""
-    for found in list(folder.iterdir()) if folder.is_dir() else []:
-        if re.fullmatch(rf"{_FOLDERS}\d+", found.name) and found.is_dir():
-            found.rmtree()
+    """Removes the pictures of an earlier comparison of the same name, and no more."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if re.fullmatch(rf"{_FOLDERS}\d+", path.name) and path.is_dir():
+            path.rmtree()

@@ -1,4 +1,4 @@
-"""The map of features: dots of real images, thumbnails of distilled ones."""
+"""The map of features: real images as dots, distilled ones as thumbnails."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lgm_jax.report.place import Place
 # Thumbnails on the map, and their side.
 _THUMBS, _THUMB_SIDE = 100, 48
 
-# Shape of the map, height by width: on a wide screen, and on a narrow one. What lies in it keeps
-# clear of its edges.
+# Height of the map by its width, on a wide screen and on a narrow one, and the empty part along
+# each edge.
 _SHAPE, _NARROW_SHAPE = 0.56, 1.1
 _MARGIN = 0.07
 
-# Thumbnails that have their names beside them, and what they then take of the map's width, sides
-# of their boxes on a wide screen and on a narrow one; classes that have colours of their own.
+# At most so many thumbnails have names beside them, at most so many classes colours of their own.
+# Sides of a named thumbnail's box by the map's width, on a wide screen and on a narrow one.
 _NAMED, _COLOURED = 24, 20
 _BOX, _NARROW_BOX = (0.058, 0.066), (0.135, 0.175)
 
@@ -27,8 +27,8 @@ _BOX, _NARROW_BOX = (0.058, 0.066), (0.135, 0.175)
 def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
     """Returns dots of real images by class, and thumbnails of distilled ones, in one box.
 
-    Each direction fills the box. Thumbnails that would hide each other are moved apart, and a line
-    leads to where they belong.
+    Each direction fills the box. Thumbnails that would hide each other are moved apart, with a line
+    to their places.
     """
     points = gallery.map
     if points is None:
@@ -50,10 +50,11 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
 
     def describe_class(label: int) -> dict[str, Any]:
         names = gallery.class_names
+        hue = round(360 * label / len(names) + 20) % 360
         return {
             "label": label,
             "name": names[label],
-            "hue": _hue(label, len(names)) if len(names) <= _COLOURED else None,
+            "hue": hue if len(names) <= _COLOURED else None,
             "count": int(np.sum(points.labels == label)),
         }
 
@@ -85,14 +86,10 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
 
 
 def _move_apart(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places at which no thumbnail hides another, on a wide screen and on a narrow one."""
+    """Returns places at which no thumbnail hides another, on a wide screen and a narrow one."""
     # On a narrow screen there is room for so many names.
     height = _NARROW_BOX[1] if len(places) <= _NAMED // 2 else _NARROW_BOX[0]
     return (
         charts.move_apart(places, _BOX, _SHAPE),
         charts.move_apart(places, (_NARROW_BOX[0], height), _NARROW_SHAPE),
     )
-
-
-def _hue(label: int, num_classes: int) -> int:
-    return round(360 * label / num_classes + 20) % 360

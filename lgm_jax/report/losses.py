@@ -8,10 +8,9 @@ from typing import Any
 
 from lgm_jax.images import level_sizes, num_active
 from lgm_jax.report import charts
-from lgm_jax.report.words import TITLES
+from lgm_jax.report.table import TITLES
 
-# Marks of a curve whose labels are this many percent of its width apart are read on a wide screen,
-# and on a narrow one.
+# Percent of a curve's width between the labels of two marks, on a wide screen and a narrow one.
 _ROOM, _NARROW_ROOM = 4.5, 15.0
 
 
@@ -25,13 +24,13 @@ def describe_losses(
     Args:
         series: A name, and step and loss of each point; losses that are not finite are left out.
         steps: The last step that the box has room for, at least.
-        marks: Steps at which something happened, and what.
+        marks: Steps at which something happened, each with its label.
     """
     finite = [(name, [p for p in points if math.isfinite(p[1])]) for name, points in series]
-    drawn = [(name, points) for name, points in finite if points]
-    if not drawn:
+    curves = [(name, points) for name, points in finite if points]
+    if not curves:
         return None
-    every = [point for _, points in drawn for point in points]
+    every = [point for _, points in curves for point in points]
     end = float(max(steps, *(step for step, _ in every))) or 1.0
     x_ticks = [tick for tick in charts.ticks(0.0, end) if tick <= end]
     y_ticks = charts.ticks(min(0.0, *(y for _, y in every)), max(y for _, y in every))
@@ -52,7 +51,7 @@ def describe_losses(
                 "first": points[0],
                 "last": points[-1],
             }
-            for number, (name, points) in enumerate(drawn)
+            for number, (name, points) in enumerate(curves)
         ],
     }
 
@@ -86,7 +85,7 @@ def describe_growth(settings: Mapping[str, Any], side: int | None) -> list[tuple
 
 
 def _place_marks(marks: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
-    """Says of each mark whether its label has room, on wide screens and on narrow ones."""
+    """Returns for each mark whether its label has room, on wide screens and on narrow ones."""
     placed: list[dict[str, Any]] = []
     last = {"wide": -math.inf, "narrow": -math.inf}
     for part, text in marks:

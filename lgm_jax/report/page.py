@@ -1,18 +1,15 @@
 """The page of a run: `report.html`, from the content of the run folder.
 
 Up to a hundred classes it is one file, with pictures, style and script inside, so that it can be
-sent to a colleague. Beyond, pictures lie in `report/` beside it and load when they are scrolled to:
-the page and that folder are all there is to send.
-Either way nothing is fetched from anywhere else; a content security policy in the page says so to
-the browser too.
+sent to a colleague. Beyond, pictures lie in `report/` beside it and load when they are scrolled to.
+Nothing is fetched from anywhere else, which a content security policy in the page enforces.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,7 @@ from lgm_jax.report import cards, commands, pictures, timelapse, words
 from lgm_jax.report.accuracies import describe_accuracies, describe_groups
 from lgm_jax.report.feature_map import describe_map
 from lgm_jax.report.gallery import make_gallery, shown
-from lgm_jax.report.judge import judge
+from lgm_jax.report.judge import gap, judge
 from lgm_jax.report.losses import describe_growth, describe_learning, describe_losses
 from lgm_jax.report.place import Beside, Embedded, Place
 from lgm_jax.report.template import render
@@ -80,8 +77,8 @@ def write_unfinished_page(
         labels: Their classes.
         class_names: Names of all classes, in label order.
     """
-    known, counts = np.unique(labels, return_counts=True)
-    used = known[pictures.spread(len(known), pictures.SHEET_IMAGES)]
+    classes, counts = np.unique(labels, return_counts=True)
+    used = classes[pictures.spread(len(classes), pictures.SHEET_IMAGES)]
     members = np.flatnonzero(np.isin(labels, used))
     rows = members[shown(labels[members], pictures.SHEET_IMAGES)]
     own = np.searchsorted(used, labels[rows])
@@ -91,115 +88,46 @@ def write_unfinished_page(
     write_page(read_run(path, gallery, step))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Numbers:
-    """Counts and accuracies of a run; `None` or empty where the run folder does not say."""
-
-    run: RunView
-
-    @property
-    def counts(self) -> Mapping[str, Any]:
-        """Images by split and class."""
-        return self.run.config.get("data", {}).get("counts", {})
-
-    @property
-    def recorded(self) -> Mapping[str, Any]:
-        """`results.json`, or what is set where there are no results yet."""
-        return self.run.results or self.run.settings
-
-    @functools.cached_property
-    def classes(self) -> int:
-        """The number of classes. The gallery of an unfinished run may show some of them."""
-        gallery, named = self.run.gallery, self.counts.get("train", {}).get("classes", ())
-        classes = (self.run.results or {}).get("num_classes") or len(named)
-        return classes or (len(gallery.class_names) if gallery else 0)
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """Names of all classes; empty if some share a name, for the counts then hold fewer."""
-        gallery, names = self.run.gallery, list(self.counts.get("train", {}).get("classes", ()))
-        if len(names) != self.classes and gallery and len(gallery.class_names) == self.classes:
-            names = list(gallery.class_names)
-        return names if len(names) == self.classes else []
-
-    @property
-    def ipc(self) -> int | None:
-        """Distilled images of a class."""
-        return self.recorded.get("ipc")
-
-    @property
-    def images(self) -> int | None:
-        """Distilled images."""
-        return self.ipc * self.classes if self.run.gallery and self.ipc else None
-
-    @functools.cached_property
-    def probes(self) -> dict[str, Mapping[str, Any]]:
-        """Accuracies by evaluation backbone; those that the images were made for come first."""
-        probes = (self.run.results or {}).get("probe", {})
-        return {name: probes[name] for name in sorted(probes, key=self._is_other)}
-
-    def _is_other(self, backbone: str) -> bool:
-        return backbone not in self.run.backbones
-
-    @property
-    def main(self) -> Mapping[str, Any]:
-        """Accuracies on the first of these."""
-        return next(iter(self.probes.values()), {})
-
-    @property
-    def test(self) -> int | None:
-        """Images that accuracies were measured on."""
-        split = next(iter(self.main.values()))["split"] if self.main else None
-        recorded = (self.run.results or {}).get("test_images")
-        return recorded or self.counts.get(str(split), {}).get("images")
-
-
 def describe(
     run: RunView, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
 ) -> dict[str, Any]:
     """Returns all that the template of a run shows."""
-    numbers = _Numbers(run)
-    where = commands.folder(run.config.get("command"), run.name)
-    soft = ((run.results or {}).get("labels") or {}).get("kind") == "soft"
     return {
-        **_describe_run(run, numbers),
+        **_describe_run(run),
         **_describe_objective(run),
-        **_describe_images(run, numbers, others, place),
-        **_describe_probes(run, numbers),
+        **_describe_images(run, others, place),
+        **_describe_probes(run),
         **_describe_record(run),
-        "soft": soft,
+        **commands.describe_next_steps(run),
+        "soft": run.soft,
         "lazy": place.lazy,
-        "where": where,
-        **commands.describe_next_steps(
-            run, where, numbers.images, run.side, numbers.names, soft=soft
-        ),
     }
 
 
-def _describe_run(run: RunView, numbers: _Numbers) -> dict[str, Any]:
-    """What the run is and how far it has come."""
-    settings, data = run.settings, run.config.get("data", {})
-    findings = judge(run.results or {}, numbers.test)
-    title = f"{data.get('name', run.name)}{', distilled' if run.backbones else ''}"
+def _describe_run(run: RunView) -> dict[str, Any]:
+    """Names the run and its data, and says how far it has come."""
+    settings, dataset = run.settings, str(run.data.get("name", ""))
+    findings = judge(run.results, run.num_test)
+    title = f"{dataset or run.name}{', distilled' if run.backbones else ''}"
     return {
         "run": run.name,
         "title": title + "".join(f": {finding.title}" for finding in findings[:1]),
         "findings": findings,
-        "dataset": data.get("name", ""),
-        "about_data": words.about_data(str(data.get("name", ""))),
-        "unfinished": run.results is None,
+        "dataset": dataset,
+        "about_data": words.DATA.get(dataset),
+        "unfinished": not run.results,
         "finished": run.finished,
         "step": run.step,
-        "steps": (run.results or {}).get("steps") or settings.get("steps"),
+        "steps": run.results.get("steps") or settings.get("steps"),
         "seed": settings.get("seed"),
         "backbones": run.backbones,
-        "about": {name: words.about_backbone(name) for name in (*run.backbones, *numbers.probes)},
+        "about": {name: words.about_backbone(name) for name in (*run.backbones, *run.probes)},
     }
 
 
 def _describe_objective(run: RunView) -> dict[str, Any]:
-    objective = str((run.results or run.settings).get("objective"))
-    about = (run.results or {}).get("about_objective") or {}
+    objective = str(run.recorded.get("objective"))
+    about = run.results.get("about_objective") or {}
     if not about and objective in OBJECTIVES:
         about = objectives.about(OBJECTIVES[objective])
     return {
@@ -211,26 +139,23 @@ def _describe_objective(run: RunView) -> dict[str, Any]:
 
 
 def _describe_images(
-    run: RunView,
-    numbers: _Numbers,
-    others: Sequence[tuple[RunView, Sequence[int]]],
-    place: Place,
+    run: RunView, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
 ) -> dict[str, Any]:
-    """The distilled images, beside real ones, over time and on the map of features."""
+    """Shows the distilled images beside real ones, over time and on the map of features."""
     settings, gallery = run.settings, run.gallery
     budget = _BUDGET - (cards.BUDGET if others else 0)
     return {
         "image_every": settings.get("image_every"),
         "start": words.STARTS.get(str(settings.get("images.init"))),
         "side": run.side,
-        "ipc": numbers.ipc,
-        "num_classes": numbers.classes,
-        "num_images": numbers.images,
-        "num_train": numbers.counts.get("train", {}).get("images"),
+        "ipc": run.recorded.get("ipc"),
+        "num_classes": run.num_classes,
+        "num_images": run.num_images,
+        "num_train": run.counts.get("train", {}).get("images"),
         "cards": cards.describe_cards(gallery, others, place) if gallery else [],
         "per_class": gallery.total if gallery else 0,
         "timelapse": timelapse.describe_timelapse(
-            run.sheets, dict(run.losses), place, budget, numbers.names, numbers.images
+            run.sheets, dict(run.losses), place, budget, run.class_names, run.num_images
         )
         if gallery
         else None,
@@ -238,19 +163,20 @@ def _describe_images(
     }
 
 
-def _describe_probes(run: RunView, numbers: _Numbers) -> dict[str, Any]:
-    """Accuracies and losses, with the words that they take."""
-    settings, main = run.settings, numbers.main
+def _describe_probes(run: RunView) -> dict[str, Any]:
+    """Describes accuracies and losses, and the words that they take."""
+    settings, num_test = run.settings, run.num_test
+    main = next(iter(run.probes.values()), {})
     loss = describe_losses(
         [(run.name, run.losses)],
         # The box of an unfinished run has room for all of its steps.
-        settings.get("steps", 0) if run.results is None else 0,
+        settings.get("steps", 0) if not run.results else 0,
         describe_growth(settings, run.side),
     )
     doubt = (
         words.doubt(
             main,
-            numbers.test,
+            num_test,
             settings.get("seed"),
             made_here=bool(run.backbones),
             repeated=settings.get("probe.runs") != 1,
@@ -259,26 +185,20 @@ def _describe_probes(run: RunView, numbers: _Numbers) -> dict[str, Any]:
         else None
     )
     return {
-        "num_test": numbers.test,
-        "accuracy": describe_accuracies(
-            numbers.probes, run.backbones, numbers.classes, numbers.test
-        ),
-        "compared": words.compare(main, numbers.test),
+        "num_test": num_test,
+        "accuracy": describe_accuracies(run.probes, run.backbones, run.num_classes, num_test),
+        "compared": words.compare(main, num_test),
         "doubt": doubt,
-        "guess": words.guess(numbers.classes) if numbers.classes else None,
-        "groups": list(filter(None, (describe_groups(*item) for item in numbers.probes.items()))),
-        "learning": list(
-            filter(None, (describe_learning(*item) for item in numbers.probes.items()))
-        ),
+        "guess": words.guess(run.num_classes) if run.num_classes else None,
+        "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],
+        "learning": [each for item in run.probes.items() if (each := describe_learning(*item))],
         "loss": loss,
-        "words": words.glossary(
-            list(main), words.gap(main, numbers.test), has_loss=loss is not None
-        ),
+        "words": words.glossary(list(main), gap(main, num_test), has_loss=loss is not None),
     }
 
 
 def _describe_record(run: RunView) -> dict[str, Any]:
-    """Facts, hashes and settings, the changed ones first."""
+    """Lists facts, hashes and settings, the changed ones first."""
     facts, hashes = describe_provenance(run)
     settings = {name: json.dumps(value) for name, value in run.settings.items()}
     changed = [name for name in run.config.get("changed", ()) if name in settings]
@@ -291,20 +211,20 @@ def _describe_record(run: RunView) -> dict[str, Any]:
 
 
 def describe_provenance(run: RunView) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Returns facts by name, as far as they were recorded, and hashes by file."""
+    """Returns facts by name, where they were recorded, and hashes by file."""
     facts: list[tuple[str, str]] = []
     if run.finished:
         facts.append(("distilled on", f"{run.finished} (UTC)"))
-    for made in run.made_by:
-        where = f", from step {made['from_step']:,}" if len(run.made_by) > 1 else ""
-        versions = made.get("versions", {})
+    for process in run.made_by:
+        where = f", from step {process['from_step']:,}" if len(run.made_by) > 1 else ""
+        versions = process.get("versions", {})
         recorded = {
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "devices": words.devices(made.get("devices", [])),
-            "commit": made.get("commit") or "not known",
+            "devices": words.devices(process.get("devices", [])),
+            "commit": process.get("commit") or "not known",
         }
         facts += [(name + where, text) for name, text in recorded.items() if text]
-    seconds = (run.results or {}).get("seconds", {})
+    seconds = run.results.get("seconds", {})
     facts += [words.took(stage, taken) for stage, taken in seconds.items()]
     weights = run.made_by[-1].get("weights", {}) if run.made_by else {}
     hashes = [

@@ -1,4 +1,4 @@
-"""Pictures as bytes: WebP within a budget, contact sheets, and an animation of them."""
+"""Pictures as bytes: WebP files within a budget, contact sheets and animations."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-# Images up to this side are kept without loss: they are tiny anyway.
+# Images up to this side are encoded without loss: they are tiny anyway.
 _LOSSLESS_SIDE = 64
 
-# What is tried, in turn, until pictures fit: WebP's quality, and a part of the side.
+# WebP's quality and a part of the side, tried in turn until pictures fit.
 _LADDER = ((88, 1.0), (75, 1.0), (60, 1.0), (60, 0.6), (45, 0.6), (45, 0.35), (30, 0.25))
 
 # Images by which a size is judged first.
 _SAMPLE = 8
 
-# A contact sheet shows this many images at most; its cells are this wide, and larger if few.
+# A contact sheet shows this many images at most. Its cells are this wide, or larger for a few.
 SHEET_IMAGES = 100
 _CELL, _LARGE_CELL, _FEW, _GAP = 96, 128, 36, 6
 
 
 def to_bytes(images: Float[np.ndarray, "*n h w 3"]) -> UInt8[np.ndarray, "*n h w 3"]:
-    """Images in [0, 1] with 8 bits a channel."""
+    """Rounds images in [0, 1] to 8 bits a channel."""
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
@@ -58,31 +58,24 @@ def encode(
 
 
 def data_uri(webp: bytes) -> str:
-    """A WebP file as the address of an image that needs no file."""
+    """Returns a WebP file as an address that needs no file."""
     return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spread, the last among them."""
+    """Returns at most `most` of the numbers below `count`, evenly spread, with the last."""
     if count <= most:
         return list(range(count))
     return sorted({round((i + 1) * count / most) - 1 for i in range(most)})
 
 
 def spread_with_ends(count: int, most: int) -> list[int]:
-    """As `spread`, with the first among them too; `most` is two or more."""
+    """Returns numbers as `spread`, with the first too; `most` is two or more."""
     return list(range(count)) if count <= most else sorted({0, *spread(count, most - 1)})
 
 
-def sheet_columns(count: int) -> int:
-    """Images in a row of a contact sheet: wider than high, with the last row as full as it gets."""
-    ideal = math.sqrt(1.6 * count)
-    candidates = range(math.ceil(math.sqrt(count)), math.ceil(math.sqrt(3 * count)) + 1)
-    return min(candidates, key=lambda columns: (-count % columns, abs(columns - ideal)))
-
-
 class SheetLayout(NamedTuple):
-    """Where the images of a contact sheet lie.
+    """The layout of a contact sheet.
 
     Attributes:
         cell: Side of an image in pixels.
@@ -104,14 +97,17 @@ class SheetLayout(NamedTuple):
 
 
 def sheet_layout(count: int) -> SheetLayout:
-    """The layout of a contact sheet of so many images, at most `SHEET_IMAGES`."""
-    columns = sheet_columns(count)
+    """Returns the layout of a contact sheet of so many images, at most `SHEET_IMAGES`."""
+    # Wider than high, with the last row as full as it gets.
+    ideal = math.sqrt(1.6 * count)
+    candidates = range(math.ceil(math.sqrt(count)), math.ceil(math.sqrt(3 * count)) + 1)
+    columns = min(candidates, key=lambda columns: (-count % columns, abs(columns - ideal)))
     cell = _LARGE_CELL if count <= _FEW else _CELL
     return SheetLayout(cell, _GAP, columns, math.ceil(count / columns))
 
 
 def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
-    """A contact sheet as WebP, with clear gaps: up to `SHEET_IMAGES` images, evenly chosen.
+    """Draws a contact sheet, a WebP file with clear gaps, of up to `SHEET_IMAGES` images.
 
     Small images are enlarged smoothly, as in `grid.draw_grid`.
     """
@@ -128,12 +124,12 @@ def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
 
 
 def animate(sheets: Sequence[bytes], milliseconds: int = 400, rest: int = 2500) -> bytes:
-    """An animated WebP of contact sheets, on white, that rests on the last and begins anew.
+    """Returns an animated WebP of contact sheets, on white, that rests on the last and repeats.
 
     Args:
         sheets: The sheets, in order.
-        milliseconds: How long each is shown.
-        rest: How long the last one is.
+        milliseconds: Time that each is shown.
+        rest: Time that the last is shown, in milliseconds.
     """
     frames = []
     for sheet in sheets:
@@ -163,25 +159,16 @@ def shrink(files: Sequence[bytes], side: int, budget: int | None = None) -> list
         side: Side in pixels that no thumbnail exceeds.
         budget: Bytes that all thumbnails together may take, as for `encode`.
     """
-    images = []
-    for file in files:
-        with Image.open(io.BytesIO(file)) as picture:
-            images.append(np.asarray(picture.convert("RGB")))
+    images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
     return encode(np.stack(images), side, budget)
 
 
-def webp_size(file: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file."""
-    with Image.open(io.BytesIO(file)) as picture:
-        return picture.size
-
-
 def is_readable(file: bytes) -> bool:
-    """Whether a file can be decoded as a picture."""
+    """Returns whether a file can be decoded as a picture."""
     try:
         with Image.open(io.BytesIO(file)) as picture:
             picture.load()
-    # How Pillow calls files that are none, and those that are damaged.
+    # Pillow's errors for files that are no pictures, and for damaged ones.
     except (OSError, ValueError, SyntaxError):
         return False
     return True
@@ -190,13 +177,13 @@ def is_readable(file: bytes) -> bool:
 def pack(
     files: Sequence[bytes],
 ) -> tuple[UInt8[np.ndarray, " bytes"], Int[np.ndarray, " files"]]:
-    """Files as two arrays, so that they fit an npz: all their bytes, and where each ends."""
+    """Packs files into two arrays for an npz: all their bytes, and the end of each."""
     joined = np.frombuffer(b"".join(files), np.uint8)
     return joined, np.cumsum([len(file) for file in files], dtype=np.int64)
 
 
 def unpack(joined: UInt8[np.ndarray, " bytes"], ends: Int[np.ndarray, " files"]) -> list[bytes]:
-    """The files that `pack` was given."""
+    """Returns the files that `pack` packed."""
     starts = [0, *ends.tolist()]
     return [joined[a:b].tobytes() for a, b in zip(starts, ends.tolist(), strict=False)]
 
@@ -211,7 +198,7 @@ def _encode_one(image: UInt8[np.ndarray, "h w 3"], side: int, quality: int) -> b
 
 
 def resize(picture: Image.Image, side: int) -> Image.Image:
-    """A square picture of another side, in pixels."""
+    """Resizes a square picture to another side, in pixels."""
     if picture.size == (side, side):
         return picture
     # Small images are enlarged smoothly, which makes their shapes easier to read than blocks.

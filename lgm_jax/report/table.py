@@ -1,49 +1,48 @@
-"""The accuracy table of a run, for the terminal."""
+"""The rows of results: their titles, and the table of accuracies for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# The rows, as the terminal and a shared set's card call them, in their order.
+# By method in `results.json`, in the order in which rows are shown, everywhere.
 TITLES: Mapping[str, str] = {
     "distilled": "distilled",
-    "centroids": "real nearest to class mean",
-    "neighbors": "real nearest to distilled",
+    "centroids": "typical real",
+    "neighbors": "look-alike real",
     "random": "random real",
-    "full": "full training set",
+    "full": "all real",
 }
 
 
+def images_of(method: str) -> str:
+    """Returns the images that the classifiers of a row are trained on, as part of a sentence."""
+    return "the distilled images" if method == "distilled" else f"{TITLES[method]} images"
+
+
 def format_table(results: Mapping[str, Any]) -> str:
-    """Top-1 accuracy of every probe of `results.json`, a column per evaluation backbone."""
+    """Returns the top-1 accuracies of `results.json`, a column per evaluation backbone."""
     probes = results["probe"]
     if not probes:
         return "no probes were trained"
-    backbones = list(probes)
-    methods = list(dict.fromkeys(method for entries in probes.values() for method in entries))
-    few = f", {results['ipc']} per class"
-    splits = {entry["split"] for entries in probes.values() for entry in entries.values()}
-    single = any(e["top1_std"] is None for entries in probes.values() for e in entries.values())
-    rows = [[f"top-1 % on {' and '.join(sorted(splits))} (mean ± std)", *backbones]]
-    for method in methods:
-        cells = [_cell(probes[backbone].get(method)) for backbone in backbones]
-        rows.append([TITLES[method] + (few if method != "full" else ""), *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    every = [entry for entries in probes.values() for entry in entries.values()]
+    splits = " and ".join(sorted({entry["split"] for entry in every}))
+    rows = [[f"top-1 % on {splits} (mean ± std)", *probes]]
+    for method in dict.fromkeys(method for entries in probes.values() for method in entries):
+        few = f", {results['ipc']} per class" if method != "full" else ""
+        cells = [_format_cell(entries.get(method)) for entries in probes.values()]
+        rows.append([TITLES[method] + few, *cells])
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
+        "  ".join([title.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
+        for title, *cells in rows
     ]
+    single = any(entry["top1_std"] is None for entry in every)
     note = ["± -: one run, so no spread was measured"] if single else []
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *note])
 
 
-def _cell(entry: Mapping[str, Any] | None) -> str:
+def _format_cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return "-"
     # A spread that was not measured is no spread of zero.

@@ -1,4 +1,4 @@
-"""Templates of this package, filled: pages in HTML, cards in Markdown.
+"""Fill the templates of this package: pages in HTML, cards in Markdown.
 
 Jinja2 is imported only when something is written. In HTML it escapes whatever comes from data; in
 Markdown the filters `markdown` and `code` do.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from lgm_jax.report import words
+from lgm_jax import names
 
 if TYPE_CHECKING:
     import markupsafe
@@ -37,7 +37,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         "unbroken": _unbroken,
         "percent": percent,
         "thousands": "{:,}".format,
-        "listed": words.join,
+        "listed": names.join,
         "markdown": _markdown,
         "code": _code,
     }
@@ -55,7 +55,7 @@ def look() -> str:
 
 
 def percent(value: float) -> str:
-    """An accuracy in percent, with one decimal."""
+    """Writes an accuracy in percent with one decimal."""
     return f"{value:.1f}"
 
 
@@ -64,7 +64,7 @@ def _folder() -> epath.Path:
 
 
 def _unbroken(command: str) -> markupsafe.Markup:
-    """A command whose words no browser breaks: it would after hyphens, so within a flag."""
+    """Wraps the words of a command, which a browser would break after hyphens, so within a flag."""
     import markupsafe
 
     word = markupsafe.Markup("<span>{}</span>")
@@ -74,13 +74,13 @@ def _unbroken(command: str) -> markupsafe.Markup:
 
 
 def _markdown(text: str) -> str:
-    """Text from data as one line of Markdown that shows it as it is, in a table too."""
+    """Escapes text from data as one line of Markdown, for tables too."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 
 def _code(value: Any) -> str:
-    """A block of JSON, in a fence that is longer than any within."""
+    """Writes a block of JSON, in a fence that is longer than any within."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     fence = "`" * max([2, *map(len, re.findall("`+", text))]) + "`"
     return f"{fence}json\n{text}\n{fence}"

@@ -1,7 +1,8 @@
-"""The images along the way: a contact sheet per saved step, and an animation of all."""
+"""The timelapse of a distillation: contact sheets of its images, and their animation."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 from jaxtyping import Float
+from PIL import Image
 
 from lgm_jax.files import replacing
 from lgm_jax.report import pictures
@@ -31,7 +33,7 @@ class Sheet(NamedTuple):
 
 
 def is_kept(step: int, steps: int, every: int) -> bool:
-    """Whether the sheet of a step is kept, of those at every `every`-th of `steps`."""
+    """Returns whether a sheet is kept of a step, where one is drawn at every `every`-th."""
     stride = every * -(-(steps // every) // _MOST_SHEETS)
     return step == steps or (stride > 0 and step % stride == 0)
 
@@ -44,7 +46,7 @@ def write_sheet(folder: epath.Path, step: int, images: Float[np.ndarray, "n h w 
 
 
 def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
-    """The contact sheets in a folder, by step; one that cannot be read is named and left out.
+    """Returns the contact sheets in a folder, by step; a note names those that cannot be read.
 
     Args:
         folder: The folder; it need not exist.
@@ -52,33 +54,34 @@ def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
     """
     if not folder.exists():
         return []
-    found = [(_SHEET.fullmatch(path.name), path) for path in folder.iterdir()]
-    sheets = sorted(Sheet(int(match[1]), path) for match, path in found if match)
-    kept = [sheet for sheet in sheets if up_to is None or sheet.step <= up_to]
-    readable = [pictures.is_readable(sheet.path.read_bytes()) for sheet in kept]
-    for sheet in (sheet for sheet, good in zip(kept, readable, strict=True) if not good):
-        print(f"note: {sheet.path} is damaged, and left out of the timelapse", flush=True)
-    return [sheet for sheet, good in zip(kept, readable, strict=True) if good]
+    matches = [(_SHEET.fullmatch(path.name), path) for path in folder.iterdir()]
+    sheets = []
+    for step, path in sorted((int(match[1]), path) for match, path in matches if match):
+        if up_to is not None and step > up_to:
+            continue
+        if pictures.is_readable(path.read_bytes()):
+            sheets.append(Sheet(step, path))
+        else:
+            print(f"note: {path} is damaged, and left out of the timelapse", flush=True)
+    return sheets
 
 
 def choose(sizes: Sequence[int], budget: int) -> list[int]:
-    """Indices of evenly spread files, from the first to the last, that fit a budget of bytes.
+    """Returns indices of evenly spread files, from the first to the last, that fit a budget.
 
     Args:
         sizes: Bytes of each file.
         budget: Bytes that all chosen may take; the last is chosen in any case.
     """
-    most = len(sizes)
-    while most > 1:
+    for most in range(len(sizes), 1, -1):
         chosen = pictures.spread_with_ends(len(sizes), most)
         if sum(sizes[i] for i in chosen) <= budget:
             return chosen
-        most -= 1
     return [len(sizes) - 1] if sizes else []
 
 
 def write_animation(path: epath.Path, sheets: Sequence[Sheet]) -> None:
-    """Writes the contact sheets as one animated WebP; nothing if there is none."""
+    """Writes the contact sheets, if there are any, as one animated WebP."""
     if not sheets:
         return
     chosen = [sheets[i] for i in pictures.spread_with_ends(len(sheets), _MOST_FRAMES)]
@@ -94,15 +97,15 @@ def describe_timelapse(
     class_names: Sequence[str],
     num_images: int | None,
 ) -> dict[str, Any] | None:
-    """Returns the contact sheets: all beside a page, or as many as fit a page that is one file.
+    """Returns the contact sheets, all of them beside a page, or as many as fit into it.
 
     Args:
         sheets: The sheets, by step.
         losses: Losses by step.
-        place: Where pictures go.
-        budget: Bytes that the sheets may take of one file.
+        place: The place of pictures.
+        budget: Bytes that the sheets may take of a page that is one file.
         class_names: Names of all classes, in label order.
-        num_images: How many distilled images there are, class by class, if known.
+        num_images: The number of distilled images, which go class by class, if known.
     """
     files = [sheet.path.read_bytes() for sheet in sheets]
     every = list(range(len(files)))
@@ -113,7 +116,8 @@ def describe_timelapse(
         (sheets[i].step, place.put("timelapse", number, files[i]))
         for number, i in enumerate(chosen)
     ]
-    width, height = size = pictures.webp_size(files[-1])
+    with Image.open(io.BytesIO(files[-1])) as sheet:
+        width, height = size = sheet.size
     shown_images = min(pictures.SHEET_IMAGES, num_images or 0)
     layout = pictures.sheet_layout(shown_images) if shown_images else None
     per_class = num_images // len(class_names) if num_images and class_names else 0

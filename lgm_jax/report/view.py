@@ -1,8 +1,9 @@
-"""A run folder, read for a page."""
+"""Read a run folder for a page."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,24 +19,24 @@ from lgm_jax.report.gallery import DISTILLED, Gallery, load_gallery, make_galler
 
 @dataclasses.dataclass(frozen=True)
 class RunView:
-    """The content of a run folder that a page shows.
+    """The content of a run folder that a page shows; `None` or empty where it is not known.
 
     Attributes:
         path: The folder.
         config: `config.json`, with settings and command as others may see them.
-        results: `results.json`, unless the run is unfinished.
+        results: `results.json`; empty while the run is unfinished.
         losses: Step and loss of each line of `metrics.jsonl`, up to the steps that are shown.
         made_by: Records of the processes that distilled.
-        finished: The day on which they finished, if that is known.
-        fingerprints: Fingerprints of the evaluation backbones, by their names in the results.
         gallery: Pictures, if there are distilled images.
         sheets: Contact sheets along the way.
-        step: The update that an unfinished run has reached.
+        step: The update that an unfinished run has reached; `None` for a finished one.
+        finished: The day on which the images were finished.
+        fingerprints: Fingerprints of the evaluation backbones, by their names in the results.
     """
 
     path: epath.Path
     config: Mapping[str, Any]
-    results: Mapping[str, Any] | None
+    results: Mapping[str, Any]
     losses: Sequence[tuple[int, float]]
     made_by: Sequence[Mapping[str, Any]]
     gallery: Gallery | None
@@ -53,26 +54,81 @@ class RunView:
         return self.config.get("config", {})
 
     @property
+    def data(self) -> Mapping[str, Any]:
+        """The record of the data set."""
+        return self.config.get("data", {})
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The results, or the settings where there are no results yet."""
+        return self.results or self.settings
+
+    @property
     def backbones(self) -> list[str]:
-        """What the images were distilled against; none if nothing was distilled here."""
-        if self.results is None:
+        """Names of the backbones distilled against; none if nothing was distilled here."""
+        if not self.results:
             return [name for name in str(self.settings.get("backbone.name", "")).split(",") if name]
-        # Runs of real images alone name what they would distil against, too.
+        # Runs of real images alone name backbones to distil against, too.
         distilled = self.results.get("steps") is not None
         return list(self.results.get("backbones", [])) if distilled else []
 
     @property
     def title(self) -> str:
-        """What tells the run from others: its backbones, as a rule."""
+        """The backbones, or else the name of the folder."""
         return " + ".join(self.backbones) or self.name
 
     @property
     def side(self) -> int | None:
-        """Side of the distilled images in pixels, if it is known."""
+        """Side of the distilled images in pixels."""
         if self.gallery is None or self.gallery.side is not None:
             return self.gallery.side if self.gallery else None
         configured = self.settings.get("images.resolution")
         return int(configured) if configured else None
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """Images by split and class."""
+        return self.data.get("counts", {})
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        """The number of classes. The gallery of an unfinished run may show some of them."""
+        named = self.counts.get("train", {}).get("classes", ())
+        shown = len(self.gallery.class_names) if self.gallery else 0
+        return self.results.get("num_classes") or len(named) or shown
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """Names of all classes; empty if some share a name, for the counts then hold fewer."""
+        shown = self.gallery.class_names if self.gallery else ()
+        for names in (self.counts.get("train", {}).get("classes", ()), shown):
+            if len(names) == self.num_classes:
+                return list(names)
+        return []
+
+    @property
+    def num_images(self) -> int | None:
+        """The number of distilled images."""
+        ipc = self.recorded.get("ipc")
+        return ipc * self.num_classes if self.gallery and ipc else None
+
+    @functools.cached_property
+    def probes(self) -> dict[str, Mapping[str, Any]]:
+        """Accuracies by evaluation backbone; those that the images were made for come first."""
+        probes = self.results.get("probe", {})
+        return {n: probes[n] for n in sorted(probes, key=lambda name: name not in self.backbones)}
+
+    @property
+    def num_test(self) -> int | None:
+        """Images that accuracies were measured on."""
+        first = next(iter(self.probes.values()), {})
+        split = next(iter(first.values()))["split"] if first else None
+        return self.results.get("test_images") or self.counts.get(str(split), {}).get("images")
+
+    @property
+    def soft(self) -> bool:
+        """Whether labels are class probabilities."""
+        return (self.results.get("labels") or {}).get("kind") == "soft"
 
 
 def read_run(
@@ -83,8 +139,8 @@ def read_run(
     Args:
         folder: The folder.
         gallery: Pictures to show in place of those that the folder holds.
-        step: The update that a run has reached that still distils. Results that it left in the
-            folder before it went on to more steps are then not shown.
+        step: The update that a still distilling run has reached. Results from before it went on
+            to more steps are then not shown.
 
     Raises:
         UserError: If it is no run's folder, or a file in it is damaged.
@@ -93,24 +149,23 @@ def read_run(
     config = {**config, "config": public.settings(config.get("config", {}))}
     if config.get("command"):
         config["command"] = public.command(config["command"])
-    if step is not None:
-        results = None
+    results = results if results is not None and step is None else {}
     record = stages.get("distill", {})
-    made_by = runs.contributors(record) if results is None else record.get("made_by", [])
+    made_by = record.get("made_by", []) if results else runs.contributors(record)
     if gallery is None and (path / runs.GALLERY).exists():
         gallery = load_gallery(path / runs.GALLERY)
     if gallery is None and (path / runs.DISTILLED / ARRAYS).exists():
         distilled = read_distilled(str(path))
         gallery = make_gallery(distilled.images, distilled.labels, distilled.class_names)
     losses = _read_losses(path / runs.METRICS)
-    # The file of a run that goes on, or lost its checkpoints and went back, has later steps too.
-    last = step if results is None else results.get("steps")
+    # The file of a run that continues, or lost its checkpoints, has later steps, too.
+    last = results.get("steps") if results else step
     if last is not None:
         losses = [point for point in losses if point[0] <= last]
     sheets = timelapse.find_sheets(path / runs.TIMELAPSE, last)
-    if results is None and step is None:
+    if not results and step is None:
         step = losses[-1][0] if losses else 0
-    finished = None if results is None else record.get("finished")
+    finished = record.get("finished") if results else None
     fingerprints = {
         name.split("/", 2)[2]: record["inputs"]["backbone"]
         for name, record in stages.items()
@@ -138,8 +193,8 @@ def match_classes(run: RunView, other: RunView) -> list[int]:
     )
     if lacking or foreign or len(ours) != len(theirs):
         differ = [
-            f"{what} {', '.join(map(repr, names[:3]))}{' and others' if len(names) > 3 else ''}"
-            for what, names in (("lacks", lacking), ("has", foreign))
+            f"{verb} {', '.join(map(repr, names[:3]))}{' and others' if len(names) > 3 else ''}"
+            for verb, names in (("lacks", lacking), ("has", foreign))
             if names
         ]
         reason = " and ".join(differ) or f"has {len(theirs)} classes, not {len(ours)}"
