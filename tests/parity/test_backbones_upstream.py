@@ -336,19 +336,6 @@ def test_a_larger_epsilon_of_a_resnet_would_be_seen(published, monkeypatch):
     assert error > 10 * TOLERANCE
 
 
-def test_a_stride_in_the_first_convolution_would_be_seen(published, monkeypatch):
-    """Where the first ResNets have it."""
-    block = resnet.ResNetSpec.block
-
-    def other(self, stage, *, first):
-        one, two, three = block(self, stage, first=first)
-        return [one._replace(stride=two.stride), two._replace(stride=1), three]
-
-    monkeypatch.setattr(resnet.ResNetSpec, "block", other)
-    error, _ = errors(published, "resnet")
-    assert error > 10 * TOLERANCE
-
-
 def test_torchvisions_resnet_is_read(tmp_path):
     models = pytest.importorskip("torchvision.models")
     if not isinstance(models.ResNet, type):
