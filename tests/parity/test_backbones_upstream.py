@@ -42,6 +42,14 @@ def published(tmp_path_factory) -> dict[str, tuple[upstream.Model, Path]]:
     return {name: (family.build(root / name), root / name) for name, family in families.items()}
 
 
+@pytest.fixture
+def made_anew():
+    """Networks of one shape share one function otherwise, which knows the shape's convolutions."""
+    backbones._make_apply.cache_clear()
+    yield
+    backbones._make_apply.cache_clear()
+
+
 def errors(published, name: str, count: int = 3, **options) -> tuple[float, float]:
     model, folder = published[name]
     backbone = backbones.load(folder, **options)
@@ -332,6 +340,19 @@ def test_a_mistake_would_be_seen(published, mistake, monkeypatch):
 
 def test_a_larger_epsilon_of_a_resnet_would_be_seen(published, monkeypatch):
     monkeypatch.setattr(resnet, "_EPSILON", 1e-4)
+    error, _ = errors(published, "resnet")
+    assert error > 10 * TOLERANCE
+
+
+def test_a_stride_in_the_first_convolution_would_be_seen(published, monkeypatch, made_anew):
+    """Where the first ResNets have it."""
+    block = resnet.ResNetSpec.block
+
+    def other(self, stage, *, first):
+        one, two, three = block(self, stage, first=first)
+        return [one._replace(stride=two.stride), two._replace(stride=1), three]
+
+    monkeypatch.setattr(resnet.ResNetSpec, "block", other)
     error, _ = errors(published, "resnet")
     assert error > 10 * TOLERANCE
 
