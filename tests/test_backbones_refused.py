@@ -294,8 +294,8 @@ def test_heads_that_do_not_divide_the_width_are_refused(vit_copy):
 def test_an_unknown_architecture_is_answered_with_the_nearest(vit_copy):
     edit_config(vit_copy, architecture="vit_bas_patch16_224")
     assert_refused(vit_copy, "did you mean vit_base_patch16_224")
-    edit_config(vit_copy, architecture="resnet50")
-    assert_refused(vit_copy, "timm's resnet50 is not supported: its class is ResNet")
+    edit_config(vit_copy, architecture="regnety_002")
+    assert_refused(vit_copy, "timm's regnety_002 is not supported: its class is RegNet")
 
 
 def test_an_unsupported_model_argument_is_named(vit_copy):

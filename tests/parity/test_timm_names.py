@@ -114,7 +114,7 @@ def test_keys_shapes_and_features_are_timms(name):
 RESNETS = [name for name, made in configs.upstream()["timm"].items() if made["class"] == "ResNet"]
 
 
-@pytest.mark.parametrize("name", filter(accepted, RESNETS))
+@pytest.mark.parametrize("name", [name for name in RESNETS if accepted(name)])
 def test_keys_and_features_of_resnets_are_timms(name):
     model = upstream.randomize(timm.create_model(name, num_classes=0, **upstream.RESNET))
     spec, form = _read(name, **upstream.RESNET)
