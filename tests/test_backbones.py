@@ -231,6 +231,13 @@ def test_what_a_patch_leaves_of_the_image_is_not_read(vit_copy):
     )
 
 
+@pytest.mark.parametrize(("classes", "features"), [(0, 768), (1024, 1024), (10, 768)])
+def test_the_projection_of_pe_core_is_told_from_a_classifier(classes, features):
+    for place in ({"num_classes": classes}, {"model_args": {"num_classes": classes}}):
+        config = {"architecture": "vit_pe_core_base_patch16_224", **place}
+        assert configs.read_config(config, {}).spec.feature_dim == features
+
+
 def test_arguments_that_timm_writes_in_full_are_read(vit_copy):
     edit_model_args(vit_copy, img_size=[16, 16], in_chans=3, num_classes=0, global_pool="token")
     assert load(vit_copy).resolution == 16

@@ -105,6 +105,10 @@ def test_invalid_json_is_refused(vit_copy, content):
     assert_refused(vit_copy, "config.json is not valid JSON")
 
 
+def _pe_core(arguments: str) -> str:
+    return f'{{"architecture": "vit_pe_core_base_patch16_224", "model_args": {{{arguments}}}}}'
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -114,7 +118,6 @@ def test_invalid_json_is_refused(vit_copy, content):
         ('{"model_type": "bert"}', "unknown transformers model_type 'bert'"),
         ('{"model_type": "dinov4"}', "did you mean dinov2"),
         ('{"model_type": "dinov2", "hidden_size": "wide"}', "hidden_size must be a whole number"),
-        ('{"model_type": "vit", "qkv_bias": false}', "qkv_bias=false is not supported"),
         ('{"model_type": "dinov3_vit", "key_bias": true}', "other biases"),
         ('{"model_type": "vit", "hidden_act": "relu"}', "unknown activation 'relu'"),
         ('{"model_type": "vit", "patch_size": 225}', "does not fit an image of 224 px"),
@@ -138,6 +141,16 @@ def test_invalid_json_is_refused(vit_copy, content):
             "registers must be a whole number from 0",
         ),
         ('{"architecture": "vit_tiny_patch16_224", "global_pool": ["a"]}', "timm pooling"),
+        (_pe_core('"attn_pool_mlp_ratio": "4"'), "attn_pool_mlp_ratio must be a number"),
+        (_pe_core('"attn_pool_num_heads": 7'), "7 heads do not divide a width of 768"),
+        (_pe_core('"attn_type": "mla"'), "attn_type=mla is not supported"),
+        (_pe_core('"rope_grid_offset": 0.5'), "rope_grid_offset=0.5 and rope_grid_indexing=xy"),
+        (
+            '{"model_type": "aimv2_vision_model", "is_native": true, "hidden_size": 1026, '
+            '"num_attention_heads": 2}',
+            "sines need a width divisible by 4",
+        ),
+        ('{"model_type": "aimv2", "projection_dim": -1}', "projection must be a whole number"),
     ],
 )
 def test_a_config_of_nothing_we_know_is_refused(vit_copy, content, words):
@@ -159,10 +172,13 @@ def test_a_config_of_nothing_we_know_is_refused(vit_copy, content, words):
         ({"fc_norm": True}, "global_pool=token with fc_norm=True is not supported"),
         ({"mlp_ratio": "4"}, "mlp_ratio must be a number"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio must be a number"),
-        ({"act_layer": ["gelu"]}, "unknown timm activation"),
+        ({"act_layer": ["gelu"]}, "unknown activation"),
         ({"reg_tokens": -1, "no_embed_class": True}, "registers must be"),
         ({"reg_tokens": 2}, "missing keys: reg_token"),
-        ({"act_layer": "relu"}, "unknown timm activation 'relu'"),
+        ({"act_layer": "relu"}, "unknown activation 'relu'"),
+        ({"norm_layer": ["LayerNorm"]}, "norm_layer=['LayerNorm'] is not supported"),
+        ({"embed_norm_layer": "RmsNorm"}, "embed_norm_layer other than its norm_layer"),
+        ({"mlp_layer": "GluMlp"}, "mlp_layer=GluMlp is not supported"),
     ],
 )
 def test_model_arguments_that_make_no_sense_are_named(vit_copy, change, words):

@@ -29,7 +29,11 @@ def shrink(spec):
         depth=2,
         attention=dataclasses.replace(spec.attention, heads=2),
         mlp=dataclasses.replace(spec.mlp, width=24),
-        pool=dataclasses.replace(spec.pool, projection=min(spec.pool.projection, 8)),
+        pool=dataclasses.replace(
+            spec.pool,
+            projection=min(spec.pool.projection, 8),
+            mlp=spec.pool.mlp and dataclasses.replace(spec.pool.mlp, width=24),
+        ),
     )
 
 

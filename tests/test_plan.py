@@ -18,6 +18,8 @@ FAMILIES = {
     "plain": {},
     "gated": {"mlp": MlpSpec(80, "silu", gated=True)},
     "map": {"pool": PoolSpec("map"), "embed": EmbedSpec(8, class_token=False)},
+    "query": {"pool": PoolSpec("query"), "embed": EmbedSpec(8, class_token=False)},
+    "wide map": {"pool": PoolSpec("map", projection=24, heads=4, mlp=MlpSpec(40), prefix=True)},
     "projection": {"pool": PoolSpec(projection=24), "embed": EmbedSpec(8, registers=3)},
 }
 

@@ -33,7 +33,12 @@ _GENERAL = frozenset(
 )
 
 # Architectures whose weights are all of one training, so that others' will be like it.
-_OF_ONE_TRAINING = re.compile(r".*(dinov[23]|siglip|_clip_).*|(deit3?|eva02|eva_large)_.*|resnet50")
+_OF_ONE_TRAINING = re.compile(
+    r".*(dinov[23]|siglip|_clip_|pe_core).*|(deit3?|eva02|eva_large)_.*|resnet50"
+)
+
+# Architectures whose published head is the projection of features to a text's.
+_PROJECTED = re.compile(r".*pe_core.*")
 
 
 class _Registered(Exception):
@@ -71,6 +76,7 @@ def timm_table() -> dict[str, Any]:
             "class": kind.__name__,
             "side": _pretrained(name).input_size[1],
             **_statistics(name),
+            **_projection(name),
             "arguments": changed,
         }
     return {
@@ -138,6 +144,11 @@ def _statistics(name: str) -> dict[str, list[float]]:
         return {}
     ((mean, std),) = seen
     return {"mean": list(mean), "std": list(std)}
+
+
+def _projection(name: str) -> dict[str, int]:
+    """Outputs of the head that is published with an architecture, if it is a projection."""
+    return {"projection": _pretrained(name).num_classes} if _PROJECTED.fullmatch(name) else {}
 
 
 def _pretrained(tag: str) -> Any:

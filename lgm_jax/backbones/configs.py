@@ -97,6 +97,10 @@ def _from_timm(config: Config, preprocessor: Config) -> Published:
     for key in given:
         if key not in defaults:
             raise unknown_name("timm model argument", key, list(defaults), "supported")
+    classes = given.get("num_classes", config.get("num_classes"))
+    if "projection" in found and classes == found["projection"]:
+        # The head is no classifier.
+        values["projection"] = found["projection"]
     arguments = _Arguments(values | _checked(defaults, given, "timm's "))
     spec, form = families.timm_classes()[found["class"]](arguments)
     for key in set(arguments) - arguments.seen - _IDLE:

@@ -1,4 +1,6 @@
-"""Two-dimensional rotary positions: the two conventions of EVA-02 and DINOv3.
+"""Positions of patches that are computed: rotary ones, and AIMv2's sines.
+
+Rotary ones have two conventions, EVA-02's and DINOv3's.
 
 Half of a head's dimensions turn with a patch's row, half with its column. The conventions differ
 in how a patch's place is counted and in which two dimensions turn together.
@@ -31,13 +33,17 @@ class Rotary(Checked):
         grid: A patch's place: its index, scaled to the `reference` grid (`index`, timm's EVA), or
             its centre between -1 and 1, times 2 pi (`centered`, DINOv3).
         base: The slowest turn takes about `base` times as long as the fastest.
-        reference: For `index`: patches along one side in pre-training.
+        reference: For `index`: patches along one side in pre-training; 0 for as many as there are.
+        offset: For `index`: that of the first patch.
+        columns_first: Whether the first half of a head turns with the column, as in PE-Core.
     """
 
     layout: Layout
     grid: Grid
     base: float
     reference: int = 0
+    offset: int = 0
+    columns_first: bool = False
 
 
 def rotary_tables(rotary: Rotary, grid: int, head_width: int, num_prefix: int) -> Tables:
@@ -54,16 +60,30 @@ def rotary_tables(rotary: Rotary, grid: int, head_width: int, num_prefix: int) -
     quarter = head_width // 4
     frequencies = rotary.base ** -(np.arange(quarter) / quarter)
     if rotary.grid == "index":
-        places = np.arange(grid) * (rotary.reference / grid)
+        places = (np.arange(grid) + rotary.offset) * ((rotary.reference or grid) / grid)
     else:
         places = 2 * math.pi * (2 * (np.arange(grid) + 0.5) / grid - 1)
     rows, columns = np.meshgrid(places, places, indexing="ij")
-    turns = [np.outer(axis.ravel(), frequencies) for axis in (rows, columns)]
+    axes = (columns, rows) if rotary.columns_first else (rows, columns)
+    turns = [np.outer(axis.ravel(), frequencies) for axis in axes]
     angles = np.concatenate(turns, axis=-1)
     interleaved = rotary.layout == "interleaved"
     angles = np.repeat(angles, 2, axis=-1) if interleaved else np.tile(angles, 2)
     angles = np.concatenate([np.zeros((num_prefix, head_width)), angles])
     return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
+
+
+def sines(grid: int, width: int) -> Float[Array, "1 n d"]:
+    """What AIMv2 adds to patches, which stand row by row: the column's part, then the row's.
+
+    Source: transformers' `Aimv2VisionEmbeddings`.
+    """
+    quarter = width // 4
+    rows, columns = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
+    frequencies = 10000.0 ** -(np.arange(quarter) / quarter)
+    angles = [np.outer(axis.ravel(), frequencies) for axis in (columns, rows)]
+    parts = [turn(axis) for axis in angles for turn in (np.sin, np.cos)]
+    return jnp.asarray(np.concatenate(parts, axis=-1)[None], jnp.float32)
 
 
 def rotate(

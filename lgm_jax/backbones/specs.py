@@ -199,6 +199,21 @@ def _ijepa(name: str, patch: int, resolution: int = 224) -> Entry:
     return Entry("I-JEPA", "CC-BY-NC-4.0", (Source(f"facebook/{name}"),), config)
 
 
+def _aimv2(source: str, timm: str = "", **vision: Any) -> Entry:
+    config = {"model_type": "aimv2_vision_model", "use_head": False, **vision}
+    sources = [Source(f"apple/aimv2-{source}")]
+    if timm:
+        sources.append(Source(f"timm/aimv2_{timm}.apple_pt", "timm_swiglu"))
+    return Entry("AIMv2", "Apple ASCL", tuple(sources), config)
+
+
+def _pe_core(size: str, patch: int, resolution: int, projection: int = 1024) -> Entry:
+    name = f"vit_pe_core_{_LONG[size]}_patch{patch}_{resolution}"
+    config = {"architecture": name, "num_classes": projection}
+    summary = "Perception Encoder, with projection"
+    return Entry(summary, "Apache-2.0", (Source(f"timm/{name}.fb"),), config)
+
+
 def _digits(name: str, like: str) -> Entry:
     summary = f"in this package, trained like {like} on the training digits, without labels"
     return Entry(summary, "Apache-2.0", folder=_WEIGHTS / name)
@@ -231,10 +246,17 @@ NAMES: Mapping[str, Entry] = {
     ),
     "mae_vitb16": _mae("b"),
     "mae_vitl16": _mae("l"),
+    "aimv2_vitl14": _aimv2("large-patch14-224", "large_patch14_224"),
+    "aimv2_vitl14_336": _aimv2("large-patch14-336", "large_patch14_336", image_size=336),
+    "aimv2_vitl14_native": _aimv2("large-patch14-native", is_native=True),
     "ijepa_vith14": _ijepa("ijepa_vith14_1k", 14),
     "ijepa_vith14_22k": _ijepa("ijepa_vith14_22k", 14),
     "ijepa_vith16_448": _ijepa("ijepa_vith16_1k", 16, 448),
     "ijepa_vitg16_22k": _ijepa("ijepa_vitg16_22k", 16),
+    "pe_core_vitt16": _pe_core("t", 16, 384, 512),
+    "pe_core_vits16": _pe_core("s", 16, 384, 512),
+    "pe_core_vitb16": _pe_core("b", 16, 224),
+    "pe_core_vitl14": _pe_core("l", 14, 336),
     "siglip_vitb16": _siglip("siglip", "SigLIP"),
     "siglip2_vitb16": _siglip("siglip2", "SigLIP 2"),
 }

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 from lgm_jax.backbones.activations import ACTIVATIONS
 from lgm_jax.backbones.attention import AttentionKernel, attend
 from lgm_jax.backbones.residuals import Residuals, keep
-from lgm_jax.backbones.rotary import Tables, rotary_tables
-from lgm_jax.backbones.vit_spec import ViTSpec
+from lgm_jax.backbones.rotary import Tables, rotary_tables, sines
+from lgm_jax.backbones.vit_spec import MlpSpec, ViTSpec
 
 
 class Attention(nnx.Module):
@@ -41,7 +41,9 @@ class Attention(nnx.Module):
         if self.spec.biases == "qv":
             # Query's and value's, one behind the other.
             self.bias_qv = nnx.Param(jnp.zeros((2 * spec.width,), jnp.float32))
-        self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(
+            spec.width, spec.width, use_bias=self.spec.out_bias, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x: Float[Array, "b n d"], tables: Tables | None) -> Float[Array, "b n d"]:
         qkv = self.qkv(x)
@@ -57,15 +59,15 @@ class Attention(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers around an activation, gated or not."""
 
-    def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.spec = spec.mlp
-        hidden = self.spec.width
+    def __init__(self, spec: ViTSpec, mlp: MlpSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.spec = mlp
+        hidden, bias = self.spec.width, self.spec.bias
         # The gate comes first.
         outputs = 2 * hidden if self.spec.gated else hidden
-        self.up = nnx.Linear(spec.width, outputs, dtype=dtype, rngs=rngs)
+        self.up = nnx.Linear(spec.width, outputs, use_bias=bias, dtype=dtype, rngs=rngs)
         if self.spec.norm:
             self.norm = _norm(spec, hidden, dtype, rngs)
-        self.down = nnx.Linear(hidden, spec.width, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(hidden, spec.width, use_bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         x = self.up(x)
@@ -85,7 +87,7 @@ class Block(nnx.Module):
         self.norm_attention = _norm(spec, spec.width, dtype, rngs)
         self.attention = Attention(spec, dtype=dtype, kernel=kernel, rngs=rngs)
         self.norm_mlp = _norm(spec, spec.width, dtype, rngs)
-        self.mlp = Mlp(spec, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(spec, spec.mlp, dtype=dtype, rngs=rngs)
         if spec.layer_scale:
             self.scale_attention = nnx.Param(jnp.ones((spec.width,), jnp.float32))
             self.scale_mlp = nnx.Param(jnp.ones((spec.width,), jnp.float32))
@@ -111,6 +113,7 @@ class Embed(nnx.Module):
         self.project = nnx.Linear(
             inputs, spec.width, use_bias=spec.embed.bias, dtype=dtype, rngs=rngs
         )
+        self.norm = _norm(spec, spec.width, dtype, rngs) if spec.embed.patch_norm else None
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         # A convolution leaves out what is left at the lower and right edge.
@@ -121,30 +124,42 @@ class Embed(nnx.Module):
             p=self.patch,
             q=self.patch,
         )
-        return self.project(patches)
+        x = self.project(patches)
+        return x if self.norm is None else self.norm(x)
 
 
 class AttentionPool(nnx.Module):
-    """One learned query attends to all patches, and an MLP follows: SigLIP's pooling head."""
+    """One learned query attends to all patches: the pooling heads of SigLIP, PE-Core and AIMv2.
+
+    The first two project the query, and an MLP follows.
+    """
 
     def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.heads = spec.attention.heads
+        self.heads, self.mapped = spec.pool.heads or spec.heads, spec.pool.kind == "map"
         self.query = nnx.Param(
             nnx.initializers.truncated_normal(0.02)(rngs.params(), (1, 1, spec.width), jnp.float32)
         )
-        self.qkv = nnx.Linear(spec.width, 3 * spec.width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
-        self.norm = _norm(spec, spec.width, dtype, rngs)
-        self.mlp = Mlp(spec, dtype=dtype, rngs=rngs)
+        if self.mapped:
+            self.qkv = nnx.Linear(spec.width, 3 * spec.width, dtype=dtype, rngs=rngs)
+            self.norm = _norm(spec, spec.width, dtype, rngs)
+            self.mlp = Mlp(spec, spec.pool.mlp or spec.mlp, dtype=dtype, rngs=rngs)
+        else:
+            bias = spec.attention.biases == "qkv"
+            self.kv = nnx.Linear(spec.width, 2 * spec.width, use_bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        probe = jnp.broadcast_to(self.query[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        # The projections share one matrix; the query's part of it sees one token only.
-        width = x.shape[-1]
-        params = nnx.to_pure_dict(nnx.state(self.qkv))
-        weights, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
-        query = probe @ weights[:, :width] + bias[None, None, :width]
-        key, value = jnp.split(x @ weights[:, width:] + bias[None, None, width:], 2, axis=-1)
+        query = jnp.broadcast_to(self.query[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        if self.mapped:
+            # The projections share one matrix; the query's part of it sees one token only.
+            width = x.shape[-1]
+            params = nnx.to_pure_dict(nnx.state(self.qkv))
+            weights, bias = params["kernel"].astype(x.dtype), params["bias"].astype(x.dtype)
+            query = query @ weights[:, :width] + bias[None, None, :width]
+            key_value = x @ weights[:, width:] + bias[None, None, width:]
+        else:
+            key_value = self.kv(x)
+        key, value = jnp.split(key_value, 2, axis=-1)
         split = functools.partial(rearrange, pattern="b n (heads e) -> b n heads e")
         query, key, value = (split(part, heads=self.heads) for part in (query, key, value))
         # By XLA everywhere: one query has no scores of n by n to save, and cuDNN's kernel no
@@ -154,7 +169,7 @@ class AttentionPool(nnx.Module):
         shares = jax.nn.softmax(scores * (1 / math.sqrt(query.shape[-1]))).astype(value.dtype)
         pooled = jnp.einsum("bhqn,bnhe->bqhe", shares, value)
         pooled = self.out(rearrange(pooled, "b n heads e -> b n (heads e)"))
-        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
+        return (pooled + self.mlp(self.norm(pooled)) if self.mapped else pooled)[:, 0]
 
 
 class ViT(nnx.Module):
@@ -177,7 +192,7 @@ class ViT(nnx.Module):
         if embed.registers:
             shape = (1, embed.registers, spec.width)
             self.registers = nnx.Param(init(rngs.params(), shape, jnp.float32))
-        if embed.positions != "none":
+        if spec.num_positions:
             shape = (1, spec.num_positions, spec.width)
             self.positions = nnx.Param(init(rngs.params(), shape, jnp.float32))
         if embed.norm:
@@ -190,7 +205,7 @@ class ViT(nnx.Module):
 
         self.blocks = stack(rngs)
         self.norm = _norm(spec, spec.width, dtype, rngs)
-        if spec.pool.kind == "map":
+        if spec.pool.kind in ("map", "query"):
             self.pool = AttentionPool(spec, dtype=dtype, rngs=rngs)
         if spec.pool.projection:
             self.project = nnx.Linear(
@@ -221,6 +236,8 @@ class ViT(nnx.Module):
         registers = [repeated(self.registers)] if embed.registers else []
         if embed.positions == "none":
             return self._normed([*cls, *registers, x])
+        if embed.positions == "sines":
+            return self._normed([x + sines(self.spec.grid, self.spec.width).astype(x.dtype)])
         positions = self.positions[...].astype(x.dtype)
         if embed.positions == "patches":
             return self._normed([*cls, *registers, x + positions])
@@ -276,8 +293,8 @@ class ViT(nnx.Module):
             return self.norm(jnp.mean(outputs[-1][:, prefix:], axis=1))
         # The class token alone does not need the other tokens normalised.
         x = self.norm(outputs[:, :, :1] if kind == "cls" else outputs)
-        if kind == "map":
-            return self.pool(x[-1, :, prefix:])
+        if kind in ("map", "query"):
+            return self.pool(x[-1] if self.spec.pool.prefix else x[-1, :, prefix:])
         cls = rearrange(x[:, :, 0], "l b d -> b (l d)")
         if kind == "cls":
             return cls
@@ -287,7 +304,11 @@ class ViT(nnx.Module):
         return jnp.concatenate([cls, means[-1]], axis=-1)
 
 
-def _norm(spec: ViTSpec, width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _norm(
+    spec: ViTSpec, width: int, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.LayerNorm | nnx.RMSNorm:
+    if spec.norm == "rms":
+        return nnx.RMSNorm(width, epsilon=spec.norm_eps, dtype=dtype, rngs=rngs)
     # The variance as a mean of squares less a square of means loses digits where means are large,
     # as they are in the few outlier dimensions of large transformers.
     return nnx.LayerNorm(

@@ -19,8 +19,9 @@ from lgm_jax.errors import UserError
 from lgm_jax.resample import bicubic_matrix
 
 Biases = Literal["qkv", "qv", "none"]
-Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map"]
-Positions = Literal["all", "tokens", "patches", "none"]
+Norm = Literal["layer", "rms"]
+Pool = Literal["cls", "mean", "cls+mean", "mean_norm", "map", "query"]
+Positions = Literal["all", "tokens", "patches", "sines", "none"]
 
 # Parameters of what makes features of the last block's tokens.
 _POOLING = ("pool", "project")
@@ -36,10 +37,12 @@ class EmbedSpec(Checked):
         class_token: Whether there is a class token.
         registers: Number of register tokens.
         positions: Learned (or fixed, but stored) positions: of class token and patches (`all`), of
-            every token, registers too (`tokens`), of patches only, or none.
+            every token, registers too (`tokens`), of patches only, or none. `sines` are those of
+            patches that AIMv2 computes for any grid.
         antialias: Whether positions are shrunk to another grid with an antialiased filter, as timm
             does; `transformers` does not.
         norm: Whether tokens are normalised before the first block, as in CLIP.
+        patch_norm: Whether patches are, before positions are added, as in AIMv2.
     """
 
     patch: int
@@ -49,6 +52,7 @@ class EmbedSpec(Checked):
     positions: Positions = "all"
     antialias: bool = False
     norm: bool = False
+    patch_norm: bool = False
 
     @property
     def num_prefix(self) -> int:
@@ -64,11 +68,13 @@ class AttentionSpec(Checked):
         heads: Attention heads; divides the width.
         biases: Which of query, key and value have a bias: all, all but the key, or none.
         rotary: Rotary positions of the patch tokens.
+        out_bias: Whether the last projection has a bias.
     """
 
     heads: int
     biases: Biases = "qkv"
     rotary: Rotary | None = None
+    out_bias: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +86,14 @@ class MlpSpec(Checked):
         activation: Its nonlinearity.
         gated: Whether a second projection is multiplied by the activated first (SwiGLU).
         norm: Whether the hidden layer is normalised.
+        bias: Whether its layers have one.
     """
 
     width: int
     activation: Activation = "gelu"
     gated: bool = False
     norm: bool = False
+    bias: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +102,24 @@ class PoolSpec(Checked):
 
     Attributes:
         kind: After the last norm: the class token (`cls`), the mean of the patch tokens (`mean`),
-            both (`cls+mean`), or attention by a learned query (`map`). `mean_norm` takes the mean
-            first and normalises it.
+            both (`cls+mean`), or attention by a learned query, with an MLP behind it (`map`,
+            SigLIP's) or without (`query`, AIMv2's). `mean_norm` takes the mean first and normalises
+            it.
         blocks: For `cls` and `mean`: outputs of the last `blocks` blocks, each normalised, the
             last block's at the end. For `cls+mean`: their class tokens and the last one's mean, as
             in DINOv2's linear evaluation (`dinov2/eval/linear.py`).
         projection: Features after a last linear layer without a bias; 0 for none.
+        heads: Of `map` and `query`; 0 for as many as the blocks have.
+        mlp: That of `map`; the blocks' by default.
+        prefix: Whether `map` and `query` see the class token and registers, too.
     """
 
     kind: Pool = "cls"
     blocks: int = 1
     projection: int = 0
+    heads: int = 0
+    mlp: MlpSpec | None = None
+    prefix: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +137,8 @@ class ViTSpec(Network):
         mlp: Every block's MLP.
         pool: From tokens to a feature vector.
         layer_scale: Whether a block's two outputs are scaled by learned vectors.
-        norm_eps: LayerNorm epsilon. PyTorch's default is 1e-5, most families have another.
+        norm_eps: Epsilon of norms. PyTorch's default is 1e-5, most families have another.
+        norm: LayerNorm, or RMSNorm, which has no mean and no bias.
     """
 
     width: int
@@ -133,14 +149,16 @@ class ViTSpec(Network):
     pool: PoolSpec = PoolSpec()
     layer_scale: bool = False
     norm_eps: float = 1e-6
+    norm: Norm = "layer"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         patch, heads, pool = self.embed.patch, self.attention.heads, self.pool
         if self.resolution < patch:
             raise UserError(f"a patch of {patch} px does not fit an image of {self.resolution} px")
-        if self.width % heads:
-            raise UserError(f"{heads} heads do not divide a width of {self.width}")
+        for count in (heads, pool.heads or heads):
+            if self.width % count:
+                raise UserError(f"{count} heads do not divide a width of {self.width}")
         if self.attention.rotary is not None and self.head_width % 4:
             raise UserError(
                 f"rotary positions need a head width divisible by 4, not {self.head_width}"
@@ -149,6 +167,8 @@ class ViTSpec(Network):
             raise UserError(f"{pool.blocks} blocks cannot be pooled of {self.depth}")
         if pool.kind in ("cls", "cls+mean") and not self.embed.class_token:
             raise UserError("there is no class token to pool")
+        if self.embed.positions == "sines" and (self.width % 4 or self.embed.num_prefix):
+            raise UserError("sines need a width divisible by 4, and patches alone")
 
     @property
     def grid(self) -> int:
@@ -199,6 +219,7 @@ class ViTSpec(Network):
             "all": int(self.embed.class_token) + self.grid**2,
             "tokens": self.embed.num_prefix + self.grid**2,
             "patches": self.grid**2,
+            "sines": 0,
             "none": 0,
         }[self.embed.positions]
 
@@ -220,9 +241,11 @@ class ViTSpec(Network):
         block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
         weights = 2 * self.grid**2 * 3 * self.embed.patch**2 * width + self.depth * block
         attention = self.depth * 4 * tokens**2 * width
-        if self.pool.kind == "map":
-            weights += 4 * tokens * width**2 + 4 * width**2 + 4 * width * self.mlp.width
+        if self.pool.kind in ("map", "query"):
+            weights += 4 * tokens * width**2 + 2 * width**2
             attention += 4 * tokens * width
+        if self.pool.kind == "map":
+            weights += 2 * width**2 + 4 * width * (self.pool.mlp or self.mlp).width
         return weights + 2 * width * self.pool.projection, attention
 
     def pooled(self, kind: Literal["cls", "mean", "cls+mean"], blocks: int) -> ViTSpec:
@@ -255,4 +278,4 @@ class ViTSpec(Network):
         return params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
 
     def _resizes(self, published: ViTSpec) -> bool:
-        return self.grid != published.grid and self.embed.positions != "none"
+        return self.grid != published.grid and self.num_positions > 0

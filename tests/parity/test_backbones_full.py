@@ -18,7 +18,7 @@ import transformers
 import upstream
 
 from lgm_jax import backbones
-from lgm_jax.backbones import abstract_module, families, network, port, specs
+from lgm_jax.backbones import abstract_module, configs, families, network, port, specs
 
 REGISTERED = {name: entry for name, entry in specs.NAMES.items() if entry.sources or entry.pickle}
 PAPERS = ("dinov2_vitb14", "clip_vitb16", "eva02_vitb14", "mocov3_vitb16")
@@ -52,6 +52,15 @@ def upstreams(name: str) -> upstream.Family:
         model = t.DINOv3ConvNextModel
         return upstream.hf_family(model, settings, upstream.pooled, resolution=224, other=160)
     family, size = name.split("_")[:2]
+    if family == "pe":
+        settings = REGISTERED[name].config
+        side, patch = REGISTERED[name].resolution, REGISTERED[name].spec.embed.patch
+        return upstream.timm_family(
+            settings["architecture"],
+            img_size=side,
+            num_classes=settings["num_classes"],
+            other=side - 2 * patch,
+        )
     patch = int(size.lstrip("vitsblhg"))
     mlp = {} if family in ("eva02", "mocov3", "dino", "mae") else sizes(name)
     hidden = {"intermediate_size": 4 * mlp.get("hidden_size", 0)}
@@ -76,6 +85,13 @@ def upstreams(name: str) -> upstream.Family:
         settings = t.DINOv3ViTConfig(**mlp, **hidden, num_register_tokens=4)
         return upstream.hf_family(
             t.DINOv3ViTModel, settings, upstream.cls, resolution=224, other=256
+        )
+    if family == "aimv2":
+        side = 336 if name.endswith("336") else 224
+        native = name.endswith("native")
+        settings = t.Aimv2VisionConfig(image_size=side, use_head=False, is_native=native)
+        return upstream.hf_family(
+            t.Aimv2VisionModel, settings, upstream.aimv2, resolution=side, other=252
         )
     if family == "ijepa":
         # Its giant is another than DINOv2's.
@@ -107,10 +123,11 @@ def test_the_number_of_parameters_is_upstreams(name):
         model = upstreams(name).make()
     _, shapes = abstract_module(REGISTERED[name].spec)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
-    # A mask token is for training only.
+    # A mask token is for training only; timm adds a bias, of zeros, to the projection.
+    left_out = ("embeddings.mask_token", "head.bias")
     named = dict(model.named_parameters())
     named |= {key: value for key, value in model.named_buffers() if ".running_" in f".{key}"}
-    assert count == sum(value.numel() for key, value in named.items() if "mask_token" not in key)
+    assert count == sum(value.numel() for key, value in named.items() if key not in left_out)
 
 
 TIMMS = [name for name, entry in REGISTERED.items() if entry.published.form.startswith("timm")]
@@ -122,12 +139,13 @@ def test_every_key_and_shape_is_timms(name):
     with torch.device("meta"):
         model = upstreams(name).make()
     form = families.formats()[REGISTERED[name].published.form]
+    ours = upstream.layouts(form, REGISTERED[name].spec)
     theirs = {
         key: tuple(value.shape)
         for key, value in model.state_dict().items()
-        if not port.is_ignored(form, key)
+        if key in ours or not port.is_ignored(form, key)
     }
-    assert upstream.layouts(form, REGISTERED[name].spec) == theirs
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", [name for name in REGISTERED if name.startswith("clip")])
@@ -145,6 +163,15 @@ def test_clips_second_source_has_the_same_weights(name):
     # timm adds a bias, of zeros, to the projection.
     assert set(theirs) - set(ours) == {"head.bias"}
     assert ours == {key: theirs[key] for key in ours}
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTERED if n.startswith("aimv2")])
+def test_aimv2s_second_source_is_the_same_network(name):
+    for source in REGISTERED[name].sources[1:]:
+        architecture, _, _ = source.repo.removeprefix("timm/").partition(".")
+        config = {"architecture": architecture, "pretrained_cfg": upstream.STATISTICS}
+        theirs = configs.read_config(config, {})
+        assert (theirs.spec, theirs.form) == (REGISTERED[name].spec, source.form)
 
 
 @pytest.mark.slow

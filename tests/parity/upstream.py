@@ -28,6 +28,7 @@ STATISTICS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.25]}
 _READS_THE_STREAM = (
     *("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "in_proj"),
     *("fc1", "up_proj", "gate_proj", "intermediate", "weights_in", "pointwise_conv1"),
+    "attn_pool",
 )
 _EMBEDDINGS = ("patch_embeddings", "position_embeddings", "cls_token")
 _SCALES = ("norm", "layrnorm", "gamma", "lambda", "scale", "bn", "downsample")
@@ -79,6 +80,12 @@ def randomize(model: Model, seed: int = 0, quiet: float = 1.0) -> Model:
             parts = name.split(".")
             if name.endswith("position_embedding.weight"):
                 value.copy_(0.03 * noise)
+            elif name.endswith(("head.cls_token", "attn_pool.latent")):
+                # Queries of AIMv2's pooling and of timm's.
+                value.copy_(noise)
+            elif name == "head.bias":
+                # timm's, beside projections that have none.
+                value.zero_()
             elif value.ndim == 1:
                 is_scale = any(word in name for word in _SCALES) and parts[-1] != "bias"
                 value.copy_(1 + 0.3 * noise if is_scale else 0.03 * noise)
@@ -179,6 +186,26 @@ def mean(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     return model(pixels, interpolate_pos_encoding=True).last_hidden_state.mean(dim=1)
 
 
+def aimv2(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+    """AIMv2's features; transformers resizes no positions, so timm does it here."""
+    vision = getattr(model, "vision_model", model)
+    embeddings, grid = vision.embeddings, pixels.shape[-1] // vision.config.patch_size
+    changed = {}
+    if not vision.config.is_native:
+        positions = timm.layers.resample_abs_pos_embed(
+            embeddings.position_embedding.weight[None], (grid, grid), num_prefix_tokens=0
+        )
+        changed = {
+            "embeddings.position_embedding.weight": positions[0],
+            "embeddings.position_ids": torch.arange(grid**2)[None],
+        }
+    found = torch.func.functional_call(vision, changed, (pixels,))
+    if not vision.config.use_head:
+        return found.last_hidden_state.mean(dim=1)
+    pooled = found.pooler_output
+    return model.visual_projection(pooled) if vision is not model else pooled
+
+
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TINY_MLP = {"intermediate_size": 64}
 RESNET = {"layers": [2, 1, 3, 2], "channels": [16, 32, 48, 64]}
@@ -203,6 +230,11 @@ CLIP = transformers.CLIPConfig(vision_config=VISION16, text_config=TINY_TEXT, pr
 SIGLIP = transformers.SiglipConfig(vision_config=VISION16, text_config=TINY_TEXT)
 
 
+# Pre-trained on another grid, with fewer heads and a narrower MLP behind the blocks.
+PE_CORE = {"ref_feat_shape": (3, 3), "attn_pool_num_heads": 2, "attn_pool_mlp_ratio": 3.0}
+AIMV2 = {**VISION16, "hidden_act": "silu"}
+
+
 def tiny_families() -> dict[str, Family]:
     """The smallest of each kind that has more than one of everything."""
     t = transformers
@@ -216,6 +248,11 @@ def tiny_families() -> dict[str, Family]:
         "timm_clip": timm_family("vit_base_patch16_clip_quickgelu_224", other=24, **timm16),
         "timm_siglip": timm_family("vit_base_patch16_siglip_224", other=48, **timm16),
         "timm_dinov2_gated": timm_family("vit_giant_patch14_dinov2", other=42, **timm14),
+        "timm_aimv2": timm_family("aimv2_large_patch14_224", other=42, **timm14),
+        "pe_core": timm_family("vit_pe_core_base_patch16_224", other=24, **PE_CORE, **timm16),
+        "pe_core_projected": timm_family(
+            "vit_pe_core_large_patch14_336", other=42, **PE_CORE, **timm14, num_classes=1024
+        ),
         "timm_dinov3": timm_family("vit_small_patch16_dinov3_qkvb", other=48, **timm16),
         "timm_dinov3_gated": timm_family("vit_small_plus_patch16_dinov3", other=48, **timm16),
         "eva": timm_family("eva_giant_patch14_224", other=42, **timm14),
@@ -282,6 +319,27 @@ def tiny_families() -> dict[str, Family]:
             resolution=34,
             other=48,
         ),
+        "aimv2": hf_family(
+            t.Aimv2Model,
+            t.Aimv2Config(vision_config=AIMV2, text_config=TINY_TEXT, projection_dim=24),
+            aimv2,
+            **SIZES16,
+        ),
+        "aimv2_biases": hf_family(
+            t.Aimv2VisionModel,
+            t.Aimv2VisionConfig(**AIMV2 | {"hidden_act": "gelu"}, qkv_bias=True, mlp_bias=True),
+            aimv2,
+            **SIZES16,
+        ),
+        "aimv2_headless": hf_family(
+            t.Aimv2VisionModel, t.Aimv2VisionConfig(**AIMV2, use_head=False), aimv2, **SIZES16
+        ),
+        "aimv2_native": hf_family(
+            t.Aimv2VisionModel,
+            t.Aimv2VisionConfig(**AIMV2, use_head=False, is_native=True),
+            aimv2,
+            **SIZES16,
+        ),
         "siglip_headless": hf_family(
             t.SiglipVisionModel,
             t.SiglipVisionConfig(**VISION16, vision_use_head=False),
@@ -291,6 +349,9 @@ def tiny_families() -> dict[str, Family]:
         # Their epsilon is 1e-12, which counts beside small variances only.
         "vit": hf_family(t.ViTModel, t.ViTConfig(**VISION16), cls_resized, **SIZES16, quiet=1e-4),
         "ijepa": hf_family(t.IJepaModel, t.IJepaConfig(**VISION16), mean, **SIZES16, quiet=1e-4),
+        "vit_unbiased": hf_family(
+            t.ViTModel, t.ViTConfig(**VISION16, qkv_bias=False), cls_resized, **SIZES16
+        ),
         "vit_mae": hf_family(
             t.ViTMAEForPreTraining,
             t.ViTMAEConfig(

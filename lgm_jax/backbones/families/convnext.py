@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from lgm_jax.backbones import stacks
 from lgm_jax.backbones.activations import ACTIVATIONS, Activation
-from lgm_jax.backbones.families.family import Config, Family, hf_activation
+from lgm_jax.backbones.families.family import Config, Family, read_activation
 from lgm_jax.backbones.network import IMAGENET, Network
 from lgm_jax.backbones.port import Format, Row, convolution, layered, linear, norm, vector
 from lgm_jax.errors import UserError
@@ -172,7 +172,7 @@ def _read(config: Config) -> tuple[ConvNeXtSpec, str]:
         "resolution": config["image_size"],
         "depths": config["depths"],
         "widths": config["hidden_sizes"],
-        "activation": hf_activation(config["hidden_act"]),
+        "activation": read_activation(config["hidden_act"]),
         "norm_eps": config["layer_norm_eps"],
     }
     return ConvNeXtSpec.from_dict(shape), "hf_dinov3_convnext"

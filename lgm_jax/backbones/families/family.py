@@ -47,18 +47,21 @@ class Family:
     )
 
 
-def hf_activation(name: Any) -> Activation:
-    """What transformers means by the name of an activation.
+def read_activation(name: Any) -> Activation:
+    """What timm or transformers mean by the name of an activation.
 
     Raises:
         UserError: If it is none of ours.
     """
     known: Mapping[str, Activation] = {
         "gelu": "gelu",
+        "gelu_tanh": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
         "gelu_new": "gelu_tanh",
         "quick_gelu": "quick_gelu",
+        "quickgelu": "quick_gelu",
         "silu": "silu",
+        "SiLU": "silu",
     }
     if not isinstance(name, str) or name not in known:
         raise unknown_name("activation", str(name), list(known), "supported")

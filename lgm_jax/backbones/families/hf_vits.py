@@ -1,16 +1,23 @@
-"""transformers' Vision Transformers: ViT, ViTMAE, I-JEPA, DINOv2, DINOv3, CLIP, SigLIP."""
+"""transformers' Vision Transformers: ViT, ViTMAE, I-JEPA, DINOv2, DINOv3, CLIP, SigLIP, AIMv2."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lgm_jax.backbones.families.family import Config, Family, hf_activation
-from lgm_jax.backbones.families.vits import block, stacked, stem, tokens
+from lgm_jax.backbones.families.family import Config, Family, read_activation
+from lgm_jax.backbones.families.vits import Keys, key_map
 from lgm_jax.backbones.network import CLIP, HALF, IMAGENET
-from lgm_jax.backbones.port import Format, Row, linear, norm
+from lgm_jax.backbones.port import Format
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import ViT
-from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+from lgm_jax.backbones.vit_spec import (
+    AttentionSpec,
+    Biases,
+    EmbedSpec,
+    MlpSpec,
+    PoolSpec,
+    ViTSpec,
+)
 from lgm_jax.errors import UserError
 
 # Configs.
@@ -20,18 +27,17 @@ def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
     """What the classes have in common."""
     if config["num_channels"] != 3:
         raise UserError("a backbone that does not take three channels is not supported")
-    if not config.get("qkv_bias", True):
-        raise UserError("qkv_bias=false is not supported")
-    parts.setdefault("attention", AttentionSpec(config["num_attention_heads"]))
+    if "attention" not in parts:
+        biases: Biases = "qkv" if config.get("qkv_bias", True) else "none"
+        parts["attention"] = AttentionSpec(config["num_attention_heads"], biases)
     if "mlp" not in parts:
-        parts["mlp"] = MlpSpec(config["intermediate_size"], hf_activation(config["hidden_act"]))
+        parts["mlp"] = MlpSpec(config["intermediate_size"], read_activation(config["hidden_act"]))
     return ViTSpec(
         resolution=config["image_size"],
         width=config["hidden_size"],
         depth=config["num_hidden_layers"],
         embed=embed,
-        norm_eps=config["layer_norm_eps"],
-        **parts,
+        **{"norm_eps": config.get("layer_norm_eps"), **parts},
     )
 
 
@@ -51,7 +57,7 @@ def _read_dinov2(config: Config) -> tuple[ViTSpec, str]:
         # Two thirds, rounded up to a multiple of 8.
         mlp = MlpSpec((int(hidden * 2 / 3) + 7) // 8 * 8, "silu", gated=True)
     else:
-        mlp = MlpSpec(hidden, hf_activation(config["hidden_act"]))
+        mlp = MlpSpec(hidden, read_activation(config["hidden_act"]))
     embed = EmbedSpec(
         config["patch_size"],
         registers=config.get("num_register_tokens", 0),
@@ -66,7 +72,7 @@ def _read_dinov3(config: Config) -> tuple[ViTSpec, str]:
     if biases != (True, False, True, True, True):
         raise UserError("a DINOv3 with other biases than query, value, projection and MLP's")
     rotary = Rotary("half", "centered", base=config["rope_theta"])
-    activation, gated = hf_activation(config["hidden_act"]), config["use_gated_mlp"]
+    activation, gated = read_activation(config["hidden_act"]), config["use_gated_mlp"]
     spec = _shape(
         config,
         EmbedSpec(config["patch_size"], registers=config["num_register_tokens"], positions="none"),
@@ -96,118 +102,135 @@ def _read_siglip(config: Config) -> tuple[ViTSpec, str]:
     return _shape(vision, embed, pool=pool), "hf_siglip"
 
 
+def _read_aimv2(config: Config) -> tuple[ViTSpec, str]:
+    vision = config.get("vision_config", config)
+    biased = vision["qkv_bias"]
+    embed = EmbedSpec(
+        vision["patch_size"],
+        class_token=False,
+        positions="sines" if vision["is_native"] else "all",
+        # transformers resizes no positions, timm those of the same weights so.
+        antialias=True,
+        patch_norm=True,
+    )
+    spec = _shape(
+        vision,
+        embed,
+        attention=AttentionSpec(
+            vision["num_attention_heads"], "qkv" if biased else "none", out_bias=biased
+        ),
+        mlp=MlpSpec(
+            vision["intermediate_size"],
+            read_activation(vision["hidden_act"]),
+            gated=True,
+            bias=vision["mlp_bias"],
+        ),
+        pool=PoolSpec(
+            "query" if vision["use_head"] else "mean", projection=config.get("projection_dim", 0)
+        ),
+        norm="rms",
+        norm_eps=vision["rms_norm_eps"],
+    )
+    return spec, "hf_aimv2"
+
+
 # Weights.
 
 
-@stacked
-def _vit_rows(spec: ViTSpec) -> list[Row]:
-    """transformers' ViT (DINO among them), I-JEPA, and the encoder of its ViTMAE."""
-    return [
-        *_dinov2_stem(spec),
-        *block(
-            spec,
-            "encoder.layer.{}.",
-            norms=("layernorm_before", "layernorm_after"),
-            qkv=[f"attention.attention.{part}" for part in ("query", "key", "value")],
-            out="attention.output.dense",
-            up=["intermediate.dense"],
-            down="output.dense",
-        ),
-        *norm("norm", "layernorm"),
-    ]
+def _each(name: str, parts: str) -> str:
+    """Names that differ in one part."""
+    return " ".join(name.format(part) for part in parts.split())
 
 
-def _dinov2_stem(spec: ViTSpec) -> list[Row]:
-    return stem(
-        spec,
-        "embeddings.patch_embeddings.projection",
-        cls="embeddings.cls_token",
-        registers="embeddings.register_tokens",
-        positions="embeddings.position_embeddings",
-    )
+# ViT (DINO among them), I-JEPA, and the encoder of ViTMAE.
+_VIT: Keys = {
+    "embed/project": "embeddings.patch_embeddings.projection",
+    "cls": "embeddings.cls_token",
+    "registers": "embeddings.register_tokens",
+    "positions": "embeddings.position_embeddings",
+    "blocks": "encoder.layer.{}.",
+    "blocks/norm_attention": "layernorm_before",
+    "blocks/attention/qkv": _each("attention.attention.{}", "query key value"),
+    "blocks/attention/out": "attention.output.dense",
+    "blocks/norm_mlp": "layernorm_after",
+    "blocks/mlp/up": "intermediate.dense",
+    "blocks/mlp/down": "output.dense",
+    "norm": "layernorm",
+}
 
 
-@stacked
-def _dinov2_rows(spec: ViTSpec) -> list[Row]:
-    """transformers' Dinov2, with registers or without; the largest has a gated MLP."""
+def _dinov2(spec: ViTSpec) -> Keys:
+    """With registers or without; the largest has a gated MLP."""
     gated = spec.mlp.gated
-    return [
-        *_dinov2_stem(spec),
-        *block(
-            spec,
-            "encoder.layer.{}.",
-            norms=("norm1", "norm2"),
-            qkv=[f"attention.attention.{part}" for part in ("query", "key", "value")],
-            out="attention.output.dense",
-            up=["mlp.weights_in" if gated else "mlp.fc1"],
-            down="mlp.weights_out" if gated else "mlp.fc2",
-            scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
-        ),
-        *norm("norm", "layernorm"),
-    ]
+    return _VIT | {
+        "blocks/norm_attention": "norm1",
+        "blocks/scale_attention": "layer_scale1.lambda1",
+        "blocks/norm_mlp": "norm2",
+        "blocks/mlp/up": "mlp.weights_in" if gated else "mlp.fc1",
+        "blocks/mlp/down": "mlp.weights_out" if gated else "mlp.fc2",
+        "blocks/scale_mlp": "layer_scale2.lambda1",
+    }
 
 
-@stacked
-def _dinov3_rows(spec: ViTSpec) -> list[Row]:
-    """transformers' DINOv3ViT."""
-    return [
-        *stem(
-            spec,
-            "embeddings.patch_embeddings",
-            cls="embeddings.cls_token",
-            registers="embeddings.register_tokens",
-        ),
-        *block(
-            spec,
-            "layer.{}.",
-            norms=("norm1", "norm2"),
-            qkv=[f"attention.{part}_proj" for part in "qkv"],
-            out="attention.o_proj",
-            up=["mlp.gate_proj", "mlp.up_proj"] if spec.mlp.gated else ["mlp.up_proj"],
-            down="mlp.down_proj",
-            scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
-        ),
-        *norm("norm", "norm"),
-    ]
+def _dinov3(spec: ViTSpec) -> Keys:
+    return {
+        "embed/project": "embeddings.patch_embeddings",
+        "cls": "embeddings.cls_token",
+        "registers": "embeddings.register_tokens",
+        "blocks": "layer.{}.",
+        "blocks/norm_attention": "norm1",
+        "blocks/attention/qkv": _each("attention.{}_proj", "q k v"),
+        "blocks/attention/bias_qv": _each("attention.{}_proj.bias", "q v"),
+        "blocks/attention/out": "attention.o_proj",
+        "blocks/scale_attention": "layer_scale1.lambda1",
+        "blocks/norm_mlp": "norm2",
+        "blocks/mlp/up": _each("mlp.{}_proj", "gate up" if spec.mlp.gated else "up"),
+        "blocks/mlp/down": "mlp.down_proj",
+        "blocks/scale_mlp": "layer_scale2.lambda1",
+        "norm": "norm",
+    }
 
 
-@stacked
-def _clip_rows(spec: ViTSpec) -> list[Row]:
-    """The visual towers of transformers' CLIP, with its projection, and SigLIP, with its head."""
-    rows = [
-        *stem(
-            spec,
-            "embeddings.patch_embedding",
-            cls="embeddings.class_embedding",
-            positions="embeddings.position_embedding.weight",
-            # Spelt so in every checkpoint.
-            normed="pre_layrnorm",
-        ),
-        *block(
-            spec,
-            "encoder.layers.{}.",
-            norms=("layer_norm1", "layer_norm2"),
-            qkv=[f"self_attn.{part}_proj" for part in "qkv"],
-            out="self_attn.out_proj",
-            up=["mlp.fc1"],
-            down="mlp.fc2",
-        ),
-        *norm("norm", "post_layernorm"),
-    ]
-    if spec.pool.projection:
-        rows += linear("project", "/visual_projection", bias=False)
-    if spec.pool.kind == "map":
-        rows += [
-            tokens("pool/query", "head.probe"),
-            Row("pool/qkv/kernel", ("head.attention.in_proj_weight",), "o i", "i o"),
-            Row("pool/qkv/bias", ("head.attention.in_proj_bias",), "o", "o"),
-            *linear("pool/out", "head.attention.out_proj"),
-            *norm("pool/norm", "head.layernorm"),
-            *linear("pool/mlp/up", "head.mlp.fc1"),
-            *linear("pool/mlp/down", "head.mlp.fc2"),
-        ]
-    return rows
-
+# The visual towers of CLIP, with its projection, and SigLIP, with its head.
+_CLIP: Keys = {
+    "embed/project": "embeddings.patch_embedding",
+    "cls": "embeddings.class_embedding",
+    "positions": "embeddings.position_embedding.weight",
+    # Spelt so in every checkpoint.
+    "norm_embed": "pre_layrnorm",
+    "blocks": "encoder.layers.{}.",
+    "blocks/norm_attention": "layer_norm1",
+    "blocks/attention/qkv": _each("self_attn.{}_proj", "q k v"),
+    "blocks/attention/out": "self_attn.out_proj",
+    "blocks/norm_mlp": "layer_norm2",
+    "blocks/mlp/up": "mlp.fc1",
+    "blocks/mlp/down": "mlp.fc2",
+    "norm": "post_layernorm",
+    "project": "/visual_projection",
+    "pool/query": "head.probe",
+    "pool/qkv": "head.attention.in_proj_",
+    "pool/out": "head.attention.out_proj",
+    "pool/norm": "head.layernorm",
+    "pool/mlp/up": "head.mlp.fc1",
+    "pool/mlp/down": "head.mlp.fc2",
+}
+_AIMV2: Keys = {
+    "embed/project": "embeddings.patch_embed",
+    "embed/norm": "embeddings.rms_norm",
+    "positions": "embeddings.position_embedding.weight",
+    "blocks": "encoder.layers.{}.",
+    "blocks/norm_attention": "rms_norm1",
+    "blocks/attention/qkv": _each("attention.{}_proj", "q k v"),
+    "blocks/attention/out": "attention.out_proj",
+    "blocks/norm_mlp": "rms_norm2",
+    "blocks/mlp/up": _each("ffn.{}_proj", "gate up"),
+    "blocks/mlp/down": "ffn.down_proj",
+    "norm": "rms_norm",
+    "project": "/visual_projection",
+    "pool/query": "head.cls_token",
+    "pool/kv": _each("head.{}_proj", "k v"),
+    "pool/out": "head.output_proj",
+}
 
 _IN_MEMORY = (
     r"(.*\.)?layers?\.\d+\.attention\.[qkv]_proj\..*",
@@ -220,21 +243,21 @@ FAMILY = Family(
     ViT,
     {
         "hf_vit": Format(
-            _vit_rows,
+            key_map(lambda _: _VIT),
             # A pooler, a classifier, the decoders of masked image modelling and of ViTMAE.
             (r"pooler\..*", r"classifier\..*", r"decoder\..*", r"embeddings\.mask_token"),
             ("", "vit.", "ijepa."),
             advice=_IN_MEMORY,
         ),
         "hf_dinov2": Format(
-            _dinov2_rows,
+            key_map(_dinov2),
             (r"embeddings\.mask_token", r"classifier\..*"),
             ("", "dinov2.", "dinov2_with_registers."),
             advice=_IN_MEMORY,
             takes_offset=True,
         ),
         "hf_dinov3": Format(
-            _dinov3_rows,
+            key_map(_dinov3),
             (r"embeddings\.mask_token", r"rope_embeddings\..*", r"classifier\..*"),
             # As the class holds it in memory, which it leaves off when it saves.
             aliases=((r"layer\.(.*)", r"model.layer.\1"),),
@@ -245,7 +268,7 @@ FAMILY = Family(
             ),
         ),
         "hf_clip": Format(
-            _clip_rows,
+            key_map(lambda _: _CLIP),
             (
                 r"text_model\..*",
                 r"text_projection\..*",
@@ -255,8 +278,18 @@ FAMILY = Family(
             ),
             ("vision_model.", ""),
         ),
+        "hf_aimv2": Format(
+            key_map(lambda _: _AIMV2),
+            (r"text_model\..*", r"text_projection\..*", r"logit_scale"),
+            ("vision_model.", ""),
+            advice=(
+                r"(image_encoder\.)?(preprocessor|trunk)\..*",
+                "transformers' names are expected, as encoder.layers.0.rms_norm1.weight, not those "
+                "of the authors",
+            ),
+        ),
         "hf_siglip": Format(
-            _clip_rows,
+            key_map(lambda _: _CLIP),
             (
                 r"text_model\..*",
                 r"classifier\..*",
@@ -268,6 +301,8 @@ FAMILY = Family(
         ),
     },
     transformers={
+        "aimv2": (_read_aimv2, CLIP),
+        "aimv2_vision_model": (_read_aimv2, CLIP),
         "clip": (_read_clip, CLIP),
         "clip_vision_model": (_read_clip, CLIP),
         "dinov2": (_read_dinov2, IMAGENET),

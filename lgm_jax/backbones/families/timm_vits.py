@@ -1,36 +1,31 @@
-"""timm's `VisionTransformer` and `Eva`: plain ViTs, DINO, DINOv2, DINOv3, CLIP, SigLIP, EVA."""
+"""timm's `VisionTransformer` and `Eva`.
+
+Plain ViTs, DINO, DINOv2, DINOv3, CLIP, SigLIP, AIMv2, EVA, PE-Core.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lgm_jax.backbones.activations import Activation
-from lgm_jax.backbones.families.family import Config, Family, side
-from lgm_jax.backbones.families.vits import block, stacked, stem, tokens
-from lgm_jax.backbones.port import Format, Row, linear, norm
+from lgm_jax.backbones.checked import is_number
+from lgm_jax.backbones.families.family import Config, Family, read_activation, side
+from lgm_jax.backbones.families.vits import Keys, key_map
+from lgm_jax.backbones.port import Format
 from lgm_jax.backbones.rotary import Layout, Rotary
 from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import (
     AttentionSpec,
+    Biases,
     EmbedSpec,
     MlpSpec,
+    Norm,
     Pool,
     PoolSpec,
     Positions,
     ViTSpec,
 )
 from lgm_jax.errors import UserError, unknown_name
-
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "quickgelu": "quick_gelu",
-    "silu": "silu",
-    "SiLU": "silu",
-}
-
 
 # Configs.
 
@@ -52,12 +47,13 @@ def _read_pool(pool: Any, fc_norm: Any) -> Pool:
     return known[pool, fc_norm]
 
 
-def _read_epsilon(arguments: Config) -> float:
-    """Of the norms, which timm names by a class."""
-    name = arguments["norm_layer"]
-    if name not in (None, "LayerNorm"):
-        raise UserError(f"timm's norm_layer={name} is not supported")
-    return arguments.get("norm_layer_eps", 1e-6)
+def _read_norm(arguments: Config, which: str = "norm_layer") -> tuple[Norm, float]:
+    """Kind and epsilon of norms, which timm names by a class."""
+    kinds: Mapping[Any, Norm] = {None: "layer", "LayerNorm": "layer", "RmsNorm": "rms"}
+    name = arguments[which]
+    if not isinstance(name, str | None) or name not in kinds:
+        raise UserError(f"timm's {which}={name} is not supported")
+    return kinds[name], arguments.get(f"{which}_eps", 1e-6)
 
 
 def _read_positions(arguments: Config, registers: int) -> Positions:
@@ -68,39 +64,60 @@ def _read_positions(arguments: Config, registers: int) -> Positions:
     return "tokens" if registers else "all"
 
 
-def _read_vit(arguments: Config) -> tuple[ViTSpec, str]:
-    """The shape of timm's VisionTransformer, and its checkpoint's format."""
-    activation = arguments["act_layer"] or "gelu"
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise unknown_name("timm activation", str(activation), list(_ACTIVATIONS))
-    hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
-    if arguments["mlp_layer"] == "SwiGLUPacked":
-        mlp = MlpSpec(hidden // 2, "silu", gated=True)
-    elif arguments["mlp_layer"] == "Mlp":
-        mlp = MlpSpec(hidden, _ACTIVATIONS[activation])
-    else:
-        raise UserError(f"timm's mlp_layer={arguments['mlp_layer']} is not supported")
-    normed = arguments["pre_norm"]
-    spec = ViTSpec(
+def _shape(arguments: Config, registers: int, norm_pre: bool, **parts: Any) -> ViTSpec:
+    """What the classes have in common."""
+    norm, epsilon = _read_norm(arguments)
+    patch_norm = arguments.get("embed_norm_layer") is not None
+    if patch_norm and _read_norm(arguments, "embed_norm_layer") != (norm, epsilon):
+        raise UserError("timm's embed_norm_layer other than its norm_layer is not supported")
+    embed = EmbedSpec(
+        patch=arguments["patch_size"],
+        bias=not norm_pre,
+        class_token=arguments["class_token"],
+        registers=registers,
+        positions=_read_positions(arguments, registers),
+        antialias=True,
+        norm=norm_pre,
+        patch_norm=patch_norm,
+    )
+    return ViTSpec(
         resolution=arguments["img_size"],
         width=arguments["embed_dim"],
         depth=arguments["depth"],
-        embed=EmbedSpec(
-            patch=arguments["patch_size"],
-            bias=not normed,
-            class_token=arguments["class_token"],
-            registers=arguments["reg_tokens"],
-            positions=_read_positions(arguments, arguments["reg_tokens"]),
-            antialias=True,
-            norm=normed,
-        ),
-        attention=AttentionSpec(arguments["num_heads"], "qkv" if arguments["qkv_bias"] else "none"),
-        mlp=mlp,
-        pool=PoolSpec(_read_pool(arguments["global_pool"], arguments["fc_norm"])),
-        layer_scale=bool(arguments["init_values"]),
-        norm_eps=_read_epsilon(arguments),
+        embed=embed,
+        norm_eps=epsilon,
+        norm=norm,
+        **parts,
     )
-    return spec, "timm_vit"
+
+
+def _read_vit(arguments: Config) -> tuple[ViTSpec, str]:
+    """The shape of timm's VisionTransformer, and its checkpoint's format."""
+    activation = read_activation(arguments["act_layer"] or "gelu")
+    hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
+    layer, bias = arguments["mlp_layer"], arguments["proj_bias"]
+    if layer not in ("Mlp", "SwiGLU", "SwiGLUPacked"):
+        raise UserError(f"timm's mlp_layer={layer} is not supported")
+    pool = PoolSpec(_read_pool(arguments["global_pool"], arguments["fc_norm"]))
+    if pool.kind == "map" and (layer != "Mlp" or not bias):
+        # The pooling head's is plain, whatever the blocks have.
+        pool = PoolSpec("map", mlp=MlpSpec(hidden, activation))
+    biases: Biases = "qkv" if arguments["qkv_bias"] else "none"
+    spec = _shape(
+        arguments,
+        arguments["reg_tokens"],
+        arguments["pre_norm"],
+        attention=AttentionSpec(arguments["num_heads"], biases, out_bias=bias),
+        mlp=MlpSpec(
+            hidden // 2 if layer == "SwiGLUPacked" else hidden,
+            activation,
+            gated=layer != "Mlp",
+            bias=bias,
+        ),
+        pool=pool,
+        layer_scale=bool(arguments["init_values"]),
+    )
+    return spec, "timm_swiglu" if layer == "SwiGLU" else "timm_vit"
 
 
 def _read_eva(arguments: Config) -> tuple[ViTSpec, str]:
@@ -113,32 +130,37 @@ def _read_eva(arguments: Config) -> tuple[ViTSpec, str]:
     hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
     if gated and align > 0:
         hidden += -hidden % align
-    registers = arguments["num_reg_tokens"]
-    pool = _read_pool(arguments["global_pool"], arguments["use_fc_norm"])
-    if pool == "map":
-        raise UserError("timm's global_pool=map is not supported for this architecture")
-    spec = ViTSpec(
-        resolution=arguments["img_size"],
-        width=arguments["embed_dim"],
-        depth=arguments["depth"],
-        embed=EmbedSpec(
-            patch=arguments["patch_size"],
-            class_token=arguments["class_token"],
-            registers=registers,
-            positions=_read_positions(arguments, registers),
-            antialias=True,
-        ),
+    # Two classes of attention: the first has no bias of keys.
+    kinds: Mapping[Any, Biases] = {"eva": "qv", "rope": "qkv"}
+    if str(arguments["attn_type"]) not in kinds:
+        raise UserError(f"timm's attn_type={arguments['attn_type']} is not supported")
+    spec = _shape(
+        arguments,
+        arguments["num_reg_tokens"],
+        arguments["use_pre_transformer_norm"],
         attention=AttentionSpec(
             arguments["num_heads"],
-            "qv" if arguments["qkv_bias"] else "none",
+            kinds[arguments["attn_type"]] if arguments["qkv_bias"] else "none",
             _read_rotary(arguments) if arguments["use_rot_pos_emb"] else None,
         ),
         mlp=MlpSpec(hidden, "silu" if gated else "gelu", gated=gated, norm=normed),
-        pool=PoolSpec(pool),
+        pool=_read_eva_pool(arguments),
         layer_scale=arguments["init_values"] is not None,
-        norm_eps=_read_epsilon(arguments),
     )
     return spec, "timm_dinov3" if gated and align else "timm_eva"
+
+
+def _read_eva_pool(arguments: Config) -> PoolSpec:
+    kind = _read_pool(arguments["global_pool"], arguments["use_fc_norm"])
+    projection = arguments.get("projection", 0)
+    if kind != "map":
+        return PoolSpec(kind, projection=projection)
+    ratio = arguments["attn_pool_mlp_ratio"] or arguments["mlp_ratio"]
+    if not is_number(ratio):
+        raise UserError(f"timm's attn_pool_mlp_ratio must be a number, not {ratio!r:.50}")
+    mlp = MlpSpec(int(arguments["embed_dim"] * ratio))
+    heads = arguments["attn_pool_num_heads"] or 0
+    return PoolSpec(kind, projection=projection, heads=heads, mlp=mlp, prefix=True)
 
 
 def _read_rotary(arguments: Config) -> Rotary:
@@ -147,97 +169,83 @@ def _read_rotary(arguments: Config) -> Rotary:
     if kind == "dinov3":
         return Rotary(layout, "centered", base)
     reference = side(arguments["ref_feat_shape"], "ref_feat_shape")
-    if kind != "cat" or reference is None:
+    offset, indexing = arguments["rope_grid_offset"], arguments["rope_grid_indexing"]
+    if kind != "cat" or indexing not in ("ij", "xy") or offset not in (0, 1):
         raise UserError(
-            f"timm's rope_type={kind} with ref_feat_shape={reference!r} is not supported"
+            f"timm's rope_type={kind} with rope_grid_offset={offset} and "
+            f"rope_grid_indexing={indexing} is not supported"
         )
-    return Rotary(layout, "index", base, reference)
+    return Rotary(layout, "index", base, reference or 0, int(offset), indexing == "xy")
 
 
 # Weights.
 
 
-def _ends(spec: ViTSpec) -> list[Row]:
-    """What timm's two classes share: the tokens that enter the first block, and the last norm."""
-    rows = stem(
-        spec,
-        "patch_embed.proj",
-        cls="cls_token",
-        registers="reg_token",
-        positions="pos_embed",
-        normed="norm_pre",
-    )
+_VIT: Keys = {
+    "embed/project": "patch_embed.proj",
+    "embed/norm": "patch_embed.norm",
+    "cls": "cls_token",
+    "registers": "reg_token",
+    "positions": "pos_embed",
+    "norm_embed": "norm_pre",
+    "blocks": "blocks.{}.",
+    "blocks/norm_attention": "norm1",
+    "blocks/attention/qkv": "attn.qkv",
+    "blocks/attention/out": "attn.proj",
+    "blocks/scale_attention": "ls1.gamma",
+    "blocks/norm_mlp": "norm2",
+    "blocks/mlp/up": "mlp.fc1",
+    "blocks/mlp/down": "mlp.fc2",
+    "blocks/scale_mlp": "ls2.gamma",
+    "norm": "norm",
+    "pool/query": "attn_pool.latent",
+    "pool/qkv": "attn_pool.q attn_pool.kv",
+    "pool/out": "attn_pool.proj",
+    "pool/norm": "attn_pool.norm",
+    "pool/mlp/up": "attn_pool.mlp.fc1",
+    "pool/mlp/down": "attn_pool.mlp.fc2",
+    # CLIP's; it has no bias, but timm adds one of zeros, which is left out below.
+    "project": "head",
+}
+_SPLIT_GATE: Keys = {"blocks/mlp/up": "mlp.fc1_g mlp.fc1_x"}
+
+
+def _norm(spec: ViTSpec) -> Keys:
     # timm moves the last norm behind the mean where it stands behind the mean.
-    return rows + norm("norm", "fc_norm" if spec.pool.kind == "mean_norm" else "norm")
+    return {"norm": "fc_norm"} if spec.pool.kind == "mean_norm" else {}
 
 
-@stacked
-def _vit_rows(spec: ViTSpec) -> list[Row]:
-    """timm's VisionTransformer: plain ViTs, DeiT, DINO, MoCo-v3, MAE, DINOv2, CLIP, SigLIP."""
-    rows = _ends(spec) + block(
-        spec,
-        "blocks.{}.",
-        norms=("norm1", "norm2"),
-        qkv=["attn.qkv"],
-        out="attn.proj",
-        up=["mlp.fc1"],
-        down="mlp.fc2",
-        scales=("ls1.gamma", "ls2.gamma"),
-    )
-    if spec.pool.kind == "map":
-        rows += _pool_rows("attn_pool")
-    if spec.pool.projection:
-        # CLIP's; it has no bias, but timm adds one of zeros, which is left out below.
-        rows += linear("project", "head", bias=False)
-    return rows
+def _vit(spec: ViTSpec) -> Keys:
+    return _VIT | _norm(spec)
 
 
-def _pool_rows(key: str) -> list[Row]:
-    """timm's AttentionPoolLatent: the query's projection is apart from key's and value's."""
-    parts = [f"{key}.q", f"{key}.kv"]
-    weights, biases = (tuple(f"{part}.{leaf}" for part in parts) for leaf in ("weight", "bias"))
-    return [
-        tokens("pool/query", f"{key}.latent"),
-        Row("pool/qkv/kernel", weights, "o i", "i o", (1, 2)),
-        Row("pool/qkv/bias", biases, "o", "o", (1, 2)),
-        *linear("pool/out", f"{key}.proj"),
-        *norm("pool/norm", f"{key}.norm"),
-        *linear("pool/mlp/up", f"{key}.mlp.fc1"),
-        *linear("pool/mlp/down", f"{key}.mlp.fc2"),
-    ]
+def _swiglu(spec: ViTSpec) -> Keys:
+    return _VIT | _SPLIT_GATE | _norm(spec)
 
 
-def _eva_parts(spec: ViTSpec, *, split_gate: bool) -> list[Row]:
-    """timm's Eva, where the gate of an MLP may be apart from its value.
+def _eva(spec: ViTSpec) -> Keys:
+    """EVA, EVA-02, PE-Core.
 
     The two forms of EVA-02 go together in what is published: fused have one query-key-value matrix
     and one gate-value matrix, split have three and two, and a norm in the MLP.
     """
-    split = spec.mlp.norm
-    rows = _ends(spec) + block(
-        spec,
-        "blocks.{}.",
-        norms=("norm1", "norm2"),
-        qkv=[f"attn.{part}_proj" for part in "qkv"] if split else ["attn.qkv"],
-        out="attn.proj",
-        up=["mlp.fc1_g", "mlp.fc1_x"] if split or (split_gate and spec.mlp.gated) else ["mlp.fc1"],
-        down="mlp.fc2",
-        scales=("gamma_1", "gamma_2"),
-        biases=() if split else ("attn.q_bias", "attn.v_bias"),
-    )
-    return rows + (norm("blocks/mlp/norm", "blocks.{}.mlp.norm") if split else [])
+    fused = {
+        "blocks/attention/bias_qv": "attn.q_bias attn.v_bias",
+        "blocks/scale_attention": "gamma_1",
+        "blocks/scale_mlp": "gamma_2",
+    }
+    split = {
+        "blocks/attention/qkv": "attn.q_proj attn.k_proj attn.v_proj",
+        "blocks/attention/bias_qv": "attn.q_proj.bias attn.v_proj.bias",
+        "blocks/mlp/norm": "mlp.norm",
+        **_SPLIT_GATE,
+    }
+    return _vit(spec) | fused | (split if spec.mlp.norm else {})
 
 
-@stacked
-def _eva_rows(spec: ViTSpec) -> list[Row]:
-    """The first EVA, and EVA-02 fused (tiny, small) and split (base, large)."""
-    return _eva_parts(spec, split_gate=False)
-
-
-@stacked
-def _dinov3_rows(spec: ViTSpec) -> list[Row]:
-    """DINOv3: the gate apart from the value; query, key and value in one."""
-    return _eva_parts(spec, split_gate=True)
+def _dinov3(spec: ViTSpec) -> Keys:
+    """The gate apart from the value; query, key and value in one."""
+    return _eva(spec) | (_SPLIT_GATE if spec.mlp.gated else {})
 
 
 _EXPECTED = (
@@ -252,15 +260,16 @@ FAMILY = Family(
     ViT,
     {
         "timm_vit": Format(
-            _vit_rows,
+            key_map(_vit),
             (r"head\..*",),
             advice=(
                 r"blocks\.\d+\.(gamma_1|mlp\.w12\.weight)|(.*\.)?visual\..*|register_tokens",
                 _EXPECTED,
             ),
         ),
+        "timm_swiglu": Format(key_map(_swiglu), (r"head\..*",)),
         "timm_eva": Format(
-            _eva_rows,
+            key_map(_eva),
             _EVA_IGNORED,
             aliases=(
                 # Weights as they left masked pre-training; timm renames them too.
@@ -279,7 +288,7 @@ FAMILY = Family(
             ),
         ),
         "timm_dinov3": Format(
-            _dinov3_rows,
+            key_map(_dinov3),
             _EVA_IGNORED,
             advice=(r"storage_tokens|blocks\.\d+\.ls1\.gamma", _EXPECTED),
         ),

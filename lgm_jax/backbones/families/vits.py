@@ -1,106 +1,73 @@
-"""What the key maps of Vision Transformers share."""
+"""What the key maps of Vision Transformers share: each is a literal table."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from lgm_jax.backbones.port import Row, layered, linear, norm, vector
+from flax import nnx
+
+from lgm_jax.backbones.port import Row, flatten
+from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import ViTSpec
 
+Keys = dict[str, str]
+"""The checkpoint's names by ours.
 
-def stacked(rows: Callable[[ViTSpec], list[Row]]) -> Callable[[ViTSpec], list[Row]]:
-    """A key map of which the rows of blocks stand for all blocks."""
+A layer or norm has one name, to which `.weight` and `.bias` are added (`weight` and `bias` to one
+that ends in an underscore), or several, where the checkpoint divides it along its outputs. Names in
+blocks follow what stands under `blocks`, with `{}` for the layer's number.
+"""
 
-    @functools.wraps(rows)
-    def of_all_blocks(spec: ViTSpec) -> list[Row]:
-        return layered(rows(spec), range(spec.depth))
-
-    return of_all_blocks
-
-
-def stem(
-    spec: ViTSpec,
-    project: str,
-    *,
-    cls: str = "",
-    registers: str = "",
-    positions: str = "",
-    normed: str = "",
-) -> list[Row]:
-    """From pixels to the first block, as far as the network has each part.
-
-    Args:
-        spec: The network.
-        project: The patch projection's key.
-        cls: The class token's.
-        registers: The registers'.
-        positions: The positions'.
-        normed: That of the norm before the first block.
-    """
-    embed = spec.embed
-    sizes = (("p", embed.patch), ("q", embed.patch))
-    # A convolution in PyTorch.
-    kernel = (f"{project}.weight",)
-    rows = [Row("embed/project/kernel", kernel, "d c p q", "(p q c) d", sizes=sizes)]
-    if embed.bias:
-        rows.append(vector("embed/project/bias", f"{project}.bias"))
-    if embed.class_token:
-        rows.append(tokens("cls", cls))
-    if embed.registers:
-        rows.append(tokens("registers", registers))
-    if embed.positions != "none":
-        rows.append(tokens("positions", positions))
-    return rows + (norm("norm_embed", normed) if embed.norm else [])
+_ENDINGS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def tokens(path: str, key: str) -> Row:
-    """A token, or positions, that we store with a leading axis of one."""
-    if key.endswith("class_embedding"):
-        return Row(path, (key,), "d", "1 1 d")
-    # PyTorch's table of embeddings.
-    plain = key.endswith(".weight")
-    return Row(path, (key,), "n d" if plain else "a n d", "1 n d" if plain else "a n d")
+def key_map(table: Callable[[ViTSpec], Keys]) -> Callable[[ViTSpec], list[Row]]:
+    """The key map that a table stands for: the rows of all parameters that the network has."""
 
+    @functools.wraps(table)
+    def rows(spec: ViTSpec) -> list[Row]:
+        keys = table(spec)
+        return [_row(spec, path, keys) for path in _paths(spec)]
 
-def block(
-    spec: ViTSpec,
-    layer: str,
-    *,
-    norms: tuple[str, str],
-    qkv: Sequence[str],
-    out: str,
-    up: Sequence[str],
-    down: str,
-    scales: tuple[str, str] = ("", ""),
-    biases: Sequence[str] = (),
-) -> list[Row]:
-    """The parts of every block.
-
-    Args:
-        spec: The network.
-        layer: What stands before each key.
-        norms: Keys of the norms before attention and before the MLP.
-        qkv: Query, key and value: one fused key, or three.
-        out: The projection of what was attended to.
-        up: The MLP's first layer: one key, or gate and value.
-        down: Its second.
-        scales: What a block's two outputs are scaled by.
-        biases: Query's and value's, where they are apart from the layer.
-    """
-    attention, kind = "blocks/attention", spec.attention.biases
-    names = ("blocks/norm_attention", "blocks/norm_mlp")
-    rows = [
-        *(row for name, key in zip(names, norms, strict=True) for row in norm(name, layer + key)),
-        *linear(f"{attention}/qkv", *(layer + key for key in qkv), bias=kind == "qkv"),
-        *linear(f"{attention}/out", layer + out),
-        *linear("blocks/mlp/up", *(layer + key for key in up)),
-        *linear("blocks/mlp/down", layer + down),
-    ]
-    if kind == "qv":
-        biases = biases or (f"{qkv[0]}.bias", f"{qkv[-1]}.bias")
-        rows.append(vector(f"{attention}/bias_qv", *(layer + key for key in biases)))
-    if spec.layer_scale:
-        rows.append(vector("blocks/scale_attention", layer + scales[0]))
-        rows.append(vector("blocks/scale_mlp", layer + scales[1]))
     return rows
+
+
+@functools.lru_cache
+def _paths(spec: ViTSpec) -> tuple[str, ...]:
+    module = nnx.eval_shape(lambda: ViT(spec, rngs=nnx.Rngs(0)))
+    return tuple(flatten(nnx.to_pure_dict(nnx.split(module)[1])))
+
+
+def _row(spec: ViTSpec, path: str, keys: Keys) -> Row:
+    owner, _, leaf = path.rpartition("/")
+    ending, in_blocks = _ENDINGS.get(leaf, ""), path.startswith("blocks/")
+    names = keys[owner if ending else path].split()
+    found = [_joined(name, ending) for name in names]
+    if in_blocks:
+        found = [keys["blocks"] + name for name in found]
+    layers = range(spec.depth) if in_blocks else None
+    # Of timm's pooling, keys and values are in one.
+    shares = tuple(2 if name.endswith(".kv") else 1 for name in names)
+    sizes = (("p", spec.embed.patch), ("q", spec.embed.patch))
+    theirs, ours = _layouts(path, found[0], in_blocks)
+    return Row(path, tuple(found), theirs, ours, shares, sizes if "p" in theirs else (), layers)
+
+
+def _joined(name: str, ending: str) -> str:
+    return f"{name}.{ending}" if ending and not name.endswith("_") else name + ending
+
+
+def _layouts(path: str, name: str, in_blocks: bool) -> tuple[str, str]:
+    """The checkpoint's layout of an array, and ours."""
+    if path == "embed/project/kernel":
+        # A convolution in PyTorch.
+        return "d c p q", "(p q c) d"
+    if path.endswith("/kernel"):
+        return "o i", "i o"
+    if in_blocks or path.endswith(("/scale", "/bias")):
+        return "d", "d"
+    # Tokens and positions: CLIP's class token, PyTorch's table of embeddings, and others'.
+    if name.endswith("class_embedding"):
+        return "d", "1 1 d"
+    return ("n d", "1 n d") if name.endswith(".weight") else ("a n d", "a n d")
