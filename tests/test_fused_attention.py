@@ -50,10 +50,15 @@ def _chosen(spec, dtype="bfloat16"):
 
 
 def _families():
-    """One name for each kind of network: sizes and patches only change numbers of a program."""
+    """One name for each kind of network that attends.
+
+    Sizes and patches only change numbers of a program.
+    """
     families = {}
     for name, entry in specs.NAMES.items():
         spec = entry.spec
+        if not spec.heads:
+            continue
         heads = dataclasses.replace(spec.attention, heads=spec.width // spec.attention.heads)
         embed = dataclasses.replace(spec.embed, patch=1)
         kind = (heads, embed, dataclasses.replace(spec.mlp, width=1), spec.pool.kind)
