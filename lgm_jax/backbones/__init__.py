@@ -7,7 +7,6 @@ package, a local folder or the Hugging Face hub.
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import os
 import re
@@ -17,19 +16,23 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from lgm_jax import hub_names, identity, plugins
 from lgm_jax.backbones import configs, families, files, port, specs, wrapped
-from lgm_jax.backbones.attention import ATTENTIONS, AttentionKernel
+from lgm_jax.backbones.apply import (
+    DTYPES,
+    abstract_module,
+    abstract_params,
+    make_apply,
+    shared_apply,
+)
+from lgm_jax.backbones.attention import ATTENTIONS
 from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.files import Files
 from lgm_jax.backbones.kernels import choose_kernel, try_kernel
 from lgm_jax.backbones.names import distinct_names
-from lgm_jax.backbones.network import IMAGENET, IndivisibleError, Network, Preprocessing, Published
-from lgm_jax.backbones.residuals import Residuals
+from lgm_jax.backbones.network import IMAGENET, IndivisibleError, Network, Published
 from lgm_jax.errors import UserError, unknown_name
 
 __all__ = [
@@ -39,16 +42,18 @@ __all__ = [
     "Backbone",
     "IndivisibleError",
     "Settings",
+    "abstract_module",
+    "abstract_params",
     "check_pooling",
     "distinct_names",
     "export",
     "load",
+    "make_apply",
     "outline",
     "read_checkpoint",
 ]
 
 NORMALIZATIONS = ("native", "imagenet")
-DTYPES: Mapping[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 _IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
@@ -116,8 +121,7 @@ def load(
     params, kept = spec.fit(params, published.spec, offset), _kept_dtype(dtype, params_dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
     origin = provenance(found)
-    weights = _digest(origin["sha256"])
-    settings = Settings(weights, spec, statistics, dtype, params_dtype, offset)
+    settings = Settings(_digest(origin["sha256"]), spec, statistics, dtype, params_dtype, offset)
     name = str(source) if _entry(source) else Path(found.origin).name
     return _assemble(name, origin, published, settings, params, attention)
 
@@ -132,7 +136,7 @@ def _assemble(
 ) -> Backbone:
     """A backbone of its parameters, as arrays of NumPy, with the kernel that runs here."""
     spec, statistics, dtype = settings.spec, settings.preprocessing, settings.dtype
-    make = functools.partial(_make_apply, spec, statistics)
+    make = functools.partial(shared_apply, spec, statistics)
     kernel = choose_kernel(attention, spec, dtype)
     kernel = try_kernel(kernel, attention, make, params, spec.resolution, dtype)
     return Backbone(
@@ -255,7 +259,7 @@ def outline(
         _, published = _find(source, None)
     spec = _reshape(published, pooling, resolution)
     kernel = choose_kernel(attention, spec, dtype, device)
-    apply = _make_apply(spec, published.preprocessing, dtype, kernel)
+    apply = shared_apply(spec, published.preprocessing, dtype, kernel)
     return spec, apply, abstract_params(spec, _kept_dtype(dtype, params_dtype))
 
 
@@ -268,75 +272,6 @@ def check_pooling(pooling: str) -> None:
     if not isinstance(pooling, str) or not _POOLING.fullmatch(pooling):
         known = ["native", "cls", "mean", "cls+mean", "cls:4", "mean:4", "cls+mean:4"]
         raise unknown_name("backbone.pooling", str(pooling), known, "for example")
-
-
-def abstract_module(
-    spec: Network, dtype: Any = jnp.float32, kernel: AttentionKernel = "xla"
-) -> tuple[nnx.GraphDef, dict[str, tuple[int, ...]]]:
-    """The module's definition and its parameters' shapes by path, without allocating any."""
-    make: Any = families.family_of(spec).module
-    options = {"kernel": kernel} if spec.heads else {}
-    module = nnx.eval_shape(lambda: make(spec, dtype=dtype, rngs=nnx.Rngs(0), **options))
-    definition, state = nnx.split(module)
-    shapes = {path: leaf.shape for path, leaf in port.flatten(nnx.to_pure_dict(state)).items()}
-    return definition, shapes
-
-
-def abstract_params(spec: Network, dtype: Any = jnp.float32) -> Any:
-    """Parameters as shapes and types, nested as `apply` takes them."""
-    params: port.Params = {}
-    for path, shape in abstract_module(spec)[1].items():
-        port.assign(params, path, jax.ShapeDtypeStruct(shape, dtype))
-    return params
-
-
-def make_apply(
-    definition: nnx.GraphDef, spec: Network, statistics: Preprocessing, dtype: Any = jnp.float32
-) -> Callable[..., Float[Array, "n d"]]:
-    """Binds a module's definition into a pure `apply(params, images)`.
-
-    Where the module knows several ways to keep what its gradient needs, `apply` takes `residuals`.
-    """
-    # Accelerators round the operands of float32 products unless told not to: who asks for float32
-    # gets it, who wants speed asks for bfloat16.
-    precision = "highest" if dtype == jnp.float32 else "default"
-
-    def run(params: Any, images: Float[Array, "n h w 3"], *options: Any) -> Float[Array, "n d"]:
-        if images.shape[1:] != (spec.resolution, spec.resolution, 3):
-            raise UserError(
-                f"the backbone takes images of {spec.resolution} x {spec.resolution} x 3, "
-                f"not {' x '.join(map(str, images.shape[1:]))}: set images.crop"
-            )
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise UserError(f"the backbone takes floats in [0, 1], not {images.dtype}")
-        images = images.astype(jnp.float32)
-        mean = jnp.asarray(statistics.mean, jnp.float32).reshape(1, 1, 1, 3)
-        std = jnp.asarray(statistics.std, jnp.float32).reshape(1, 1, 1, 3)
-        with jax.default_matmul_precision(precision):
-            module = nnx.merge(definition, nnx.State(params))
-            features = module((images - mean) / std, *options)
-        return features.astype(jnp.float32)
-
-    def plain(params: Any, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
-        return run(params, images)
-
-    def choosing(
-        params: Any, images: Float[Array, "n h w 3"], residuals: Residuals = "all"
-    ) -> Float[Array, "n d"]:
-        return run(params, images, residuals)
-
-    module = families.family_of(spec).module
-    chooses = "residuals" in inspect.signature(module.__call__).parameters
-    return choosing if chooses else plain
-
-
-# One function for one network: what a process has compiled of it serves the next run, too.
-@functools.cache
-def _make_apply(
-    spec: Network, statistics: Preprocessing, dtype: str, kernel: AttentionKernel
-) -> Callable[..., Any]:
-    definition, _ = abstract_module(spec, DTYPES[dtype], kernel)
-    return make_apply(definition, spec, statistics, DTYPES[dtype])
 
 
 def _entry(source: str | Path) -> specs.Entry | None:

@@ -16,6 +16,7 @@ import timm
 import torch
 import transformers
 import upstream
+from layouts import layouts
 
 from lgm_jax import backbones
 from lgm_jax.backbones import abstract_module, configs, families, network, port, specs
@@ -139,7 +140,7 @@ def test_every_key_and_shape_is_timms(name):
     with torch.device("meta"):
         model = upstreams(name).make()
     form = families.formats()[REGISTERED[name].published.form]
-    ours = upstream.layouts(form, REGISTERED[name].spec)
+    ours = layouts(form, REGISTERED[name].spec)
     theirs = {
         key: tuple(value.shape)
         for key, value in model.state_dict().items()
@@ -159,7 +160,7 @@ def test_clips_second_source_has_the_same_weights(name):
             f"vit_{long}_patch{patch}_clip_quickgelu_{side}", num_classes=spec.pool.projection
         )
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    ours = upstream.layouts(families.formats()["timm_vit"], spec)
+    ours = layouts(families.formats()["timm_vit"], spec)
     # timm adds a bias, of zeros, to the projection.
     assert set(theirs) - set(ours) == {"head.bias"}
     assert ours == {key: theirs[key] for key in ours}

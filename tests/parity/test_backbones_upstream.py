@@ -20,7 +20,7 @@ import timm.models
 import torch
 import upstream
 
-from lgm_jax import backbones, resample
+from lgm_jax import backbones
 from lgm_jax.backbones import families, port, rotary, vit, vit_spec
 from lgm_jax.backbones.families import resnet
 from lgm_jax.errors import UserError
@@ -45,9 +45,9 @@ def published(tmp_path_factory) -> dict[str, tuple[upstream.Model, Path]]:
 @pytest.fixture
 def made_anew():
     """Networks of one shape share one function otherwise, which knows the shape's convolutions."""
-    backbones._make_apply.cache_clear()
+    backbones.shared_apply.cache_clear()
     yield
-    backbones._make_apply.cache_clear()
+    backbones.shared_apply.cache_clear()
 
 
 def errors(published, name: str, count: int = 3, **options) -> tuple[float, float]:
@@ -430,37 +430,6 @@ def test_rows_of_sines_taken_for_columns_would_be_seen(published, monkeypatch):
     monkeypatch.setattr(vit, "sines", lambda g, width: sines(g, width)[:, transposed[g**2]])
     error, _ = errors(published, "aimv2_native")
     assert error > 10 * TOLERANCE
-
-
-@pytest.mark.parametrize("antialias", [False, True])
-@pytest.mark.parametrize(("old", "new"), [(37, 16), (16, 37), (14, 24), (5, 3), (3, 10), (7, 7)])
-def test_bicubic_is_interpolates(old, new, antialias):
-    grid = np.random.default_rng(0).normal(size=(old, old))
-    expected = torch.nn.functional.interpolate(
-        torch.tensor(grid)[None, None],
-        size=(new, new),
-        mode="bicubic",
-        align_corners=False,
-        antialias=antialias,
-    )[0, 0]
-    matrix = resample.bicubic_matrix(old, new, antialias=antialias)
-    # Measured: 4e-15.
-    np.testing.assert_allclose(matrix @ grid @ matrix.T, expected.numpy(), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("old", "new"), [(37, 16), (16, 37), (5, 3)])
-def test_an_offset_is_interpolates_scale_factor(old, new):
-    """As DINOv2's own code resizes its positions; sizes are rounded down."""
-    grid = np.random.default_rng(0).normal(size=(old, old))
-    expected = torch.nn.functional.interpolate(
-        torch.tensor(grid)[None, None],
-        scale_factor=(new + 0.1) / old,
-        mode="bicubic",
-        align_corners=False,
-    )[0, 0]
-    matrix = resample.bicubic_matrix(old, new, offset=0.1)
-    # Measured: 4e-15.
-    np.testing.assert_allclose(matrix @ grid @ matrix.T, expected.numpy(), rtol=0, atol=1e-12)
 
 
 def test_configs_that_leave_out_defaults_mean_upstreams(published, tmp_path):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from lgm_jax.augment import crop_and_flip
-from lgm_jax.resample import enlarge_matrix, resample
+from lgm_jax.resample import bicubic_matrix, enlarge_matrix, resample
 
 # Largest error over values of size ~1; measured errors beside each tolerance.
 TOLERANCES = {
@@ -74,3 +74,34 @@ def test_crop_and_flip_is_grid_sample(side, precision):
             to_torch(image), grid, mode="bilinear", padding_mode="zeros", align_corners=False
         )
         assert_near(ours, theirs, precision)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(("old", "new"), [(37, 16), (16, 37), (14, 24), (5, 3), (3, 10), (7, 7)])
+def test_bicubic_is_interpolates(old, new, antialias):
+    grid = np.random.default_rng(0).normal(size=(old, old))
+    expected = F.interpolate(
+        torch.tensor(grid)[None, None],
+        size=(new, new),
+        mode="bicubic",
+        align_corners=False,
+        antialias=antialias,
+    )[0, 0]
+    matrix = bicubic_matrix(old, new, antialias=antialias)
+    # Measured: 4e-15.
+    np.testing.assert_allclose(matrix @ grid @ matrix.T, expected.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("old", "new"), [(37, 16), (16, 37), (5, 3)])
+def test_an_offset_is_interpolates_scale_factor(old, new):
+    """As DINOv2's own code resizes its positions; sizes are rounded down."""
+    grid = np.random.default_rng(0).normal(size=(old, old))
+    expected = F.interpolate(
+        torch.tensor(grid)[None, None],
+        scale_factor=(new + 0.1) / old,
+        mode="bicubic",
+        align_corners=False,
+    )[0, 0]
+    matrix = bicubic_matrix(old, new, offset=0.1)
+    # Measured: 4e-15.
+    np.testing.assert_allclose(matrix @ grid @ matrix.T, expected.numpy(), rtol=0, atol=1e-12)

@@ -14,6 +14,7 @@ import timm
 import torch
 import transformers
 import upstream
+from layouts import layouts
 
 from lgm_jax.backbones import (
     abstract_module,
@@ -98,7 +99,7 @@ def test_keys_shapes_and_features_are_timms(name):
     spec, form = _read(name, **TINY)
     tensors = {key: value.numpy() for key, value in model.state_dict().items()}
     shapes = {key: value.shape for key, value in tensors.items()}
-    assert upstream.layouts(families.formats()[form], spec) == shapes
+    assert layouts(families.formats()[form], spec) == shapes
     apply, shapes_ours = _ours(spec)
     params = port.import_params(families.formats()[form], spec, tensors, shapes_ours)
     exported = port.export_params(families.formats()[form], spec, params)
@@ -145,7 +146,7 @@ def test_every_key_and_shape_at_full_size_is_timms(name):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0, img_size=spec.resolution)
     theirs = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    assert upstream.layouts(families.formats()[form], spec) == theirs
+    assert layouts(families.formats()[form], spec) == theirs
 
 
 PRETRAINED = frozenset(timm.list_pretrained())

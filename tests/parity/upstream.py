@@ -14,12 +14,9 @@ import numpy as np
 import timm
 import torch
 import transformers
-from einops import rearrange
 from safetensors.torch import save_file
 
 from lgm_jax import backbones
-from lgm_jax.backbones import abstract_module, port
-from lgm_jax.backbones.network import Network
 
 Model = torch.nn.Module
 Features = Callable[[Model, torch.Tensor], torch.Tensor]
@@ -367,20 +364,6 @@ def tiny_families() -> dict[str, Family]:
             quiet=1e-4,
         ),
     }
-
-
-def layouts(form: port.Format, spec: Network) -> dict[str, tuple[int, ...]]:
-    """The checkpoint that a key map reads: each key, and the shape it must have."""
-    shapes, found = abstract_module(spec)[1], {}
-    for row in form.rows(spec):
-        shape = shapes[row.path] if row.layers is None else shapes[row.path][1:]
-        one = np.broadcast_to(np.float32(0), shape)
-        theirs = rearrange(one, f"{row.ours} -> {row.theirs}", **dict(row.sizes)).shape
-        for key, share in zip(row.keys, row.shares or (1,) * len(row.keys), strict=True):
-            part = (theirs[0] * share // row.ends[-1], *theirs[1:])
-            for layer in range(1) if row.layers is None else row.layers:
-                found[key.format(layer).removeprefix("/")] = part
-    return found
 
 
 def task_families() -> dict[str, Family]:

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from lgm_jax.backbones import families, port
 from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
-from lgm_jax.data import in_memory, load_dataset
+from lgm_jax.data import ArraySplit, in_memory, load_dataset
 from lgm_jax.data.digits import RESOLUTION
 
 from . import methods, views
@@ -74,21 +74,8 @@ def main(_: list[str]) -> None:
     digits, masked, folder = _DATA.value == "digits", _METHOD.value == "masked", Path(_OUT.value)
     if masked and not digits:
         raise app.UsageError("masked takes digits only: photos have no clean scan to fill in")
-    if digits:
-        data = load_dataset("digits", resolution=RESOLUTION)
-        draw_views: Any = views.Digits(_WARP.value)
-    else:
-        data = load_dataset(
-            "folder",
-            folder=_DATA.value,
-            resolution=_STORED.value,
-            val_fraction=_VALIDATION,
-        )
-        draw_views = views.Photos(_SIDE.value, _SMALL.value)
-    train, val = (
-        in_memory(data.splits[name], limit_bytes=_MEMORY, progress=name)
-        for name in ("train", "val")
-    )
+    train, val = _images(digits)
+    draw: Any = views.Digits(_WARP.value) if digits else views.Photos(_SIDE.value, _SMALL.value)
     spec = ViTSpec(
         resolution=RESOLUTION if digits else _SIDE.value,
         width=_WIDTH.value,
@@ -109,7 +96,7 @@ def main(_: list[str]) -> None:
     training = Training(
         network,
         loss,
-        functools.partial(draw_views, count=count),
+        functools.partial(draw, count=count),
         spec.resolution,
         root,
         _BATCH.value,
@@ -134,6 +121,16 @@ def main(_: list[str]) -> None:
     published = learner.online if _METHOD.value == "contrastive" else learner.momentum
     write(folder, spec, training.finish(published, train.images)["backbone"])
     print(f"{folder}: {time.time() - started:.0f} s")
+
+
+def _images(digits: bool) -> list[ArraySplit]:
+    """The training and the validation part."""
+    if digits:
+        data = load_dataset("digits", resolution=RESOLUTION)
+    else:
+        folder, side = _DATA.value, _STORED.value
+        data = load_dataset("folder", folder=folder, resolution=side, val_fraction=_VALIDATION)
+    return [in_memory(data.splits[p], limit_bytes=_MEMORY, progress=p) for p in ("train", "val")]
 
 
 def evaluate(train: np.ndarray, labels: np.ndarray, val: np.ndarray, labels_val: np.ndarray) -> str:
