@@ -1,4 +1,4 @@
-"""Distils a data set for a frozen backbone: `python launch.py --config=FILE --workdir=FOLDER`."""
+"""Distil a data set for a frozen backbone: `python launch.py --config=FILE --workdir=FOLDER`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lgm_jax import huge_pages, terminal
 
 if __name__ == "__main__":
     terminal.prepare()
-    # Before the other imports, which take a second or two, for the program begins anew.
+    # Before the other imports, which take a second or two: the program starts again.
     huge_pages.start_again()
 
 import ast
@@ -42,18 +42,18 @@ usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] 
        python -m lgm_jax ... the same, from any folder
 
 Distils a labelled image data set into a few synthetic images per class, for a frozen backbone,
-and says how good they are. Run again, it goes on where it stopped and repeats nothing.
+and evaluates them. Started again, it continues where it stopped and repeats nothing.
 
   --config=FILE[:ARG]   a recipe, for example configs/quickstart.py, or by its name alone; from any
                         folder; a recipe may take ARG,
                         quick to see in a few steps that it runs (docs/recipes.md); or an
                         experiment of many runs, such as configs/experiments/table2.py:embedded
-  --workdir=FOLDER      where everything is written; made if need be
+  --workdir=FOLDER      the folder for all results; created if it does not exist
   --overwrite           throw away another distillation in FOLDER
-  --plan                say what a step would take, and stop: FLOPs, memory, exchange, microbatches;
+  --plan                print the cost of a step, and stop: FLOPs, memory, exchange, microbatches;
                         for --plan_devices=1 with --plan_memory=80 GB, --plan_tflops=PEAK and a
                         line of --plan_bandwidth=GB/s to the others each; or for
-                        --plan_topology=v5e:2x4, h100:8 or the like, as their compiler says
+                        --plan_topology=v5e:2x4, h100:8 or the like, by their compiler
   --profile             write a trace of a few steps to FOLDER/profile, for ui.perfetto.dev; with
                         --config.profile=N, of N
   --distributed=WHERE   one of several processes that share the work, each started with the same
@@ -65,8 +65,8 @@ and says how good they are. Run again, it goes on where it stopped and repeats n
   --help                this text
 
 exit codes: 0 done; 2 bad input (one line that starts with "error:"); 75 interrupted by SIGTERM,
-SIGUSR1 or SIGHUP, 130 by Ctrl-C and 141 because nobody reads the output any more, all after saving:
-start again to go on; 134 another process of the same run died: start all again; others are bugs
+SIGUSR1 or SIGHUP, 130 by Ctrl-C and 141 by a closed pipe of the output, all after saving: start
+again to continue; 134 another process of the same run died: start all again; others are bugs
 
 keys, with the default of configs/common.py (a recipe may have another):
 """
@@ -74,7 +74,7 @@ keys, with the default of configs/common.py (a recipe may have another):
 _VALUED = ("config", "workdir", "distributed", "num_processes", "process_id")
 _FLAGS = (*_VALUED, "overwrite", "nooverwrite")
 
-# What the command that a run records does not repeat.
+# Flags that the recorded command does not repeat.
 _OF_ONE_START = (
     *("overwrite", "nooverwrite", "distributed", "num_processes", "process_id"),
     "config.stages",
@@ -82,7 +82,7 @@ _OF_ONE_START = (
 
 _PROFILE = {"--profile": "--config.profile=3"}
 
-# By stage, the keys that its memory grows with, beside the microbatch of a distillation.
+# The keys that the memory of each stage grows with, beside the microbatch of a distillation.
 _LARGE = {
     "probe": "config.probe.batch, config.probe.views or config.probe.runs",
     "baselines": "config.probe.batch, config.probe.views or config.probe.runs",
@@ -91,7 +91,7 @@ _LARGE = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses flags, runs the stages, and turns bad input into one line and exit code 2."""
+    """Runs the stages that the command line asks for; bad input ends in one line and code 2."""
     if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
         print(USAGE + _describe_keys())
         return 0
@@ -108,24 +108,24 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         return hosts.leave(2, f"error: {error}".replace("\n", " "))
     except Interrupted as interruption:
-        # Who closes a pipe, as `head` does, wants to hear no more.
-        heard = interruption.exit_code != PIPE
-        said = f"interrupted by {interruption}: start again to go on" if heard else None
-        return hosts.leave(interruption.exit_code, said)
+        # Not after a closed pipe, as of `head`.
+        line = f"interrupted by {interruption}: start again to continue"
+        code = interruption.exit_code
+        return hosts.leave(code, None if code == PIPE else line)
     except KeyboardInterrupt:
         # Before the run began.
         return hosts.leave(CTRL_C, None)
     except Exception as error:
-        refused = explain_refusal(error)
-        if refused is not None:
-            return hosts.leave(2, f"error: {refused}".replace("\n", " "))
+        refusal = explain_refusal(error)
+        if refusal is not None:
+            return hosts.leave(2, f"error: {refusal}".replace("\n", " "))
         if hosts.count() == 1:
             raise
         if hosts.tells_of_death(error):
             reason = str(error).split("\n")[0]
-            said = f"error: another process of this run died: start all again ({reason})"
-            return hosts.leave(hosts.LOST, said)
-        # The others would wait for this one.
+            line = f"error: another process of this run died: start all again ({reason})"
+            return hosts.leave(hosts.LOST, line)
+        # Otherwise the others would wait for this one.
         traceback.print_exc()
         return hosts.leave(1, None)
     return 0
@@ -141,16 +141,16 @@ def parse(
         writes: Whether a workdir must be named.
 
     Returns:
-        The checked config, the workdir, whether to overwrite, and where processes meet, if there
-        are several.
+        The checked config, the workdir, whether to overwrite, and the meeting of several
+        processes.
 
     Raises:
-        UserError: For anything that absl or ml_collections would answer with a traceback.
+        UserError: If the command line or the config is wrong.
     """
-    # ml_collections wants the config before its overrides; a person need not.
+    # ml_collections needs the config before its overrides.
     argv = [argv[0], *sorted(_join(argv[1:]), key=lambda a: a.lstrip("-")[:7] != "config=")]
     _check_names(argv)
-    argv, unset = _find_config(argv)
+    argv, given = _find_config(argv)
     values = flags.FlagValues()
     config_flag = config_flags.DEFINE_config_file(
         "config", None, "recipe", flag_values=values, sys_argv=list(argv)
@@ -169,7 +169,7 @@ def parse(
     if not isinstance(config, ConfigDict):
         raise UserError("the config file's get_config() returns no ConfigDict")
     with config.unlocked():
-        config.update_from_flattened_dict(unset)
+        config.update_from_flattened_dict(given)
     if experiments.SECTION in config:
         experiments.find(config)
         common.check(experiments.without_section(config))
@@ -185,14 +185,14 @@ def parse(
 
 
 def _read_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    """Parses flags, and so loads the config; returns what is no flag."""
+    """Parses flags, and so loads the config; returns the other arguments."""
     try:
         return values(argv)
     # A config file is Python, and may raise anything.
     except Exception as error:
-        said = find_user_error(error)
-        if said is not None or isinstance(error, flags.Error):
-            raise UserError(str(said or _reason(error))) from error
+        user_error = find_user_error(error)
+        if user_error is not None or isinstance(error, flags.Error):
+            raise UserError(str(user_error or _reason(error))) from error
         reason = f"{type(error).__name__}: {error}"
         named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
         if named and isinstance(error, AttributeError | KeyError):
@@ -201,11 +201,11 @@ def _read_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
 
 
 def print_plan(argv: Sequence[str], values: Mapping[str, str]) -> None:
-    """Says what the steps of a config would take.
+    """Prints the plan of a config.
 
     Args:
-        argv: The command line, without what is about the plan.
-        values: Of the flags that are: see `plan_flags.read`.
+        argv: The command line without the flags of the plan.
+        values: Values of these flags; see `plan_flags.read`.
 
     Raises:
         UserError: For bad input.
@@ -221,15 +221,14 @@ def print_plan(argv: Sequence[str], values: Mapping[str, str]) -> None:
 
 
 def recorded_command(argv: Sequence[str]) -> str:
-    """The command line as a run records it, to make its images again.
+    """Returns the command line as a run records it, to repeat it.
 
-    What is about one start of the run alone is left out: which stages, whether it replaced another,
-    and where its processes met.
+    Flags of one start are left out: the stages, `--overwrite`, and the meeting of processes.
     """
     words = []
     dropped = False
     for argument in _join(argv[1:]):
-        # Without a dash, it is the value of the flag before it.
+        # An argument without a dash is the value of the flag before it.
         if argument[:1] == "-":
             dropped = argument.partition("=")[0].lstrip("-") in _OF_ONE_START
         if not dropped:
@@ -239,16 +238,16 @@ def recorded_command(argv: Sequence[str]) -> str:
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:
-    """Makes a run, or all those of an experiment.
+    """Starts a run, or all those of an experiment.
 
     Args:
         config: The config.
         workdir: The run folder.
         overwrite: Whether another distillation in it may be thrown away.
-        command: What was typed, for the record.
+        command: The command line, for the record.
 
     Raises:
-        UserError: For bad input, and where memory does not hold what the config asks for.
+        UserError: For bad input, and without enough memory.
     """
     import jax
 
@@ -285,10 +284,10 @@ def run_stages(
     command: str | None = None,
     then: Callable[[Session], Any] = lambda session: None,
 ) -> Any:
-    """Runs the stages that a config names; gives what `then` does of the session.
+    """Runs the stages that a config names; returns the result of `then(session)`.
 
     Raises:
-        UserError: As `run`.
+        UserError: As for `run`.
     """
     import jax
 
@@ -304,10 +303,10 @@ def run_stages(
         changed=common.changed(config),
     )
     named = split_list(config.stages)
-    order = [*common.STAGES[:-1], *(name for name in named if name not in common.STAGES)]
-    order.append(common.STAGES[-1])
+    own = [name for name in named if name not in common.STAGES]
+    *first, last = common.STAGES
     with contextlib.closing(session.run):
-        for stage in filter(named.__contains__, order):
+        for stage in filter(named.__contains__, [*first, *own, last]):
             try:
                 plugins.resolve("stage", stage, stages.STAGES)(session)
             except Exception as error:
@@ -316,15 +315,13 @@ def run_stages(
                     where = os.path.dirname(full.where) if full.where else workdir
                     name = f"workdir {workdir}" if where.startswith(workdir) else where
                     raise UserError(
-                        f"no space is left for {name} ({full.said}): make some, and start again to "
-                        "go on from the last checkpoint"
+                        f"no space is left for {name} ({full.message}): make some, and start again "
+                        "to continue from the last checkpoint"
                     ) from error
-                if not isinstance(error, jax.errors.JaxRuntimeError) or OUT_OF_MEMORY not in str(
-                    error
-                ):
-                    raise
-                advice = _LARGE.get(stage) or _microbatch(session)
-                raise UserError(f"out of memory in stage {stage}: lower {advice}") from error
+                if isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY in str(error):
+                    advice = _LARGE.get(stage) or _microbatch(session)
+                    raise UserError(f"out of memory in stage {stage}: lower {advice}") from error
+                raise
         return then(session)
 
 
@@ -337,7 +334,7 @@ def _microbatch(session: Session) -> str:
 
 
 def _join(arguments: Sequence[str]) -> list[str]:
-    """Writes `--config FILE`, `--config.KEY VALUE` and their like as one argument each."""
+    """Joins `--config FILE`, `--config.KEY VALUE` and the like into one argument each."""
     joined: list[str] = []
     for argument in arguments:
         flag = joined[-1].lstrip("-") if joined else ""
@@ -350,7 +347,7 @@ def _join(arguments: Sequence[str]) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one line and without the traceback that ml_collections includes."""
+    """Describes an error in one line, without the traceback that ml_collections includes."""
     lines = str(error).strip().split("\n")
     frames = [i for i, line in enumerate(lines) if line.startswith("  ")]
     if frames:
@@ -359,7 +356,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_names(argv: Sequence[str]) -> None:
-    """Refuses config keys or flags that do not exist, before they are looked up."""
+    """Refuses config keys and flags that do not exist."""
     arguments = [a.lstrip("-").partition("=") for a in argv[1:] if a.startswith("-")]
     for name, _, _ in arguments:
         key = name.removeprefix("config.")
@@ -368,43 +365,44 @@ def _check_names(argv: Sequence[str]) -> None:
         known = key in common.KEYS or common.is_option(key)
         if name.startswith("config.") and not known and not of_experiment:
             raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
-        # A negative number is the value of the flag before it; absl's own flags are not for here.
+        # A negative number is the value of the flag before it; absl's own flags are refused.
         if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:
             flags_ = [f"--{flag}" for flag in (*_VALUED, "overwrite", "help")]
             raise unknown_name("flag", f"--{name}", flags_)
 
 
 def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The command line with the config's path, and keys that absl does not set, by their values.
+    """Returns the command line with the config's path, and the values of keys that absl cannot set.
 
     Raises:
         UserError: If there is no such config, or a key cannot be unset.
     """
-    rest, unset, named = [argv[0]], {}, ""
+    rest: list[str] = []
+    values: dict[str, Any] = {}
+    config = ""
     for argument in argv[1:]:
         flag, equals, value = argument.partition("=")
         name = flag.lstrip("-")
-        key = common.KEYS.get(name.removeprefix("config.")) if name[:7] == "config." else None
-        if name == "config":
-            named = value
-            continue
-        if equals and common.is_option(name.removeprefix("config.")):
-            unset[name.removeprefix("config.")] = _literal(value)
-            continue
+        dotted = name.removeprefix("config.")
+        key = common.KEYS.get(dotted) if dotted != name else None
         optional = key is not None and isinstance(key.default, type)
-        if key is not None and equals and (value == "None" or (optional and not value)):
+        if name == "config":
+            config = value
+        elif equals and common.is_option(dotted):
+            values[dotted] = _literal(value)
+        elif key is not None and equals and (value == "None" or (optional and not value)):
             if not optional and key.default != "":
                 raise UserError(f"{flag} cannot be unset: its default is {key.default!r}")
-            unset[name.removeprefix("config.")] = None if optional else ""
-            continue
-        # Of two values, the last counts.
-        unset.pop(name.removeprefix("config."), None)
-        rest.append(argument)
-    return [rest[0], f"--config={_files.find(named)}", *rest[1:]], unset
+            values[dotted] = None if optional else ""
+        else:
+            # Of two values, the last counts.
+            values.pop(dotted, None)
+            rest.append(argument)
+    return [argv[0], f"--config={_files.find(config)}", *rest], values
 
 
 def _literal(text: str) -> Any:
-    """A number, a truth value or a list as Python writes them, or the text as it is."""
+    """Returns a Python literal, such as a number, a truth value or a list, or else the text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from lgm_jax import names, objectives
-from lgm_jax.distilled import ARRAYS, METADATA
-from lgm_jax.finished import Finished
+from lgm_jax import names, objectives, public, runs
+from lgm_jax.distilled import ARRAYS, METADATA, DistilledSet, read_distilled
+from lgm_jax.errors import UserError
 from lgm_jax.report import template
 from lgm_jax.report.judge import judge
 from lgm_jax.report.table import TITLES
@@ -22,13 +24,34 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 _ROWS = {**TITLES, "distilled": "**the images of this set**"}
 
 
-class Terms(NamedTuple):
-    """Terms of a data set that images are made from.
+class Finished(NamedTuple):
+    """A finished run, as others may see it.
 
     Attributes:
-        license: The hub's name for them.
-        name: What they are called, where the hub has no name for them.
-        link: Where they stand.
+        images: The distilled set.
+        results: `results.json`.
+        record: The record of the distillation in `stages.json`: `inputs` and `made_by`.
+        settings: The run's settings by config key.
+    """
+
+    images: DistilledSet
+    results: Mapping[str, Any]
+    record: Mapping[str, Any]
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def data_name(self) -> str | None:
+        """`data.name`, which version 0.1 recorded with the distillation."""
+        return self.settings.get("data.name", self.record["inputs"].get("data.name"))
+
+
+class Terms(NamedTuple):
+    """The terms of a data set that images are distilled from.
+
+    Attributes:
+        license: The hub's name of the terms.
+        name: Their name, where the hub has none.
+        link: Their address.
         note: A sentence for the card, in Markdown.
     """
 
@@ -58,7 +81,33 @@ TERMS: Mapping[str, Terms] = {
     "imagenette": _IMAGENET,
 }
 
-_UNKNOWN = Terms("unknown", None, None, "These terms are not known to the program that made this.")
+_UNKNOWN = Terms(
+    "unknown", None, None, "These terms are not known to the program that distilled the images."
+)
+
+
+def read_run(workdir: str | Path) -> Finished:
+    """Reads the folder of a finished run.
+
+    Raises:
+        UserError: If it is no run's folder, if the run is not finished, or if the run distilled no
+            images.
+    """
+    path, config, stages, results = runs.read_folder(workdir)
+    record = stages.get("distill") or {}
+    if config["identity"].get("images.source"):
+        raise UserError(f"{workdir} evaluates images of another source, and made none to share")
+    lacking = None
+    if "result" not in record or not (path / runs.DISTILLED / ARRAYS).exists():
+        lacking = "its images are not distilled yet"
+    elif results is None:
+        lacking = f"it has no {runs.RESULTS} yet"
+    elif results.get("steps") != record["result"]["steps"]:
+        lacking = f"its results are of {results.get('steps')} steps, its images of another number"
+    if lacking is not None or results is None:
+        raise UserError(f"{workdir} is not finished: {lacking}; start its command again")
+    settings = public.settings(config.get("config", {}))
+    return Finished(read_distilled(str(path)), results, record, settings)
 
 
 def write_card(finished: Finished, source: str, license: str | None = None) -> str:
@@ -67,7 +116,7 @@ def write_card(finished: Finished, source: str, license: str | None = None) -> s
     Args:
         finished: The run.
         source: `user/name` on the hub, or a folder's name.
-        license: The hub's name of a licence, instead of that of the source data.
+        license: The hub's name of a licence, in place of the source data's.
     """
     terms = TERMS.get(str(finished.data_name), _UNKNOWN)
     images, results = finished.images, finished.results
@@ -86,7 +135,11 @@ def write_card(finished: Finished, source: str, license: str | None = None) -> s
         "method": _method(results),
         "soft": images.probabilities is not None,
         "splits": sorted({e["split"] for rows in results["probe"].values() for e in rows.values()}),
-        "accuracies": _accuracies(results["probe"]),
+        "accuracies": [
+            (title, [_format_cell(rows.get(method)) for rows in results["probe"].values()])
+            for method, title in _ROWS.items()
+            if any(method in rows for rows in results["probe"].values())
+        ],
         "findings": judge(results),
         "on_hub": "/" in source,
         "place": place,
@@ -122,7 +175,7 @@ def _title(source: str) -> str:
 
 
 def _method(results: Mapping[str, Any]) -> dict[str, str]:
-    """Title of the objective, and where it is from: text and address, as far as they are known."""
+    """Returns the objective's name and title, and text and address of its source or `""`."""
     name = str(results["objective"])
     about = results.get("about_objective")
     if about is None:
@@ -135,16 +188,7 @@ def _method(results: Mapping[str, Any]) -> dict[str, str]:
     return {"name": name, "title": about["title"], "source": source, "link": link}
 
 
-def _accuracies(probes: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Rows of the table: a title, and a cell for each evaluation backbone."""
-    return [
-        (title, [_cell(entries.get(method)) for entries in probes.values()])
-        for method, title in _ROWS.items()
-        if any(method in entries for entries in probes.values())
-    ]
-
-
-def _cell(entry: Mapping[str, Any] | None) -> str:
+def _format_cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return ""
     std = entry["top1_std"]

@@ -1,11 +1,10 @@
-"""Saving and restoring the state of a distillation with Orbax: asynchronous and atomic."""
+"""Checkpoints of a distillation with Orbax: asynchronous and atomic."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -18,42 +17,41 @@ from jaxtyping import Array, UInt32
 
 from lgm_jax import hosts, paths
 from lgm_jax.distill import State, is_finite
-from lgm_jax.errors import UserError
+from lgm_jax.errors import OUT_OF_MEMORY, UserError
 
 # Parts of a checkpoint.
 _STATE, _CHECK = "state", "check"
 
 
 def quiet_storage() -> None:
-    """Leaves a failed write to the error that it raises: from now on, nothing else tells of it.
+    """Silences the tracebacks that Orbax prints beside the error that it raises.
 
-    Orbax logs the traceback of each error wherever it passes, before it raises it. Where one of the
-    writes that it makes side by side fails, it waits no longer for the others, and these print a
-    traceback each when they are done and find nobody to tell.
+    Orbax logs the traceback of an error wherever it passes. After one of several simultaneous
+    writes has failed, it no longer waits for the others, and these print a traceback each.
     """
     logging.set_verbosity(logging.FATAL)
     hook = sys.unraisablehook
-    if getattr(hook, "func", None) is not _tell_unraisable:
-        sys.unraisablehook = functools.partial(_tell_unraisable, hook)
+    if getattr(hook, "func", None) is not _report_unraisable:
+        sys.unraisablehook = functools.partial(_report_unraisable, hook)
 
 
-def _tell_unraisable(tell: Callable[[Any], object], unraisable: Any) -> None:
+def _report_unraisable(hook: Callable[[Any], object], unraisable: Any) -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
-        tell(unraisable)
+        hook(unraisable)
 
 
 class Checkpoints:
     """The checkpoints of one run, newest last; a context manager that waits for pending writes.
 
-    Of several processes, all make the same calls, and each writes and reads its own parts.
+    All processes make the same calls, and each writes and reads its own parts.
     """
 
     def __init__(self, folder: epath.Path, keep: int):
-        """Opens, and creates if need be, a folder of checkpoints.
+        """Opens a folder of checkpoints, and creates it if it does not exist.
 
         Args:
-            folder: Where they lie.
-            keep: How many to keep.
+            folder: The folder.
+            keep: The number of checkpoints to keep.
         """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,11 +60,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._alias, options=options)
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, if there is any."""
+        """Returns the step of the newest checkpoint, if there is any."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: State) -> None:
-        """Starts writing a checkpoint; one that exists already is left as it is."""
+        """Starts to write a checkpoint, unless that of the step exists."""
         if step not in self._manager.all_steps():
             check = {"checksum": int(_checksum(state))}
             items = ocp.args.Composite(
@@ -75,15 +73,15 @@ class Checkpoints:
             self._manager.save(step, args=items)
 
     def restore(self, template: State) -> State | None:
-        """The newest checkpoint that is sound, placed like the template; `None` if there is none.
+        """Restores the newest sound checkpoint, placed like the template; `None` without any.
 
-        Newer ones that cannot be read, are not what was written, or hold numbers that are not
+        Newer ones that cannot be read, differ from what was written, or hold numbers that are not
         finite, are removed.
 
         Raises:
             UserError: If there are checkpoints, and none is sound.
         """
-        # Orbax would look for the devices that the checkpoint was written from.
+        # Otherwise Orbax looks for the devices that the checkpoint was written from.
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
             template,
@@ -97,7 +95,7 @@ class Checkpoints:
                 return state
             print(f"note: the checkpoint of step {step} is damaged and not used")
         if steps:
-            raise UserError(f"no checkpoint in {self._folder} is sound: delete it to start anew")
+            raise UserError(f"no checkpoint in {self._folder} is sound: delete it to start again")
         return None
 
     def _read(self, step: int, abstract: State) -> State | None:
@@ -107,34 +105,29 @@ class Checkpoints:
         try:
             if not hosts.first_says(_is_readable(self._alias / str(step) / _STATE)):
                 return None
-            found = self._manager.restore(step, args=items)
-            sound = found[_CHECK]["checksum"] == int(_checksum(found[_STATE]))
-        # What Orbax and its storage raise for missing or broken files has no common class.
+            items = self._manager.restore(step, args=items)
+            sound = items[_CHECK]["checksum"] == int(_checksum(items[_STATE]))
+        # Orbax and its storage raise errors of no common class for missing or broken files.
         except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if OUT_OF_MEMORY in str(error):
                 # The device lacks memory; the files may be sound.
                 raise
             return None
-        return found[_STATE] if sound and is_finite(found[_STATE]) else None
+        return items[_STATE] if sound and is_finite(items[_STATE]) else None
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
 
 
 @jax.jit
 def _checksum(state: State) -> UInt32[Array, ""]:
-    """A number that changes when any bit of a state does: storage vouches for no array's content.
+    """Returns a checksum of all bits of a state, since storage does not verify the content.
 
-    Odd weights, different from place to place, in arithmetic modulo 2^32.
+    A sum with odd weights, which differ from place to place, modulo 2^32.
     """
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(state):
@@ -145,10 +138,9 @@ def _checksum(state: State) -> UInt32[Array, ""]:
 
 
 def _is_readable(folder: epath.Path) -> bool:
-    """Whether process 0 can read everything that is stored in a folder, one after the other.
+    """Returns whether process 0 can read all arrays in a folder, one after the other.
 
-    Orbax reads all arrays at once: where one fails, the others go on and write tracebacks to
-    stderr when they find that nobody waits for them any more.
+    Orbax reads all at once: where one fails, the others continue and write tracebacks to stderr.
     """
     if not hosts.is_first():
         return True
@@ -158,7 +150,7 @@ def _is_readable(folder: epath.Path) -> bool:
         store = ts.KvStore.open({"driver": "ocdbt", "base": f"{url}/"}).result()
         for name in store.list().result():
             store.read(name).result()
-    # What storage raises for missing or broken files has no common class.
+    # Storage raises errors of no common class.
     except Exception:
         return False
     return True

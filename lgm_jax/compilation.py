@@ -1,4 +1,4 @@
-"""Options for XLA where its defaults are slow."""
+"""Compile programs with options for XLA where its defaults are slow."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ T = TypeVar("T")
 
 # XLA hands whole blocks of a transformer to the YNNPACK library, whose generated code takes longer
 # than XLA's own fusions around plain matrix products: a step of a ViT-Ti is 1.15 to 1.3 times
-# faster without (`docs/benchmarks.md`). And it is not always right: with jaxlib 0.10.2, training
-# probes by L-BFGS on several devices gave NaN in a quarter of all processes, from the same compiled
-# program and the same features, and in none of 28 without.
+# faster without (`docs/benchmarks.md`). And it is not always right: with jaxlib 0.10.2, probes by
+# L-BFGS on several devices were NaN in a quarter of all processes, from the same compiled program
+# and features, and in none of 28 without.
 CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Options for CPUs."""
 
 
 @functools.cache
 def options(platform: str | None = None) -> dict[str, str]:
-    """For `jax.jit(..., compiler_options=options())` around a backbone; starts the backend.
+    """Returns `compiler_options` of `jax.jit` for a program with a backbone; starts the backend.
 
-    Empty where this jaxlib does not know them, and on accelerators.
+    They are empty where this jaxlib does not know them, and on accelerators.
 
     Args:
-        platform: That of the devices to compile for; by default the process's.
+        platform: The platform to compile for; by default the process's.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
@@ -39,11 +39,11 @@ def options(platform: str | None = None) -> dict[str, str]:
 
 
 class Program(Generic[P, T]):
-    """`jax.jit` with `options()`, for a whole program: XLA takes none for one within another.
+    """A function under `jax.jit` with `options()`; XLA ignores these for programs within another.
 
     Args:
-        function: What to compile; nothing happens before its first call.
-        arguments: Of `jax.jit`.
+        function: The function, which is compiled at its first call.
+        arguments: Further arguments of `jax.jit`.
     """
 
     def __init__(self, function: Callable[P, T], **arguments: Any):
@@ -55,11 +55,11 @@ class Program(Generic[P, T]):
         return self.for_platform(jax.default_backend())
 
     def for_platform(self, platform: str) -> Any:
-        """The jitted function, to be lowered for devices that the process may not have."""
+        """Returns the jitted function, to be lowered for devices that the process may not have."""
         return jax.jit(self._function, compiler_options=options(platform), **self._arguments)
 
     def lower(self, *values: P.args, **named: P.kwargs) -> Any:
-        """As of a jitted function."""
+        """Lowers the jitted function for arguments."""
         return self.jitted.lower(*values, **named)
 
     def __call__(self, *values: P.args, **named: P.kwargs) -> T:

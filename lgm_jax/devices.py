@@ -1,9 +1,9 @@
-"""Many devices: a mesh of two axes, what lies where on it, and views in memory that is bounded.
+"""Many devices: a mesh of two axes, the layout of arrays on it, and loops in bounded memory.
 
 The axes are `image` and `copy`: a device has some images and some copies of each. Parameters of
-images, and what the optimiser keeps of them, are divided along `image`; rows of features along
-both. Arrays are padded to equal parts with rows of zero, whose weight is zero. Everything else is
-on every device. One device is a mesh of one.
+images, and their optimiser states, are divided along `image`; rows of features along both. Arrays
+are padded to equal parts with rows of zero, whose weight is zero. Everything else is on every
+device. One device is a mesh of one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _AXES_OF: Mapping[PartitionSpec, tuple[str, ...]] = {EVERYWHERE: (), IMAGES: (IM
 def make_mesh(
     num_images: int = 1, copies: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """The mesh on which images x copies views leave the fewest places empty; images first.
+    """Returns the mesh on which images x copies views need the least padding; images first.
 
     Args:
-        num_images: Synthetic images.
+        num_images: Number of synthetic images.
         copies: Views of each.
-        devices: All by default.
+        devices: The devices; all by default.
     """
     devices = jax.devices() if devices is None else devices
     shape = split(num_images, copies, len(devices))
@@ -47,7 +47,7 @@ def make_mesh(
 
 
 def split(num_images: int, copies: int, count: int) -> tuple[int, int]:
-    """Into how many parts images and copies go on so many devices; see `make_mesh`."""
+    """Returns the numbers of parts of images and of copies for so many devices; see `make_mesh`."""
     splits = [(count // parts, parts) for parts in range(1, count + 1) if count % parts == 0]
     if num_images == copies == 1:
         return splits[0]
@@ -62,9 +62,9 @@ def on_mesh(
     *,
     checked: bool = True,
 ) -> Callable[..., Any]:
-    """`jax.shard_map`, each device with its part, for functions in which devices share nothing.
+    """Maps a function by `jax.shard_map`, for functions in which devices exchange nothing.
 
-    Where `checked`, JAX makes sure of that; it cannot follow all loops.
+    JAX verifies that where `checked`; it cannot follow all loops.
     """
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=checked
@@ -72,15 +72,15 @@ def on_mesh(
 
 
 def varying(tree: Any, axes: Sequence[str] = AXES) -> Any:
-    """Makes common values each device's own, at the beginning of a mapped function.
+    """Marks common values as each device's own, at the beginning of a mapped function.
 
-    So what devices add up of their gradients is added up once, not in each turn of a loop within.
+    So their gradients are summed over devices once, not in each turn of a loop within.
     """
     return jax.lax.pcast(tree, tuple(axes), to="varying")
 
 
 def numbers_here(each: int, axis: str | Sequence[str]) -> Int[Array, " each"]:
-    """Which rows this device has, if each has as many along an axis."""
+    """Returns the numbers of this device's rows, if each has as many along an axis."""
     return jax.lax.axis_index(axis) * each + jnp.arange(each, dtype=jnp.int32)
 
 
@@ -91,17 +91,17 @@ def map_views(
     images: Int[Array, " s"],
     copies: Int[Array, " c"],
 ) -> Array:
-    """`function(params, images, copies)`, (s, c, d), of at most `size` views at a time.
+    """Computes `function(params, images, copies)`, (s, c, d), for at most `size` views at a time.
 
-    Nothing of a part is kept for the gradient, but where one part is all. A part is whole images
-    with all copies, or some copies of one image, and comes by slicing: so each image is decoded
-    once a part, and no gradient is scattered.
+    Intermediate values of several parts are recomputed for the gradient. A part is whole images
+    with all copies, or some copies of one image, and is sliced: so each image is decoded once a
+    part, and no gradient is scattered.
 
     Args:
-        function: Treats every view for itself.
-        size: Most views at a time; `None` for all.
-        params: Of the images, arrays with a leading axis `s`.
-        images: Their numbers.
+        function: A function that treats every view for itself.
+        size: Views at a time; `None` for all.
+        params: Parameters of the images, arrays with a leading axis `s`.
+        images: Numbers of the images.
         copies: Numbers of the copies of each.
     """
     rows, columns = part(len(images), len(copies), size)
@@ -112,68 +112,66 @@ def map_views(
     def of_images(part: tuple[Any, Array]) -> Array:
         if columns == len(copies):
             return once(*part, copies)
-        found = jax.lax.map(lambda some: once(*part, some), _stack(copies, columns))
-        return rearrange(found, "parts s c d -> s (parts c) d")[:, : len(copies)]
+        parts = jax.lax.map(lambda some: once(*part, some), _stack(copies, columns))
+        return rearrange(parts, "parts s c d -> s (parts c) d")[:, : len(copies)]
 
-    found = jax.lax.map(of_images, _stack((params, images), rows))
-    return found.reshape(-1, *found.shape[2:])[: len(images)]
+    parts = jax.lax.map(of_images, _stack((params, images), rows))
+    return parts.reshape(-1, *parts.shape[2:])[: len(images)]
 
 
 def part(images: int, copies: int, size: int | None) -> tuple[int, int]:
-    """Images, and copies of each, that `map_views` takes at a time of so many."""
+    """Returns the images, and the copies of each, that `map_views` takes at a time."""
     if size is None or images * copies <= size:
         return images, copies
     return even(images, max(1, size // copies)), even(copies, max(1, size))
 
 
 def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -> Array:
-    """`function(*arrays)` of at most `size` rows at a time; nothing is kept for a gradient."""
+    """Computes `function(*arrays)` for at most `size` rows at a time, without a gradient."""
     count = len(arrays[0])
     if size is None or count <= size:
         return function(*arrays)
     stacked = _stack(arrays, even(count, size))
-    found = jax.lax.map(lambda part: function(*part), stacked)
-    return found.reshape(-1, *found.shape[2:])[:count]
+    parts = jax.lax.map(lambda part: function(*part), stacked)
+    return parts.reshape(-1, *parts.shape[2:])[:count]
 
 
 def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
-    """Puts arrays on the mesh, those that are divided padded with zeros to equal parts.
+    """Puts arrays on the mesh, padded with zeros where they are divided into equal parts.
 
-    What is to be on every device stays where it lies already: weights that are put on meshes of the
-    same devices take memory once. Of a `jax.ShapeDtypeStruct` in the place of an array, it returns
-    what the array would become.
+    An array that is on every device already is shared: weights on meshes of the same devices take
+    memory once. A `jax.ShapeDtypeStruct` becomes the shape, type and layout of the placed array.
     """
-    parts, laid = _parts(mesh, spec), layout(mesh, spec)
+    parts, sharding = _parts(mesh, spec), layout(mesh, spec)
 
     def place(array: Any) -> Any:
         if isinstance(array, jax.ShapeDtypeStruct):
             rows = [-(-n // parts) * parts for n in array.shape[:1]]
-            return array.update(shape=(*rows, *array.shape[1:]), sharding=laid)
+            return array.update(shape=(*rows, *array.shape[1:]), sharding=sharding)
         if array.ndim and array.shape[0] % parts:
             missing = [(0, -array.shape[0] % parts)] + [(0, 0)] * (array.ndim - 1)
             pad = jnp.pad if isinstance(array, jax.Array) else np.pad
             array = pad(array, missing)
-        if parts == 1 and (shared := _share(array, laid)) is not None:
+        if parts == 1 and (shared := _share(array, sharding)) is not None:
             return shared
-        if laid.is_fully_addressable:
-            return jax.device_put(array, laid)
-        # Every process has all of it, and gives its own devices their parts.
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        # Every process has the whole array, and fills its own devices.
         whole = np.asarray(array)
-        return jax.make_array_from_callback(whole.shape, laid, whole.__getitem__)
+        return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
     return jax.tree.map(place, tree)
 
 
 def layout(mesh: Mesh, spec: PartitionSpec = ROWS) -> NamedSharding:
-    """How arrays of a spec lie on the mesh."""
-    # As XLA says it, which leaves out axes of one device: another name for the same would compile
-    # a step twice.
+    """Returns the sharding of arrays of a spec on the mesh."""
+    # Without axes of one device, as XLA writes it: another name would compile a step twice.
     axes = tuple(axis for axis in _AXES_OF[spec] if mesh.shape[axis] > 1)
     return NamedSharding(mesh, PartitionSpec(axes) if axes else EVERYWHERE)
 
 
 def bytes_here(tree: Any) -> int:
-    """Bytes of each device for arrays that lie on a mesh, or for their shapes."""
+    """Returns the bytes on each device of arrays that lie on a mesh, or of their shapes."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -181,14 +179,14 @@ def bytes_here(tree: Any) -> int:
 
 
 def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
-    """Divides what the processes have together, each the rows that it has read.
+    """Divides rows of which each process has read some.
 
-    Which device has which rows is left open; it is the same for all arrays.
+    The order of rows is not defined, but is the same for all arrays.
 
     Args:
         mesh: The devices.
-        rows: This process's, at most `count / processes`, rounded up.
-        count: Rows of all processes.
+        rows: The rows of this process, at most `count / processes`, rounded up.
+        count: Number of rows of all processes.
     """
     if not mesh.is_multi_process:
         return put(mesh, rows, ROWS)
@@ -204,7 +202,7 @@ def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
 
 
 def place(mesh: Mesh, state: Any, num_images: int) -> Any:
-    """Lays a state out: what has a row per image is divided and padded, the rest is everywhere."""
+    """Places a state: arrays with a row per image are divided, the others on every device."""
 
     def lay(leaf: Any) -> Any:
         return put(mesh, leaf, IMAGES if _of_images(leaf, num_images) else EVERYWHERE)
@@ -213,18 +211,18 @@ def place(mesh: Mesh, state: Any, num_images: int) -> Any:
 
 
 def collect(mesh: Mesh, state: Any, num_images: int) -> Any:
-    """A placed state without its padding, which is the same whatever the number of devices.
+    """Returns a placed state without its padding, independent of the number of devices.
 
-    Where there is no padding, it is the state as it is, each device with its part.
+    A state without padding is returned unchanged, each device with its part.
     """
     padded = -(-num_images // mesh.shape[IMAGE]) * mesh.shape[IMAGE]
     return state if padded == num_images else _cut(state, num_images, padded, mesh)
 
 
 def fetch(mesh: Mesh, tree: Any) -> Any:
-    """Arrays of the mesh where a process can read them: each gets all of what is divided.
+    """Returns arrays of the mesh such that every process can read all of them.
 
-    Within one process they are so as they are.
+    Within one process they are returned unchanged.
     """
     if not mesh.is_multi_process:
         return tree
@@ -232,7 +230,7 @@ def fetch(mesh: Mesh, tree: Any) -> Any:
 
 
 def make_largest(mesh: Mesh) -> Callable[..., jax.Array]:
-    """Makes `largest(*numbers)`: of each number that of all processes, without waiting for it."""
+    """Makes `largest(*numbers)`: the maximum of each number over processes, without waiting."""
     reduce = jax.jit(lambda rows: rows.max(axis=0), out_shardings=NamedSharding(mesh, EVERYWHERE))
 
     def largest(*numbers: int) -> jax.Array:
@@ -242,15 +240,15 @@ def make_largest(mesh: Mesh) -> Callable[..., jax.Array]:
     return largest
 
 
-def _share(array: Any, laid: NamedSharding) -> jax.Array | None:
-    """An array on every device, if all devices of this process have it; in whatever order."""
+def _share(array: Any, sharding: NamedSharding) -> jax.Array | None:
+    """Returns an array on every device, if all devices of this process have it already."""
     if not isinstance(array, jax.Array) or not array.is_fully_replicated:
         return None
     held = {shard.device: shard.data for shard in array.addressable_shards}
-    own = laid.addressable_devices
+    own = sharding.addressable_devices
     if not own <= held.keys():
         return None
-    return jax.make_array_from_single_device_arrays(array.shape, laid, [held[d] for d in own])
+    return jax.make_array_from_single_device_arrays(array.shape, sharding, [held[d] for d in own])
 
 
 def _parts(mesh: Mesh, spec: PartitionSpec) -> int:
@@ -262,12 +260,12 @@ def _of_images(leaf: Any, num_images: int) -> bool:
 
 
 def even(count: int, most: int) -> int:
-    """Rows of a part, such that parts of at most so many are as equal as can be."""
+    """Returns the rows of a part, such that parts of at most `most` rows are nearly equal."""
     return -(-count // -(-count // min(count, most)))
 
 
 def _stack(tree: Any, rows: int) -> Any:
-    """Parts of so many rows along a new first axis; rows of zero fill up."""
+    """Splits arrays into parts of so many rows along a new first axis, padded with zeros."""
 
     def stack(array: Array) -> Array:
         missing = -array.shape[0] % rows

@@ -1,4 +1,4 @@
-"""Why a distillation had to stop: which number of its last step was the first not to be finite."""
+"""Diagnose a distillation that diverged: find the first value of a step that is not finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lgm_jax import distill
 from lgm_jax.backbones import Backbone
 from lgm_jax.settings import Recipe
 
-# The sigmoid of an image's parameters is black or white long before.
+# Beyond, the sigmoid of an image's parameters has long been black or white.
 _GROWN = 1e3
 
 
@@ -31,22 +31,22 @@ def find_cause(
     mesh: Mesh | None = None,
     microbatch: int | None = None,
 ) -> str:
-    """Computes a step anew, part by part, and says which part is not finite, and why.
+    """Computes a step again, part by part, and names the part that is not finite, and its cause.
 
-    A step whose loss is not finite leaves the state as it was, so the parts are those of that step,
-    but where a later one was sound: then the message says whose images were looked at. Of several
-    processes, all make the same call.
+    A step whose loss is not finite does not change the state, so its parts are computed from the
+    same images, unless a later step has changed them; then the message says so. All processes make
+    the same call.
 
     Args:
         recipe: The recipe.
         key: The run's root key.
-        backbones: What is distilled against, with parameters as they lie on the mesh.
-        real: The step's real features, for each.
+        backbones: Backbones to distil against, with parameters as they lie on the mesh.
+        real: The step's real features by each backbone.
         failed: Number of the step, from 1.
         state: The newest state, as it lies on the mesh.
         changed: Whether a later step has changed it.
         mesh: As for `distill.make_step`.
-        microbatch: Likewise.
+        microbatch: As for `distill.make_step`.
 
     Returns:
         A clause for a message.
@@ -56,9 +56,9 @@ def find_cause(
             return f"weights of {backbone.name} are not finite: load a sound file of them"
         if not _finite(features):
             return _overflow(f"features of real images by {backbone.name}")
-    # The views are those of the step.
-    seen = state._replace(step=state.step * 0 + (failed - 1))
-    cause = _find_in_images(recipe, key, backbones, seen, mesh, microbatch)
+    # With the number of the step, for its views.
+    before = state._replace(step=state.step * 0 + (failed - 1))
+    cause = _find_in_images(recipe, key, backbones, before, mesh, microbatch)
     if not changed:
         return cause
     return f"{cause} (seen in images that later steps have changed, up to step {int(state.step)})"
@@ -72,7 +72,7 @@ def _find_in_images(
     mesh: Mesh | None,
     microbatch: int | None,
 ) -> str:
-    """What the images of a state lead to; arguments as for `find_cause`."""
+    """Finds the cause in the images of a state; arguments as for `find_cause`."""
     size = float(_largest(state.params["images"]))
     far = f"to {size:.1e}" if math.isfinite(size) else "beyond what float32 holds"
     grown = (
@@ -80,7 +80,7 @@ def _find_in_images(
         f"config.learning_rate={recipe.updates.learning_rate:g} is too high"
     )
     if not distill.is_finite(state):
-        # Moments are sums of gradients alone; parameters are of learning rates too.
+        # Moments are sums of gradients; parameters depend on the learning rate, too.
         if _finite(state.opt_state):
             return grown
         return _overflow("the gradient with respect to the images")
@@ -91,14 +91,11 @@ def _find_in_images(
         if not _finite(jax.jit(embed)(state.params, backbone.params, state.step).values):
             name = f"features of the distilled images by {backbone.name}"
             return f"{name} are not finite, and {grown}" if size > _GROWN else _overflow(name)
+    name = type(recipe.task.objective).__name__.lower()
     return (
         "weights, pixels and features of real and of distilled images are finite: "
-        f"config.objective={_name(recipe)} overflows on them, or a device made an error"
+        f"config.objective={name} overflows on them, or a device made an error"
     )
-
-
-def _name(recipe: Recipe) -> str:
-    return type(recipe.task.objective).__name__.lower()
 
 
 def _overflow(what: str) -> str:
@@ -115,6 +112,6 @@ def _finite(tree: Any) -> bool:
 
 @jax.jit
 def _largest(tree: Any) -> Float[Array, ""]:
-    """The largest number of a tree in size; NaN if one is."""
+    """Returns the largest absolute value of a tree; NaN if one is."""
     sizes = [jnp.max(jnp.abs(leaf)).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
     return jnp.max(jnp.stack(sizes))

@@ -1,4 +1,4 @@
-"""Distillation: what is to be made, its state, and the step that repeats.
+"""Distillation: its description, its state, and its step.
 
 Source: arXiv 2511.16674, section 3 and appendix A; for other objectives, see `objectives`.
 """
@@ -24,13 +24,13 @@ from lgm_jax.images import Growing, Parametrisation
 from lgm_jax.objectives import LGM, Features, Objective
 
 # Separate random streams, so that changing one kind of draw leaves the others as they were.
-# 3, 4 and 6 are of real images.
+# 3, 4 and 6 belong to real images.
 _INIT, _GROW, _OBJECTIVE, _VIEW = 0, 1, 2, 5
 
-# Of an image's class when labels are learned.
+# The initial probability of an image's class where labels are learned.
 _FIRST_PROBABILITY = 0.9
 
-# Not a preset, of which another may be the best one day: released defaults stay; see `identity`.
+# Not a preset, which may change: released defaults stay; see `identity`.
 _AUGMENTATION, _LGM = Augmentation(), LGM()
 
 LABELS = ("hard", "soft")
@@ -42,27 +42,26 @@ Step = Callable[["State", Sequence[Any], Sequence[Any]], tuple["State", dict[str
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """What is to be made: everything that decides the images, given backbones and real features.
+    """Everything that decides the distilled images, given backbones and real features.
 
     Attributes:
-        num_classes: Number of classes `k`.
-        parametrisation: Of the images, such as `images.Pyramid(256)`.
-        crop: Side of the views that backbones see, in pixels.
-        objective: What images are distilled by.
+        num_classes: Number of classes `k`, at least two.
+        parametrisation: The parametrisation of the images, such as `images.Pyramid(256)`.
+        crop: Side of the views that backbones see, in pixels; at most that of the images.
+        objective: The objective.
         ipc: Synthetic images per class.
         copies: Views of each image in a step, augmented but for `center_crop_copies`.
-        augmentation: What makes a view; `None` for the centre crop.
-        center_crop_copies: How many of the copies are centre crops instead: probes that are trained
-            on centre crops see no other view.
+        augmentation: The augmentation of a view; `None` for the centre crop.
+        center_crop_copies: The number of copies that are centre crops instead, the only views of
+            probes without augmentation.
         labels: `hard`: image i is of class i // ipc; `soft`: class probabilities are learned along.
-        optimizer: Of the images' parameters. What it counts begins anew where these change meaning.
-        labels_optimizer: Of the logits of soft labels.
-        schedule: What updates are multiplied by, as a function of the number of those before.
+        optimizer: Optimiser of the images' parameters; its state is reset where these change
+            meaning.
+        labels_optimizer: Optimiser of the logits of soft labels.
+        schedule: The factor of updates, as a function of the number of earlier ones.
 
     Raises:
-        UserError: If a value is unknown or out of range, or contradicts another: one class leaves
-            nothing to tell apart, a crop is no larger than the images, and `center_crop_copies` are
-            no more than `copies`.
+        UserError: If a value is unknown or out of range.
     """
 
     num_classes: int
@@ -83,10 +82,16 @@ class Distillation:
     schedule: optax.Schedule | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        _check_made("parametrisation", self.parametrisation, Parametrisation, "images.Pyramid(256)")
-        _check_made("objective", self.objective, Objective, "objectives.LGM()")
-        if self.augmentation is not None:
-            _check_made("augmentation", self.augmentation, Callable, "augment.Augmentation()")
+        kinds: Sequence[tuple[str, Any, str]] = (
+            ("parametrisation", Parametrisation, "images.Pyramid(256)"),
+            ("objective", Objective, "objectives.LGM()"),
+            ("augmentation", Callable | None, "augment.Augmentation()"),
+        )
+        for name, kind, example in kinds:
+            value = getattr(self, name)
+            # A class, or the name of one, in its place.
+            if isinstance(value, type) or not isinstance(value, kind):
+                raise UserError(f"{name} must be an object such as {example}, not {value!r}")
         checks.in_range("num_classes", self.num_classes, 2, whole=True)
         checks.counts(self, "ipc", "copies")
         checks.in_range("crop", self.crop, 1, self.parametrisation.resolution, whole=True)
@@ -95,7 +100,7 @@ class Distillation:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change no image as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         return frozenset({"center_crop_copies"}) if self.augmentation is None else frozenset()
 
     @property
@@ -110,15 +115,15 @@ class Distillation:
 
 
 class State(NamedTuple):
-    """What a step changes.
+    """The state of a distillation.
 
     Attributes:
-        step: Number of updates made, () int32.
+        step: Number of updates, () int32.
         params: By name: the parameters of `images`, and the `logits` (s, k) of soft labels.
-        opt_state: By the same names, states of their optimisers.
+        opt_state: States of their optimisers, by the same names.
     """
 
-    # JAX rebuilds pytrees around placeholders, so the fields cannot promise arrays.
+    # JAX rebuilds pytrees around placeholders, so the fields need not be arrays.
     step: Any
     params: Params
     opt_state: Params
@@ -127,70 +132,64 @@ class State(NamedTuple):
 def init(
     task: Distillation, key: Key[Array, ""], *, params: Any = None, mesh: Mesh | None = None
 ) -> State:
-    """The state before the first step, as it lies on the mesh.
+    """Returns the state before the first step, as it lies on the mesh.
 
     Args:
-        task: What is to be made.
+        task: The distillation.
         key: The run's root key.
         params: Parameters of the images to start from, such as those of `images.from_images`; they
             are copied, and stay as they are.
         mesh: As for `make_step`.
     """
     return devices.place(
-        _mesh_for(task, mesh), init_state(task, key, params=params), task.num_images
+        mesh_for(task, mesh), init_state(task, key, params=params), task.num_images
     )
 
 
 def init_state(task: Distillation, key: Key[Array, ""], *, params: Any = None) -> State:
-    """The state before the first step, whole and on one device; arguments as for `init`."""
+    """Returns the state before the first step, on one device; arguments as for `init`."""
     if params is None:
         init_key = jax.random.fold_in(key, _INIT)
         params = task.parametrisation.init_params(init_key, task.num_images)
     values = {"images": params}
     if task.labels == "soft":
-        values["logits"] = init_logits(task)
+        k = task.num_classes
+        scale = jnp.log(_FIRST_PROBABILITY * (k - 1) / (1 - _FIRST_PROBABILITY))
+        values["logits"] = scale * jax.nn.one_hot(hard_labels(task), k)
     opt_state = {name: _optimizer(task, name).init(value) for name, value in values.items()}
     # Copied, since the first step takes the place of it all: parameters may be the caller's, and
     # some optimisers keep them a second time.
     return jax.tree.map(jnp.copy, State(jnp.zeros((), jnp.int32), values, opt_state))
 
 
-def init_logits(task: Distillation) -> Float[Array, "s k"]:
-    """Soft labels before the first step: each image is of its class with a probability of 0.9."""
-    k = task.num_classes
-    scale = jnp.log(_FIRST_PROBABILITY * (k - 1) / (1 - _FIRST_PROBABILITY))
-    return scale * jax.nn.one_hot(hard_labels(task), k)
-
-
 def abstract_params(task: Distillation, num_images: int) -> Any:
-    """Shapes and types of the parameters of some images; computes nothing."""
-    made: Any = task.parametrisation
-    if getattr(made, "init", None) == "real":
-        # Which has the same, but needs images.
-        made = dataclasses.replace(made, init="noise")
-    return jax.eval_shape(lambda key: made.init_params(key, num_images), jax.random.key(0))
+    """Returns shapes and types of the parameters of some images; computes nothing."""
+    images: Any = task.parametrisation
+    if getattr(images, "init", None) == "real":
+        # The same shapes, without real images.
+        images = dataclasses.replace(images, init="noise")
+    return jax.eval_shape(lambda key: images.init_params(key, num_images), jax.random.key(0))
 
 
 def params_bytes(task: Distillation) -> int:
-    """Bytes of the parameters of one image."""
+    """Returns the bytes of the parameters of one image."""
     shapes = jax.tree.leaves(abstract_params(task, 1))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
 
 
 def hard_labels(task: Distillation) -> Int[Array, " s"]:
-    """Classes of the synthetic images: class by class, `ipc` of each."""
+    """Returns the classes of the synthetic images, which go class by class."""
     return jnp.repeat(jnp.arange(task.num_classes, dtype=jnp.int32), task.ipc)
 
 
 def render(task: Distillation, state: State) -> Float[Array, "s r r 3"]:
-    """The images in [0, 1] of a state, as its last step saw them and changed them."""
+    """Renders the images in [0, 1] of a state, with the levels of its last step."""
     params = jax.tree.map(lambda leaf: leaf[: task.num_images], state.params["images"])
-    # The last update was made with the levels that counted before it.
     return task.parametrisation.decode(params, jnp.maximum(0, state.step - 1))
 
 
 def probabilities(task: Distillation, state: State) -> Float[Array, "s k"] | None:
-    """Class probabilities of the images of a state, where labels are learned."""
+    """Returns the class probabilities of a state's images; `None` where labels are hard."""
     if "logits" not in state.params:
         return None
     return jax.nn.softmax(state.params["logits"][: task.num_images])
@@ -206,21 +205,21 @@ def make_embed(
 ) -> Callable[[Params, Any, Int[Array, ""]], Features]:
     """Makes `embed(params, backbone_params, step)`: features of all views of all images.
 
-    A view depends on the image's number among all, the copy's and the step, and on nothing else.
-    This is all that devices do each for themselves.
+    A view depends on the numbers of its image and copy and on the step, and on nothing else. Each
+    device works for itself.
 
     Args:
-        task: What is to be made.
+        task: The distillation.
         apply: The backbone's `apply(params, images)`.
         key: The run's root key.
         mesh: As for `make_step`.
         microbatch: As for `make_step`.
     """
-    mesh, view_key = _mesh_for(task, mesh), jax.random.fold_in(key, _VIEW)
+    mesh, view_key = mesh_for(task, mesh), jax.random.fold_in(key, _VIEW)
     copies_here = -(-task.copies // mesh.shape[devices.COPY])
 
     def part(backbone_params: Any, params: Params, step: Array) -> tuple[Array, ...]:
-        """The rows of one device."""
+        """Returns the rows of one device."""
         own = devices.varying(params, (devices.COPY,))
         own_params, own_step = devices.varying((backbone_params, step))
         key = jax.random.fold_in(view_key, own_step)
@@ -229,9 +228,9 @@ def make_embed(
         copies = devices.numbers_here(copies_here, devices.COPY)
 
         def features(params: Any, images: Array, copies: Array) -> Float[Array, "s c d"]:
-            seen = _views(task, key, params, images, copies, own_step)
-            found = apply(own_params, rearrange(seen, "s c ... -> (s c) ..."))
-            return rearrange(found, "(s c) d -> s c d", c=len(copies))
+            views = _views(task, key, params, images, copies, own_step)
+            rows = apply(own_params, rearrange(views, "s c ... -> (s c) ..."))
+            return rearrange(rows, "(s c) d -> s c d", c=len(copies))
 
         values = devices.map_views(features, microbatch, own["images"], images, copies)
         image, copy = jnp.repeat(images, copies_here), jnp.tile(copies, here)
@@ -262,9 +261,11 @@ def _views(
     copies: Int[Array, " c"],
     step: Int[Array, ""],
 ) -> Float[Array, "s c r r 3"]:
-    """The views of some images in some copies; a view has a random key of its own."""
+    """Augments some copies of some images, each with a random key of its own."""
     pixels = task.parametrisation.decode(params, step)
-    keys = jax.vmap(lambda i: _fold_each(jax.random.fold_in(key, i), copies))(images)
+    # Folding in an index, unlike splitting, makes a key independent of the number of images.
+    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = jax.vmap(fold_in, (0, None))(fold_in(key, images), copies)
     augmented = augment(
         rearrange(keys, "s c -> (s c)"),
         repeat(pixels, "s h w ch -> (s c) h w ch", c=len(copies)),
@@ -292,7 +293,7 @@ def make_loss(
 
     Arguments as for `make_step`.
     """
-    mesh = _mesh_for(task, mesh)
+    mesh = mesh_for(task, mesh)
     embeds = [make_embed(task, each, key, mesh=mesh, microbatch=microbatch) for each in applies]
     shares = [1 / len(applies)] * len(applies) if weights is None else list(weights)
     objective_key = jax.random.fold_in(key, _OBJECTIVE)
@@ -301,13 +302,13 @@ def make_loss(
         params: Params, step: Array, backbone_params: Sequence[Any], real: Sequence[Any]
     ) -> Float[Array, ""]:
         # One backbone after the other, each with the same views and the same draws.
-        drawn = jax.random.fold_in(objective_key, step)
+        step_key = jax.random.fold_in(objective_key, step)
         losses = []
         for share, embed, own, features in zip(shares, embeds, backbone_params, real, strict=True):
             synthetic = embed(params, own, step)
             # Where the mesh is in JAX's context, see `numerics.sum_of_parts`.
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                losses.append(share * task.objective(drawn, synthetic, features))
+                losses.append(share * task.objective(step_key, synthetic, features))
         return sum(losses[1:], losses[0])
 
     return loss
@@ -324,22 +325,22 @@ def make_step(
 ) -> Program[[State, Sequence[Any], Sequence[Any]], tuple[State, dict[str, Array]]]:
     """Makes the update `step(state, backbone_params, real) -> state, metrics`.
 
-    It is compiled at its first call, and takes the place of the state that it is given. What comes
-    out depends neither on the devices nor on the size of microbatches, but for rounding. A step
-    whose loss is not finite returns the state as it was: nothing better would come of it.
+    It is compiled at its first call, and donates its argument `state`. The result depends neither
+    on the devices nor on the size of microbatches, but for rounding. A step whose loss is not
+    finite returns the state unchanged.
 
     `backbone_params` and `real` have an entry for each backbone: its parameters, and the `Features`
-    of real images, or what the objective's `prepare` returned. `metrics` holds the `loss`.
+    of real images, or the result of the objective's `prepare`. `metrics` holds the `loss`.
 
     Args:
-        task: What is to be made.
-        applies: Of each backbone, `apply(params, images)`.
+        task: The distillation.
+        applies: `apply(params, images)` of each backbone.
         key: The run's root key; all randomness is folded from it and from `state.step`.
-        weights: Of the loss by each backbone; equal by default.
-        mesh: The devices to work on, from `devices.make_mesh`; by default all, divided as suits
-            the numbers of images and copies.
-        microbatch: Views in a backbone at a time on each device, which bounds the memory that a
-            step takes; by default all at once.
+        weights: Weight of the loss by each backbone; equal by default.
+        mesh: The devices, from `devices.make_mesh`; by default all, divided as suits the numbers of
+            images and copies.
+        microbatch: Views in a backbone at a time on each device, which bounds the memory of a step;
+            by default all at once.
     """
     update = make_update(task, applies, key, weights=weights, mesh=mesh, microbatch=microbatch)
     return Program(update, donate_argnums=0)
@@ -354,7 +355,7 @@ def make_update(
     mesh: Mesh | None = None,
     microbatch: int | None = None,
 ) -> Step:
-    """The pure function of `make_step`, to be jitted; arguments are the same."""
+    """Makes the pure function of `make_step`, to be jitted; the arguments are the same."""
     loss_of = make_loss(task, applies, key, weights=weights, mesh=mesh, microbatch=microbatch)
     grow = _make_grow(task, key)
 
@@ -371,27 +372,27 @@ def make_update(
                 gradient[name], before.opt_state[name], value
             )
             if task.schedule is not None:
-                # Not in the optimiser, whose count begins anew where parameters change meaning.
+                # Not in the optimiser, whose count is reset where parameters change meaning.
                 factor = task.schedule(before.step)
                 updates = jax.tree.map(lambda update, f=factor: f * update, updates)
             params[name] = optax.apply_updates(value, updates)
-        after, sound = State(before.step + 1, params, opt_state), jnp.isfinite(loss)
-        # Not the one that has grown, or it would grow again.
-        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, state)
-        return kept, {"loss": loss}
+        after, finite = State(before.step + 1, params, opt_state), jnp.isfinite(loss)
+        # Not `before`, which would grow again.
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return after, {"loss": loss}
 
     return update
 
 
 def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], State]:
-    """Makes the function that has the parametrisation grow where it does before a step."""
+    """Makes the function that lets the parametrisation grow before a step."""
     growing = task.parametrisation
     if not isinstance(growing, Growing):
         return lambda state: state
 
     def grow(state: State) -> State:
-        drawn = jax.random.fold_in(jax.random.fold_in(key, _GROW), state.step)
-        grown = growing.grow(drawn, state.params["images"], state.step)
+        step_key = jax.random.fold_in(jax.random.fold_in(key, _GROW), state.step)
+        grown = growing.grow(step_key, state.params["images"], state.step)
         return State(
             state.step,
             {**state.params, "images": grown},
@@ -400,7 +401,7 @@ def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], Sta
 
     def grow_if_due(state: State) -> State:
         due = growing.grows_at(state.step)
-        # Known to be false of one that has grown from the start.
+        # A Python `False` where all levels count from the start.
         return state if due is False else jax.lax.cond(due, grow, lambda state: state, state)
 
     return grow_if_due
@@ -408,24 +409,14 @@ def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], Sta
 
 @jax.jit
 def is_finite(state: State) -> Bool[Array, ""]:
-    """Whether every number of a state is finite; from one that is not, no step leads back."""
+    """Returns whether every number of a state is finite; no step leads back from another."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
 
 
-def _check_made(name: str, value: Any, kind: Any, such_as: str) -> None:
-    """Refuses the name or the class of a thing in its place."""
-    if isinstance(value, type) or not isinstance(value, kind):
-        raise UserError(f"{name} must be a thing such as {such_as}, not {value!r}")
-
-
-def _mesh_for(task: Distillation, mesh: Mesh | None) -> Mesh:
+def mesh_for(task: Distillation, mesh: Mesh | None) -> Mesh:
+    """Returns the mesh, or by default one of all devices that suits the images and copies."""
     return devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
 
 
 def _optimizer(task: Distillation, name: str) -> optax.GradientTransformation:
     return task.optimizer if name == "images" else task.labels_optimizer
-
-
-def _fold_each(key: Key[Array, ""], indices: Int[Array, " n"]) -> Key[Array, " n"]:
-    # Folding in an index, unlike splitting, gives image i the same key whatever their number is.
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)

@@ -1,13 +1,14 @@
-"""Distilled sets on disk: an image folder that other tools load, and the exact values beside it."""
+"""Distilled sets on disk: a folder of images that other tools load, and the exact values."""
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -22,16 +23,15 @@ ARRAYS = "distilled.npz"
 METADATA = "metadata.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
-class DistilledSet:
-    """A distilled set as it was found on disk.
+class DistilledSet(NamedTuple):
+    """A distilled set.
 
     Attributes:
         images: Float32 in [0, 1], not normalised.
         labels: Indices into the class names, int32.
-        class_names: In label order.
-        labelled_by: What gives the labels: `ARRAYS`, or see `data.class_folders.ClassFolders`.
-        probabilities: Of each class, float32, where labels are soft; only `ARRAYS` has them.
+        class_names: Names of the classes, in label order.
+        labelled_by: The source of the labels: `ARRAYS`, or see `data.class_folders.ClassFolders`.
+        probabilities: Class probabilities, float32, where labels are soft; only `ARRAYS` has them.
     """
 
     images: Float[np.ndarray, "n h w 3"]
@@ -51,14 +51,14 @@ def save_distilled(
     """Writes one PNG per image, `metadata.jsonl`, and `distilled.npz` with the unrounded values.
 
     Folders are named `<label>_<class name>`, so that sorting them by name, as torchvision, TFDS
-    and the Hugging Face hub do, gives the labels back.
+    and the Hugging Face hub do, restores the labels.
 
     Args:
-        folder: Where to write; made if need be.
+        folder: The folder to write to; created if it does not exist.
         images: Images in [0, 1], float32.
         labels: Indices into `class_names`, int32.
-        class_names: Human-readable, in label order.
-        probabilities: Of each class, float32; for soft labels.
+        class_names: Names of the classes, in label order.
+        probabilities: Class probabilities, float32, for soft labels.
     """
     folder = epath.Path(folder)
     counts: dict[int, int] = {}
@@ -101,12 +101,11 @@ def load_distilled(
     Raises:
         UserError: If there is no distilled set, or one that cannot be read.
     """
-    found = read_distilled(folder)
-    return found.images, found.labels, found.class_names
+    return read_distilled(folder)[:3]
 
 
 def read_distilled(folder: str | Path) -> DistilledSet:
-    """As `load_distilled`, and says what gave the labels."""
+    """Reads a distilled set with the source of its labels; see `load_distilled`."""
     path = paths.locate(folder)
     if (path / "distilled").is_dir():
         path = path / "distilled"
@@ -116,26 +115,27 @@ def read_distilled(folder: str | Path) -> DistilledSet:
         raise UserError(f"{folder} is not a folder")
     if paths.is_bucket(path):
         raise UserError(f"{folder} holds no {ARRAYS}: images in a bucket are not read")
-    # Reading data sets takes much to import, which loading a set of arrays does without.
+    # Importing the readers of data sets takes long, and sets of arrays do without.
     from lgm_jax.data.class_folders import find_classes
 
-    found = find_classes(Path(path))[0]
-    images = [read_image(found.root / file) for files in found.files for file in files]
+    folders = find_classes(Path(path))[0]
+    images = [read_image(folders.root / file) for files in folders.files for file in files]
     if len({image.shape for image in images}) > 1:
         raise UserError(f"the images in {folder} differ in size")
-    labels = np.repeat(np.arange(len(found.files), dtype=np.int32), list(map(len, found.files)))
+    counts = [len(files) for files in folders.files]
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     stacked = np.stack(images).astype(np.float32) / 255
-    return DistilledSet(stacked, labels, list(found.names), found.labelled_by)
+    return DistilledSet(stacked, labels, list(folders.names), folders.labelled_by)
 
 
 def first_of_classes(
     folder: epath.PathLike, count: int
 ) -> list[tuple[str, Float[np.ndarray, "h w 3"]]]:
-    """The first image of each of the first classes with its name, without reading the others.
+    """Reads the first image of each of the first classes; returns it with the class's name.
 
     Args:
         folder: A run's workdir, or its `distilled/`.
-        count: How many classes at most.
+        count: The number of classes at most.
 
     Raises:
         UserError: If there is no distilled set with `metadata.jsonl`, or one that cannot be read.
@@ -160,25 +160,23 @@ def first_of_classes(
 
 
 def class_folder(label: int, class_names: Sequence[str]) -> str:
-    """A folder name that sorts by label and is valid on any file system."""
+    """Returns a folder name that sorts by label and is valid on any file system."""
     width = len(str(len(class_names) - 1))
     return f"{label:0{width}d}_{safe_name(class_names[label])}"
 
 
 def safe_name(class_name: str) -> str:
-    """The part of a class folder's name that stands for the class's name."""
+    """Returns the part of a class folder's name that stands for the class's name."""
     # The locale of a machine may lack letters.
     coding = sys.getfilesystemencoding()
-    known = class_name.encode(coding, "replace").decode(coding)
-    fit = re.sub(r"[^\w.-]+", "_", known).strip("._")
+    encodable = class_name.encode(coding, "replace").decode(coding)
+    fit = re.sub(r"[^\w.-]+", "_", encodable).strip("._")
     # Names of files end at 255 bytes, of which other alphabets take several a letter.
     return fit[:80].encode()[:200].decode(errors="ignore")
 
 
 def encode_png(image: Float[np.ndarray, "h w 3"]) -> bytes:
-    """An image in [0, 1] as an 8-bit PNG."""
-    import io
-
+    """Encodes an image in [0, 1] as an 8-bit PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -211,10 +209,10 @@ def check_arrays(
     names: np.ndarray,
     soft: np.ndarray | None,
 ) -> DistilledSet:
-    """The arrays of a file as a set.
+    """Returns the arrays of a file as a set.
 
     Raises:
-        UserError: If they are not what `save_distilled` writes; the message says how.
+        UserError: If they are unlike those that `save_distilled` writes, and how.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32 or not images.size:
         problem = f"images are {images.dtype} {images.shape}, not float32 (n, h, w, 3)"
@@ -240,10 +238,10 @@ def _are_probabilities(values: np.ndarray, shape: tuple[int, int]) -> bool:
 
 
 def read_image(path: epath.Path | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """A finished image, of any format that is read.
+    """Reads an image of any supported format, without cropping or rotating it.
 
     Raises:
-        UserError: If it cannot be.
+        UserError: If it cannot be read.
     """
     from lgm_jax.data.decode import BadImageError, decode
 

@@ -1,4 +1,4 @@
-"""The one exception type whose message is meant for the person who typed the command."""
+"""Errors for users, in one line each."""
 
 import contextlib
 import difflib
@@ -7,22 +7,22 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-# Past this many valid names, only the near ones are listed.
+# Of more valid names, only the near ones are listed.
 _LONG_LIST = 12
 
-# Letters of an unknown name that are repeated.
+# Letters of an unknown name that are repeated at most.
 _LONG_NAME = 100
 
-# Letters that are enough to be looked for within names.
+# Names that contain so many letters of an unknown one count as near.
 _PART = 3
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
-"""What XLA calls its errors, of compilers and of devices, where memory does not suffice."""
+"""XLA's word in errors of compilers and of devices without enough memory."""
 
-# Of the disk, of what a user may have of it, and of one file (`ulimit -f`).
+# Limits of the disk, of a user's quota, and of one file (`ulimit -f`).
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Rights, disks and names: nothing that the program could have known.
+# Errors of permissions, disks and names, which are no bugs of the program.
 _REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.ENXIO, errno.ENODEV),
@@ -32,20 +32,19 @@ _REFUSED = (
 class UserError(ValueError):
     """Bad input: a config value, a path, a file or a name that cannot be used.
 
-    The message is one line that says what is wrong and, where possible, what to type instead.
-    `launch.py` prints it after `error:` and exits with code 2. In a notebook it is a `ValueError`:
-    what catches those around a call of this package must let this one pass first.
+    The message is one line with the problem and, where possible, what to type instead. `launch.py`
+    prints it after `error:` and exits with code 2. In a notebook it is a `ValueError`.
     """
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str], where: str = "known") -> UserError:
-    """An error for a name that is not in a registry, with the nearest names first.
+    """Returns an error for a name that is not in a registry, with the nearest names first.
 
     Args:
-        kind: What is being looked up, for example `"backbone"`.
-        name: What was asked for.
+        kind: The kind of thing, for example `"backbone"`.
+        name: The unknown name.
         known: Every valid name; of many, only the near ones are listed, or the first few.
-        where: How to introduce the list of valid names.
+        where: The words before the list of valid names.
     """
     shown = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..."
     near = _nearest(name[:_LONG_NAME], known)
@@ -57,13 +56,13 @@ def unknown_name(kind: str, name: str, known: Sequence[str], where: str = "known
 
 
 def list_some(names: Sequence[str], most: int = 5) -> str:
-    """The first names of a list, for a message, and how many more there are."""
+    """Lists the first names for a message, and the number of others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _nearest(name: str, known: Sequence[str]) -> list[str]:
-    """At most three names that are nearly this one, in other letters' case too, or hold it."""
+    """Returns at most three names that are close to one, or contain it, in upper or lower case."""
     lower: dict[str, str] = {}
     for each in known:
         lower.setdefault(each.lower(), each)
@@ -75,9 +74,9 @@ def _nearest(name: str, known: Sequence[str]) -> list[str]:
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The error with a message of ours behind another: absl and ml_collections wrap ValueErrors."""
+    """Returns the `UserError` behind another error: absl and ml_collections wrap ValueErrors."""
     while error is not None:
-        # ml_collections makes one of the same type, whose message is the traceback.
+        # ml_collections raises one of the same type whose message is the traceback.
         if isinstance(error, UserError) and "Traceback (most recent call last)" not in str(error):
             return error
         error = error.__cause__ or error.__context__
@@ -85,30 +84,30 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 
 class Full(NamedTuple):
-    """Where no space is left: what the system said, and the file or folder if it is known."""
+    """A full disk: the system's message, and the file or folder if it is known."""
 
-    said: str
+    message: str
     where: str | None
 
 
 def find_full(error: BaseException | None) -> Full | None:
-    """What the system said to a write that found no space, if this is one or was caused by one.
+    """Returns the full disk behind an error, if there is one.
 
-    Orbax's storage says so in words only.
+    In errors of Orbax's storage, only the message shows it.
     """
     while error is not None:
         for number in _FULL:
-            said = os.strerror(number)
-            if said in str(error) or (isinstance(error, OSError) and error.errno == number):
-                return Full(said, _file(error))
+            message = os.strerror(number)
+            if message in str(error) or (isinstance(error, OSError) and error.errno == number):
+                return Full(message, _file(error))
         error = error.__cause__ or error.__context__
     return None
 
 
 def explain_refusal(error: Exception) -> str | None:
-    """A line on a file that the system, not this program, does not let anybody use, if it is one.
+    """Returns a line about a file that the system refuses to read or write, if an error is of one.
 
-    What is full is `find_full`'s within a run, which knows what of it is lost.
+    Within a run, a full disk is found by `find_full` first.
     """
     if not isinstance(error, OSError):
         return None
@@ -120,7 +119,7 @@ def explain_refusal(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within, errors of the system name the file, also those of writing to an open one."""
+    """Adds the name of a file to errors of the system within, such as of writing to an open one."""
     try:
         yield
     except OSError as error:
@@ -130,9 +129,9 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """An error in one line: in the system's words, or else in those of the library."""
-    said = error.strerror if isinstance(error, OSError) else None
-    return " ".join((said or str(error)).split()) or type(error).__name__
+    """Describes an error in one line, in the words of the system or else of the library."""
+    message = error.strerror if isinstance(error, OSError) else None
+    return " ".join((message or str(error)).split()) or type(error).__name__
 
 
 def _file(error: BaseException) -> str | None:

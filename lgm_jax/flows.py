@@ -1,4 +1,4 @@
-"""Flows between the means of classes."""
+"""Statistical flows between the means of classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lgm_jax.numerics import cosine_distance, nonzero, num_parts, sum_of_parts, 
 
 
 class ClassSums(NamedTuple):
-    """Of the features of each class, the weighted sum and the weight: what a flow needs to know.
+    """Weighted sums of the features of each class, from which flows follow.
 
-    Those of parts of a set add up to those of the set.
+    The sums of a set's parts add up to those of the set.
 
     Attributes:
-        features: (k, d).
-        weights: (k,).
+        features: (k, d) Weighted sums of features.
+        weights: (k,) Sums of weights.
     """
 
     features: Float[Array, "k d"]
@@ -35,11 +35,11 @@ def class_sums(
     *,
     parts: int | None = None,
 ) -> ClassSums:
-    """Adds up features by class, without scattering, so that the sum is the same every time.
+    """Adds up features by class, without a scatter, so that the sum is deterministic.
 
     Args:
         features: One row per image.
-        labels: Class indices, or probabilities, by which an image counts for each class.
+        labels: Class indices, or probabilities as the shares of an image in each class.
         num_classes: Number of classes `k`.
         weights: Weight of each image; zero leaves it out. All one by default.
         parts: As for `head_gradient_in_parts`.
@@ -61,9 +61,9 @@ def shifted_class_sums(
     num_classes: int,
     weights: Float[Array, " n"] | None = None,
 ) -> ClassSums:
-    """`class_sums` of features less their mean, which is nothing to a flow.
+    """Returns `class_sums` of centred features.
 
-    A mean that is large beside the differences between classes would take digits from them.
+    The mean does not change a flow, but if it is large, it takes digits from the differences.
 
     Args:
         features: One row per image.
@@ -78,28 +78,18 @@ def shifted_class_sums(
 
 
 def class_flows(sums: ClassSums, present: Float[Array, " k"]) -> Float[Array, "k d"]:
-    """The flow of every class: the mean of the other classes' means, minus its own.
+    """Returns the flow of every class: the mean of the other classes' means, minus its own.
 
     Args:
-        sums: Of a set.
-        present: One for each class that counts, zero for the others, whose flow is zero. Those
-            that count have images in the set.
+        sums: The class sums of a set.
+        present: One for each class that counts, which must have images, and zero for the others,
+            whose flow is zero.
     """
     means = sums.features / jnp.where(present > 0, sums.weights, 1)[:, None] * present[:, None]
     count = jnp.sum(present)
-    # The mean of the others less the own one, over a common denominator: none flows alone.
+    # Over a common denominator; a single class has a flow of zero.
     flows = (jnp.sum(means, axis=0, keepdims=True) - count * means) / jnp.maximum(count - 1, 1)
     return flows * present[:, None]
-
-
-def flow_distance(sums_syn: ClassSums, sums_real: ClassSums) -> Float[Array, ""]:
-    """`flow_matching_loss` of sets of which the sums are known.
-
-    Classes that either set lacks are left out of both; of less than two, the distance is one.
-    """
-    both = (sums_syn.weights > 0) & (sums_real.weights > 0)
-    present = both.astype(sums_syn.features.dtype)
-    return cosine_distance(class_flows(sums_syn, present), class_flows(sums_real, present))
 
 
 def flow_matching_loss(
@@ -111,11 +101,11 @@ def flow_matching_loss(
     weights_syn: Float[Array, " s"] | None = None,
     weights_real: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    """Cosine distance between the class flows of a synthetic and a real set (SFM).
+    """Returns the cosine distance between the class flows of a synthetic and a real set (SFM).
 
-    A flow is k / (k - 1) times the mean of all class means minus the class's own. So the loss is
-    that of centred class means: it is the same when either set is shifted, or scaled, or when both
-    are rotated together.
+    A flow is k / (k - 1) times the mean of all class means minus the class's own. So the loss
+    compares centred class means: shifting or scaling either set changes nothing, nor does rotating
+    both together.
 
     Source: statistical flow matching, arXiv 2602.05391.
 
@@ -123,12 +113,14 @@ def flow_matching_loss(
         features_syn: Features of augmented synthetic images.
         labels_syn: Their labels.
         features_real: Features of real images.
-        labels_real: Their labels; classes without an image are left out of both sets.
+        labels_real: Their labels. Classes that either set lacks are left out of both; with fewer
+            than two left, the distance is one.
         num_classes: Number of classes `k`.
         weights_syn: Weight of each synthetic image.
         weights_real: Weight of each real image.
     """
-    return flow_distance(
-        shifted_class_sums(features_syn, labels_syn, num_classes, weights_syn),
-        shifted_class_sums(features_real, labels_real, num_classes, weights_real),
-    )
+    sums_syn = shifted_class_sums(features_syn, labels_syn, num_classes, weights_syn)
+    sums_real = shifted_class_sums(features_real, labels_real, num_classes, weights_real)
+    both = (sums_syn.weights > 0) & (sums_real.weights > 0)
+    present = both.astype(sums_syn.features.dtype)
+    return cosine_distance(class_flows(sums_syn, present), class_flows(sums_real, present))

@@ -105,7 +105,7 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
     found = check_arrays(path, images, read.numbers, names, arrays.get("probabilities"))
     if own is not None:
         return found
-    return dataclasses.replace(found, labelled_by=None if labels.dtype.kind in "SU" else NUMBERS)
+    return found._replace(labelled_by=None if labels.dtype.kind in "SU" else NUMBERS)
 
 
 def _to_colour(images: np.ndarray, path: epath.Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Linear heads of features: their loss, its gradient, and ridge regression to labels.
+"""Linear heads on features: their loss, its gradient, and ridge regression to labels.
 
 A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. See `objectives` for letters and precision.
 """
@@ -33,7 +33,7 @@ def init_head(key: Key[Array, ""], feature_dim: int, num_classes: int, std: floa
 
 
 def logits(head: Head, features: Float[Array, "n d"]) -> Float[Array, "n k"]:
-    """Class scores of a linear head."""
+    """Returns the class scores of a linear head."""
     scores = jnp.dot(wide(features), head["kernel"], precision=Precision.HIGHEST)
     return scores + head["bias"][None, :]
 
@@ -44,7 +44,7 @@ def linear_probe_loss(
     labels: Labels,
     weights: Float[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy of a linear head.
+    """Returns the mean cross-entropy of a linear head.
 
     Args:
         head: The linear head.
@@ -82,23 +82,18 @@ def head_gradient_in_parts(
     *,
     parts: int | None = None,
 ) -> Head:
-    """`head_gradient` of very many images, whose class scores are never in memory all at once.
+    """Returns `head_gradient` without holding the class scores of all images in memory at once.
 
-    Nor are they when it is differentiated with respect to the features.
+    This holds for its derivative with respect to the features, too.
 
     Args:
         head: The linear head.
         features: One row per image.
         labels: Class indices or probabilities.
         weights: As for `linear_probe_loss`.
-        parts: Into how many parts the images go; by default so many that the scores of one take
-            64 MiB.
+        parts: Number of parts of the images; by default, the scores of a part take 64 MiB.
     """
-    features, weights = weighted(features, weights)
-    parts = parts or num_parts(len(features), head["bias"].shape[0])
-    total = nonzero(jnp.sum(weights))
-    gradient = sum_of_parts(jax.grad(_summed_loss), parts, head, features, labels, weights)
-    return jax.tree.map(lambda leaf: leaf / total, gradient)
+    return _mean_in_parts(jax.grad(_summed_loss), head, features, labels, weights, parts)
 
 
 def linear_probe_loss_in_parts(
@@ -109,11 +104,18 @@ def linear_probe_loss_in_parts(
     *,
     parts: int | None = None,
 ) -> Float[Array, ""]:
-    """`linear_probe_loss` in the memory of `head_gradient_in_parts`; arguments are the same."""
+    """Returns `linear_probe_loss` in the memory of `head_gradient_in_parts`, with its arguments."""
+    return _mean_in_parts(_summed_loss, head, features, labels, weights, parts)
+
+
+def _mean_in_parts(
+    function: Any, head: Head, features: Array, labels: Labels, weights: Any, parts: int | None
+) -> Any:
     features, weights = weighted(features, weights)
     parts = parts or num_parts(len(features), head["bias"].shape[0])
     total = nonzero(jnp.sum(weights))
-    return sum_of_parts(_summed_loss, parts, head, features, labels, weights) / total
+    sums = sum_of_parts(function, parts, head, features, labels, weights)
+    return jax.tree.map(lambda leaf: leaf / total, sums)
 
 
 def ridge_head(
@@ -123,27 +125,27 @@ def ridge_head(
     ridge: float,
     weights: Float[Array, " s"] | None = None,
 ) -> Head:
-    """The head of kernel ridge regression to the labels: W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, no bias.
+    """Returns the head of kernel ridge regression to the labels: W = Zᵀ (Z Zᵀ + λ I)⁻¹ Y, no bias.
 
-    λ is `ridge` times the square norms of the features of a class, added up: tr(Z Zᵀ) / k. So the
-    same number means the same regression for every backbone (features times a give W / a, and the
-    same scores), and however often each image is seen: all rows twice, or all weights times two,
-    give the same head. With one row per class, λ is `ridge` times the mean square norm.
+    λ is `ridge` times the summed square norms of a class's features: tr(Z Zᵀ) / k. So one number
+    means the same regression for every backbone (features times a result in W / a, and the same
+    scores), and for any number of views: all rows twice, or all weights times two, result in the
+    same head. With one row per class, λ is `ridge` times the mean square norm.
 
     Solved in the smaller of sample and feature space, W = (Zᵀ Z + λ I)⁻¹ Zᵀ Y, and around the mean
-    of the features, which may be large beside their differences. Features that are all zero have a
-    head of zero.
+    of the features, which may be large beside their differences. Features of zero have a head of
+    zero.
 
     Args:
         features: One row per image, Z.
-        labels: Class indices or probabilities, of which Y has a row each.
+        labels: Class indices or probabilities, one row of Y each.
         num_classes: Number of classes `k`.
-        ridge: Above zero.
-        weights: Weight of each image, of which the regression sees the square root times the row;
-            zero leaves it out. All one by default.
+        ridge: The strength of the ridge, above zero.
+        weights: Weight of each image, whose row is multiplied by its square root; zero leaves it
+            out. All one by default.
 
     Raises:
-        UserError: If the ridge is a number that is not above zero.
+        UserError: If the ridge is not above zero.
     """
     checks.positive("ridge", ridge)
     features, weights = weighted(features, weights)
@@ -158,12 +160,12 @@ def ridge_head(
 
 
 def tempered(head: Head, temperature: float) -> Head:
-    """The head whose scores are those of another divided by a temperature, less their mean.
+    """Returns a head with the scores of another, centred and divided by a temperature.
 
-    What all classes have in common says nothing of any, and would take digits from the scores.
+    The mean over classes changes no probability, but would take digits from the scores.
 
     Raises:
-        UserError: If the temperature is a number that is not above zero.
+        UserError: If the temperature is not above zero.
     """
     checks.positive("temperature", temperature)
     return jax.tree.map(
@@ -172,7 +174,7 @@ def tempered(head: Head, temperature: float) -> Head:
 
 
 def probabilities(labels: Labels, num_classes: int, dtype: Any) -> Float[Array, "n k"]:
-    """Class probabilities as they are, or those of class indices; zero for one below zero."""
+    """Returns class probabilities, one-hot for class indices, and zero for an index below zero."""
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return labels

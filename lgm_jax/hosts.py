@@ -1,9 +1,8 @@
-"""The processes of one run: who they are, where they wait for each other, and how all end as one.
+"""The processes of one run: their numbers, their waits for each other, and their common end.
 
 All run the same program and come to the same waits in the same order. They talk through JAX's
 coordination service, which belongs to process 0 and, unlike collectives of devices, lets one wait
-for another however long it takes. A run of one process needs none of this: it is the first, waits
-for nobody, and ends as it likes.
+for another without a limit of time. A run of one process is the first, and does not wait.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from lgm_jax.meeting import Meeting, meet
 
 T = TypeVar("T")
 
-# How long JAX waits for a process that has met the others a moment ago.
+# JAX waits for so long for a process that has met the others a moment ago.
 _CONNECT_SECONDS = 60
 
 # After a process has been silent for so long, JAX ends the others.
 _HEARTBEAT_SECONDS = 30
 
-# Between two looks at whether another process has ended the run.
+# The pause between two looks at whether another process has ended the run.
 _LISTEN_SECONDS = 0.5
 
-# How long the others let process 0 come to the same end.
+# The others wait for so long for process 0 to come to the same end.
 _COURTESY_SECONDS = 10.0
 
 # A wait for another process has no limit of its own: if that one dies, JAX ends this one.
@@ -48,7 +47,7 @@ _END = "lgm_jax/end"
 # What a shell reports for a program that JAX aborts (SIGABRT) because another process died.
 LOST = 134
 
-# Of the errors of the coordination service, of gloo and of NCCL that a dead process causes.
+# Words in the errors of the coordination service, gloo and NCCL that a dead process causes.
 _DEATHS = (
     *("heartbeat timeout", "CoordinationServiceError", "Failed to send RPC", "UNAVAILABLE"),
     *("Connection closed by peer", "Connection reset by peer", "Socket closed", "Gloo", "NCCL"),
@@ -77,21 +76,21 @@ def count() -> int:
 
 
 def index() -> int:
-    """Which process this is. On a TPU it may differ from `jax.process_index()`."""
+    """The number of this process. On a TPU it may differ from `jax.process_index()`."""
     return _self.index
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes for all."""
+    """Whether this process prints and writes for all."""
     return index() == 0
 
 
 @contextlib.contextmanager
 def joined(meeting: Meeting | None) -> Iterator[None]:
-    """Within, this process is one of several; only the first prints. Before anything asks JAX.
+    """Connects this process with the others; only the first prints. To be entered before JAX runs.
 
     Raises:
-        UserError: If the processes do not find each other.
+        UserError: If the processes do not meet.
     """
     if meeting is None:
         yield
@@ -111,60 +110,60 @@ def joined(meeting: Meeting | None) -> Iterator[None]:
 
 
 def wait() -> None:
-    """Returns once every process has come here."""
+    """Waits until every process has come here."""
     if count() > 1:
         name = f"lgm_jax/wait/{next(_waits)}"
         _patiently(lambda: _self.client.wait_at_barrier(name, _FOREVER_MS))
 
 
 def first_says(value: T) -> T:
-    """What process 0 found, for all: something that JSON can hold."""
+    """Returns the value of process 0 in all processes; JSON has to hold it."""
     if count() == 1:
         return value
-    client, name = _self.client, f"lgm_jax/says/{next(_waits)}"
+    client, name = _self.client, f"lgm_jax/value/{next(_waits)}"
     if is_first():
         client.key_value_set(name, json.dumps(value))
         return value
     return json.loads(_patiently(lambda: client.blocking_key_value_get(name, _FOREVER_MS)))
 
 
-def leave(code: int, said: str | None) -> int:
-    """Says a last line on stderr and gives the exit code; of several processes, ends all.
+def leave(code: int, line: str | None) -> int:
+    """Prints a last line on stderr and returns the exit code; ends all of several processes.
 
     The first to leave decides: the others, wherever they are, end with the same code, and process 0
-    says the line. Where all come to the same end, it is process 0's.
+    prints the line. Where all leave at once, the code and the line are process 0's.
 
     Args:
         code: The exit code.
-        said: The line; `None` for none.
+        line: The line; `None` for none.
     """
     client = _self.client
     if client is None:
-        if said:
-            print(said, file=sys.stderr)
+        if line:
+            print(line, file=sys.stderr)
         return code
     for number in SIGNALS:
         # A scheduler's signals do not reach all processes at once.
         signal.signal(number, signal.SIG_IGN)
-    word = json.dumps([code, said])
+    end = json.dumps([code, line])
     if not is_first():
         with contextlib.suppress(RuntimeError):
             client.blocking_key_value_get(_END, int(1000 * _COURTESY_SECONDS))
     with contextlib.suppress(RuntimeError):
         # Fails if another process was faster.
-        client.key_value_set(_END, word)
+        client.key_value_set(_END, end)
     with contextlib.suppress(RuntimeError):
-        # Fails if JAX has given up the line because another process died.
-        word = client.blocking_key_value_get(_END, _FOREVER_MS)
-    _end(*json.loads(word))
+        # Fails if JAX has closed the connection because another process died.
+        end = client.blocking_key_value_get(_END, _FOREVER_MS)
+    _end(*json.loads(end))
     return code
 
 
 def tells_of_death(error: BaseException | None) -> bool:
     """Whether an error was raised, or caused, by the death of another process.
 
-    JAX ends this process for it, but what waited for the other one may fail a moment earlier. It
-    has no class of error for that.
+    JAX then ends this process, but a wait for the other one may fail a moment earlier. JAX has no
+    class of error for that.
     """
     while error is not None:
         if count() > 1 and any(word in str(error) for word in _DEATHS):
@@ -174,43 +173,43 @@ def tells_of_death(error: BaseException | None) -> bool:
 
 
 def _join(meeting: Meeting) -> None:
-    # Before they meet: from a slow disk it may take some of them longer than JAX waits.
+    # Before they meet: from a slow disk, importing may take some of them longer than JAX waits.
     import jax
 
-    # Where JAX keeps what `initialize` makes; it has no public name.
+    # The client that `initialize` creates; it has no public name.
     from jax._src.distributed import global_state
 
-    found = meet(meeting)
+    meeting = meet(meeting)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # No proxy is asked (`meet`), and JAX would warn of the variable that says so.
+    # No proxy is asked (see `meet`), but JAX would warn of the variable.
     jax.config.update("jax_check_proxy_envs", False)
-    # It would handle SIGTERM, and only that.
+    # It would handle SIGTERM alone.
     jax.config.update("jax_enable_preemption_service", False)
-    # Ctrl-C is not heard in Python while this process waits for the others.
+    # Python does not handle Ctrl-C while this process waits for the others.
     by_python = signal.getsignal(signal.SIGINT)
     if by_python != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
-            found.address,
-            found.num_processes,
-            found.process_id,
-            local_device_ids=found.local_device_ids,
+            meeting.address,
+            meeting.num_processes,
+            meeting.process_id,
+            local_device_ids=meeting.local_device_ids,
             initialization_timeout=_CONNECT_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"the processes at {found.address} do not connect: {reason}") from error
+        raise UserError(f"the processes at {meeting.address} do not connect: {reason}") from error
     finally:
         signal.signal(signal.SIGINT, by_python)
     _self.client = global_state.client
     _self.count, _self.index = global_state.num_processes, global_state.process_id
-    _self.connections = found.connections
+    _self.connections = meeting.connections
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
-    """Waits for a call, in another thread, so that this one hears signals meanwhile."""
+    """Waits for a call in another thread, so that this one handles signals meanwhile."""
     answer: Future[Any] = Future()
 
     def ask() -> None:
@@ -227,21 +226,21 @@ def _listen(done: threading.Event) -> None:
     """Ends this process when another has ended the run, whatever its main thread waits for."""
     while not done.wait(_LISTEN_SECONDS):
         try:
-            word = _self.client.key_value_try_get(_END)
+            end = _self.client.key_value_try_get(_END)
         except RuntimeError:
-            # Nobody has.
+            # None has.
             continue
-        _end(*json.loads(word))
+        _end(*json.loads(end))
 
 
-def _end(code: int, said: str | None) -> None:
-    """Ends this process at once; never returns, and is done only once."""
+def _end(code: int, line: str | None) -> None:
+    """Ends this process at once; never returns, and runs only once."""
     _ending.acquire()
     if is_first():
-        if said:
-            print(said, file=sys.stderr)
+        if line:
+            print(line, file=sys.stderr)
         _outlast_others()
-    # Nobody may be there to read it.
+    # The output may be closed.
     with contextlib.suppress(Interrupted):
         sys.stdout.flush()
     sys.stderr.flush()
@@ -250,10 +249,10 @@ def _end(code: int, said: str | None) -> None:
 
 
 def _outlast_others() -> None:
-    """Process 0: waits until the others have ended, as long as JAX takes silence for life.
+    """Waits, in process 0, until the others have ended, but no longer than for a heartbeat.
 
-    The service ends with this process, and JAX aborts who is still connected to it. That a process
-    has heard is not enough, for it may be slow to leave: its connection ends when it has.
+    The service ends with this process, and JAX aborts all that are still connected to it. A process
+    that knows of the end may be slow to leave; its connection ends with it.
     """
     deadline = time.monotonic() + _HEARTBEAT_SECONDS
     for connection in _self.connections.values():

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: work that can be saved is saved first.
+"""Signals that stop a run after it has saved its work.
 
 Schedulers send SIGTERM, or SIGUSR1 some time before they kill; people press Ctrl-C, and a terminal
 that closes sends SIGHUP.
@@ -11,31 +11,29 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# The run saved what it had and wants to be started again (EX_TEMPFAIL of sysexits.h).
+# The run saved its state and is to be started again (EX_TEMPFAIL of sysexits.h).
 REQUEUE = 75
-# What shells report for a program that Ctrl-C ended.
-CTRL_C = 130
-# And for one that wrote to a pipe which nobody reads any more.
-PIPE = 141
+# As shells report a program that Ctrl-C ended, and one that wrote to a closed pipe.
+CTRL_C, PIPE = 130, 141
 
-# Windows knows no SIGUSR1, SIGHUP and SIGPIPE.
+# Windows lacks SIGUSR1, SIGHUP and SIGPIPE.
 SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")
     if hasattr(signal, name)
 )
-# Python does not let it come; the write fails.
+# Python ignores it; the write fails.
 CLOSED_PIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)
 
 _CODES = {signal.SIGINT: CTRL_C, CLOSED_PIPE: PIPE}
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to stop. Not an error, so nothing that handles errors catches it.
+    """A signal stopped the run. No `Exception`, so that no handler of errors catches it.
 
     Attributes:
-        number: The signal's number.
-        exit_code: What to exit with.
+        number: The number of the signal.
+        exit_code: The exit code of the program.
     """
 
     def __init__(self, number: int):
@@ -45,7 +43,7 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Turns signals into `Interrupted`, at once or where a loop says that it is ready."""
+    """Turns signals into `Interrupted`, at once, or at the end of a loop's step."""
 
     def __init__(self) -> None:
         self._deferring = False
@@ -54,13 +52,13 @@ class Interrupts:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Within, signals raise `Interrupted`; afterwards their handlers are the ones before.
+        """Makes signals raise `Interrupted` within; restores the handlers afterwards.
 
-        What this program was started to ignore, as `nohup` has it ignore SIGHUP, it ignores.
+        Signals that the program was started to ignore, as `nohup` does with SIGHUP, stay ignored.
         """
         self._pending = self._agreed = None
-        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._receive) for number in heard}
+        handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in handled}
         try:
             yield
         finally:
@@ -71,16 +69,16 @@ class Interrupts:
     def deferred(
         self, agree: Callable[[int], int] = lambda number: number
     ) -> Iterator[Callable[[], bool]]:
-        """Within, a first signal is only noted; the loop asks for it, saves, and leaves.
+        """Only notes a first signal within; the loop asks for it, saves, and leaves.
 
-        A second one is not waited for: it raises at once.
+        A second signal raises at once.
 
         Args:
-            agree: Of this process's signal, 0 for none, makes that of all processes, so that all
+            agree: Turns this process's signal, 0 for none, into that of all processes, so that all
                 leave at the same step.
 
         Yields:
-            Whether a signal has come.
+            A function that returns whether a signal has come.
 
         Raises:
             Interrupted: At the end, if one has come.
@@ -100,17 +98,17 @@ class Interrupts:
             raise Interrupted(number)
 
     def stop(self, number: int) -> None:
-        """As if a signal had come, unless one has."""
+        """Acts as for a signal, unless one has come already."""
         if self._pending is None:
             self._receive(number, None)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        # Where another process's signal ends the loop, this one's own may come while it saves.
+        # After another process's signal, this one's may come while it saves.
         ready = self._deferring or self._agreed is not None
         if not ready or self._pending is not None:
             raise Interrupted(number)
         self._pending = number
 
 
-# Signal handlers are the process's; so is this.
+# One for the process, as its signal handlers.
 INTERRUPTS = Interrupts()

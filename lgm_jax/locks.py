@@ -1,4 +1,4 @@
-"""Locks on folders, which the system frees however their process ends."""
+"""Locks on folders, which the system releases however their process ends."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ except ImportError:
 
 NAME = ".lock"
 
-# Between two looks at a folder that is held for a moment.
+# The pause between two attempts to lock a folder.
 _RETRY_SECONDS = 0.1
 
-# Whatever else is raised, network file systems raise where they have no locks: ENOLCK, ENOSYS,
-# EOPNOTSUPP, EINVAL, EPERM.
+# Network file systems without locks raise others: ENOLCK, ENOSYS, EOPNOTSUPP, EINVAL, EPERM.
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
@@ -40,10 +39,10 @@ class Unsupported(Exception):
 
 
 class Lock:
-    """An exclusive lock on a file, which is made if need be and left where it is.
+    """An exclusive lock on a file, which is created if it does not exist, and stays.
 
-    What the file holds, the process and the machine that locked it last, is for people: a file that
-    a dead process has left locks nobody out.
+    The file names the process and the machine that locked it last, for people: the file of a dead
+    process is no lock.
     """
 
     def __init__(self, path: Path):
@@ -55,8 +54,8 @@ class Lock:
 
         Raises:
             Held: If another process has it.
-            Unsupported: If there are no locks here.
-            OSError: If the file cannot be made.
+            Unsupported: If the file system has no locks.
+            OSError: If the file cannot be created.
         """
         if fcntl is None:
             raise Unsupported("this system has no flock")
@@ -70,20 +69,20 @@ class Lock:
                 raise Held(" on ".join(holder[:2])) from error
             raise Unsupported(error.strerror or str(error)) from error
         self._file = file
-        # On a full disk too, the lock is a lock.
+        # The lock holds on a full disk, too.
         with contextlib.suppress(OSError):
             os.ftruncate(file, 0)
             os.write(file, f"{os.getpid()}\n{socket.gethostname()}\n".encode())
 
     def release(self) -> None:
-        """Frees the lock, if it is held."""
+        """Releases the lock, if it is held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 def in_use(folder: epath.Path) -> bool:
-    """Whether another process holds a folder at this moment, as far as its lock says."""
+    """Returns whether another process holds the lock of a folder at this moment."""
     if not folder.is_dir() or paths.is_bucket(folder):
         return False
     lock = Lock(Path(folder / NAME))
@@ -99,20 +98,17 @@ def in_use(folder: epath.Path) -> bool:
 
 @contextlib.contextmanager
 def alone_in(folder: epath.Path) -> Iterator[None]:
-    """Within, no other process that asks for it is in a folder; waits for the one that is.
-
-    Where there are no locks, there is nothing to wait for.
-    """
+    """Holds the lock of a folder within, after waiting for it; does nothing where there is none."""
     lock = Lock(Path(folder / NAME))
-    while not paths.is_bucket(folder):
+    # Buckets have no locks.
+    waits = not paths.is_bucket(folder)
+    while waits:
         try:
-            lock.acquire()
+            with contextlib.suppress(Unsupported):
+                lock.acquire()
+            waits = False
         except Held:
             time.sleep(_RETRY_SECONDS)
-        except Unsupported:
-            break
-        else:
-            break
     try:
         yield
     finally:

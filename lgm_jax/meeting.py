@@ -1,7 +1,7 @@
-"""How the processes of a run meet, before JAX connects them for good.
+"""The meeting of a run's processes, before JAX connects them.
 
-JAX waits five minutes in silence for a process that never comes, and aborts. So process 0 first
-answers the others itself, on the same port: that all are there, once each, with the same command.
+JAX waits five minutes in silence for a missing process, and aborts. So process 0 first answers the
+others itself, on the same port, once all are there, once each, with the same command.
 """
 
 from __future__ import annotations
@@ -10,47 +10,51 @@ import contextlib
 import dataclasses
 import json
 import os
-import selectors
+import queue
 import socket
 import sys
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any
 
 from lgm_jax.errors import UserError
 
 # A scheduler may start some processes minutes after others.
 SECONDS = 300.0
 
-# Between two attempts to reach process 0.
+# The pause between two attempts to reach process 0.
 _PAUSE_SECONDS = 0.5
 
-# How long a server of names may be out of reach, as while a machine starts.
+# The pause between two looks of process 0 at the others.
+_LOOK_SECONDS = 0.05
+
+# A server of names may be out of reach for so long, as while a machine starts.
 _NAMING_SECONDS = 30.0
 
-# To connect to an address of process 0, and for whoever connects to it to say who it is.
+# To connect to an address of process 0, and for a connection there to identify itself.
 _GREETING_SECONDS = 5.0
 _LONGEST_GREETING = 2**20
 
 _STRANGER = "another program than process 0 answers"
 
-# Keys that may differ from machine to machine.
-_OWN = ("data.workers",)
+# Keys whose values may differ between machines.
+_OF_MACHINES = ("data.workers",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
-    """Where processes meet.
+    """The place and the participants of a meeting.
 
     Attributes:
         address: `HOST:PORT` of process 0; `None` if JAX is to find everything by itself, as it
             does under Slurm, Open MPI, GKE and on TPUs.
-        num_processes: How many there are.
-        process_id: Which one this is, from 0.
+        num_processes: The number of processes.
+        process_id: The number of this one, from 0.
         local_device_ids: The devices of this process among those of its machine; `None` for all.
         settings: Values by config key, which all must share.
-        connections: To the others, once they have met: those of process 0 to each, by number, and
-            of each to process 0. Nothing is sent there any more: their end is a process's end.
+        connections: Connections by number of the process, once they have met: of process 0 to each,
+            of the others to process 0. Nothing more is sent there: their end is a process's end.
     """
 
     address: str | None = None
@@ -62,10 +66,10 @@ class Meeting:
 
 
 def read(where: str, num_processes: int | None, process_id: int | None) -> Meeting | None:
-    """What `--distributed` and the two flags that belong to it say; `None` for one process.
+    """Reads `--distributed` and its two flags; returns `None` for a run of one process.
 
     Raises:
-        UserError: If they do not fit together.
+        UserError: If they contradict each other.
     """
     if where in ("off", "auto"):
         for name, value in (("num_processes", num_processes), ("process_id", process_id)):
@@ -92,34 +96,33 @@ def read(where: str, num_processes: int | None, process_id: int | None) -> Meeti
 
 
 def meet(meeting: Meeting) -> Meeting:
-    """Returns once all processes are there, with all that JAX needs to connect them.
-
-    What is waited for is said on stderr.
+    """Waits for all processes, with a line on stderr; returns a complete meeting for JAX.
 
     Raises:
-        UserError: If they cannot meet, do not within `SECONDS`, or do not belong together.
+        UserError: If they do not meet within `SECONDS`, or do not belong together.
     """
-    found = _detect(meeting) if meeting.address is None else meeting
-    if found.address is None or found.num_processes is None or found.process_id is None:
-        raise ValueError(f"{found} is incomplete")
-    if found.num_processes == 1:
-        return found
-    host, _, port = found.address.rpartition(":")
+    if meeting.address is None:
+        meeting = _detect(meeting)
+    if meeting.address is None or meeting.num_processes is None or meeting.process_id is None:
+        raise ValueError(f"{meeting} is incomplete")
+    if meeting.num_processes == 1:
+        return meeting
+    host, _, port = meeting.address.rpartition(":")
     # Web proxies, which gRPC would ask, lead nowhere within a cluster.
-    spared = [*filter(None, [os.environ.get("no_grpc_proxy")]), host.strip("[]")]  # noqa: SIM112
-    os.environ["no_grpc_proxy"] = ",".join(spared)  # noqa: SIM112
+    direct = [*filter(None, [os.environ.get("no_grpc_proxy")]), host.strip("[]")]  # noqa: SIM112
+    os.environ["no_grpc_proxy"] = ",".join(direct)  # noqa: SIM112
     addresses = _resolve(host.strip("[]"), int(port))
-    if found.process_id == 0:
-        connections = _receive(found, int(port))
+    if meeting.process_id == 0:
+        connections = _receive(meeting, int(port))
     else:
-        connections = {0: _join(found, addresses)}
+        connections = {0: _join(meeting, addresses)}
     for connection in connections.values():
         _keep_alive(connection)
-    return dataclasses.replace(found, connections=connections)
+    return dataclasses.replace(meeting, connections=connections)
 
 
 def _resolve(host: str, port: int) -> list[tuple[str, int]]:
-    """The addresses of a machine, a link-local one with its scope.
+    """Returns the addresses of a machine, a link-local one with its scope.
 
     Raises:
         UserError: If there is no such machine.
@@ -127,7 +130,7 @@ def _resolve(host: str, port: int) -> list[tuple[str, int]]:
     deadline = time.monotonic() + _NAMING_SECONDS
     while True:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             break
         except (OSError, UnicodeError) as error:
             again = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
@@ -139,15 +142,15 @@ def _resolve(host: str, port: int) -> list[tuple[str, int]]:
         time.sleep(_PAUSE_SECONDS)
     return [
         (f"{number}%{rest[1]}" if rest and rest[1] else str(number), port)
-        for *_, (number, _, *rest) in found
+        for *_, (number, _, *rest) in infos
     ]
 
 
 def _detect(meeting: Meeting) -> Meeting:
-    """The meeting that JAX finds in the environment.
+    """Returns the meeting that the environment describes, as JAX reads it.
 
     Raises:
-        UserError: If it finds none, or a part of one.
+        UserError: If it describes none, or a part of one.
     """
     # It has no public name.
     from jax._src.clusters import ClusterEnv
@@ -157,7 +160,7 @@ def _detect(meeting: Meeting) -> Meeting:
         address, processes, number, devices = ClusterEnv.auto_detect_unset_distributed_params(
             os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, int(SECONDS)
         )
-    # Of variables that are missing, are no numbers, or name machines that do not answer.
+    # Variables may be missing, be no numbers, or name machines that do not answer.
     except Exception as error:
         reason = str(error).split("\n")[0]
         what = f"{reason} is not set" if isinstance(error, KeyError) else reason
@@ -186,7 +189,7 @@ def _detect(meeting: Meeting) -> Meeting:
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Has the system look at an idle connection every minute: firewalls forget those."""
+    """Has the system probe an idle connection every minute: firewalls forget those."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
         # Not all systems have both.
@@ -195,10 +198,10 @@ def _keep_alive(connection: socket.socket) -> None:
 
 
 def _receive(meeting: Meeting, port: int) -> dict[int, socket.socket]:
-    """Process 0: waits for all others, and tells them to go on, or why not.
+    """Waits, as process 0, for all others, and accepts or refuses them.
 
     Returns:
-        A connection to each by its number, which JAX's service does not mind on its port.
+        A connection to each by its number; JAX's service does not mind them on its port.
     """
     try:
         server = _listen(port)
@@ -207,70 +210,64 @@ def _receive(meeting: Meeting, port: int) -> dict[int, socket.socket]:
             f"process 0 cannot listen on port {port} ({error.strerror}): name another in "
             "--distributed, on all of them"
         ) from error
+    count = meeting.num_processes or 1
     present: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as opened:
-        opened.enter_context(server)
-        _tell(range(1, _count(meeting)), meeting)
-        greetings = opened.enter_context(contextlib.closing(_greetings(server)))
+    with server, contextlib.closing(_greetings(server)) as greetings:
+        _announce(range(1, count), meeting)
         try:
-            while len(present := _still_there(present)) < _count(meeting) - 1:
-                other, greeting = next(greetings, (None, b""))
-                if other is None:
-                    raise _missing(meeting, present)
-                opened.enter_context(other)
+            for other, greeting in greetings:
                 number = _admit(meeting, other, greeting, present)
                 if number is None:
                     other.close()
                 else:
                     present[number] = other
+                present = {n: other for n, other in present.items() if not _is_gone(other)}
+                if len(present) == count - 1:
+                    break
+            else:
+                present = {n: other for n, other in present.items() if not _is_gone(other)}
+                absent = [number for number in range(1, count) if number not in present]
+                raise UserError(
+                    f"{_named(absent)} of {count} did not come to {meeting.address} within "
+                    f"{SECONDS:.0f} s: start all with the same command, and let them reach that "
+                    "port"
+                )
         except UserError as error:
             _answer(present.values(), str(error))
+            for other in present.values():
+                other.close()
             raise
-        _answer(present.values(), "")
-        # All that came are closed here.
-        return {number: other.dup() for number, other in present.items()}
+    _answer(present.values(), "")
+    return present
 
 
 def _greetings(server: socket.socket) -> Generator[tuple[socket.socket, bytes]]:
-    """Who connects within `SECONDS`, with the line it says: one that says none delays no other."""
+    """Yields connections within `SECONDS`, with their first lines: a silent one delays no other."""
+    greetings: queue.SimpleQueue[tuple[socket.socket, bytes]] = queue.SimpleQueue()
+
+    def hear(other: socket.socket) -> None:
+        line = b""
+        with contextlib.suppress(OSError):
+            line = _read_line(other, time.monotonic() + _GREETING_SECONDS)
+        greetings.put((other, line))
+
     deadline = time.monotonic() + SECONDS
-    silent: dict[socket.socket, tuple[float, bytearray]] = {}
-    server.setblocking(False)
-    with selectors.DefaultSelector() as heard:
-        heard.register(server, selectors.EVENT_READ)
-
-        def take(other: socket.socket) -> bytes:
-            heard.unregister(other)
-            return bytes(silent.pop(other)[1])
-
-        try:
-            while (now := time.monotonic()) < deadline:
-                for other in [other for other, (until, _) in silent.items() if until < now]:
-                    take(other)
-                    other.close()
-                for ready, _ in heard.select(min(deadline - now, _PAUSE_SECONDS)):
-                    if ready.fileobj is server:
-                        # It may be gone again.
-                        with contextlib.suppress(OSError):
-                            other, _ = server.accept()
-                            other.setblocking(False)
-                            silent[other] = now + _GREETING_SECONDS, bytearray()
-                            heard.register(other, selectors.EVENT_READ)
-                    elif _is_whole(other := cast(socket.socket, ready.fileobj), silent[other][1]):
-                        yield other, take(other)
-        finally:
-            for other in silent:
-                other.close()
-
-
-def _is_whole(other: socket.socket, line: bytearray) -> bool:
-    """Adds what has come to a line; returns whether no more is to come."""
+    server.settimeout(_LOOK_SECONDS)
+    silent = set()
     try:
-        part = other.recv(2**16)
-    except OSError:
-        return True
-    line += part
-    return not part or b"\n" in part or len(line) >= _LONGEST_GREETING
+        while time.monotonic() < deadline:
+            # No other may come, or be gone again.
+            with contextlib.suppress(OSError):
+                other, _ = server.accept()
+                silent.add(other)
+                threading.Thread(target=hear, args=(other,), daemon=True).start()
+            while not greetings.empty():
+                other, line = greetings.get()
+                silent.discard(other)
+                yield other, line
+    finally:
+        for other in silent:
+            other.close()
 
 
 def _listen(port: int) -> socket.socket:
@@ -285,37 +282,37 @@ def _listen(port: int) -> socket.socket:
 def _admit(
     meeting: Meeting, other: socket.socket, greeting: bytes, present: Mapping[int, socket.socket]
 ) -> int | None:
-    """Which process this is; `None` for a stranger.
+    """Returns the number of a process; `None` for a stranger.
 
     Raises:
         UserError: If it does not belong to this run.
     """
     try:
-        said = json.loads(greeting)
-        number, count = int(said["process"]), int(said["processes"])
-        settings = dict(said["settings"])
+        fields = json.loads(greeting)
+        number, count = int(fields["process"]), int(fields["processes"])
+        settings = dict(fields["settings"])
     # A scan of ports, or a process that died.
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
-    reason = None
+    own = _shared(meeting)
+    differ = [key for key in {**own, **settings} if own.get(key) != settings.get(key)]
     if count != meeting.num_processes:
         reason = f"process {number} has --num_processes={count}, not {meeting.num_processes}"
     elif number == meeting.process_id or (number in present and not _is_gone(present[number])):
         reason = f"two processes have --process_id={number}"
+    elif differ:
+        values = [f"{key} is {settings.get(key)} there, not {own.get(key)}" for key in differ]
+        reason = f"process {number} has another config: {'; '.join(values)}"
     else:
-        own = _shared(meeting)
-        differ = [key for key in {**own, **settings} if own.get(key) != settings.get(key)]
-        if differ:
-            values = [f"{key} is {settings.get(key)} there, not {own.get(key)}" for key in differ]
-            reason = f"process {number} has another config: {'; '.join(values)}"
-    if reason is None:
         return number
-    _answer([other], f"{reason}: start all with the same command")
-    raise UserError(f"{reason}: start all with the same command")
+    refusal = f"{reason}: start all with the same command"
+    _answer([other], refusal)
+    other.close()
+    raise UserError(refusal)
 
 
 def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
-    """Another process: asks process 0 whether to go on, until it answers; the connection to it."""
+    """Asks process 0 for admission until it answers; returns the connection to it."""
     greeting = {
         "process": meeting.process_id,
         "processes": meeting.num_processes,
@@ -323,7 +320,7 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
     }
     deadline = time.monotonic() + SECONDS
     reason = ""
-    _tell([0], meeting)
+    _announce([0], meeting)
     while (left := deadline - time.monotonic()) > 0:
         for address in addresses:
             try:
@@ -331,7 +328,7 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
                 timeout = min(left, _GREETING_SECONDS)
                 with socket.create_connection(address, timeout=timeout) as connection:
                     connection.sendall(json.dumps(greeting).encode() + b"\n")
-                    # Process 0 knows who did not come.
+                    # Process 0 names the missing ones.
                     answer = _read_line(connection, deadline + _GREETING_SECONDS)
                     if answer == _answer_line(""):
                         return connection.dup()
@@ -368,27 +365,23 @@ def _read_line(connection: socket.socket, deadline: float) -> bytes:
     return bytes(line)
 
 
-def _answer(others: Any, refused: str) -> None:
+def _answer(others: Iterable[socket.socket], refusal: str) -> None:
     for other in others:
         with contextlib.suppress(OSError):
             other.settimeout(_GREETING_SECONDS)
-            other.sendall(_answer_line(refused))
+            other.sendall(_answer_line(refusal))
 
 
-def _answer_line(refused: str) -> bytes:
-    """What a process is refused for, or, if that is empty, that it may go on."""
-    return json.dumps({"refused": refused}).encode() + b"\n"
-
-
-def _still_there(present: Mapping[int, socket.socket]) -> dict[int, socket.socket]:
-    return {number: other for number, other in present.items() if not _is_gone(other)}
+def _answer_line(refusal: str) -> bytes:
+    """Returns the answer to a process: why it is refused, or an empty text if it is not."""
+    return json.dumps({"refused": refusal}).encode() + b"\n"
 
 
 def _is_gone(other: socket.socket) -> bool:
-    """Whether a process that waited has ended, and may have been started again."""
+    """Returns whether a process that waited has ended, and may have been started again."""
     other.setblocking(False)
     try:
-        # It has nothing more to say: this is its end.
+        # It sends nothing more: this is its end.
         other.recv(1)
     except BlockingIOError:
         return False
@@ -398,30 +391,18 @@ def _is_gone(other: socket.socket) -> bool:
 
 
 def _shared(meeting: Meeting) -> dict[str, Any]:
-    """Settings as they arrive."""
-    kept = {key: value for key, value in meeting.settings.items() if key not in _OWN}
-    return json.loads(json.dumps(kept, default=str))
+    """Returns the settings that all must share, as they arrive."""
+    shared = {key: value for key, value in meeting.settings.items() if key not in _OF_MACHINES}
+    return json.loads(json.dumps(shared, default=str))
 
 
-def _count(meeting: Meeting) -> int:
-    return meeting.num_processes or 1
-
-
-def _tell(awaited: Sequence[int], meeting: Meeting) -> None:
-    where = f"{_named(awaited)} of {_count(meeting)} at {meeting.address}"
+def _announce(awaited: Sequence[int], meeting: Meeting) -> None:
+    where = f"{_named(awaited)} of {meeting.num_processes} at {meeting.address}"
     print(f"waiting for {where}, for up to {SECONDS:.0f} s", file=sys.stderr, flush=True)
 
 
-def _missing(meeting: Meeting, present: Mapping[int, Any]) -> UserError:
-    absent = [number for number in range(1, _count(meeting)) if number not in present]
-    return UserError(
-        f"{_named(absent)} of {_count(meeting)} did not come to {meeting.address} within "
-        f"{SECONDS:.0f} s: start all with the same command, and let them reach that port"
-    )
-
-
 def _named(numbers: Sequence[int]) -> str:
-    """In words: the first few."""
+    """Names processes by their numbers, the first few of many."""
     words = [str(number) for number in numbers]
     text = ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
     return f"process{'es' if len(words) > 1 else ''} {text}"

@@ -1,4 +1,4 @@
-"""From a config to a session: loads what a config names, checks it, and opens the run folder."""
+"""Open a session: load the backbones and data of a config, check them, and take the run folder."""
 
 from __future__ import annotations
 
@@ -32,35 +32,29 @@ def open_session(
     command: str | None = None,
     changed: Sequence[str] = (),
 ) -> Session:
-    """Loads what a config names, checks that it fits together, and opens the run folder.
+    """Loads the backbones and data of a config, checks that they fit, and opens the run folder.
 
     Args:
         config: The config.
         workdir: The run folder.
         overwrite: Whether another distillation in it may be thrown away.
-        command: What was typed, for the record.
-        changed: Keys that have another value than by default, for the record.
+        command: The command line, for the record.
+        changed: Keys whose values are not the default ones, for the record.
 
     Raises:
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
-    loaded, own, evaluated = _load_backbones(config)
-    _check_kernels([backbone.attention for backbone in loaded.values()])
-    distilled_against = [loaded[name] for name in own]
-    crop = distilled_against[0].resolution
-    dataset = _load_data(config, settings.image_side(config, crop))
-    recipe = settings.make_recipe(config, dataset.num_classes, crop)
-    on_host = _check_fit(config, recipe, dataset, distilled_against)
+    against, evaluated = _load_backbones(config)
+    dataset = _load_data(config, settings.image_side(config, against[0].resolution))
+    recipe = settings.make_recipe(config, dataset.num_classes, against[0].resolution)
+    on_host = _check_fit(config, recipe, dataset, against)
     crop_at = _crop_at(config, dataset, on_host=on_host)
     weights = settings.backbone_weights(config)
-    source = None
-    if config.images.source:
-        side = recipe.task.parametrisation.resolution
-        source = read_source(config.images.source, dataset, side, config.ipc)
+    source = _read_source(config, recipe, dataset)
     identity_of = functools.partial(
         settings.identity_of,
         seed=config.seed,
-        backbones=[backbone.fingerprint for backbone in distilled_against],
+        backbones=[backbone.fingerprint for backbone in against],
         weights=weights,
         data=dataset.fingerprint,
         crop_at=crop_at,
@@ -70,36 +64,35 @@ def open_session(
     recipe, command = _keep_growth(config, recipe, workdir, identity_of, command)
     identity = identity_of(recipe)
     recorded = _settings(config, recipe, workdir, identity)
-    run = runs.check_run(workdir, identity, overwrite=overwrite, settings=recorded)
     session = Session(
         config,
         dataset,
-        distilled_against,
+        against,
         weights,
-        [loaded[name] for name in evaluated or own],
+        evaluated,
         recipe,
         identity,
         source,
-        run,
+        runs.check_run(workdir, identity, overwrite=overwrite, settings=recorded),
         {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
         recorded,
     )
-    if run.holds != "this":
+    if session.run.holds != "this":
         session.check_start()
     described = {"command": command, "config": recorded, "changed": list(changed)}
-    run.open(identity, {**described, "data": data.describe(dataset)})
+    session.run.open(identity, {**described, "data": data.describe(dataset)})
     return session
 
 
-def _load_backbones(config: ConfigDict) -> tuple[dict[str, Backbone], list[str], list[str]]:
-    """Backbones by name, the names to distil against, and those to evaluate on."""
+def _load_backbones(config: ConfigDict) -> tuple[list[Backbone], list[Backbone]]:
+    """Loads the backbones to distil against, and those to evaluate on."""
     own, evaluated = (
         [os.path.expanduser(name) for name in settings.split_list(names)]
         for names in (config.backbone.name, config.eval_backbones)
     )
-    # The first says how large crops are, and the others take them.
+    # The first decides the size of crops, and the others take them.
     first = _load_backbone(config, own[0], config.images.crop)
     loaded = {own[0]: first}
     for name in (*own[1:], *evaluated):
@@ -107,11 +100,12 @@ def _load_backbones(config: ConfigDict) -> tuple[dict[str, Backbone], list[str],
             loaded[name] = _load_backbone(config, name, first.resolution)
     _refuse_same("backbone.name", own, loaded)
     _refuse_same("eval_backbones", evaluated, loaded)
-    return loaded, own, evaluated
+    _check_kernels([backbone.attention for backbone in loaded.values()])
+    return [loaded[name] for name in own], [loaded[name] for name in evaluated or own]
 
 
 def _check_kernels(kernels: list[str]) -> None:
-    """Refuses another program than process 0 has: their devices would wait for each other."""
+    """Refuses programs that differ between processes: their devices would wait for each other."""
     first = hosts.first_says(kernels)
     if kernels != first:
         raise UserError(
@@ -121,7 +115,7 @@ def _check_kernels(kernels: list[str]) -> None:
 
 
 def _load_data(config: ConfigDict, resolution: int) -> Dataset:
-    """The data set, if it has what the config asks of it; says what a user must know of it."""
+    """Loads the data set, prints its notes, and checks that it has the images that are needed."""
     dataset = data.load_dataset(
         config.data.name,
         folder=config.data.folder,
@@ -147,10 +141,19 @@ def _load_data(config: ConfigDict, resolution: int) -> Dataset:
     return dataset
 
 
+def _read_source(
+    config: ConfigDict, recipe: settings.Recipe, dataset: Dataset
+) -> ArraySplit | None:
+    """Reads the finished images of `images.source`, if it is set."""
+    side = recipe.task.parametrisation.resolution
+    folder = config.images.source
+    return read_source(folder, dataset, side, config.ipc) if folder else None
+
+
 def _check_fit(
     config: ConfigDict, recipe: settings.Recipe, dataset: Dataset, against: Sequence[Backbone]
 ) -> bool:
-    """Refuses what does not go together; returns whether the host reads the images of a step."""
+    """Refuses contradictions; returns whether the host reads the images of a step."""
     if config.objective not in OBJECTIVES:
         for backbone in against:
             try_objective(recipe.task.objective, dataset.num_classes, backbone.feature_dim)
@@ -182,9 +185,9 @@ def _keep_growth(
     identity_of: Callable[[settings.Recipe], Mapping[str, Any]],
     command: str | None,
 ) -> tuple[settings.Recipe, str | None]:
-    """The recipe with the growth that the run in a folder began with, unless it is set."""
+    """Returns the recipe with the growth of the run in the folder, unless the config sets it."""
     begun = runs.begun(epath.Path(workdir)) or {}
-    # What else the identity has may follow from it, such as whether a first level is told.
+    # Other keys of the identity may follow from it, such as that of the first level.
     every = begun.get("identity", {}).get(settings.GROW_EVERY, Pyramid.grow_every)
     as_begun = settings.with_growth(recipe, every)
     if (
@@ -194,7 +197,7 @@ def _keep_growth(
     ):
         return recipe, command
     print(
-        f"note: {workdir} goes on with {settings.GROW_EVERY}={every}, as it began; begun anew, "
+        f"note: {workdir} continues with {settings.GROW_EVERY}={every}, as it began; a new run of "
         f"config.steps={config.steps} would make it {_grow_every(recipe)}"
     )
     return as_begun, command and f"{command} --config.{settings.GROW_EVERY}={every}"
@@ -207,13 +210,13 @@ def _grow_every(recipe: settings.Recipe) -> int | None:
 def _settings(
     config: ConfigDict, recipe: settings.Recipe, workdir: str, identity: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The config's values by dotted name, as they are recorded."""
+    """Returns the config's values by dotted name, as they are recorded."""
     recorded = settings.flatten(config)
     if _grow_every(recipe) is not None:
         recorded[settings.GROW_EVERY] = _grow_every(recipe)
     begun = runs.begun(epath.Path(workdir)) or {}
     if begun.get("identity") == identity:
-        # A start for some stages leaves out of the record none that others were for.
+        # The record keeps the stages of earlier starts.
         earlier = settings.split_list(begun.get("config", {}).get("stages", ""))
         named = settings.split_list(config.stages)
         recorded["stages"] = ",".join(dict.fromkeys([*earlier, *named]))
@@ -221,7 +224,7 @@ def _settings(
 
 
 def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone]) -> None:
-    """Refuses two names of one backbone, which would count, or stand in results, twice."""
+    """Refuses two names of one backbone, which would count twice."""
     owners: dict[str, str] = {}
     for name in names:
         other = owners.setdefault(loaded[name].fingerprint, name)
@@ -230,10 +233,15 @@ def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone])
 
 
 def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
-    """Whether the images to stream are read by the host as they are needed.
+    """Returns whether the host reads streamed images as they are needed.
+
+    Args:
+        config: A checked config.
+        num_images: Training images.
+        resolution: Their side in pixels.
 
     Raises:
-        UserError: If the device is to hold more than it may.
+        UserError: If the device is to hold more than `MEMORY_LIMIT`.
     """
     size = num_images * resolution**2 * 3
     placement = config.data.placement
@@ -247,23 +255,23 @@ def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
 
 
 def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
-    """Where images are cropped before augmentation; those of an array are square already."""
-    kept = config.augment.distill and not config.augment.real
-    if config.data.crop == "random" and kept:
+    """Returns where images are cropped before augmentation; those of an array are square."""
+    unaugmented = config.augment.distill and not config.augment.real
+    if config.data.crop == "random" and unaugmented:
         raise UserError("config.data.crop=random contradicts config.augment.real=False")
     if config.data.crop == "random" and not on_host:
         raise UserError(
             "config.data.crop=random needs --config.real.source=stream and "
             "--config.data.placement=host: the device holds one crop of each image"
         )
-    if not on_host or kept or isinstance(dataset.splits["train"], ArraySplit):
-        return "center"
-    return "center" if config.data.crop == "center" else "random"
+    square = isinstance(dataset.splits["train"], ArraySplit)
+    center = not on_host or unaugmented or square or config.data.crop == "center"
+    return "center" if center else "random"
 
 
 def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
     options = config.backbone
-    # A revision belongs to one repository, that of the only backbone to distil against.
+    # A revision belongs to one repository: that of the only backbone to distil against.
     revision = options.revision if name == os.path.expanduser(options.name) else ""
     try:
         return backbones.load(

@@ -1,4 +1,4 @@
-"""Backbones without their weights: what plans know of them."""
+"""Backbones without their weights, for plans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lgm_jax.settings import split_list
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outline:
-    """A backbone without its weights: of its parameters only shapes and types are known."""
+    """A backbone whose parameters are shapes and types."""
 
     spec: Network
     apply: distill.Apply
@@ -28,43 +28,31 @@ class Outline:
 
 
 def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:
-    """The backbones that a config distils against, without their weights.
+    """Outlines the backbones that a config distils against.
 
     Args:
         config: A checked config.
-        device: One of those that they are for; by default attention is computed as on any.
+        device: A device that they are for; by default, attention is that of every device.
 
     Raises:
-        UserError: If one is not known well enough.
+        UserError: If the shapes of one are not known.
     """
     crop, outlines = config.images.crop, []
     for name in split_list(config.backbone.name):
-        outlines.append(
-            _outline(
-                os.path.expanduser(name),
-                config.backbone.dtype,
-                config.backbone.params_dtype,
-                config.backbone.pooling,
-                crop,
-                "xla" if device is None else config.backbone.attention,
-                device,
-            )
+        outline = _outline(
+            os.path.expanduser(name),
+            dtype=config.backbone.dtype,
+            params_dtype=config.backbone.params_dtype,
+            pooling=config.backbone.pooling,
+            attention="xla" if device is None else config.backbone.attention,
+            resolution=crop,
+            device=device,
         )
+        outlines.append(outline)
         crop = outlines[0].spec.resolution
     return outlines
 
 
 @functools.lru_cache
-def _outline(
-    name: str, dtype: str, params_dtype: str, pooling: str, crop: int | None, kernel: str, on: Any
-) -> Outline:
-    found = backbones.outline(
-        name,
-        dtype=dtype,
-        params_dtype=params_dtype,
-        attention=kernel,
-        pooling=pooling,
-        resolution=crop,
-        device=on,
-    )
-    return Outline(*found)
+def _outline(name: str, **options: Any) -> Outline:
+    return Outline(*backbones.outline(name, **options))

@@ -1,4 +1,4 @@
-"""Folders as people type them, and under names that every library reads as they are."""
+"""Paths of folders and buckets, and links with plain names for libraries that need them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from etils import epath
 
 from lgm_jax.errors import UserError, explain
 
-# No character of a URL's syntax, of a pattern of file names or of a variable, and none that UTF-8
-# does not have.
+# No characters of URLs, patterns of file names or variables, and none that UTF-8 lacks.
 _PLAIN = re.compile(r"[\w ./@+=,-]+")
 
 
 def locate(folder: str | os.PathLike[str]) -> epath.Path:
-    """A folder or bucket as it was typed; `~` is expanded.
+    """Returns the path of a folder or bucket as it was typed; `~` is expanded.
 
     Raises:
-        UserError: If nobody knows the home folder, or an address cannot be read: no installed
-            package knows such ones, or the service is out of reach or refuses.
+        UserError: If the home folder is not known, or an address cannot be read: no installed
+            package can, or the service is out of reach or refuses.
     """
     text = os.path.expanduser(folder)
     if Path(text).parts[:1] == ("~",):
@@ -43,42 +42,41 @@ def locate(folder: str | os.PathLike[str]) -> epath.Path:
 
 
 def _reach(address: epath.Path) -> None:
-    """Looks at an address for a first time; whatever keeps it from being read is raised."""
+    """Reads an address for the first time; raises what prevents it."""
     import fsspec
 
     scheme, _, rest = os.fspath(address).partition("://")
     if not rest:
         raise ValueError("it names no bucket")
-    # By default a process sees a folder, and the sizes of its files, as they were when it first
-    # looked, whatever other processes have written since.
+    # By default a process caches the content of a folder, and misses what others write.
     fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
-    # It logs the tracebacks of errors, before it raises these.
+    # It logs the tracebacks of errors before it raises them.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     address.exists()
 
 
 def is_bucket(folder: epath.PathLike) -> bool:
-    """Whether a folder is an address, such as `gs://bucket/runs`."""
+    """Returns whether a folder is an address, such as `gs://bucket/runs`."""
     return "://" in os.fspath(folder)
 
 
 def name(folder: epath.Path) -> str:
-    """The last part of a folder's path, of `.` and `..` too."""
+    """Returns the last part of a folder's path, for `.` and `..` too."""
     return folder.name if is_bucket(folder) else os.path.basename(os.path.abspath(folder))
 
 
 def alias(folder: epath.PathLike) -> epath.Path:
-    """A folder under a name that libraries take as it is: itself, or a link to it.
+    """Returns a folder with a plain name: itself, or a link to it.
 
-    Some read `#`, `?` and `%` as parts of a URL, `[` and `*` as a pattern of names, `$` as a
-    variable, or take UTF-8 alone. The link lies in the system's folder for temporary files, always
-    under the same name, so that what a library keeps by name is found again.
+    Some libraries read `#`, `?` and `%` as parts of a URL, `[` and `*` as a pattern of names, `$`
+    as a variable, or accept only UTF-8. The link lies in the system's folder for temporary files,
+    always under the same name, which libraries may store.
 
     Args:
         folder: An existing folder, or one in a bucket.
 
     Raises:
-        UserError: If it needs a link, and none can be made.
+        UserError: If it needs a link, and none can be created.
     """
     if is_bucket(folder) or os.name != "posix":
         return epath.Path(folder)
@@ -88,7 +86,7 @@ def alias(folder: epath.PathLike) -> epath.Path:
     link = Path(_links(path), hashlib.sha256(os.fsencode(path)).hexdigest()[:16])
     try:
         if not (link.is_symlink() and os.readlink(link) == path):
-            # Never without a link, for another process may use it.
+            # At no time without a link, for another process may use it.
             temporary = link.with_suffix(f".{os.getpid()}")
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(path)
@@ -99,18 +97,18 @@ def alias(folder: epath.PathLike) -> epath.Path:
 
 
 def _links(path: str) -> str:
-    """The folder of links, which nobody else can write to."""
+    """Returns the folder of links, which no other user can write to."""
     try:
-        # The user's number, for the system's folder is everybody's.
+        # With the user's number, since all users share the system's folder.
         folder = os.path.join(tempfile.gettempdir(), f"lgm_jax-{os.getuid()}")
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
-        found = os.lstat(folder)
+        status = os.lstat(folder)
     except OSError as error:
         raise _no_link(path, str(error)) from error
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not own or found.st_mode & 0o022 or not _PLAIN.fullmatch(folder):
-        raise _no_link(path, f"{folder} is not fit for it")
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not own or status.st_mode & 0o022 or not _PLAIN.fullmatch(folder):
+        raise _no_link(path, f"{folder} cannot hold it")
     return folder
 
 

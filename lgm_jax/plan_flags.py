@@ -1,4 +1,4 @@
-"""The flags of `launch.py` that are about a plan: `--plan` and `--plan_NAME=VALUE`."""
+"""The flags of `launch.py` for a plan: `--plan` and `--plan_NAME=VALUE`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def take(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
     """Splits a command line.
 
     Returns:
-        The values of the flags by their names without `plan_`, `None` where no plan is asked for,
-        and the other arguments.
+        The values of the flags by their names without `plan_`, or `None` if there are none; and
+        the other arguments.
     """
     values: dict[str, str] | None = None
     rest = []
@@ -36,10 +36,10 @@ def take(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
-    """What describes the plan of a config, for the devices that the flags name; starts JAX.
+    """Makes the function that describes the plan of a config for the flags' devices; starts JAX.
 
     Args:
-        values: As of `take`: fields of `plan.Machine`, or a `topology`.
+        values: Values of `take`: fields of `plan.Machine`, or a `topology`.
 
     Raises:
         UserError: If a flag is unknown, is no positive number, or contradicts another.
@@ -56,7 +56,7 @@ def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
         if name == _TOPOLOGY:
             continue
         if topology is not None:
-            raise UserError(f"--{_PLAN}_{_TOPOLOGY} says what {flag} would: leave it out")
+            raise UserError(f"--{_PLAN}_{_TOPOLOGY} decides {flag}: leave it out")
         try:
             numbers[name] = int(text) if name == "devices" else float(text)
         except ValueError:

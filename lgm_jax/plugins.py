@@ -1,8 +1,9 @@
-"""Things that a config names: one of ours by its name, another by `package.module:Name`."""
+"""Objects that a config names: built-in ones, or others by `package.module:Name`."""
 
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -13,16 +14,16 @@ T = TypeVar("T")
 
 
 def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Returns what a name stands for.
+    """Returns the object of a name.
 
     Args:
-        kind: What is looked up, for messages.
-        name: A key of `known`, or `package.module:Name` for what is imported from there; modules in
-            the current folder are found too.
-        known: Ours.
+        kind: The kind of object, for messages.
+        name: A key of `known`, or `package.module:Name` for an object to import, also from the
+            current folder.
+        known: The built-in objects.
 
     Raises:
-        UserError: If there is nothing of that name.
+        UserError: If there is no such object.
     """
     if name in known:
         return known[name]
@@ -32,21 +33,18 @@ def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
     if "" not in sys.path:
         sys.path.append("")
     try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    # A module of somebody else's may raise anything.
+        return operator.attrgetter(attribute)(importlib.import_module(module))
+    # Other people's modules may raise anything.
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"{kind} {name!r} cannot be imported: {reason}") from error
-    return found
 
 
 def make(kind: str, name: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """Returns what the class or function of a name makes of some options.
+    """Calls the class or function of a name with some options.
 
     Raises:
-        UserError: If there is nothing of that name, or it does not take the options.
+        UserError: If there is no such object, or it does not take the options.
     """
     factory = resolve(kind, name, known)
     try:

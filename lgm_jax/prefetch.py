@@ -1,38 +1,37 @@
-"""Work of the host that goes on while a device is busy."""
+"""Prefetch results of the host while a device is busy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """`function(number)`, computed in a thread for the next number while this one is used.
+    """A function of numbers whose next result is computed in a thread while this one is used.
 
-    Right for any order of numbers; to be closed, or used as a context.
+    Any order of numbers is right; to be closed, or used as a context.
     """
 
     def __init__(self, function: Callable[[int], T], end: int):
         """Starts nothing yet.
 
         Args:
-            function: Of a number.
-            end: The first number that will not be asked for.
+            function: The function.
+            end: The first number that is never needed.
         """
         self._function, self._end = function, end
         self._threads = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[T]] | None = None
 
     def __call__(self, number: int) -> T:
-        """The function's result; raises what it raises."""
-        asked, self._next = self._next, None
-        if asked is None or asked[0] != number:
-            asked = number, self._threads.submit(self._function, number)
-        result = asked[1].result()
+        """Returns the function's result, or raises its error."""
+        pending, self._next = self._next, None
+        if pending is None or pending[0] != number:
+            pending = number, self._threads.submit(self._function, number)
+        result = pending[1].result()
         if number + 1 < self._end:
             self._next = number + 1, self._threads.submit(self._function, number + 1)
         return result
@@ -44,10 +43,5 @@ class Ahead(Generic[T]):
     def __enter__(self) -> Ahead[T]:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,8 +1,8 @@
 """Linear probes: train heads on frozen features, several runs side by side, and evaluate them.
 
 A run is one repetition: its own initial head, order of images, augmentations and, for the
-random baseline, its own images. Runs are a leading axis `runs` of every array. What trains heads
-is in `solvers`.
+random baseline, its own images. Runs are a leading axis `runs` of every array. See `solvers` for
+training.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lgm_jax.solvers import Heads, Labels, Protocol, Trained, find
 
 __all__ = ["Protocol", "Trained", "evaluate", "fit", "repeats_differ", "train", "view_table"]
 
-# The minimum, which needs neither a learning rate nor a second run.
+# L-BFGS, which needs neither a learning rate nor a second run.
 _MINIMUM = Protocol(100, 100, 1, 1, augment="none", augmentation=None, solver="lbfgs")
 
 
 def repeats_differ(protocol: Protocol) -> bool:
-    """Whether runs on the same images differ: by what the solver draws, or by augmentations."""
+    """Returns whether runs on the same images differ, by random numbers or by augmentations."""
     augmentation = protocol.augmentation
     if find(protocol.solver).draws:
         return True
@@ -55,22 +55,22 @@ def fit(
     mesh: Mesh | None = None,
     **options: Any,
 ) -> Trained:
-    """Trains one head per run on features that are known.
+    """Trains one head per run on given features.
 
-    By default one, of least cross-entropy and a small ridge: `fit(key, features, labels, 10).heads`
-    is what `evaluate` takes.
+    By default one head, of least cross-entropy and a small ridge: `evaluate` takes
+    `fit(key, features, labels, 10).heads`.
 
     Args:
         key: Random key.
         features: Features (n, d) of images, (views, n, d) of some views of each, or (tables, views,
             n, d) of each run's images; one table if all runs share them.
-        labels: Of the images, class indices (n,) or probabilities (n, k); or with a leading axis
-            `runs`, of each run's.
+        labels: Labels of the images, class indices (n,) or probabilities (n, k); or those of each
+            run's images, with a leading axis `runs`.
         num_classes: Number of classes `k`.
-        protocol: How to train; what it says of views is not read.
-        label: What the progress bar says.
-        mesh: Devices that have their own runs, all by default; of several processes, all are to
-            make the same call.
+        protocol: The protocol of training; its fields about views are not read.
+        label: The label of the progress bar.
+        mesh: Devices that share the runs, all by default; several processes have to make the same
+            call.
         **options: Fields of the protocol to change, such as `solver`, `ridge` or `runs`.
 
     Raises:
@@ -105,10 +105,10 @@ def train(
         backbone: The frozen backbone.
         images: A pool of images (pool, h, w, 3), uint8 or float in [0, 1].
         labels: As for `fit`.
-        rows: Which images of the pool each run trains on.
+        rows: Indices of the images of the pool that each run trains on.
         num_classes: Number of classes `k`.
-        protocol: How to train.
-        label: What the progress bar says.
+        protocol: The protocol of training.
+        label: The label of the progress bar.
         mesh: As for `fit`; devices share the embedding of all views.
         size: As for `features.embed_places`.
 
@@ -119,11 +119,11 @@ def train(
     labels = _labels_of_runs(labels, protocol.runs, rows.shape[1], num_classes)
     backbone = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
     key_views, key_fit = jax.random.split(key)
-    given = (key_views, backbone, np.asarray(images), rows, protocol)
+    views = (key_views, backbone, np.asarray(images), rows, protocol)
     table: Any = (
-        (lambda epoch: view_table(*given, numbers=[epoch], mesh=mesh, size=size))
+        (lambda epoch: view_table(*views, numbers=[epoch], mesh=mesh, size=size))
         if protocol.augment == "fresh"
-        else view_table(*given, label=f"{label}: views", mesh=mesh, size=size)
+        else view_table(*views, label=f"{label}: views", mesh=mesh, size=size)
     )
     return _solve(key_fit, table, labels, num_classes, protocol, mesh, label)
 
@@ -140,7 +140,7 @@ def view_table(
     mesh: Mesh | None = None,
     size: int | None = None,
 ) -> Float[np.ndarray, "tables views n d"]:
-    """Features of views of all images of each run; one table if all runs see the same.
+    """Embeds views of all images of each run; returns one table if all runs see the same.
 
     A view belongs to a run, a number and an image; without augmentation there is only one.
 
@@ -148,10 +148,10 @@ def view_table(
         key: Random key.
         backbone: The frozen backbone, its parameters on every device.
         images: As for `train`.
-        rows: Likewise.
-        protocol: What makes a view.
-        numbers: Of the views; all of the protocol's by default.
-        label: What a progress bar says; none by default.
+        rows: As for `train`.
+        protocol: The protocol with the augmentation.
+        numbers: Numbers of the views; all of the protocol's by default.
+        label: The label of the progress bar; without it, there is none.
         mesh: As for `train`.
         size: Likewise.
     """
@@ -188,13 +188,13 @@ def evaluate(
     *,
     mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray | None]:
-    """Accuracy of each run's head.
+    """Computes the accuracy of each run's head.
 
     Args:
         heads: Heads with a leading `runs` axis.
         features: Features of the images.
         labels: Their labels.
-        groups: Their groups, numbers from 0.
+        groups: Their groups, as numbers from 0.
         mesh: Devices that share the images; all of this process by default.
 
     Returns:
@@ -215,11 +215,11 @@ def evaluate(
 def group_accuracy(
     correct: Bool[np.ndarray, "runs n"], groups: Int[np.ndarray, " n"] | None
 ) -> Float[np.ndarray, "runs g"] | None:
-    """Percentage of correct predictions within each group, NaN for a group without images.
+    """Computes the percentage of correct predictions in each group, NaN for one without images.
 
     Args:
-        correct: Which predictions of each run are right.
-        groups: The images' groups, numbers from 0; `None` gives `None`.
+        correct: Whether each prediction of each run is right.
+        groups: The images' groups, as numbers from 0; without them, the result is `None`.
     """
     if groups is None:
         return None
@@ -238,14 +238,14 @@ def _solve(
     mesh: Mesh,
     label: str,
 ) -> Trained:
-    # Of one run, other devices would only do the same.
+    # With one run, other devices would only do the same.
     some = mesh.local_devices[:1] if protocol.runs == 1 else list(mesh.devices.flat)
     mesh = devices.make_mesh(devices=some)
     return find(protocol.solver).train(key, table, labels, num_classes, protocol, mesh, label)
 
 
 def _labels_of_runs(labels: Any, runs: int, num_images: int, num_classes: int) -> Labels:
-    """Labels of each run's images, which may be the same for all."""
+    """Returns the labels of each run's images, which may be the same for all."""
     labels = np.asarray(labels)
     hard = np.issubdtype(labels.dtype, np.integer)
     wanted = (runs, num_images) if hard else (runs, num_images, num_classes)
@@ -266,9 +266,9 @@ def _ranks(
     *,
     mesh: Mesh,
 ) -> Int[Array, "n runs"]:
-    """How many classes come before the right one; ties go to the lower index, as in argmax.
+    """Returns the rank of the right class from 0; ties go to the lower index, as in argmax.
 
-    An image with a score that is not finite is wrong, whatever its rank would be.
+    An image with a score that is not finite is wrong.
     """
 
     def ranks(head: dict[str, Array], features: Array, labels: Array) -> Int[Array, " n"]:

@@ -1,7 +1,7 @@
-"""Real features, as a function of the step: streamed, drawn from those that are kept, or all.
+"""Real features as a function of the step: streamed, drawn from stored ones, or all at once.
 
-`real(step)` returns `objectives.Features` for each backbone, as they lie on the mesh: what
-`distill.make_step` takes. Work of the host goes on in a thread while devices compute.
+`real(step)` returns the `objectives.Features` of each backbone, as they lie on the mesh, for
+`distill.make_step`. The host works in a thread while devices compute.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
 from lgm_jax.data.loader import HostBatch
 from lgm_jax.data.sampling import Choices, Order
-from lgm_jax.distill import Distillation
+from lgm_jax.distill import Distillation, mesh_for
 from lgm_jax.features import Rows, embed_views
 from lgm_jax.objectives import Features
 from lgm_jax.prefetch import Ahead
 
-# Separate random streams: of which images, of their views, and of where the host crops them.
+# Separate random streams: the choice of images, their views, and the host's crops.
 _REAL, _VIEW, _CROP = 3, 4, 6
 
-# Rows of kept features that `prepare` gets at a time.
+# Rows of stored features that `prepare` gets at a time.
 _PART = 8192
 
 SOURCES = ("stream", "cached", "exact")
@@ -36,7 +36,7 @@ Real = Callable[[int], Sequence[Any]]
 
 
 def image_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
-    """Random keys for reading images on the host: of which ones, and of where they are cropped."""
+    """Returns random keys for reading images on the host: for their choice and for their crops."""
     return jax.random.fold_in(key, _REAL), jax.random.fold_in(key, _CROP)
 
 
@@ -52,21 +52,21 @@ def streamed(
     mesh: Mesh | None = None,
     microbatch: int | None = None,
 ) -> Real:
-    """Features of a batch of real images, as many as there are views, embedded at every step.
+    """Embeds a batch of real images, as many as there are views, at every step.
 
     Args:
         backbones: The frozen backbones.
-        images: A split of a data set, such as `ArraySplit(images, labels)`, or what reads the
-            images of a step, such as a `Loader`.
-        task: What is to be made.
+        images: A split of a data set, such as `ArraySplit(images, labels)`, or a function that
+            reads the images of a step, such as a `Loader`.
+        task: The distillation.
         key: The run's root key.
-        sampling: Which images of a split a step sees, one of `data.sampling.SAMPLINGS`.
+        sampling: The choice of images from a split, one of `data.sampling.SAMPLINGS`.
         augmented: Whether real images are augmented as synthetic ones, rather than centre crops.
         held: Whether all images of a split lie on every device, rather than those of a step.
         mesh: The devices, as for `distill.make_step`.
         microbatch: Images in a backbone at a time on each device; all by default.
     """
-    mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
+    mesh = mesh_for(task, mesh)
     if callable(images):
         batches = _from_host(images, task, mesh)
     elif held:
@@ -75,7 +75,12 @@ def streamed(
         batches = _from_host(_reader(images, task, key, sampling), task, mesh)
     view_key = jax.random.fold_in(key, _VIEW)
     params = [devices.put(mesh, backbone.params) for backbone in backbones]
-
+    options: dict[str, Any] = {
+        "crop": task.crop,
+        "augmentation": task.augmentation if augmented else None,
+        "mesh": mesh,
+        "size": microbatch,
+    }
     under_way: list[Any] = []
 
     def real(step: int) -> Sequence[Features]:
@@ -83,33 +88,19 @@ def streamed(
         # CPUs the programs of many devices would wait for each other's threads.
         jax.block_until_ready(under_way)
         batch = batches(step)
-        step_key = jax.random.fold_in(view_key, step)
-        values = [
-            embed_views(
-                own,
-                batch.images,
-                step_key,
-                batch.numbers[:, None],
-                apply=backbone.apply,
-                crop=task.crop,
-                augmentation=task.augmentation if augmented else None,
-                mesh=mesh,
-                size=microbatch,
-            )
+        step_key, views = jax.random.fold_in(view_key, step), batch.numbers[:, None]
+        under_way[:] = [
+            embed_views(own, batch.images, step_key, views, apply=backbone.apply, **options)
             for backbone, own in zip(backbones, params, strict=True)
         ]
-        under_way[:] = values
-        labels, weights, indices, numbers = batch[1:]
-        # Views are made anew: their numbers in the batch tell those of one image apart.
-        return [
-            Features(each, labels, weights, indices, numbers, task.num_classes) for each in values
-        ]
+        # Views are drawn anew: their numbers in the batch tell those of one image apart.
+        return [Features(values, *batch[1:], task.num_classes) for values in under_way]
 
     return real
 
 
 def cached(
-    kept: Sequence[Rows],
+    stored: Sequence[Rows],
     labels: Int[np.ndarray, " n"],
     task: Distillation,
     key: Key[Array, ""],
@@ -117,22 +108,22 @@ def cached(
     sampling: str = "shuffle",
     mesh: Mesh | None = None,
 ) -> Real:
-    """Features of a batch, drawn from those of some views of each real image.
+    """Draws the features of a batch from those of some views of each real image.
 
-    Each is seen in a random view. Choosing takes time in proportion to the batch.
+    Each image is seen in a random view. Choosing takes time in proportion to the batch.
 
     Args:
-        kept: The features by each backbone.
-        labels: Of the real images.
-        task: What is to be made.
+        stored: The features by each backbone.
+        labels: Labels of the real images.
+        task: The distillation.
         key: The run's root key.
         sampling: As for `streamed`; it draws other shuffles.
         mesh: As for `streamed`.
     """
-    mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
+    mesh = mesh_for(task, mesh)
     order = Order(sampling, jax.random.fold_in(key, _REAL), labels, task.num_classes, made=False)
     choices = Choices(jax.random.fold_in(key, _VIEW))
-    views = kept[0].views
+    views = stored[0].views
 
     def draw(step: int) -> tuple[list[np.ndarray], Sequence[np.ndarray]]:
         positions = step * task.num_views + np.arange(task.num_views)
@@ -140,7 +131,7 @@ def cached(
         own = slice(hosts.index(), None, hosts.count())
         chosen, seen = order.at(positions)[own], seen[own]
         # Views times images may not fit 32 bits.
-        taken = [rows.take(seen.astype(np.int64) * len(labels) + chosen) for rows in kept]
+        taken = [rows.take(seen.astype(np.int64) * len(labels) + chosen) for rows in stored]
         return taken, (labels[chosen], np.ones(len(chosen), np.float32), chosen, seen)
 
     drawn_ahead = Ahead(draw, 2**31)
@@ -160,58 +151,62 @@ def cached(
 
 
 def exact(
-    kept: Sequence[Rows],
+    stored: Sequence[Rows],
     labels: Int[np.ndarray, " n"],
     task: Distillation,
     *,
     mesh: Mesh | None = None,
 ) -> Real:
-    """All features of some views of each real image, or what the objective prepares of them.
+    """Returns all features of some views of each real image, or what the objective prepares.
 
     Arguments as for `cached`.
     """
-    mesh = devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
+    mesh = mesh_for(task, mesh)
     prepare = getattr(task.objective, "prepare", None)
     placed = []
-    for rows in kept:
+    for rows in stored:
         if prepare is not None:
             placed.append(devices.put(mesh, prepare(_parts(rows, labels, task))))
             continue
         (whole,) = _parts(rows, labels, task, size=rows.views * len(labels))
         count = numerics.padded_rows(len(whole.labels), task.num_classes, mesh.size)
-        placed.append(jax.tree.map(lambda leaf, n=count: _filled(mesh, leaf, n), whole))
+        missing = count - len(whole.labels)
+        filled = jax.tree.map(
+            lambda leaf, n=missing: np.pad(leaf, [(0, n), *[(0, 0)] * (leaf.ndim - 1)]), whole
+        )
+        placed.append(devices.put(mesh, filled, devices.ROWS))
     return lambda _: placed
 
 
 def shapes(
     source: str, views: int, num_images: int, dim: int, task: Distillation, mesh: Mesh
 ) -> Any:
-    """Shapes, types and layouts of the real features that a step takes, for one backbone.
+    """Returns shapes, types and layouts of a step's real features, for one backbone.
 
     Args:
         source: One of `SOURCES`.
-        views: Kept views of each real image.
+        views: Stored views of each real image.
         num_images: Real images.
         dim: Number of features.
-        task: What is to be made.
+        task: The distillation.
         mesh: The devices.
     """
     classes = task.num_classes
     prepare = getattr(task.objective, "prepare", None)
     if source == "exact" and prepare is not None:
-        # What it makes of one image of each class has the shape of what it makes of many.
+        # The shapes do not depend on the number of images of a class.
         index, weights = np.arange(classes, dtype=np.int32), np.ones(classes, np.float32)
         values = np.zeros((classes, dim), np.float32)
-        made = prepare(iter([Features(values, index, weights, index, index, classes, views)]))
-        return devices.put(mesh, jax.eval_shape(lambda: made))
+        prepared = prepare(iter([Features(values, index, weights, index, index, classes, views)]))
+        return devices.put(mesh, jax.eval_shape(lambda: prepared))
     rows, copies = task.num_views, 1 if source == "stream" else views
     if source == "exact":
         rows = numerics.padded_rows(views * num_images, classes, mesh.size)
     row = jax.ShapeDtypeStruct((rows,), np.int32)
     weight = jax.ShapeDtypeStruct((rows,), np.float32)
     value = jax.ShapeDtypeStruct((rows, dim), np.float32)
-    given = Features(value, row, weight, row, row, classes, copies)
-    return devices.put(mesh, given, devices.ROWS)
+    features = Features(value, row, weight, row, row, classes, copies)
+    return devices.put(mesh, features, devices.ROWS)
 
 
 def bytes_on_device(
@@ -224,15 +219,15 @@ def bytes_on_device(
     *,
     held: bool,
 ) -> int:
-    """Memory that real images or their features take on each device, at most.
+    """Returns the bytes that real images or their features take on each device, at most.
 
     Args:
         source: One of `SOURCES`.
-        views: Kept views of each real image.
+        views: Stored views of each real image.
         num_images: Real images.
-        dims: Features by each backbone.
-        task: What is to be made.
-        num_devices: How many there are.
+        dims: Number of features by each backbone.
+        task: The distillation.
+        num_devices: Number of devices.
         held: As for `streamed`.
     """
     rows = task.num_views
@@ -240,7 +235,7 @@ def bytes_on_device(
         prepared = hasattr(task.objective, "prepare")
         rows = task.num_classes if prepared else views * num_images
         return -(-4 * rows * sum(dims) // (1 if prepared else num_devices))
-    # Of batches, one is in use, and the next is on its way.
+    # One batch is in use, and the next is on its way.
     features = 2 * 4 * -(-rows // num_devices) * sum(dims)
     if source == "cached":
         return features
@@ -290,7 +285,7 @@ def _held(
 def _reader(
     split: Split, task: Distillation, key: Key[Array, ""], sampling: str
 ) -> Callable[[int], HostBatch]:
-    """Reads the images of a step, of several processes those of this one."""
+    """Returns a reader of the images of a step, or of this process's part of them."""
     order = Order(sampling, image_keys(key)[0], np.asarray(split.labels), task.num_classes)
 
     def read(step: int) -> HostBatch:
@@ -302,17 +297,12 @@ def _reader(
 
 
 def _parts(
-    kept: Rows, labels: Int[np.ndarray, " n"], task: Distillation, size: int = _PART
+    stored: Rows, labels: Int[np.ndarray, " n"], task: Distillation, size: int = _PART
 ) -> Iterator[Features]:
-    for start in range(0, kept.views * len(labels), size):
-        rows = np.arange(start, min(start + size, kept.views * len(labels)))
+    for start in range(0, stored.views * len(labels), size):
+        rows = np.arange(start, min(start + size, stored.views * len(labels)))
         image, view = (rows % len(labels)).astype(np.int32), (rows // len(labels)).astype(np.int32)
-        values, weights = kept.take(rows), np.ones(len(rows), np.float32)
+        values, weights = stored.take(rows), np.ones(len(rows), np.float32)
         yield Features(
-            values, labels[image], weights, image, view, task.num_classes, copies=kept.views
+            values, labels[image], weights, image, view, task.num_classes, copies=stored.views
         )
-
-
-def _filled(mesh: Mesh, array: np.ndarray, count: int) -> jax.Array:
-    missing = [(0, count - len(array))] + [(0, 0)] * (array.ndim - 1)
-    return devices.put(mesh, np.pad(array, missing), devices.ROWS)

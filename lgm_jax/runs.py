@@ -1,4 +1,4 @@
-"""The run folder: what a run writes, and what it remembers so that nothing is done twice."""
+"""The folder of a run, and its record of finished stages, so that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -15,46 +15,26 @@ from etils import epath
 from lgm_jax import files, hosts, locks, paths, source
 from lgm_jax.errors import UserError, explain
 
-CONFIG, STAGES, METRICS, RESULTS, GRID = (
-    "config.json",
-    "stages.json",
-    "metrics.jsonl",
-    "results.json",
-    "grid.png",
-)
+CONFIG, STAGES, METRICS = "config.json", "stages.json", "metrics.jsonl"
 CHECKPOINTS, DISTILLED, PROGRESS, FEATURES = "checkpoints", "distilled", "progress", "features"
-PROFILE = "profile"
-TENSORBOARD, WANDB = "tensorboard", "wandb"
-# What a person looks at: the page, its pictures if there are many, and what it is made from.
-PAGE, REPORT, GALLERY = "report.html", "report", "gallery.npz"
+PROFILE, TENSORBOARD, WANDB = "profile", "tensorboard", "wandb"
+# For people: results, the page with its pictures if there are many, and its source.
+RESULTS, GRID, PAGE, REPORT, GALLERY = (
+    *("results.json", "grid.png", "report.html", "report", "gallery.npz"),
+)
 TIMELAPSE, ANIMATION = "timelapse", "timelapse.webp"
-# The config comes last: as long as it is there, the rest is known to be a run's.
+# The config comes last: as long as it is there, the rest is recognised as a run's.
 _OUTPUTS = (
-    STAGES,
-    METRICS,
-    RESULTS,
-    GRID,
-    CHECKPOINTS,
-    DISTILLED,
-    PROGRESS,
-    FEATURES,
-    PROFILE,
-    TENSORBOARD,
-    WANDB,
-    PAGE,
-    REPORT,
-    GALLERY,
-    TIMELAPSE,
-    ANIMATION,
-    CONFIG,
+    *(STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES, PROFILE),
+    *(TENSORBOARD, WANDB, PAGE, REPORT, GALLERY, TIMELAPSE, ANIMATION, CONFIG),
 )
 
-# Of `config.json` and `stages.json`: what another version wrote can be shown, but not gone on with.
+# The version of `config.json` and `stages.json`; a run of another can be shown, but not continued.
 VERSION = 3
 
 Inputs = Mapping[str, Any]
 
-# Keys whose values are behind those of an identity that are hashes.
+# The config keys behind each hash in an identity.
 _HASHED = {
     "backbone.fingerprint": (
         *("backbone.name", "backbone.revision", "backbone.normalization", "backbone.dtype"),
@@ -82,51 +62,51 @@ class Run:
     """A run folder and its record of stages.
 
     A stage is finished for certain inputs: the config values, weights and data that its result
-    depends on. It is found again by these, and redone when one of them changes. Beside its result
-    stand the processes that made it, which may be other ones than the latest.
+    depends on. It is looked up by these, and redone when one of them changes. Its record names the
+    processes that contributed, which need not be the latest.
 
-    Of several processes, the first writes, and all remember the same.
+    Of several processes, the first writes, and all have the same record.
 
     Attributes:
         path: The folder.
         holds: `nothing` of a run, `this` distillation, or `another`.
     """
 
-    def __init__(self, path: epath.Path, holds: str, found: Mapping[str, Any] | None = None):
+    def __init__(self, path: epath.Path, holds: str, identity: Mapping[str, Any] | None = None):
         """Wraps a folder that `check_run` has checked; changes nothing there.
 
         Args:
             path: The folder.
-            holds: What it holds.
-            found: The identity that was found there.
+            holds: Its content, as for the attribute.
+            identity: The identity in the folder, if there is one.
         """
         self.path = path
         self.holds = holds
-        self._found = found
+        self._identity = identity
         self._lock: locks.Lock | None = None
-        self._kept: dict[str, Any] | None = None
+        self._memory: dict[str, Any] | None = None
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
-        """Makes the folder ready to be written to; throws another distillation away.
+        """Prepares the folder for writing; throws another distillation away.
 
         Args:
-            identity: What makes a distillation this one and no other.
-            description: What else goes into `config.json`.
+            identity: The identity of the distillation.
+            description: The other content of `config.json`.
 
         Raises:
             InUseError: If another process uses the folder.
-            UserError: If it cannot be made or written to, or if a process of this run does not see
-                it.
+            UserError: If it cannot be created or written to, or if a process of this run does not
+                see it.
         """
-        # All have looked at it as it was.
+        # Until here, all have to see it as it was.
         hosts.wait()
         if hosts.is_first():
             self._take_over(identity, description)
         hosts.wait()
         if hosts.count() > 1:
             self.await_file(CONFIG)
-            # All remember the stages as they are now, before the first writes to them.
-            self._kept = self._records()
+            # All read the stages before the first process writes to them.
+            self._memory = self._records()
             hosts.wait()
 
     def _take_over(self, identity: Inputs, description: Mapping[str, Any]) -> None:
@@ -146,10 +126,10 @@ class Run:
             self._lock.release()
 
     def await_file(self, name: str) -> None:
-        """Returns once this process sees what the first has written.
+        """Waits until this process sees a file that the first has written.
 
         Raises:
-            UserError: If it does not.
+            UserError: If it does not see it.
         """
         deadline = time.monotonic() + _APPEARS_SECONDS
         while not (self.path / name).exists():
@@ -161,7 +141,7 @@ class Run:
             time.sleep(1)
 
     def _acquire(self) -> None:
-        # Buckets know no locks.
+        # Buckets have no locks.
         if paths.is_bucket(self.path):
             return
         self._lock = locks.Lock(Path(self.path / locks.NAME))
@@ -179,59 +159,58 @@ class Run:
                 "process uses it",
                 flush=True,
             )
-        if (files.read_json(self.path / CONFIG) or {}).get("identity") != self._found:
+        if (files.read_json(self.path / CONFIG) or {}).get("identity") != self._identity:
             self.close()
             raise InUseError(f"another process has just used workdir {self.path}: start again")
 
     def find(self, stage: str, inputs: Inputs) -> Any | None:
-        """The result of a stage that was finished with these inputs, if it was."""
+        """Returns the result of a stage, if it was finished with these inputs."""
         record = self._records().get(stage, {})
         return record["result"] if record.get("inputs") == _plain(inputs) else None
 
     def latest(self, stage: str) -> Any | None:
-        """The result of the last time a stage was finished, whatever its inputs were."""
+        """Returns the latest result of a stage, whatever its inputs were."""
         return self._records().get(stage, {}).get("result")
 
     def last_process(self, stage: str, like: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        """What is known of the last process that began or finished a stage.
+        """Returns the record of the last process that began or finished a stage.
 
         Args:
             stage: Its name.
-            like: What is known of a process: nothing is found of one that had other devices or
-                computed attention by another kernel. Those round in other ways, and have or take
-                other memory.
+            like: The record of a process: nothing is returned for one that had other devices or
+                computed attention by another kernel. Those differ in rounding and memory.
         """
-        made_by = contributors(self._records().get(stage, {}))
-        last = made_by[-1] if made_by else {}
+        processes = contributors(self._records().get(stage, {}))
+        last = processes[-1] if processes else {}
         same = like is None or all(last.get(key) == like.get(key) for key in _EXECUTED_BY)
         return last if same else {}
 
     def begin(self, stage: str, step: int, process: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Records that a process goes on with a stage from a step, before it does.
+        """Records that a process is about to continue a stage from a step.
 
-        A result that the stage has already stays as it is, with those who made it, until the
-        stage is finished anew.
+        An earlier result of the stage stays in the record, with its processes, until the stage is
+        finished anew.
 
         Args:
             stage: Its name.
-            step: Where the process begins; what others did from there on is done again.
-            process: What is to be known of it.
+            step: The step where the process begins; later ones are computed again.
+            process: The record of the process.
 
         Returns:
-            All processes that contribute, each with the step `from_step` where it began.
+            The records of all processes that contribute, each with its first step `from_step`.
         """
         records = self._records()
         record = records.setdefault(stage, {})
-        earlier = [made for made in contributors(record) if made["from_step"] < step]
+        earlier = [each for each in contributors(record) if each["from_step"] < step]
         record["going_on"] = [*earlier, {"from_step": step, **process}]
-        self._keep(records)
+        self._write(records)
         return record["going_on"]
 
     def forget(self, stage: str) -> None:
-        """Drops the record of a stage whose files are about to be replaced by others'."""
+        """Drops the record of a stage whose files are about to be replaced."""
         records = self._records()
         if records.pop(stage, None) is not None:
-            self._keep(records)
+            self._write(records)
 
     def finish(
         self,
@@ -245,10 +224,10 @@ class Run:
 
         Args:
             stage: Its name.
-            inputs: What its result depends on.
-            result: Whatever it found, as JSON.
-            seconds: What it took, earlier interrupted attempts included where known.
-            made_by: The processes that contributed.
+            inputs: The values that its result depends on.
+            result: Its result, as JSON.
+            seconds: Its duration, with earlier interrupted attempts where these are known.
+            made_by: The records of the processes that contributed.
         """
         records = self._records()
         records[stage] = {
@@ -258,10 +237,10 @@ class Run:
             "made_by": list(made_by),
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
-        self._keep(records)
+        self._write(records)
 
     def seconds(self) -> dict[str, float]:
-        """What each stage took; the parts of a stage, named `stage/part`, are added up."""
+        """Returns the seconds of each stage; parts of a stage, named `stage/part`, are added up."""
         total: dict[str, float] = {}
         for name, record in self._records().items():
             if "seconds" in record:
@@ -270,13 +249,11 @@ class Run:
         return total
 
     def _records(self) -> dict[str, Any]:
-        if self._kept is not None:
-            return self._kept
-        return _read_stages(self.path)
+        return _read_stages(self.path) if self._memory is None else self._memory
 
-    def _keep(self, records: Mapping[str, Any]) -> None:
-        if self._kept is not None:
-            self._kept = _plain(records)
+    def _write(self, records: Mapping[str, Any]) -> None:
+        if self._memory is not None:
+            self._memory = _plain(records)
         if hosts.is_first():
             files.write_json(self.path / STAGES, records)
 
@@ -288,13 +265,13 @@ def check_run(
 
     Args:
         workdir: The folder; it need not exist.
-        identity: What makes a distillation this one and no other.
+        identity: The identity of the distillation.
         overwrite: Whether a distillation with another identity may be thrown away.
-        settings: Values by config key, to say which differ.
+        settings: Values by config key, to name those that differ.
 
     Raises:
         UserError: If the folder is a file, belongs to another distillation (the keys that differ
-            are named) or to another version's run, or holds files that are not a run's and would be
+            are named) or to another version's run, or holds files of no run that would be
             overwritten.
     """
     path = paths.locate(workdir)
@@ -312,8 +289,8 @@ def check_run(
     refused = None
     if earlier.get("version") != VERSION:
         refused = (
-            f"workdir {workdir} holds a run of {_made_by(path)}, which this version cannot go on "
-            "with: name another workdir to begin anew (its images can be shown, shared, and "
+            f"workdir {workdir} holds a run of {_version_of(path)}, which this version cannot go "
+            "on with: name another workdir to begin anew (its images can be shown, shared, and "
             f"evaluated with --config.images.source={workdir}), or add --overwrite to throw its "
             "images away"
         )
@@ -329,7 +306,7 @@ def check_run(
 
 
 def begun(path: epath.Path) -> Mapping[str, Any] | None:
-    """The `config.json` of the distillation that a folder holds, if it can be gone on with."""
+    """Returns the `config.json` of a folder's distillation, if it can be continued."""
     earlier = files.read_json(path / CONFIG) if path.is_dir() else None
     if earlier is None or earlier.get("version") != VERSION:
         return None
@@ -337,7 +314,7 @@ def begun(path: epath.Path) -> Mapping[str, Any] | None:
 
 
 def is_run(folder: epath.Path) -> bool:
-    """Whether a folder is a run's."""
+    """Returns whether a folder is a run's."""
     try:
         read_folder(folder)
     except UserError:
@@ -345,8 +322,8 @@ def is_run(folder: epath.Path) -> bool:
     return True
 
 
-class Found(NamedTuple):
-    """What a run folder says, to those who only read it.
+class Folder(NamedTuple):
+    """The content of a run folder, for readers.
 
     Attributes:
         path: The folder.
@@ -361,41 +338,41 @@ class Found(NamedTuple):
     results: Mapping[str, Any] | None
 
 
-def read_folder(folder: epath.PathLike) -> Found:
+def read_folder(folder: epath.PathLike) -> Folder:
     """Reads a run folder; `~` is expanded.
 
     Raises:
-        UserError: If it is none, or a file in it is damaged.
+        UserError: If it is no run folder, or a file in it is damaged.
     """
     path = paths.locate(folder)
     config = files.read_json(path / CONFIG) if path.is_dir() else None
     if config is None or not isinstance(config.get("identity"), dict):
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
-    return Found(path, config, _read_stages(path), files.read_json(path / RESULTS))
+    return Folder(path, config, _read_stages(path), files.read_json(path / RESULTS))
 
 
 def _read_stages(path: epath.Path) -> dict[str, Any]:
-    """The record of each stage in a run folder."""
+    """Returns the record of each stage in a run folder."""
     records = files.read_json(path / STAGES) or {}
     if not all(isinstance(record, dict) for record in records.values()):
         raise UserError(f"{path / STAGES} is damaged: a stage's record is no JSON object")
     return records
 
 
-def _made_by(path: epath.Path) -> str:
-    """The version of the program that last worked in a run folder."""
-    made = [each for record in _read_stages(path).values() for each in contributors(record)]
-    versions = [each.get("versions", {}).get("lgm_jax") for each in made]
+def _version_of(path: epath.Path) -> str:
+    """Names the version of the program that last worked in a run folder."""
+    processes = [each for record in _read_stages(path).values() for each in contributors(record)]
+    versions = [each.get("versions", {}).get("lgm_jax") for each in processes]
     return f"lgm_jax {versions[-1]}" if versions and versions[-1] else "another version of lgm_jax"
 
 
 def contributors(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The processes of a stage's record, those of an attempt that is not finished yet if any."""
+    """Returns the processes in a stage's record, of an unfinished attempt if there is one."""
     return record.get("going_on") or record.get("made_by", [])
 
 
 def provenance() -> dict[str, Any]:
-    """Of this process: versions, devices, and the commit of the source if that is known."""
+    """Returns versions, devices, and the commit of the source if that is known."""
     import flax
     import jax
     import numpy
@@ -413,31 +390,31 @@ def provenance() -> dict[str, Any]:
 
 
 def digest(inputs: Inputs) -> str:
-    """A short name for a set of inputs, to make one stage's inputs part of another's."""
+    """Returns a short name for inputs, to make one stage's inputs part of another's."""
     text = json.dumps(_plain(inputs), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(inputs: Inputs) -> dict[str, Any]:
-    # What comes back from a JSON file: tuples are lists there.
+    # As read back from a JSON file, where tuples are lists.
     return json.loads(json.dumps(dict(inputs)))
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two records' identities, by config key where there is one."""
+    """Lists the differences between two records' identities, by config key where there is one."""
     names = [*old["identity"], *(name for name in new["identity"] if name not in old["identity"])]
     changes = []
     for name in names:
         if old["identity"].get(name) == new["identity"].get(name):
             continue
         hashed = _HASHED.get(name, (name,))
-        told = [text for key in hashed if (text := _change(key, old, new)) is not None]
-        changes += told or [f"the content of {name.partition('.')[0]}.* is another there"]
+        by_key = [text for key in hashed if (text := _change(key, old, new)) is not None]
+        changes += by_key or [f"the content of {name.partition('.')[0]}.* is another there"]
     return changes
 
 
 def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """Of one key: the values in use if both are recorded as such, or else those of the settings."""
+    """Compares a key: its values in the identities if both have one, or else in the settings."""
     values = [record["identity"].get(name) for record in (old, new)]
     settings = [record.get("config", {}).get(name) for record in (old, new)]
     if (None in values or name in _HASHED) and settings[0] != settings[1]:

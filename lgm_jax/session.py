@@ -1,4 +1,4 @@
-"""Everything that a config names, loaded and checked: what the stages work with."""
+"""The session of a run: its backbones, data and recipe, loaded and checked, for the stages."""
 
 from __future__ import annotations
 
@@ -37,26 +37,34 @@ from lgm_jax.identity import describe
 # Training images are held in memory, decoded, up to this size.
 MEMORY_LIMIT = 8 * 2**30
 
-# Features up to this size are read into memory, larger ones are mapped from their files. What a
-# step takes all of lies on the device, up to this size.
+# Features up to this size are read into memory, larger ones are mapped from their files. Features
+# that every step takes whole may take as much of the device.
 FEATURES_IN_MEMORY = 2 * 2**30
 
-# The random stream of the views whose features are kept.
+# The random stream of the views whose features are stored.
 _VIEW_STREAM = 103
 
-# Images decoded at a time when nothing but their being readable matters.
+# Images decoded at a time to see that they can be read.
 _CHECK_BATCH = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A checked config with everything it names loaded, and the folder it writes to.
+    """A checked config, its backbones and data, and the run folder.
 
     Attributes:
-        backbones: What to distil against; the first chooses centroids and neighbours.
-        weights: Of their losses, which add up to one.
+        config: The config.
+        dataset: The data set.
+        backbones: Backbones to distil against; the first chooses typical and look-alike images.
+        weights: Weights of their losses, which add up to one.
+        eval_backbones: Backbones to evaluate on.
+        recipe: The recipe of the distillation.
+        identity: The identity of the distillation; see `settings.identity_of`.
+        source: Finished images in place of a distillation.
+        run: The run folder.
+        process: The record of this process.
         on_host: Whether the images of a step are read by the host, rather than all on the device.
-        crop: Where images to stream are cropped before augmentation: `center` or `random`.
+        crop: Where streamed images are cropped before augmentation: `center` or `random`.
         settings: The config's values by dotted name, with the growth of the pyramid resolved.
     """
 
@@ -76,12 +84,12 @@ class Session:
 
     @property
     def task(self) -> distill.Distillation:
-        """What is to be made."""
+        """The distillation."""
         return self.recipe.task
 
     @property
     def backbone(self) -> Backbone:
-        """The first to distil against."""
+        """The first backbone to distil against."""
         return self.backbones[0]
 
     @property
@@ -89,7 +97,7 @@ class Session:
         return jax.random.key(self.config.seed)
 
     def name_of(self, backbone: Backbone) -> str:
-        """What results call a backbone of the session: its name, and what tells it from others."""
+        """Returns the name of a backbone in results, which tells it from the others."""
         return self._names[backbone.fingerprint]
 
     @functools.cached_property
@@ -100,13 +108,13 @@ class Session:
 
     @functools.cached_property
     def train(self) -> ArraySplit:
-        """The training images, decoded."""
+        """The decoded training images."""
         return data.in_memory(
             self.dataset.splits["train"], limit_bytes=MEMORY_LIMIT, progress="training images"
         )
 
     def loader(self) -> Loader:
-        """Batches of training images that are read while the run goes on; to be closed.
+        """Returns a reader of each step's training images, to be closed.
 
         Each process reads its own part of them.
         """
@@ -131,27 +139,27 @@ class Session:
             return self.source
         if not (self.run.path / runs.DISTILLED / ARRAYS).exists():
             return None
-        found = read_distilled(str(self.run.path))
-        return ArraySplit(found.images, found.labels, probabilities=found.probabilities)
+        images, labels, _, _, probabilities = read_distilled(str(self.run.path))
+        return ArraySplit(images, labels, probabilities=probabilities)
 
     def features(self, backbone: Backbone, split: str) -> np.ndarray:
-        """Features of the centre crops of a split, (n, d), computed once."""
+        """Returns features of the centre crops of a split, (n, d), computed once."""
         return self.embed(backbone, split, Views(self.task.crop)).whole()[0]
 
     def real_features(self, backbone: Backbone) -> Rows:
-        """Features of `real.views` augmentations of each training image, computed once."""
+        """Returns features of `real.views` augmentations of each training image, computed once."""
         recipe = self.recipe
         views = Views(recipe.task.crop, recipe.real_augmentation, recipe.real.views)
         return self.embed(backbone, "train", views)
 
     def embed(self, backbone: Backbone, split: str, views: Views, draw: int = 0) -> Rows:
-        """Features of views of a whole split, from the store where it has them.
+        """Returns features of views of a whole split, from the store where it has them.
 
         Args:
             backbone: The frozen backbone.
             split: Name of the split.
-            views: Which views of each image.
-            draw: Number of the draw of augmentations; the same one gives the same views.
+            views: The views of each image.
+            draw: Number of the draw of augmentations; equal numbers mean equal views.
         """
         inputs = {
             "backbone": backbone.fingerprint,
@@ -171,7 +179,7 @@ class Session:
             views,
             jax.random.fold_in(jax.random.fold_in(self.key, _VIEW_STREAM), draw),
             folder=folder / name,
-            # What lies in a bucket cannot be mapped.
+            # Files in a bucket cannot be mapped.
             mapped=count * backbone.feature_dim * 4 > FEATURES_IN_MEMORY
             and not paths.is_bucket(folder),
             label=f"{split}, {backbone.name}: features",
@@ -202,12 +210,12 @@ class Session:
 
     @functools.cached_property
     def _embedded(self) -> dict[str, Rows]:
-        """What was read from the store, or made for it: large ones are maps of files."""
+        """Features that were read or computed, by name; large ones are maps of files."""
         return {}
 
     @functools.cached_property
     def centroids(self) -> np.ndarray:
-        """Indices of the training images nearest to their class's mean, for the backbone."""
+        """Indices of the typical training images, nearest to their class's mean, class by class."""
         return baselines.centroids(
             self.features(self.backbone, "train"),
             self.dataset.splits["train"].labels,
@@ -217,7 +225,7 @@ class Session:
 
     @functools.cached_property
     def features_syn(self) -> np.ndarray:
-        """Features of the distilled images' centre crops, (s, d), by the first backbone.
+        """Features of the centre crops of the distilled images, (s, d), by the first backbone.
 
         Raises:
             ValueError: If there are no distilled images.
@@ -234,17 +242,17 @@ class Session:
         ).whole()[0]
 
     def process_with(self, *backbones: Backbone) -> dict[str, Any]:
-        """What made a result: this process, and the weights and kernels of attention it used."""
+        """Returns the record of this process with its weights and kernels of attention."""
         weights = {self.name_of(each): each.provenance for each in backbones}
         attention = {self.name_of(each): each.attention for each in backbones}
         return {**self.process, "weights": weights, "attention": attention}
 
     def check_start(self) -> None:
-        """Loads what a run that begins anew needs, before anything is written or thrown away.
+        """Loads the images of a run that begins anew, before anything is written or thrown away.
 
         Raises:
-            UserError: If the stages would find no images to work with, if one cannot be read, or if
-                memory does not hold them.
+            UserError: If the stages would have no images, if one cannot be read, or if memory does
+                not hold them.
         """
         replaces, named = self.run.holds == "another", settings.split_list(self.config.stages)
         if self.source is None and "distill" not in named and (replaces or "probe" in named):
@@ -257,15 +265,13 @@ class Session:
         if streams and (replaces or "distill" in named):
             _ = self.train
         if replaces:
-            for name in (
-                [self.config.probe.split] if streams else [self.config.probe.split, "train"]
-            ):
+            for name in (self.config.probe.split, *(() if streams else ("train",))):
                 split = self.dataset.splits[name]
                 for start in range(0, len(split.labels), _CHECK_BATCH):
                     split.load(np.arange(start, min(start + _CHECK_BATCH, len(split.labels))))
 
 
 def content_hash(split: ArraySplit) -> str:
-    """Changes when images or labels do."""
+    """Returns a hash of images and labels."""
     soft = b"" if split.probabilities is None else split.probabilities.tobytes()
     return hashlib.sha256(split.images.tobytes() + split.labels.tobytes() + soft).hexdigest()

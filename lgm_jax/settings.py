@@ -1,7 +1,7 @@
-"""What a config says, as the dataclasses of the library: each key is read in one place, here.
+"""Read a config into the dataclasses of the library: each key is read in one place, here.
 
-A field of a dataclass has the key of its name in the section that is about it, but for `_KEYS`.
-What identifies a distillation is derived from the same dataclasses, by the same keys.
+A field of a dataclass has the key of its name in its section, but for `_KEYS`. The identity of a
+distillation is derived from the same dataclasses, by the same keys.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _KEYS = {
     "augmented": "augment.real",
 }
 
-# The classes that a config names by default: part of no identity.
+# The default classes, which are part of no identity.
 _KIND, _OBJECTIVE, _AUGMENTATION = "pyramid", "lgm", Augmentation
 
 
 @dataclasses.dataclass(frozen=True)
 class Updates:
-    """How images, and soft labels, are updated: by Adam.
+    """Adam's updates of images and of soft labels.
 
     Attributes:
-        learning_rate: Of the images.
+        learning_rate: Learning rate of the images.
         schedule: `constant` as in the paper, or `cosine`: the rate falls to zero over `steps`.
-        steps: Updates that a `cosine` schedule is made for; unused otherwise.
-        labels_learning_rate: Of soft labels.
+        steps: Length of a `cosine` schedule in updates; unused otherwise.
+        labels_learning_rate: Learning rate of soft labels.
 
     Raises:
         UserError: If a value is unknown or out of range.
@@ -63,11 +63,11 @@ class Updates:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change no image as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         return frozenset({"steps"} if self.schedule == "constant" else ())
 
     def factor(self) -> optax.Schedule | None:
-        """What the schedule multiplies updates by."""
+        """Returns the factor of updates by their number; `None` for a constant one."""
         if self.schedule == "constant":
             return None
         return optax.cosine_decay_schedule(1.0, self.steps)
@@ -75,12 +75,12 @@ class Updates:
 
 @dataclasses.dataclass(frozen=True)
 class RealViews:
-    """Which real features a step sees.
+    """The real features that a step sees.
 
     Attributes:
         source: One of `real.SOURCES`.
         views: Augmentations of each image, for `cached` and `exact`.
-        sampling: Which images a step sees, but for `exact`.
+        sampling: The choice of a step's images, but for `exact`.
         augmented: Whether real images are augmented, rather than centre crops.
 
     Raises:
@@ -100,7 +100,7 @@ class RealViews:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change no image as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         return frozenset(
             {"views"} if self.source == "stream" else {"sampling"} if self.source == "exact" else ()
         )
@@ -108,12 +108,12 @@ class RealViews:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a config says of a distillation.
+    """A distillation as a config describes it.
 
     Attributes:
-        task: What is to be made.
-        updates: How.
-        real: From which real features.
+        task: The distillation.
+        updates: The updates of its images.
+        real: Its real features.
     """
 
     task: distill.Distillation
@@ -122,25 +122,30 @@ class Recipe:
 
     @property
     def real_augmentation(self) -> Augment | None:
-        """What makes the views of real images."""
+        """The augmentation of real images; `None` for centre crops."""
         return self.task.augmentation if self.real.augmented else None
 
     @property
     def prepares(self) -> bool:
-        """Whether the objective prepares what it needs of real features before the first step."""
+        """Whether the objective prepares real features before the first step."""
         return self.real.source == "exact" and hasattr(self.task.objective, "prepare")
 
 
 def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
-    """What a config says of the images, given classes and the side of the backbone's crops.
+    """Reads the recipe of a config.
+
+    Args:
+        config: A checked config.
+        num_classes: Number of classes `k`.
+        crop: Side of the backbone's crops, in pixels.
 
     Raises:
-        UserError: If it contradicts itself.
+        UserError: If the config contradicts itself.
     """
     flat = flatten(config)
     updates = Updates(
         **_read(Updates, "", flat)
-        # A schedule is of at least one step, also where none is made.
+        # A schedule has at least one step, also for a run of none.
         | {"steps": max(1, config.steps) if config.schedule == "cosine" else 0}
     )
     task = distill.Distillation(
@@ -160,10 +165,10 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
 
 
 def identify(recipe: Recipe) -> dict[str, Any]:
-    """What makes a distillation this one and no other, of what a config says: JSON, by key.
+    """Returns the part of an identity that a config decides, as JSON by key.
 
-    It has all that decides the images and is not at its default: a field or a key that is added
-    later changes no identity.
+    It has all values that decide the images and are not at their default: a field or a key that is
+    added later changes no identity.
     """
     task = identity.describe(recipe.task)
     nouns = {name: task.pop(name, {}) for name in ("parametrisation", "objective", "augmentation")}
@@ -189,15 +194,15 @@ def identity_of(
     crop_at: str,
     source: str | None,
 ) -> dict[str, Any]:
-    """What makes a run's distillation this one and no other, as JSON, by config key.
+    """Returns the identity of a run's distillation, as JSON by config key.
 
     Args:
-        recipe: What the config says.
+        recipe: The recipe.
         seed: The root of all randomness.
-        backbones: Fingerprints of what is distilled against.
-        weights: Of their losses.
+        backbones: Fingerprints of the backbones distilled against.
+        weights: Weights of their losses.
         data: The fingerprint of the data set.
-        crop_at: Where streamed images are cropped.
+        crop_at: The place where streamed images are cropped, `center` or `random`.
         source: The hash of finished images in place of a distillation.
     """
     equal = len(set(weights)) == 1
@@ -213,10 +218,10 @@ def identity_of(
 
 
 def make_augmentation(config: ConfigDict) -> Augment | None:
-    """The augmentation that the section `augment` of a config says, of probes too.
+    """Reads the augmentation, of probes too, from the section `augment` of a config.
 
     Raises:
-        UserError: If it contradicts itself.
+        UserError: If the section contradicts itself.
     """
     changes = {
         name: config[name]
@@ -242,14 +247,14 @@ def make_augmentation(config: ConfigDict) -> Augment | None:
 
 
 def make_protocol(config: ConfigDict, crop: int, *, full: bool) -> probe.Protocol:
-    """What a config says of probes.
+    """Reads the protocol of probes.
 
     Args:
         config: A checked config.
         crop: Side of the crops that backbones see.
         full: Whether a probe trains on the full training set, rather than on a few images.
     """
-    # Of the config: a distillation may be without augmentation for the sake of an ablation.
+    # Not the recipe's: an ablation may distil without augmentation.
     options, augmentation = config.probe, make_augmentation(config.augment)
     if isinstance(augmentation, Augmentation) and not options.noise:
         augmentation = dataclasses.replace(augmentation, noise=0.0)
@@ -262,12 +267,12 @@ def make_protocol(config: ConfigDict, crop: int, *, full: bool) -> probe.Protoco
 
 
 def full_augment(config: ConfigDict) -> str:
-    """How the probe on the full training set augments."""
+    """Returns the augmentation of the probe on all real images, one of `solvers.AUGMENTS`."""
     return config.probe.full_augment or config.probe.augment
 
 
 def image_side(config: ConfigDict, crop: int) -> int:
-    """Side of the images that crops are taken from.
+    """Returns the side of the images that crops are taken from, in pixels.
 
     Raises:
         UserError: If it is smaller than the crop.
@@ -282,19 +287,19 @@ def image_side(config: ConfigDict, crop: int) -> int:
 
 
 def backbone_weights(config: ConfigDict) -> list[float]:
-    """Weights of the losses against each backbone to distil against, which add up to one."""
+    """Returns the weight of the loss by each backbone; they add up to one."""
     weights = [float(weight) for weight in split_list(config.backbone.weights)]
     weights = weights or [1.0] * len(split_list(config.backbone.name))
     return [weight / sum(weights) for weight in weights]
 
 
 def split_list(names: str) -> list[str]:
-    """The items of a comma-separated string."""
+    """Splits a comma-separated string."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-    """All values by dotted name."""
+    """Returns all values of a config by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -309,17 +314,17 @@ def _make_parametrisation(config: ConfigDict, flat: Mapping[str, Any], crop: int
     options = {**config.images.options.to_dict(), "resolution": resolution}
     if kind in PARAMETRISATIONS:
         options |= _read(PARAMETRISATIONS[kind], "images.", flat) | {"resolution": resolution}
-    made = plugins.make("parametrisation", kind, PARAMETRISATIONS, options)
-    if not isinstance(made, Pyramid) or config.images.grow_every is not None:
-        return made
+    images = plugins.make("parametrisation", kind, PARAMETRISATIONS, options)
+    if not isinstance(images, Pyramid) or config.images.grow_every is not None:
+        return images
     every = grow_interval(
         config.steps,
-        made.sizes,
-        made.start_resolution,
+        images.sizes,
+        images.start_resolution,
         config.images.grow_until,
-        made.grow_delay,
+        images.grow_delay,
     )
-    return dataclasses.replace(made, grow_every=every)
+    return dataclasses.replace(images, grow_every=every)
 
 
 def _make_objective(config: ConfigDict, flat: Mapping[str, Any]) -> Objective:
@@ -330,22 +335,19 @@ def _make_objective(config: ConfigDict, flat: Mapping[str, Any]) -> Objective:
 
 
 def _section(name: str) -> str:
-    """Where the options of one of our objectives are."""
+    """Returns the section of a built-in objective's options."""
     return "" if name == _OBJECTIVE else f"{name}."
 
 
 def _read(cls: Any, section: str, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config that are fields of a dataclass, but for those that are unset."""
-    keys = {field.name: _KEYS.get(field.name, section + field.name) for field in _fields(cls)}
+    """Returns the set values of a config that are fields of a dataclass."""
+    fields = [field.name for field in dataclasses.fields(cls)]
+    keys = {name: _KEYS.get(name, section + name) for name in fields}
     return {name: flat[key] for name, key in keys.items() if flat.get(key) is not None}
 
 
-def _fields(cls: Any) -> Sequence[dataclasses.Field[Any]]:
-    return dataclasses.fields(cls)
-
-
 def _named(section: str, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a description by config key."""
+    """Returns the fields of a description by config key."""
     fields = {name: value for name, value in description.items() if name != "type"}
     return {_KEYS.get(name, section + name): value for name, value in fields.items()}
 
@@ -353,7 +355,7 @@ def _named(section: str, description: Mapping[str, Any]) -> dict[str, Any]:
 def _noun(
     key: str, section: str, description: Mapping[str, Any], known: Mapping[str, type], default: str
 ) -> dict[str, Any]:
-    """Which of several classes it is, unless the default, and its fields."""
+    """Returns the name of a described class, unless it is the default, and its fields."""
     if not description:
         return {}
     names = {cls.__name__: name for name, cls in known.items()}
@@ -371,7 +373,7 @@ def _noun(
 
 
 def with_growth(recipe: Recipe, every: int) -> Recipe:
-    """The recipe, whose pyramid, if it has one, grows after as many steps."""
+    """Returns the recipe with another interval between the levels of its pyramid, if it has one."""
     pyramid = recipe.task.parametrisation
     if not isinstance(pyramid, Pyramid):
         return recipe

@@ -1,6 +1,6 @@
-"""A finished run as a data set: `python -m lgm_jax.share RUN --to=hub:USER/NAME` or `--to=FOLDER`.
+"""Share a finished run: `python -m lgm_jax.share RUN --to=hub:USER/NAME` or `--to=FOLDER`.
 
-What is written, and uploaded, is
+The data set is
 
     README.md             the data set card
     train/0_zero/000.png  the images, one folder per class
@@ -8,8 +8,8 @@ What is written, and uploaded, is
     distilled.npz         the unrounded values
     preview.png           the images in one picture
 
-which `lgm_jax.load_distilled`, the Hugging Face library `datasets`, TFDS's `ImageFolder`, and for
-`train/` torchvision's load as it is. No real image is among it.
+and loads as it is with `lgm_jax.load_distilled`, the Hugging Face library `datasets`, TFDS's
+`ImageFolder`, and torchvision's on `train/`. It holds no real image.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from lgm_jax import files, terminal
-from lgm_jax.card import CARD, PREVIEW, SPLIT, TERMS, write_card
+from lgm_jax.card import CARD, PREVIEW, SPLIT, TERMS, Finished, read_run, write_card
 from lgm_jax.distilled import ARRAYS, save_distilled
-from lgm_jax.errors import UserError
-from lgm_jax.finished import Finished, read_run
+from lgm_jax.errors import UserError, explain
 from lgm_jax.report.grid import draw_grid
 
 __all__ = ["CARD", "TERMS", "Finished", "export", "main", "read_run", "upload", "write_card"]
@@ -39,21 +37,18 @@ _HUB = "hub:"
 _PREVIEWED = 100
 
 
+@terminal.one_line_errors
 def main(argv: Sequence[str]) -> int:
-    """Exports what the command line names; bad input is one line and exit code 2."""
-    try:
-        options = _parse(argv)
-        with _exported(options) as folder:
-            if options.dry_run:
-                _describe(folder)
-            elif options.repo:
-                url = upload(folder, options.repo, private=options.private, update=options.update)
-                print(f"shared: {url}")
-        if not options.repo and not options.dry_run:
-            print(f"shared: {options.folder}")
-    except UserError as error:
-        print(f"error: {error}".replace("\n", " "), file=sys.stderr)
-        return 2
+    """Shares the run that the command line names; returns the exit code."""
+    options = _parse(argv)
+    with _exported(options) as folder:
+        if options.dry_run:
+            _describe(folder)
+        elif options.repo:
+            url = upload(folder, options.repo, private=options.private, update=options.update)
+            print(f"shared: {url}")
+    if not options.repo and not options.dry_run:
+        print(f"shared: {options.folder}")
     return 0
 
 
@@ -63,17 +58,14 @@ def export(finished: Finished, folder: Path, source: str, license: str | None = 
     Args:
         finished: The run.
         folder: The folder to write; created if it does not exist.
-        source: What the card's examples load: `user/name` on the hub, or a folder's name.
-        license: The hub's name of a licence, instead of that of the source data.
+        source: The set that the card's examples load: `user/name` on the hub, or a folder's name.
+        license: The hub's name of a licence, in place of the source data's.
     """
-    found = finished.images
-    save_distilled(
-        folder / SPLIT, found.images, found.labels, found.class_names, found.probabilities
-    )
+    images, labels, names, _, probabilities = finished.images
+    save_distilled(folder / SPLIT, images, labels, names, probabilities)
     (folder / SPLIT / ARRAYS).rename(folder / ARRAYS)
-    shown = found.images[:_PREVIEWED]
-    above = [found.class_names[label] for label in found.labels[:_PREVIEWED]]
-    draw_grid(shown, above).save(folder / PREVIEW)
+    captions = [names[label] for label in labels[:_PREVIEWED]]
+    draw_grid(images[:_PREVIEWED], captions).save(folder / PREVIEW)
     files.write_text(folder / CARD, write_card(finished, source, license))
 
 
@@ -109,16 +101,11 @@ def upload(folder: Path, repo: str, *, private: bool = False, update: bool = Fal
     return str(url)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m lgm_jax.share --help")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m lgm_jax.share", description=__doc__.split("\n")[0])
+    parser = terminal.Parser(prog="python -m lgm_jax.share", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument(
-        "--to", required=True, help="a folder to be made, or hub:USER/NAME on the Hugging Face hub"
+        "--to", required=True, help="a new folder, or hub:USER/NAME on the Hugging Face hub"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the card and the files, and write nothing"
@@ -126,13 +113,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--license", help="a licence by the hub's name, for example cc-by-4.0")
     parser.add_argument("--private", action="store_true", help="on the hub, for your eyes only")
     parser.add_argument(
-        "--update", action="store_true", help="replace what the data set on the hub holds"
+        "--update", action="store_true", help="replace the files of the data set on the hub"
     )
     options = parser.parse_args(argv)
     options.repo, options.folder = None, None
     if options.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
         raise UserError(
-            f"--license must be the hub's name of one, for example cc-by-4.0, not "
+            f"--license must be the hub's name of a licence, for example cc-by-4.0, not "
             f"{options.license!r}"
         )
     if options.to.startswith(_HUB):
@@ -167,7 +154,7 @@ def _check_repo(repo: str) -> str:
 
 @contextlib.contextmanager
 def _exported(options: argparse.Namespace) -> Iterator[Path]:
-    """Writes the data set: to its folder, or to one that is removed after the upload."""
+    """Writes the data set to its folder, or to one that is removed after the upload."""
     finished = read_run(options.run)
     source = options.repo or options.folder.resolve().name
     lasting = options.folder is not None and not options.dry_run
@@ -184,20 +171,20 @@ def _exported(options: argparse.Namespace) -> Iterator[Path]:
             if lasting:
                 folder.rename(options.folder)
     except OSError as error:
-        raise UserError(f"cannot write {options.to}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {options.to}: {explain(error)}") from error
 
 
 def _describe(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     print((folder / CARD).read_text(encoding="utf-8"))
-    for path in files:
+    for path in paths:
         print(f"{path.stat().st_size:>12,} bytes  {path.relative_to(folder).as_posix()}")
-    print(f"{len(files)} files would be written; nothing was")
+    print(f"{len(paths)} files would be written; nothing was")
 
 
 @contextlib.contextmanager
 def _explaining(repo: str) -> Iterator[None]:
-    """Turns what `huggingface_hub` raises into one line that says what to do."""
+    """Turns the errors of `huggingface_hub` into one line that says what to do."""
     from huggingface_hub import errors
 
     try:
@@ -208,7 +195,7 @@ def _explaining(repo: str) -> Iterator[None]:
         status, reason = error.response.status_code, _first_line(error)
         if status == 409:
             raise UserError(
-                f"{repo} exists on the hub: add --update to replace what it holds, or name another"
+                f"{repo} exists on the hub: add --update to replace its files, or name another"
             ) from error
         if status in (401, 403):
             raise UserError(
@@ -219,8 +206,8 @@ def _explaining(repo: str) -> Iterator[None]:
     # The HTTP library, which differs between versions, raises errors of its own.
     except Exception as error:
         raise UserError(
-            f"cannot upload {repo} to the hub: {_first_line(error)}; with --update the same "
-            "command goes on"
+            f"cannot upload {repo} to the hub: {_first_line(error)}; repeat the "
+            "command with --update"
         ) from error
 
 

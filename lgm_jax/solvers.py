@@ -1,7 +1,7 @@
-"""Solvers of linear probes: how heads are trained on features, all runs side by side.
+"""Solvers of linear probes, which train heads on features, all runs side by side.
 
-One is a key of `SOLVERS`, or anybody's own, named `package.module:Name`: a `Solver`, or a function
-that returns the head of one run (see `each_run`).
+A protocol names a key of `SOLVERS`, or `package.module:Name`: a `Solver`, or a function that
+returns the head of one run (see `each_run`).
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ Data = tuple[Any, Any, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a probe is trained: by default Adam with a cosine schedule to zero, as the authors do.
+    """The protocol of a probe: by default Adam with a cosine schedule to zero, as the authors do.
 
     Attributes:
         epochs: Passes over the images.
         batch: Images per update, at most: all of them where they are fewer.
         runs: Independent repetitions, trained side by side.
-        crop: Side of the crops the backbone sees, in pixels.
+        crop: Side of the crops that the backbone sees, in pixels.
         augment: `fresh` recomputes features of newly augmented images in every epoch (the
             authors' way), `views` computes those of `views` augmentations once and cycles through
             them, `none` computes those of the centre crop once.
-        augmentation: Of an image. The authors' code flips and crops; the paper's text adds noise.
+        augmentation: The augmentation of an image. The authors' code flips and crops; the paper's
+            text adds noise.
         views: Augmentations of each image for `views`.
         solver: `adam`, or `lbfgs`: the minimum of the cross-entropy over all views plus a ridge,
             which has no batches or learning rate, and needs `views` or `none`. Or another one, as
-            `package.module:Name` or itself.
-        share_views: Whether runs share their augmentations; the spread then leaves them out.
+            an object or as `package.module:Name`.
+        share_views: Whether runs share their augmentations, which the spread then leaves out.
         learning_rate: Adam's, for a batch of 256; scaled linearly with the images of an update,
             and so independent of the number of devices.
         ridge: Weight of half the squared kernel for `lbfgs`, on features scaled to a root mean
@@ -68,8 +69,8 @@ class Protocol:
         decay: For `adam`: whether the learning rate falls with every `update` or every `epoch`.
 
     Raises:
-        UserError: If a value is unknown or out of range, or the augmentation is `fresh` and the
-            solver one that trains on known features: over views that change there is no minimum.
+        UserError: If a value is unknown or out of range, or `augment` is `fresh` and the solver
+            trains on fixed features: over changing views there is no minimum.
     """
 
     epochs: int
@@ -87,12 +88,12 @@ class Protocol:
     decay: str = "update"
 
     def split_epoch(self, num_images: int) -> tuple[int, int]:
-        """Images of each of Adam's updates, and updates of an epoch, for so many images."""
+        """Returns the images of each of Adam's updates, and the updates of an epoch."""
         batch = min(self.batch, num_images)
         return batch, num_images // batch if self.drop_last else math.ceil(num_images / batch)
 
     def learning_rates(self, num_images: int) -> optax.Schedule:
-        """Adam's learning rate by the number of its update, for so many images."""
+        """Returns Adam's learning rate by the number of its update, for so many images."""
         batch, updates = self.split_epoch(num_images)
         rate = self.learning_rate * batch / 256
         if self.decay == "update":
@@ -102,7 +103,7 @@ class Protocol:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Fields that change no head as the others are; see `identity`."""
+        """Fields without an effect, as the others are set; see `identity`."""
         read = {
             "augmentation": self.augment != "none",
             "views": self.augment == "views",
@@ -125,12 +126,12 @@ class Protocol:
 
 
 class Trained(NamedTuple):
-    """What a solver returns.
+    """The result of a solver.
 
     Attributes:
         heads: `{"kernel": (runs, d, k), "bias": (runs, k)}`.
-        losses: Cross-entropy of each run's images in each epoch, averaged over its updates as
-            they were made; `None` of a solver without epochs.
+        losses: Cross-entropy of each run's images in each epoch, averaged over its updates; `None`
+            for a solver without epochs.
     """
 
     heads: Heads
@@ -147,17 +148,17 @@ class Fit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """How heads are trained.
+    """A solver.
 
     Attributes:
         train: `train(key, table, labels, num_classes, protocol, mesh, label)` trains a head per
-            run, with devices that have their own runs, and a progress bar of that label. `table`
-            has the features (tables, views, n, d) of each run's images, one table if runs share
-            it; if they are fresh, `table(epoch)` has those of an epoch. `labels` are class indices
-            (runs, n), or probabilities (runs, n, k).
-        reads: Which of the protocol's `OPTIONS` change the heads.
+            run. Devices share the runs, and `label` is that of a progress bar. `table` has the
+            features (tables, views, n, d) of each run's images, one table if runs share it; fresh
+            ones are those of an epoch, `table(epoch)`. `labels` are class indices (runs, n), or
+            probabilities (runs, n, k).
+        reads: The protocol's `OPTIONS` that change the heads.
         draws: Whether it draws random numbers, so that runs on the same features differ.
-        fresh: Whether it takes features that are fresh.
+        fresh: Whether it takes fresh features.
     """
 
     train: Callable[..., Trained]
@@ -175,7 +176,7 @@ def adam(
     mesh: Mesh,
     label: str,
 ) -> Trained:
-    """Adam from a random head, the images in a new order in each epoch; see `Solver`."""
+    """Trains by Adam from a random head, with a new order of images in each epoch; see `Solver`."""
     runs, values, targets = _divide(mesh, table(0) if callable(table) else table, labels)
     key_heads, key_orders = jax.random.split(key)
     optimizer = optax.adam(protocol.learning_rates(values.shape[2]))
@@ -207,11 +208,11 @@ def _epochs(fit: Fit, data: Data, *drawn: Array, protocol: Protocol, mesh: Mesh)
 def _train_epochs(
     fit: Fit, data: Data, epochs: Int[Array, " epochs"], key: Key[Array, ""], *, protocol: Protocol
 ) -> Fit:
-    """Some epochs of Adam, of the runs that a device has."""
+    """Trains the runs of a device for some epochs."""
     runs, table, labels = data
     num_images = labels.shape[1]
     batch, steps = protocol.split_epoch(num_images)
-    # Those that an epoch trains on, each once.
+    # An epoch trains on so many images, each once.
     used = min(steps * batch, num_images)
     optimizer = optax.adam(protocol.learning_rates(num_images))
 
@@ -226,7 +227,7 @@ def _train_epochs(
             fit.heads, view[indices], labels[indices], weights
         )
         updates, opt_state = optimizer.update(gradient, fit.opt_state)
-        # Its images' part of the mean over the epoch.
+        # The share of its images in the mean over the epoch.
         part = loss * jnp.sum(weights) / used
         return Fit(optax.apply_updates(fit.heads, updates), opt_state, fit.losses), part
 
@@ -281,11 +282,11 @@ def _each_run(
     mesh: Mesh,
 ) -> Any:
     def solve(key: Key[Array, ""], features: Array, labels: Array) -> Any:
-        found = head(key, features, labels, num_classes, protocol)
+        solution = head(key, features, labels, num_classes, protocol)
         wanted = {"kernel": (features.shape[-1], num_classes), "bias": (num_classes,)}
-        if (shapes := jax.tree.map(jnp.shape, found)) != wanted:
+        if (shapes := jax.tree.map(jnp.shape, solution)) != wanted:
             raise UserError(f"a solver must return arrays of {wanted}, not of {shapes}")
-        return found
+        return solution
 
     def solve_all(key: Key[Array, ""], data: Data) -> Any:
         runs, table, labels = data
@@ -294,7 +295,7 @@ def _each_run(
             return jax.vmap(solve, (0, None, 0))(keys, table[0], labels)
         return jax.vmap(solve)(keys, table, labels)
 
-    # JAX cannot check of any loop that devices share nothing in it.
+    # JAX cannot check loops.
     specs = (devices.EVERYWHERE, _specs(data))
     return devices.on_mesh(solve_all, mesh, specs, devices.IMAGES, checked=False)(key, data)
 
@@ -306,14 +307,14 @@ def lbfgs(
     num_classes: int,
     protocol: Protocol,
 ) -> dict[str, Array]:
-    """The head of least cross-entropy over all views of all images plus a ridge, by L-BFGS.
+    """Finds the head of least cross-entropy over all views of all images plus a ridge, by L-BFGS.
 
-    Around the mean of the features, which takes another bias and is the same minimum: a mean that
-    is large beside their differences would take digits and iterations.
+    Features are centred, which changes the bias but not the minimum: a mean that is large beside
+    their differences would take digits and iterations.
     """
     targets = jnp.tile(labels, (features.shape[0],) + (1,) * (labels.ndim - 1))
     features = rearrange(features, "views n d -> (views n) d")
-    # A ridge means the same for every backbone once features have the same scale.
+    # A ridge has the same effect for every backbone once features have the same scale.
     largest = nonzero(jnp.max(jnp.abs(features)))
     scale = 1 / (largest * jnp.sqrt(nonzero(jnp.mean((features / largest) ** 2))))
     mean = jnp.mean(features, axis=0)
@@ -351,21 +352,22 @@ SOLVERS: Mapping[str, Solver] = {
 
 
 def find(solver: Any) -> Solver:
-    """Returns the solver that a protocol means: by its name, or as the object of that name.
+    """Returns the solver of a name, or of a function of one run.
 
     Raises:
-        UserError: If there is nothing of that name, or it is no solver.
+        UserError: If the name is unknown, or the object no solver.
     """
-    found = plugins.resolve("solver", solver, SOLVERS) if isinstance(solver, str) else solver
-    if isinstance(found, Solver):
-        return found
-    if not callable(found) or isinstance(found, type):
-        raise UserError(f"solver must be a Solver or a function of one run, not {found!r:.80}")
-    return Solver(functools.partial(each_run, found))
+    if isinstance(solver, str):
+        solver = plugins.resolve("solver", solver, SOLVERS)
+    if isinstance(solver, Solver):
+        return solver
+    if not callable(solver) or isinstance(solver, type):
+        raise UserError(f"solver must be a Solver or a function of one run, not {solver!r:.80}")
+    return Solver(functools.partial(each_run, solver))
 
 
 def _divide(mesh: Mesh, table: Tables, labels: Any) -> Data:
-    """Each device's runs, by number, with features and labels; the first again where some lack."""
+    """Places each device's runs: numbers, features and labels; the first runs fill up."""
     runs = np.arange(-(-len(labels) // mesh.size) * mesh.size, dtype=np.int32) % len(labels)
     data = (runs, table if len(table) in (1, len(runs)) else table[runs], labels[runs])
     placed = [devices.put(mesh, *each) for each in zip(data, _specs(data), strict=True)]
@@ -373,11 +375,11 @@ def _divide(mesh: Mesh, table: Tables, labels: Any) -> Data:
 
 
 def _specs(data: Any) -> tuple[Any, Any, Any]:
-    """How runs lie on a mesh: each device has its own, and all a table that is shared."""
+    """Returns the layout of runs on a mesh: each device has its own, and all a shared table."""
     shared = len(data[1]) == 1
     return devices.IMAGES, devices.EVERYWHERE if shared else devices.IMAGES, devices.IMAGES
 
 
 def _fetch(mesh: Mesh, tree: Any, runs: int) -> Any:
-    """What devices have of their runs, as NumPy arrays, each run once."""
+    """Returns values by run as NumPy arrays, without the runs that fill up."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:runs], devices.fetch(mesh, tree))

@@ -1,7 +1,7 @@
-"""Curves and pictures of a distillation in TensorBoard or Weights & Biases, while it runs.
+"""Track a distillation in TensorBoard or Weights & Biases: curves and pictures.
 
-Both are behind one interface, `Tracker`, and neither is needed by anything else: a package is
-imported when its tracker is opened. The first process of a run writes, the others have no tracker.
+Both have one interface, `Tracker`, and are imported when they are opened. The first process of a
+run writes, the others have no tracker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 from PIL import Image
@@ -21,36 +21,36 @@ from PIL import Image
 from lgm_jax import files, hosts, paths, public, runs
 from lgm_jax.errors import UserError
 
-# A picture of a thousand classes would take a hundred megabytes at each time it is drawn.
+# A picture of a thousand classes would take a hundred megabytes each time.
 _LARGEST_SIDE = 2048
 
 _PROJECT = "lgm_jax"
 _RUN = "run.json"
 
-# Zeros before the number of a file, so that the order of names is that of time.
+# Digits in the number of a file, so that the order of names is that of time.
 _DIGITS = 6
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where values and pictures of a run go, by step."""
+    """A recorder of values and pictures by step."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Records values after a number of updates, by name."""
+        """Records values by name after a number of updates."""
 
     def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """Records RGB pictures after a number of updates, by name."""
+        """Records RGB pictures by name after a number of updates."""
 
     def close(self) -> None:
-        """Writes what is left; nothing may be recorded afterwards."""
+        """Writes the remaining records; nothing may be recorded afterwards."""
 
 
 class TensorBoard:
     """Writes `tensorboard/events.out.tfevents.*` in the run folder, one file per process.
 
-    Each record is on disk when the call returns. Where the run folder is in a bucket (`gs://`), it
-    may get there only when the tracker is closed. TensorBoard takes the files as one series, and
-    forgets what an earlier process recorded for the steps that this one makes again.
+    Each record is on disk when the call returns; in a bucket (`gs://`), it may get there only when
+    the tracker is closed. TensorBoard reads the files as one series, and drops an earlier process's
+    records of the steps that this one repeats.
     """
 
     def __init__(self, folder: epath.Path, start: int):
@@ -96,18 +96,18 @@ class TensorBoard:
     def close(self) -> None:
         self._writer.close()
 
-    def _write(self, step: int, **what: Any) -> None:
-        event = self._event(wall_time=time.time(), step=step, **what)
+    def _write(self, step: int, **content: Any) -> None:
+        event = self._event(wall_time=time.time(), step=step, **content)
         self._writer.write(event.SerializeToString())
         self._writer.flush()
 
 
 class WandB:
-    """A run of Weights & Biases, named after the run folder, which it goes on with on resume.
+    """A run of Weights & Biases, named after the run folder and continued when that is.
 
-    Where it belongs is said by the variables of its own client: `WANDB_PROJECT`, `WANDB_ENTITY`,
-    `WANDB_MODE=offline`. What it keeps on disk lies in `wandb/` in the run folder, or
-    in the current folder where that is in a bucket (`gs://`).
+    The variables of its client decide where it belongs: `WANDB_PROJECT`, `WANDB_ENTITY`,
+    `WANDB_MODE=offline`. Its files lie in `wandb/` in the run folder, or in the current folder
+    where that is in a bucket (`gs://`).
     """
 
     def __init__(self, folder: epath.Path, start: int):
@@ -116,17 +116,17 @@ class WandB:
         Args:
             folder: The run folder; the settings in its `config.json` are shown beside the run,
                 folders by their name alone.
-            start: Updates made before this process began; the service knows by itself.
+            start: Unused, since the service knows its last step.
 
         Raises:
-            UserError: If the client refuses, for example because nobody is logged in.
+            UserError: If the client refuses, for example without a login.
         """
         import wandb
 
-        known = folder / runs.WANDB / _RUN
-        name = (files.read_json(known) or {}).get("id") or secrets.token_hex(4)
-        known.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(known, {"id": name})
+        path = folder / runs.WANDB / _RUN
+        name = (files.read_json(path) or {}).get("id") or secrets.token_hex(4)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, {"id": name})
         settings = (files.read_json(folder / runs.CONFIG) or {}).get("config", {})
         try:
             self._run = wandb.init(
@@ -144,7 +144,7 @@ class WandB:
                 "WANDB_MODE=offline, or leave wandb out of config.track"
             ) from error
         self._image = wandb.Image
-        # The service takes no step back: what it has of steps that are made again stays.
+        # The service takes no step back: its records of repeated steps stay.
         self._first = self._run.step
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -161,22 +161,15 @@ class WandB:
             self._run.log(values, step=step)
 
 
-class _Kind(NamedTuple):
-    """How a tracker is opened, and what has to be installed: a package and the extra with it."""
-
-    open: Callable[[epath.Path, int], Tracker]
-    package: str
-    extra: str
-
-
-TRACKERS: Mapping[str, _Kind] = {
-    "tensorboard": _Kind(TensorBoard, "tensorboard", "tensorboard"),
-    "wandb": _Kind(WandB, "wandb", "wandb"),
+TRACKERS: Mapping[str, Callable[[epath.Path, int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
 }
+"""Trackers by the name of their package, and of the extra that installs it."""
 
 
 class Trackers:
-    """Several trackers as one, or none at all."""
+    """Any number of trackers as one."""
 
     def __init__(self, trackers: Sequence[Tracker]):
         self._trackers = trackers
@@ -186,33 +179,34 @@ class Trackers:
             tracker.scalars(step, values)
 
     def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """As of `Tracker`; pictures above 2048 px are made smaller first."""
+        """Records pictures, shrunk to 2048 px at most."""
         if self._trackers:
-            pictures = {name: _shrunk(picture) for name, picture in pictures.items()}
+            pictures = {name: picture.copy() for name, picture in pictures.items()}
+            for picture in pictures.values():
+                picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
         for tracker in self._trackers:
             tracker.images(step, pictures)
 
     def close(self) -> None:
-        """Closes all of them, also where one fails to, and raises what it raised."""
+        """Closes all trackers, also after an error, which is raised at the end."""
         with contextlib.ExitStack() as closing:
             for tracker in reversed(self._trackers):
                 closing.callback(tracker.close)
 
 
 def check_installed(kinds: Sequence[str]) -> None:
-    """Looks for the packages of trackers, where they will be needed.
+    """Checks that the packages of trackers are installed, in the process that needs them.
 
     Raises:
         UserError: If one is not installed.
     """
     for kind in kinds if hosts.is_first() else ():
-        _, package, extra = TRACKERS[kind]
-        spec = importlib.util.find_spec(package)
-        # A folder of that name, as W&B makes where it is used, passes for a package without code.
+        spec = importlib.util.find_spec(kind)
+        # A folder of that name, as W&B creates, passes for a package without code.
         if spec is None or spec.origin is None:
             raise UserError(
-                f"config.track={kind} needs the package {package}, which is not installed: "
-                f"pip install 'lgm_jax[{extra}]', in a clone pip install -e '.[{extra}]'"
+                f"config.track={kind} needs the package {kind}, which is not installed: "
+                f"pip install 'lgm_jax[{kind}]', in a clone pip install -e '.[{kind}]'"
             )
 
 
@@ -227,20 +221,10 @@ def open_trackers(kinds: Sequence[str], folder: epath.Path, start: int) -> Track
     Raises:
         UserError: If one does not start.
     """
-    wanted = dict.fromkeys(kinds) if hosts.is_first() else ()
-    opened = []
-    with contextlib.ExitStack() as failing:
-        for kind in wanted:
-            opened.append(TRACKERS[kind].open(folder, start))
-            failing.callback(opened[-1].close)
-        # Those that did open stay so if all did.
-        failing.pop_all()
-    return Trackers(opened)
-
-
-def _shrunk(picture: Image.Image) -> Image.Image:
-    if max(picture.size) <= _LARGEST_SIDE:
-        return picture
-    smaller = picture.copy()
-    smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    return smaller
+    trackers = []
+    with contextlib.ExitStack() as on_error:
+        for kind in dict.fromkeys(kinds) if hosts.is_first() else ():
+            trackers.append(TRACKERS[kind](folder, start))
+            on_error.callback(trackers[-1].close)
+        on_error.pop_all()
+    return Trackers(trackers)

@@ -50,7 +50,7 @@ def test_peaks_are_those_of_the_operands():
         (["--plan_topology=v6:2x4"], "did you mean v6e"),
         (["--plan_topology=h100"], "has no shape; for example h100:8"),
         (["--plan_topology=v5e:0x4"], "has no shape; for example v5e:2x4"),
-        (["--plan_topology=h100:8", "--plan_memory=80"], "says what --plan_memory would"),
+        (["--plan_topology=h100:8", "--plan_memory=80"], "decides --plan_memory: leave it out"),
         (["--plan_topology=h100:2x8x4"], "GPUs are h100:COUNT or h100:HOSTSxCOUNT"),
         (["--plan_topologi=h100:8"], "did you mean --plan_topology"),
     ],

@@ -127,7 +127,7 @@ def test_values_that_contradict_each_other_are_refused():
     ("field", "value"), [("objective", objectives.LGM), ("augmentation", Augmentation)]
 )
 def test_a_class_in_place_of_a_thing_is_refused(field, value):
-    with pytest.raises(UserError, match=rf"{field} must be a thing such as .*\(\), not <class"):
+    with pytest.raises(UserError, match=rf"{field} must be an object such as .*\(\), not <class"):
         dataclasses.replace(TASK, **{field: value})
 
 
@@ -144,7 +144,7 @@ for given in ({"objective": "lgm"}, {"parametrisation": images.Pyramid}, {"augme
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert [line.split(" such as")[0] for line in done.stdout.splitlines()] == [
-        f"{name} must be a thing" for name in ("objective", "parametrisation", "augmentation")
+        f"{name} must be an object" for name in ("objective", "parametrisation", "augmentation")
     ]
 
 

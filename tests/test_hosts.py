@@ -243,7 +243,7 @@ def test_signal_to_any_process_saves_and_ends_all(number, tmp_path):
         processes[number].send_signal(signal.SIGTERM)
         codes, said = finish(processes)
     assert codes == [75, 75]
-    assert said[0][1].endswith("interrupted by SIGTERM: start again to go on\n")
+    assert said[0][1].endswith("interrupted by SIGTERM: start again to continue\n")
     newest = newest_checkpoint(tmp_path / "run")
     out = run(2, tmp_path / "run", DISTILL, f"--config.steps={newest + 2}")
     assert f"steps {newest} to {newest + 2}" in out

@@ -193,7 +193,7 @@ def test_checkpoint_without_space_is_one_line(run_copy, longer, capsys):
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: no space is left for workdir")
-    assert "go on from the last checkpoint" in line
+    assert "continue from the last checkpoint" in line
     assert start(*arguments, workdir=run_copy) == 0
     assert "steps 6 to 8" in capsys.readouterr().out
     np.testing.assert_array_equal(lgm_jax.load_distilled(run_copy)[0], longer)

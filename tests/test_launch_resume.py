@@ -159,7 +159,7 @@ def test_a_run_too_short_to_grow_goes_on_as_it_began(tmp_path, capsys):
         arguments = [*command, f"--workdir={tmp_path / 'run'}", f"--config.steps={steps}"]
         assert launch.main(arguments) == 0
     said = capsys.readouterr().out
-    assert "goes on with images.grow_every=0, as it began" in said
+    assert "continues with images.grow_every=0, as it began" in said
     assert "steps 3 to 5" in said
 
 
@@ -225,7 +225,7 @@ def test_signal_saves_and_the_next_start_goes_on(number, finished, tmp_path, cap
     monkeypatch.setattr(distilling, "StepProgress", Signalled)
     expected = 130 if number == signal.SIGINT else 75
     assert start(QUICK, "--config.stages=distill", workdir=tmp_path / "run") == expected
-    assert capsys.readouterr().err == (f"interrupted by {number.name}: start again to go on\n")
+    assert capsys.readouterr().err == (f"interrupted by {number.name}: start again to continue\n")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["1"]
     assert start(QUICK, "--config.stages=distill", workdir=tmp_path / "run") == 0
     np.testing.assert_array_equal(

@@ -288,7 +288,7 @@ def test_more_steps_keep_the_growth_that_a_run_began_with(tmp_path, capsys):
     more = ("--config.steps=16", DISTIL, "--config.log_every=10")
     assert start(QUICK, *more, workdir=tmp_path / "run") == 0
     out = capsys.readouterr().out
-    assert "goes on with images.grow_every=1, as it began" in out
+    assert "continues with images.grow_every=1, as it began" in out
     assert "would make it 2" in out
     assert "steps 8 to 16" in out
     went_on = record_of(tmp_path / "run")

@@ -122,7 +122,6 @@ class TestSeveral:
             raise UserError("it does not start")
 
         kinds = {"first": lambda folder, start: first, "second": refuse_to_open}
-        kinds = {name: tracking._Kind(open_, name, name) for name, open_ in kinds.items()}
         monkeypatch.setattr(tracking, "TRACKERS", kinds)
         with pytest.raises(UserError, match="does not start"):
             tracking.open_trackers(["first", "second"], epath.Path(tmp_path), 0)

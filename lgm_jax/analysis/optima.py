@@ -1,4 +1,4 @@
-"""The head gradient and the objectives without images: class means' share, optimal features."""
+"""Objectives on features alone: the share of class means in head gradients, optimal features."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lgm_jax.numerics import nonzero
 
 
 class ClassMeansShare(NamedTuple):
-    """The part of the head gradient that class means explain, for each random head.
+    """The share of the head gradient that class means explain, for each random head.
 
     Attributes:
-        cosine: Cosine of the head gradient and the one of class means.
-        share: 1 - |g - m|² / |g|²: the part of the head gradient g that the one of class means, m,
-            explains; below 0 where m is farther from g than zero is.
-        overall: Likewise, for the gradient o of features all replaced by the mean of all images.
-        rest: 1 - |g - m|² / |g - o|²: of what that leaves, the part that class means explain.
+        cosine: Cosine of the head gradient g and that of class means, m.
+        share: 1 - |g - m|² / |g|², the share of g that m explains; below 0 where m is farther from
+            g than zero is.
+        overall: 1 - |g - o|² / |g|², the share of the gradient o of the mean of all images.
+        rest: 1 - |g - m|² / |g - o|², the share of the remainder that m explains.
     """
 
     cosine: Float[Array, " heads"]
@@ -44,15 +44,13 @@ def class_means_share(
     head_std: float,
     heads: int,
 ) -> ClassMeansShare:
-    """Compares the head gradient with that of class means: of the same head, on features that are
-    each replaced by the mean of their class.
+    """Compares the head gradient with that of class means, which replace each image's features.
 
     With small heads the softmax is near uniform, and the gradient is linear in the features: only
-    their class means count. With larger ones it is not; but then most of it may be what all images
-    have in common, which a head takes for one class: hence the share of the overall mean.
+    their class means count. With larger ones it is not; but then most of it may be common to all
+    images, which a head takes for one class: hence the share of the overall mean.
 
-    Source: the gradient of arXiv 2511.16674; that class means alone may do is what arXiv
-    2602.05391 rests on.
+    Source: the gradient of arXiv 2511.16674; arXiv 2602.05391 rests on class means alone.
 
     Args:
         key: Random key of the heads.
@@ -60,24 +58,21 @@ def class_means_share(
         labels: Their labels.
         num_classes: Number of classes `k`.
         head_std: Standard deviation of the random heads' kernels.
-        heads: Random heads to draw.
+        heads: Number of random heads.
 
     Returns:
-        Features that are all zero have a head gradient of their biases alone, which class means
+        The shares. Features of zero have a head gradient of their biases alone, which class means
         explain; where a gradient is zero, shares are 0.
     """
     sums = class_sums(features, labels, num_classes)
     means = sums.features / jnp.maximum(sums.weights, 1)[:, None]
     overall = jnp.broadcast_to(jnp.mean(features, axis=0, keepdims=True), means.shape)
-
-    def explained(rest: Array, whole: Array) -> Array:
-        return jnp.where(whole > 0, 1 - rest / nonzero(whole), 0)
+    classes = jnp.arange(num_classes)
 
     def compare(key: Key[Array, ""]) -> tuple[Array, Array, Array, Array]:
         head = objectives.init_head(key, features.shape[1], num_classes, head_std)
         # The mean of a class counts once for each of its images.
-        classes = jnp.arange(num_classes)
-        whole, known, common = (
+        whole, of_means, of_overall = (
             ravel_pytree(gradient)[0]
             for gradient in (
                 head_gradient_in_parts(head, features, labels),
@@ -86,17 +81,20 @@ def class_means_share(
             )
         )
         size, left, left_by_overall = (
-            jnp.sum(vector**2) for vector in (whole, whole - known, whole - common)
+            jnp.sum(vector**2) for vector in (whole, whole - of_means, whole - of_overall)
         )
-        cosine = 1 - objectives.cosine_distance(whole, known)
         return (
-            cosine,
-            explained(left, size),
-            explained(left_by_overall, size),
-            explained(left, left_by_overall),
+            1 - objectives.cosine_distance(whole, of_means),
+            _explained(left, size),
+            _explained(left_by_overall, size),
+            _explained(left, left_by_overall),
         )
 
     return ClassMeansShare(*jax.lax.map(compare, jax.random.split(key, heads)))
+
+
+def _explained(rest: Array, whole: Array) -> Array:
+    return jnp.where(whole > 0, 1 - rest / nonzero(whole), 0)
 
 
 def optimal_features(
@@ -106,17 +104,17 @@ def optimal_features(
     steps: int = 600,
     learning_rate: float = 0.2,
 ) -> tuple[Float[Array, "s d"], Float[Array, ""]]:
-    """Returns the features that lower an objective most, whether or not images have them.
+    """Returns the features that minimise an objective, whether or not images have them.
 
-    What a probe makes of them is about the best that images distilled by that objective come to,
-    and takes seconds to know: a way to choose, for example, ridge and temperature of the
-    closed-form probe. Adam with a cosine schedule lowers the loss; rows keep their lengths, since
-    the normalisation at the end of most backbones fixes those of real features.
+    A probe of them is about as good as one of images distilled by that objective can be, and takes
+    seconds: a way to choose, for example, ridge and temperature of the closed-form probe. Adam with
+    a cosine schedule lowers the loss; rows keep their lengths, since the normalisation at the end
+    of most backbones fixes those of real features.
 
     Args:
         loss: A differentiable function of features, a row per image.
         start: The first features, for example at class means, as long as real features are.
-        steps: Updates.
+        steps: Number of updates.
         learning_rate: Adam's learning rate at the first update.
 
     Returns:

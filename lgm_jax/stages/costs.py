@@ -22,17 +22,17 @@ from lgm_jax.stages.distilling import (
     start_params,
 )
 
-# Steps of which `step_costs` takes the median.
+# Steps whose median `step_costs` takes.
 _TIMED_STEPS = 10
 
 
 class StepCost(NamedTuple):
-    """What a step of a distillation takes.
+    """Time and memory of a step.
 
     Attributes:
-        seconds: Median of a few steps, without compilation or what is computed once.
-        num_bytes: On a device, by XLA's account of the program: weights, images with Adam's
-            moments, real images or features, and what is computed.
+        seconds: Median of a few steps, without compilation and preparation.
+        num_bytes: Bytes of a device, by XLA's account of the program: weights, images with Adam's
+            moments, real images or features, and intermediate values.
     """
 
     seconds: float
@@ -40,40 +40,40 @@ class StepCost(NamedTuple):
 
 
 def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
-    """Time and memory of a step of the session's recipe by each of some objectives, in turns.
+    """Measures a step of the session's recipe by each of some objectives, in turns.
 
-    Whatever else the machine does meanwhile slows all of them, so that their ratios can be trusted.
-    Reading real images is left out, and the same for all. Nothing is written. All processes of a
-    run get the same numbers.
+    Other work of the machine slows all of them, so that their ratios can be trusted. Reading real
+    images, which is the same for all, is left out. Nothing is written. All processes of a run
+    return the same numbers.
 
     Args:
-        session: Of a finished run.
-        names: Objectives.
+        session: The session of a finished run.
+        names: Names of the objectives.
     """
     mesh = devices.make_mesh(session.task.num_images, session.task.copies)
     against = place_backbones(session, mesh)
     params = [backbone.params for backbone in against]
-    # Before anything else lies on the device, so that all have the same.
+    # While the device is empty, so that all have the same.
     size, kept, size_real = choose_execution(session, make_programs(session, against, mesh))
-    # One for all, as each step takes the place of the one that it is given.
+    # One for all: each step donates its state.
     state = distill.init(session.task, session.key, params=start_params(session), mesh=mesh)
     programs: dict[str, Any] = {}
     batches: dict[str, Any] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as workers:
-        # Whatever lies on the device lies there once.
+        # Features that several objectives share lie on the device once.
         real: dict[Any, Any] = {}
         for name in names:
             each = _with_objective(session, name)
-            # What an objective prepares is its own.
+            # Prepared features belong to one objective.
             prepared = each.task.objective if each.recipe.prepares else None
             if prepared not in real:
                 real[prepared] = make_real(each, against, mesh, size_real, workers)(0)
-            of_each = make_programs(each, against, mesh)
-            step = dataclasses.replace(of_each, residuals=kept).step(size)
+            own = make_programs(each, against, mesh)
+            step = dataclasses.replace(own, residuals=kept).step(size)
             batches[name] = real[prepared]
             programs[name] = step.lower(state, params, batches[name]).compile()
-        # The first is not counted: it may wait for memory.
+        # The first, which may wait for memory, does not count.
         for _ in range(1 + _TIMED_STEPS):
             for name in names:
                 started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The stage that distils: from the newest checkpoint to the last step and a folder of images."""
+"""The stage that distils: from the newest checkpoint to the last step and the images."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def distill_stage(session: Session) -> None:
     """Distils the images, from the newest checkpoint if there is one.
 
     Raises:
-        UserError: If more steps were made already than the config asks for, if no checkpoint
+        UserError: If there are more steps already than the config asks for, if no checkpoint
             can be read, or if the loss or the images are no longer finite.
-        Interrupted: If a signal came, once the state is saved.
+        Interrupted: After a signal, once the state is saved.
     """
     config, task, run, steps = session.config, session.task, session.run, session.config.steps
     inputs = {**session.identity, "steps": steps}
@@ -67,7 +67,7 @@ def distill_stage(session: Session) -> None:
         execution = choose_execution(session, programs, placed=devices.bytes_here(state))
         process = {**session.process_with(*session.backbones), **execution._asdict()}
         made_by = run.begin("distill", start, process)
-        # Pages on the way replace the report, which is then of no finished run.
+        # Pages on the way replace the report.
         run.forget("report")
         _print_start(session, mesh, execution, start)
         size = execution.microbatch
@@ -78,13 +78,13 @@ def distill_stage(session: Session) -> None:
         checkpoints.save(steps, state)
     whole = devices.fetch(mesh, state)
     if hosts.is_first():
-        found = distill.probabilities(task, whole)
+        probabilities = distill.probabilities(task, whole)
         save_distilled(
             run.path / runs.DISTILLED,
             np.asarray(distill.render(task, whole)),
             np.asarray(distill.hard_labels(task)),
             session.dataset.class_names,
-            None if found is None else np.asarray(found),
+            None if probabilities is None else np.asarray(probabilities),
         )
     hosts.wait()
     run.await_file(f"{runs.DISTILLED}/{ARRAYS}")
@@ -92,30 +92,25 @@ def distill_stage(session: Session) -> None:
     run.finish("distill", inputs, result, metrics.elapsed(), made_by)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Loop:
-    """The steps of a distillation, and what happens after some of them."""
+    """The loop over the steps of a distillation: logs, pictures, checkpoints, checks."""
 
-    def __init__(
-        self,
-        session: Session,
-        against: Sequence[Backbone],
-        mesh: Mesh,
-        size: int,
-        step: distill.Step,
-        real: real_features.Real,
-        checkpoints: Checkpoints,
-        metrics: Metrics,
-    ):
-        self.session, self.mesh, self.size, self.step, self.real = session, mesh, size, step, real
-        self.checkpoints, self.metrics, self.against = checkpoints, metrics, against
-        self.params = [backbone.params for backbone in against]
+    session: Session
+    against: Sequence[Backbone]
+    mesh: Mesh
+    size: int
+    step: distill.Step
+    real: real_features.Real
+    checkpoints: Checkpoints
+    metrics: Metrics
 
     def run(self, state: distill.State) -> distill.State:
-        """Makes the steps that are left; returns the state without padding."""
+        """Runs the remaining steps; returns the state without padding."""
         session, config, start = self.session, self.session.config, int(state.step)
         if start == 0:
             progress.write_start(session, self._render(state))
-        # First, for it may refuse: a bar would stay open.
+        # First, since it may raise, and leave a bar open.
         tracker = tracking.open_trackers(split_list(config.track), session.run.path, start)
         bar = StepProgress(start, config.steps, session.task.num_views, self.mesh.local_devices)
         trace = StepTrace(
@@ -123,6 +118,7 @@ class _Loop:
         )
         largest = devices.make_largest(self.mesh) if self.mesh.is_multi_process else None
         lookout, unread = Lookout(largest), list[tuple[int, jax.Array]]()
+        params = [backbone.params for backbone in self.against]
         with (
             contextlib.closing(bar),
             contextlib.closing(tracker),
@@ -130,12 +126,12 @@ class _Loop:
             INTERRUPTS.deferred(lookout.agree) as interrupted,
         ):
             for number in range(start, config.steps):
-                state, found = self.step(state, self.params, self.real(number))
-                loss, step = found["loss"], number + 1
+                state, values = self.step(state, params, self.real(number))
+                loss, step = values["loss"], number + 1
                 bar.advance()
                 trace.advance(loss)
-                # Two steps are under way at most: more would take memory, and on CPUs programs of
-                # many devices would wait for each other's threads.
+                # At most two steps at a time: more would take memory, and on CPUs programs of many
+                # devices would wait for each other's threads.
                 jax.block_until_ready(unread[-1:])
                 unread.append((step, loss))
                 last, logs = step == config.steps, is_logged(step, config.steps, config.log_every)
@@ -148,7 +144,7 @@ class _Loop:
                     self._check(unread, state, images_too=True)
                     unread.clear()
                 elif looks:
-                    # Not the newest, which would have to be waited for.
+                    # Not the newest, which is still being computed.
                     self._check(unread[:-1], state)
                     del unread[:-1]
                 if logs:
@@ -156,15 +152,15 @@ class _Loop:
                     self.metrics.write(step, float(loss), rate)
                     tracker.scalars(step, self._scalars(step, float(loss), rate))
                 if draws:
-                    drawn = progress.write_progress(session, step, self._render(state))
-                    if drawn is not None:
-                        tracker.images(step, {"distilled": drawn})
+                    picture = progress.write_progress(session, step, self._render(state))
+                    if picture is not None:
+                        tracker.images(step, {"distilled": picture})
                 if saves:
-                    # Last of all: a run that goes on from here repeats nothing of this step.
+                    # Last, so that a run that continues from here repeats nothing of this step.
                     self.checkpoints.save(step, self._collect(state))
                 if leaving:
                     break
-        # As it is read back where a run was killed after the last step.
+        # As it is restored where a run was killed after the last step.
         return self._collect(state)
 
     def _collect(self, state: distill.State) -> distill.State:
@@ -175,7 +171,7 @@ class _Loop:
         return np.asarray(distill.render(self.session.task, whole))
 
     def _scalars(self, step: int, loss: float, rate: float) -> dict[str, float]:
-        """What trackers follow; `images_per_second` counts the views of synthetic images."""
+        """Returns values for trackers; `images_per_second` counts views of synthetic images."""
         task, schedule = self.session.task, self.session.task.schedule
         factor = 1.0 if schedule is None else float(schedule(step))
         return {
@@ -192,21 +188,21 @@ class _Loop:
         *,
         images_too: bool = False,
     ) -> None:
-        """Stops if something is not finite; all later steps would be lost.
+        """Stops if a loss or the images are not finite; all later steps would be lost.
 
         Args:
-            unread: Steps whose losses were not read yet, with these.
-            state: The newest.
-            images_too: Whether to look at it; it is then that after the last of these steps.
+            unread: Steps with losses that were not checked yet.
+            state: The newest state.
+            images_too: Whether to check it, too; it is then that after the last of these steps.
         """
         read = jax.device_get(list(unread))
         bad = [(step, float(loss)) for step, loss in read if not math.isfinite(loss)]
         if bad:
             step, loss = bad[0]
-            what = f"the loss is {loss} at step {step}"
+            problem = f"the loss is {loss} at step {step}"
         elif images_too and not distill.is_finite(state):
             step = unread[-1][0]
-            what = f"the images are no longer finite after step {step}"
+            problem = f"the images are no longer finite after step {step}"
         else:
             return
         newest = self.checkpoints.latest_step()
@@ -218,20 +214,19 @@ class _Loop:
             self.real(step - 1),
             step,
             state,
-            # A step that failed counts for none, and some after it may have come to an end.
+            # A failed step changes nothing, but later ones may have.
             changed=int(state.step) > (step - 1 if bad else step),
             mesh=self.mesh,
             microbatch=self.size,
         )
         raise UserError(
-            f"{what}: {cause}; {saved}, and the same command goes on from there; another value "
+            f"{problem}: {cause}; {saved}, and the same command continues there; another value "
             "needs another workdir or --overwrite"
         )
 
 
 def place_backbones(session: Session, mesh: Mesh) -> list[Backbone]:
-    """The backbones to distil against, their weights on every device: all that needs them there
-    shares them."""
+    """Returns the backbones to distil against with their weights on every device."""
     return [
         dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
         for backbone in session.backbones
@@ -245,17 +240,21 @@ def make_real(
     size: int | None,
     workers: contextlib.ExitStack,
 ) -> real_features.Real:
-    """The real features of each step, for every backbone to distil against.
+    """Makes the function that returns the real features of a step, for each backbone.
 
-    Processes that read images end with `workers`, `size` is how many images of a step are in a
-    backbone at a time; other arguments as of `_Loop`.
+    Args:
+        session: The session.
+        against: Backbones, as of `place_backbones`.
+        mesh: The devices.
+        size: Images of a step in a backbone at a time.
+        workers: Ends the processes that read images.
 
     Raises:
-        UserError: If all features are to lie on the device, and it does not hold them.
+        UserError: If the device cannot hold all features that a step takes.
     """
     recipe, train = session.recipe, session.dataset.splits["train"]
-    how, task, key = recipe.real, recipe.task, session.key
-    if how.source == "stream":
+    options, task, key = recipe.real, recipe.task, session.key
+    if options.source == "stream":
         source: Any
         if session.on_host:
             source = workers.enter_context(session.loader())
@@ -269,28 +268,29 @@ def make_real(
             source,
             task,
             key,
-            sampling=how.sampling,
-            augmented=how.augmented,
+            sampling=options.sampling,
+            augmented=options.augmented,
             held=True,
             mesh=mesh,
             microbatch=size,
         )
     _print_cost(session, len(train.labels))
-    kept = [session.real_features(backbone) for backbone in against]
-    if how.source == "cached":
-        return real_features.cached(kept, train.labels, task, key, sampling=how.sampling, mesh=mesh)
-    largest = max(rows.nbytes for rows in kept)
+    stored = [session.real_features(backbone) for backbone in against]
+    if options.source == "cached":
+        sampling = options.sampling
+        return real_features.cached(stored, train.labels, task, key, sampling=sampling, mesh=mesh)
+    largest = max(rows.nbytes for rows in stored)
     if largest > FEATURES_IN_MEMORY and not recipe.prepares:
         raise UserError(
             f"the features take {largest / 1e9:.3g} GB, more than the "
             f"{FEATURES_IN_MEMORY / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
             "real.views, or set real.source=cached"
         )
-    return real_features.exact(kept, train.labels, task, mesh=mesh)
+    return real_features.exact(stored, train.labels, task, mesh=mesh)
 
 
 def make_programs(session: Session, against: Sequence[Backbone], mesh: Mesh) -> Programs:
-    """The programs of a session on some devices; for backbones as of `place_backbones`."""
+    """Returns the programs of a session for some devices and placed backbones."""
     return Programs(
         session.recipe,
         against,
@@ -303,11 +303,11 @@ def make_programs(session: Session, against: Sequence[Backbone], mesh: Mesh) -> 
 
 
 def choose_execution(session: Session, programs: Programs, *, placed: int = 0) -> Execution:
-    """How steps are executed: as configured, as before, or the fastest way that fits in memory.
+    """Chooses how to execute steps: as configured, as before, or the fastest way that fits.
 
     Args:
-        session: Of the run.
-        programs: Of the run.
+        session: The session.
+        programs: Its programs.
         placed: As for `Programs.choose`.
     """
     config, now = session.config, session.process_with(*session.backbones)
@@ -321,7 +321,7 @@ def choose_execution(session: Session, programs: Programs, *, placed: int = 0) -
 
 
 def start_params(session: Session) -> images.Levels | None:
-    """Parameters of real images to start from, where the config asks for these."""
+    """Returns parameters of real images to start from, where the config asks for these."""
     pixels = session.task.parametrisation
     if not isinstance(pixels, images.Pixels) or pixels.init != "real":
         return None
@@ -333,7 +333,7 @@ def start_params(session: Session) -> images.Levels | None:
 
 
 def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.State:
-    """The state to go on from, as it lies on the mesh."""
+    """Returns the state to continue from, as it lies on the mesh."""
     state = distill.init_state(session.task, session.key, params=start_params(session))
     newest, steps = checkpoints.latest_step() or 0, session.config.steps
     if newest > steps:
@@ -341,7 +341,7 @@ def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.
             f"workdir holds {newest} steps, more than config.steps={steps}; name another workdir"
         )
     if mesh.is_multi_process:
-        # Orbax knows no arrays that each process has for itself.
+        # Orbax takes no arrays that each process has for itself.
         state = devices.put(mesh, state)
     state = checkpoints.restore(state) or state
     return devices.place(mesh, state, session.task.num_images)
@@ -359,7 +359,7 @@ def _print_start(session: Session, mesh: Mesh, execution: Execution, start: int)
 
 
 def _print_cost(session: Session, num_images: int) -> None:
-    """Says what embedding real images once costs, against embedding a batch at every step."""
+    """Prints the cost of embedding real images once, and of embedding a batch at every step."""
     views, steps = session.recipe.real.views, session.config.steps
     once, streamed = views * num_images, steps * session.task.num_views
     backbones = f" by each of {len(session.backbones)} backbones"

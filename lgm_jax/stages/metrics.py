@@ -1,4 +1,4 @@
-"""The losses of a distillation, as lines of a file."""
+"""The file of a distillation's losses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lgm_jax.errors import UserError
 
 
 class Metrics:
-    """`metrics.jsonl`: a line per step that is logged, none twice when a run goes on."""
+    """`metrics.jsonl`: one line for each logged step, also of a run that was continued."""
 
     def __init__(self, path: epath.Path, start: int):
-        """Reads what is there.
+        """Reads the lines of earlier processes.
 
         Args:
             path: The file.
-            start: The step at which the run goes on; later lines are dropped.
+            start: The step from which the run continues; later lines are dropped.
 
         Raises:
             UserError: If the file is damaged.
@@ -29,16 +29,18 @@ class Metrics:
             lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
             self._lines = [line for line in lines if line["step"] <= start]
         except (ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path} is damaged: delete it to go on without its lines") from error
+            raise UserError(
+                f"{path} is damaged: delete it to continue without its lines"
+            ) from error
         self._before = self._lines[-1]["seconds"] if self._lines else 0.0
         self._clock = time.perf_counter()
 
     def elapsed(self) -> float:
-        """Seconds spent, in earlier processes too."""
+        """Returns the seconds spent, in earlier processes too."""
         return self._before + time.perf_counter() - self._clock
 
     def last_loss(self) -> float | None:
-        """The newest loss, of earlier processes too."""
+        """Returns the newest loss, of earlier processes too."""
         return self._lines[-1]["loss"] if self._lines else None
 
     def write(self, step: int, loss: float, rate: float) -> None:

@@ -22,7 +22,7 @@ from lgm_jax.report.table import TITLES
 from lgm_jax.session import Session, content_hash
 from lgm_jax.settings import make_protocol, split_list
 
-# Separate random streams of what is not distillation.
+# Random streams, separate from those of distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
 
 # Points of a probe's learning curve.
@@ -58,11 +58,11 @@ def baselines_stage(session: Session) -> None:
 
 
 def _protocol(session: Session, method: str) -> probe.Protocol:
-    """How a row is trained: once, if repetitions could not differ."""
+    """Returns the protocol of a row, with one run if repetitions could not differ."""
     full = method == "full"
     protocol = make_protocol(session.config, session.task.crop, full=full)
     count = len(session.dataset.splits["train"].labels) if full else session.task.num_images
-    # As it is used, so that a batch of more images than there are is no other protocol.
+    # As it is used, so that a batch larger than the set makes no difference to the record.
     protocol = dataclasses.replace(protocol, batch=min(protocol.batch, count))
     # Random images are drawn anew for each run.
     once = method != "random" and not probe.repeats_differ(protocol)
@@ -70,7 +70,7 @@ def _protocol(session: Session, method: str) -> probe.Protocol:
 
 
 def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str, Any]:
-    """What the probe of a method depends on, and nothing else."""
+    """Returns all values that the result of a probe depends on, and no others."""
     config = session.config
     inputs = {
         "seed": config.seed,
@@ -101,8 +101,8 @@ def _probe(
     Args:
         session: The session.
         method: The row of the results.
-        split: Images to train on.
-        choose: Gives the rows of the split that each run trains on, (runs, n), or (1, n) if all
+        split: The split to train on.
+        choose: Returns the rows of the split that each run trains on, (runs, n), or (1, n) if all
             train on the same.
     """
     config, run = session.config.probe, session.run
@@ -144,7 +144,7 @@ def _train(
     split: Split,
     rows: np.ndarray,
 ) -> probe.Trained:
-    """Trains a head per run, on kept features as far as the protocol allows."""
+    """Trains a head per run, on stored features where the protocol allows it."""
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
     key, label = jax.random.fold_in(session.key, stream), f"{method}, {session.name_of(backbone)}"
     mesh = devices.make_mesh()
@@ -177,12 +177,17 @@ def _train(
 def _summary(
     scores: Mapping[str, Any], protocol: probe.Protocol, split: str, group_names: Sequence[str]
 ) -> dict[str, Any]:
-    """What is recorded of a probe, but for its learning curve.
+    """Returns the record of a probe without its learning curve.
 
-    `groups` is each group's accuracy, `worst_group` that of each run's worst group, both as means
-    over runs; groups without images are left out.
+    `groups` has the accuracy of each group, `worst_group` that of each run's worst group, both as
+    means over runs; groups without images are left out.
     """
-    top1, top5 = scores["top1"], scores["top5"]
+    top1, top5, groups = scores["top1"], scores["top5"], scores["groups"]
+    by_group, worst = None, None
+    if groups is not None:
+        means = zip(group_names, np.mean(groups, axis=0).tolist(), strict=False)
+        by_group = {name: mean for name, mean in means if not math.isnan(mean)}
+        worst = float(np.mean(np.nanmin(groups, axis=1)))
     return {
         "top1_mean": float(np.mean(top1)),
         "top5_mean": None if top5 is None else float(np.mean(top5)),
@@ -192,16 +197,17 @@ def _summary(
         "epochs": protocol.epochs,
         "augment": protocol.augment,
         "split": split,
-        **_group_summary(scores["groups"], group_names),
+        "groups": by_group,
+        "worst_group": worst,
     }
 
 
 def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
-    """Epochs, from 1, with the mean training loss of all runs: the first, and evenly spread ones.
+    """Returns some epochs, from 1 and evenly spread, with the mean training loss of all runs.
 
     Args:
-        losses: Of each run in each epoch, (runs, epochs). Epochs after a probe has diverged are
-            left out.
+        losses: Losses of each run in each epoch, (runs, epochs); those of a diverged probe are left
+            out.
     """
     if losses is None:
         return None
@@ -210,18 +216,8 @@ def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
     return [(epoch, round(loss, 6)) for epoch, loss in points if math.isfinite(loss)]
 
 
-def _group_summary(
-    accuracy: np.ndarray | None, group_names: Sequence[str]
-) -> dict[str, dict[str, float] | float | None]:
-    if accuracy is None:
-        return {"groups": None, "worst_group": None}
-    means = np.mean(accuracy, axis=0).tolist()
-    present = {name: mean for name, mean in zip(group_names, means, strict=False) if mean == mean}
-    return {"groups": present, "worst_group": float(np.mean(np.nanmin(accuracy, axis=1)))}
-
-
 def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
-    """An entry of `results.json`: what was recorded, and standard deviations, null for one run."""
+    """Returns an entry of `results.json`: the record, and standard deviations of several runs."""
 
     def spread(values: Sequence[float] | None) -> float | None:
         return float(np.std(values, ddof=ddof)) if values and len(values) > 1 else None
@@ -232,19 +228,19 @@ def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
 
 
 def collect_results(session: Session) -> dict[str, dict[str, Any]]:
-    """Results of all probes that belong to the current config."""
+    """Returns the results of all probes that belong to the current config."""
     ddof = session.config.probe.ddof
     table: dict[str, dict[str, Any]] = {}
     for backbone in session.eval_backbones:
-        found = {method: _find_probe(session, method, backbone) for method in TITLES}
-        kept = {method: _with_spread(e, ddof) for method, e in found.items() if e is not None}
-        if kept:
-            table[session.name_of(backbone)] = kept
+        records = {method: _find_probe(session, method, backbone) for method in TITLES}
+        entries = {method: _with_spread(e, ddof) for method, e in records.items() if e is not None}
+        if entries:
+            table[session.name_of(backbone)] = entries
     return table
 
 
 def neighbors(session: Session) -> np.ndarray:
-    """Indices of the training images that look most like the distilled ones to the backbone."""
+    """Returns indices of the training images that look most like the distilled ones."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
     return baselines.neighbors(

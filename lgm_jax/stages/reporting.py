@@ -1,4 +1,4 @@
-"""The stage that reports: `results.json`, the pictures, and the page that a run ends with."""
+"""The stage that reports: `results.json`, the pictures, and the page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def report_stage(session: Session) -> None:
     It is repeated when a result, a setting or the look of the page has changed, or a file is gone.
     """
     run, started = session.run, time.perf_counter()
-    record = _record(session)
+    # The distillation of `distilled/`, which may be older than the config.
+    record = run.latest("distill") if session.source is None else None
     results = _results(session, record)
     pictured = session.distilled is not None
     inputs = {
@@ -51,13 +52,13 @@ def report_stage(session: Session) -> None:
         names.append(runs.ANIMATION)
     complete = all((run.path / name).exists() for name in names)
     if hosts.first_says(not complete or run.find("report", inputs) is None):
-        made = _make_gallery(session) if pictured else None
+        content = _make_gallery(session) if pictured else None
         if pictured:
             _write_pairs(session)
         if hosts.is_first():
             files.write_json(run.path / runs.RESULTS, results)
-            if made is not None:
-                gallery.save_gallery(run.path / runs.GALLERY, made)
+            if content is not None:
+                gallery.save_gallery(run.path / runs.GALLERY, content)
             timelapse.write_animation(run.path / runs.ANIMATION, sheets)
             write_page(read_run(run.path))
         took = time.perf_counter() - started
@@ -72,30 +73,35 @@ def report_stage(session: Session) -> None:
     print(f"report: {run.path / runs.PAGE}")
 
 
-def _record(session: Session) -> Any | None:
-    """What is recorded of the distillation that `distilled/` is of, which may be older."""
-    return session.run.latest("distill") if session.source is None else None
-
-
 def _results(session: Session, record: Any | None) -> dict[str, Any]:
-    """The content of `results.json`."""
-    own = session.source is None
-    config, run = session.config, session.run
+    """Returns the content of `results.json`."""
+    own, distilled = session.source is None, session.distilled
+    config, run, pixels = session.config, session.run, session.task.parametrisation
+    labels = None
+    if distilled is not None:
+        soft = distilled.probabilities
+        kind, values = ("hard", distilled.labels) if soft is None else ("soft", soft)
+        labels = {"kind": kind, "bytes": values.nbytes}
     return {
         "version": 1,
         "dataset": session.dataset.name,
         "ipc": config.ipc,
         "objective": config.objective if own else None,
         "about_objective": objectives.about(session.task.objective) if own else None,
-        "labels": _label_summary(session),
+        "labels": labels,
         "clp": config.clp.to_dict() if own and config.objective == "clp" else None,
         "num_classes": session.dataset.num_classes,
         "steps": record["steps"] if record else None,
         "seed": config.seed,
         "final_loss": record["final_loss"] if record else None,
-        "pyramid": _pyramid(session, record["steps"]) if record else None,
+        "pyramid": {
+            "reached": pixels.side_at(max(0, record["steps"] - 1)),
+            "finest": pixels.resolution,
+        }
+        if record and isinstance(pixels, images.Growing)
+        else None,
         "backbones": [session.name_of(backbone) for backbone in session.backbones] if own else [],
-        # Of what the results come from: not of looking at them, which would not change them.
+        # The stages behind the results, not those that show them.
         "seconds": {
             name: took for name, took in run.seconds().items() if name not in ("report", "measure")
         },
@@ -105,28 +111,10 @@ def _results(session: Session, record: Any | None) -> dict[str, Any]:
     }
 
 
-def _pyramid(session: Session, steps: int) -> dict[str, int] | None:
-    """Sides in px of the finest level that was distilled, and of the finest that there is."""
-    growing = session.task.parametrisation
-    if not isinstance(growing, images.Growing):
-        return None
-    return {"reached": growing.side_at(max(0, steps - 1)), "finest": growing.resolution}
-
-
-def _label_summary(session: Session) -> dict[str, Any] | None:
-    """What kind of labels the images have, and the bytes that these take beside the images."""
-    if session.distilled is None:
-        return None
-    soft, hard = session.distilled.probabilities, session.distilled.labels
-    if soft is None:
-        return {"kind": "hard", "bytes": hard.nbytes}
-    return {"kind": "soft", "bytes": soft.nbytes}
-
-
 def _make_gallery(session: Session) -> Gallery | None:
-    """Pictures for the page: distilled images, real ones beside them, a map of their features.
+    """Makes the gallery of the page: distilled images, real ones, a map of their features.
 
-    Features are computed by all processes together; the first makes the pictures.
+    All processes compute features together; the first encodes the pictures.
     """
     if session.distilled is None:
         raise ValueError("there are no distilled images")
@@ -136,7 +124,7 @@ def _make_gallery(session: Session) -> Gallery | None:
         distilled.labels,
         session.centroids,
         neighbors(session),
-        # Those of the first run of the baseline.
+        # As in the first run of the baseline.
         baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
     )
     features, features_syn = session.features(session.backbone, "train"), session.features_syn
@@ -152,10 +140,10 @@ def _make_gallery(session: Session) -> Gallery | None:
 
 
 def _write_pairs(session: Session) -> None:
-    """Draws distilled images, evenly chosen, each with the centroid of its class beside it."""
+    """Draws evenly chosen distilled images, each beside the typical image of its class."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
-    # By all processes together, if it is not known.
+    # By all processes together, unless it is known already.
     centroids = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
     if not hosts.is_first():
         return
