@@ -85,7 +85,7 @@ class TestLoaders:
             np.testing.assert_array_equal(np.asarray(image), expected)
 
     def test_tfds(self, shared, pixels, tmp_path):
-        pytest.importorskip("tensorflow_datasets")
+        pytest.importorskip("tensorflow")
         # A program of its own, for it imports TensorFlow.
         program = """
 import sys, numpy, tensorflow_datasets
