@@ -116,7 +116,7 @@ def test_choosing_a_batch_takes_no_time_in_proportion_to_the_set():
     # takes 0.8 s. An epoch's end is among them, and the least of a few tries is what it takes where
     # others want the machine too.
     times = [np.median([choose(order, step) for step in range(420, 440)]) for _ in range(20)]
-    assert min(times) < making / 400
+    assert min(times) < max(1e-3, making / 400)
 
 
 class TestBalanced:
