@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lgm_jax.data import Dataset, load_dataset
-from lgm_jax.data.records import ImageSplit
+from lgm_jax.data import Dataset, Split, load_dataset
+from lgm_jax.data.records import FileRecords, ImageSplit
 
 
 def load_folder(folder: Path | str, **options: Any) -> Dataset:
@@ -46,3 +46,14 @@ def names(dataset: Dataset, split: str) -> list[str]:
     members = dataset.splits[split]
     assert isinstance(members, ImageSplit)
     return [members.name(row) for row in range(len(members.labels))]
+
+
+def split_of(folder: Path, *names: str, resolution: int = 8, orient: bool = True) -> Split:
+    zeros = np.zeros(len(names), np.int32)
+    return ImageSplit(
+        FileRecords(folder, names), np.arange(len(names)), zeros, resolution, orient=orient
+    )
+
+
+def load_one(path: Path, resolution: int = 8) -> np.ndarray:
+    return split_of(path.parent, path.name, resolution=resolution).load(np.asarray([0]))[0]

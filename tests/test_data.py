@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lgm_jax.data import ArraySplit, Dataset, Split, in_memory, load_dataset
 from lgm_jax.data.digits import load_spurious_digits
-from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.errors import UserError
 from tests.photos import load_folder, write_classes
 
 RESOLUTION = 8
-
-
-def split_of(folder: Path, *names: str, resolution: int = RESOLUTION, orient: bool = True) -> Split:
-    zeros = np.zeros(len(names), np.int32)
-    return ImageSplit(
-        FileRecords(folder, names), np.arange(len(names)), zeros, resolution, orient=orient
-    )
-
-
-def load_one(path: Path, resolution: int = RESOLUTION) -> np.ndarray:
-    return split_of(path.parent, path.name, resolution=resolution).load(np.asarray([0]))[0]
 
 
 @functools.cache

@@ -14,25 +14,14 @@ import pytest
 from PIL import Image
 
 from lgm_jax import data
-from lgm_jax.data import Split, imagenet, load_dataset
+from lgm_jax.data import imagenet, load_dataset
 from lgm_jax.data.decode import decode, resize_and_crop
-from lgm_jax.data.records import FileRecords, ImageSplit
+from lgm_jax.data.records import ImageSplit
 from lgm_jax.errors import UserError
-from tests.photos import noise, write_image
+from tests.photos import load_one, noise, split_of, write_image
 
 RESOLUTION = R = 8
 IMAGENETTE = [imagenet.wnids()[i] for i in imagenet.SUBSETS["imagenette"]]
-
-
-def split_of(folder: Path, *names: str, resolution: int = RESOLUTION, orient: bool = True) -> Split:
-    zeros = np.zeros(len(names), np.int32)
-    return ImageSplit(
-        FileRecords(folder, names), np.arange(len(names)), zeros, resolution, orient=orient
-    )
-
-
-def load_one(path: Path, resolution: int = RESOLUTION) -> np.ndarray:
-    return split_of(path.parent, path.name, resolution=resolution).load(np.asarray([0]))[0]
 
 
 ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
