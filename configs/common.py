@@ -193,6 +193,12 @@ KEYS: Mapping[str, Key] = {
         "0.1); other backbones have none",
         between(0, 0.9),
     ),
+    "backbone.resize": Key(
+        "positions",
+        "what fits where crops have another side than a backbone is used at: its positions, or the "
+        "images, antialiased",
+        one_of(*backbones.RESIZED),
+    ),
     "backbone.revision": Key("", "branch, tag or commit of a backbone from the hub"),
     "real.source": Key(
         "stream",

@@ -78,7 +78,7 @@ def make_programs(
         UserError: If a backbone is not known well enough.
     """
     outlines = make_outlines(config, on[0])
-    recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
+    recipe = make_recipe(config, num_classes, outlines[0].resolution)
     task = recipe.task
     side = task.parametrisation.resolution
     return Programs(

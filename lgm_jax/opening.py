@@ -283,6 +283,7 @@ def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
             pooling=options.pooling,
             position_offset=options.position_offset,
             resolution=crop,
+            resize=options.resize,
             revision=revision or None,
         )
     except backbones.IndivisibleError as error:

@@ -16,9 +16,17 @@ from lgm_jax.settings import split_list
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outline:
-    """A backbone whose parameters are shapes and types."""
+    """A backbone whose parameters are shapes and types.
+
+    Attributes:
+        spec: Its shape.
+        resolution: Side of the images it takes, in pixels.
+        apply: As a `Backbone`'s.
+        params: Shapes and types.
+    """
 
     spec: Network
+    resolution: int
     apply: distill.Apply
     params: Any
 
@@ -46,10 +54,11 @@ def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:
             pooling=config.backbone.pooling,
             attention="xla" if device is None else config.backbone.attention,
             resolution=crop,
+            resize=config.backbone.resize,
             device=device,
         )
         outlines.append(outline)
-        crop = outlines[0].spec.resolution
+        crop = outlines[0].resolution
     return outlines
 
 

@@ -132,7 +132,7 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
         UserError: If a backbone is not known well enough.
     """
     outlines = make_outlines(config)
-    recipe = make_recipe(config, num_classes, outlines[0].spec.resolution)
+    recipe = make_recipe(config, num_classes, outlines[0].resolution)
     side = recipe.task.parametrisation.resolution
     streams = recipe.real.source == "stream" and reads_on_host(config, num_images, side)
     plan = make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)

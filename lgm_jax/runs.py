@@ -39,6 +39,7 @@ _HASHED = {
     "backbone.fingerprint": (
         *("backbone.name", "backbone.revision", "backbone.normalization", "backbone.dtype"),
         *("backbone.params_dtype", "backbone.pooling", "backbone.position_offset"),
+        "backbone.resize",
     ),
     "data.fingerprint": (
         *("data.name", "data.folder", "data.subset", "data.label", "data.val_fraction"),

@@ -81,6 +81,8 @@ CHANGES = {
     "backbone.attention": ("xla", NOTHING, {}),
     "backbone.pooling": ("mean", RUN, {}),
     "backbone.position_offset": (0.1, NOTHING, {}),
+    # The backbone and its crops have one side.
+    "backbone.resize": ("images", NOTHING, {}),
     "real.source": ("cached", RUN, {}),
     "real.views": (4, RUN, {}),
     "real.cache": ("elsewhere", NOTHING, {}),

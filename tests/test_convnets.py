@@ -203,7 +203,7 @@ def test_a_convnext_of_another_kind_is_refused(changed, message):
     ],
 )
 def test_published_ones_are_known_by_name(name, features, millions):
-    spec, apply, params = backbones.outline(name)
+    spec, _, apply, params = backbones.outline(name)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     assert jax.eval_shape(apply, params, images).shape == (1, features) == (1, spec.feature_dim)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))

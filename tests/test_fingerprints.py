@@ -22,6 +22,7 @@ DEFAULTS = {
         "dtype": "float32",
         "params_dtype": "float32",
         "position_offset": 0.0,
+        "side": 0,
     },
     "ViTSpec": {
         "resolution": "needed",

@@ -53,7 +53,7 @@ def changed(config, other):
 @functools.cache
 def feature_dim(backbone):
     """Of a backbone that is traced, and differentiated, from end to end."""
-    spec, apply, params = backbones.outline(backbone)
+    spec, _, apply, params = backbones.outline(backbone)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     energy = jax.grad(lambda images, params: apply(params, images).sum())
     assert jax.eval_shape(energy, images, params).shape == images.shape

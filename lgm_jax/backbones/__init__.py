@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lgm_jax import hub_names, identity, plugins
+from lgm_jax import checks, hub_names, identity, plugins
 from lgm_jax.backbones import configs, families, files, port, specs, wrapped
 from lgm_jax.backbones.apply import (
     DTYPES,
@@ -39,6 +39,7 @@ __all__ = [
     "ATTENTIONS",
     "DTYPES",
     "NORMALIZATIONS",
+    "RESIZED",
     "Backbone",
     "IndivisibleError",
     "Settings",
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 NORMALIZATIONS = ("native", "imagenet")
+RESIZED = ("positions", "images")
 
 _IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
@@ -74,6 +76,7 @@ def load(
     pooling: str | None = "native",
     position_offset: float = 0.0,
     resolution: int | None = None,
+    resize: str = "positions",
     revision: str | None = None,
 ) -> Backbone:
     """Loads a backbone by registered name, from a local folder, or from the hub.
@@ -103,7 +106,9 @@ def load(
             published with (`torch.hub`), 0 in transformers. Every other backbone has 0, in all
             code: with registers, in timm's format, of another family.
         resolution: Side of the images, in pixels; the patch, or a network's stride, divides it.
-            Positions are resized as upstream resizes them. By default what the backbone is used at.
+            By default what the backbone is used at.
+        resize: What fits where that is another side than the backbone is used at: its `positions`,
+            as upstream resizes them, or the `images`, of any size, by an antialiased filter.
         revision: Branch, tag or commit, for the hub only.
 
     Raises:
@@ -112,16 +117,20 @@ def load(
     """
     if normalization not in NORMALIZATIONS:
         raise unknown_name("backbone.normalization", str(normalization), list(NORMALIZATIONS))
+    if resize not in RESIZED:
+        raise unknown_name("backbone.resize", str(resize), list(RESIZED))
     dtype, params_dtype, pooling = _check_options(dtype, params_dtype, pooling)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)
     statistics = IMAGENET if normalization == "imagenet" else published.preprocessing
-    spec = _reshape(published, pooling, resolution)
+    spec, side = _reshape(published, pooling, resolution, resize)
     offset = position_offset if _takes_offset(published, spec) else 0.0
     params, kept = spec.fit(params, published.spec, offset), _kept_dtype(dtype, params_dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
     origin = provenance(found)
-    settings = Settings(_digest(origin["sha256"]), spec, statistics, dtype, params_dtype, offset)
+    settings = Settings(
+        _digest(origin["sha256"]), spec, statistics, dtype, params_dtype, offset, side
+    )
     name = str(source) if _entry(source) else Path(found.origin).name
     return _assemble(name, origin, published, settings, params, attention)
 
@@ -136,15 +145,16 @@ def _assemble(
 ) -> Backbone:
     """A backbone of its parameters, as arrays of NumPy, with the kernel that runs here."""
     spec, statistics, dtype = settings.spec, settings.preprocessing, settings.dtype
-    make = functools.partial(shared_apply, spec, statistics)
+    make = functools.partial(shared_apply, spec, statistics, side=settings.side)
+    resolution = settings.side or spec.resolution
     kernel = choose_kernel(attention, spec, dtype)
-    kernel = try_kernel(kernel, attention, make, params, spec.resolution, dtype)
+    kernel = try_kernel(kernel, attention, make, params, resolution, dtype)
     return Backbone(
         name=name,
         apply=make(dtype, kernel),
         params=jax.tree.map(jnp.asarray, params),
         feature_dim=spec.feature_dim,
-        resolution=spec.resolution,
+        resolution=resolution,
         mean=statistics.mean,
         std=statistics.std,
         sha256=settings.weights,
@@ -232,8 +242,9 @@ def outline(
     attention: str = "xla",
     pooling: str | None = "native",
     resolution: int | None = None,
+    resize: str = "positions",
     device: Any = None,
-) -> tuple[Network, Callable[..., Any], Any]:
+) -> tuple[Network, int, Callable[..., Any], Any]:
     """What is known of a backbone without its weights; of a registered name, without a download.
 
     Args:
@@ -243,10 +254,12 @@ def outline(
         attention: What computes attention; nothing is tried.
         pooling: Which features it gives.
         resolution: Side of the images, in pixels.
+        resize: What fits where that is another side.
         device: What the kernel is chosen for; as for `kernels.choose_kernel`.
 
     Returns:
-        Its shape, its `apply`, and its parameters as shapes and types.
+        Its shape, the side of the images that it takes, its `apply`, and its parameters as shapes
+        and types.
 
     Raises:
         UserError: As for `load`.
@@ -257,10 +270,11 @@ def outline(
         published = entry.published
     else:
         _, published = _find(source, None)
-    spec = _reshape(published, pooling, resolution)
+    spec, side = _reshape(published, pooling, resolution, resize)
     kernel = choose_kernel(attention, spec, dtype, device)
-    apply = shared_apply(spec, published.preprocessing, dtype, kernel)
-    return spec, apply, abstract_params(spec, _kept_dtype(dtype, params_dtype))
+    apply = shared_apply(spec, published.preprocessing, dtype, kernel, side)
+    params = abstract_params(spec, _kept_dtype(dtype, params_dtype))
+    return spec, side or spec.resolution, apply, params
 
 
 def check_pooling(pooling: str) -> None:
@@ -379,13 +393,24 @@ def _read(found: Files) -> Published:
         raise UserError(f"the config.json of {found} is not understood: {error}") from error
 
 
-def _reshape(published: Published, pooling: str, resolution: int | None) -> Network:
-    """A backbone's shape with other features, and for images of another size."""
-    spec, resolution = published.spec, resolution or published.resolution
+def _reshape(
+    published: Published, pooling: str, resolution: int | None, resize: str
+) -> tuple[Network, int]:
+    """A backbone's shape with other features, for images of another size or to resize these to.
+
+    The second is the side of the images that are resized, or 0.
+    """
+    spec, own = published.spec, published.resolution
     match = _POOLING.fullmatch(pooling)
     if match is not None and match["kind"] is not None:
         spec = spec.pooled(_POOLS[match["kind"]], int(match["blocks"] or 1))
-    return spec if resolution == 0 else spec.at(resolution)
+    if resize == "positions":
+        own = resolution or own
+    spec = spec if own == 0 else spec.at(own)
+    if resize == "positions" or resolution in (None, spec.resolution):
+        return spec, 0
+    checks.in_range("resolution", resolution, 1, whole=True)
+    return spec, resolution
 
 
 def _takes_offset(published: Published, spec: Network) -> bool:

@@ -42,20 +42,27 @@ def abstract_params(spec: Network, dtype: Any = jnp.float32) -> Any:
 
 
 def make_apply(
-    definition: nnx.GraphDef, spec: Network, statistics: Preprocessing, dtype: Any = jnp.float32
+    definition: nnx.GraphDef,
+    spec: Network,
+    statistics: Preprocessing,
+    dtype: Any = jnp.float32,
+    side: int = 0,
 ) -> Callable[..., Float[Array, "n d"]]:
     """Binds a module's definition into a pure `apply(params, images)`.
 
     Where the module knows several ways to keep what its gradient needs, `apply` takes `residuals`.
+    Images of `side` pixels, if it is not 0, are resized to the side of the spec by a bilinear
+    filter, antialiased where it shrinks them.
     """
     # Accelerators round the operands of float32 products unless told not to: who asks for float32
     # gets it, who wants speed asks for bfloat16.
     precision = "highest" if dtype == jnp.float32 else "default"
+    taken = side or spec.resolution
 
     def run(params: Any, images: Float[Array, "n h w 3"], *options: Any) -> Float[Array, "n d"]:
-        if images.shape[1:] != (spec.resolution, spec.resolution, 3):
+        if images.shape[1:] != (taken, taken, 3):
             raise UserError(
-                f"the backbone takes images of {spec.resolution} x {spec.resolution} x 3, "
+                f"the backbone takes images of {taken} x {taken} x 3, "
                 f"not {' x '.join(map(str, images.shape[1:]))}: set images.crop"
             )
         if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -64,6 +71,9 @@ def make_apply(
         mean = jnp.asarray(statistics.mean, jnp.float32).reshape(1, 1, 1, 3)
         std = jnp.asarray(statistics.std, jnp.float32).reshape(1, 1, 1, 3)
         with jax.default_matmul_precision(precision):
+            if taken != spec.resolution:
+                shape = (len(images), spec.resolution, spec.resolution, 3)
+                images = jax.image.resize(images, shape, "linear")
             module = nnx.merge(definition, nnx.State(params))
             features = module((images - mean) / std, *options)
         return features.astype(jnp.float32)
@@ -83,7 +93,7 @@ def make_apply(
 
 @functools.cache
 def shared_apply(
-    spec: Network, statistics: Preprocessing, dtype: str, kernel: AttentionKernel
+    spec: Network, statistics: Preprocessing, dtype: str, kernel: AttentionKernel, side: int = 0
 ) -> Callable[..., Any]:
     """Returns one `apply` for all runs of a process, so that its programs are compiled once.
 
@@ -92,6 +102,7 @@ def shared_apply(
         statistics: Mean and standard deviation of the input.
         dtype: Key of `DTYPES`.
         kernel: Of attention.
+        side: As for `make_apply`.
     """
     definition, _ = abstract_module(spec, DTYPES[dtype], kernel)
-    return make_apply(definition, spec, statistics, DTYPES[dtype])
+    return make_apply(definition, spec, statistics, DTYPES[dtype], side)

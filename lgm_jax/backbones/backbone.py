@@ -26,6 +26,7 @@ class Settings:
         dtype: What the backbone computes in.
         params_dtype: What its parameters are rounded to.
         position_offset: See `Backbone`.
+        side: Side of the images, in pixels, where these are resized to that of the spec; else 0.
     """
 
     weights: str
@@ -34,6 +35,7 @@ class Settings:
     dtype: str = "float32"
     params_dtype: str = "float32"
     position_offset: float = 0.0
+    side: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

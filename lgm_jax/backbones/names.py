@@ -71,7 +71,8 @@ def _chosen(settings: Settings) -> dict[str, str]:
     spec, statistics = settings.spec, settings.preprocessing
     return {
         "pooling": spec.pooling,
-        "resolution": str(spec.resolution),
+        "resolution": str(settings.side or spec.resolution),
+        "resize": "images" if settings.side else "positions",
         "normalization": _STATISTICS.get(statistics, f"{statistics.mean}/{statistics.std}"),
         "dtype": settings.dtype,
         "params_dtype": settings.params_dtype,

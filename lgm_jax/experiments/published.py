@@ -53,6 +53,7 @@ _SETTING: Mapping[str, Sequence[Any]] = {
     "images.resolution": (None, 256),
     "images.crop": (None, 224),
     "backbone.pooling": ("native",),
+    "backbone.resize": ("positions",),
     "backbone.revision": ("",),
     # The authors augment all images, but those of large sets do not fit in memory.
     "probe.full_augment": ("fresh",),
