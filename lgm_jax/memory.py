@@ -261,14 +261,21 @@ def fit(needed: Needed, limit: int, sizes: Sequence[int], first: int, fixed: int
         else:
             reached = bisect.bisect_right(sizes, sizes[fails] // 2) - 1
             reached = reached if reached > fits else fails
-        # Where a smaller size needs no less, a line leads nowhere.
-        at = reached if reached < fails else (fits + fails) // 2
+        # A line leads nowhere where a smaller size needs no less; and where it says that not even
+        # the least fits, unless it is the first, which starts from what every program takes.
+        lost = reached >= fails or (fits == reached == -1 and len(known) > 2)
+        at = (fits + fails) // 2 if lost else reached
         if 0 <= fits < at < len(sizes) - 1 and sizes[at] < 1.25 * sizes[fits]:
             break
     return sizes[max(0, fits)]
 
 
 def _reached(known: Mapping[int, int | float], limit: int) -> int | float:
-    """The size at which the line through the two known ones nearest to the limit reaches it."""
-    (one, low), (two, high) = sorted(known.items(), key=lambda item: abs(item[1] - limit))[:2]
+    """The size at which a line reaches the limit: that through the known ones on both sides of it,
+    or else through the two nearest, of which one may be 0."""
+    less = [size for size in sorted(known) if size and known[size] <= limit][-2:]
+    more = [size for size in sorted(known) if known[size] > limit][:2]
+    near = [less[-1], more[0]] if less and more else less or more
+    one, two = near if len(near) == 2 else (0, near[0])
+    low, high = known[one], known[two]
     return one + (limit - low) * (two - one) / (high - low) if high != low else math.inf

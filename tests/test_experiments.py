@@ -56,7 +56,8 @@ def test_backbones_of_folders_are_found_by_their_names():
     found = tabulate(load("table2", ":imagenette", GIVEN), flat_score)
     assert found.tables[0].cells["first", "second"].mean == 70
     names = list(experiments.planned_configs(load("table2", ":imagenette", GIVEN)))
-    assert names == ["given_real", "given_first_seed0", "given_second_seed0"]
+    seeds = [f"given_{name}_seed{seed}" for name in ("first", "second") for seed in range(3)]
+    assert names == ["given_real", *seeds]
 
 
 def test_two_folders_of_one_name_are_refused():
@@ -140,9 +141,10 @@ def test_plan_of_an_experiment_is_that_of_its_runs(capsys, monkeypatch):
     monkeypatch.setattr(plan, "describe", lambda config, **_: f"{config.copies} copies")
     path = ROOT / "configs" / "experiments" / "figure3.py"
     assert launch.main(["launch.py", f"--config={path}:quick", "--plan"]) == 0
-    name = "digits_digits_contrastive_copies"
+    name = "digits_digits_contrastive"
     printed = capsys.readouterr().out
-    assert printed == f"{name}1_seed0\n1 copies\n{name}2_seed0\n2 copies\n"
+    # The recipe's own number is the run of other experiments.
+    assert printed == f"{name}_seed0\n1 copies\n{name}_copies2_seed0\n2 copies\n"
 
 
 def test_rows_of_real_images_are_chosen_by_name():

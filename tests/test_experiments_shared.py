@@ -160,10 +160,10 @@ def interrupted(tmp_path_factory, vit_folder):
     arguments = [
         *("launch.py", f"--config={ROOT}/configs/experiments/figure3.py:quick"),
         *(f"--workdir={workdir}", f"--config.experiment.backbones={vit_folder}"),
-        *("--config.experiment.copies=1", "--config.experiment.seeds=2"),
+        *("--config.experiment.copies=2", "--config.experiment.seeds=2"),
         *("--config.images.crop=16", "--config.images.resolution=16", "--config.probe.views=1"),
     ]
-    name = f"digits_{Path(vit_folder).name}_copies1_seed0"
+    name = f"digits_{Path(vit_folder).name}_copies2_seed0"
     file = hold(workdir / "runs" / name)
     run_stages, started, printed = launch.run_stages, [], io.StringIO()
 
@@ -197,14 +197,14 @@ def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys)
     capsys.readouterr()
     assert launch.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "run 1 of 2: digits tiny copies1 seed 0\n" in printed
-    assert "run 2 of 2: digits tiny copies1 seed 1\ndistill: 2 steps are done" in printed
+    assert "run 1 of 2: digits tiny copies2 seed 0\n" in printed
+    assert "run 2 of 2: digits tiny copies2 seed 1\ndistill: 2 steps are done" in printed
     assert json.loads(first.read_text()) == before
     for name in ("figure.png", "figure.svg", "images.png", "table.csv", "table.md"):
         assert f"result: {workdir / name}\n" in printed
     rows = list(csv.DictReader(io.StringIO((workdir / "table.csv").read_text())))
     assert {(row["variant"], row["evaluated"], row["seed"]) for row in rows} == {
-        *(("copies1", "tiny", "0"), ("copies1", "tiny", "1")),
+        *(("copies2", "tiny", "0"), ("copies2", "tiny", "1")),
     }
     for seed in ("0", "1"):
         (folder,) = (workdir / "runs").glob(f"*seed{seed}")

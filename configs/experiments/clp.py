@@ -21,10 +21,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
         {
             "all": {"ridges": "0.001,0.01,0.1,1", "temperatures": "0.03,0.1,0.3"},
             "embedded": _base.ONE | {"seeds": 1, "ridges": "0.002,0.02,0.2,2"},
-            "imagenette": {"ridges": "0.01,0.1,1,10"},
+            "imagenette": {"seeds": 1, "ridges": "0.01,0.1,1,10"},
             "quick": _base.ONE | {"ridges": "1", "temperatures": "0.1,0.3"},
         },
     )
     if config.experiment.scale == "paper":
         config.data.val_fraction = 0.1
-    return config
+    return _base.shorter(config)

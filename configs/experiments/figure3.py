@@ -4,7 +4,7 @@
 
 ImageNet-100, distilled against DINO-v2, evaluated on all four; a step's cost grows with the number:
 39 units in all, where 10 augmentations are about 3 hours on one H200 in the paper. See
-docs/experiments.md for `:embedded`, `:imagenette` (40 steps), `:quick`.
+docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs.experiments import _base
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the experiment, at the scale of the argument."""
-    config = _base.build(
+    return _base.build(
         "figure3",
         arg,
         {
@@ -22,6 +22,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "paper": {"backbones": "dinov2_vitb14", "evaluate": _base.papers_backbones(arg)},
             "embedded": _base.ONE,
             "quick": {"copies": "1,2", "backbones": "digits_contrastive"},
+            "imagenette": {"copies": "1,3,5,10", "seeds": 1},
         },
     )
-    return _base.as_published(config, "lgm", steps=40, grow_until=0.6)

@@ -14,12 +14,14 @@ from configs.experiments import _base
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the experiment, at the scale of the argument."""
-    return _base.build(
+    config = _base.build(
         "ipc",
         arg,
         {
             "all": {"ipc": "1,2,5,10"},
             "embedded": _base.ONE,
             "quick": {"ipc": "1,2", "backbones": "digits_contrastive"},
+            "imagenette": {"seeds": 1},
         },
     )
+    return _base.shorter(config)

@@ -9,7 +9,7 @@ paper.
 
 ImageNet-100 and four backbones: 12 runs at equal steps and 8 at equal time, 6 of pairs, and 7 on
 the first backbone; one run of the paper takes about 3 hours on one H200. See
-docs/experiments.md for `:embedded`, `:imagenette` (100 steps), `:quick`.
+docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
 
 from ml_collections import ConfigDict
@@ -31,10 +31,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 "joint": True,
             },
             "embedded": _base.TWO,
+            "imagenette": {"seeds": 1, "sources": "", "soft": False},
             "quick": _base.TWO | {"objectives": "sfm", "sources": "", "soft": False},
         },
     )
     if config.experiment.scale == "embedded":
         # The best that the experiment `clp` found on validation images.
         config.clp.update(ridge=0.02, temperature=0.3)
-    return _base.as_published(config, "clp", steps=100, grow_until=0.48)
+    return _base.shorter(config)

@@ -230,7 +230,8 @@ def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
 def by_copies(study: Study) -> Result:
     """Augmentations of each image in a step by the backbone that is evaluated."""
     tables, claims, own = [], [], study.top1
-    own = own.assign(row=own["variant"].str.removeprefix("copies"))
+    plain = str(study.config.copies)
+    own = own.assign(row=own["variant"].str.removeprefix("copies").replace("", plain))
     for against, part in study.by_source(own):
         title, corner = f", distilled against {against}", "augmentations of each image in a step"
         table = study.table(part, title, corner, "row", "on")
@@ -246,7 +247,8 @@ def by_copies(study: Study) -> Result:
 def by_ipc(study: Study) -> Result:
     """Images per class by method; the paper has one image per class alone."""
     tables, claims, own = [], [], study.top1
-    own = own.assign(row=own["variant"].str.removeprefix("ipc").replace("", "1"))
+    plain = str(study.config.ipc)
+    own = own.assign(row=own["variant"].str.removeprefix("ipc").replace("", plain))
     for name, part in study.by_source(own, "evaluated"):
         made, full = part[part["method"] != "full"], part[part["method"] == "full"]
         rows = list(made["row"].unique())

@@ -99,12 +99,12 @@ def _without(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
     return list(variants.values())
 
 
-def _each(key: str, plain: int | None = None) -> Variants:
-    """Returns variants by a whole number, whose plain value is the recipe's."""
+def _each(key: str) -> Variants:
+    """Returns variants by a whole number; the recipe's own is a run of other experiments, too."""
 
     def variants(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
-        values = counts(config, key)
-        return [Variant("" if each == plain else f"{key}{each}", {key: each}) for each in values]
+        values, own = counts(config, key), config[key]
+        return [Variant("" if each == own else f"{key}{each}", {key: each}) for each in values]
 
     return variants
 
@@ -313,8 +313,7 @@ SWEEPS: Mapping[str, Sweep] = {
         "Images per class",
         reports.by_ipc,
         figures.curves,
-        # One image per class is the run of table 1.
-        variants=_each("ipc", plain=1),
+        variants=_each("ipc"),
         looks=_real(backbones, "full"),
         beside=("random", *_CHOSEN),
     ),
