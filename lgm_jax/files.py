@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,15 @@ def read_json(path: epath.Path) -> Any | None:
 
 
 def write_json(path: epath.Path, value: Any) -> None:
-    """Writes a JSON file such that a reader sees the old content or the new, never a part."""
+    """Writes a JSON file such that a reader sees the old content or the new, never a part.
+
+    Lists of numbers are written on one line.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    # No string has a line break within.
+    text = re.sub(r"\[\n([^\[\]{}\"]+)\n *\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     with replacing(path) as temporary:
-        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        write_text(temporary, text + "\n")
 
 
 def write_text(path: Path | epath.Path, text: str) -> None:

@@ -200,16 +200,18 @@ def evaluate(
     Returns:
         `top1` and `top5`, each (runs,), in percent; `top5` is `None` below 6 classes. `groups` is
         the top-1 accuracy within each group, (runs, largest group + 1), NaN for a group without
-        images; `None` without groups.
+        images; `None` without groups. `named` is the class that each head names, (runs, n) int32;
+        -1 for an image with a score that is not finite.
     """
     num_classes = heads["bias"].shape[-1]
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     rows = devices.put(mesh, (features, labels), devices.ROWS)
-    ranks = devices.fetch(mesh, _ranks(devices.put(mesh, heads), *rows, mesh=mesh))
-    correct = np.asarray(ranks)[: len(labels)].T
+    found = devices.fetch(mesh, _ranks(devices.put(mesh, heads), *rows, mesh=mesh))
+    correct, named = (np.asarray(values)[: len(labels)].T for values in found)
     top1 = np.asarray(jnp.mean(correct == 0, axis=-1)) * 100
     top5 = np.asarray(jnp.mean(correct < 5, axis=-1)) * 100 if num_classes > 5 else None
-    return {"top1": top1, "top5": top5, "groups": group_accuracy(correct == 0, groups)}
+    by_group = group_accuracy(correct == 0, groups)
+    return {"top1": top1, "top5": top5, "groups": by_group, "named": named}
 
 
 def group_accuracy(
@@ -265,21 +267,23 @@ def _ranks(
     labels: Int[Array, " n"],
     *,
     mesh: Mesh,
-) -> Int[Array, "n runs"]:
-    """Returns the rank of the right class from 0; ties go to the lower index, as in argmax.
+) -> tuple[Int[Array, "n runs"], Int[Array, "n runs"]]:
+    """Returns the rank of the right class from 0, and the class of the highest score.
 
-    An image with a score that is not finite is wrong.
+    Ties go to the lower index. An image with a score that is not finite is wrong, and named -1.
     """
 
-    def ranks(head: dict[str, Array], features: Array, labels: Array) -> Int[Array, " n"]:
+    def ranks(head: dict[str, Array], features: Array, labels: Array) -> tuple[Array, Array]:
         scores = linear.logits(head, features)
         right = jnp.take_along_axis(scores, labels[:, None], axis=-1)
         before = jnp.arange(scores.shape[-1])[None, :] < labels[:, None]
         ranks = jnp.sum((scores > right) | ((scores == right) & before), axis=-1)
-        return jnp.where(jnp.all(jnp.isfinite(scores), axis=-1), ranks, scores.shape[-1])
+        finite, named = jnp.all(jnp.isfinite(scores), axis=-1), jnp.argmax(scores, axis=-1)
+        return jnp.where(finite, ranks, scores.shape[-1]), jnp.where(finite, named, -1)
 
-    def part(heads: dict[str, Array], features: Array, labels: Array) -> Int[Array, "n runs"]:
-        return jax.vmap(lambda head: ranks(head, features, labels))(heads).T
+    def part(heads: dict[str, Array], features: Array, labels: Array) -> tuple[Array, Array]:
+        found = jax.vmap(lambda head: ranks(head, features, labels))(heads)
+        return jax.tree.map(jnp.transpose, found)
 
     rows, everywhere = devices.ROWS, devices.EVERYWHERE
     return devices.on_mesh(part, mesh, (everywhere, rows, rows), rows)(heads, features, labels)

@@ -22,11 +22,11 @@ PROFILE, TENSORBOARD, WANDB = "profile", "tensorboard", "wandb"
 RESULTS, GRID, PAGE, REPORT, GALLERY = (
     *("results.json", "grid.png", "report.html", "report", "gallery.npz"),
 )
-TIMELAPSE, ANIMATION = "timelapse", "timelapse.webp"
+TIMELAPSE, ANIMATION, PREDICTIONS = "timelapse", "timelapse.webp", "predictions.npz"
 # The config comes last: as long as it is there, the rest is recognised as a run's.
 _OUTPUTS = (
     *(STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES, PROFILE),
-    *(TENSORBOARD, WANDB, PAGE, REPORT, GALLERY, TIMELAPSE, ANIMATION, CONFIG),
+    *(TENSORBOARD, WANDB, PAGE, REPORT, GALLERY, TIMELAPSE, ANIMATION, PREDICTIONS, CONFIG),
 )
 
 # The version of `config.json` and `stages.json`; a run of another can be shown, but not continued.

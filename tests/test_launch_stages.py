@@ -55,12 +55,26 @@ def test_results_have_the_documented_schema(finished):
         assert set(entry) == {
             *("top1_mean", "top1_std", "top5_mean", "top5_std", "top1_runs"),
             *("solver", "epochs", "augment", "split", "groups", "worst_group", "loss_curve"),
+            *("per_class", "confusion", "against"),
         }
         # L-BFGS has no epochs.
         assert entry["loss_curve"] is None
         assert len(entry["top1_runs"]) == 2
         assert np.isclose(entry["top1_mean"], np.mean(entry["top1_runs"]))
         assert 0 <= entry["top1_mean"] <= entry["top5_mean"] <= 100
+        # Every class has about as many test images.
+        assert len(entry["per_class"]) == 10
+        assert np.isclose(np.mean(entry["per_class"]), entry["top1_mean"], atol=0.5)
+    assert {name for name in methods if methods[name]["confusion"]} == {"distilled", "full"}
+    counts = methods["distilled"]["confusion"]
+    assert np.isclose(sum(counts["images"]), 360, atol=0.1)
+    with np.load(finished / "predictions.npz") as stored:
+        assert stored["digits_contrastive/distilled"].shape == (2, 360)
+        assert stored["labels/test"].shape == (360,)
+    assert list(methods["distilled"]["against"]) == ["centroids", "neighbors", "random", "full"]
+    difference = methods["distilled"]["top1_mean"] - methods["random"]["top1_mean"]
+    found = methods["distilled"]["against"]["random"]["difference"]
+    assert np.isclose(found, difference, atol=1e-3)
 
 
 def test_distilled_images_load_back_and_match_their_pngs(finished):

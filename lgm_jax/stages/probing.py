@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgm_jax import baselines, devices, hosts, probe
+from lgm_jax import baselines, devices, hosts, predictions, probe, runs
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.errors import UserError
@@ -114,12 +114,19 @@ def _probe(
     for backbone in todo:
         started = time.perf_counter()
         trained = _train(session, method, backbone, protocol, split, rows)
+        tested = session.dataset.splits[config.split]
         scores = probe.evaluate(
-            trained.heads,
-            session.features(backbone, config.split),
-            session.dataset.splits[config.split].labels,
-            session.dataset.splits[config.split].groups,
+            trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
         )
+        if hosts.is_first():
+            predictions.add(
+                run.path / runs.PREDICTIONS,
+                session.name_of(backbone),
+                method,
+                scores["named"],
+                config.split,
+                tested.labels,
+            )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
         result["loss_curve"] = _loss_curve(trained.losses)
         run.finish(
@@ -229,13 +236,17 @@ def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
 
 def collect_results(session: Session) -> dict[str, dict[str, Any]]:
     """Returns the results of all probes that belong to the current config."""
-    ddof = session.config.probe.ddof
+    ddof, data = session.config.probe.ddof, session.dataset
+    labels = data.splits[session.config.probe.split].labels
+    path, classes = session.run.path / runs.PREDICTIONS, data.num_classes
     table: dict[str, dict[str, Any]] = {}
     for backbone in session.eval_backbones:
         records = {method: _find_probe(session, method, backbone) for method in TITLES}
         entries = {method: _with_spread(e, ddof) for method, e in records.items() if e is not None}
+        name = session.name_of(backbone)
         if entries:
-            table[session.name_of(backbone)] = entries
+            more = predictions.describe(path, entries, name, labels, classes)
+            table[name] = {method: entries[method] | more[method] for method in entries}
     return table
 
 

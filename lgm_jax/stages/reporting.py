@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lgm_jax import baselines, files, hosts, images, objectives, public, runs
+from lgm_jax.identity import digest
 from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
@@ -33,7 +34,7 @@ def report_stage(session: Session) -> None:
     results = _results(session, record)
     pictured = session.distilled is not None
     inputs = {
-        "results": results,
+        "results": digest(results),
         "settings": public.settings(session.settings),
         "images": content_hash(session.distilled) if session.distilled is not None else None,
         "look": look(),
