@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import tensorstore as ts
-from absl import logging
 from etils import epath
 from jaxtyping import Array, UInt32
 
@@ -24,19 +26,25 @@ _STATE, _CHECK = "state", "check"
 
 
 def quiet_storage() -> None:
-    """Silences the tracebacks that Orbax prints beside the error that it raises.
+    """Silences what is printed beside the error that a checkpoint raises.
 
     Orbax logs the traceback of an error wherever it passes. After one of several simultaneous
-    writes has failed, it no longer waits for the others, and these print a traceback each.
+    writes has failed, it closes their event loop: asyncio logs the errors of others that nobody
+    awaits, and Python reports those that end later and warns of those that never began.
     """
-    logging.set_verbosity(logging.FATAL)
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     hook = sys.unraisablehook
     if getattr(hook, "func", None) is not _report_unraisable:
         sys.unraisablehook = functools.partial(_report_unraisable, hook)
 
 
 def _report_unraisable(hook: Callable[[Any], object], unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
+    # Called while the interpreter ends too, when names of modules are gone: no globals here.
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not (of_orbax or str(unraisable.exc_value) == "Event loop is closed"):
         hook(unraisable)
 
 

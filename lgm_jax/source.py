@@ -38,8 +38,10 @@ def _checked_out(package: Path) -> str | None:
     files = f"{package.name}/__init__.py", _METADATA
     if _git(root, "ls-files", "--error-unmatch", *files) is None or _name(root) != package.name:
         return None
-    # Never a tag, which may be moved.
-    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+    head = _git(root, "rev-parse", "--verify", "HEAD")
+    # Not `describe --dirty`, which locks the index while someone may want to commit.
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return head and head + ("-dirty" if changed else "")
 
 
 def _name(root: Path) -> str | None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import fcntl
+import gc
 import os
+import resource
 import subprocess
 import sys
 import types
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 import lgm_jax
 from lgm_jax import checkpoints, distill, locks, opening
@@ -199,13 +202,37 @@ def test_checkpoint_without_space_is_one_line(run_copy, longer, capsys):
     np.testing.assert_array_equal(lgm_jax.load_distilled(run_copy)[0], longer)
 
 
+def test_checkpoints_that_fail_in_several_places_print_nothing(tmp_path, caplog, capfd):
+    """Of six writes at once, some end before the first error is raised, and some after."""
+    rows = tuple(jnp.arange(20_000.0) + level for level in range(6))
+    state = distill.State(jnp.int32(0), {"images": rows}, {})
+    checkpoints.quiet_storage()
+    with checkpoints.Checkpoints(epath.Path(tmp_path / "compiled"), 1) as sound:
+        sound.save(0, state)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        for attempt in range(20):
+            folder = epath.Path(tmp_path / str(attempt))
+            with (
+                pytest.raises(ValueError, match="File too large"),
+                checkpoints.Checkpoints(folder, 1) as full,
+            ):
+                full.save(0, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()
+    assert not caplog.records
+    assert not capfd.readouterr().err
+
+
 def test_writes_that_nobody_waits_for_are_not_told_of(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
     for _ in range(2):
         checkpoints.quiet_storage()
     late, other = (
-        types.SimpleNamespace(exc_value=RuntimeError(said))
+        types.SimpleNamespace(exc_value=RuntimeError(said), object=None)
         for said in ("Event loop is closed", "another")
     )
     sys.unraisablehook(late)
