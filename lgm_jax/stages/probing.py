@@ -115,7 +115,7 @@ def _probe(
         started = time.perf_counter()
         trained = _train(session, method, backbone, protocol, split, rows)
         tested = session.dataset.splits[config.split]
-        scores = probe.evaluate(
+        scores: Mapping[str, Any] = probe.evaluate(
             trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
         )
         if hosts.is_first():
