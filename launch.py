@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from lgm_jax import huge_pages, terminal
 
 if __name__ == "__main__":
     terminal.prepare()
     # Before the other imports, which take a second or two: the program starts again.
     huge_pages.start_again()
+    terminal.greet(sys.argv)
 
 import ast
 import contextlib
@@ -15,7 +18,6 @@ import dataclasses
 import os
 import pathlib
 import shlex
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -302,6 +304,8 @@ def run_stages(
         command=command,
         changed=common.changed(config),
     )
+    if hosts.is_first():
+        print(session.describe(), flush=True)
     named = split_list(config.stages)
     own = [name for name in named if name not in common.STAGES]
     *first, last = common.STAGES

@@ -16,6 +16,9 @@ T = TypeVar("T")
 # Plain lines show the memory again after it has grown by this factor.
 _GROWTH = 1.1
 
+# What fits 80 columns with a loss, a speed and a memory behind it.
+_BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"
+
 # Points of a loss curve between its first and last, at least.
 _LEAST_LINES = 20
 
@@ -41,6 +44,8 @@ def progress(items: Sequence[T], label: str) -> Iterator[T]:
 class StepProgress:
     """The display of the distillation loop: step, loss, speed, time left, memory.
 
+    Memory is that of the fullest device, or of the process where devices do not count theirs.
+
     It never waits for a device: losses are numbers, and the allocator counts memory.
     """
 
@@ -53,36 +58,44 @@ class StepProgress:
             images_per_step: Views of synthetic images in a step, on all devices.
             devices: JAX devices of this process, whose memory is shown where they count it.
         """
-        self._start, self._steps, self._clock = start, steps, time.perf_counter()
+        self._start, self._steps = start, steps
+        self._clock = self._compiled = time.perf_counter()
         self._images, self._devices = images_per_step, devices
         self._shown = 0
         self._bar = tqdm(
             initial=start,
             total=steps,
-            desc="distill",
-            unit="step",
+            desc="compiling",
             disable=_disable(),
             dynamic_ncols=True,
+            bar_format=_BAR,
         )
+        if self._bar.disable:
+            print("compiling the step", flush=True)
 
     def advance(self) -> None:
-        """Counts one update."""
+        """Counts one update, whose program is compiled now."""
+        if self._compiled == self._clock:
+            self._compiled = time.perf_counter()
+            self._bar.set_description_str("distill", refresh=False)
         self._bar.update()
 
     def report(self, step: int, loss: float) -> float:
         """Shows the loss.
 
         Returns:
-            Steps per second of this process so far.
+            Steps per second of this process so far, without the time to compile.
         """
-        rate = (step - self._start) / (time.perf_counter() - self._clock)
+        now, done = time.perf_counter(), step - self._start
+        rate = done / (now - (self._compiled if done > 1 else self._clock))
         used, memory = _memory(self._devices)
         images = f"{rate * self._images:.3g} images/s"
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {images}, {memory}")
+        self._bar.set_postfix_str(f"loss {loss:.4f}" + (f"  {images}  {memory}" * (done > 1)))
         if self._bar.disable:
-            left = (self._steps - step) / rate
-            line = f"step {step}/{self._steps}  loss {loss:.4f}  {rate:.2f} steps/s  {images}"
-            line += f"  {left:.0f} s left"
+            line = f"step {step}/{self._steps}  loss {loss:.4f}"
+            if done > 1:
+                left = (self._steps - step) / rate
+                line += f"  {rate:.2f} steps/s  {images}  {left:.0f} s left"
             if used > _GROWTH * self._shown:
                 self._shown, line = used, f"{line}  {memory}"
             print(line, flush=True)
@@ -94,7 +107,7 @@ class StepProgress:
 
 
 def _memory(devices: Sequence[Any]) -> tuple[int, str]:
-    """Returns the bytes of this process and its fullest device together, and both as text."""
+    """Returns the bytes of this process and its fullest device together, and one as text."""
     used = psutil.Process().memory_info().rss
     text = f"{used / 1e9:.1f} GB"
     # CPUs do not count.
@@ -102,8 +115,8 @@ def _memory(devices: Sequence[Any]) -> tuple[int, str]:
     if not counted:
         return used, text
     peak, limit = max((s.get("peak_bytes_in_use", 0), s.get("bytes_limit", 0)) for s in counted)
-    of = f" of {limit / 1e9:.1f}" if limit else ""
-    return used + peak, f"{text}, device {peak / 1e9:.1f}{of} GB"
+    of = f" of {limit / 1e9:.0f}" if limit else ""
+    return used + peak, f"{peak / 1e9:.1f}{of} GB"
 
 
 def _disable() -> bool | None:

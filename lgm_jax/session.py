@@ -96,6 +96,23 @@ class Session:
     def key(self) -> jax.Array:
         return jax.random.key(self.config.seed)
 
+    def describe(self) -> str:
+        """Returns what is made of what, by what and on what, in two lines for the terminal."""
+        task, config = self.task, self.config
+        named = f"{self.dataset.name}: {len(self.dataset.splits['train'].labels):,} images"
+        side = task.parametrisation.resolution
+        few = f"{task.num_images:,} image{'s' * (task.num_images > 1)} of {side} px"
+        against = " + ".join(map(self.name_of, self.backbones))
+        device, count = jax.devices()[0].device_kind, jax.device_count()
+        where = f"{count} x {device}" if count > 1 else device
+        if self.source is not None:
+            return f"{named}, and {few} from {config.images.source}\n{against}, on {where}"
+        return (
+            f"{named} of {task.num_classes:,} classes -> {few}\n"
+            f"{config.objective} against {against}, {config.steps:,} steps of {task.num_views:,} "
+            f"views, on {where}"
+        )
+
     def name_of(self, backbone: Backbone) -> str:
         """Returns the name of a backbone in results, which tells it from the others."""
         return self._names[backbone.fingerprint]

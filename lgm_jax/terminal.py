@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from lgm_jax import __version__
 from lgm_jax.errors import UserError
 from lgm_jax.interrupts import CLOSED_PIPE, INTERRUPTS, Interrupted
 
@@ -54,6 +55,18 @@ def run(main: Main, arguments: Sequence[str]) -> int:
         print(f"error: cannot write to standard output: {_failures[0].strerror}", file=sys.stderr)
         return 2
     return code
+
+
+def greet(arguments: Sequence[str]) -> None:
+    """Prints a first line at once, where a run is asked for: the imports take seconds."""
+    if any(argument.lstrip("-").startswith("workdir") for argument in arguments):
+        print(f"lgm_jax {__version__}", flush=True)
+
+
+def bold(text: str) -> str:
+    """Returns a text in bold where standard output is a terminal, unless NO_COLOR is set."""
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR")
+    return text if plain else f"\x1b[1m{text}\x1b[0m"
 
 
 def one_line_errors(main: Main) -> Main:

@@ -14,6 +14,7 @@ import pytest
 from etils import epath
 
 import launch
+import lgm_jax
 from configs import common
 from lgm_jax import features
 from lgm_jax.data import cache
@@ -127,7 +128,7 @@ def test_an_xla_flag_that_nobody_knows_is_one_line_and_no_abort(tmp_path):
         text=True,
         timeout=300,
     )
-    assert (process.returncode, process.stdout) == (2, "")
+    assert (process.returncode, process.stdout) == (2, f"lgm_jax {lgm_jax.__version__}\n")
     assert process.stderr.startswith("error: XLA_FLAGS has what this XLA does not know: --xla_no")
     assert process.stderr.count("\n") == 1
 

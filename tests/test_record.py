@@ -171,7 +171,7 @@ def test_a_later_field_or_key_makes_no_run_a_stranger(run_copy, capsys, monkeypa
     out = capsys.readouterr().out
     assert "6 steps are done" in out
     assert "distilled: done" in out
-    assert "random: done" in out
+    assert "random real: done" in out
     assert record_of(run_copy)["identity"] == identity
     after = json.loads((run_copy / "stages.json").read_text())
     assert [after[n]["inputs"] for n in before if n != "report"] == [

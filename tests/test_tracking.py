@@ -235,10 +235,13 @@ class TestProgress:
         bar = progress.StepProgress(2, 6, 10, [Device()])
         bar.advance()
         bar.report(3, 0.5)
+        bar.advance()
+        bar.report(4, 0.5)
         bar.close()
         shown = terminal.getvalue()
-        assert "3/6" in shown
-        assert re.search(r"loss 0\.5000, \S+ images/s, \d+\.\d GB, device 31\.2 of 80\.0 GB", shown)
+        assert "compiling 2/6" in shown
+        assert re.search(r"distill 3/6 .* left, loss 0\.5000 *\r", shown)
+        assert re.search(r"distill 4/6 .* left, loss 0\.5000  \S+ images/s  31\.2 of 80 GB", shown)
         assert capsys.readouterr().out == ""
 
     def test_elsewhere_lines_tell_memory_where_it_has_grown(self, monkeypatch, capsys):
@@ -248,6 +251,7 @@ class TestProgress:
         for step in (2, 4, 6):
             bar.report(step, 0.5)
         lines = capsys.readouterr().out.splitlines()
+        assert lines.pop(0) == "compiling the step"
         line = r"step {}/6  loss 0\.5000  \S+ steps/s  \S+ images/s  \d+ s left{}"
         for found, step, memory in zip(lines, (2, 4, 6), ("  0.1 GB", "", "  0.2 GB"), strict=True):
             assert re.fullmatch(line.format(step, memory), found)

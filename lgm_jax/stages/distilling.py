@@ -352,8 +352,7 @@ def _print_start(session: Session, mesh: Mesh, execution: Execution, start: int)
     where = f"{mesh.size} devices, " if mesh.size > 1 else ""
     where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
     print(
-        f"distill: {session.task.num_images} images, steps {start} to {session.config.steps}, "
-        f"{where}{execution}",
+        f"distill: steps {start:,} to {session.config.steps:,}, {where}{execution}",
         flush=True,
     )
 

@@ -108,7 +108,7 @@ def _probe(
     config, run = session.config.probe, session.run
     todo = [b for b in session.eval_backbones if _find_probe(session, method, b) is None]
     if not todo:
-        print(f"{method}: done")
+        print(f"{TITLES[method]}: done")
         return
     protocol, rows = _protocol(session, method), choose()
     for backbone in todo:
@@ -138,7 +138,7 @@ def _probe(
         )
         once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
         print(
-            f"{method}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
+            f"{TITLES[method]}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
             flush=True,
         )
 

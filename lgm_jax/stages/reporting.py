@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lgm_jax import baselines, files, hosts, images, objectives, public, runs
+from lgm_jax import baselines, files, hosts, images, objectives, public, runs, terminal
 from lgm_jax.identity import digest
 from lgm_jax.report import gallery, pictures, timelapse
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.judge import judge
 from lgm_jax.report.page import write_page
-from lgm_jax.report.table import format_table
+from lgm_jax.report.table import TITLES, format_table
 from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
 from lgm_jax.session import Session, content_hash
@@ -65,7 +65,8 @@ def report_stage(session: Session) -> None:
         took = time.perf_counter() - started
         made_by = [session.process_with(session.backbone)]
         run.finish("report", inputs, {"files": names}, took, made_by)
-    print(format_table(results))
+    for line in format_table(results).splitlines():
+        print(terminal.bold(line) if line.startswith(TITLES["distilled"]) else line)
     for finding in judge(results):
         print(f"note: {finding.title}: {finding.text}")
     print(f"results: {run.path / runs.RESULTS}")
