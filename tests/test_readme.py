@@ -25,8 +25,8 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("[!_]*.py") if path.st
 
 
 def snippets(word):
-    """The README's Python examples that contain a word."""
-    text = (ROOT / "README.md").read_text()
+    """The Python examples of the README and the page on the library that contain a word."""
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/library.md"))
     return [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if word in code]
 
 

@@ -1,4 +1,4 @@
-"""The README's PyTorch example, executed."""
+"""The PyTorch example of the page on the library, executed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lgm_jax.distilled import save_distilled
 ROOT = Path(__file__).parents[2]
 
 
-def test_readme_torch_example_learns_the_images(tmp_path, monkeypatch):
+def test_torch_example_learns_the_images(tmp_path, monkeypatch):
     (code,) = (
         code
         for code in re.findall(
-            r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
+            r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL
         )
         if "import timm" in code
     )
