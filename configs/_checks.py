@@ -1,4 +1,4 @@
-"""What the value of a config key may be."""
+"""Checks of the values of config keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a config lies that was named on the command line."""
+"""Finds the config that the command line names."""
 
 from __future__ import annotations
 

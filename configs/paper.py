@@ -92,7 +92,7 @@ def recipe(model: str, images: str, arg: str | None = None) -> ConfigDict:
 
 
 def shared(preset: str) -> ConfigDict:
-    """What the recipes of a preset have in common, whatever their images and backbone."""
+    """Returns the config that all recipes of a preset share."""
     config = common.get_config()
     config.update_from_flattened_dict(dict(SHARED) | dict(PRESETS[preset]))
     return config

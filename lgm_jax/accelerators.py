@@ -66,7 +66,7 @@ ACCELERATORS: Mapping[str, Accelerator] = {
     "h200": _gpu(989.0, 495.0, 67.0, 151_397_597_184, 4800.0),
 }
 
-# What libtpu asks its surroundings for on a machine without TPUs, or without a right to them.
+# Environment variables that libtpu needs on a machine without TPUs, or without a right to them.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -142,7 +142,7 @@ def _tpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
 
     # Hosts have four chips, or as many as there are.
     bounds = tuple(min(side, most) for side, most in zip([*sides, 1, 1], (2, 2, 1), strict=False))
-    # Of two cores, which v4 names as one device.
+    # A v4 chip has two cores and is one device.
     named = {"chip_config_name": "megacore"} if kind == "v4" else {}
     shape = "x".join(map(str, sides))
     return topologies.get_topology_desc(

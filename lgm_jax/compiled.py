@@ -1,4 +1,4 @@
-"""What the compiler of accelerators says of a config's step, on a machine that has none."""
+"""A config's step by the compiler of accelerators, on a machine that has none."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lgm_jax.features import Views
 
 @runtime_checkable
 class Network(Protocol):
-    """What programs ask of a backbone: of its parameters only shapes and types."""
+    """A backbone, or its outline: of parameters only shapes and types count."""
 
     @property
     def apply(self) -> Apply: ...
@@ -67,7 +67,7 @@ class Embedding:
 
     @property
     def platform(self) -> str:
-        """Of the devices, as JAX calls it."""
+        """The platform of the devices, as JAX calls it."""
         return self.mesh.devices.flat[0].platform
 
     def lower(self, size: int | None) -> jax.stages.Lowered:

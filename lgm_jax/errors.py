@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-# Of more valid names, only the near ones are listed.
+# If there are more valid names, only similar ones are listed.
 _LONG_LIST = 12
 
 # Letters of an unknown name that are repeated at most.

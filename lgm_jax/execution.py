@@ -31,14 +31,14 @@ class Execution(NamedTuple):
         return words
 
     def repeats(self, parts: int) -> str:
-        """What is computed twice in a step of so many parts, in words."""
+        """Returns what a step of so many parts computes twice, in words."""
         if self.residuals == "products":
             return f"products with weights {'kept' if parts == 1 else 'computed twice'}"
         return "nothing computed twice" if parts == 1 else "forward twice"
 
 
 class _Order(NamedTuple):
-    """What to keep where all views are taken at once, the fastest first, and what in parts."""
+    """Activations to keep: with all views at once, the fastest first, and in parts."""
 
     at_once: Sequence[Residuals]
     in_parts: Residuals

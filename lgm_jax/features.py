@@ -49,7 +49,7 @@ Images = UInt8[AnyArray, "pool h w 3"] | Float[AnyArray, "pool h w 3"]
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Which views of an image are embedded.
+    """The views of an image to embed.
 
     Attributes:
         crop: Side of the crops that the backbone sees, in pixels.

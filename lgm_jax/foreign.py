@@ -45,7 +45,7 @@ _WNID = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?!\d)")
 
 @dataclasses.dataclass(frozen=True)
 class _Matched:
-    """Whose labels are known.
+    """The classes of foreign labels, and how they are known.
 
     Attributes:
         order: From labels there to the data set's.
@@ -215,7 +215,7 @@ def _choose(
 def _match(
     names: Sequence[str], labelled_by: str | None, dataset: Dataset, folder: str
 ) -> _Matched:
-    """Which class of the data set each class of foreign images is."""
+    """Returns the class of the data set for each class of foreign images."""
     known = list(map(str, dataset.class_names))
     best: dict[str, str] = {}
     for rule, theirs, write in _ways_to_name(dataset):

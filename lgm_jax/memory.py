@@ -68,7 +68,7 @@ class Account(NamedTuple):
 
 
 def account(program: jax.stages.Compiled) -> Account:
-    """What a compiled program takes on each device."""
+    """Returns the memory of a compiled program on each device."""
     found: Any = program.memory_analysis()
     return Account(
         found.argument_size_in_bytes,

@@ -1,4 +1,4 @@
-"""What a distillation would take, told without weights or images: arithmetic, memory, exchange."""
+"""Predicts arithmetic, memory and exchange of a distillation, without weights or images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHARE = 0.45
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What to plan for.
+    """The devices to plan for.
 
     Attributes:
         devices: How many.
@@ -200,7 +200,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
 
 
 def title(config: ConfigDict, recipe: Recipe, num_images: int) -> str:
-    """What a plan is of, in a line."""
+    """Returns the subject of a plan, in a line."""
     task = recipe.task
     return (
         f"{config.backbone.name} at {task.crop} px, {task.num_images} images of "
@@ -337,7 +337,7 @@ def _alike(task: distill.Distillation) -> distill.Distillation:
 def _count_flops(
     recipe: Recipe, outlines: Sequence[Outline], num_images: int, *, again: bool
 ) -> dict[str, float]:
-    """Of the matrix products of a step on all devices, by part.
+    """Counts operations of the matrix products of a step on all devices, by part.
 
     Args:
         recipe: The recipe.
@@ -373,7 +373,7 @@ def _forward_bytes(outline: Outline, crop: int) -> int:
 
 
 def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:
-    """Of the matrix products that make the loss of features, and its gradient, on all devices.
+    """Counts operations of the matrix products of the objective and its gradient.
 
     Args:
         recipe: The recipe.

@@ -55,7 +55,7 @@ class Programs:
 
     @property
     def offered(self) -> Sequence[Residuals]:
-        """What all backbones can keep for the gradient."""
+        """The activations that all backbones can keep for the gradient."""
         return min((residuals.offered(network) for network in self.networks), key=len)
 
     @property
@@ -106,7 +106,7 @@ class Programs:
         return self._on_devices(self.step(size)).lower(*self.arguments())
 
     def embeddings(self) -> list[Embedding]:
-        """Of real images by each backbone: of those of a step, or of a batch before the first."""
+        """Returns the embedding of a step's real images, or of a batch before, by each backbone."""
         task, streams = self.recipe.task, self.recipe.real.source == "stream"
         return [
             Embedding(
@@ -237,7 +237,7 @@ class Programs:
 
 
 def _part(path: str) -> str:
-    """Which part of a step a product is of, by the names that JAX gives it."""
+    """Returns the part of a step that a product belongs to, by JAX's name of it."""
     if "shard_map" not in path:
         return "objective"
     if "rematted_computation" in path:

@@ -48,7 +48,7 @@ _HASHED = {
     "images.source": ("images.source",),
 }
 
-# What is known of a process that decides how it can execute a program.
+# Facts of a process that decide how it can execute a program.
 _EXECUTED_BY = ("devices", "attention")
 
 # Network file systems show a new file to other machines within a minute.

@@ -224,7 +224,7 @@ def export(
 
 
 def provenance(found: Files) -> dict[str, Any]:
-    """Where a backbone's files are from, as `Backbone.provenance` has it."""
+    """Returns the origin of a backbone's files, for `Backbone.provenance`."""
     origin = configs.origin(found.config)
     return {
         "source": found.origin,
@@ -245,7 +245,7 @@ def outline(
     resize: str = "positions",
     device: Any = None,
 ) -> tuple[Network, int, Callable[..., Any], Any]:
-    """What is known of a backbone without its weights; of a registered name, without a download.
+    """Describes a backbone without its weights; a registered name needs no download.
 
     Args:
         source: As for `load`, and so the others.
@@ -289,7 +289,7 @@ def check_pooling(pooling: str) -> None:
 
 
 def _entry(source: str | Path) -> specs.Entry | None:
-    """What a name stands for, ours or `package.module:NAME`; `None` for a folder or the hub's."""
+    """Returns the entry of a name, ours or `package.module:NAME`; `None` for others."""
     # A path means a folder, whatever its name.
     if not isinstance(source, str):
         return None
@@ -382,7 +382,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 
 def _kept_dtype(dtype: str, params_dtype: str) -> Any:
-    """What weights are kept in: every layer turns them into `dtype`, so nothing wider is read."""
+    """Returns the type of weights in memory: layers convert them to `dtype` anyway."""
     return DTYPES["bfloat16" if "bfloat16" in (dtype, params_dtype) else "float32"]
 
 

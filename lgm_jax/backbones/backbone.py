@@ -13,7 +13,7 @@ from lgm_jax.backbones.network import Network, Preprocessing, Published
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a backbone's features depend on; its hash (`identity.digest`) is the fingerprint.
+    """Everything that features depend on; its hash (`identity.digest`) is the fingerprint.
 
     Pooling and resolution are part of the spec. Left out is what changes no more than rounding:
     which kernel computes attention, on which device. A field that is added later needs a default

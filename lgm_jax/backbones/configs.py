@@ -31,7 +31,7 @@ _IDLE = frozenset(
 
 @functools.cache
 def upstream() -> Mapping[str, Any]:
-    """What timm and transformers fill in, as `tools/write_upstream.py` has written it down."""
+    """Returns the defaults of timm and transformers, from `tools/write_upstream.py`."""
     return json.loads(Path(__file__).with_name("upstream.json").read_text())
 
 
@@ -193,7 +193,7 @@ def to_ours(published: Published, origin: Config | None = None) -> dict[str, Any
 
 
 def origin(config: Config) -> dict[str, Any]:
-    """Where an exported backbone was from; empty for others."""
+    """Returns the origin of an exported backbone; empty for others."""
     return dict(_section(config, "origin")) if config.get("model_type") == OURS else {}
 
 
@@ -217,7 +217,7 @@ def _from_ours(config: Config) -> Published:
 
 
 def _checked(defaults: Config, given: Config, whose: str = "") -> dict[str, Any]:
-    """What is given of what has a default; values of another type than its are refused.
+    """Returns the given values that have a default; refuses values of another type.
 
     Sides of squares may be written as (height, width).
     """

@@ -33,7 +33,7 @@ _CACHED = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What a backbone is loaded from.
+    """The files of a backbone.
 
     Attributes:
         origin: The folder's base name, or the hub's repository, of a folder of its cache too.
@@ -338,7 +338,7 @@ def _explaining(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _no_safetensors(folder: Path) -> str:
-    """What to do about a folder without weights."""
+    """Returns advice for a folder without weights."""
     text = f"{_missing(folder / WEIGHTS)}: weights are read from safetensors only"
     others = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
     if len(others) == 1:

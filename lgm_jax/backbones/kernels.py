@@ -1,4 +1,4 @@
-"""Which kernel computes attention: chosen for a device, and ours tried there before it is used."""
+"""The choice of an attention kernel for a device, and the trial of ours before its use."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def try_kernel(
 
 
 def _cudnn_lacks(device: Any, head_width: int, dtype: str) -> list[str]:
-    """What cuDNN's kernel needs, as JAX checks it, and does not have."""
+    """Returns the requirements of cuDNN's kernel, as JAX checks them, that are not met."""
     needs = {
         "an NVIDIA GPU of compute capability 8.0 or more": device.platform in ("gpu", "cuda")
         and _capability(device) >= (8, 0),
@@ -105,7 +105,7 @@ def _cudnn_lacks(device: Any, head_width: int, dtype: str) -> list[str]:
 
 
 def _pallas_lacks(device: Any, spec: Network, dtype: str) -> list[str]:
-    """What our kernel needs and does not have."""
+    """Returns the requirements of our kernel that are not met."""
     if device.platform != "tpu":
         return ["a TPU"]
     most, width = pallas.MOST_TOKENS, spec.head_width
@@ -132,7 +132,7 @@ def _capability(device: Any) -> tuple[int, ...]:
 
 
 def _find_fault(kernel: _Apply, xla: _Apply, exact: _Apply, params: Any, side: int) -> str | None:
-    """What is wrong with the features, or the gradient, of one batch; `None` if nothing is.
+    """Returns the fault of features or gradient of one batch; `None` if there is none.
 
     Neither may be further from the exact one than twice as far as XLA's is.
 

@@ -67,7 +67,7 @@ def _described(backbone: Backbone) -> dict[str, str]:
 
 
 def _chosen(settings: Settings) -> dict[str, str]:
-    """What a config can set, by its keys."""
+    """Returns the settings that a config has keys for, by key."""
     spec, statistics = settings.spec, settings.preprocessing
     return {
         "pooling": spec.pooling,

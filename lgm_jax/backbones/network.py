@@ -53,12 +53,12 @@ class Network(Checked):
 
     @property
     def summary(self) -> str:
-        """What the network is, in a few words."""
+        """A description in a few words."""
         raise NotImplementedError
 
     @property
     def pooling(self) -> str:
-        """What the features are, as `backbone.pooling` has it."""
+        """The pooling, as a value of `backbone.pooling`."""
         return "native"
 
     @property

@@ -37,7 +37,7 @@ _VMEM = {True: 16 * 2**20, False: 64 * 2**20}
 # Contracted axes of a product of two matrices.
 _PLAIN, _ROWS, _COLUMNS = ((1,), (0,)), ((1,), (1,)), ((0,), (0,))
 
-# Which columns of query, key or value (0, 1, 2) a group of heads has.
+# The columns of query, key or value (0, 1, 2) of a group of heads.
 _Columns = Callable[[int], Any]
 
 

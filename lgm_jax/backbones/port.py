@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
     @property
     def ends(self) -> list[int]:
-        """Where each key but the last ends along the first axis, in parts of it."""
+        """The ends of all keys but the last along the first axis, in parts of it."""
         return list(itertools.accumulate(self.shares or (1,) * len(self.keys)))
 
 
@@ -108,7 +108,7 @@ def layered(rows: Sequence[Row], layers: range) -> list[Row]:
 
 
 def find_prefix(form: Format, spec: Network, keys: Collection[str]) -> str:
-    """What stands before the backbone's keys in a checkpoint; the first choice if none fits."""
+    """Returns the prefix of the backbone's keys in a checkpoint; the first choice if none fits."""
     wanted = {key for row in form.rows(spec) for key in _keys(row, "")[: len(row.keys)]}
     found = {prefix: sum(prefix + key in keys for key in wanted) for prefix in form.prefixes}
     return max(form.prefixes, key=lambda prefix: found[prefix])

@@ -1,4 +1,4 @@
-"""What a network keeps of its blocks for the gradient, and what it computes anew."""
+"""Activations that a network keeps for the gradient, and those that it recomputes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def keep(residuals: Residuals, block: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def offered(network: Any) -> Sequence[Residuals]:
-    """What a backbone, or its outline, can keep: one made by hand may know of no choice."""
+    """Returns the choices of a backbone, or its outline; a handmade one may have none."""
     return RESIDUALS if "residuals" in inspect.signature(network.apply).parameters else ("all",)
 
 

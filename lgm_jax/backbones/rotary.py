@@ -74,7 +74,7 @@ def rotary_tables(rotary: Rotary, grid: int, head_width: int, num_prefix: int) -
 
 
 def sines(grid: int, width: int) -> Float[Array, "1 n d"]:
-    """What AIMv2 adds to patches, which stand row by row: the column's part, then the row's.
+    """Returns AIMv2's sine positions of patches, row by row: the column's part, then the row's.
 
     Source: transformers' `Aimv2VisionEmbeddings`.
     """

@@ -22,7 +22,7 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where weights lie: a repository of the Hugging Face hub.
+    """A repository of the Hugging Face hub that has the weights.
 
     Attributes:
         repo: `owner/name`.
@@ -63,20 +63,20 @@ class Entry:
 
     @functools.cached_property
     def published(self) -> Published:
-        """What it is; nothing is downloaded."""
+        """Its description, without a download."""
         config = self.config
         if self.folder is not None:
             config = json.loads((self.folder / "config.json").read_text())
         return configs.read_config(config, self.preprocessor)
 
     def published_as(self, form: str | None) -> Published:
-        """What it is, in a checkpoint of another format, if one is named."""
+        """Returns its description as a checkpoint of a format, by default of the first."""
         found = self.published
         return found if form is None else dataclasses.replace(found, form=form)
 
     @property
     def origin(self) -> str:
-        """Where its weights are from, in a word."""
+        """The origin of its weights, in a word."""
         if self.sources:
             return self.sources[0].repo
         return self.pickle or "in the package"

@@ -182,12 +182,12 @@ class ViTSpec(Network):
 
     @property
     def summary(self) -> str:
-        """What the network is, in a few words."""
+        """A description in a few words."""
         return f"a vision transformer, {self.depth} layers, {self.embed.patch} px patches"
 
     @property
     def pooling(self) -> str:
-        """What the features are, as `backbone.pooling` has it."""
+        """The pooling, as a value of `backbone.pooling`."""
         pool = self.pool
         kind = pool.kind if pool.blocks == 1 else f"{pool.kind}:{pool.blocks}"
         return f"{kind}+projection" if pool.projection else kind

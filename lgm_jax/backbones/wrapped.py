@@ -18,7 +18,7 @@ from lgm_jax.errors import UserError, list_some
 # Modules that frameworks put around others, anywhere in a key: torch.compile, FSDP, checkpointing.
 _WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# What stands beside a backbone in files of training, whose keys begin so: no network has them.
+# Prefixes of keys in training checkpoints that belong to no network.
 _BESIDE = re.compile(
     r"(?:heads?|fc|classifier|linear|(?:\w+_)?(?:head|predictor|projector|queue|optimizer)"
     r"|predictor|projector|decoder|prototypes|optimizer|scheduler|queue|queue_ptr|epoch|step)"
@@ -95,7 +95,7 @@ def _is_beside(form: port.Format, key: str) -> bool:
 
 
 def _prefix(form: port.Format, spec: Network, keys: Mapping[str, str]) -> str | None:
-    """What stands before all keys of the backbone, `None` if they are not all there.
+    """Returns the prefix of all keys of the backbone; `None` if some are missing.
 
     Raises:
         UserError: If the keys of several backbones are there.
@@ -112,7 +112,7 @@ def _prefix(form: port.Format, spec: Network, keys: Mapping[str, str]) -> str | 
 
 
 def _candidates(form: port.Format, spec: Network, keys: Mapping[str, str]) -> set[str]:
-    """What stands before the anchor's key."""
+    """Returns the prefixes of the anchor's key."""
     return {
         key.removesuffix(anchor)
         for anchor in port.anchors(form, spec)

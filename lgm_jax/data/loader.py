@@ -85,12 +85,12 @@ class Parts:
 
     @property
     def numbers(self) -> Int[np.ndarray, " b"]:
-        """Which images of a batch are this process's."""
+        """Returns the images of a batch that this process reads."""
         return np.arange(self.process_index, self.batch, self.process_count, dtype=np.int32)
 
     @property
     def rows(self) -> list[slice]:
-        """Which of this process's rows of a batch each part has."""
+        """Returns the rows of this process, of a batch, by part."""
         return [slice(start, start + _PART) for start in range(0, len(self.numbers), _PART)]
 
     def load(

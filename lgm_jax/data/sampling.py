@@ -1,4 +1,4 @@
-"""Which images a step sees, as a function of their position in the run.
+"""The images of a step, as a function of their position in the run.
 
 Position `p` is image number `p % batch` of step `p // batch`, so the data's state is the step
 number alone, and any number of processes can share a step's batch. Images come in one of two ways:
@@ -49,7 +49,7 @@ class _Draw:
 
 
 class Order(_Draw):
-    """Which images are at some positions. Pickles.
+    """The images at some positions. Pickles.
 
     What it keeps does not grow: the shuffles of two epochs, or the images of each class.
     """
@@ -119,7 +119,7 @@ class Order(_Draw):
 
 
 class Crops(_Draw):
-    """Where an image at a position is cropped once its shorter side fits. Pickles."""
+    """The place of the crop of an image at a position. Pickles."""
 
     def at(self, positions: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b 2"]:
         """Uniform in [0, 1), vertically and horizontally, one for each position."""
@@ -128,7 +128,7 @@ class Crops(_Draw):
 
 
 class Choices(_Draw):
-    """Which of several views a step sees of each of its images."""
+    """Returns which of several views a step sees of each of its images."""
 
     def at(self, step: int, count: int, views: int) -> Int[np.ndarray, " count"]:
         """A number below `views` for each image of a step."""
@@ -189,7 +189,7 @@ def _uniform(key: Key[Array, ""], positions: Int[Array, " b"]) -> Float[Array, "
 def _shuffled(
     words: UInt32[Array, "rounds 2"], place: UInt32[Array, ""], length: UInt32[Array, ""]
 ) -> UInt32[Array, ""]:
-    """Which of `length` entries comes at a place of a shuffle, without making the shuffle.
+    """Returns the entry, of `length`, at a place of a shuffle, without making the shuffle.
 
     Each round is one to one on the numbers of as many bits as the largest place has: a product
     with an odd number and a sum, both modulo a power of two, then a shift added by exclusive or.

@@ -142,7 +142,7 @@ def _find(tfds: Any, name: str, data_dir: str) -> tuple[Any, Path]:
 
 
 def _manual(tfds: Any, name: str, root: Path) -> str:
-    """What the user must fetch before a set can be built, if anything."""
+    """Returns the files that the user must fetch before a set can be built."""
     try:
         text = tfds.builder_cls(name.split("/")[0]).MANUAL_DOWNLOAD_INSTRUCTIONS
     except tfds.core.DatasetNotFoundError as error:

@@ -128,7 +128,7 @@ class Result:
 
     @property
     def to_draw(self) -> Sequence[Any]:
-        """What the sweep's figure draws."""
+        """The data of the sweep's figure."""
         return self.shown or [table for table in self.tables if table.drawn]
 
 

@@ -1,4 +1,4 @@
-"""What is trained without labels, and by which loss: MoCo-v3's, DINO's, a masked autoencoder's."""
+"""Networks and losses of training without labels: MoCo-v3's, DINO's, a masked autoencoder's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DECODER_WIDTH, DECODER_DEPTH = 64, 2
 
 
 class Batch(NamedTuple):
-    """What a loss reads.
+    """The arguments of a loss.
 
     Attributes:
         views: Groups of views of one size, each (v, b, s, s, 3); the first has the whole size.

@@ -26,7 +26,7 @@ _EMBEDDED = 256
 
 
 class Learner(NamedTuple):
-    """What steps change.
+    """The state of training.
 
     Attributes:
         step: How many were made.

@@ -62,10 +62,10 @@ def formats() -> Mapping[str, Format]:
 
 
 def timm_classes() -> Mapping[str, Reader]:
-    """What reads the arguments of a class of timm's."""
+    """Readers of timm's arguments, by class."""
     return {name: reader for family in known() for name, reader in family.timm.items()}
 
 
 def model_types() -> Mapping[str, tuple[Reader, Preprocessing]]:
-    """What reads transformers' configurations, and the family's statistics, by `model_type`."""
+    """Readers of transformers' configurations, and statistics, by `model_type`."""
     return {name: found for family in known() for name, found in family.transformers.items()}

@@ -68,7 +68,7 @@ class ConvNeXtSpec(Network):
 
     @property
     def summary(self) -> str:
-        """What the network is, in a few words."""
+        """A description in a few words."""
         return f"a ConvNeXt, {sum(self.depths)} blocks in {len(self.depths)} stages"
 
 

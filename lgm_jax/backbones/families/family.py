@@ -1,4 +1,4 @@
-"""What a family of backbones says of itself."""
+"""The description of a family of backbones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Family:
 
 
 def read_activation(name: Any) -> Activation:
-    """What timm or transformers mean by the name of an activation.
+    """Returns our name of an activation of timm or transformers.
 
     Raises:
         UserError: If it is none of ours.

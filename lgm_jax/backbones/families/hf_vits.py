@@ -24,7 +24,7 @@ from lgm_jax.errors import UserError
 
 
 def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
-    """What the classes have in common."""
+    """Returns the fields that all classes share."""
     if config["num_channels"] != 3:
         raise UserError("a backbone that does not take three channels is not supported")
     if "attention" not in parts:

@@ -78,7 +78,7 @@ class ResNetSpec(Network):
         return [Conv(inputs, hidden, 1), grouped, Conv(hidden, outputs, 1)]
 
     def shortcut(self, stage: int) -> Conv | None:
-        """What brings the input of a stage's first block to its output's shape; `None` if equal."""
+        """The projection of the shortcut of a stage's first block; `None` if shapes are equal."""
         first = self.block(stage, first=True)
         stride = 2 if stage else 1
         if stride == 1 and first[0].inputs == first[-1].outputs:
@@ -120,7 +120,7 @@ class ResNetSpec(Network):
 
     @property
     def summary(self) -> str:
-        """What the network is, in a few words."""
+        """A description in a few words."""
         each = 3 if self.bottleneck else 2
         return f"a residual network, {2 + each * sum(self.depths)} layers"
 
@@ -130,7 +130,7 @@ def _halved(side: int) -> int:
 
 
 def _flops(conv: Conv, side: int) -> int:
-    """Of a convolution whose result has a side."""
+    """Returns the operations of a convolution with an output of a side."""
     return 2 * side**2 * conv.side**2 * conv.inputs // conv.groups * conv.outputs
 
 

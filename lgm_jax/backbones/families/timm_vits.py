@@ -65,7 +65,7 @@ def _read_positions(arguments: Config, registers: int) -> Positions:
 
 
 def _shape(arguments: Config, registers: int, norm_pre: bool, **parts: Any) -> ViTSpec:
-    """What the classes have in common."""
+    """Returns the fields that all classes share."""
     norm, epsilon = _read_norm(arguments)
     patch_norm = arguments.get("embed_norm_layer") is not None
     if patch_norm and _read_norm(arguments, "embed_norm_layer") != (norm, epsilon):

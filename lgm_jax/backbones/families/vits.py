@@ -1,4 +1,4 @@
-"""What the key maps of Vision Transformers share: each is a literal table."""
+"""Key maps of Vision Transformers, each a literal table."""
 
 from __future__ import annotations
 
