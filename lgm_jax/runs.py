@@ -278,14 +278,17 @@ def check_run(
     path = paths.locate(workdir)
     if path.exists() and not path.is_dir():
         raise UserError(f"workdir {workdir} is a file; name a folder")
-    earlier = files.read_json(path / CONFIG) or {}
-    if not isinstance(earlier.get("identity"), dict):
+    earlier = _read_config(path)
+    if earlier is None:
         taken = [name for name in _OUTPUTS if (path / name).exists()]
-        if taken:
+        # Another process may have begun a run since.
+        earlier = _read_config(path) if taken else None
+        if taken and earlier is None:
             raise UserError(
                 f"workdir {workdir} is not a run's folder, but has {', '.join(taken)}, which a run "
                 "would overwrite; name another"
             )
+    if earlier is None:
         return Run(path, "nothing")
     refused = None
     if earlier.get("version") != VERSION:
@@ -308,10 +311,14 @@ def check_run(
 
 def begun(path: epath.Path) -> Mapping[str, Any] | None:
     """Returns the `config.json` of a folder's distillation, if it can be continued."""
-    earlier = files.read_json(path / CONFIG) if path.is_dir() else None
-    if earlier is None or earlier.get("version") != VERSION:
-        return None
-    return earlier if isinstance(earlier.get("identity"), dict) else None
+    earlier = _read_config(path) if path.is_dir() else None
+    return earlier if earlier is not None and earlier.get("version") == VERSION else None
+
+
+def _read_config(path: epath.Path) -> Mapping[str, Any] | None:
+    """Returns the `config.json` of a folder, if it is a run's."""
+    found = files.read_json(path / CONFIG) or {}
+    return found if isinstance(found.get("identity"), dict) else None
 
 
 def is_run(folder: epath.Path) -> bool:

@@ -21,6 +21,7 @@ from lgm_jax import files, locks, runs
 from lgm_jax.experiments import runner
 from lgm_jax.interrupts import Interrupted
 from tests.experimenting import ROOT
+from tools import write_results
 
 NAMES = tuple("abcdef")
 
@@ -92,6 +93,22 @@ def test_each_run_is_made_once_whoever_makes_it(monkeypatch, tmp_path):
     # And once more, with nothing left to do.
     make(starts, tmp_path)
     assert len(starts.made) == len(WHOLE)
+
+
+def test_a_run_that_begins_between_two_looks_is_a_runs_folder(monkeypatch, tmp_path):
+    folder, identity, read, others = str(tmp_path / "run"), {"number": 1}, files.read_json, []
+
+    def read_just_before(path):
+        found = read(path)
+        if not others:
+            monkeypatch.setattr(files, "read_json", read)
+            others.append(runs.check_run(folder, identity, overwrite=False))
+            others[0].open(identity, {})
+        return found
+
+    monkeypatch.setattr(files, "read_json", read_just_before)
+    assert runs.check_run(folder, identity, overwrite=False).holds == "this"
+    others[0].close()
 
 
 def hold(folder):
@@ -198,7 +215,8 @@ def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys)
     assert launch.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "run 1 of 2: digits tiny copies2 seed 0\n" in printed
-    assert "run 2 of 2: digits tiny copies2 seed 1\ndistill: 2 steps are done" in printed
+    _, _, second = printed.partition("run 2 of 2: digits tiny copies2 seed 1\n")
+    assert "distill: 2 steps are done" in second
     assert json.loads(first.read_text()) == before
     for name in ("figure.png", "figure.svg", "images.png", "table.csv", "table.md"):
         assert f"result: {workdir / name}\n" in printed
@@ -211,9 +229,25 @@ def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys)
         (probe,) = json.loads((folder / "results.json").read_text())["probe"].values()
         values = [float(row["value"]) for row in rows if row["seed"] == seed]
         assert np.allclose(values, probe["distilled"]["top1_runs"], atol=1e-3)
+    _check_page(workdir, rows)
     # The first run stored the features that both read.
     assert list((workdir / "features").iterdir())
     assert not list((workdir / "runs").glob("*/features"))
+
+
+def _check_page(workdir, rows):
+    """What the runs gave is enough to make the table again, and where it changes, so does this."""
+    out = workdir / "docs"
+    assert write_results.main([str(workdir)], out) == 0
+    collected = json.loads((out / "runs" / f"{workdir.name}.json").read_text())
+    table = write_results.tabulate(collected)
+    assert table == (workdir / "table.md").read_text()
+    assert str(workdir) not in json.dumps(collected)
+    first = float(rows[0]["value"])
+    for run in collected["runs"].values():
+        for entry in run["results"]["probe"].values():
+            entry["distilled"]["top1_runs"] = [first + 1] * len(entry["distilled"]["top1_runs"])
+    assert write_results.tabulate(collected) != table
 
 
 def test_workdir_of_something_else_is_refused(interrupted, capsys):
