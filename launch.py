@@ -276,7 +276,7 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
     def start(config: ConfigDict, folder: str, then: Callable[[Session], Any]) -> Any:
         return run_stages(config, folder, overwrite, command, then)
 
-    experiments.run(config, workdir, start, common.check)
+    experiments.run(config, workdir, start, common.check, command)
 
 
 def run_stages(

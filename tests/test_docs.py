@@ -1,5 +1,6 @@
 """What the documentation shows."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -44,23 +45,19 @@ def test_the_notebook_has_its_outputs():
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
 
 
-def test_results_become_pages(tmp_path, capsys):
-    workdir, out = tmp_path / "table1", tmp_path / "docs"
-    workdir.mkdir()
-    assert write_results.main([str(workdir)], out) == 2
+def test_only_a_finished_experiment_becomes_a_page(tmp_path, capsys):
+    assert write_results.main([str(tmp_path)], tmp_path / "docs") == 2
     assert "no finished experiment" in capsys.readouterr().err
-    (workdir / "table.md").write_text("# Table 1: images\n\nA note.\n\n## digits\n\n| a |\n")
-    Image.new("RGB", (3600, 900)).save(workdir / "figure.png")
-    assert write_results.main([str(workdir)], out) == 0
-    with Image.open(out / "table1.webp") as image:
+
+
+def test_a_page_has_the_figure_before_the_tables_and_the_images_at_the_end(tmp_path):
+    table = "# Table 1: images\n\nA note.\n\n## digits\n\n| a |\n"
+    text = "# Table 1: images\n\nA note.\n\n![Table 1: images](a.webp)\n\n## digits\n\n| a |\n"
+    assert write_results.page(table, "a.webp", None) == text
+    assert "(b.webp)" in write_results.page(table, "a.webp", "b.webp").partition("## Images")[2]
+    Image.new("RGB", (3600, 900)).save(tmp_path / "figure.png")
+    with Image.open(io.BytesIO(write_results.shrink(tmp_path / "figure.png"))) as image:
         assert image.size == (1800, 450)
-    assert (out / "table1.md").read_text() == (
-        "# Table 1: images\n\nA note.\n\n![Table 1: images](table1.webp)\n\n## digits\n\n| a |\n"
-    )
-    Image.new("RGB", (30, 90)).save(workdir / "images.png")
-    assert write_results.main([str(workdir)], out) == 0
-    assert "table1_images.webp)" in (out / "table1.md").read_text().partition("## Images")[2]
-    assert (out / "table1_images.webp").exists()
 
 
 def test_every_page_of_results_is_told_of():

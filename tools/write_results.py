@@ -4,19 +4,28 @@
 
 NAME is the name of an experiment's workdir. Its page is `table.md` with the figure below the notes,
 `NAME.webp`, and the distilled images at the end, `NAME_images.webp`; `docs/results.md`, which says
-what it all means, is written by hand.
+what it all means, is written by hand. `runs/NAME.json` has the command and, by run, `results.json`,
+`metrics.jsonl` and what else was measured: a test makes the page from them again.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
+import json
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ml_collections import ConfigDict
 from PIL import Image
 
-from lgm_jax.experiments import samples
+import launch
+from lgm_jax import experiments, public, runs
+from lgm_jax.experiments import result, runner, samples
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -30,6 +39,51 @@ def page(table: str, picture: str, images: str | None) -> str:
     title = notes.partition("\n")[0].removeprefix("# ")
     shown = f"\n## Images\n\n![Distilled images: a row for each kind of run]({images})\n"
     return f"{notes}\n![{title}]({picture})\n{heading}{tables}{shown if images else ''}"
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """The command of an experiment, without paths of this machine, and what its runs gave."""
+    command = json.loads((folder / runner.RECORD).read_text())["command"]
+    config = _parse(command)
+    made = Path(config[experiments.SECTION].share or folder) / runner.RUNS
+    gave: dict[str, Any] = {}
+
+    def find(planned: runner.Planned) -> runner.Outcome:
+        path, measured = made / planned.name, None
+        if planned.measure is not None:
+            stages = json.loads((path / "stages.json").read_text())
+            measured = stages[f"measure/{planned.measure.name}"]["result"]
+        lines = path / runs.METRICS
+        gave[planned.name] = {
+            "results": json.loads((path / runs.RESULTS).read_text()),
+            "metrics": list(map(json.loads, lines.read_text().splitlines()))
+            if lines.exists()
+            else [],
+            "measured": measured,
+        }
+        return _outcome(planned, gave)
+
+    runner.find_outcomes(functools.partial(experiments.find(config).plan, config), find)
+    return {"command": public.command(command), "runs": gave}
+
+
+def tabulate(collected: Mapping[str, Any]) -> str:
+    """`table.md` of what `collect` returned."""
+    config, gave = _parse(collected["command"]), collected["runs"]
+    sweep = experiments.find(config)
+    plan = functools.partial(sweep.plan, config)
+    outcomes = runner.find_outcomes(plan, lambda planned: _outcome(planned, gave))
+    return result.to_markdown(experiments.tabulate(sweep, config, sweep.studies(config, outcomes)))
+
+
+def _parse(command: str) -> ConfigDict:
+    _, *arguments = shlex.split(command)
+    return launch.parse([*arguments, "--workdir=unused"], writes=False)[0]
+
+
+def _outcome(planned: runner.Planned, gave: Mapping[str, Any]) -> runner.Outcome:
+    run = gave[planned.name]
+    return runner.Outcome(planned, run["results"], run["metrics"], run["measured"])
 
 
 def shrink(figure: Path) -> bytes:
@@ -54,6 +108,10 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
         picture, images = f"{folder.name}.webp", f"{folder.name}_images.webp"
         distilled = folder / samples.FILE
         has_images = distilled.exists()
+        collected = collect(folder)
+        assert tabulate(collected) == table.read_text()
+        (out / "runs").mkdir(exist_ok=True)
+        (out / "runs" / f"{folder.name}.json").write_text(json.dumps(collected) + "\n")
         text = page(table.read_text(), picture, images if has_images else None)
         (out / f"{folder.name}.md").write_text(text)
         (out / picture).write_bytes(shrink(figure))

@@ -50,7 +50,11 @@ def planned_configs(config: ConfigDict) -> dict[str, ConfigDict]:
 
 
 def run(
-    config: ConfigDict, workdir: str, start: Start, check: Callable[[ConfigDict], None]
+    config: ConfigDict,
+    workdir: str,
+    start: Start,
+    check: Callable[[ConfigDict], None],
+    command: str | None = None,
 ) -> None:
     """Makes the runs of an experiment that are not finished, and writes the result.
 
@@ -59,6 +63,7 @@ def run(
         workdir: Where everything is written.
         start: Makes an ordinary run: see `runner.run`.
         check: Refuses a run's config that cannot work.
+        command: The command line, for the record.
 
     Raises:
         UserError: If pandas is missing, for what `runner.run` refuses, or if the figure cannot be
@@ -68,7 +73,7 @@ def run(
     frame.import_pandas()
     sweep = find(config)
     plan = functools.partial(sweep.plan, config)
-    folder, outcomes = runner.run(plan, config, workdir, start, check)
+    folder, outcomes = runner.run(plan, config, workdir, start, check, command)
     if not hosts.is_first():
         return
     studies = sweep.studies(config, outcomes)

@@ -157,6 +157,7 @@ def run(
     workdir: str,
     start: Start,
     check: Callable[[ConfigDict], None],
+    command: str | None = None,
 ) -> tuple[epath.Path, list[Outcome]]:
     """Makes the runs that are not finished.
 
@@ -171,6 +172,7 @@ def run(
         start: `start(config, folder, then)` makes an ordinary run and returns what `then` returns
             for its session.
         check: Refuses a run's config that cannot work.
+        command: The command line, for the record.
 
     Returns:
         The workdir, and the runs in the plan's order.
@@ -188,7 +190,7 @@ def run(
         configs = configs_of(planned, config)
         for each in configs.values():
             check(each)
-        _open_folder(folder, config)
+        _open_folder(folder, config, command)
         todo = {each.name: each for each in planned if each.name not in finished}
         if not todo:
             return folder, [finished[each.name] for each in planned]
@@ -198,6 +200,19 @@ def run(
                 each.real.cache = str(shared / runs.FEATURES)
         for name, outcome in _make_all(todo, configs, shared / RUNS, len(finished), start):
             finished[name] = outcome
+
+
+def find_outcomes(plan: Plan, find: Callable[[Planned], Outcome]) -> list[Outcome]:
+    """Returns the outcomes of finished runs.
+
+    Args:
+        plan: As for `run`.
+        find: Returns the outcome of a run.
+    """
+    finished: dict[str, Outcome] = {}
+    while new := [each for each in plan(finished) if each.name not in finished]:
+        finished |= {each.name: find(each) for each in new}
+    return [finished[each.name] for each in plan(finished)]
 
 
 def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, ConfigDict]:
@@ -307,12 +322,13 @@ def _check_folder(folder: epath.Path, config: ConfigDict) -> None:
         )
 
 
-def _open_folder(folder: epath.Path, config: ConfigDict) -> None:
+def _open_folder(folder: epath.Path, config: ConfigDict, command: str | None) -> None:
     if not hosts.is_first():
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locks.alone_in(folder):
-            files.write_json(folder / RECORD, {"name": config[SECTION].name})
+            record = {"name": config[SECTION].name, "command": command}
+            files.write_json(folder / RECORD, record)
     except OSError as error:
         raise UserError(f"cannot write to workdir {folder}: {explain(error)}") from error
