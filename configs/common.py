@@ -28,7 +28,17 @@ from configs._checks import (
     some_of,
     weights,
 )
-from lgm_jax import backbones, baselines, data, distill, images, real, solvers, tracking
+from lgm_jax import (
+    backbones,
+    baselines,
+    data,
+    distill,
+    images,
+    real,
+    solvers,
+    teachers,
+    tracking,
+)
 from lgm_jax.augment import CROPS, PRESETS
 from lgm_jax.data.sampling import SAMPLINGS
 from lgm_jax.errors import UserError, unknown_name
@@ -254,6 +264,12 @@ KEYS: Mapping[str, Key] = {
         named("solver", solvers.SOLVERS),
     ),
     "probe.ridge": Key(0.01, "for probe.solver=lbfgs: weight of the ridge", between(0, 1e6)),
+    "probe.teacher": Key(
+        "",
+        "more probes, which learn from the first backbone's head on all real images too, "
+        "comma-separated: kd, its soft labels; ci, itself behind a projection of features",
+        any_of(*teachers.TAUGHT),
+    ),
     "probe.split": Key(
         "test", "evaluate on test, or on val to tune a recipe", one_of("test", "val")
     ),
@@ -382,7 +398,25 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(
                 f"config.probe.solver={config.probe.solver} needs config.probe.{name}=views or none"
             )
+    _check_teacher(config)
     if config.images.source and "distill" in split_list(config.stages):
         raise UserError(
             "config.images.source names finished images: add --config.stages=probe,baselines,report"
+        )
+
+
+def _check_teacher(config: ml_collections.ConfigDict) -> None:
+    """Refuses probes with a teacher that the run does not train, or whose solver takes none."""
+    taught, stages = config.probe.teacher, split_list(config.stages)
+    if not taught or not {"probe", "baselines"} & set(stages):
+        return
+    if not solvers.find(config.probe.solver).taught:
+        raise UserError(
+            f"config.probe.solver={config.probe.solver} takes no teacher: "
+            f"config.probe.teacher={taught} needs --config.probe.solver=adam"
+        )
+    if "baselines" not in stages or "full" not in split_list(config.baselines):
+        raise UserError(
+            f"config.probe.teacher={taught} needs the probe on all real images: add baselines to "
+            "config.stages and full to config.baselines"
         )

@@ -6,8 +6,9 @@
 `MODEL` is one of `MODELS`; `IMAGES` one of `IMAGES` of `lgm_jax/experiments/paper.py`, which has
 what the paper says of each. Behind them, in any order: a preset (`paper` where none is named,
 `authors_2025`, `authors_2026`); `cached`, to compute features of one view of each real image once
-in place of reading new images at every step; `quick`, to see that it runs: a few steps, on ten
-classes at most, beside random real images alone, since the other baselines embed all.
+in place of reading new images at every step, or `sfm`, for statistical flow matching as its own
+authors do it; `quick`, to see that it runs: a few steps, on ten classes at most, beside random real
+images alone, since the other baselines embed all.
 
 docs/recipes.md has a table of the sets, with their data, cost and accuracy.
 """
@@ -24,8 +25,9 @@ from lgm_jax.data import imagenet
 from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.experiments.paper import IMAGES, PRESET_BACKBONES, PRESETS, SHARED
+from lgm_jax.experiments.paper import SFM as SFM_VALUES
 
-CACHED, QUICK = "cached", "quick"
+CACHED, SFM, QUICK = "cached", "sfm", "quick"
 
 # Of a quick test, whose time is that of embedding images.
 _QUICK_CLASSES = 10
@@ -54,13 +56,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     Raises:
         UserError: If one of the two is missing, a word is unknown, or two exclude each other.
     """
-    groups = (tuple(MODELS), tuple(IMAGES), tuple(PRESETS), (CACHED,), (QUICK,))
+    groups = (tuple(MODELS), tuple(IMAGES), tuple(PRESETS), (CACHED, SFM), (QUICK,))
     model, images, *words = common.parse_args(None if arg == "help" else arg, *groups)
     if not (model and images):
         raise UserError(
             f"configs/paper.py:MODEL,IMAGES takes a model of {', '.join(MODELS)}; images of "
             f"{', '.join(IMAGES)}; and, if you like, a preset of {', '.join(PRESETS)}, {CACHED} "
-            f"and {QUICK}: see docs/recipes.md"
+            f"or {SFM}, and {QUICK}: see docs/recipes.md"
         )
     return recipe(model, images, ",".join(filter(None, words)))
 
@@ -71,16 +73,18 @@ def recipe(model: str, images: str, arg: str | None = None) -> ConfigDict:
     Raises:
         UserError: If a word of `arg` is unknown, or two are presets.
     """
-    preset, cached, quick = common.parse_args(arg, tuple(PRESETS), (CACHED,), (QUICK,))
+    preset, real, quick = common.parse_args(arg, tuple(PRESETS), (CACHED, SFM), (QUICK,))
     chosen, backbone = IMAGES[images], MODELS[model].backbone
     config = shared(preset or "paper")
     config.copies = chosen.copies
     config.data.update(name=chosen.name, subset=chosen.subset)
     config.backbone.name = PRESET_BACKBONES.get(preset, {}).get(backbone, backbone)
     config.probe.full_augment = chosen.full_augment
-    if cached:
+    if real == CACHED:
         config.real.source = "cached"
         config.data.placement = "auto"
+    if real == SFM:
+        config.update_from_flattened_dict(dict(SFM_VALUES))
     if quick:
         config.baselines = "random"
         size = known_size(chosen.name, chosen.subset)

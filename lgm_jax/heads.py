@@ -70,9 +70,6 @@ def _summed_loss(head: Head, features: Array, labels: Labels, weights: Array) ->
 head_gradient = jax.grad(linear_probe_loss)
 """Gradient of `linear_probe_loss` with respect to the head, shaped like the head."""
 
-loss_and_head_gradient = jax.value_and_grad(linear_probe_loss)
-"""`linear_probe_loss`, and its gradient with respect to the head."""
-
 
 def head_gradient_in_parts(
     head: Head,

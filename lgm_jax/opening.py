@@ -100,6 +100,13 @@ def _load_backbones(config: ConfigDict) -> tuple[list[Backbone], list[Backbone]]
             loaded[name] = _load_backbone(config, name, first.resolution)
     _refuse_same("backbone.name", own, loaded)
     _refuse_same("eval_backbones", evaluated, loaded)
+    taught = config.probe.teacher and {"probe", "baselines"} & {*settings.split_list(config.stages)}
+    known = {loaded[name].fingerprint for name in evaluated or own}
+    if taught and first.fingerprint not in known:
+        raise UserError(
+            f"config.probe.teacher={config.probe.teacher} needs the probe on all real images of "
+            f"{own[0]}: add it to config.eval_backbones"
+        )
     _check_kernels([backbone.attention for backbone in loaded.values()])
     return [loaded[name] for name in own], [loaded[name] for name in evaluated or own]
 

@@ -1,7 +1,7 @@
 """The classes that probes name for the test images, and what follows: by class, and by pairs.
 
-`predictions.npz` in a run folder has an array (runs, n) for each probe, `BACKBONE/METHOD`, and the
-right classes (n,) of each split, `labels/SPLIT`.
+`predictions.npz` in a run folder has an array (runs, n) for each probe, `BACKBONE/METHOD`, or
+`BACKBONE/TARGETS/METHOD` with a teacher, and the right classes (n,) of each split, `labels/SPLIT`.
 """
 
 from __future__ import annotations

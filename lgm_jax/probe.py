@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,8 +25,18 @@ from lgm_jax.backbones import Backbone
 from lgm_jax.errors import UserError
 from lgm_jax.features import AnyArray, Images, Views, embed_places
 from lgm_jax.solvers import Heads, Labels, Protocol, Trained, find
+from lgm_jax.teachers import TAUGHT, Teacher
 
-__all__ = ["Protocol", "Trained", "evaluate", "fit", "repeats_differ", "train", "view_table"]
+__all__ = [
+    "Protocol",
+    "Teacher",
+    "Trained",
+    "evaluate",
+    "fit",
+    "repeats_differ",
+    "train",
+    "view_table",
+]
 
 # L-BFGS, which needs neither a learning rate nor a second run.
 _MINIMUM = Protocol(100, 100, 1, 1, augment="none", augmentation=None, solver="lbfgs")
@@ -53,6 +63,7 @@ def fit(
     *,
     label: str = "probe",
     mesh: Mesh | None = None,
+    teacher: Teacher | None = None,
     **options: Any,
 ) -> Trained:
     """Trains one head per run on given features.
@@ -71,18 +82,29 @@ def fit(
         label: The label of the progress bar.
         mesh: Devices that share the runs, all by default; several processes have to make the same
             call.
+        teacher: Features and heads to learn from too, where the protocol's `targets` are `kd` or
+            `ci`.
         **options: Fields of the protocol to change, such as `solver`, `ridge` or `runs`.
 
     Raises:
-        UserError: If shapes do not fit, a label is not a class, or an option is out of range.
+        UserError: If shapes do not fit, a label is not a class, an option is out of range, or there
+            is a teacher without `targets` of one, or the other way round.
     """
     protocol = dataclasses.replace(protocol, **options)
     table = features[(None,) * (4 - features.ndim)]
     if len(table) not in (1, protocol.runs):
         raise UserError(f"{protocol.runs} runs need as many tables of features, or one")
+    if teacher is not None:
+        shape, kernel = teacher.sees.shape, teacher.heads["kernel"].shape
+        if shape[:-1] != features.shape[:-1] or kernel[1:] != (shape[-1], num_classes):
+            raise UserError(
+                f"a teacher with features {shape} and heads {kernel} does not fit features "
+                f"{features.shape} of {num_classes} classes"
+            )
+        teacher = teacher._replace(sees=teacher.sees[(None,) * (4 - features.ndim)])
     mesh = devices.make_mesh() if mesh is None else mesh
     labels = _labels_of_runs(labels, protocol.runs, table.shape[2], num_classes)
-    return _solve(key, table, labels, num_classes, protocol, mesh, label)
+    return _solve(key, table, labels, num_classes, protocol, mesh, label, teacher)
 
 
 def train(
@@ -96,7 +118,8 @@ def train(
     *,
     label: str = "probe",
     mesh: Mesh | None = None,
-    size: int | None = None,
+    size: Callable[[Backbone], int | None] = lambda _: None,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Trains one head per run on views of images, as the protocol says.
 
@@ -110,22 +133,33 @@ def train(
         protocol: The protocol of training.
         label: The label of the progress bar.
         mesh: As for `fit`; devices share the embedding of all views.
-        size: As for `features.embed_places`.
+        size: As for `features.embed`.
+        teacher: As for `fit`, with its backbone; that of the same weights is asked once.
 
     Raises:
         UserError: As for `fit`.
     """
     mesh = devices.make_mesh() if mesh is None else mesh
     labels = _labels_of_runs(labels, protocol.runs, rows.shape[1], num_classes)
-    backbone = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
     key_views, key_fit = jax.random.split(key)
-    views = (key_views, backbone, np.asarray(images), rows, protocol)
-    table: Any = (
-        (lambda epoch: view_table(*views, numbers=[epoch], mesh=mesh, size=size))
-        if protocol.augment == "fresh"
-        else view_table(*views, label=f"{label}: views", mesh=mesh, size=size)
-    )
-    return _solve(key_fit, table, labels, num_classes, protocol, mesh, label)
+    pool = np.asarray(images)
+
+    # The same key and numbers are the same views.
+    def views_by(backbone: Backbone, name: str) -> Any:
+        placed = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
+        see = functools.partial(
+            view_table, key_views, placed, pool, rows, protocol, mesh=mesh, size=size(placed)
+        )
+        if protocol.augment == "fresh":
+            return functools.lru_cache(maxsize=1)(lambda epoch: see(numbers=[epoch]))
+        return see(label=f"{label}: {name}")
+
+    table = views_by(backbone, "views")
+    if teacher is not None:
+        own = teacher.sees.fingerprint == backbone.fingerprint
+        sees = table if own else views_by(teacher.sees, "views of the teacher")
+        teacher = teacher._replace(sees=sees)
+    return _solve(key_fit, table, labels, num_classes, protocol, mesh, label, teacher)
 
 
 def view_table(
@@ -239,11 +273,17 @@ def _solve(
     protocol: Protocol,
     mesh: Mesh,
     label: str,
+    teacher: Teacher | None,
 ) -> Trained:
+    if (teacher is not None) != (protocol.targets in TAUGHT):
+        verb = "needs a" if teacher is None else "takes no"
+        raise UserError(f"targets={protocol.targets} {verb} teacher")
     # With one run, other devices would only do the same.
     some = mesh.local_devices[:1] if protocol.runs == 1 else list(mesh.devices.flat)
     mesh = devices.make_mesh(devices=some)
-    return find(protocol.solver).train(key, table, labels, num_classes, protocol, mesh, label)
+    taught = {} if teacher is None else {"teacher": teacher}
+    solver = find(protocol.solver)
+    return solver.train(key, table, labels, num_classes, protocol, mesh, label, **taught)
 
 
 def _labels_of_runs(labels: Any, runs: int, num_images: int, num_classes: int) -> Labels:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from lgm_jax import (
@@ -169,6 +170,12 @@ class Session:
         views = Views(recipe.task.crop, recipe.real_augmentation, recipe.real.views)
         return self.embed(backbone, "train", views)
 
+    @property
+    def features_folder(self) -> epath.Path:
+        """The folder of features, and of heads on all real images, which runs may share."""
+        shared = self.config.real.cache
+        return paths.locate(shared) if shared else self.run.path / runs.FEATURES
+
     def embed(self, backbone: Backbone, split: str, views: Views, draw: int = 0) -> Rows:
         """Returns features of views of a whole split, from the store where it has them.
 
@@ -187,8 +194,7 @@ class Session:
         name = f"{split}_{backbone.name}_{runs.digest(inputs)}"
         if name in self._embedded:
             return self._embedded[name]
-        shared = self.config.real.cache
-        folder = paths.locate(shared) if shared else self.run.path / runs.FEATURES
+        folder = self.features_folder
         count = views.count * len(self.dataset.splits[split].labels)
         self._embedded[name] = embed(
             backbone,

@@ -24,6 +24,9 @@ SCHEDULES = ("constant", "cosine")
 
 GROW_EVERY = "images.grow_every"
 
+# The learning rate of `ci` in those of other probes: 0.01 and 0.001 in the public code of SFM.
+CI_RATE = 10
+
 # Fields whose keys have other names, or are in another section.
 _KEYS = {
     "crop": "images.crop",
@@ -246,19 +249,24 @@ def make_augmentation(config: ConfigDict) -> Augment | None:
     return dataclasses.replace(preset, scale=(low, high), **changes)
 
 
-def make_protocol(config: ConfigDict, crop: int, *, full: bool) -> probe.Protocol:
+def make_protocol(
+    config: ConfigDict, crop: int, *, full: bool, targets: str = "labels"
+) -> probe.Protocol:
     """Reads the protocol of probes.
 
     Args:
         config: A checked config.
         crop: Side of the crops that backbones see.
         full: Whether a probe trains on the full training set, rather than on a few images.
+        targets: What it learns, one of `teachers.TARGETS`.
     """
     # Not the recipe's: an ablation may distil without augmentation.
     options, augmentation = config.probe, make_augmentation(config.augment)
     if isinstance(augmentation, Augmentation) and not options.noise:
         augmentation = dataclasses.replace(augmentation, noise=0.0)
-    changes: dict[str, Any] = {"crop": crop, "augmentation": augmentation}
+    changes: dict[str, Any] = {"crop": crop, "augmentation": augmentation, "targets": targets}
+    if targets == "ci":
+        changes["learning_rate"] = CI_RATE * options.learning_rate
     if full:
         changes["epochs"] = options.full_epochs
         changes["batch"] = options.full_batch or options.batch

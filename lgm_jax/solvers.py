@@ -27,6 +27,7 @@ from lgm_jax.errors import UserError
 from lgm_jax.features import AnyArray
 from lgm_jax.numerics import nonzero
 from lgm_jax.progress import progress
+from lgm_jax.teachers import TARGETS, Seen, Teacher
 
 AUGMENTS = ("fresh", "views", "none")
 DECAYS = ("update", "epoch")
@@ -39,7 +40,22 @@ _EPOCHS_PER_CALL = 20
 Labels = Int[AnyArray, "runs n"] | Float[AnyArray, "runs n k"]
 Heads = dict[str, Float[AnyArray, "runs ..."]]
 Tables = Float[AnyArray, "tables views n d"]
-Data = tuple[Any, Any, Any]
+
+
+class Data(NamedTuple):
+    """What runs train on; every leaf but a shared table has a leading `runs` axis.
+
+    Attributes:
+        runs: The numbers of the runs.
+        table: `Seen`, each (tables, views, n, d); one table if runs share it.
+        labels: (runs, n) or (runs, n, k).
+        teacher: The heads of the teacher, if there is one.
+    """
+
+    runs: Any
+    table: Any
+    labels: Any
+    teacher: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +83,13 @@ class Protocol:
             square of one.
         drop_last: For `adam`: whether an epoch leaves out the images that do not fill a batch.
         decay: For `adam`: whether the learning rate falls with every `update` or every `epoch`.
+        targets: What the head learns: `labels`, or from a teacher too, `kd` or `ci`; see
+            `teachers`.
 
     Raises:
-        UserError: If a value is unknown or out of range, or `augment` is `fresh` and the solver
-            trains on fixed features: over changing views there is no minimum.
+        UserError: If a value is unknown or out of range; if `augment` is `fresh` and the solver
+            trains on fixed features, since over changing views there is no minimum; or if the
+            solver takes no teacher.
     """
 
     epochs: int
@@ -86,6 +105,7 @@ class Protocol:
     ridge: float = 0.01
     drop_last: bool = False
     decay: str = "update"
+    targets: str = "labels"
 
     def split_epoch(self, num_images: int) -> tuple[int, int]:
         """Returns the images of each of Adam's updates, and the updates of an epoch."""
@@ -116,6 +136,7 @@ class Protocol:
         checks.counts(self, "epochs", "batch", "runs", "crop", "views")
         checks.one_of("augment", self.augment, AUGMENTS)
         checks.one_of("decay", self.decay, DECAYS)
+        checks.one_of("targets", self.targets, list(TARGETS))
         checks.flags(self, "share_views", "drop_last")
         checks.positive("learning_rate", self.learning_rate)
         checks.in_range("ridge", self.ridge, 0)
@@ -123,6 +144,8 @@ class Protocol:
             raise UserError(
                 f"solver={self.solver} needs augment=views or none: fresh ones have no minimum"
             )
+        if self.targets != "labels" and not find(self.solver).taught:
+            raise UserError(f"targets={self.targets} needs solver=adam, not {self.solver}")
 
 
 class Trained(NamedTuple):
@@ -130,8 +153,8 @@ class Trained(NamedTuple):
 
     Attributes:
         heads: `{"kernel": (runs, d, k), "bias": (runs, k)}`.
-        losses: Cross-entropy of each run's images in each epoch, averaged over its updates; `None`
-            for a solver without epochs.
+        losses: Loss of each run's images in each epoch, averaged over its updates; `None` for a
+            solver without epochs. It is the cross-entropy, unless there is a teacher.
     """
 
     heads: Heads
@@ -159,12 +182,15 @@ class Solver:
         reads: The protocol's `OPTIONS` that change the heads.
         draws: Whether it draws random numbers, so that runs on the same features differ.
         fresh: Whether it takes fresh features.
+        taught: Whether it takes a `Teacher`, by the keyword `teacher`, whose `sees` is the table of
+            its features.
     """
 
     train: Callable[..., Trained]
     reads: frozenset[str] = OPTIONS
     draws: bool = True
     fresh: bool = False
+    taught: bool = False
 
 
 def adam(
@@ -175,26 +201,37 @@ def adam(
     protocol: Protocol,
     mesh: Mesh,
     label: str,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Trains by Adam from a random head, with a new order of images in each epoch; see `Solver`."""
-    runs, values, targets = _divide(mesh, table(0) if callable(table) else table, labels)
+
+    def seen(epoch: int) -> Seen:
+        every = (table, None if teacher is None else teacher.sees)
+        return Seen(*(each(epoch) if callable(each) else each for each in every))
+
+    target, lessons = TARGETS[protocol.targets], None if teacher is None else teacher.heads
+    data = _divide(mesh, seen(0), labels, lessons)
+    features, taught = data.table
     key_heads, key_orders = jax.random.split(key)
-    optimizer = optax.adam(protocol.learning_rates(values.shape[2]))
-    heads = jax.vmap(lambda k: linear.init_head(k, values.shape[-1], num_classes))(
-        jax.random.split(key_heads, protocol.runs)[np.arange(len(runs)) % protocol.runs]
+    optimizer = optax.adam(protocol.learning_rates(features.shape[2]))
+    dims = (features.shape[-1], 0 if taught is None else taught.shape[-1], num_classes)
+    heads = jax.vmap(lambda k: target.init(k, *dims))(
+        jax.random.split(key_heads, protocol.runs)[np.arange(len(data.runs)) % protocol.runs]
     )
-    losses = jnp.zeros((len(runs), protocol.epochs), heads["kernel"].dtype)
+    losses = jnp.zeros((len(data.runs), protocol.epochs), heads["kernel"].dtype)
     fit = Fit(heads, jax.vmap(optimizer.init)(heads), losses)
     fit = devices.put(mesh, fit, devices.IMAGES)
     per_call = 1 if callable(table) else _EPOCHS_PER_CALL
     for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
         if callable(table) and start:
-            values = _divide(mesh, table(start), labels)[1]
+            data = data._replace(table=_divide(mesh, seen(start), labels).table)
         epochs = jnp.arange(start, min(start + per_call, protocol.epochs))
-        fit = _epochs(
-            fit, (runs, values, targets), epochs, key_orders, protocol=protocol, mesh=mesh
-        )
-    return Trained(*_fetch(mesh, (fit.heads, fit.losses), protocol.runs))
+        fit = _epochs(fit, data, epochs, key_orders, protocol=protocol, mesh=mesh)
+    heads, losses = _fetch(mesh, (fit.heads, fit.losses), protocol.runs)
+    if lessons is not None:
+        made = jax.vmap(target.head)(heads, _of_runs(lessons, np.arange(protocol.runs)))
+        heads = jax.tree.map(np.asarray, made)
+    return Trained(heads, losses)
 
 
 @functools.partial(compilation.Program, static_argnames=("protocol", "mesh"), donate_argnums=0)
@@ -209,30 +246,33 @@ def _train_epochs(
     fit: Fit, data: Data, epochs: Int[Array, " epochs"], key: Key[Array, ""], *, protocol: Protocol
 ) -> Fit:
     """Trains the runs of a device for some epochs."""
-    runs, table, labels = data
+    runs, table, labels, teacher = data
     num_images = labels.shape[1]
     batch, steps = protocol.split_epoch(num_images)
     # An epoch trains on so many images, each once.
     used = min(steps * batch, num_images)
     optimizer = optax.adam(protocol.learning_rates(num_images))
+    loss_and_gradient = jax.value_and_grad(TARGETS[protocol.targets].loss)
 
     def update(
         fit: Fit,
-        view: Float[Array, "n d"],
+        view: Seen,
         labels: linear.Labels,
+        teacher: Any,
         indices: Int[Array, " b"],
         weights: Float[Array, " b"],
     ) -> tuple[Fit, Float[Array, ""]]:
-        loss, gradient = linear.loss_and_head_gradient(
-            fit.heads, view[indices], labels[indices], weights
-        )
+        rows = jax.tree.map(lambda leaf: leaf[indices], view)
+        loss, gradient = loss_and_gradient(fit.heads, rows, labels[indices], weights, teacher)
         updates, opt_state = optimizer.update(gradient, fit.opt_state)
         # The share of its images in the mean over the epoch.
         part = loss * jnp.sum(weights) / used
         return Fit(optax.apply_updates(fit.heads, updates), opt_state, fit.losses), part
 
     def epoch(fit: Fit, number: Int[Array, ""]) -> tuple[Fit, None]:
-        view = jax.lax.dynamic_index_in_dim(table, number % table.shape[1], 1, keepdims=False)
+        view = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number % leaf.shape[1], 1, False), table
+        )
         keys = jax.random.split(jax.random.fold_in(key, number), protocol.runs)[runs]
         orders = jax.vmap(lambda k: jax.random.permutation(k, num_images))(keys)[:, :used]
         # The last batch of an epoch is filled up with images of weight zero.
@@ -241,10 +281,14 @@ def _train_epochs(
             rearrange(jnp.pad(array, padding), "runs (steps b) -> steps runs b", b=batch)
             for array in (orders, jnp.ones(orders.shape, jnp.float32))
         ]
-        own = 0 if len(view) == len(runs) else None
-        each = jax.vmap(update, (0, own, 0, 0, 0))
-        shared = view[0] if own is None else view
-        fit, parts = jax.lax.scan(lambda fit, some: each(fit, shared, labels, *some), fit, batches)
+        # A table that all runs share is mapped over none.
+        owned = jax.tree.map(lambda leaf: len(leaf) == len(runs), view)
+        view = jax.tree.map(lambda leaf, own: leaf if own else leaf[0], view, owned)
+        axes = jax.tree.map(lambda own: 0 if own else None, owned)
+        each = jax.vmap(update, (0, axes, 0, 0, 0, 0))
+        fit, parts = jax.lax.scan(
+            lambda fit, some: each(fit, view, labels, teacher, *some), fit, batches
+        )
         losses = fit.losses.at[:, number].set(jnp.sum(parts, axis=0))
         return Fit(fit.heads, fit.opt_state, losses), None
 
@@ -268,7 +312,7 @@ def each_run(
             "bias": (k,)}` of features (views, n, d) and labels (n,), or probabilities (n, k). In
             JAX: it is compiled and mapped over runs.
     """
-    heads = _each_run(key, _divide(mesh, table, labels), head, num_classes, protocol, mesh)
+    heads = _each_run(key, _divide(mesh, Seen(table), labels), head, num_classes, protocol, mesh)
     return Trained(_fetch(mesh, heads, protocol.runs), None)
 
 
@@ -289,7 +333,7 @@ def _each_run(
         return solution
 
     def solve_all(key: Key[Array, ""], data: Data) -> Any:
-        runs, table, labels = data
+        runs, (table, _), labels, _ = data
         keys = jax.random.split(key, protocol.runs)[runs]
         if len(table) < len(runs):
             return jax.vmap(solve, (0, None, 0))(keys, table[0], labels)
@@ -346,7 +390,7 @@ def lbfgs(
 
 
 SOLVERS: Mapping[str, Solver] = {
-    "adam": Solver(adam, OPTIONS - {"ridge"}, fresh=True),
+    "adam": Solver(adam, OPTIONS - {"ridge"}, fresh=True, taught=True),
     "lbfgs": Solver(functools.partial(each_run, lbfgs), frozenset({"ridge"}), draws=False),
 }
 
@@ -366,18 +410,25 @@ def find(solver: Any) -> Solver:
     return Solver(functools.partial(each_run, solver))
 
 
-def _divide(mesh: Mesh, table: Tables, labels: Any) -> Data:
-    """Places each device's runs: numbers, features and labels; the first runs fill up."""
+def _divide(mesh: Mesh, table: Seen, labels: Any, teacher: Any = None) -> Data:
+    """Places each device's runs; the first runs fill up."""
     runs = np.arange(-(-len(labels) // mesh.size) * mesh.size, dtype=np.int32) % len(labels)
-    data = (runs, table if len(table) in (1, len(runs)) else table[runs], labels[runs])
-    placed = [devices.put(mesh, *each) for each in zip(data, _specs(data), strict=True)]
-    return placed[0], placed[1], placed[2]
+    own = jax.tree.map(lambda leaf: leaf if len(leaf) in (1, len(runs)) else leaf[runs], table)
+    data = Data(runs, own, labels[runs], _of_runs(teacher, runs))
+    return jax.tree.map(lambda spec, leaf: devices.put(mesh, leaf, spec), _specs(data), data)
 
 
-def _specs(data: Any) -> tuple[Any, Any, Any]:
+def _of_runs(heads: Any, runs: Int[np.ndarray, " runs"]) -> Any:
+    """Returns the teacher's head of each run; one head is that of all."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[runs % len(leaf)], heads)
+
+
+def _specs(data: Data) -> Data:
     """Returns the layout of runs on a mesh: each device has its own, and all a shared table."""
-    shared = len(data[1]) == 1
-    return devices.IMAGES, devices.EVERYWHERE if shared else devices.IMAGES, devices.IMAGES
+    own, everywhere = devices.IMAGES, devices.EVERYWHERE
+    table = jax.tree.map(lambda leaf: everywhere if len(leaf) == 1 else own, data.table)
+    teacher = jax.tree.map(lambda _: own, data.teacher)
+    return Data(own, table, own, teacher)
 
 
 def _fetch(mesh: Mesh, tree: Any, runs: int) -> Any:

@@ -35,28 +35,37 @@ def entry(*top1):
     return {"top1_mean": float(np.mean(top1)), "top1_std": std, "top1_runs": list(top1)}
 
 
-def fabricate(planned, score):
+def fabricate(planned, score, taught=()):
     """The outcome of a run whose accuracies are `score(axes, method, evaluated)`, two probes each.
 
-    What it measures, if anything, is what the objectives cost.
+    What it measures, if anything, is what the objectives cost. With a teacher, the method is
+    `method, targets`.
     """
     changes = planned.changes
     stages = split_list(changes["stages"])
     methods = ["distilled"] if "distill" in stages else []
     if "baselines" in stages:
         methods += split_list(changes["baselines"])
-    probe = {
-        # As a backbone of a folder is named.
-        Path(name).name: {
-            method: entry(*(score(planned.axes, method, name) + d for d in (-1, 1)))
-            for method in methods
+
+    def probes(methods, more=""):
+        return {
+            # As a backbone of a folder is named.
+            Path(name).name: {
+                method: entry(*(score(planned.axes, method + more, name) + d for d in (-1, 1)))
+                for method in methods
+            }
+            for name in split_list(changes["eval_backbones"])
         }
-        for name in split_list(changes["eval_backbones"])
-    }
+
     seconds = SECONDS[changes.get("objective", "lgm")]
     # The first line's seconds hold compilation.
     lines = [{"step": step, "seconds": 100 + seconds * step} for step in (2, 4, 6)]
-    results = {"probe": probe, "steps": changes.get("steps", 6), "labels": {"bytes": 40}}
+    few = [method for method in methods if method != "full"]
+    results = {
+        "probe": probes(methods),
+        "taught": {targets: probes(few, f", {targets}") for targets in taught},
+    }
+    results |= {"steps": changes.get("steps", 6), "labels": {"bytes": 40}}
     costs = {name: {"seconds": took, "bytes": 5_000_000} for name, took in SECONDS.items()}
     measured = costs if planned.measure else None
     return runner.Outcome(planned, results, lines, measured)
@@ -70,7 +79,8 @@ def outcomes_of(config, score):
         new = [each for each in planned if each.name not in finished]
         if not new:
             return [finished[each.name] for each in planned]
-        finished |= {each.name: fabricate(each, score) for each in new}
+        taught = split_list(config.probe.teacher)
+        finished |= {each.name: fabricate(each, score, taught) for each in new}
 
 
 def studies_of(config, score):

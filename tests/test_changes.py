@@ -104,6 +104,8 @@ CHANGES = {
     "probe.share_views": (True, PROBES, {}),
     "probe.solver": ("adam", PROBES, {}),
     "probe.ridge": (9.0, PROBES, {}),
+    # Probes besides those that there are.
+    "probe.teacher": ("kd", NOTHING, FRESH),
     "probe.split": ("val", PROBES, {}),
     "checkpoint_every": (9, NOTHING, {}),
     "keep_checkpoints": (9, NOTHING, {}),
@@ -229,6 +231,7 @@ def test_released_defaults_stay():
             "share_views": False,
             "learning_rate": 0.001,
             "ridge": 0.01,
+            "targets": "labels",
         }.items()
     )
     assert (
@@ -362,6 +365,7 @@ DEFAULTS = {
     "probe.ddof": 1,
     "probe.solver": "adam",
     "probe.ridge": 0.01,
+    "probe.teacher": "",
     "probe.split": "test",
     "checkpoint_every": 500,
     "keep_checkpoints": 2,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lgm_jax import compilation, devices, solvers
+from lgm_jax import compilation, devices, solvers, teachers
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_so_is_the_training_of_probes():
     """YNNPACK made NaN of it in some processes of several devices."""
     table, labels = jnp.ones((1, 1, 200, 16)), jnp.zeros((1, 200), jnp.int32)
     protocol = solvers.Protocol(1, 1, 1, 1, "none", None, solver="lbfgs")
-    data = (jnp.zeros(1, jnp.int32), table, labels)
+    data = solvers.Data(jnp.zeros(1, jnp.int32), teachers.Seen(table), labels)
     given = (jax.random.key(0), data, solvers.lbfgs, 10, protocol, devices.make_mesh())
     lowered = solvers._each_run.jitted.lower(*given)
     assert "ynn_fusion" not in lowered.compile().as_text()

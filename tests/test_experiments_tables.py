@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from configs import common
 from lgm_jax import experiments
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures, frame, paper, published, result, runner
@@ -266,6 +267,43 @@ def test_objectives_of_equal_cost_are_run_once(monkeypatch):
     assert (
         cells["sfm", "same backbone"] == tables["digits, equal steps"].cells["sfm", "same backbone"]
     )
+
+
+def test_probes_with_a_teacher_have_tables_of_their_own():
+    """Beside random images, which learn from it as well; other tables stay as they are."""
+    taught = ("--config.probe.solver=adam", "--config.probe.teacher=kd,ci")
+    scores = {"distilled, kd": 71.0, "distilled, ci": 85.0, "random, kd": 55.0, "random, ci": 80.0}
+
+    def score(where, method, backbone):
+        if "," not in method:
+            return flat_score(where, method, backbone)
+        return scores[method] + (where["variant"] == "sfm")
+
+    plain, config = (load("objectives", ":embedded", *flags) for flags in ((), taught))
+    for name, each in experiments.planned_configs(config).items():
+        common.check(each)
+        assert each.baselines == "random,full", name
+    tables = {table.title: table for table in tabulate(config, score).tables}
+    cells = tables["digits, with a teacher, equal steps"].cells
+    assert tables["digits, with a teacher, equal steps"].columns == [
+        *("kd, same backbone", "kd, other backbones"),
+        *("ci, same backbone", "ci, other backbones"),
+    ]
+    assert cells["lgm", "kd, same backbone"].mean == 71
+    assert cells["sfm", "ci, other backbones"].mean == 86
+    assert cells["Random", "ci, same backbone"].mean == 80
+    assert cells["lgm", "kd, same backbone"].seeds == 5
+    # The run of 1,000 steps is another variant.
+    cells = tables["digits, with a teacher, equal time"].cells
+    assert (cells["sfm", "ci, same backbone"].mean, cells["Random", "kd, same backbone"].mean) == (
+        *(85, 55),
+    )
+    without = {table.title: table for table in tabulate(plain, score).tables}
+    assert {title: tables[title].cells for title in without} == {
+        title: table.cells for title, table in without.items()
+    }
+    lines = experiments.to_csv(studies_of(config, score))
+    assert {row["metric"] for row in csv.DictReader(io.StringIO(lines))} >= {"top-1, kd", "top-1"}
 
 
 def test_clp_is_searched_on_validation_images():

@@ -127,6 +127,25 @@ def test_words_behind_the_colon_can_be_joined(name):
         common.check(config)
 
 
+def test_flow_matching_is_that_of_its_authors():
+    """Class means of centre crops, one view of each image; the rest is the preset's."""
+    plain, config = (config_of("dinov2,in1k", *word) for word in ([], ["sfm"]))
+    assert changed(plain, config) == set(paper.SFM)
+    assert (config.copies, plain.copies) == (1, 3)
+    recipe = settings.make_recipe(config, 1000, 224)
+    assert recipe.task.objective == objectives.SFM()
+    assert recipe.prepares
+    assert recipe.real_augmentation is None
+    assert recipe.task.augmentation == settings.make_recipe(plain, 1000, 224).task.augmentation
+    assert settings.make_protocol(config, 224, full=True).epochs == 10
+    assert config_of("dinov2,in1k", "authors_2026,sfm").steps == 5001
+    common.check(config_of("clip,cub", "sfm,quick"))
+    with pytest.raises(UserError, match="cached and sfm exclude each other"):
+        config_of("clip,cub", "sfm,cached")
+    for key in paper.SFM:
+        assert f"`{key}" in PAGE, key
+
+
 @pytest.mark.parametrize("images", paper.IMAGES)
 def test_quick_embeds_little(images):
     """Ten classes at most, and no baseline that needs the features of all training images."""

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import axes, published
+from lgm_jax.experiments import axes, published, runner
 from lgm_jax.experiments.published import TOP1, Key, Number
 from lgm_jax.experiments.result import AVERAGE, Cell, Table
 from lgm_jax.experiments.runner import Outcome
@@ -67,12 +67,29 @@ def row_of(outcome: Outcome, metric: str, value: float, **others: Any) -> dict[s
     return {**places, **outcome.axes, "metric": metric, "value": value, **others}
 
 
-def rows_of(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
-    """Returns the rows of a run: accuracies in percent by probe run, and what it measured."""
+def taught(targets: str) -> str:
+    """Returns the metric of the accuracy of probes with a teacher."""
+    return f"{TOP1}, {targets}"
+
+
+def rows_of(outcome: Outcome, beside: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+    """Returns the rows of a run: accuracies in percent by probe run, and what it measured.
+
+    Args:
+        outcome: The run.
+        beside: The choices of real images that the sweep evaluates beside distilled ones.
+    """
     changes = outcome.planned.changes
     stages = split_list(changes["stages"])
-    methods = ["distilled"] if "probe" in stages else []
-    methods += split_list(changes["baselines"]) if "baselines" in stages else []
+    methods = ["distilled", *beside] if "probe" in stages else []
+    if "probe" not in stages and "baselines" in stages:
+        methods = split_list(changes["baselines"])
+    for targets, probes in outcome.results.get("taught", {}).items():
+        for backbone in split_list(changes["eval_backbones"]):
+            for method, entry in runner.entries_of(probes, backbone).items():
+                place = {"evaluated": axes.joined(backbone), "method": method}
+                for run, value in enumerate(entry["top1_runs"]):
+                    yield row_of(outcome, taught(targets), value, run=run, **place)
     for backbone in split_list(changes["eval_backbones"]):
         for method in methods:
             entry = outcome.accuracy(method, backbone)

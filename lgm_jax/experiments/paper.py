@@ -138,6 +138,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Config values that differ: of the paper's text, of the code as published in November 2025 (commit
 1d84ffd), and of the code since 31 March 2026 (33d004b)."""
 
+SFM: Mapping[str, Any] = {
+    "objective": "sfm",
+    "copies": 1,
+    "real.source": "exact",
+    "augment.real": False,
+    "data.placement": "auto",
+    "probe.full_epochs": 10,
+    "probe.runs": 3,
+}
+"""Config values of statistical flow matching (arXiv 2602.05391), as in its public code
+(einsteinxia/SFM, cb0746a): class means of centre crops, one augmentation of each synthetic image in
+a step. That code is built on the one that `PRESETS` are of, and shares the other values."""
+
 PRESET_BACKBONES: Mapping[str, Mapping[str, str]] = {"authors_2025": {"clip_vitb16": "clip_vitb32"}}
 """Replacements of `BACKBONES`. Until 25 December 2025 (add2069) the authors' code loaded B/32 by
 the name of B/16. Neither says which of the two the paper's numbers are of."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from lgm_jax.experiments import axes, measures
+from lgm_jax.experiments import axes, frame, measures
 from lgm_jax.experiments.axes import SECTION, SETS
 from lgm_jax.experiments.frame import (
     DISTILLED,
@@ -27,6 +27,7 @@ from lgm_jax.experiments.frame import (
 from lgm_jax.experiments.published import TOP1
 from lgm_jax.experiments.result import AVERAGE, Cell, Claim, Result, Table
 from lgm_jax.experiments.runner import Outcome
+from lgm_jax.settings import split_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -316,7 +317,8 @@ def objectives(study: Study) -> Result:
     """Accuracy on the same backbone and on others, time and memory, for each comparison."""
     config = study.config
     against = f"distilled against {study.titled(study.sources[0])}"
-    tables = at_steps, at_time, _ = _by_objective(study)
+    tables = _by_objective(study)
+    at_steps, at_time = tables[:2]
     # Steps would dwarf percentages.
     cells = {place: cell for place, cell in at_time.cells.items() if place[1] != _STEPS}
     shown = [at_steps, dataclasses.replace(at_time, cells=cells, unit=at_steps.unit)]
@@ -335,10 +337,13 @@ def objectives(study: Study) -> Result:
 
 
 def _by_objective(study: Study) -> list[Table]:
-    """Returns accuracies at equal steps and at equal time, and costs."""
+    """Returns accuracies at equal steps and at equal time, costs, and probes with a teacher."""
     config, every = study.config, study.placed
     every = every[every["backbone"].isin(study.sources)]
-    at_steps, at_time = [], []
+    is_random = every["method"] == "random"
+    beside = every[is_random & (every["variant"] == "")].assign(row=RANDOM)
+    every = every[~is_random]
+    at_steps, at_time = [beside], [beside]
     for objective in axes.objectives(config):
         own = every[every["variant"] == variant_of(config, objective)].assign(row=objective)
         at_steps.append(own)
@@ -357,6 +362,17 @@ def _by_objective(study: Study) -> list[Table]:
         order = ((), (SAME, OTHERS))
         return study.table(part, title, "objective", "row", columns, order=order, **looks)
 
+    def with_teacher(part: pd.DataFrame, title: str) -> list[Table]:
+        """By probes with a teacher, if there are any; random images learn from it as well."""
+        metrics = {frame.taught(name): name for name in split_list(config.probe.teacher)}
+        is_named = (part["where"] == SAME) | part["evaluated"].isin(study.evaluated)
+        part = part[is_named & part["metric"].isin(list(metrics))]
+        columns = part["metric"].map(metrics) + ", " + part["where"]
+        order = ((), [f"{name}, {where}" for name in metrics.values() for where in (SAME, OTHERS)])
+        title = f", with a teacher, {title}"
+        tables = [study.table(part, title, "objective", "row", columns, order=order, drawn=False)]
+        return tables if metrics else []
+
     unit = "top-1 %, or number of steps"
     return [
         accuracy(steps, ", equal steps"),
@@ -370,6 +386,8 @@ def _by_objective(study: Study) -> list[Table]:
             unit="median milliseconds of a step, minutes of all steps, megabytes of a step",
             drawn=False,
         ),
+        *with_teacher(steps, "equal steps"),
+        *with_teacher(time, "equal time"),
     ]
 
 

@@ -126,9 +126,7 @@ class Outcome:
         Raises:
             KeyError: If the run did not evaluate that.
         """
-        known = self.results["probe"]
-        plain = {_HASHED.sub("", key): key for key in known}
-        return known[backbone if backbone in known else plain[label(backbone)]][method]
+        return entries_of(self.results["probe"], backbone)[method]
 
     def seconds_per_step(self) -> float:
         """Returns the median over the lines of `metrics.jsonl`, free of compilation and restarts.
@@ -145,6 +143,16 @@ class Outcome:
         return statistics.median(
             (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairs
         )
+
+
+def entries_of(probes: Mapping[str, Mapping[str, Any]], backbone: str) -> Mapping[str, Any]:
+    """Returns the entries of a backbone, as the config names it, among those of `results.json`.
+
+    Raises:
+        KeyError: If the run did not evaluate it.
+    """
+    plain = {_HASHED.sub("", key): key for key in probes}
+    return probes[backbone if backbone in probes else plain[label(backbone)]]
 
 
 Plan = Callable[[Mapping[str, Outcome]], Sequence[Planned]]

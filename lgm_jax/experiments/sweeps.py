@@ -231,14 +231,18 @@ class Sweep:
         backbone: str,
         seed: int,
     ) -> Planned:
-        stages = ["distill", "probe", *(["baselines"] if self.beside else []), "report"]
+        beside = list(self.beside)
+        if config.probe.teacher:
+            # The head of the teacher; and real images that learn from it as well.
+            beside = list(dict.fromkeys([*beside, "random", "full"]))
+        stages = ["distill", "probe", *(["baselines"] if beside else []), "report"]
         changes = {
             **images.changes,
             "backbone.name": backbone,
             "eval_backbones": ",".join(self.evaluate(config, split_list(backbone))),
             "seed": seed,
             "stages": ",".join(stages),
-            **({"baselines": ",".join(self.beside)} if self.beside else {}),
+            **({"baselines": ",".join(beside)} if beside else {}),
             **variant.changes,
         }
         own = {"set": name, "backbone": axes.joined(backbone), "variant": variant.name}
@@ -250,7 +254,10 @@ class Sweep:
         studies = []
         for name in axes.sets(config):
             own = [each for each in outcomes if each.axes["set"] == name]
-            rows = (itertools.chain(frame.rows_of(each), self.rows(config, each)) for each in own)
+            rows = (
+                itertools.chain(frame.rows_of(each, self.beside), self.rows(config, each))
+                for each in own
+            )
             studies.append(
                 Study(config, name, own, frame.make(itertools.chain.from_iterable(rows)))
             )

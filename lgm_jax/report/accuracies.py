@@ -7,7 +7,7 @@ from typing import Any
 
 from lgm_jax.report import charts, words
 from lgm_jax.report.judge import contradicts, gap
-from lgm_jax.report.table import TITLES
+from lgm_jax.report.table import TITLES, title_taught
 
 
 def describe_accuracies(
@@ -127,3 +127,26 @@ def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]
         return None
     names = list(dict.fromkeys(name for row in rows for name in row["groups"]))
     return {"backbone": backbone, "names": names, "rows": rows}
+
+
+def describe_taught(
+    taught: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """Returns accuracies of the classifiers with a teacher, a table for each way of teaching.
+
+    Args:
+        taught: `taught` of `results.json`.
+    """
+    tables = []
+    for targets, probes in taught.items():
+        methods = [m for m in TITLES if any(m in entries for entries in probes.values())]
+        rows = [
+            {
+                "title": TITLES[method],
+                "means": [entries.get(method, {}).get("top1_mean") for entries in probes.values()],
+            }
+            for method in methods
+        ]
+        title = title_taught(targets, probes)
+        tables.append({"title": title[0].upper() + title[1:], "names": list(probes), "rows": rows})
+    return tables

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from lgm_jax import files, objectives, runs
 from lgm_jax.objectives import OBJECTIVES
 from lgm_jax.report import cards, commands, pictures, timelapse, words
-from lgm_jax.report.accuracies import describe_accuracies, describe_groups
+from lgm_jax.report.accuracies import describe_accuracies, describe_groups, describe_taught
 from lgm_jax.report.feature_map import describe_map
 from lgm_jax.report.gallery import make_gallery, shown
 from lgm_jax.report.judge import gap, judge
@@ -191,6 +191,7 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
         "doubt": doubt,
         "guess": words.guess(run.num_classes) if run.num_classes else None,
         "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],
+        "taught": describe_taught(run.results.get("taught", {})),
         "learning": [each for item in run.probes.items() if (each := describe_learning(*item))],
         "loss": loss,
         "words": words.glossary(list(main), gap(main, num_test), has_loss=loss is not None),

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgm_jax import baselines, devices, hosts, predictions, probe, runs
+from lgm_jax import baselines, devices, head_files, hosts, predictions, probe, runs
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.errors import UserError
@@ -21,6 +21,7 @@ from lgm_jax.report import pictures
 from lgm_jax.report.table import TITLES
 from lgm_jax.session import Session, content_hash
 from lgm_jax.settings import make_protocol, split_list
+from lgm_jax.teachers import TARGETS
 
 # Random streams, separate from those of distillation.
 _PROBE_STREAM, _BASELINE_STREAM = 101, 102
@@ -39,7 +40,8 @@ def probe_stage(session: Session) -> None:
     if distilled is None:
         raise UserError("workdir has no distilled images yet: add distill to config.stages")
     every = np.arange(len(distilled.labels))[None]
-    _probe(session, "distilled", distilled, lambda: every)
+    for targets in _targets(session):
+        _probe(session, "distilled", distilled, lambda: every, targets)
 
 
 def baselines_stage(session: Session) -> None:
@@ -50,17 +52,28 @@ def baselines_stage(session: Session) -> None:
         "random": lambda: baselines.random(train.labels, config.ipc, classes, runs_, config.seed),
         "centroids": lambda: session.centroids[None],
         "neighbors": lambda: neighbors(session)[None],
-        "full": lambda: np.arange(len(train.labels))[None],
+        "full": lambda: _all_rows(session),
     }
     for method in filter(split_list(config.baselines).__contains__, baselines.METHODS):
         if method != "neighbors" or session.distilled is not None:
-            _probe(session, method, train, choices[method])
+            for targets in ["labels"] if method == "full" else _targets(session):
+                _probe(session, method, train, choices[method], targets)
 
 
-def _protocol(session: Session, method: str) -> probe.Protocol:
+def _targets(session: Session) -> list[str]:
+    """Returns what the probes on few images learn."""
+    taught = split_list(session.config.probe.teacher)
+    return [name for name in TARGETS if name == "labels" or name in taught]
+
+
+def _all_rows(session: Session) -> np.ndarray:
+    return np.arange(len(session.dataset.splits["train"].labels))[None]
+
+
+def _protocol(session: Session, method: str, targets: str = "labels") -> probe.Protocol:
     """Returns the protocol of a row, with one run if repetitions could not differ."""
     full = method == "full"
-    protocol = make_protocol(session.config, session.task.crop, full=full)
+    protocol = make_protocol(session.config, session.task.crop, full=full, targets=targets)
     count = len(session.dataset.splits["train"].labels) if full else session.task.num_images
     # As it is used, so that a batch larger than the set makes no difference to the record.
     protocol = dataclasses.replace(protocol, batch=min(protocol.batch, count))
@@ -69,12 +82,14 @@ def _protocol(session: Session, method: str) -> probe.Protocol:
     return dataclasses.replace(protocol, runs=1) if once else protocol
 
 
-def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str, Any]:
+def _probe_inputs(
+    session: Session, method: str, backbone: Backbone, targets: str = "labels"
+) -> dict[str, Any]:
     """Returns all values that the result of a probe depends on, and no others."""
     config = session.config
     inputs = {
         "seed": config.seed,
-        "protocol": describe(_protocol(session, method)),
+        "protocol": describe(_protocol(session, method, targets)),
         "split": config.probe.split,
         "resolution": session.task.parametrisation.resolution,
         "data": session.dataset.fingerprint,
@@ -87,6 +102,8 @@ def _probe_inputs(session: Session, method: str, backbone: Backbone) -> dict[str
         inputs["chosen_by"] = session.backbone.fingerprint
     if method in ("distilled", "neighbors") and session.distilled is not None:
         inputs["images"] = content_hash(session.distilled)
+    if targets != "labels":
+        inputs["teacher"] = _probe_inputs(session, "full", session.backbone)
     return inputs
 
 
@@ -95,6 +112,8 @@ def _probe(
     method: str,
     split: Split,
     choose: Callable[[], np.ndarray],
+    targets: str = "labels",
+    backbones: Sequence[Backbone] | None = None,
 ) -> None:
     """Probes every evaluation backbone that has no result for these inputs yet.
 
@@ -104,16 +123,20 @@ def _probe(
         split: The split to train on.
         choose: Returns the rows of the split that each run trains on, (runs, n), or (1, n) if all
             train on the same.
+        targets: What the probes learn, one of `teachers.TARGETS`.
+        backbones: The backbones; by default all to evaluate on.
     """
-    config, run = session.config.probe, session.run
-    todo = [b for b in session.eval_backbones if _find_probe(session, method, b) is None]
+    config, run, row = session.config.probe, session.run, _row(method, targets)
+    every = session.eval_backbones if backbones is None else backbones
+    todo = [b for b in every if _find_probe(session, method, b, targets) is None]
     if not todo:
-        print(f"{TITLES[method]}: done")
+        print(f"{row}: done")
         return
-    protocol, rows = _protocol(session, method), choose()
+    teacher = None if targets == "labels" else _teacher(session)
+    protocol, rows = _protocol(session, method, targets), choose()
     for backbone in todo:
         started = time.perf_counter()
-        trained = _train(session, method, backbone, protocol, split, rows)
+        trained = _heads(session, method, backbone, protocol, split, rows, teacher)
         tested = session.dataset.splits[config.split]
         scores: Mapping[str, Any] = probe.evaluate(
             trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
@@ -121,7 +144,7 @@ def _probe(
         if hosts.is_first():
             predictions.add(
                 run.path / runs.PREDICTIONS,
-                session.name_of(backbone),
+                _name_of(session, backbone, targets),
                 method,
                 scores["named"],
                 config.split,
@@ -129,18 +152,47 @@ def _probe(
             )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
         result["loss_curve"] = _loss_curve(trained.losses)
+        if teacher is not None:
+            result |= {"targets": targets, "teacher": session.name_of(session.backbone)}
         run.finish(
-            _stage_name(session, method, backbone),
-            _probe_inputs(session, method, backbone),
+            _stage_name(session, method, backbone, targets),
+            _probe_inputs(session, method, backbone, targets),
             result,
             time.perf_counter() - started,
             [session.process_with(backbone)],
         )
         once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
         print(
-            f"{TITLES[method]}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
+            f"{row}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
             flush=True,
         )
+
+
+def _teacher(session: Session) -> probe.Teacher:
+    """Returns the first backbone with its heads on all real images, trained if they are missing."""
+    backbone, train = session.backbone, session.dataset.splits["train"]
+    if _find_probe(session, "full", backbone) is None:
+        _probe(session, "full", train, lambda: _all_rows(session), backbones=[backbone])
+    protocol = _protocol(session, "full")
+    trained = _heads(session, "full", backbone, protocol, train, _all_rows(session))
+    return probe.Teacher(backbone, trained.heads)
+
+
+def _heads(
+    session: Session,
+    method: str,
+    backbone: Backbone,
+    protocol: probe.Protocol,
+    split: Split,
+    rows: np.ndarray,
+    teacher: probe.Teacher | None = None,
+) -> probe.Trained:
+    """Trains a head per run; those on all real images are kept, and trained once."""
+    arguments = (session, method, backbone, protocol, split, rows, teacher)
+    if method != "full":
+        return _train(*arguments)
+    name = f"heads_{backbone.name}_{runs.digest(_probe_inputs(session, method, backbone))}.npz"
+    return head_files.kept(session.features_folder / name, lambda: _train(*arguments))
 
 
 def _train(
@@ -150,10 +202,12 @@ def _train(
     protocol: probe.Protocol,
     split: Split,
     rows: np.ndarray,
+    teacher: probe.Teacher | None,
 ) -> probe.Trained:
     """Trains a head per run, on stored features where the protocol allows it."""
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
-    key, label = jax.random.fold_in(session.key, stream), f"{method}, {session.name_of(backbone)}"
+    key, label = jax.random.fold_in(session.key, stream), _row(method, protocol.targets)
+    label = f"{label}, {session.name_of(backbone)}"
     mesh = devices.make_mesh()
     classes = session.dataset.num_classes
     soft = split.probabilities if isinstance(split, ArraySplit) else None
@@ -162,6 +216,9 @@ def _train(
     table = None
     if method != "distilled" and protocol.augment == "none":
         table = session.features(backbone, "train")[rows][:, None]
+        if teacher is not None:
+            taught = session.features(teacher.sees, "train")[rows][:, None]
+            teacher = teacher._replace(sees=taught)
     elif method == "full" and protocol.augment == "views":
         views = Views(protocol.crop, protocol.augmentation, protocol.views)
         draws = 1 if protocol.share_views else protocol.runs
@@ -169,16 +226,30 @@ def _train(
             [session.embed(backbone, "train", views, draw).whole() for draw in range(draws)]
         )
     if table is not None:
-        return probe.fit(key, table, labels, classes, protocol, label=label, mesh=mesh)
+        return probe.fit(
+            key, table, labels, classes, protocol, label=label, mesh=mesh, teacher=teacher
+        )
     used, chosen = np.unique(rows, return_inverse=True)
     pool = session.train.images if method == "full" else split.load(used)
-    owned = np.broadcast_to(chosen, labels.shape[:2])
-    backbone = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
-    # All processes embed together.
-    size = hosts.first_says(session.embedded_at_once(backbone))
     return probe.train(
-        key, backbone, pool, labels, owned, classes, protocol, label=label, mesh=mesh, size=size
+        key,
+        backbone,
+        pool,
+        labels,
+        np.broadcast_to(chosen, labels.shape[:2]),
+        classes,
+        protocol,
+        label=label,
+        mesh=mesh,
+        # All processes embed together.
+        size=lambda placed: hosts.first_says(session.embedded_at_once(placed)),
+        teacher=teacher,
     )
+
+
+def _row(method: str, targets: str) -> str:
+    """Returns the name of a row on the terminal."""
+    return TITLES[method] + ("" if targets == "labels" else f", {targets}")
 
 
 def _summary(
@@ -234,20 +305,27 @@ def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
     return {**entry, **stds}
 
 
-def collect_results(session: Session) -> dict[str, dict[str, Any]]:
-    """Returns the results of all probes that belong to the current config."""
+def collect_results(session: Session, targets: str = "labels") -> dict[str, dict[str, Any]]:
+    """Returns the results of all probes on some targets that belong to the current config."""
     ddof, data = session.config.probe.ddof, session.dataset
     labels = data.splits[session.config.probe.split].labels
     path, classes = session.run.path / runs.PREDICTIONS, data.num_classes
     table: dict[str, dict[str, Any]] = {}
+    methods = [method for method in TITLES if method != "full" or targets == "labels"]
     for backbone in session.eval_backbones:
-        records = {method: _find_probe(session, method, backbone) for method in TITLES}
+        records = {method: _find_probe(session, method, backbone, targets) for method in methods}
         entries = {method: _with_spread(e, ddof) for method, e in records.items() if e is not None}
-        name = session.name_of(backbone)
         if entries:
+            name = _name_of(session, backbone, targets)
             more = predictions.describe(path, entries, name, labels, classes)
-            table[name] = {method: entries[method] | more[method] for method in entries}
+            table[session.name_of(backbone)] = {m: entries[m] | more[m] for m in entries}
     return table
+
+
+def collect_taught(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the results of the probes with a teacher, by their targets."""
+    tables = {name: collect_results(session, name) for name in _targets(session)[1:]}
+    return {name: table for name, table in tables.items() if table}
 
 
 def neighbors(session: Session) -> np.ndarray:
@@ -262,11 +340,19 @@ def neighbors(session: Session) -> np.ndarray:
     )
 
 
-def _find_probe(session: Session, method: str, backbone: Backbone) -> Any | None:
-    stage = _stage_name(session, method, backbone)
-    return session.run.find(stage, _probe_inputs(session, method, backbone))
+def _find_probe(
+    session: Session, method: str, backbone: Backbone, targets: str = "labels"
+) -> Any | None:
+    stage = _stage_name(session, method, backbone, targets)
+    return session.run.find(stage, _probe_inputs(session, method, backbone, targets))
 
 
-def _stage_name(session: Session, method: str, backbone: Backbone) -> str:
+def _stage_name(session: Session, method: str, backbone: Backbone, targets: str) -> str:
     stage = "probe" if method == "distilled" else "baselines"
-    return f"{stage}/{method}/{session.name_of(backbone)}"
+    return f"{stage}/{method}/{_name_of(session, backbone, targets)}"
+
+
+def _name_of(session: Session, backbone: Backbone, targets: str) -> str:
+    """Returns the name of an evaluation backbone in records, with what its probes learn."""
+    more = "" if targets == "labels" else f"/{targets}"
+    return session.name_of(backbone) + more

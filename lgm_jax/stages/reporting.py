@@ -19,7 +19,7 @@ from lgm_jax.report.table import TITLES, format_table
 from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
 from lgm_jax.session import Session, content_hash
-from lgm_jax.stages.probing import collect_results, neighbors
+from lgm_jax.stages.probing import collect_results, collect_taught, neighbors
 from lgm_jax.stages.progress import MOST_DRAWN, write_png
 
 
@@ -109,6 +109,8 @@ def _results(session: Session, record: Any | None) -> dict[str, Any]:
         },
         "skipped_images": {split: list(names) for split, names in session.dataset.skipped.items()},
         "probe": collect_results(session),
+        # Apart: their probes know the head on all real images.
+        "taught": collect_taught(session),
         "test_images": len(session.dataset.splits[config.probe.split].labels),
     }
 

@@ -1,0 +1,180 @@
+"""What a probe learns from: labels alone, or a teacher too.
+
+A teacher is another backbone, as a rule the one that images were distilled against, with the head
+that a probe on all real images trained there. It sees the same views. A head of `kd` learns its
+soft labels beside the labels; a head of `ci` is the teacher's own, behind a linear map from the
+probe's features to the teacher's.
+
+Source: the ways of evaluation of statistical flow matching, arXiv 2602.05391, as in its public
+code. The paper calls `ci` classifier inheritance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Float, Key
+
+from lgm_jax import checks
+from lgm_jax.heads import Head, Labels, init_head, linear_probe_loss, logits
+from lgm_jax.numerics import nonzero, weighted
+
+
+class Teacher(NamedTuple):
+    """A backbone and its heads, which other probes learn from.
+
+    Attributes:
+        sees: The backbone; for `probe.fit`, its features of the views that the probe's features
+            are of, shaped like these but for the number of features.
+        heads: `{"kernel": (runs, d, k), "bias": (runs, k)}` of the probe on all real images, one
+            for each run or one for all.
+    """
+
+    sees: Any
+    heads: Mapping[str, Any]
+
+
+class Seen(NamedTuple):
+    """Features of the same views.
+
+    Attributes:
+        features: The probe's, (..., n, d).
+        taught: The teacher's, (..., n, e), if there is one.
+    """
+
+    features: Any
+    taught: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What the parameters of a probe are trained for.
+
+    Attributes:
+        init: `init(key, d, e, k)` draws the parameters for `d` features, `e` of the teacher and `k`
+            classes.
+        loss: `loss(params, seen, labels, weights, head)`, with the teacher's head.
+        head: `head(params, head)` returns the linear head that they and the teacher's head make.
+    """
+
+    init: Callable[[Key[Array, ""], int, int, int], Head]
+    loss: Callable[[Head, Seen, Labels, Any, Any], Float[Array, ""]]
+    head: Callable[[Head, Any], Head]
+
+
+def distillation_loss(
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Labels,
+    scores: Float[Array, "n k"],
+    weights: Float[Array, " n"] | None = None,
+    *,
+    temperature: float = 4.0,
+    share: float = 0.5,
+) -> Float[Array, ""]:
+    """Returns the loss of knowledge distillation: share T² KL(q || p) + (1 - share) cross-entropy.
+
+    q are the probabilities of the teacher's scores over T, p those of the head's scores over T.
+
+    Args:
+        head: The head in training.
+        features: One row per image.
+        labels: Class indices or probabilities.
+        scores: The teacher's class scores.
+        weights: Weight of each image; zero leaves it out. All one by default.
+        temperature: T; 4 in the public code of arXiv 2602.05391.
+        share: The share of the teacher; 0.5 there.
+
+    Raises:
+        UserError: If the temperature is not above zero.
+    """
+    checks.positive("temperature", temperature)
+    features, weights = weighted(features, weights)
+    soft = jax.nn.log_softmax(scores / temperature, axis=-1)
+    own = jax.nn.log_softmax(logits(head, features) / temperature, axis=-1)
+    divergences = jnp.sum(jnp.exp(soft) * (soft - own), axis=-1)
+    divergence = jnp.sum(weights * divergences) / nonzero(jnp.sum(weights))
+    hard = linear_probe_loss(head, features, labels, weights)
+    return share * temperature**2 * divergence + (1 - share) * hard
+
+
+def projection_loss(
+    projection: Head,
+    features: Float[Array, "n d"],
+    targets: Float[Array, "n e"],
+    weights: Float[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """Returns the mean squared error of a linear map, over images and the features it predicts.
+
+    Args:
+        projection: `{"kernel": (d, e), "bias": (e,)}`.
+        features: One row per image.
+        targets: The teacher's features of the same views.
+        weights: As for `distillation_loss`.
+    """
+    features, weights = weighted(features, weights)
+    errors = jnp.mean(jnp.square(logits(projection, features) - targets), axis=-1)
+    return jnp.sum(weights * errors) / nonzero(jnp.sum(weights))
+
+
+def init_projection(key: Key[Array, ""], dim: int, dim_teacher: int) -> Head:
+    """Draws a linear map as PyTorch's layers start: kernel and bias of U(-1/√d, 1/√d).
+
+    Args:
+        key: Random key.
+        dim: Number of features `d`.
+        dim_teacher: Number of the teacher's features `e`.
+    """
+    bound, (key_kernel, key_bias) = 1 / math.sqrt(dim), jax.random.split(key)
+    shapes = {"kernel": (key_kernel, (dim, dim_teacher)), "bias": (key_bias, (dim_teacher,))}
+    return {
+        name: jax.random.uniform(each, shape, jnp.float32, -bound, bound)
+        for name, (each, shape) in shapes.items()
+    }
+
+
+def inherit(projection: Head, head: Head) -> Head:
+    """Returns the linear head that projects features and applies a teacher's head to the result."""
+
+    def times(rows: Array) -> Array:
+        return jnp.dot(rows, head["kernel"], precision=Precision.HIGHEST)
+
+    return {
+        "kernel": times(projection["kernel"]),
+        "bias": times(projection["bias"]) + head["bias"],
+    }
+
+
+TARGETS: Mapping[str, Target] = {
+    "labels": Target(
+        init=lambda key, dim, _, num_classes: init_head(key, dim, num_classes),
+        loss=lambda head, seen, labels, weights, _: linear_probe_loss(
+            head, seen.features, labels, weights
+        ),
+        head=lambda head, _: head,
+    ),
+    "kd": Target(
+        init=lambda key, dim, _, num_classes: init_head(key, dim, num_classes),
+        loss=lambda head, seen, labels, weights, teacher: distillation_loss(
+            head, seen.features, labels, logits(teacher, seen.taught), weights
+        ),
+        head=lambda head, _: head,
+    ),
+    "ci": Target(
+        init=lambda key, dim, dim_teacher, _: init_projection(key, dim, dim_teacher),
+        loss=lambda projection, seen, _, weights, __: projection_loss(
+            projection, seen.features, seen.taught, weights
+        ),
+        head=inherit,
+    ),
+}
+"""By `probe.Protocol.targets`."""
+
+TAUGHT = tuple(name for name in TARGETS if name != "labels")
+"""Those with a teacher."""
