@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -50,6 +51,7 @@ def stages(workdir):
     return json.loads((workdir / "stages.json").read_text())
 
 
+@pytest.mark.slow
 def test_probes_with_a_teacher_stand_apart(made):
     found = results(made[0])
     assert list(found["probe"]) == ["digits_contrastive", OTHER]
@@ -67,6 +69,7 @@ def test_probes_with_a_teacher_stand_apart(made):
                 assert entry["loss_curve"][-1][1] < entry["loss_curve"][0][1]
 
 
+@pytest.mark.slow
 def test_the_terminal_says_what_they_know(made):
     _, printed = made
     for text in (
@@ -77,6 +80,21 @@ def test_the_terminal_says_what_they_know(made):
     assert printed.count("top-1 % on test") == 3
 
 
+@pytest.mark.slow
+def test_the_page_says_so_too(made, reported):
+    page = (made[0] / "report.html").read_text()
+    title = "Knowledge distillation (kd) from the head on all real images of digits_contrastive"
+    assert page.count(f"<caption>{title}: accuracy in percent</caption>") == 1
+    (table,) = re.findall(rf"<caption>{re.escape(title)}.*?</table>", page, re.DOTALL)
+    found = results(made[0])["taught"]["kd"]
+    for backbone in ("digits_contrastive", OTHER):
+        assert f'<th scope="col">{backbone}</th>' in table
+        mean = found[backbone]["distilled"]["top1_mean"]
+        assert f"<td>{mean:.1f}" in table
+    assert "With a teacher" not in (reported / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_the_head_of_the_teacher_is_trained_once_and_is_that_of_the_row(made, copy):
     workdir, printed = made
     trained = [line for line in printed.splitlines() if line.startswith("all real: ")]
@@ -92,12 +110,18 @@ def test_the_head_of_the_teacher_is_trained_once_and_is_that_of_the_row(made, co
     session.run.close()
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_nothing_again(copy, capsys):
     before = stages(copy)
     # The stage of the head is named, but finished.
     assert start(*TAUGHT, workdir=copy) == 0
     printed = capsys.readouterr().out
-    for row in ("distilled: done", "distilled, kd: done", "random real, ci: done", "all real: done"):
+    for row in (
+        "distilled: done",
+        "distilled, kd: done",
+        "random real, ci: done",
+        "all real: done",
+    ):
         assert row in printed
     assert stages(copy) == before
     # Without a teacher, the others are there as well.
@@ -107,6 +131,7 @@ def test_a_finished_run_trains_nothing_again(copy, capsys):
     assert probing.collect_results(session) == results(copy)["probe"]
 
 
+@pytest.mark.slow
 def test_what_depends_on_the_teacher_is_made_again(copy):
     def inputs(*more):
         session = opened(copy, *TAUGHT, *more)

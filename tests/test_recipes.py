@@ -17,6 +17,7 @@ from lgm_jax import backbones, distill, objectives, plan, settings
 from lgm_jax.augment import PRESETS
 from lgm_jax.data import imagenet, sources
 from lgm_jax.data.sources import known_size
+from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes, paper, published
 from lgm_jax.outlines import make_outlines
 from lgm_jax.session import MEMORY_LIMIT
@@ -140,7 +141,7 @@ def test_flow_matching_is_that_of_its_authors():
     assert settings.make_protocol(config, 224, full=True).epochs == 10
     assert config_of("dinov2,in1k", "authors_2026,sfm").steps == 5001
     common.check(config_of("clip,cub", "sfm,quick"))
-    with pytest.raises(UserError, match="cached and sfm exclude each other"):
+    with pytest.raises(UserError, match="sfm and cached exclude each other"):
         config_of("clip,cub", "sfm,cached")
     for key in paper.SFM:
         assert f"`{key}" in PAGE, key
