@@ -147,7 +147,7 @@ def assert_same(ours: Any, theirs: Any, task: distill.Distillation) -> None:
         slow("exact", 10, PLAIN, [8]),
         slow("exact", 10, PLAIN, [2, 4]),
         slow("exact", 10, {"objective": objectives.SFM()} | PLAIN, [8]),
-        ("cached", 10, {"objective": objectives.SFM()} | PLAIN, [8]),
+        slow("cached", 10, {"objective": objectives.SFM()} | PLAIN, [8]),
         # More synthetic views than features, and fewer; a head for each copy.
         slow("cached", 10, {"objective": objectives.CLP()} | PLAIN, [8]),
         slow("exact", 5, {"objective": objectives.CLP(), "copies": 1} | PLAIN, [3]),
@@ -177,7 +177,7 @@ def test_microbatches_and_devices_together(count, size):
     assert_same(run(task, count, "stream", size), run(task, 1, "stream"), task)
 
 
-@pytest.mark.parametrize("source", ["stream", slow("cached"), "exact"])
+@pytest.mark.parametrize("source", [slow("stream"), slow("cached"), "exact"])
 def test_real_features_lie_on_the_devices_that_the_step_takes_them_from(source):
     """Ten classes in two copies on eight devices: each has as many rows, some of which fill up."""
     program = make_program(make_task(10, **PLAIN), 8, source)
@@ -190,7 +190,8 @@ def test_real_features_lie_on_the_devices_that_the_step_takes_them_from(source):
     assert sum(found.weights) == count
 
 
-@pytest.mark.parametrize("source", [slow("stream"), "exact"])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["stream", "exact"])
 def test_several_backbones_on_several_devices(source):
     """Each its own weights and its own features of the same real images."""
     task, (first, second) = make_task(5, **PLAIN), make_params()

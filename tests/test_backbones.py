@@ -23,6 +23,7 @@ from tests.backbone_folders import (
     edit_model_args,
     edit_tensors,
 )
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 
@@ -412,7 +413,7 @@ def test_sharded_weights_are_one_checkpoint(vit_copy):
     assert_refused(vit_copy, "has no weight_map")
 
 
-@pytest.mark.parametrize("source", ["tiny", "digits_distilled"])
+@pytest.mark.parametrize("source", ["tiny", slow("digits_distilled")])
 def test_an_export_is_read_back_identically(vit_copy, tmp_path, source):
     source = str(vit_copy) if source == "tiny" else source
     run = subprocess.run(

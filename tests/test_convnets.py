@@ -22,6 +22,7 @@ from lgm_jax.backbones.families.resnet import ResNetSpec
 from lgm_jax.backbones.network import Published
 from lgm_jax.errors import UserError
 from lgm_jax.images import Pyramid
+from tests.marks import slow
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
 RESNET = ResNetSpec(32, (1, 2, 1, 2), (8, 8, 16, 16))
@@ -239,7 +240,7 @@ def test_mocov3s_encoder_is_found_in_its_checkpoint(checkpoints, tmp_path, capsy
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["mocov3_resnet50", "dinov3_convnext_tiny"])
+@pytest.mark.parametrize("name", [slow("mocov3_resnet50"), "dinov3_convnext_tiny"])
 def test_they_are_planned_without_a_download(name, capsys):
     arguments = ("--config=configs/quickstart.py:quick", f"--config.backbone.name={name}")
     sides = ("--config.images.crop=64", "--config.images.resolution=64")

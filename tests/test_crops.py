@@ -16,6 +16,7 @@ from lgm_jax import images as image_ops
 from lgm_jax import settings
 from lgm_jax.augment import Augmentation, augment, center_crop
 from lgm_jax.resample import crop_matrix, enlarge_matrix
+from tests.marks import slow
 
 COUNT = 4000
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -127,7 +128,7 @@ def _torchvision_boxes(count: int, height: int, width: int, ratio, seed: int) ->
     return boxes
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 80), (96, 32)])
+@pytest.mark.parametrize(("height", "width"), [(40, 80), slow(96, 32)])
 def test_images_that_are_not_square_are_cropped_as_by_torchvision(height, width):
     ours = _places(Augmentation(), height, width)
     theirs = _torchvision_boxes(COUNT, height, width, RATIO, seed=3)
@@ -168,7 +169,7 @@ def test_bytes_are_colours():
         np.testing.assert_allclose(views, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, slow(jnp.float16)])
 def test_images_decode_in_half_precision_as_in_float32(dtype):
     levels = image_ops.init_pyramid(jax.random.key(0), 2, 100, active=8)
     low = tuple(level.astype(dtype) for level in levels)

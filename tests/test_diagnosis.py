@@ -104,7 +104,7 @@ def far_too_high_rate(monkeypatch):
             broken_gradient,
             r"no longer finite after step 4: the gradient with respect to the",
         ),
-        (far_too_high_rate, r"parameters have grown .*: config.learning_rate=0.03 is too high"),
+        slow(far_too_high_rate, r"parameters have grown .*: config.learning_rate=0.03 is too high"),
     ],
 )
 def test_the_message_names_what_was_not_finite(break_it, cause, tmp_path, capsys, monkeypatch):

@@ -138,6 +138,7 @@ def test_what_a_user_hands_over_outlives_the_steps(donating, vit, streamed):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_an_optimiser_may_keep_the_parameters_too(vit, streamed):
     """Both are given up for the next state, so they must not be one array."""
     task = dataclasses.replace(TASK, optimizer=optax.contrib.schedule_free_sgd(0.01))
@@ -147,6 +148,7 @@ def test_an_optimiser_may_keep_the_parameters_too(vit, streamed):
 
 
 @pytest.mark.parametrize("number", [GROWTHS[0], *map(slow, GROWTHS[1:])])
+@pytest.mark.slow
 def test_growing_within_a_step_is_growing_by_hand(vit, streamed, history, number):
     """The level, Adam's new state, and the update that they then get."""
     before = jax.tree.map(jnp.asarray, history[number][0])
@@ -221,6 +223,7 @@ def test_the_loss_falls_and_the_colours_are_found(vit, colours):
     assert blue[2] - blue[0] > 0.1
 
 
+@pytest.mark.slow
 def test_two_images_per_class(vit, colours):
     task = dataclasses.replace(TASK, ipc=2)
     assert task.num_images == 4
@@ -335,6 +338,7 @@ def test_center_crop_copies_are_centre_crops_and_leave_the_others_alone(vit):
         np.testing.assert_allclose(embed(2, size), mixed, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cosine_schedule_ends_at_rest_and_starts_as_the_constant_one(vit, streamed, history):
     """Adam's updates are bounded by its learning rate, so their size shows it."""
     task = dataclasses.replace(TASK, schedule=optax.cosine_decay_schedule(1.0, STEPS))
@@ -386,6 +390,7 @@ def _by_hand(vit: Backbone, task: distill.Distillation, state: distill.State, fe
 
 
 @pytest.mark.parametrize("name", ["sfm", slow("clp")])
+@pytest.mark.slow
 def test_rivals_lower_the_loss_they_are_named_after(vit, colours, name):
     task = dataclasses.replace(
         TASK,

@@ -18,6 +18,7 @@ from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.embedding import Embedding
 from lgm_jax.features import Views
 from lgm_jax.outlines import Outline
+from tests.marks import slow
 
 KEY = jax.random.key(0)
 
@@ -28,7 +29,7 @@ def embedding_of(vit, images=10, **changes):
     return Embedding(vit, images, 10, views, mesh, **({"numbers": 2} | changes))
 
 
-@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("size", [slow(None), 4])
 def test_what_is_accounted_for_is_what_runs(vit, size, monkeypatch):
     """To the letter."""
     ran, call = [], Program.__call__

@@ -104,7 +104,7 @@ def test_a_platform_that_is_not_there_is_one_line(platform, words, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("platform", ["CPU", " cpu", "cpu ,", " "])
+@pytest.mark.parametrize("platform", ["CPU", slow(" cpu"), slow("cpu ,"), slow(" ")])
 def test_a_platform_is_known_in_capitals_and_with_spaces(platform):
     start = "from lgm_jax import platforms; platforms.start(); import jax; print(jax.devices())"
     process = subprocess.run(

@@ -45,6 +45,7 @@ def test_the_example_is_thirty_lines():
     assert len([line for line in example if line]) <= 30
 
 
+@pytest.mark.slow
 def test_the_example_distils_images_that_train_a_probe(names):
     images = names["images"]
     assert images.shape == (3, 36, 36, 3)
@@ -75,10 +76,12 @@ def test_the_example_makes_the_same_images_on_eight_devices(names, tmp_path):
         np.testing.assert_allclose(made["images"], names["images"], rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_objective_of_the_page_honours_weights_and_no_order(names):
     objectives.try_objective(names["SquaredError"](), 3, 8)
 
 
+@pytest.mark.slow
 def test_images_that_are_drawn_when_asked_for_are_as_good_as_arrays(names):
     drawn = names["train"].take(np.arange(10))
     assert isinstance(drawn, Split)

@@ -76,7 +76,7 @@ def _reference(name: str, syn, labels_syn, real, labels_real) -> float:
     return 0.5 * np.sum((a - b) ** 2)
 
 
-@pytest.mark.parametrize("shift", [10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("shift", [slow(10.0), slow(100.0), 1000.0])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_large_shared_mean_takes_no_digits_from_the_loss(name, shift):
     sets = *_set(1, 2 * K, shift), *_set(2, 100, shift)
@@ -85,7 +85,7 @@ def test_a_large_shared_mean_takes_no_digits_from_the_loss(name, shift):
     np.testing.assert_allclose(LOSSES[name](*sets), _reference(name, *numpy_sets), rtol=1e-3)
 
 
-@pytest.mark.parametrize("shift", [100.0, 1000.0])
+@pytest.mark.parametrize("shift", [slow(100.0), 1000.0])
 @pytest.mark.parametrize("n", [2 * K, slow(4 * K)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_large_shared_mean_takes_no_digits_from_the_gradient(name, n, shift):
@@ -186,7 +186,7 @@ def _head(features, labels, weights=None):
 
 
 @pytest.mark.parametrize("n", [K, 4 * K])
-@pytest.mark.parametrize("times", [2, 3, 20])
+@pytest.mark.parametrize("times", [slow(2), slow(3), 20])
 def test_a_ridge_means_the_same_however_often_images_are_seen(n, times):
     """In sample space and in feature space, and across the border between them."""
     features, labels = _set(1, n)

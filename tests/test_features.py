@@ -147,6 +147,7 @@ from etils import epath
 from lgm_jax import backbones, features
 from lgm_jax.augment import Augmentation
 from lgm_jax.data.dataset import ArraySplit, Split
+from tests.marks import slow
 
 features._SHARD = 16
 images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3)).astype(np.uint8)
@@ -191,7 +192,7 @@ def test_shards_make_one_array():
     assert rows.whole().sum() == 12
 
 
-@pytest.mark.parametrize("size", [1, 4, 11, 20])
+@pytest.mark.parametrize("size", [4, slow(1), slow(11), slow(20)])
 def test_views_in_microbatches_are_the_views(backbone, split, size):
     images = jnp.asarray(split.inner.images)
     places = jnp.stack([jnp.arange(11) % 3, jnp.arange(11)], axis=1).astype(jnp.int32)

@@ -84,7 +84,7 @@ def _lowered(function, *arguments, platform="cuda"):
 
 
 @pytest.mark.usefixtures("on_gpu")
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, slow(2)])
 @pytest.mark.parametrize("name", _families())
 def test_every_family_is_differentiated_by_the_kernel_that_auto_takes(name, times):
     """At the resolution it is used at and at twice that, under `shard_map` as in the step."""
@@ -142,7 +142,7 @@ def test_a_whole_step_lowers_for_a_gpu(size):
     assert "jax.buffer_donor" in text or "tf.aliasing_output" in text
 
 
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+@pytest.mark.parametrize("platform", ["cuda", slow("rocm"), slow("tpu")])
 @pytest.mark.parametrize(
     ("source", "changes"),
     [

@@ -151,6 +151,7 @@ def poor(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_terminal_page_and_card_say_that_a_run_is_no_use(poor, tmp_path, capsys):
     folder = Path(shutil.copytree(poor, tmp_path / "run"))
     results = json.loads((folder / "results.json").read_text())

@@ -19,6 +19,7 @@ import lgm_jax
 from lgm_jax import checkpoints, distill, locks, opening
 from lgm_jax.stages import distilling
 from tests.launching import QUICK, ROOT, logged_steps, refuse, snapshot, start
+from tests.marks import slow
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,7 @@ def test_full_disk_is_one_line(run_copy, capsys):
     assert logged_steps(run_copy) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.slow
 def test_checkpoint_without_space_is_one_line(run_copy, longer, capsys):
     """No file may grow as large as a checkpoint's; Orbax would tell of it at length."""
     arguments = (QUICK, "--config.steps=8", "--config.stages=distill")
@@ -266,7 +268,7 @@ def test_views_that_would_all_be_the_same_are_refused(tmp_path, capsys):
     ("broken", "words"),
     [
         ("loss", ["the loss is nan at step 5: weights, pixels", "or a device made an error"]),
-        ("levels", ["no longer finite after step 4: ", "grown", "config.learning_rate=0.03"]),
+        slow("levels", ["no longer finite after step 4: ", "grown", "config.learning_rate=0.03"]),
     ],
 )
 def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
@@ -303,6 +305,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_nobody_waited_for_stops_the_run_at_its_step(tmp_path, capsys, monkeypatch):
     """Of a hundred steps each fifth is logged; the third of these stands behind a bad one."""
     make_step, held = distill.make_step, distilling.Lookout

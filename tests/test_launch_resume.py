@@ -50,6 +50,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.usefixtures("later")
+@pytest.mark.slow
 def test_finished_run_that_went_on_and_was_killed_is_finished_still(run_copy, monkeypatch):
     results, made_by = (run_copy / "results.json").read_bytes(), commits(run_copy, "distill")
     write_page = progress.write_unfinished_page
@@ -153,6 +154,7 @@ def test_lost_output_is_made_again(run_copy, finished):
     )
 
 
+@pytest.mark.slow
 def test_a_run_too_short_to_grow_goes_on_as_it_began(tmp_path, capsys):
     command = ["launch.py", "--config=configs/quickstart.py:quick", "--config.stages=distill"]
     for steps in (3, 5):
@@ -177,7 +179,9 @@ def test_overwrite_keeps_the_same_distillation(run_copy, capsys):
     assert "6 steps are done" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bits", slow("emptied"), slow("other numbers")])
+@pytest.mark.parametrize(
+    "damage", [slow("truncated"), "bits", slow("emptied"), slow("other numbers")]
+)
 def test_damaged_checkpoint_gives_way_to_the_one_before(run_copy, longer, capsys, damage):
     """The steps since then are made again, and the images are those of a run without the fault."""
     newest = run_copy / "checkpoints" / "6"

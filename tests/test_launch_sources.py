@@ -23,6 +23,7 @@ from tests.launching import (
 )
 
 
+@pytest.mark.slow
 def test_folder_of_photos_runs_to_the_end(photos, tmp_path):
     arguments = (
         "--config=configs/dinov2_folder.py:quick",
@@ -57,6 +58,7 @@ def test_bad_folders_are_refused(photos, tmp_path, capsys):
     assert "empty" in attempt(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_overwrite_throws_away_nothing_before_the_new_images_were_read(photos, tmp_path, capsys):
     workdir = tmp_path / "run"
     distilled_from(photos, workdir)
@@ -75,6 +77,7 @@ def test_overwrite_throws_away_nothing_before_the_new_images_were_read(photos, t
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_foreign_images_are_probed(finished, tmp_path, capsys):
     """The PNGs alone, without our arrays, score like the run they come from, but for rounding."""
     pngs = tmp_path / "pngs"

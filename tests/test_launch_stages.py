@@ -356,7 +356,7 @@ def test_costs_of_objectives_are_taken_in_turns(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "init"),
     [
-        *(("pyramid", "zero"), slow("pyramid", "noise")),
+        *(slow("pyramid", "zero"), slow("pyramid", "noise")),
         *(("pixels", "real"), slow("pixels", "zero"), slow("pixels", "noise")),
     ],
 )
@@ -392,6 +392,7 @@ def test_help_names_every_key_and_ends_well(capsys):
     assert all(f"\n  {name} " in text for name in common.KEYS)
 
 
+@pytest.mark.slow
 def test_program_runs_from_a_shell(run_copy):
     command = [sys.executable, "launch.py", "--config", "configs/quickstart.py:quick"]
     # Another probe of images that are there.

@@ -17,6 +17,7 @@ import pytest
 import launch
 from lgm_jax import meeting
 from lgm_jax.errors import UserError
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
@@ -45,7 +46,7 @@ def test_a_host_that_does_not_resolve_is_one_line(tmp_path):
     assert err.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, slow(1)])
 def test_what_is_waited_for_is_said_at_once(number, tmp_path):
     address = free_address()
     meet = [f"--distributed={address}", "--num_processes=2", f"--process_id={number}"]

@@ -105,6 +105,7 @@ def test_rows_in_parts_are_all_rows(size):
         slow("cached", objectives.CLP(head_per_copy=True), {"center_crop_copies": 1}),
     ],
 )
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_microbatches(source, objective, changes):
     """Six images in three copies each, by numbers of views that divide them and that do not."""
     with jax.enable_x64(True):

@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 from sklearn.kernel_ridge import KernelRidge
 
 from lgm_jax import flows, heads, objectives
+from tests.marks import slow
 
 N, D, K = 7, 5, 3
 
@@ -353,7 +354,7 @@ def test_probe_loss_in_parts_is_the_probe_loss(parts):
 
 
 @pytest.mark.parametrize("loss", [_flow_loss, _probe_loss])
-@pytest.mark.parametrize("n", [3, 8])
+@pytest.mark.parametrize("n", [3, slow(8)])
 def test_gradients_of_rivals_match_finite_differences(loss, n):
     with jax.enable_x64(True):
         real, labels_real = _batch(1, 30, dtype=np.float64)

@@ -70,7 +70,7 @@ def center_crops(backbone, split):
     return embed(backbone, split, Views(SIDE), jax.random.key(0)).whole()[0]
 
 
-@pytest.mark.parametrize("augment", solvers.AUGMENTS)
+@pytest.mark.parametrize("augment", ["views", slow("fresh"), slow("none")])
 def test_probe_learns_what_is_separable(backbone, augment):
     heads = train(backbone, colors(1, 33), protocol(augment=augment, views=2, epochs=60))
     test = colors(2, 70)
@@ -110,6 +110,7 @@ def test_losses_fall_as_a_probe_learns(backbone):
     assert probe.train(key, backbone, images, labels, rows, CLASSES, minimum).losses is None
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_the_other_runs_images(backbone):
     split = colors(1, 33)
     rows = np.stack([np.arange(20), np.arange(20), np.arange(10, 30)]).astype(np.int32)
@@ -162,7 +163,10 @@ def test_last_short_batch_counts_each_image_once(backbone):
 
 @pytest.mark.parametrize(
     ("count", "augment", "rate"),
-    [(2, "none", 7.8e-6), (4, "fresh", 1.56e-5), (10, "views", 3.9e-5), (100, "none", 3.9e-4)],
+    [
+        *((2, "none", 7.8e-6), (100, "none", 3.9e-4)),
+        *(slow(4, "fresh", 1.56e-5), slow(10, "views", 3.9e-5)),
+    ],
 )
 def test_rate_follows_the_images_of_an_update(backbone, count, augment, rate):
     """Adam's first update moves every weight by the learning rate, 0.001 * min(100, n) / 256."""
@@ -250,6 +254,7 @@ def test_what_is_no_solver_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_a_fit_of_features_takes_little(backbone):
     """One head of least cross-entropy by default, of hard or soft labels, of one or more views."""
     split, test = colors(1, 33), colors(2, 70)
@@ -286,6 +291,7 @@ def test_lbfgs_refuses_images_that_change():
         protocol(solver="lbfgs", augment="fresh")
 
 
+@pytest.mark.slow
 def test_shared_views_are_the_same_for_all_runs(backbone):
     split = colors(1, 14)
     tables = [
@@ -306,11 +312,11 @@ def test_shared_views_are_the_same_for_all_runs(backbone):
 @pytest.mark.parametrize(
     ("changes", "differ"),
     [
-        ({"solver": "lbfgs", "augment": "none"}, False),
+        slow({"solver": "lbfgs", "augment": "none"}, False),
         ({"solver": "lbfgs", "augment": "views"}, True),
         ({"solver": "lbfgs", "augment": "views", "share_views": True}, False),
-        ({"solver": "lbfgs", "augment": "views", "augmentation": FIXED}, False),
-        ({"solver": "adam", "augment": "none"}, True),
+        slow({"solver": "lbfgs", "augment": "views", "augmentation": FIXED}, False),
+        slow({"solver": "adam", "augment": "none"}, True),
     ],
 )
 def test_runs_that_cannot_differ_are_known_beforehand(backbone, changes, differ):
@@ -386,7 +392,7 @@ def test_groups_weighted_by_size_give_the_whole(backbone):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"augment": "fresh", "epochs": 4},
+        slow({"augment": "fresh", "epochs": 4}),
         slow({"augment": "views", "views": 2, "epochs": 4}),
         slow({"augment": "views", "views": 2, "epochs": 4, "solver": "lbfgs"}),
         {"solver": "lbfgs", "epochs": 4},

@@ -43,6 +43,7 @@ def clone(finished, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_readme_ablation_example_gives_an_image_gradient():
     (code,) = snippets("image_gradient")
     names: dict = {}

@@ -54,6 +54,7 @@ def test_streamed_embeds_the_images_of_the_order(vit, colours, sampling, augment
         assert found.num_classes == 2
 
 
+@pytest.mark.slow
 def test_images_that_lie_on_the_device_or_come_in_microbatches_or_from_elsewhere_are_the_same(
     vit, colours
 ):
@@ -152,6 +153,7 @@ def test_exact_is_the_loss_over_all_features(vit, kept, colours):
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_flows_over_all_features_need_their_class_means_alone(vit, kept, colours):
     task = dataclasses.replace(TASK, objective=objectives.SFM())
     prepared = real.exact([kept], colours.labels, task)(0)
@@ -165,6 +167,7 @@ def test_flows_over_all_features_need_their_class_means_alone(vit, kept, colours
     assert_close_to_largest(own_gradient["images"][0], gradient["images"][0], 1e-4)
 
 
+@pytest.mark.slow
 def test_one_cached_view_of_the_whole_image_is_streaming(vit, colours):
     """Without augmentation a cached step is a streamed one, where both draw the same images."""
     task = dataclasses.replace(TASK, augmentation=None)

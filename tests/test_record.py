@@ -14,7 +14,6 @@ import lgm_jax
 from configs import common, imagenette_folder, quickstart
 from lgm_jax import (
     augment,
-    backbones,
     distill,
     features,
     images,
@@ -27,6 +26,7 @@ from lgm_jax import (
 from lgm_jax import session as session_module
 from lgm_jax.report import __main__ as report
 from tests.launching import QUICK, start
+from tests.marks import slow
 
 DISTIL = "--config.stages=distill"
 
@@ -41,7 +41,7 @@ def as_flags(settings):
 
 
 @pytest.fixture(scope="module")
-def odd_run(tmp_path_factory):
+def odd_run(tmp_path_factory, write_vit):
     """A run whose settings are everything that a record may get wrong."""
     base = tmp_path_factory.mktemp("odd")
     photos = base / "my, photos" / "of a=b" / "1,000 digits.npz"
@@ -49,13 +49,15 @@ def odd_run(tmp_path_factory):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 255, (40, 32, 32, 3), np.uint8), np.arange(40) % 2
     np.savez(photos, images=images, labels=labels)
-    weights = base / "own" / "weights"
-    backbones.export("digits_contrastive", weights)
+    own = [
+        write_vit(base / "own" / name, seed=seed) for seed, name in enumerate(("weights", "others"))
+    ]
     arguments = [
         *("--config=configs/common.py", DISTIL, "--config.data.name=npz"),
-        *(f"--config.data.folder={photos}", f"--config.backbone.name={weights},digits_distilled"),
+        *(f"--config.data.folder={photos}", f"--config.backbone.name={own[0]},{own[1]}"),
         *("--config.backbone.weights=2,1.5", "--config.steps=3", "--config.copies=2"),
         *("--config.learning_rate=0.0123456789012345678", "--config.head_std=1e-05"),
+        *("--config.images.resolution=16", "--config.images.crop=16"),
         *("--config.images.start_resolution=8", "--config.images.grey=True"),
         *("--config.augment.flip=0", "--config.augment.scale_min=0.30000000000000004"),
         *("--config.data.val_fraction=0.25", "--config.seed=7"),
@@ -105,7 +107,7 @@ def test_a_page_and_a_card_show_no_way_to_a_folder(odd_run, tmp_path):
     assert report.main([str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "1,000 digits.npz" in page
-    assert "weights,digits_distilled" in page
+    assert "weights,others" in page
     assert base not in page
     results = {"steps": 3, "dataset": "npz", "probe": {}, "backbones": ["weights"]}
     results |= {"ipc": 1, "num_classes": 2, "objective": "lgm"}
@@ -193,7 +195,7 @@ def test_a_later_field_that_is_used_is_another_run(run_copy, capsys, monkeypatch
     assert "sharpness is unset there, not 0.75" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("version", [None, 2])
+@pytest.mark.parametrize("version", [None, slow(2)])
 def test_a_run_of_an_earlier_version_is_shown_and_not_gone_on_with(version, run_copy, capsys):
     record, stages = record_of(run_copy), json.loads((run_copy / "stages.json").read_text())
     before = lgm_jax.load_distilled(run_copy)

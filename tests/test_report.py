@@ -101,6 +101,7 @@ def test_names_do_not_turn_the_text_around_them(tmp_path):
     assert f">{hebrew}<" not in text.replace(f"<bdi>{hebrew}</bdi>", "")
 
 
+@pytest.mark.slow
 def test_hundred_noisy_classes_take_less_than_ten_megabytes(tmp_path):
     rng = np.random.default_rng(0)
     names = [f"class {i}" for i in range(100)]

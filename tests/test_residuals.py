@@ -63,6 +63,7 @@ def make_total(spec, kept, size, mesh=None):
 
 
 @pytest.mark.parametrize(("name", "size"), [*(slow(name, None) for name in SPECS), ("plain", 3)])
+@pytest.mark.slow
 def test_features_and_gradients_are_the_same(name, size):
     spec = SPECS[name]
     params = make_params(spec)
@@ -100,7 +101,7 @@ def test_attention_pooling_has_a_gradient_in_bfloat16_as_runs_compile_it():
 
 
 @pytest.mark.parametrize("kept", residuals.RESIDUALS)
-@pytest.mark.parametrize("size", [None, 4, 2])
+@pytest.mark.parametrize("size", [slow(None), 4, slow(2)])
 def test_no_product_with_weights_is_computed_a_third_time(kept, size):
     """In parts, the forward pass a second time; of products alone, the scores once more."""
     weights, attention = SPEC.flops

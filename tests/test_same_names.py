@@ -40,6 +40,7 @@ def refused(capsys, *flags):
     return line
 
 
+@pytest.mark.slow
 def test_two_evaluation_backbones_of_one_name_have_a_result_each(alike, tmp_path, capsys):
     both = f"{alike / 'here' / 'tiny'},{alike / 'there' / 'tiny'}"
     flags = (f"--config.backbone.name={alike / 'here' / 'tiny'}", f"--config.eval_backbones={both}")

@@ -33,9 +33,9 @@ def run_on_eight_devices(*command: str) -> str:
 
 
 @pytest.mark.parametrize("which", ["not slow", slow("slow")])
-@pytest.mark.parametrize("laws", ["on_eight_devices", "collectives"])
-def test_laws_of_many_devices(laws, which):
-    output = run_on_eight_devices("-m", "pytest", "-q", f"tests/{laws}.py", "-m", which)
+def test_laws_of_many_devices(which):
+    laws = ("tests/on_eight_devices.py", "tests/collectives.py")
+    output = run_on_eight_devices("-m", "pytest", "-q", *laws, "-m", which)
     assert " passed" in output
     assert "skipped" not in output
 

@@ -35,6 +35,7 @@ def history(program, vit, streamed) -> list[distill.State]:
     return [jax.device_get(s) for s in (state, *(state for state, _ in after))]
 
 
+@pytest.mark.slow
 def test_soft_labels_start_near_the_hard_ones_and_images_as_with_them(history):
     first, hard = history[0], distill.init_state(TASK, KEY)
     probabilities = distill.probabilities(SOFT, first)
@@ -57,6 +58,7 @@ def test_soft_labels_have_an_adam_of_their_own_that_growing_leaves_alone(program
     assert program.jitted._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_logits_get_the_update_of_an_adam_that_never_began_anew(vit, streamed, history):
     """Across a growth: of the gradients of each step, in optax by hand."""
     loss = distill.make_loss(SOFT, [vit.apply], KEY)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from run_folders import write_run
 
+from tests.marks import slow
+
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
 
@@ -37,8 +39,8 @@ def start(*arguments, environment=(), **streams):
     "environment",
     [
         {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "latin-1"},
+        slow({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        slow({"PYTHONIOENCODING": "latin-1"}),
     ],
 )
 def test_what_an_output_cannot_show_is_written_in_other_characters(run, environment):
@@ -98,6 +100,7 @@ def test_closed_streams_are_no_files(run):
     assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_reads_any_more_saves_first(tmp_path):
     command = [sys.executable, "launch.py", QUICK, "--config.stages=distill", "--config.steps=9999"]
     command += [f"--config.{key}=9999" for key in ("checkpoint_every", "image_every")]
