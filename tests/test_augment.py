@@ -257,6 +257,7 @@ def test_the_search_for_gathers_would_find_one():
         assert {"scatter"} <= set(_GATHERS.findall(text))
 
 
+@pytest.mark.slow
 def test_views_stay_float32_where_float64_is_possible():
     with jax.enable_x64(True):
         images, keys = _images(2, 8, 8), jax.random.split(jax.random.key(0), 2)

@@ -461,6 +461,7 @@ def test_every_entry_has_a_key_map_for_all_its_parameters():
             assert sorted(row.path for row in rows) == sorted(shapes), (name, source)
 
 
+@pytest.mark.slow
 def test_the_table_names_every_backbone():
     done = subprocess.run(
         [sys.executable, "-m", "lgm_jax.backbones"],

@@ -160,6 +160,7 @@ def test_views_of_half_precision_are_those_of_float32_rounded(dtype, digits, law
     np.testing.assert_allclose(views.astype(jnp.float32), expected, rtol=digits, atol=digits)
 
 
+@pytest.mark.slow
 def test_bytes_are_colours():
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), np.uint8)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -170,6 +171,7 @@ def test_bytes_are_colours():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, slow(jnp.float16)])
+@pytest.mark.slow
 def test_images_decode_in_half_precision_as_in_float32(dtype):
     levels = image_ops.init_pyramid(jax.random.key(0), 2, 100, active=8)
     low = tuple(level.astype(dtype) for level in levels)

@@ -10,6 +10,7 @@ import pytest
 
 from lgm_jax import determinism
 from lgm_jax.errors import UserError
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 OURS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
@@ -51,7 +52,7 @@ def test_flags_that_contradict_are_refused(given, reason):
         determinism.add_flags(given)
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("deterministic", [True, slow(False)])
 def test_xla_knows_the_flags_when_it_compiles(deterministic, tmp_path):
     """What XLA dumps beside a program are the options that it has."""
     arguments = ["--config=configs/quickstart.py:quick", f"--workdir={tmp_path / 'run'}"]

@@ -69,6 +69,7 @@ def _grow(state: distill.State) -> distill.State:
     return distill.State(state.step, {"images": grown}, {"images": TASK.optimizer.init(grown)})
 
 
+@pytest.mark.slow
 def test_a_run_through_the_whole_pyramid_compiles_its_step_once(program, history):
     assert isinstance(TASK.parametrisation, Growing)
     grows_at = TASK.parametrisation.grows_at
@@ -253,6 +254,7 @@ def _start(colours: ArraySplit) -> tuple[jax.Array, distill.State]:
     return images, distill.init(PLAIN, KEY, params=from_images(images))
 
 
+@pytest.mark.slow
 def test_pixels_start_from_real_images(plain, vit, colours):
     start, state = _start(colours)
     np.testing.assert_allclose(distill.render(PLAIN, state), start, atol=1.01e-3)

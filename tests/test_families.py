@@ -12,6 +12,7 @@ from lgm_jax import backbones, devices, distill, features, objectives
 from lgm_jax.backbones import network, specs
 from lgm_jax.backbones.vit_spec import PoolSpec, ViTSpec
 from lgm_jax.images import Pyramid
+from tests.marks import slow
 
 KEY = jax.random.key(0)
 
@@ -78,7 +79,11 @@ def trace_step(spec, microbatch=None):
     return jax.eval_shape(step, state, [params], [real]), state, values
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# One of each kind of attention, pooling and stem; the others are mixtures of these.
+PLAIN = ("digits_contrastive", "eva02_vitt14", "dinov3_vits16", "mocov3_resnet50", "siglip_vitb16")
+
+
+@pytest.mark.parametrize("name", [name if name in PLAIN else slow(name) for name in FAMILIES])
 def test_a_step_is_traced_on_a_mesh(name):
     """JAX checks there that what varies among devices is told from what does not."""
     spec = FAMILIES[name]

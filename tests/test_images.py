@@ -227,6 +227,7 @@ def test_without_decorrelation_channels_are_apart_and_with_it_the_first_is_brigh
     assert jnp.max(jnp.ptp(colour, axis=-1)) < 0.02
 
 
+@pytest.mark.slow
 def test_everything_stays_float32_where_float64_is_possible():
     with jax.enable_x64(True):
         levels = init_pyramid(jax.random.key(0), 1, 4, active=2)

@@ -72,6 +72,7 @@ def test_finished_run_that_went_on_and_was_killed_is_finished_still(run_copy, mo
 
 
 @pytest.mark.usefixtures("later")
+@pytest.mark.slow
 def test_changed_probe_key_keeps_the_distillation_and_who_made_it(run_copy):
     before, made_by = snapshot(run_copy / "distilled"), commits(run_copy, "distill")
     assert start(QUICK, "--config.probe.epochs=3", workdir=run_copy) == 0
@@ -165,6 +166,7 @@ def test_a_run_too_short_to_grow_goes_on_as_it_began(tmp_path, capsys):
     assert "steps 3 to 5" in said
 
 
+@pytest.mark.slow
 def test_overwrite_starts_anew_and_keeps_what_is_not_ours(run_copy, finished):
     (run_copy / "notes.txt").write_text("mine")
     arguments = (QUICK, "--config.seed=1", "--overwrite", "--config.stages=distill")

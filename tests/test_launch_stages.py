@@ -134,6 +134,7 @@ def test_run_leaves_pictures_metrics_and_provenance(finished):
         assert len(weights["sha256"]["model.safetensors"]) == 64
 
 
+@pytest.mark.slow
 def test_adam_probes_leave_their_learning_curves(run_copy):
     changes = ("solver=adam", "epochs=3", "full_epochs=2")
     arguments = [f"--config.probe.{change}" for change in changes]
@@ -408,6 +409,7 @@ def test_program_runs_from_a_shell(run_copy):
     assert refused.stderr.startswith("error: config.seed")
 
 
+@pytest.mark.slow
 def test_workdir_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = f"--config={ROOT}/configs/quickstart.py:quick"

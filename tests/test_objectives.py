@@ -370,6 +370,7 @@ def test_gradients_of_rivals_match_finite_differences(loss, n):
 
 
 @pytest.mark.parametrize("loss", [_flow_loss, _probe_loss])
+@pytest.mark.slow
 def test_rivals_stay_float32_and_ask_for_full_precision(loss):
     syn, real = _every_class(1, 4), _every_class(2, 11)
     with jax.enable_x64(True):
@@ -384,6 +385,7 @@ def test_rivals_stay_float32_and_ask_for_full_precision(loss):
 
 
 @pytest.mark.parametrize("loss", [_flow_loss, _probe_loss])
+@pytest.mark.slow
 def test_rivals_take_probabilities_and_have_a_gradient_in_them(loss):
     (syn, labels), real = _every_class(1, 6), _every_class(2, 11)
     np.testing.assert_allclose(
@@ -401,6 +403,7 @@ def test_rivals_take_probabilities_and_have_a_gradient_in_them(loss):
         check_grads(of_logits, (logits,), order=1, modes=["rev"], atol=1e-7, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_head_gradient_in_parts_takes_probabilities():
     features, labels = _batch(1)[0], _probabilities(2)
     _assert_trees_close(

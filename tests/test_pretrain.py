@@ -52,6 +52,7 @@ def test_a_quarter_of_the_patches_is_seen_and_no_other(network, images):
     np.testing.assert_array_equal(_touched(gradient), [first, first[::-1]])
 
 
+@pytest.mark.slow
 def test_the_loss_is_of_hidden_pixels_alone(network, images):
     key = jax.random.key(1)
 

@@ -313,7 +313,7 @@ def test_shared_views_are_the_same_for_all_runs(backbone):
     ("changes", "differ"),
     [
         slow({"solver": "lbfgs", "augment": "none"}, False),
-        ({"solver": "lbfgs", "augment": "views"}, True),
+        slow({"solver": "lbfgs", "augment": "views"}, True),
         ({"solver": "lbfgs", "augment": "views", "share_views": True}, False),
         slow({"solver": "lbfgs", "augment": "views", "augmentation": FIXED}, False),
         slow({"solver": "adam", "augment": "none"}, True),

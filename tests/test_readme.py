@@ -77,6 +77,7 @@ EMBEDDED = [name for name, entry in specs.NAMES.items() if entry.folder is not N
 
 
 @pytest.mark.parametrize("name", [EMBEDDED[0], *map(slow, EMBEDDED[1:])])
+@pytest.mark.slow
 def test_embedded_backbone_is_small_and_linearly_separates_the_digits(name):
     weights = specs.NAMES[name].folder / "model.safetensors"
     assert weights.stat().st_size <= 3_000_000

@@ -15,6 +15,7 @@ from lgm_jax.augment import augment, center_crop, to_float
 from lgm_jax.data.loader import HostBatch
 from lgm_jax.data.sampling import SAMPLINGS, Order
 from lgm_jax.features import Rows
+from tests.marks import slow
 
 REAL_KEY, VIEW_KEY = jax.random.fold_in(KEY, 3), jax.random.fold_in(KEY, 4)
 
@@ -31,7 +32,7 @@ def _positions(step: int, task: distill.Distillation = TASK) -> np.ndarray:
     return step * task.num_views + np.arange(task.num_views)
 
 
-@pytest.mark.parametrize("augmented", [True, False])
+@pytest.mark.parametrize("augmented", [True, slow(False)])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_streamed_embeds_the_images_of_the_order(vit, colours, sampling, augmented):
     source = real.streamed([vit], colours, TASK, KEY, sampling=sampling, augmented=augmented)

@@ -117,6 +117,7 @@ def test_hundred_noisy_classes_take_less_than_ten_megabytes(tmp_path):
     assert 1e6 < len(text) < 10e6
 
 
+@pytest.mark.slow
 def test_many_classes_have_pictures_beside_the_page(tmp_path):
     names = [f"class {i}" for i in range(1000)]
     folder = write_run(tmp_path / "many", names=names, side=8)

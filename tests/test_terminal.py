@@ -79,6 +79,7 @@ def test_a_closed_pipe_ends_a_program_quietly(run):
     assert (code, err) == (141, b"")
 
 
+@pytest.mark.slow
 def test_an_output_that_is_full_is_one_line(run):
     with open("/dev/full", "wb") as full:
         code, _, err = start("-m", "lgm_jax.report", run, stdout=full)
