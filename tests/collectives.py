@@ -109,7 +109,8 @@ def test_gradient_matching_exchanges_two_head_gradients(classes, copies, dim, so
     assert sent == {"all-reduce": 2 * classes * (dim + 1) + 2}
 
 
-@pytest.mark.parametrize("source", ["drawn", slow("exact")])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["drawn", "exact"])
 @pytest.mark.parametrize(("classes", "copies", "dim"), SHAPES)
 def test_flow_matching_exchanges_class_means(classes, copies, dim, source):
     task = make_task(classes, copies=copies, objective=objectives.SFM(), **PLAIN)
@@ -120,7 +121,7 @@ def test_flow_matching_exchanges_class_means(classes, copies, dim, source):
 
 
 @pytest.mark.parametrize("source", ["drawn", slow("exact")])
-@pytest.mark.parametrize("head_per_copy", [False, True])
+@pytest.mark.parametrize("head_per_copy", [False, slow(True)])
 @pytest.mark.parametrize(("classes", "copies", "dim"), SHAPES)
 def test_a_closed_form_probe_exchanges_views_or_products_of_features(
     classes, copies, dim, head_per_copy, source
@@ -142,6 +143,7 @@ def test_a_closed_form_probe_exchanges_views_or_products_of_features(
     assert places * (dim + 3) + limit <= 8 * task.num_views * dim + dim**2 + 2 * classes * dim
 
 
+@pytest.mark.slow
 def test_a_pyramid_of_augmented_views_exchanges_nothing_more():
     task = make_task(10, copies=10, labels="soft", center_crop_copies=1)
     mesh, text = compile_step(task, "drawn", 64)

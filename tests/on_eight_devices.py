@@ -274,7 +274,7 @@ def test_features_do_not_depend_on_devices(monkeypatch):
     ("solver", "augment", "numbers"),
     [
         slow("adam", "fresh", [8]),
-        ("adam", "views", [3]),
+        slow("adam", "views", [3]),
         slow("adam", "views", [8]),
         slow("adam", "none", [8]),
         slow("lbfgs", "views", [8]),

@@ -129,6 +129,7 @@ def test_the_cause_is_sought_with_what_the_run_has_on_the_device(tmp_path, capsy
     assert out.count("real features: ") == 1
 
 
+@pytest.mark.slow
 def test_features_to_keep_are_refused_where_they_are_not_finite(tmp_path, capsys, monkeypatch):
     broken_weights(monkeypatch)
     arguments = (QUICK, "--config.real.source=exact", f"--workdir={tmp_path / 'run'}")

@@ -209,6 +209,7 @@ def test_a_step_whose_loss_is_not_finite_leaves_the_state_as_it_was(
     assert distill.is_finite(after)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_colours_are_found(vit, colours):
     task = dataclasses.replace(
         TASK, parametrisation=Pyramid(8, grow_every=4, init="zero"), copies=4
@@ -285,6 +286,7 @@ def test_starting_from_real_images_needs_pixels_and_images():
         distill.init_state(PLAIN, KEY)
 
 
+@pytest.mark.slow
 def test_every_step_draws_other_views_and_another_head(program, vit, streamed, history):
     # The same images and real features at another step number: the rest differs, so the loss does.
     state, features = jax.tree.map(jnp.asarray, history[1][0]), streamed(0)

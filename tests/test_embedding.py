@@ -45,6 +45,7 @@ def test_what_is_accounted_for_is_what_runs(vit, size, monkeypatch):
     assert ran == [embedding.lower(size).as_text()]
 
 
+@pytest.mark.slow
 def test_arguments_and_results_are_those_of_the_program(vit):
     embedding = embedding_of(vit)
     account = memory.account(embedding.lower(None).compile())

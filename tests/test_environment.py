@@ -39,6 +39,7 @@ def refuse(capsys, *arguments):
     return said
 
 
+@pytest.mark.slow
 def test_without_a_home_nothing_is_kept_and_it_is_said(tmp_path, monkeypatch, capsys):
     def home():
         raise RuntimeError("Could not determine home directory.")

@@ -261,6 +261,7 @@ class TestClassMeans:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES[:3]] + [*NAMES[3:]]
 )
+@pytest.mark.slow
 def test_quick_runs_from_end_to_end_and_repeats_nothing(name, tmp_path, capsys):
     command = ["launch.py", f"--config=configs/experiments/{name}.py:quick"]
     command += [f"--workdir={tmp_path / name}"]

@@ -199,6 +199,7 @@ def interrupted(tmp_path_factory, vit_folder):
     return workdir, arguments, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_the_program_takes_the_runs_that_are_free(interrupted):
     workdir, _, printed = interrupted
     first, second = printed.index("run 1 of 2: "), printed.index("run 2 of 2: ")

@@ -87,7 +87,7 @@ def test_a_large_shared_mean_takes_no_digits_from_the_loss(name, shift):
 
 @pytest.mark.parametrize("shift", [slow(100.0), 1000.0])
 @pytest.mark.parametrize("n", [2 * K, slow(4 * K)])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["lgm", slow("sfm"), slow("clp")])
 def test_a_large_shared_mean_takes_no_digits_from_the_gradient(name, n, shift):
     def slope(sets):
         return np.asarray(jax.grad(LOSSES[name])(*sets), np.float64)

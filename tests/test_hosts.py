@@ -115,6 +115,7 @@ def test_two_processes_read_one_batch_and_one_goes_on(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_what_process_0_refuses_ends_all_with_one_line(tmp_path):
     tmp_path.joinpath("run").mkdir()
     with (tmp_path / "run" / ".lock").open("a") as lock, started(2, tmp_path / "run") as processes:

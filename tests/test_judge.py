@@ -176,6 +176,7 @@ def test_terminal_page_and_card_say_that_a_run_is_no_use(poor, tmp_path, capsys)
     assert "**unfinished**: The images are no finer than 4 of 32 px" in card
 
 
+@pytest.mark.slow
 def test_short_runs_log_every_step_and_draw_a_curve(poor, tmp_path):
     """One step is a dot; more are a line."""
     lines = (poor / "metrics.jsonl").read_text().splitlines()

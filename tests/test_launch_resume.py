@@ -145,6 +145,7 @@ def test_products_alone_are_kept_where_all_does_not_fit(finished, tmp_path, caps
     assert [(made["microbatch"], made["residuals"]) for made in made_by] == [(10, "products")] * 2
 
 
+@pytest.mark.slow
 def test_lost_output_is_made_again(run_copy, finished):
     (run_copy / "stages.json").unlink()
     shutil.rmtree(run_copy / "distilled")

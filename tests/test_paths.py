@@ -54,6 +54,7 @@ def test_checkpoints_are_read_again_from_a_folder_of_any_name(names, tmp_path):
         np.testing.assert_array_equal(images[0], expected[0], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_of_any_name_starts_goes_on_and_is_reported(tmp_path, capfd):
     name = "".join(WORST)
     workdir, stages = tmp_path / name, "--config.stages=distill,report"

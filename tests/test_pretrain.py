@@ -66,6 +66,7 @@ def test_the_loss_is_of_hidden_pixels_alone(network, images):
     np.testing.assert_array_equal(touched, np.tile(np.arange(GRID**2) >= 4, (2, 1)))
 
 
+@pytest.mark.slow
 def test_features_of_the_training_part_are_standardised(network, images):
     definition, variables = nnx.split(network)
     params = nnx.to_pure_dict(variables)
@@ -80,6 +81,7 @@ def _photos(count: int) -> jax.Array:
     return jax.random.uniform(jax.random.key(3), (count, 20, 20, 3))
 
 
+@pytest.mark.slow
 def test_views_of_photos_have_two_sizes_and_differ():
     draw = jax.jit(functools.partial(views.Photos(8, small=2, small_side=4), count=2))
     (whole, small), scans = draw(jax.random.key(0), _photos(2))

@@ -121,6 +121,7 @@ def test_a_run_does_not_depend_on_the_other_runs_images(backbone):
     assert not np.allclose(first["kernel"][2], second["kernel"][2], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_runs_differ_even_on_the_same_images(backbone):
     kernel = train(backbone, colors(1, 20), protocol(augment="views"))["kernel"]
     assert not np.allclose(kernel[0], kernel[1], atol=1e-3)
@@ -392,12 +393,13 @@ def test_groups_weighted_by_size_give_the_whole(backbone):
 @pytest.mark.parametrize(
     "changes",
     [
-        slow({"augment": "fresh", "epochs": 4}),
-        slow({"augment": "views", "views": 2, "epochs": 4}),
-        slow({"augment": "views", "views": 2, "epochs": 4, "solver": "lbfgs"}),
+        {"augment": "fresh", "epochs": 4},
+        {"augment": "views", "views": 2, "epochs": 4},
+        {"augment": "views", "views": 2, "epochs": 4, "solver": "lbfgs"},
         {"solver": "lbfgs", "epochs": 4},
     ],
 )
+@pytest.mark.slow
 def test_probes_train_on_probabilities(backbone, changes):
     """Those of hard labels give the heads of hard labels; even ones, a head that knows nothing."""
     split = colors(1, 15)

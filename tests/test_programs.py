@@ -10,7 +10,6 @@ from lgm_jax import compilation, compiled, devices, distill, plan
 from lgm_jax.embedding import Embedding
 from lgm_jax.execution import Execution
 from lgm_jax.programs import Programs
-from tests.marks import slow
 
 QUICK = ["--config=configs/quickstart.py:quick", "--config.stages=distill", "--config.steps=1"]
 
@@ -24,11 +23,10 @@ def config_of(*flags):
     "changes",
     [
         {"real.source": "stream", "labels": "soft", "microbatch": 3},
-        slow(
-            {"real.source": "exact", "objective": "sfm", "images.kind": "pixels", "microbatch": 10}
-        ),
+        {"real.source": "exact", "objective": "sfm", "images.kind": "pixels", "microbatch": 10},
     ],
 )
+@pytest.mark.slow
 def test_what_is_planned_runs(changes, vit_folder, tmp_path, monkeypatch):
     """To the letter, without weights or data."""
     small = {"backbone.name": vit_folder, "images.resolution": 16, "images.crop": 16}

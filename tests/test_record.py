@@ -26,7 +26,6 @@ from lgm_jax import (
 from lgm_jax import session as session_module
 from lgm_jax.report import __main__ as report
 from tests.launching import QUICK, start
-from tests.marks import slow
 
 DISTIL = "--config.stages=distill"
 
@@ -72,6 +71,7 @@ def assert_same_run(one, other):
     np.testing.assert_array_equal(*images)
 
 
+@pytest.mark.slow
 def test_recorded_settings_make_the_same_run_again(odd_run, tmp_path):
     record = record_of(odd_run)
     flags = as_flags(record["config"])
@@ -90,6 +90,7 @@ def test_stages_of_an_earlier_start_stay_recorded(run_copy):
     assert record_of(run_copy)["config"]["stages"] == "distill,probe,baselines,report"
 
 
+@pytest.mark.slow
 def test_the_recorded_command_makes_the_same_run_again(odd_run, tmp_path):
     python, program, *words = shlex.split(record_of(odd_run)["command"])
     assert (python, program) == ("python", "launch.py")
@@ -98,6 +99,7 @@ def test_the_recorded_command_makes_the_same_run_again(odd_run, tmp_path):
     assert_same_run(odd_run, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_page_and_a_card_show_no_way_to_a_folder(odd_run, tmp_path):
     base = str(odd_run.parent)
     shutil.copytree(odd_run, tmp_path / "run")
@@ -195,7 +197,8 @@ def test_a_later_field_that_is_used_is_another_run(run_copy, capsys, monkeypatch
     assert "sharpness is unset there, not 0.75" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("version", [None, slow(2)])
+@pytest.mark.parametrize("version", [None, 2])
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_shown_and_not_gone_on_with(version, run_copy, capsys):
     record, stages = record_of(run_copy), json.loads((run_copy / "stages.json").read_text())
     before = lgm_jax.load_distilled(run_copy)

@@ -70,6 +70,7 @@ class TestShuffle:
         # Measured: 0.02 s; shuffling all 21,474 epochs before would take minutes.
         assert time.process_time() - started < 5
 
+    @pytest.mark.slow
     def test_every_image_is_as_likely_at_every_place_and_beside_every_other(self, made):
         """Over 4,000 epochs of five images: each place, and each pair of neighbours."""
         count, epochs = 5, 4000

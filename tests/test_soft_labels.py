@@ -45,6 +45,7 @@ def test_soft_labels_start_near_the_hard_ones_and_images_as_with_them(history):
     assert set(hard.params) == set(hard.opt_state) == {"images"}
 
 
+@pytest.mark.slow
 def test_soft_labels_have_an_adam_of_their_own_that_growing_leaves_alone(program, history):
     moved = np.abs(history[1].params["logits"] - history[0].params["logits"])
     np.testing.assert_allclose(moved, RATE, rtol=1e-3)
