@@ -31,7 +31,7 @@ from lgm_jax.prefetch import Ahead
 from lgm_jax.progress import progress
 
 # Rows of a shard: what a kill can cost, and what is read into memory at a time.
-_SHARD = 1024
+SHARD = 1024
 
 _SHARD_NAME = re.compile(r"(?P<number>\d{6,})-[0-9a-f]{32}\.npy")
 
@@ -151,12 +151,12 @@ def embed(
         found = embed_places(here, load, np.stack(places, axis=1), views, key, mesh=mesh, size=each)
         return finite(found, backbone.name)
 
-    folder = None if folder is None else folder / f"shards_of_{_SHARD}"
+    folder = None if folder is None else folder / f"shards_of_{SHARD}"
     if folder is not None and hosts.count() > 1:
         _share_shards(compute, total, folder, label)
     found = _find_shards(folder)
     shards = []
-    for number in progress(range(-(-total // _SHARD)), label):
+    for number in progress(range(-(-total // SHARD)), label):
         rows = _shard_rows(number, total)
         shard = _read_shard(found.get(number), (len(rows), backbone.feature_dim), mapped=mapped)
         if shard is None:
@@ -173,14 +173,14 @@ def _share_shards(
 ) -> None:
     """Makes the shards that are missing: process p of P those of numbers p, p + P, ..."""
     found = _find_shards(folder)
-    own = range(hosts.index(), -(-total // _SHARD), hosts.count())
+    own = range(hosts.index(), -(-total // SHARD), hosts.count())
     for number in progress([number for number in own if number not in found], label):
         _write_shard(folder, number, compute(_shard_rows(number, total)))
     hosts.wait()
 
 
 def _shard_rows(number: int, total: int) -> Int[np.ndarray, " n"]:
-    return np.arange(number * _SHARD, min((number + 1) * _SHARD, total))
+    return np.arange(number * SHARD, min((number + 1) * SHARD, total))
 
 
 def embed_images(

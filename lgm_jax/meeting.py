@@ -24,16 +24,16 @@ from lgm_jax.errors import UserError
 SECONDS = 300.0
 
 # The pause between two attempts to reach process 0.
-_PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 0.5
 
 # The pause between two looks of process 0 at the others.
 _LOOK_SECONDS = 0.05
 
 # A server of names may be out of reach for so long, as while a machine starts.
-_NAMING_SECONDS = 30.0
+NAMING_SECONDS = 30.0
 
 # To connect to an address of process 0, and for a connection there to identify itself.
-_GREETING_SECONDS = 5.0
+GREETING_SECONDS = 5.0
 _LONGEST_GREETING = 2**20
 
 _STRANGER = "another program than process 0 answers"
@@ -127,7 +127,7 @@ def _resolve(host: str, port: int) -> list[tuple[str, int]]:
     Raises:
         UserError: If there is no such machine.
     """
-    deadline = time.monotonic() + _NAMING_SECONDS
+    deadline = time.monotonic() + NAMING_SECONDS
     while True:
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -139,7 +139,7 @@ def _resolve(host: str, port: int) -> list[tuple[str, int]]:
                     f"--distributed: no machine is called {host} ({error}): give the name or the "
                     "address of the machine of process 0"
                 ) from error
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
     return [
         (f"{number}%{rest[1]}" if rest and rest[1] else str(number), port)
         for *_, (number, _, *rest) in infos
@@ -248,7 +248,7 @@ def _greetings(server: socket.socket) -> Generator[tuple[socket.socket, bytes]]:
     def hear(other: socket.socket) -> None:
         line = b""
         with contextlib.suppress(OSError):
-            line = _read_line(other, time.monotonic() + _GREETING_SECONDS)
+            line = _read_line(other, time.monotonic() + GREETING_SECONDS)
         greetings.put((other, line))
 
     deadline = time.monotonic() + SECONDS
@@ -325,11 +325,11 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
         for address in addresses:
             try:
                 # An address that a firewall swallows leaves time for the next one.
-                timeout = min(left, _GREETING_SECONDS)
+                timeout = min(left, GREETING_SECONDS)
                 with socket.create_connection(address, timeout=timeout) as connection:
                     connection.sendall(json.dumps(greeting).encode() + b"\n")
                     # Process 0 names the missing ones.
-                    answer = _read_line(connection, deadline + _GREETING_SECONDS)
+                    answer = _read_line(connection, deadline + GREETING_SECONDS)
                     if answer == _answer_line(""):
                         return connection.dup()
             except OSError as error:
@@ -347,7 +347,7 @@ def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
                 reason = _STRANGER
                 continue
             raise UserError(refused)
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
     raise UserError(
         f"process 0 did not answer at {meeting.address} within {SECONDS:.0f} s ({reason}): start "
         "it there, and let the others reach its port"
@@ -368,7 +368,7 @@ def _read_line(connection: socket.socket, deadline: float) -> bytes:
 def _answer(others: Iterable[socket.socket], refusal: str) -> None:
     for other in others:
         with contextlib.suppress(OSError):
-            other.settimeout(_GREETING_SECONDS)
+            other.settimeout(GREETING_SECONDS)
             other.sendall(_answer_line(refusal))
 
 

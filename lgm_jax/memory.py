@@ -28,7 +28,7 @@ from lgm_jax.errors import OUT_OF_MEMORY
 _PART_OF_MACHINE = 0.5
 
 # Where Linux tells how much of the machine's memory a container may use.
-_CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 # Part of a device's memory to plan with; allocators lose some to fragments.
 _USABLE = 0.9
@@ -188,7 +188,7 @@ def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
 def machine_bytes() -> int:
     """Memory of this machine, or of the container that this process is in."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in map(Path, _CONTAINER_LIMITS):
+    for path in map(Path, CONTAINER_LIMITS):
         # A machine without containers has no such file, and a container without a limit says "max".
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(path.read_text()))

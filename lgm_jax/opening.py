@@ -21,7 +21,7 @@ from lgm_jax.objectives import OBJECTIVES, try_objective
 from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
 
 # Images to stream lie on the device up to this size where `data.placement` leaves it open.
-_ON_DEVICE_LIMIT = 2 * 2**30
+ON_DEVICE_LIMIT = 2 * 2**30
 
 
 def open_session(
@@ -258,7 +258,7 @@ def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
             f"{MEMORY_LIMIT / 1e9:.3g} GB of config.data.placement=device: set "
             "--config.data.placement=host"
         )
-    return placement == "host" or (placement == "auto" and size > _ON_DEVICE_LIMIT)
+    return placement == "host" or (placement == "auto" and size > ON_DEVICE_LIMIT)
 
 
 def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:

@@ -35,7 +35,7 @@ DECAYS = ("update", "epoch")
 OPTIONS = frozenset({"batch", "learning_rate", "drop_last", "decay", "ridge"})
 
 # Epochs compiled into one call, between two updates of the progress bar.
-_EPOCHS_PER_CALL = 20
+EPOCHS_PER_CALL = 20
 
 Labels = Int[AnyArray, "runs n"] | Float[AnyArray, "runs n k"]
 Heads = dict[str, Float[AnyArray, "runs ..."]]
@@ -221,7 +221,7 @@ def adam(
     losses = jnp.zeros((len(data.runs), protocol.epochs), heads["kernel"].dtype)
     fit = Fit(heads, jax.vmap(optimizer.init)(heads), losses)
     fit = devices.put(mesh, fit, devices.IMAGES)
-    per_call = 1 if callable(table) else _EPOCHS_PER_CALL
+    per_call = 1 if callable(table) else EPOCHS_PER_CALL
     for start in progress(range(0, protocol.epochs, per_call), f"{label}: epochs"):
         if callable(table) and start:
             data = data._replace(table=_divide(mesh, seen(start), labels).table)

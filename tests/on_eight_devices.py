@@ -283,7 +283,7 @@ def test_features_do_not_depend_on_devices(monkeypatch):
 def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     """Three runs on ten images, four an update: neither divides."""
     monkeypatch.setattr(features, "BATCH", 7)
-    monkeypatch.setattr(solvers, "_EPOCHS_PER_CALL", 1)
+    monkeypatch.setattr(solvers, "EPOCHS_PER_CALL", 1)
     monkeypatch.setattr(linear, "init_head", objectives.init_head)
     protocol = probe.Protocol(
         epochs=3,

@@ -38,7 +38,7 @@ def _rotation(seed: int, d: int = 6) -> np.ndarray:
 class TestMutualKnn:
     @pytest.mark.parametrize("table", [2**23, 210])
     def test_is_the_part_of_neighbours_in_common(self, monkeypatch, table):
-        monkeypatch.setattr(analysis.float64, "_TABLE", table)
+        monkeypatch.setattr(analysis.float64, "TABLE", table)
         a, b = _features(0), _features(1, d=4)
         shared = []
         for i in range(30):
@@ -97,7 +97,7 @@ def test_memory_does_not_grow_with_pairs_of_images():
 class TestNearestAccuracy:
     @pytest.mark.parametrize("table", [2**23, 210])
     def test_gives_the_label_of_highest_cosine(self, monkeypatch, table):
-        monkeypatch.setattr(analysis.float64, "_TABLE", table)
+        monkeypatch.setattr(analysis.float64, "TABLE", table)
         syn, real = _features(0, 4), _features(1)
         labels_syn, labels = np.arange(4), np.arange(30) % 4
         cosines = [[x @ z / np.linalg.norm(x) / np.linalg.norm(z) for z in syn] for x in real]

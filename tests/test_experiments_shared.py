@@ -75,7 +75,7 @@ WHOLE = {name: float(i) for i, name in enumerate((*NAMES, "last"))}
 
 def test_each_run_is_made_once_whoever_makes_it(monkeypatch, tmp_path):
     """Locks are those of open files, so that threads are to each other as processes are."""
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
     starts, failures = Starts(), []
     threads = [
         threading.Thread(target=make, args=(starts, tmp_path, failures), daemon=True)
@@ -121,7 +121,7 @@ def hold(folder):
 
 def test_a_run_that_is_held_is_waited_for_and_then_gone_on_with(monkeypatch, tmp_path, capsys):
     """Its maker may have died."""
-    monkeypatch.setattr(runner, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
     file = hold(tmp_path / "runs" / "b_seed0")
     starts, threads = Starts(), []
 
@@ -193,7 +193,7 @@ def interrupted(tmp_path_factory, vit_folder):
         return made
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(runner, "_POLL_SECONDS", 0.2)
+        patch.setattr(runner, "POLL_SECONDS", 0.2)
         patch.setattr(launch, "run_stages", run_first)
         assert launch.main(arguments) == 75
     return workdir, arguments, printed.getvalue()

@@ -61,7 +61,7 @@ class Counted(Split):
 @pytest.fixture
 def split(monkeypatch) -> Counted:
     """Eleven images; shards of eight rows, batches of three."""
-    monkeypatch.setattr(features, "_SHARD", 8)
+    monkeypatch.setattr(features, "SHARD", 8)
     monkeypatch.setattr(features, "BATCH", 3)
     return Counted(11)
 
@@ -149,7 +149,7 @@ from lgm_jax.augment import Augmentation
 from lgm_jax.data.dataset import ArraySplit, Split
 from tests.marks import slow
 
-features._SHARD = 16
+features.SHARD = 16
 images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3)).astype(np.uint8)
 split = ArraySplit(images, np.zeros(400, np.int32))
 rows = features.embed(

@@ -40,7 +40,7 @@ VIEWS = 2
 def on_gpu(monkeypatch):
     """An A100, and a cuDNN of its time."""
     device = types.SimpleNamespace(platform="gpu", compute_capability="8.0")
-    monkeypatch.setattr(kernels, "_device", lambda: device)
+    monkeypatch.setattr(kernels, "first_device", lambda: device)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 90100)
 
 
@@ -273,7 +273,7 @@ def test_auto_takes_the_fused_kernel_where_it_runs(
     device = types.SimpleNamespace(
         platform=platform, compute_capability=capability, device_kind="TPU v5 lite"
     )
-    monkeypatch.setattr(kernels, "_device", lambda: device)
+    monkeypatch.setattr(kernels, "first_device", lambda: device)
     spec = specs.NAMES["dinov2_vitb14"].spec
     spec = dataclasses.replace(spec, width=12 * head_width, resolution=224)
     assert _chosen(spec, dtype) == kernel

@@ -39,7 +39,7 @@ def test_second_start_repeats_nothing(run_copy, capsys, monkeypatch):
         assert (run_copy / name).exists()
     assert "10 images in place of 1,149" in (run_copy / "report.html").read_text()
     # So is the folder of the pictures, where they do not fit the page.
-    monkeypatch.setattr(gallery, "_MOST_CLASSES", 5)
+    monkeypatch.setattr(gallery, "MOST_CLASSES", 5)
     assert start(QUICK, workdir=run_copy) == 0
     assert 'src="report/distilled/00000.webp"' in (run_copy / "report.html").read_text()
     assert (run_copy / "report" / "distilled" / "00000.webp").is_file()

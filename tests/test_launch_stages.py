@@ -342,7 +342,7 @@ def test_copies_and_real_images_that_stay_centre_crops(tmp_path, capsys):
 @pytest.mark.slow
 def test_costs_of_objectives_are_taken_in_turns(photos, tmp_path, monkeypatch):
     """On the host, and of fewer steps than are timed."""
-    monkeypatch.setattr(costs, "_TIMED_STEPS", 2)
+    monkeypatch.setattr(costs, "TIMED_STEPS", 2)
     host = ("--config.data.placement=host", "--config.data.workers=0")
     where = f"--config.data.folder={photos}"
     session = opened(tmp_path, *FOLDER, where, *host, "--config.steps=1")

@@ -45,7 +45,7 @@ def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkey
         return code, capsys.readouterr()
 
     # Eight training images of 32 px take 24,576 bytes.
-    monkeypatch.setattr(opening, "_ON_DEVICE_LIMIT", 24_575)
+    monkeypatch.setattr(opening, "ON_DEVICE_LIMIT", 24_575)
     for module in (opening, session_module):
         monkeypatch.setattr(module, "MEMORY_LIMIT", 24_575)
     code, captured = run("--config.data.placement=device")

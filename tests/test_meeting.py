@@ -185,7 +185,7 @@ def test_strangers_that_say_little_or_nothing_delay_nobody(monkeypatch):
 
 
 def test_a_stranger_that_never_ends_is_hung_up_on(monkeypatch):
-    monkeypatch.setattr(meeting, "_GREETING_SECONDS", 0.5)
+    monkeypatch.setattr(meeting, "GREETING_SECONDS", 0.5)
     address, said = free_address(), []
     first = begin(monkeypatch, address, said)
     with connect(address) as stranger, contextlib.suppress(ConnectionError):
@@ -219,7 +219,7 @@ def test_no_greeting_ends_process_0(greeting, monkeypatch):
 
 
 def test_another_program_that_answers_byte_by_byte_is_given_up(monkeypatch):
-    monkeypatch.setattr(meeting, "_GREETING_SECONDS", 0.5)
+    monkeypatch.setattr(meeting, "GREETING_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -251,13 +251,13 @@ def test_a_server_of_names_that_is_late_is_asked_again(monkeypatch):
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return resolve("127.0.0.1", *arguments, **options)
 
-    monkeypatch.setattr(meeting, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(meeting, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(socket, "getaddrinfo", late)
     port = free_address().split(":")[1]
     said = gather(monkeypatch, (0, 2, {}), (1, 2, {}), address=f"head:{port}")
     assert said == [None, None]
     assert asked.count("head") >= 3
-    monkeypatch.setattr(meeting, "_NAMING_SECONDS", 0.1)
+    monkeypatch.setattr(meeting, "NAMING_SECONDS", 0.1)
     monkeypatch.setattr(
         socket,
         "getaddrinfo",

@@ -209,10 +209,10 @@ def test_a_container_has_the_memory_of_its_limit(tmp_path, monkeypatch):
     limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
     limit.write_text("1000000\n")
     unlimited.write_text("max\n")
-    monkeypatch.setattr(memory, "_CONTAINER_LIMITS", (unlimited, tmp_path / "none"))
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", (unlimited, tmp_path / "none"))
     machine = memory.machine_bytes()
     assert machine > 2**28
-    monkeypatch.setattr(memory, "_CONTAINER_LIMITS", (limit, unlimited))
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", (limit, unlimited))
     assert memory.machine_bytes() == 1_000_000
 
 

@@ -72,7 +72,7 @@ def test_comparison_of_many_classes_has_pictures_beside_it(tmp_path):
 
 def many_to_few(monkeypatch):
     """Makes comparisons of a few pictures like those of many."""
-    monkeypatch.setattr(compare, "_MOST_PICTURES", 3)
+    monkeypatch.setattr(compare, "MOST_PICTURES", 3)
 
 
 def test_comparison_leaves_runs_alone(tmp_path, reported, capsys, monkeypatch):

@@ -66,7 +66,7 @@ def test_pictures_on_the_way_show_some_of_many_images(tmp_path, monkeypatch):
 def test_grid_shows_some_of_many_pairs(tmp_path, monkeypatch):
     session = make_session(tmp_path, 10)
     monkeypatch.setattr(reporting, "MOST_DRAWN", 4)
-    reporting._write_pairs(session)
+    reporting.write_pairs(session)
     # Two pairs, one above the other.
     two = draw_grid(session.distilled.images[:4], [""] * 4, 2)
     assert picture_size(tmp_path / "grid.png") == two.size
@@ -89,14 +89,14 @@ def test_only_the_first_process_draws_but_all_compute_features(tmp_path, monkeyp
         backbones=[backbone],
     )
     monkeypatch.setattr(hosts._self, "index", 1)
-    assert reporting._make_gallery(session) is None
-    reporting._write_pairs(session)
+    assert reporting.prepare_gallery(session) is None
+    reporting.write_pairs(session)
     assert progress.write_progress(session, 5, session.distilled.images) is None
     assert set(asked) == {"distilled", "train"}
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     others, asked[:] = list(asked), []
-    made = reporting._make_gallery(session)
+    made = reporting.prepare_gallery(session)
     assert made is not None
     assert made.map is not None
     # Whoever asks alone would wait for ever.
@@ -134,11 +134,11 @@ def test_timelapse_begins_before_the_first_step(tmp_path):
 
 def test_learning_curves_are_thinned_averaged_and_finite():
     losses = np.linspace(3, 1, 2000, dtype=np.float32).reshape(2, 1000)
-    curve = probing._loss_curve(losses)
+    curve = probing.loss_curve(losses)
     assert 40 < len(curve) <= 50
     assert (curve[0][0], curve[-1][0]) == (1, 1000)
     np.testing.assert_allclose([loss for _, loss in curve][::49], [2.5, 1.5], atol=1e-3)
     losses[1, 500:] = np.nan
-    assert 400 < probing._loss_curve(losses)[-1][0] <= 500
-    assert [epoch for epoch, _ in probing._loss_curve(np.ones((1, 3)))] == [1, 2, 3]
-    assert probing._loss_curve(None) is None
+    assert 400 < probing.loss_curve(losses)[-1][0] <= 500
+    assert [epoch for epoch, _ in probing.loss_curve(np.ones((1, 3)))] == [1, 2, 3]
+    assert probing.loss_curve(None) is None

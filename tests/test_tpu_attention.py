@@ -47,7 +47,7 @@ def interpreted(monkeypatch):
 @pytest.fixture
 def on_tpu(monkeypatch):
     device = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
-    monkeypatch.setattr(kernels, "_device", lambda: device)
+    monkeypatch.setattr(kernels, "first_device", lambda: device)
 
 
 def _results(kernel, dtype, heads, tables, layout, qkv, cotangent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # Numbers in a part of a table of similarities, which bound memory and change no result.
-_TABLE = 2**23
+TABLE = 2**23
 
 
 def double(features: np.ndarray) -> np.ndarray:
@@ -28,5 +28,5 @@ def agree(differences: np.ndarray, features: np.ndarray) -> bool:
 
 def parts(rows: int, columns: int) -> list[slice]:
     """Splits the rows of a table into parts of little memory."""
-    step = max(1, _TABLE // columns)
+    step = max(1, TABLE // columns)
     return [slice(start, start + step) for start in range(0, rows, step)]

@@ -45,7 +45,7 @@ def choose_kernel(attention: str, spec: Network, dtype: str, device: Any = None)
         if attention not in ("auto", "xla"):
             raise UserError(f"backbone.attention={attention}: the backbone has no attention")
         return "xla"
-    device = _device() if device is None else device
+    device = first_device() if device is None else device
     lacking = {
         "cudnn": _cudnn_lacks(device, spec.head_width, dtype),
         "pallas": _pallas_lacks(device, spec, dtype),
@@ -120,7 +120,7 @@ def _pallas_lacks(device: Any, spec: Network, dtype: str) -> list[str]:
     return [what for what, fulfilled in needs.items() if not fulfilled]
 
 
-def _device() -> Any:
+def first_device() -> Any:
     """A device that the backbone will run on: the default, which a user may have set."""
     return next(iter(jnp.zeros(()).devices()))
 

@@ -25,7 +25,7 @@ RUNS, RECORD = "runs", "experiment.json"
 _HASHED = re.compile(r"_[0-9a-f]{8}$")
 
 # Between two looks at runs that other processes make.
-_POLL_SECONDS = 5.0
+POLL_SECONDS = 5.0
 
 Row = tuple[str, float, Mapping[str, Any]]
 """A metric, its value, and what else places it in the frame."""
@@ -284,7 +284,7 @@ def _make_all(
                     flush=True,
                 )
             waiting = True
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         left = held
 
 

@@ -19,7 +19,7 @@ from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes
 
 # Pictures that one file holds at most, and their bytes.
-_MOST_PICTURES, _BUDGET = 400, 7_000_000
+MOST_PICTURES, _BUDGET = 400, 7_000_000
 
 # Where the page is not one file, each run's pictures lie in a folder of this name and a number.
 _FOLDERS = "run"
@@ -47,7 +47,7 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
         if view.gallery
         for file in first_pictures(view.gallery).values()
     ]
-    many = len(sizes) > _MOST_PICTURES or sum(sizes) > _BUDGET
+    many = len(sizes) > MOST_PICTURES or sum(sizes) > _BUDGET
     place: Place = Beside(folder) if many else Embedded()
     page.parent.mkdir(parents=True, exist_ok=True)
     _remove_pictures(folder)

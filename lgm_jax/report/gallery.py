@@ -26,7 +26,7 @@ REALS = ("centroids", "neighbors", "random")
 _PER_CLASS, _SIDE, _REAL_SIDE = 5, 256, 160
 
 # A page of at most so many classes is one file. It shows so many images, in so many bytes.
-_MOST_CLASSES, _MOST_IMAGES = 100, 200
+MOST_CLASSES, _MOST_IMAGES = 100, 200
 _BUDGET, _REAL_BUDGET = 3_000_000, 600_000
 
 # Real images drawn on the map.
@@ -79,7 +79,7 @@ class Gallery:
 
 def fits_one_file(num_classes: int) -> bool:
     """Returns whether the pictures of so many classes go into the page itself."""
-    return num_classes <= _MOST_CLASSES
+    return num_classes <= MOST_CLASSES
 
 
 def shown(labels: Int[np.ndarray, " n"], most: int = _MOST_IMAGES) -> Int[np.ndarray, " s"]:

@@ -23,7 +23,7 @@ from lgm_jax.stages.distilling import (
 )
 
 # Steps whose median `step_costs` takes.
-_TIMED_STEPS = 10
+TIMED_STEPS = 10
 
 
 class StepCost(NamedTuple):
@@ -74,7 +74,7 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
             batches[name] = real[prepared]
             programs[name] = step.lower(state, params, batches[name]).compile()
         # The first, which may wait for memory, does not count.
-        for _ in range(1 + _TIMED_STEPS):
+        for _ in range(1 + TIMED_STEPS):
             for name in names:
                 started = time.perf_counter()
                 state, _ = jax.block_until_ready(programs[name](state, params, batches[name]))

@@ -151,7 +151,7 @@ def _probe(
                 tested.labels,
             )
         result = _summary(scores, protocol, config.split, session.dataset.group_names)
-        result["loss_curve"] = _loss_curve(trained.losses)
+        result["loss_curve"] = loss_curve(trained.losses)
         if teacher is not None:
             result |= {"targets": targets, "teacher": session.name_of(session.backbone)}
         run.finish(
@@ -280,7 +280,7 @@ def _summary(
     }
 
 
-def _loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
+def loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
     """Returns some epochs, from 1 and evenly spread, with the mean training loss of all runs.
 
     Args:

@@ -53,9 +53,9 @@ def report_stage(session: Session) -> None:
         names.append(runs.ANIMATION)
     complete = all((run.path / name).exists() for name in names)
     if hosts.first_says(not complete or run.find("report", inputs) is None):
-        content = _make_gallery(session) if pictured else None
+        content = prepare_gallery(session) if pictured else None
         if pictured:
-            _write_pairs(session)
+            write_pairs(session)
         if hosts.is_first():
             files.write_json(run.path / runs.RESULTS, results)
             if content is not None:
@@ -115,7 +115,7 @@ def _results(session: Session, record: Any | None) -> dict[str, Any]:
     }
 
 
-def _make_gallery(session: Session) -> Gallery | None:
+def prepare_gallery(session: Session) -> Gallery | None:
     """Makes the gallery of the page: distilled images, real ones, a map of their features.
 
     All processes compute features together; the first encodes the pictures.
@@ -143,7 +143,7 @@ def _make_gallery(session: Session) -> Gallery | None:
     )
 
 
-def _write_pairs(session: Session) -> None:
+def write_pairs(session: Session) -> None:
     """Draws evenly chosen distilled images, each beside the typical image of its class."""
     if session.distilled is None:
         raise ValueError("there are no distilled images")
