@@ -21,6 +21,7 @@ from lgm_jax.backbones import Backbone, load
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.errors import UserError
 from lgm_jax.features import Rows, Views, embed, embed_views
+from tests.marks import slow
 
 KEY = jax.random.key(3)
 FLIPS = Views(16, Augmentation(), 3)
@@ -147,7 +148,6 @@ from etils import epath
 from lgm_jax import backbones, features
 from lgm_jax.augment import Augmentation
 from lgm_jax.data.dataset import ArraySplit, Split
-from tests.marks import slow
 
 features.SHARD = 16
 images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3)).astype(np.uint8)
