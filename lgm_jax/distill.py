@@ -182,9 +182,19 @@ def hard_labels(task: Distillation) -> Int[Array, " s"]:
     return jnp.repeat(jnp.arange(task.num_classes, dtype=jnp.int32), task.ipc)
 
 
-def render(task: Distillation, state: State) -> Float[Array, "s r r 3"]:
-    """Renders the images in [0, 1] of a state, with the levels of its last step."""
+def render(
+    task: Distillation, state: State, rows: Sequence[int] | None = None
+) -> Float[Array, "s r r 3"]:
+    """Renders the images in [0, 1] of a state, with the levels of its last step.
+
+    Args:
+        task: The distillation.
+        state: The state.
+        rows: Numbers of the images to render; all by default.
+    """
     params = jax.tree.map(lambda leaf: leaf[: task.num_images], state.params["images"])
+    if rows is not None and len(rows) < task.num_images:
+        params = jax.tree.map(lambda leaf: leaf[jnp.asarray(rows)], params)
     return task.parametrisation.decode(params, jnp.maximum(0, state.step - 1))
 
 

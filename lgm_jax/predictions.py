@@ -41,7 +41,7 @@ def add(
         split: The split of the images.
         labels: The right classes.
     """
-    arrays = _read(path) if path.exists() else {}
+    arrays = load(path)
     arrays |= {f"{backbone}/{method}": named, f"labels/{split}": labels}
     small = {
         key: value.astype(np.min_scalar_type(-1 - value.max())) for key, value in arrays.items()
@@ -74,7 +74,7 @@ def describe(
         distilled and for all real images; and `against`, by the method of each later row, its test
         against that row. `None` where there are no predictions.
     """
-    arrays = _read(path) if path.exists() else {}
+    arrays = load(path)
     found = {}
     for method, entry in entries.items():
         named = arrays.get(f"{backbone}/{method}")
@@ -157,7 +157,14 @@ def compare(a: Bool[np.ndarray, "runs n"], b: Bool[np.ndarray, "other n"]) -> di
     }
 
 
-def _read(path: epath.Path) -> dict[str, np.ndarray]:
+def load(path: epath.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of the file; none if there is no file.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    if not path.exists():
+        return {}
     # A broken archive makes zipfile, zlib and NumPy raise almost anything.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

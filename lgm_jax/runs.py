@@ -22,11 +22,14 @@ PROFILE, TENSORBOARD, WANDB = "profile", "tensorboard", "wandb"
 RESULTS, GRID, PAGE, REPORT, GALLERY = (
     *("results.json", "grid.png", "report.html", "report", "gallery.npz"),
 )
-TIMELAPSE, ANIMATION, PREDICTIONS = "timelapse", "timelapse.webp", "predictions.npz"
+TIMELAPSE, ANIMATION, CARD = "timelapse", "timelapse.webp", "card.png"
+# The classes that probes name for the test images.
+PREDICTIONS = "predictions.npz"
 # The config comes last: as long as it is there, the rest is recognised as a run's.
 _OUTPUTS = (
     *(STAGES, METRICS, RESULTS, GRID, CHECKPOINTS, DISTILLED, PROGRESS, FEATURES, PROFILE),
-    *(TENSORBOARD, WANDB, PAGE, REPORT, GALLERY, TIMELAPSE, ANIMATION, PREDICTIONS, CONFIG),
+    *(TENSORBOARD, WANDB, PAGE, REPORT, GALLERY, TIMELAPSE, ANIMATION, CARD),
+    *(PREDICTIONS, CONFIG),
 )
 
 # The version of `config.json` and `stages.json`; a run of another can be shown, but not continued.

@@ -279,6 +279,34 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> epath.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser; imported only where there may be one."""
+    from tests import browsing
+
+    with browsing.start_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages of runs made by hand, for a browser; not to be changed."""
+    from tests import browsing
+
+    folder = tmp_path_factory.mktemp("pages")
+    browsing.make_pages(folder)
+    return folder
+
+
+@pytest.fixture
+def opened(browser: Any, pages: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a page: `opened("one/report.html")`."""
+    from tests import browsing
+
+    with browsing.opening(browser, pages) as open_page:
+        yield open_page
+
+
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretends to be a later process on another machine."""

@@ -8,8 +8,8 @@ import shlex
 import numpy as np
 from etils import epath
 
-from lgm_jax import files, runs
-from lgm_jax.report import gallery, timelapse
+from lgm_jax import files, predictions, runs
+from lgm_jax.report import gallery, plane, timelapse
 
 NAMES = ("zero", "one", "two", "three")
 
@@ -35,6 +35,20 @@ def probe_entry(mean, std=1.0, groups=None):
         "groups": groups,
         "worst_group": min(groups.values()) if groups else 0,
         "loss_curve": None,
+        "per_class": None,
+        "confusion": None,
+        "against": None,
+    }
+
+
+def by_class(rng, mean, classes, images=20):
+    """Accuracies by class and a confusion matrix of about that accuracy."""
+    labels = np.repeat(np.arange(classes), images)
+    # Wrong ones are taken for the next class.
+    named = np.where(rng.random(len(labels)) < mean / 100, labels, (labels + 1) % classes)[None]
+    return {
+        "per_class": predictions.by_class(named, labels, classes),
+        "confusion": predictions.confusion(named, labels),
     }
 
 
@@ -108,6 +122,7 @@ def write_run(
     probe = {
         name: {
             method: probe_entry(score - 2 * place, groups=groups)
+            | by_class(rng, score - 2 * place, len(names))
             for method, score in scores.items()
         }
         for place, name in enumerate(evaluated)
@@ -130,7 +145,7 @@ def write_run(
     reals = {kind: (255 * blobs(rng, len(shown), side)).astype(np.uint8) for kind in gallery.REALS}
     count = max(300, len(shown))
     features = rng.normal(size=(count, 8)).astype(np.float32)
-    near = gallery.make_map(features, np.arange(count) % len(names), features[: len(shown)])
+    near = plane.make_map(features, np.arange(count) % len(names), features[: len(shown)])
     made = gallery.make_gallery(images, labels, names, reals, near)
     gallery.save_gallery(folder / runs.GALLERY, made)
     return folder

@@ -22,16 +22,17 @@ def text(reported):
 
 def test_page_says_what_how_good_and_what_next(text):
     for part in (
-        "4 images in place of 200",
+        '<h1 id="headline">4 images teach 80.5\u00a0%, all 200 teach 95.0\u00a0%</h1>',
         "Nobody drew or photographed these images",
         "they began as random noise, and for 30 steps",
         "Each is 32 \u00d7 32 pixels",
-        "<strong>80.5 %</strong> of 80 unseen test images correctly: 10.5 points more than with "
-        "typical real images, 15.5 more than with look-alike real images, 20.5 more than with "
+        "<strong>80.5 %</strong> of 80 unseen test images correctly: 20.5 points more than with "
         "random real images and 14.5 fewer than with all real images. Guessing gives 25 %.",
+        "10.5 points more than with typical real images, 15.5 more than with look-alike real "
+        "images, 20.5 more than with random real images and 14.5 fewer than with all real images.",
         "Measured on 80 images for one distillation (seed 0). The difference to typical real "
         "images may be chance.",
-        "on near <span>The model they were made for.",
+        "On near <span>The model they were made for.",
         "On far <span>Not the model they were made for.",
         "go 59 % of the way from random to all real images",
         "Linear Gradient Matching",
@@ -123,7 +124,8 @@ def test_many_classes_have_pictures_beside_the_page(tmp_path):
     folder = write_run(tmp_path / "many", names=names, side=8)
     assert write(folder) == 0
     images = Tags((folder / "report.html").read_text()).of("img")
-    assert len(images) == 1000 * 4 + 3 + 100
+    # A picture of the confusion, and one of the map's thumbnails at a time.
+    assert len(images) == 1000 * 4 + 3 + 1 + 1
     frames = [image for image in images if "data-said" in image]
     assert len(frames) == 3
     # Frames have to be there once they are shown; they are hidden until then.
@@ -198,4 +200,4 @@ def test_several_images_per_class_share_a_card(tmp_path):
     assert text.count('class="card"') == 4
     assert text.count('class="row"') == 4 * 5
     assert "The first 5 of 7 images of each class are shown" in text
-    assert "28 images in place of 200" in text
+    assert "28 images teach 80.5\u00a0%" in text

@@ -32,12 +32,16 @@ def test_comparison_sets_classes_side_by_side(tmp_path, reported):
     rows = re.findall(r'<tr data-name="(\w+)" data-label="\d">.*?</tr>', text, re.DOTALL)
     assert rows == list(NAMES)
     alts = [image["alt"] for image in Tags(text).of("img")]
-    assert alts[:2] == ["zero, distilled for near", "zero, distilled for far"]
+    assert alts[:3] == [
+        "zero, typical real image",
+        "zero, distilled for near",
+        "zero, distilled for far",
+    ]
     # The other run orders its classes the other way round.
     expected = view.first_pictures(view.read_run(other).gallery)[3]
-    assert Tags(text).of("img")[1]["src"] == pictures.data_uri(expected)
+    assert Tags(text).of("img")[2]["src"] == pictures.data_uri(expected)
     assert text.count('class="mine"') == 2
-    assert len([p for p in Tags(text).of("path") if p["class"].startswith("line")]) == 2
+    assert len([p for p in Tags(text).of("path") if p.get("class", "").startswith("line")]) == 2
     assert "different images or splits" not in text
 
 
@@ -62,11 +66,13 @@ def test_comparison_of_many_classes_has_pictures_beside_it(tmp_path):
     out = tmp_path / "compare.html"
     assert write(a, b, f"--out={out}") == 0
     images = Tags(out.read_text()).of("img")
-    assert len(images) == 500
+    # With a typical real one of each class, and one enlarged.
+    assert len(images) == 3 * 250 + 1
     assert all((tmp_path / image["src"]).is_file() for image in images)
     assert sorted(path.name for path in (tmp_path / "compare_pictures").iterdir()) == [
         "run0",
         "run1",
+        "run2",
     ]
 
 
@@ -105,10 +111,10 @@ def test_comparison_removes_its_own_pictures_and_links_odd_names(tmp_path, repor
     (folder / "notes.txt").write_text("mine")
     assert write("~/other1", reported, "--out=~/a #1 50%.html") == 0
     sources = [image["src"] for image in Tags((tmp_path / "a #1 50%.html").read_text()).of("img")]
-    assert len(sources) == 8
+    assert len(sources) == 3 * 4 + 1
     assert not any(set("# ") & set(source) for source in sources)
     assert all((tmp_path / urllib.parse.unquote(source)).is_file() for source in sources)
-    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "run0", "run1"]
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "run0", "run1", "run2"]
     monkeypatch.undo()
     assert write(reported, others[0], f"--out={tmp_path / 'a #1 50%.html'}") == 0
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]

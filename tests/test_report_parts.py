@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from lgm_jax import runs
 from lgm_jax.names import join
@@ -17,6 +18,7 @@ from lgm_jax.report import (
     judge,
     losses,
     pictures,
+    plane,
     timelapse,
     words,
 )
@@ -30,7 +32,7 @@ def test_gallery_comes_back_as_it_was_saved(reported, tmp_path):
     assert again.files == found.files
     assert set(found.files) == {"distilled", *gallery.REALS}
     assert again.class_names == found.class_names == list(NAMES)
-    for name in ("real", "labels", "syn", "explained"):
+    for name in ("real", "labels", "syn", "explained", "separates"):
         np.testing.assert_array_equal(getattr(again.map, name), getattr(found.map, name))
 
 
@@ -78,18 +80,19 @@ def test_real_images_stand_beside_those_of_their_class():
     assert rows["random"].tolist() == [30, 31, 40, 41]
 
 
-def test_map_keeps_what_varies_most():
+def test_map_of_one_class_keeps_what_varies_most():
     rng = np.random.default_rng(0)
-    plane = rng.normal(size=(200, 2)) * [[5, 2]]
+    flat = rng.normal(size=(200, 2)) * [[5, 2]]
     turn = np.linalg.qr(rng.normal(size=(6, 6)))[0][:2]
-    features = (plane @ turn + 3).astype(np.float32)
-    found = gallery.make_map(features, np.zeros(200, np.int32), features[:4])
+    features = (flat @ turn + 3).astype(np.float32)
+    found = plane.make_map(features, np.zeros(200, np.int32), features[:4])
+    assert not found.separates
     assert np.isclose(found.explained.sum(), 1, atol=1e-4)
     assert found.explained[0] > found.explained[1]
     # A rotation keeps distances, and synthetic images lie where real ones of their features do.
     np.testing.assert_allclose(
         np.linalg.norm(found.real[0] - found.real[1]),
-        np.linalg.norm(plane[0] - plane[1]),
+        np.linalg.norm(flat[0] - flat[1]),
         rtol=1e-4,
     )
     np.testing.assert_allclose(found.syn, found.real[:4], atol=1e-4)
@@ -97,8 +100,27 @@ def test_map_keeps_what_varies_most():
 
 def test_map_of_two_images_has_a_plane():
     features = np.asarray([[0, 0, 1], [0, 2, 1]], np.float32)
-    found = gallery.make_map(features, np.arange(2, dtype=np.int32), features)
+    found = plane.make_map(features, np.arange(2, dtype=np.int32), features)
     np.testing.assert_allclose(found.real, [[-1, 0], [1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_map_separates_classes(classes):
+    """However little of the variance lies between them."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), 60)
+    features = rng.normal(size=(len(labels), 8)) * ([10] * 4 + [1] * 4)
+    # Means differ in two directions that vary little within classes.
+    features[:, 4:6] += 8 * rng.normal(size=(classes, 2))[labels]
+    found = plane.make_map(features.astype(np.float32), labels, features[:3].astype(np.float32))
+    assert found.separates
+    np.testing.assert_allclose(found.syn, found.real[:3], atol=1e-3)
+    expected = LinearDiscriminantAnalysis().fit(features, labels).score(features, labels)
+    axes = found.real if classes > 2 else found.real[:, :1]
+    scored = LinearDiscriminantAnalysis().fit(axes, labels).score(axes, labels)
+    assert scored > 0.9 * expected > 0.7
+    assert found.explained.sum() > 0.8
+    assert (found.explained[1] < 1e-6) == (classes == 2)
 
 
 @pytest.mark.parametrize(
@@ -129,19 +151,38 @@ def test_spread_ends_with_the_last():
 
 
 def test_sheets_have_full_rows_where_they_can():
-    columns = [pictures.sheet_layout(count).columns for count in (1, 4, 7, 10, 100)]
+    columns = [pictures.sheet_layout(count, 32).columns for count in (1, 4, 7, 10, 100)]
     assert columns == [1, 2, 4, 5, 10]
+    # Small images stay as they are; large ones have room by their number.
+    cells = [pictures.sheet_layout(count, 224).cell for count in (10, 36, 100)]
+    assert cells == [160, 128, 96]
+    assert pictures.sheet_layout(100, 32).cell == 32
 
 
-def test_sheets_are_bounded_in_number():
-    kept = [step for step in range(1, 5001) if timelapse.is_kept(step, 5000, 1)]
-    assert len(kept) <= 65
-    assert kept[-1] == 5000
-    assert [s for s in range(1, 801) if s % 100 == 0 and timelapse.is_kept(s, 800, 100)] == list(
-        range(100, 801, 100)
-    )
-    # Fewer steps than one picture takes.
-    assert timelapse.is_kept(5, 5, 100)
+@pytest.mark.parametrize("side", [32, 96])
+def test_sheets_hold_images_without_their_neighbours(side):
+    """Black beside white: a lossy file would carry specks of one into the other."""
+    images = np.zeros((4, side, side, 3), np.float32)
+    images[1::2] = 1
+    layout = pictures.sheet_layout(4, side)
+    with Image.open(io.BytesIO(pictures.draw_sheet(images))) as sheet:
+        assert sheet.size == layout.size
+        whole = np.asarray(sheet.convert("RGB"), int)
+    for i, image in enumerate(images):
+        x, y = layout.corner(i)
+        cell = whole[y : y + layout.cell, x : x + layout.cell]
+        assert np.abs(cell - 255 * image[0, 0, 0]).max() <= 1
+
+
+def test_sheets_are_thirty_and_denser_early():
+    kept = [step for step in range(5001) if timelapse.is_kept(step, 5000)]
+    assert len(kept) == 30
+    assert (kept[0], kept[-1]) == (0, 5000)
+    assert (np.diff(kept, 2) >= 0).mean() > 0.9
+    assert kept[15] < 5000 / 3
+    # Fewer steps than sheets.
+    assert [step for step in range(6) if timelapse.is_kept(step, 5)] == [0, 1, 2, 3, 4, 5]
+    assert timelapse.is_kept(1, 1)
 
 
 def test_sheets_are_found_by_step_and_chosen_to_fit(reported):
@@ -156,12 +197,14 @@ def test_sheets_are_found_by_step_and_chosen_to_fit(reported):
 
 def test_animation_has_a_frame_per_sheet(reported, tmp_path):
     sheets = timelapse.find_sheets(reported / runs.TIMELAPSE)
-    timelapse.write_animation(epath.Path(tmp_path / "t.webp"), sheets)
+    timelapse.write_animation(epath.Path(tmp_path / "t.webp"), sheets, 4, 32)
     with Image.open(tmp_path / "t.webp") as animation:
         assert animation.n_frames == 3
-        assert animation.size == (2 * 128 + 6, 2 * 128 + 6)
-    timelapse.write_animation(epath.Path(tmp_path / "none.webp"), [])
-    assert not (tmp_path / "none.webp").exists()
+        assert animation.size == (2 * (160 + 16), 2 * (160 + 16))
+    # Nothing to animate, or sheets of an earlier version's layout.
+    for number, (found, count) in enumerate([([], 4), (sheets, 9)]):
+        timelapse.write_animation(epath.Path(tmp_path / f"{number}.webp"), found, count, 32)
+        assert not (tmp_path / f"{number}.webp").exists()
 
 
 def test_differences_within_two_standard_errors_may_be_chance():
@@ -277,8 +320,8 @@ def test_real_picture_of_two_kinds_is_shown_once(tmp_path):
     made = gallery.make_gallery(images, np.arange(2, dtype=np.int32), ["a", "b"], reals)
     assert made.side == 8
     assert [said["name"] for _, said in cards.describe_reals(made, 0)] == [
-        "typical and look-alike",
-        "random",
+        "typical and look-alike real",
+        "random real",
     ]
     assert len(cards.describe_reals(made, 1)) == 3
 

@@ -67,8 +67,9 @@ def test_grid_shows_some_of_many_pairs(tmp_path, monkeypatch):
     session = make_session(tmp_path, 10)
     monkeypatch.setattr(reporting, "MOST_DRAWN", 4)
     reporting.write_pairs(session)
-    # Two pairs, one above the other.
-    two = draw_grid(session.distilled.images[:4], [""] * 4, 2)
+    # Two pairs beside each other, as wide as a slide.
+    two = draw_grid(session.distilled.images[:4], [""] * 4, 4, 1920)
+    assert two.size[0] >= 1920
     assert picture_size(tmp_path / "grid.png") == two.size
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -116,6 +117,7 @@ def test_pictures_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys, mo
         "note: the page of step 5",
     ]
     # What can be written is.
+    progress.write_frame(session, 5, shown)
     assert (folder / "timelapse" / "step_000005.webp").is_file()
 
     def fill(*_):
@@ -128,7 +130,7 @@ def test_pictures_that_cannot_be_written_do_not_end_the_run(tmp_path, capsys, mo
 
 def test_timelapse_begins_before_the_first_step(tmp_path):
     session = make_session(tmp_path, 4)
-    progress.write_start(session, session.distilled.images)
+    progress.write_frame(session, 0, session.distilled.images)
     assert [path.name for path in (tmp_path / "timelapse").iterdir()] == ["step_000000.webp"]
 
 

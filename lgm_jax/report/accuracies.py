@@ -43,7 +43,7 @@ def describe_accuracies(
     def at(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
-    ticks = [tick for tick in charts.ticks(low, high, about=5) if low <= tick <= high]
+    ticks = [tick for tick in charts.ticks(low, high, about=3) if low <= tick <= high]
     return [
         {
             **_describe_backbone(entries, spans[name], at, num_test),

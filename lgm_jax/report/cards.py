@@ -9,6 +9,7 @@ from lgm_jax.names import join
 from lgm_jax.report import pictures
 from lgm_jax.report.gallery import DISTILLED, REALS, Gallery
 from lgm_jax.report.place import Place
+from lgm_jax.report.table import TITLES
 from lgm_jax.report.view import RunView, first_pictures
 from lgm_jax.report.words import CAPTIONS
 
@@ -60,9 +61,10 @@ def describe_reals(gallery: Gallery, i: int) -> list[tuple[str, dict[str, str]]]
             kinds.setdefault(gallery.files[kind][i], []).append(kind)
     described = []
     for same in kinds.values():
-        name = join([CAPTIONS[kind][0] for kind in same])
-        text = CAPTIONS[same[0]][1]
+        titles = [TITLES[kind].removesuffix(" real") for kind in same]
+        text = CAPTIONS[same[0]][0]
         if len(same) > 1:
-            text = f"one real image: {join([CAPTIONS[kind][2] for kind in same])}"
-        described.append((same[0], {"name": name, "text": text}))
+            text = f"one image: {join([CAPTIONS[kind][1] for kind in same])}"
+        name = f"{join(titles)} real"
+        described.append((same[0], {"name": name, "text": text, "method": same[0]}))
     return described

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-# Colours of curves, as in style.mplstyle.
-SERIES = 7
+# Colours of curves, as in style.mplstyle: those of Okabe and Ito.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 # Points of a curve that are drawn.
 _MOST_POINTS = 400
@@ -81,7 +81,7 @@ def move_apart(
     size = np.asarray([box[0], box[1] / shape])
     edge = size / 2
     moved = np.clip(places.astype(float), edge, 1 - edge)
-    for _ in range(200):
+    for _ in range(500):
         apart = moved[:, None] - moved[None]
         overlap = size - np.abs(apart)
         hidden = (overlap > 1e-9).all(axis=-1) & ~np.eye(len(moved), dtype=bool)

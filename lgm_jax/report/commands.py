@@ -22,6 +22,16 @@ _SHARE = "--config.experiment.share"
 _FEW = 2
 
 
+BIBTEX = """\
+@inproceedings{cazenavette2025dataset,
+  title     = {Dataset Distillation for Pre-Trained Self-Supervised Vision Models},
+  author    = {Cazenavette, George and Torralba, Antonio and Sitzmann, Vincent},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2511.16674}
+}"""
+
+
 def changed(command: str, **flags: str | int) -> str:
     """Changes values of some flags of a command; `__` stands for the dot of a key."""
     values = {f"--{name.replace('__', '.')}": value for name, value in flags.items()}
@@ -140,6 +150,7 @@ def describe_next_steps(run: RunView) -> dict[str, Any]:
     beside = f"python -m lgm_jax.report {shlex.quote(where)} {other} --out=compare.html"
     return {
         "command": command,
+        "bibtex": BIBTEX,
         "where": where,
         "bare": bare_names(command),
         "again": again(command, "runs/again") if command else None,

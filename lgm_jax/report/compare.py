@@ -10,7 +10,8 @@ from etils import epath
 
 from lgm_jax import files, paths, runs
 from lgm_jax.errors import UserError
-from lgm_jax.report import words
+from lgm_jax.names import join
+from lgm_jax.report import best, words
 from lgm_jax.report.judge import judge
 from lgm_jax.report.losses import describe_losses
 from lgm_jax.report.place import Beside, Embedded, Place
@@ -93,9 +94,9 @@ def describe_comparison(
         "rows": _describe_classes(views, labels, place),
         "table": _describe_table(titles, probes),
         "heat": _describe_heat(titles, own, probes),
-        "loss": describe_losses(
-            [(title, view.losses) for title, view in zip(titles, views, strict=True)]
-        ),
+        "losses": _describe_losses(titles, views),
+        "best": best.describe_best(titles, views, probes),
+        "differ": _describe_differences(views),
         "about": {name: words.about_backbone(name) for entries in probes for name in entries},
         "words": words.glossary(
             [method for entries in probes for rows in entries.values() for method in rows],
@@ -117,15 +118,18 @@ def describe_comparison(
 def _describe_classes(
     views: Sequence[RunView], labels: Sequence[Sequence[int]], place: Place
 ) -> list[dict[str, Any]]:
-    """Returns a row for each class with the first picture of every run."""
+    """Returns a row for each class: a typical real picture, and the first of every run."""
     firsts = [first_pictures(view.gallery) if view.gallery else {} for view in views]
+    gallery = views[0].gallery
+    typical = first_pictures(gallery, "centroids") if gallery else {}
     rows = []
     for label, name in enumerate(views[0].gallery.class_names if views[0].gallery else ()):
         cells = []
         for number, (pictures, own) in enumerate(zip(firsts, labels, strict=True)):
             picture = pictures.get(own[label])
             cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
-        rows.append({"name": name, "label": label, "cells": cells})
+        real = place.put(f"{_FOLDERS}{len(views)}", label, typical[label]) if typical else None
+        rows.append({"name": name, "label": label, "cells": cells, "typical": real})
     return rows
 
 
@@ -134,6 +138,31 @@ def _describe_run(view: RunView, title: str) -> str:
     objective, steps = (view.recorded.get(name) for name in ("objective", "steps"))
     parts = [objective, f"{steps:,} steps" if steps is not None else None]
     return ", ".join(filter(None, [*parts, view.name if view.name not in title else None]))
+
+
+def _describe_losses(
+    titles: Sequence[str], views: Sequence[RunView]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Returns curves by objective: losses of different ones are not on one scale."""
+    groups: dict[str, list[tuple[str, Sequence[tuple[int, float]]]]] = {}
+    for title, view in zip(titles, views, strict=True):
+        groups.setdefault(str(view.recorded.get("objective") or "none"), []).append(
+            (title, view.losses)
+        )
+    described = ((name, describe_losses(curves)) for name, curves in groups.items())
+    return [(name, loss) for name, loss in described if loss is not None]
+
+
+def _describe_differences(views: Sequence[RunView]) -> list[str]:
+    """Returns in what the runs differ that makes accuracies unlike, as parts of a sentence."""
+    named = {"steps": "steps", "ipc": "images per class"}
+    parts = []
+    for key, what in named.items():
+        values = [view.recorded.get(key) for view in views]
+        if len(set(values)) > 1:
+            shown = [f"{value:,}" if value is not None else "none" for value in values]
+            parts.append(f"{join(shown)} {what}")
+    return parts
 
 
 def name_runs(views: Sequence[RunView]) -> list[str]:

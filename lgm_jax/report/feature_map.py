@@ -10,25 +10,28 @@ from lgm_jax.report import charts, pictures
 from lgm_jax.report.gallery import DISTILLED, Gallery
 from lgm_jax.report.place import Place
 
-# Thumbnails on the map, and their side.
-_THUMBS, _THUMB_SIDE = 100, 48
+# Side of the thumbnails.
+_SIDE = 64
 
 # Height of the map by its width, on a wide screen and on a narrow one, and the empty part along
 # each edge.
 _SHAPE, _NARROW_SHAPE = 0.56, 1.1
 _MARGIN = 0.07
 
-# At most so many thumbnails have names beside them, at most so many classes colours of their own.
-# Sides of a named thumbnail's box by the map's width, on a wide screen and on a narrow one.
-_NAMED, _COLOURED = 24, 20
-_BOX, _NARROW_BOX = (0.058, 0.066), (0.135, 0.175)
+# At most so many classes have thumbnails with names, in colours of their own; more have dots.
+NAMED = 30
+
+# Sides of a named thumbnail's box by the map's width, on a wide screen and on a narrow one, which
+# has room for so many names; more have none there.
+_BOX, _NARROW_BOX, _NARROW_NAMED = (0.085, 0.074), (0.2, 0.16), 12
+_NARROW_THUMB = (0.09, 0.09)
 
 
 def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
     """Returns dots of real images by class, and thumbnails of distilled ones, in one box.
 
-    Each direction fills the box. Thumbnails that would hide each other are moved apart, with a line
-    to their places.
+    Each direction fills the box. Thumbnails and names that would hide each other are moved apart,
+    with a line to their places. Many classes have dots, whose thumbnails are shown one at a time.
     """
     points = gallery.map
     if points is None:
@@ -42,10 +45,13 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
         return part * np.asarray([[1, -1]]) + np.asarray([[0, 1]])
 
     dots = place_at(points.real) * 1000
-    thumbs = pictures.spread(len(gallery.labels), _THUMBS)
-    small = pictures.shrink([gallery.files[DISTILLED][i] for i in thumbs], _THUMB_SIDE)
+    named = len(gallery.class_names) <= NAMED
+    thumbs = list(range(len(gallery.labels)))
+    if len(thumbs) > NAMED:
+        # The first of each class.
+        thumbs = np.unique(gallery.labels, return_index=True)[1].tolist()
+    small = pictures.shrink([gallery.files[DISTILLED][i] for i in thumbs], _SIDE)
     places = place_at(points.syn)[thumbs]
-    named = len(thumbs) <= _NAMED
     wide, narrow = _move_apart(places) if named else (places, places)
 
     def describe_class(label: int) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
         return {
             "label": label,
             "name": names[label],
-            "hue": hue if len(names) <= _COLOURED else None,
+            "hue": hue if named else None,
             "count": int(np.sum(points.labels == label)),
         }
 
@@ -62,6 +68,8 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
         "shape": _SHAPE,
         "narrow_shape": _NARROW_SHAPE,
         "named": named,
+        "narrow_named": len(thumbs) <= _NARROW_NAMED,
+        "separates": bool(points.separates),
         "moved": not (np.array_equal(wide, places) and np.array_equal(narrow, places)),
         "classes": [
             {
@@ -87,9 +95,9 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
 
 def _move_apart(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns places at which no thumbnail hides another, on a wide screen and a narrow one."""
-    # On a narrow screen there is room for so many names.
-    height = _NARROW_BOX[1] if len(places) <= _NAMED // 2 else _NARROW_BOX[0]
+    few = len(places) <= _NARROW_NAMED
+    narrow = _NARROW_BOX if few else _NARROW_THUMB
     return (
         charts.move_apart(places, _BOX, _SHAPE),
-        charts.move_apart(places, (_NARROW_BOX[0], height), _NARROW_SHAPE),
+        charts.move_apart(places, narrow, _NARROW_SHAPE),
     )

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from lgm_jax.errors import UserError
 from lgm_jax.files import replacing
 from lgm_jax.report import pictures
+from lgm_jax.report.plane import Map
 
 DISTILLED = "distilled"
 # In the order in which they are shown.
@@ -28,26 +29,6 @@ _PER_CLASS, _SIDE, _REAL_SIDE = 5, 256, 160
 # A page of at most so many classes is one file. It shows so many images, in so many bytes.
 MOST_CLASSES, _MOST_IMAGES = 100, 200
 _BUDGET, _REAL_BUDGET = 3_000_000, 600_000
-
-# Real images drawn on the map.
-_MAP_POINTS = 1500
-
-
-@dataclasses.dataclass(frozen=True)
-class Map:
-    """Features in the plane in which those of real images spread most.
-
-    Attributes:
-        real: Features of a sample of the training images.
-        labels: Their classes.
-        syn: Features of the distilled images that are shown.
-        explained: The part of the variance along each axis.
-    """
-
-    real: Float[np.ndarray, "n 2"]
-    labels: Int[np.ndarray, " n"]
-    syn: Float[np.ndarray, "s 2"]
-    explained: Float[np.ndarray, " 2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,34 +132,6 @@ def real_rows(
     return {"centroids": centroids[place], "neighbors": neighbors[rows], "random": random[place]}
 
 
-def make_map(
-    features: Float[np.ndarray, "n d"],
-    labels: Int[np.ndarray, " n"],
-    features_syn: Float[np.ndarray, "s d"],
-) -> Map:
-    """Projects features on the two principal components of a sample of the real ones.
-
-    The sample is drawn with a fixed seed. The largest entry of each component is positive.
-    """
-    rows = np.arange(len(labels))
-    if len(rows) > _MAP_POINTS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, _MAP_POINTS, replace=False))
-    mean = features[rows].mean(axis=0, keepdims=True)
-    centred = features[rows] - mean
-    _, singular, components = np.linalg.svd(centred, full_matrices=False)
-    # One or two images have fewer components than the plane.
-    axes = np.zeros((2, features.shape[1]), np.float32)
-    axes[: len(components[:2])] = components[:2]
-    largest = axes[[0, 1], np.abs(axes).argmax(axis=1)]
-    axes *= np.where(largest < 0, -1, 1)[:, None]
-    parts = np.zeros(2, np.float32)
-    total = np.sum(singular**2)
-    if total > 0:
-        parts[: len(singular[:2])] = singular[:2] ** 2 / total
-    real, syn = centred @ axes.T, (features_syn - mean) @ axes.T
-    return Map(real.astype(np.float32), labels[rows], syn.astype(np.float32), parts)
-
-
 def save_gallery(path: epath.Path, gallery: Gallery) -> None:
     """Writes `gallery.npz`."""
     arrays: dict[str, np.ndarray] = {
@@ -221,8 +174,9 @@ def _from_arrays(get: Callable[[str], np.ndarray], stored: Sequence[str]) -> Gal
     }
     feature_map = None
     if "map_real" in stored:
-        fields = (field.name for field in dataclasses.fields(Map))
-        feature_map = Map(**{name: get(f"map_{name}") for name in fields})
+        # Those of earlier versions do not have all.
+        names = (field.name for field in dataclasses.fields(Map))
+        feature_map = Map(**{name: get(f"map_{name}") for name in names if f"map_{name}" in stored})
     labels = get("labels")
     if {len(listed) for listed in files.values()} != {len(labels)}:
         raise ValueError("pictures and labels differ in number")

@@ -66,7 +66,7 @@ def contradicts(entries: Entries, num_test: int | None = None) -> list[str]:
         if method in entries
         and _is_number(entries[method])
         and entries[method]["top1_mean"] - entries["full"]["top1_mean"]
-        > 2 * standard_error([entries[method], entries["full"]], images)
+        > 2 * difference_error(entries, method, "full", images)
     ]
 
 
@@ -79,14 +79,14 @@ def doubtful(entries: Entries, num_test: int) -> list[str]:
     """
     if "distilled" not in entries:
         return []
-    own = entries["distilled"]
+    own = entries["distilled"]["top1_mean"]
     return [
         method
         for method in TITLES
         if method in entries
         and method != "distilled"
-        and abs(own["top1_mean"] - entries[method]["top1_mean"])
-        <= 2 * standard_error([own, entries[method]], num_test)
+        and abs(own - entries[method]["top1_mean"])
+        <= 2 * difference_error(entries, "distilled", method, num_test)
     ]
 
 
@@ -102,11 +102,30 @@ def gap(entries: Entries, num_test: int | None = None) -> float | None:
     return (own - low) / (high - low) if high - low >= _SHORT_WAY else None
 
 
-def standard_error(entries: Sequence[Mapping[str, Any]], num_test: int) -> float:
-    """Returns the standard error of the difference of two accuracies, or of one, in points.
+def difference_error(entries: Entries, a: str, b: str, num_test: int) -> float:
+    """Returns the standard error of the difference of two rows, in points.
 
-    It has two parts: the choice of test images, of which two accuracies are taken to be independent
-    (they share them, so it is rather too large), and the spread of repeated training.
+    That of their paired test on the same test images, where the results have it; else that of
+    accuracies that are taken to be independent, which is rather too large.
+
+    Args:
+        entries: As for `contradicts`.
+        a: The method of one row.
+        b: That of the other.
+        num_test: Images that accuracy was measured on.
+    """
+    for row, other in ((a, b), (b, a)):
+        test = (entries[row].get("against") or {}).get(other)
+        if test is not None:
+            return float(test["standard_error"])
+    return standard_error([entries[a], entries[b]], num_test)
+
+
+def standard_error(entries: Sequence[Mapping[str, Any]], num_test: int) -> float:
+    """Returns the standard error of the difference of two independent accuracies, or of one.
+
+    It is in points, and has two parts: the choice of test images, and the spread of repeated
+    training.
 
     Args:
         entries: One or two entries of `results.json`.
@@ -152,23 +171,43 @@ def _judge_accuracies(
             "all of them has not learned what it can, and nothing can be measured against it. "
             "Raise probe.full_epochs.",
         )
-    guess = 100 / num_classes if num_classes > 1 else None
+    guess = 100 / max(1, num_classes)
+    chance = {"top1_mean": guess, "top1_std": None, "top1_runs": [guess]}
+    least = guess + 2 * standard_error([chance], num_test) if num_classes > 1 else -math.inf
     for name in ("distilled", "full"):
-        if guess is None or name not in means:
-            continue
-        chance = {"top1_mean": guess, "top1_std": None, "top1_runs": [guess]}
-        if means[name] <= guess + 2 * standard_error([chance], num_test):
+        if name in means and means[name] <= least:
             yield (
                 "no better than guessing",
                 f"{images_of(name)} reach {means[name]:.1f} %, no more than guessing "
                 f"({guess:.3g} %).",
             )
-    if {"distilled", "random"} <= set(means) and means["distilled"] < means["random"]:
-        unsure = "random" in doubtful(entries, num_test)
+    if {"distilled", "random"} <= set(means):
+        yield from _judge_against_random(entries, num_test, least)
+
+
+def _judge_against_random(
+    entries: Entries, num_test: int, least: float
+) -> Iterator[tuple[str, str]]:
+    """Yields a fault of distilled images beside random ones.
+
+    Args:
+        entries: As for `contradicts`.
+        num_test: Images that accuracy was measured on.
+        least: The accuracy that is better than guessing; what is not is called so already.
+    """
+    own, random = (entries[name]["top1_mean"] for name in ("distilled", "random"))
+    unsure = "random" in doubtful(entries, num_test)
+    if own < random:
         yield (
             "no better than random images" if unsure else "worse than random images",
-            f"the distilled images reach {means['distilled']:.1f} %, less than random real "
-            f"images ({means['random']:.1f} %){', which may be chance' if unsure else ''}.",
+            f"the distilled images reach {own:.1f} %, less than random real images "
+            f"({random:.1f} %){', which may be chance' if unsure else ''}.",
+        )
+    elif unsure and own > least:
+        yield (
+            "not clearly better than random images",
+            f"the distilled images reach {own:.1f} %, random real images {random:.1f} %: the "
+            "difference may be chance.",
         )
 
 

@@ -46,7 +46,7 @@ def describe_losses(
         "curves": [
             {
                 "name": name,
-                "series": number % charts.SERIES,
+                "series": number % len(charts.SERIES),
                 "path": charts.curve([(float(x), y) for x, y in points], x_range, y_range),
                 "first": points[0],
                 "last": points[-1],

@@ -8,8 +8,9 @@ Nothing is fetched from anywhere else, which a content security policy in the pa
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from lgm_jax import files, objectives, runs
+from lgm_jax.names import join
 from lgm_jax.objectives import OBJECTIVES
-from lgm_jax.report import cards, commands, pictures, timelapse, words
+from lgm_jax.report import cards, classes, commands, pictures, poster, timelapse, words
 from lgm_jax.report.accuracies import describe_accuracies, describe_groups, describe_taught
 from lgm_jax.report.feature_map import describe_map
-from lgm_jax.report.gallery import make_gallery, shown
+from lgm_jax.report.gallery import Gallery, make_gallery, shown
 from lgm_jax.report.judge import gap, judge
 from lgm_jax.report.losses import describe_growth, describe_learning, describe_losses
 from lgm_jax.report.place import Beside, Embedded, Place
@@ -52,10 +54,29 @@ def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
     if folder.exists():
         folder.rmtree()
     place = Embedded() if gallery is None or gallery.fits_one_file else Beside(folder)
-    page = run.path / runs.PAGE
+    page, content = run.path / runs.PAGE, describe(run, others, place)
     with files.replacing(page) as temporary:
-        files.write_text(temporary, render("run.html", describe(run, others, place)))
+        files.write_text(temporary, render("run.html", content))
+    if gallery is not None and run.results:
+        _write_card(run.path / runs.CARD, gallery, content)
     return page
+
+
+def _write_card(path: epath.Path, gallery: Gallery, content: Mapping[str, Any]) -> None:
+    """Writes the picture with the result of a finished run."""
+    made_for = f", distilled for {join(content['backbones'])}" if content["backbones"] else ""
+    accuracy = next(iter(content["accuracy"]), None)
+    card = poster.draw_card(
+        content["headline"] or content["dataset"],
+        f"{content['dataset']}{made_for}",
+        gallery,
+        accuracy,
+        "lgm_jax: Linear Gradient Matching, arXiv 2511.16674",
+    )
+    buffer = io.BytesIO()
+    card.save(buffer, "PNG")
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def write_unfinished_page(
@@ -97,6 +118,7 @@ def describe(
         **_describe_objective(run),
         **_describe_images(run, others, place),
         **_describe_probes(run),
+        "classes": classes.describe_classes(run, place),
         **_describe_record(run),
         **commands.describe_next_steps(run),
         "soft": run.soft,
@@ -113,6 +135,12 @@ def _describe_run(run: RunView) -> dict[str, Any]:
         "run": run.name,
         "title": title + "".join(f": {finding.title}" for finding in findings[:1]),
         "findings": findings,
+        "headline": words.headline(
+            next(iter(run.probes.values()), {}),
+            run.num_images,
+            run.counts.get("train", {}).get("images"),
+            findings,
+        ),
         "dataset": dataset,
         "about_data": words.DATA.get(dataset),
         "unfinished": not run.results,
@@ -155,7 +183,13 @@ def _describe_images(
         "cards": cards.describe_cards(gallery, others, place) if gallery else [],
         "per_class": gallery.total if gallery else 0,
         "timelapse": timelapse.describe_timelapse(
-            run.sheets, dict(run.losses), place, budget, run.class_names, run.num_images
+            run.sheets,
+            dict(run.losses),
+            place,
+            budget,
+            run.class_names,
+            run.num_images,
+            run.side,
         )
         if gallery
         else None,
@@ -188,6 +222,7 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
         "num_test": num_test,
         "accuracy": describe_accuracies(run.probes, run.backbones, run.num_classes, num_test),
         "compared": words.compare(main, num_test),
+        "compared_briefly": words.compare(main, num_test, ["random", "full"]),
         "doubt": doubt,
         "guess": words.guess(run.num_classes) if run.num_classes else None,
         "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],

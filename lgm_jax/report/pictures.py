@@ -21,9 +21,13 @@ _LADDER = ((88, 1.0), (75, 1.0), (60, 1.0), (60, 0.6), (45, 0.6), (45, 0.35), (3
 # Images by which a size is judged first.
 _SAMPLE = 8
 
-# A contact sheet shows this many images at most. Its cells are this wide, or larger for a few.
+# A contact sheet shows this many images at most, fewer in larger cells: the side of a cell by the
+# most images.
 SHEET_IMAGES = 100
-_CELL, _LARGE_CELL, _FEW, _GAP = 96, 128, 36, 6
+_CELLS = {12: 160, 36: 128, SHEET_IMAGES: 96}
+
+# Lossy WebP works on blocks of 16 pixels: a gap as wide keeps one image's out of the next.
+_GAP = 16
 
 
 def to_bytes(images: Float[np.ndarray, "*n h w 3"]) -> UInt8[np.ndarray, "*n h w 3"]:
@@ -79,64 +83,91 @@ class SheetLayout(NamedTuple):
 
     Attributes:
         cell: Side of an image in pixels.
-        gap: Pixels between images.
         columns: Images in a row.
         rows: Rows.
     """
 
     cell: int
-    gap: int
     columns: int
     rows: int
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the sheet."""
-        step = self.cell + self.gap
-        return self.columns * step - self.gap, self.rows * step - self.gap
+        step = self.cell + _GAP
+        return self.columns * step, self.rows * step
+
+    def corner(self, number: int) -> tuple[int, int]:
+        """Returns the left and the upper edge of an image."""
+        row, column = divmod(number, self.columns)
+        step = self.cell + _GAP
+        return column * step + _GAP // 2, row * step + _GAP // 2
 
 
-def sheet_layout(count: int) -> SheetLayout:
-    """Returns the layout of a contact sheet of so many images, at most `SHEET_IMAGES`."""
+def sheet_layout(count: int, side: int) -> SheetLayout:
+    """Returns the layout of a contact sheet of so many images, at most `SHEET_IMAGES`.
+
+    Args:
+        count: The number of images.
+        side: Their side in pixels, which a cell does not exceed.
+    """
     # Wider than high, with the last row as full as it gets.
     ideal = math.sqrt(1.6 * count)
     candidates = range(math.ceil(math.sqrt(count)), math.ceil(math.sqrt(3 * count)) + 1)
     columns = min(candidates, key=lambda columns: (-count % columns, abs(columns - ideal)))
-    cell = _LARGE_CELL if count <= _FEW else _CELL
-    return SheetLayout(cell, _GAP, columns, math.ceil(count / columns))
+    cell = min(side, next(cell for most, cell in _CELLS.items() if count <= most))
+    return SheetLayout(cell, columns, math.ceil(count / columns))
 
 
 def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
-    """Draws a contact sheet, a WebP file with clear gaps, of up to `SHEET_IMAGES` images.
+    """Draws a contact sheet, a WebP file of up to `SHEET_IMAGES` images.
 
-    Small images are enlarged smoothly, as in `grid.draw_grid`.
+    Half a gap around each image repeats its edge, so that nothing of its neighbours shows in it.
     """
     chosen = to_bytes(images[spread(len(images), SHEET_IMAGES)])
-    layout = sheet_layout(len(chosen))
-    step = layout.cell + layout.gap
-    canvas = Image.new("RGBA", layout.size, (0, 0, 0, 0))
+    layout = sheet_layout(len(chosen), images.shape[1])
+    half = _GAP // 2
+    canvas = Image.new("RGB", layout.size, "white")
     for i, image in enumerate(chosen):
-        place = i % layout.columns * step, i // layout.columns * step
-        canvas.paste(resize(Image.fromarray(image), layout.cell), place)
+        small = np.asarray(resize(Image.fromarray(image), layout.cell))
+        x, y = layout.corner(i)
+        edged = np.pad(small, ((half, half), (half, half), (0, 0)), "edge")
+        canvas.paste(Image.fromarray(edged), (x - half, y - half))
+    lossless = layout.cell <= _LOSSLESS_SIDE
     buffer = io.BytesIO()
-    canvas.save(buffer, "WEBP", quality=72, method=4)
+    canvas.save(buffer, "WEBP", quality=60 if lossless else 78, method=4, lossless=lossless)
     return buffer.getvalue()
 
 
-def animate(sheets: Sequence[bytes], milliseconds: int = 400, rest: int = 2500) -> bytes:
+def animate(
+    sheets: Sequence[bytes],
+    layout: SheetLayout,
+    count: int,
+    milliseconds: int = 160,
+    rest: int = 2500,
+) -> bytes:
     """Returns an animated WebP of contact sheets, on white, that rests on the last and repeats.
 
     Args:
         sheets: The sheets, in order.
+        layout: Their layout.
+        count: Images of a sheet.
         milliseconds: Time that each is shown.
         rest: Time that the last is shown, in milliseconds.
     """
+    # Small images are enlarged smoothly, which makes their shapes easier to read than blocks.
+    side = next(cell for most, cell in _CELLS.items() if count <= most)
+    shown = layout._replace(cell=side)
     frames = []
     for sheet in sheets:
+        frame = Image.new("RGB", shown.size, "white")
         with Image.open(io.BytesIO(sheet)) as picture:
-            frame = Image.new("RGBA", picture.size, "white")
-            frame.alpha_composite(picture.convert("RGBA"))
-            frames.append(frame.convert("RGB"))
+            whole = picture.convert("RGB")
+            for i in range(count):
+                x, y = layout.corner(i)
+                image = whole.crop((x, y, x + layout.cell, y + layout.cell))
+                frame.paste(resize(image, side), shown.corner(i))
+        frames.append(frame)
     buffer = io.BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [rest]
     frames[0].save(
@@ -146,7 +177,7 @@ def animate(sheets: Sequence[bytes], milliseconds: int = 400, rest: int = 2500) 
         append_images=frames[1:],
         duration=durations,
         loop=0,
-        quality=72,
+        quality=80,
     )
     return buffer.getvalue()
 

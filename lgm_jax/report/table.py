@@ -14,6 +14,15 @@ TITLES: Mapping[str, str] = {
     "full": "all real",
 }
 
+# Their colours, on light paper and on dark: everywhere the same, distinct for any colour vision.
+COLOURS: Mapping[str, tuple[str, str]] = {
+    "distilled": ("#b23a12", "#f0764a"),
+    "centroids": ("#0072b2", "#56b4e9"),
+    "neighbors": ("#00805d", "#35c29a"),
+    "random": ("#946500", "#e6b23c"),
+    "full": ("#1c1a17", "#f0ece5"),
+}
+
 # What probes with a teacher do, by their key in `taught` of `results.json`.
 TAUGHT: Mapping[str, str] = {"kd": "knowledge distillation", "ci": "classifier inheritance"}
 

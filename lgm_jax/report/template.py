@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from lgm_jax import names
+from lgm_jax.report.charts import SERIES
+from lgm_jax.report.table import COLOURS
 
 if TYPE_CHECKING:
     import markupsafe
@@ -35,17 +37,43 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "unbroken": _unbroken,
+        "wrapped": _wrapped,
+        "filename": lambda name: re.sub(r"\W+", "_", name).strip("_").lower(),
         "percent": percent,
         "thousands": "{:,}".format,
         "listed": names.join,
         "markdown": _markdown,
         "code": _code,
     }
-    text = {
-        name: markupsafe.Markup((_folder() / "templates" / f"page.{name}").read_text())
-        for name in ("css", "js")
+    environment.globals |= {
+        # Figures that are saved are on white.
+        "palette": {method: pair[0] for method, pair in COLOURS.items()},
+        "series": SERIES,
     }
-    return environment.get_template(template).render(**text, **context)
+    text = {
+        "colours": _colours(),
+        "css": _read("map.css") + _read("page.css"),
+        # The parts share one function.
+        "js": _read("page.js") + _read("map.js"),
+    }
+    safe = {name: markupsafe.Markup(part) for name, part in text.items()}
+    return environment.get_template(template).render(**safe, **context)
+
+
+def _read(name: str) -> str:
+    return (_folder() / "templates" / name).read_text()
+
+
+def _colours() -> str:
+    """Returns the style sheet that defines a colour for each row of results."""
+    light, dark = (
+        " ".join(f"--{method}: {pair[i]};" for method, pair in COLOURS.items()) for i in (0, 1)
+    )
+    dots = "\n".join(f".{method} {{ --row: var(--{method}); }}" for method in COLOURS)
+    return (
+        f":root {{ {light} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n{dots}\n"
+    )
 
 
 def look() -> str:
@@ -71,6 +99,13 @@ def _unbroken(command: str) -> markupsafe.Markup:
     return markupsafe.Markup("").join(
         word.format(part) if part.strip() else part for part in re.split(r"(\s+)", command)
     )
+
+
+def _wrapped(name: str) -> markupsafe.Markup:
+    """Lets a browser break a name after underscores, and nowhere within a word."""
+    import markupsafe
+
+    return markupsafe.escape(name).replace("_", markupsafe.Markup("_<wbr>"))
 
 
 def _markdown(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from lgm_jax.report import pictures
 from lgm_jax.report.place import Place
 
 # Sheets kept of a run, and frames of the animation.
-_MOST_SHEETS, _MOST_FRAMES = 64, 48
+_FRAMES = 30
 
 # Columns on a wide screen, if there are many images.
 _MOST_COLUMNS = 12
@@ -32,10 +33,17 @@ class Sheet(NamedTuple):
     path: epath.Path
 
 
-def is_kept(step: int, steps: int, every: int) -> bool:
-    """Returns whether a sheet is kept of a step, where one is drawn at every `every`-th."""
-    stride = every * -(-(steps // every) // _MOST_SHEETS)
-    return step == steps or (stride > 0 and step % stride == 0)
+def is_kept(step: int, steps: int) -> bool:
+    """Returns whether a sheet is kept of a step: of 30 in all, denser early, when most changes."""
+    number = round(math.sqrt(step / steps) * (_FRAMES - 1)) if steps else 0
+    return any(
+        step == round(steps * (near / (_FRAMES - 1)) ** 2) for near in range(number - 1, number + 2)
+    )
+
+
+def images_shown(count: int) -> list[int]:
+    """Returns the images, of so many, that a sheet shows."""
+    return pictures.spread(count, pictures.SHEET_IMAGES)
 
 
 def write_sheet(folder: epath.Path, step: int, images: Float[np.ndarray, "n h w 3"]) -> None:
@@ -80,13 +88,23 @@ def choose(sizes: Sequence[int], budget: int) -> list[int]:
     return [len(sizes) - 1] if sizes else []
 
 
-def write_animation(path: epath.Path, sheets: Sequence[Sheet]) -> None:
-    """Writes the contact sheets, if there are any, as one animated WebP."""
-    if not sheets:
+def write_animation(path: epath.Path, sheets: Sequence[Sheet], count: int, side: int) -> None:
+    """Writes the contact sheets, if there are any, as one animated WebP.
+
+    Args:
+        path: The file.
+        sheets: The sheets, by step; those of another layout, as of earlier versions, are left out.
+        count: The number of distilled images.
+        side: Their side in pixels.
+    """
+    images = min(count, pictures.SHEET_IMAGES)
+    layout = pictures.sheet_layout(images, side)
+    files = [file for sheet in sheets if _size(file := sheet.path.read_bytes()) == layout.size]
+    if not files:
         return
-    chosen = [sheets[i] for i in pictures.spread_with_ends(len(sheets), _MOST_FRAMES)]
+    chosen = [files[i] for i in pictures.spread_with_ends(len(files), _FRAMES)]
     with replacing(path) as temporary:
-        temporary.write_bytes(pictures.animate([sheet.path.read_bytes() for sheet in chosen]))
+        temporary.write_bytes(pictures.animate(chosen, layout, images))
 
 
 def describe_timelapse(
@@ -96,8 +114,9 @@ def describe_timelapse(
     budget: int,
     class_names: Sequence[str],
     num_images: int | None,
+    side: int | None,
 ) -> dict[str, Any] | None:
-    """Returns the contact sheets, all of them beside a page, or as many as fit into it.
+    """Returns the contact sheets, as many as fit into a page that is one file.
 
     Args:
         sheets: The sheets, by step.
@@ -106,39 +125,52 @@ def describe_timelapse(
         budget: Bytes that the sheets may take of a page that is one file.
         class_names: Names of all classes, in label order.
         num_images: The number of distilled images, which go class by class, if known.
+        side: Their side in pixels, if known.
     """
     files = [sheet.path.read_bytes() for sheet in sheets]
-    every = list(range(len(files)))
-    chosen = every if place.lazy else choose([len(file) for file in files], budget)
+    if not files:
+        return None
+    width, height = size = _size(files[-1])
+    # A run that an earlier version began has sheets of another layout, too.
+    same = [i for i, file in enumerate(files) if _size(file) == size]
+    few = [same[i] for i in pictures.spread_with_ends(len(same), _FRAMES)]
+    chosen = few if place.lazy else [few[i] for i in choose([len(files[i]) for i in few], budget)]
     if len(chosen) < 2:
         return None
     frames = [
-        (sheets[i].step, place.put("timelapse", number, files[i]))
+        {
+            "step": sheets[i].step,
+            "src": place.put("timelapse", number, files[i]),
+            "loss": losses.get(sheets[i].step),
+        }
         for number, i in enumerate(chosen)
     ]
-    with Image.open(io.BytesIO(files[-1])) as sheet:
-        width, height = size = sheet.size
-    shown_images = min(pictures.SHEET_IMAGES, num_images or 0)
-    layout = pictures.sheet_layout(shown_images) if shown_images else None
+    images = min(pictures.SHEET_IMAGES, num_images or 0)
+    layout = pictures.sheet_layout(images, side) if images and side else None
     per_class = num_images // len(class_names) if num_images and class_names else 0
     cells = []
     # The page cuts a sheet into its images, to name them.
     if layout and layout.size == size and per_class:
-        step = layout.cell + layout.gap
+        shown = images_shown(num_images or 0)
         cells = [
             {
                 "name": class_names[number // per_class],
-                "x": i % layout.columns * step,
-                "y": i // layout.columns * step,
+                "label": number // per_class,
+                "corner": layout.corner(i),
             }
-            for i, number in enumerate(pictures.spread(num_images or 0, pictures.SHEET_IMAGES))
+            for i, number in enumerate(shown)
         ]
     return {
         "cells": cells,
         "cell": layout.cell if layout else 0,
         "columns": min(layout.columns, _MOST_COLUMNS) if layout else 1,
-        "frames": [{"step": step, "src": src, "loss": losses.get(step)} for step, src in frames],
+        "frames": frames,
         "width": width,
         "height": height,
-        "images": shown_images,
+        "images": images,
     }
+
+
+def _size(file: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(file)) as picture:
+        return picture.size

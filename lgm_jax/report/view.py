@@ -206,9 +206,11 @@ def match_classes(run: RunView, other: RunView) -> list[int]:
     return [theirs.index(name) for name in ours]
 
 
-def first_pictures(gallery: Gallery) -> dict[int, bytes]:
-    """Returns the first distilled image of each class, by label."""
-    pairs = zip(gallery.labels.tolist(), gallery.files[DISTILLED], strict=True)
+def first_pictures(gallery: Gallery, kind: str = DISTILLED) -> dict[int, bytes]:
+    """Returns the first image of each class of a kind, by label; none of a kind that is lacking."""
+    if kind not in gallery.files:
+        return {}
+    pairs = zip(gallery.labels.tolist(), gallery.files[kind], strict=True)
     return dict(reversed(list(pairs)))
 
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lgm_jax.backbones import specs
 from lgm_jax.names import join
-from lgm_jax.report.judge import contradicts, doubtful
+from lgm_jax.report.judge import Finding, contradicts, doubtful
 from lgm_jax.report.table import TITLES, images_of
 
-# The real pictures beside a distilled one: name, description, and the description where one picture
-# is several.
+# Real pictures beside a distilled one: their description, and that where one picture is several.
 CAPTIONS = {
-    "centroids": (
-        "typical",
-        "the real image nearest to the class's mean",
-        "nearest to the class's mean",
-    ),
-    "neighbors": (
-        "look-alike",
-        "the real image most like the distilled one",
-        "most like the distilled one",
-    ),
-    "random": ("random", "a real image drawn at random", "drawn at random"),
+    "centroids": ("the one nearest to the class's mean", "nearest to the class's mean"),
+    "neighbors": ("the one most like the distilled image", "most like the distilled image"),
+    "random": ("one drawn at random", "drawn at random"),
 }
 STARTS = {"noise": "random noise", "zero": "plain grey", "real": "real images drawn at random"}
 
@@ -46,9 +37,9 @@ _GLOSSARY = {
     "before, and nothing here changes it",
     "classifier": "a linear one on those features, the only thing that is trained on the images; "
     "the settings call it probe",
-    "typical": "the real images whose features are nearest to the mean of their class; the files "
+    "typical real": "the images whose features are nearest to the mean of their class; the files "
     "call them centroids",
-    "look-alike": "the real image of the same class whose features are most like a distilled "
+    "look-alike real": "the image of the same class whose features are most like a distilled "
     "image's; the files call it a neighbor",
     "loss": "what the steps lower: how far the distilled images still are from what the objective "
     "asks of them",
@@ -63,20 +54,52 @@ def about_backbone(name: str) -> str | None:
     return None if entry is None else f"{entry.summary}: {entry.spec.summary}"
 
 
+def headline(
+    entries: Mapping[str, Any],
+    num_images: int | None,
+    num_train: int | None,
+    findings: Sequence[Finding],
+) -> str | None:
+    """Returns the result of a run in a few words, which does not boast of what went wrong.
+
+    Args:
+        entries: As for `compare`, of the first evaluation backbone.
+        num_images: The number of distilled images; without any there is no such result.
+        num_train: The number of real ones, if known.
+        findings: The faults of the run.
+    """
+    if not num_images:
+        return None
+    few = f"{num_images:,} image{'s' if num_images > 1 else ''}"
+    if findings:
+        return f"{few}: {findings[0].title}"
+    if "distilled" not in entries:
+        return f"{few} in place of {num_train:,}" if num_train else f"{few}, distilled"
+    verb = "teach" if num_images > 1 else "teaches"
+    said = f"{few} {verb} {entries['distilled']['top1_mean']:.1f}\u00a0%"
+    if "full" in entries:
+        every = f"all {num_train:,}" if num_train else "all real ones"
+        said += f", {every} teach {entries['full']['top1_mean']:.1f}\u00a0%"
+    return said
+
+
 def guess(num_classes: int) -> float:
     """Returns the accuracy of guessing, in percent."""
     return 100 / num_classes
 
 
-def compare(entries: Mapping[str, Any], num_test: int | None = None) -> list[str]:
+def compare(
+    entries: Mapping[str, Any], num_test: int | None = None, against: Collection[str] = TITLES
+) -> list[str]:
     """Compares distilled images with real ones, in points, as parts of a sentence.
 
     Args:
         entries: The entries of one evaluation backbone in `results.json`, by method.
         num_test: Images that accuracy was measured on, if known.
+        against: Methods to compare with; all by default.
     """
     parts: list[str] = []
-    for method in TITLES:
+    for method in filter(against.__contains__, TITLES):
         if method == "distilled" or not {method, "distilled"} <= set(entries):
             continue
         # Against a classifier that has not learned what it can, nothing can be measured.
@@ -136,8 +159,8 @@ def glossary(
         has_loss: Whether the page shows a loss.
     """
     absent = {
-        "typical": "centroids" not in methods,
-        "look-alike": "neighbors" not in methods,
+        "typical real": "centroids" not in methods,
+        "look-alike real": "neighbors" not in methods,
         "loss": not has_loss,
         "gap": gap_here is None,
     }

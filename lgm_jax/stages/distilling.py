@@ -33,6 +33,7 @@ from lgm_jax.interrupts import INTERRUPTS
 from lgm_jax.profiling import StepTrace
 from lgm_jax.programs import Programs
 from lgm_jax.progress import StepProgress, is_logged
+from lgm_jax.report import timelapse
 from lgm_jax.session import FEATURES_IN_MEMORY, Session
 from lgm_jax.settings import split_list
 from lgm_jax.stages import progress
@@ -109,7 +110,7 @@ class _Loop:
         """Runs the remaining steps; returns the state without padding."""
         session, config, start = self.session, self.session.config, int(state.step)
         if start == 0:
-            progress.write_start(session, self._render(state))
+            self._write_frame(0, state)
         # First, since it may raise, and leave a bar open.
         tracker = tracking.open_trackers(split_list(config.track), session.run.path, start)
         bar = StepProgress(start, config.steps, session.task.num_views, self.mesh.local_devices)
@@ -136,11 +137,12 @@ class _Loop:
                 unread.append((step, loss))
                 last, logs = step == config.steps, is_logged(step, config.steps, config.log_every)
                 draws = last or step % config.image_every == 0
+                films = timelapse.is_kept(step, config.steps)
                 saves = last or step % config.checkpoint_every == 0
-                looks = lookout.count(always=logs or draws or saves, last=last)
+                looks = lookout.count(always=logs or draws or films or saves, last=last)
                 leaving = interrupted()
                 saves = saves or leaving
-                if logs or draws or saves:
+                if logs or draws or films or saves:
                     self._check(unread, state, images_too=True)
                     unread.clear()
                 elif looks:
@@ -151,6 +153,8 @@ class _Loop:
                     rate = bar.report(step, float(loss))
                     self.metrics.write(step, float(loss), rate)
                     tracker.scalars(step, self._scalars(step, float(loss), rate))
+                if films:
+                    self._write_frame(step, state)
                 if draws:
                     picture = progress.write_progress(session, step, self._render(state))
                     if picture is not None:
@@ -166,9 +170,13 @@ class _Loop:
     def _collect(self, state: distill.State) -> distill.State:
         return devices.collect(self.mesh, state, self.session.task.num_images)
 
-    def _render(self, state: distill.State) -> np.ndarray:
+    def _render(self, state: distill.State, rows: Sequence[int] | None = None) -> np.ndarray:
         whole = devices.fetch(self.mesh, self._collect(state))
-        return np.asarray(distill.render(self.session.task, whole))
+        return np.asarray(distill.render(self.session.task, whole, rows))
+
+    def _write_frame(self, step: int, state: distill.State) -> None:
+        some = timelapse.images_shown(self.session.task.num_images)
+        progress.write_frame(self.session, step, self._render(state, some))
 
     def _scalars(self, step: int, loss: float, rate: float) -> dict[str, float]:
         """Returns values for trackers; `images_per_second` counts views of synthetic images."""

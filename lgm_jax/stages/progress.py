@@ -22,32 +22,29 @@ MOST_DRAWN = 400
 
 
 def write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:
-    """Writes a picture of the images, a sheet of the timelapse, and the unfinished page.
+    """Writes a picture of the images, and the unfinished page.
 
     The first process writes them, and returns the picture. A failure to write does not end the
     distillation, unless the disk is full: then the next checkpoint would fail.
     """
     if not hosts.is_first():
         return None
-    config, path = session.config, session.run.path
+    path = session.run.path
     names, labels = session.dataset.class_names, np.asarray(distill.hard_labels(session.task))
     some = pictures.spread(len(images), MOST_DRAWN)
     picture = draw_grid(images[some], [names[label] for label in labels[some]])
     with _spared("the picture", step):
         write_png(path / runs.PROGRESS / f"step_{step:06d}.png", picture)
-    if timelapse.is_kept(step, config.steps, config.image_every):
-        with _spared("the contact sheet", step):
-            timelapse.write_sheet(path / runs.TIMELAPSE, step, images)
     with _spared("the page", step):
         write_unfinished_page(path, step, images, labels, names)
     return picture
 
 
-def write_start(session: Session, images: np.ndarray) -> None:
-    """Writes the sheet of the timelapse with the initial images."""
+def write_frame(session: Session, step: int, images: np.ndarray) -> None:
+    """Writes the sheet of the timelapse after a step; the first process does."""
     if hosts.is_first():
-        with _spared("the contact sheet", 0):
-            timelapse.write_sheet(session.run.path / runs.TIMELAPSE, 0, images)
+        with _spared("the contact sheet", step):
+            timelapse.write_sheet(session.run.path / runs.TIMELAPSE, step, images)
 
 
 def write_png(path: epath.Path, picture: Image.Image) -> None:

@@ -15,12 +15,16 @@ from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.judge import judge
 from lgm_jax.report.page import write_page
+from lgm_jax.report.plane import make_map
 from lgm_jax.report.table import TITLES, format_table
 from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
 from lgm_jax.session import Session, content_hash
 from lgm_jax.stages.probing import collect_results, collect_taught, neighbors
 from lgm_jax.stages.progress import MOST_DRAWN, write_png
+
+# Width of the picture of all images, in pixels: that of a slide.
+_WIDE = 1920
 
 
 def report_stage(session: Session) -> None:
@@ -46,7 +50,7 @@ def report_stage(session: Session) -> None:
     )
     names = [runs.RESULTS, runs.PAGE]
     if pictured:
-        names += [runs.GRID, runs.GALLERY]
+        names += [runs.GRID, runs.GALLERY, runs.CARD]
         if not gallery.fits_one_file(session.dataset.num_classes):
             names.append(runs.REPORT)
     if sheets:
@@ -60,7 +64,9 @@ def report_stage(session: Session) -> None:
             files.write_json(run.path / runs.RESULTS, results)
             if content is not None:
                 gallery.save_gallery(run.path / runs.GALLERY, content)
-            timelapse.write_animation(run.path / runs.ANIMATION, sheets)
+            if session.distilled is not None:
+                shape = session.distilled.images.shape
+                timelapse.write_animation(run.path / runs.ANIMATION, sheets, *shape[:2])
             write_page(read_run(run.path))
         took = time.perf_counter() - started
         made_by = [session.process_with(session.backbone)]
@@ -139,7 +145,7 @@ def prepare_gallery(session: Session) -> Gallery | None:
         distilled.labels,
         session.dataset.class_names,
         {kind: train.load(indices) for kind, indices in rows.items()},
-        gallery.make_map(features, train.labels, features_syn[gallery.shown(distilled.labels)]),
+        make_map(features, train.labels, features_syn[gallery.shown(distilled.labels)]),
     )
 
 
@@ -157,6 +163,7 @@ def write_pairs(session: Session) -> None:
     pairs = np.stack([session.distilled.images[some], real], axis=1)
     names = [session.dataset.class_names[label] for label in labels]
     captions = [text for name in names for text in (name, f"{name}, real")]
-    columns = 2 * max(1, round(math.sqrt(len(names) / 2)))
-    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns)
+    # About as wide as a slide beside its height.
+    columns = 2 * math.ceil(math.sqrt(16 / 9 * 2 * len(names)) / 2)
+    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns, _WIDE)
     write_png(session.run.path / runs.GRID, grid)

@@ -1,0 +1,118 @@
+"""Accuracy class by class, and which classes are taken for which."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from lgm_jax.report.place import Place
+from lgm_jax.report.table import TITLES
+from lgm_jax.report.view import RunView
+
+# Classes whose confusion matrix is a table; that of more is a picture.
+_TABLE = 20
+
+# Confusions that are listed beside a picture.
+_PAIRS = 10
+
+# Light on dark paper, and dark on light.
+_RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
+
+
+def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
+    """Returns accuracies by class on the first evaluation backbone, with the confusion of classes.
+
+    `None` where the results have none, as those of earlier versions.
+    """
+    backbone, entries = next(iter(run.probes.items()), ("", {}))
+    values = {
+        method: entries[method]["per_class"]
+        for method in TITLES
+        if (entries.get(method) or {}).get("per_class")
+    }
+    names = run.gallery.class_names if run.gallery else run.class_names
+    own = next((method for method in ("distilled", "full") if method in values), None)
+    if own is None or len(names) != len(values[own]):
+        return None
+    shares, images = _share(entries[own]["confusion"], len(names))
+    confused = [_most_confused(shares, label, names) for label in range(len(names))]
+    rows = [
+        {
+            "label": label,
+            "name": name,
+            "values": {method: each[label] for method, each in values.items()},
+            "own": values[own][label],
+            "gain": values["distilled"][label] - values["centroids"][label]
+            if {"distilled", "centroids"} <= set(values)
+            else None,
+            "confused": confused[label],
+        }
+        for label, name in enumerate(names)
+        if images[label]
+    ]
+    table = len(names) <= _TABLE
+    return {
+        "backbone": backbone,
+        "own": own,
+        "methods": {method: TITLES[method] for method in values},
+        "rows": rows,
+        "by_label": {row["label"]: row for row in rows},
+        "images": (int(min(images[images > 0])), int(max(images))),
+        "matrix": {"names": names, "rows": shares.tolist()} if table else None,
+        "picture": None if table else place.put("confusion", 0, _draw(shares)),
+        "pairs": _pairs(shares, names),
+    }
+
+
+def _share(
+    confusion: Mapping[str, Sequence[Any]], num_classes: int
+) -> tuple[Float[np.ndarray, "k k"], Float[np.ndarray, " k"]]:
+    """Returns the part of each class that is named each class, and the images of each class."""
+    counts = np.zeros((num_classes, num_classes + 1))
+    # Those that no class was named for come last.
+    np.add.at(counts, (confusion["class"], confusion["named"]), confusion["images"])
+    images = counts.sum(axis=1).round()
+    return counts[:, :-1] / np.maximum(images, 1)[:, None], images
+
+
+def _most_confused(
+    shares: Float[np.ndarray, "k k"], label: int, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns the two classes that images of a class are most often taken for."""
+    others = shares[label].copy()
+    others[label] = 0
+    return [
+        {"label": other, "name": names[other], "percent": 100 * float(others[other])}
+        for other in np.argsort(-others, kind="stable")[:2].tolist()
+        if others[other] > 0
+    ]
+
+
+def _pairs(shares: Float[np.ndarray, "k k"], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the most frequent confusions of all."""
+    wrong = shares * (1 - np.eye(len(shares)))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
+    places = np.stack(np.unravel_index(order, wrong.shape), axis=-1).tolist()
+    return [
+        {"name": names[a], "label": a, "named": names[b], "percent": 100 * float(wrong[a, b])}
+        for a, b in places
+        if wrong[a, b] > 0
+    ]
+
+
+def _draw(shares: Float[np.ndarray, "k k"]) -> bytes:
+    """Draws a confusion matrix, a pixel for each entry, on clear ground."""
+    right = np.eye(len(shares), dtype=bool)
+    pixels = np.where(right[..., None], _RIGHT, _WRONG).astype(np.uint8)
+    # Rare confusions are seen, too.
+    strength = np.where(right, shares, np.sqrt(shares))
+    alpha = np.round(255 * strength).astype(np.uint8)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=-1), "RGBA")
+    picture.save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
