@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,24 @@ _PROBE_STREAM, _BASELINE_STREAM = 101, 102
 
 # Points of a probe's learning curve.
 _MOST_POINTS = 50
+
+
+class _Row(NamedTuple):
+    """What the probes of a row of the results are trained on.
+
+    Attributes:
+        method: The row.
+        protocol: The protocol of training.
+        split: The split to train on.
+        rows: The rows of the split that each run trains on, (runs, n), or (1, n).
+        teacher: What they learn from too, if their targets have a teacher.
+    """
+
+    method: str
+    protocol: probe.Protocol
+    split: Split
+    rows: np.ndarray
+    teacher: probe.Teacher | None = None
 
 
 def probe_stage(session: Session) -> None:
@@ -126,17 +144,18 @@ def _probe(
         targets: What the probes learn, one of `teachers.TARGETS`.
         backbones: The backbones; by default all to evaluate on.
     """
-    config, run, row = session.config.probe, session.run, _row(method, targets)
+    config, run, title = session.config.probe, session.run, _title(method, targets)
     every = session.eval_backbones if backbones is None else backbones
     todo = [b for b in every if _find_probe(session, method, b, targets) is None]
     if not todo:
-        print(f"{row}: done")
+        print(f"{title}: done")
         return
     teacher = None if targets == "labels" else _teacher(session)
-    protocol, rows = _protocol(session, method, targets), choose()
+    protocol = _protocol(session, method, targets)
+    row = _Row(method, protocol, split, choose(), teacher)
     for backbone in todo:
         started = time.perf_counter()
-        trained = _heads(session, method, backbone, protocol, split, rows, teacher)
+        trained = _heads(session, row, backbone)
         tested = session.dataset.splits[config.split]
         scores: Mapping[str, Any] = probe.evaluate(
             trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
@@ -163,7 +182,7 @@ def _probe(
         )
         once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
         print(
-            f"{row}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
+            f"{title}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
             flush=True,
         )
 
@@ -173,40 +192,24 @@ def _teacher(session: Session) -> probe.Teacher:
     backbone, train = session.backbone, session.dataset.splits["train"]
     if _find_probe(session, "full", backbone) is None:
         _probe(session, "full", train, lambda: _all_rows(session), backbones=[backbone])
-    protocol = _protocol(session, "full")
-    trained = _heads(session, "full", backbone, protocol, train, _all_rows(session))
-    return probe.Teacher(backbone, trained.heads)
+    row = _Row("full", _protocol(session, "full"), train, _all_rows(session))
+    return probe.Teacher(backbone, _heads(session, row, backbone).heads)
 
 
-def _heads(
-    session: Session,
-    method: str,
-    backbone: Backbone,
-    protocol: probe.Protocol,
-    split: Split,
-    rows: np.ndarray,
-    teacher: probe.Teacher | None = None,
-) -> probe.Trained:
+def _heads(session: Session, row: _Row, backbone: Backbone) -> probe.Trained:
     """Trains a head per run; those on all real images are kept, and trained once."""
-    arguments = (session, method, backbone, protocol, split, rows, teacher)
-    if method != "full":
-        return _train(*arguments)
-    name = f"heads_{backbone.name}_{runs.digest(_probe_inputs(session, method, backbone))}.npz"
-    return head_files.kept(session.features_folder / name, lambda: _train(*arguments))
+    if row.method != "full":
+        return _train(session, row, backbone)
+    inputs = _probe_inputs(session, row.method, backbone)
+    path = session.features_folder / f"heads_{backbone.name}_{runs.digest(inputs)}.npz"
+    return head_files.kept(path, lambda: _train(session, row, backbone))
 
 
-def _train(
-    session: Session,
-    method: str,
-    backbone: Backbone,
-    protocol: probe.Protocol,
-    split: Split,
-    rows: np.ndarray,
-    teacher: probe.Teacher | None,
-) -> probe.Trained:
+def _train(session: Session, row: _Row, backbone: Backbone) -> probe.Trained:
     """Trains a head per run, on stored features where the protocol allows it."""
+    method, protocol, split, rows, teacher = row
     stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
-    key, label = jax.random.fold_in(session.key, stream), _row(method, protocol.targets)
+    key, label = jax.random.fold_in(session.key, stream), _title(method, protocol.targets)
     label = f"{label}, {session.name_of(backbone)}"
     mesh = devices.make_mesh()
     classes = session.dataset.num_classes
@@ -247,7 +250,7 @@ def _train(
     )
 
 
-def _row(method: str, targets: str) -> str:
+def _title(method: str, targets: str) -> str:
     """Returns the name of a row on the terminal."""
     return TITLES[method] + ("" if targets == "labels" else f", {targets}")
 
