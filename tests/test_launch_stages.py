@@ -39,11 +39,12 @@ def test_results_have_the_documented_schema(finished):
     assert set(results) == {
         *("version", "dataset", "ipc", "objective", "num_classes", "steps", "seed"),
         *("final_loss", "backbones", "seconds", "skipped_images", "probe", "clp", "labels"),
-        *("pyramid", "test_images", "about_objective"),
+        *("pyramid", "test_images", "about_objective", "taught"),
     }
     assert results["labels"] == {"kind": "hard", "bytes": 40}
     assert (results["objective"], results["clp"]) == ("lgm", None)
     assert results["about_objective"]["title"] == "Linear Gradient Matching"
+    assert results["taught"] == {}
     assert set(results["about_objective"]) == {"title", "source", "each_step", "loss_is"}
     assert (results["version"], results["dataset"], results["num_classes"]) == (1, "digits", 10)
     assert results["backbones"] == ["digits_contrastive"]
