@@ -407,6 +407,14 @@ def test_program_runs_from_a_shell(run_copy):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.search(r"^distilled: [\d.]+ % on digits_contrastive$", done.stdout, re.MULTILINE)
     assert "distilled, 1 per class" in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        f"lgm_jax {lgm_jax.__version__}",
+        "digits: 1,149 images of 10 classes -> 10 images of 32 px",
+    ]
+    assert re.fullmatch(rf"10 images.*: open {run_copy}/report\.html", lines[-1])
+    # Nothing is in bold where nobody sees it.
+    assert "\x1b" not in done.stdout
     assert done.stderr == ""
     command[-1] = "--config.seed=-1"
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

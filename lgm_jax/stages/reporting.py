@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lgm_jax.report.plane import make_map
 from lgm_jax.report.table import TITLES, format_table
 from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
+from lgm_jax.report.words import headline
 from lgm_jax.session import Session, content_hash
 from lgm_jax.stages.probing import collect_results, collect_taught, neighbors
 from lgm_jax.stages.progress import MOST_DRAWN, write_png
@@ -71,14 +73,24 @@ def report_stage(session: Session) -> None:
         took = time.perf_counter() - started
         made_by = [session.process_with(session.backbone)]
         run.finish("report", inputs, {"files": names}, took, made_by)
+    _print_result(session, results)
+
+
+def _print_result(session: Session, results: Mapping[str, Any]) -> None:
+    """Prints the table, the notes, and what was reached, with the page to open."""
+    folder, findings = session.run.path, judge(results)
+    print()
     for line in format_table(results).splitlines():
         print(terminal.bold(line) if line.startswith(TITLES["distilled"]) else line)
-    for finding in judge(results):
+    for finding in findings:
         print(f"note: {finding.title}: {finding.text}")
-    print(f"results: {run.path / runs.RESULTS}")
-    if pictured:
-        print(f"pictures: {run.path / runs.GRID}, {run.path / runs.DISTILLED}")
-    print(f"report: {run.path / runs.PAGE}")
+    if session.distilled is not None:
+        print(f"images: {folder / runs.DISTILLED}, {folder / runs.GRID}")
+    count = None if session.distilled is None else len(session.distilled.labels)
+    entries: Mapping[str, Any] = next(iter(results["probe"].values()), {})
+    reached = headline(entries, count, len(session.dataset.splits["train"].labels), findings)
+    page = f"open {folder / runs.PAGE}"
+    print(page if reached is None else f"{reached.replace(chr(160), ' ')}: {page}")
 
 
 def _results(session: Session, record: Any | None) -> dict[str, Any]:
