@@ -19,6 +19,14 @@ def test_bad_input_is_a_value_error_in_a_notebook():
         data.load_dataset("cifr10", resolution=8)
 
 
+@pytest.mark.parametrize("name", ["vit_1033", "quetzal"])
+def test_an_unknown_name_is_not_answered_with_all_of_many(name):
+    known = [f"vit_{number}_base" for number in range(1000, 2500)]
+    text = str(errors.unknown_name("backbone", name, known))
+    assert ("did you mean vit_1033_base" in text) == (name == "vit_1033")
+    assert 0 < text.count("_base") <= 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
