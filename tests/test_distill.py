@@ -105,6 +105,7 @@ def test_an_interrupted_run_gives_the_same_images_to_the_bit(program, vit, strea
     assert loss == history[-1][1]
 
 
+@pytest.mark.slow
 def test_another_process_continues_to_the_bit(donating, vit, colours, history):
     state = restore(TASK, history[5][0])
     streamed = real.streamed([vit], colours, TASK, KEY)

@@ -208,6 +208,7 @@ def test_the_program_takes_the_runs_that_are_free(interrupted):
     assert not (workdir / "table.md").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_experiment_goes_on_and_repeats_nothing(interrupted, capsys):
     workdir, arguments, _ = interrupted
     (first,) = (workdir / "runs").glob("*seed1/stages.json")

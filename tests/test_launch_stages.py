@@ -186,6 +186,7 @@ def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(
     assert "all real: done" not in text
 
 
+@pytest.mark.slow
 def test_validation_images_are_not_the_test_images(run_copy):
     before = json.loads((run_copy / "results.json").read_text())
     assert start(QUICK, "--config.probe.split=val", workdir=run_copy) == 0

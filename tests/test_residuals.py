@@ -80,6 +80,7 @@ def test_features_and_gradients_are_the_same(name, size):
     np.testing.assert_allclose(lean_flat, flat, rtol=0, atol=1e-6 * largest)
 
 
+@pytest.mark.slow
 def test_attention_pooling_has_a_gradient_in_bfloat16_as_runs_compile_it():
     """XLA for CPUs may refuse one that `jax.jit` with its own options compiles."""
     spec = SPECS["attention pool"]
