@@ -145,8 +145,8 @@ class TestCard:
         """A run of two classes with hostile names."""
         names = ['<script>alert("a|b")</script>', "`_x_` [l](http://x)\n# $y$"]
         images = np.zeros((2, 4, 4, 3), np.float32)
-        rows = {"top1_mean": 61.25, "top1_std": None, "split": "test"}
-        spread = {"top1_mean": 50.0, "top1_std": 2.04, "split": "test"}
+        rows = {"top1_mean": 61.25, "top1_std": None, "top1_runs": [61.25], "split": "test"}
+        spread = {"top1_mean": 50.0, "top1_std": 2.04, "top1_runs": [48.0, 52.0], "split": "test"}
         results = {
             "dataset": "a|b",
             "ipc": 1,
