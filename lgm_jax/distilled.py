@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,13 +129,14 @@ def read_distilled(folder: str | Path) -> DistilledSet:
 
 
 def first_of_classes(
-    folder: epath.PathLike, count: int
+    folder: epath.PathLike, count: int, first: Collection[str] = ()
 ) -> list[tuple[str, Float[np.ndarray, "h w 3"]]]:
     """Reads the first image of each of the first classes; returns it with the class's name.
 
     Args:
         folder: A run's workdir, or its `distilled/`.
         count: The number of classes at most.
+        first: Names of classes that come before the others, where the set has them.
 
     Raises:
         UserError: If there is no distilled set with `metadata.jsonl`, or one that cannot be read.
@@ -147,15 +148,16 @@ def first_of_classes(
     path = path / "distilled" if (path / "distilled").is_dir() else path
     if not (path / METADATA).is_file():
         raise UserError(f"{folder} holds no distilled set: {METADATA} is missing")
-    first: dict[int, tuple[str, str]] = {}
+    found: dict[int, tuple[str, str]] = {}
     for entry in read_metadata(path / METADATA):
         label = entry.get("label")
         if label is not None:
             check_inside(entry["file_name"], Path(path))
-            first.setdefault(label, (entry.get("class_name") or str(label), entry["file_name"]))
+            found.setdefault(label, (entry.get("class_name") or str(label), entry["file_name"]))
+    ordered = sorted(found.items(), key=lambda item: (item[1][0] not in first, item[0]))
     return [
         (plain(name), read_image(path / file).astype(np.float32) / 255)
-        for _, (name, file) in sorted(first.items())[:count]
+        for _, (name, file) in ordered[:count]
     ]
 
 

@@ -21,7 +21,8 @@ IMAGES = {
     "imagenet-100": "in100",
     "imagenet-1k": "in1k",
     "imagenet-fruits": "fruits",
-    **{name: name for name in ("dogs", "cub", "flowers", "food", "spawrious", "waterbirds")},
+    **{name: name for name in ("imagenette", "dogs", "cub", "flowers", "food")},
+    **{name: name for name in ("spawrious", "waterbirds")},
 }
 
 # What an experiment varies, and no other may change.
@@ -31,6 +32,7 @@ VARIED = {
     "ipc": {"ipc"},
     "clp": {"objective", "clp.ridge", "clp.temperature", "probe.split", "data.val_fraction"},
     "objectives": {"objective", "real.source", "labels"},
+    "verify_gpu": {"probe.full_augment", "probe.views"},
 }
 ALWAYS = {"seed", "backbone.name", "eval_backbones", "stages", "baselines"}
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import hosts, locks
 from lgm_jax.errors import UserError, unknown_name
-from lgm_jax.experiments import frame, published, result, runner, samples
+from lgm_jax.experiments import frame, parcel, published, result, runner, samples
 from lgm_jax.experiments.axes import SECTION
 from lgm_jax.experiments.frame import Study
 from lgm_jax.experiments.result import Result
@@ -72,6 +72,7 @@ def run(
     """
     frame.import_pandas()
     sweep = find(config)
+    sweep.prepare(config)
     plan = functools.partial(sweep.plan, config)
     folder, outcomes = runner.run(plan, config, workdir, start, check, command)
     if not hosts.is_first():
@@ -83,11 +84,14 @@ def run(
         paths = result.write(folder, written, lines)
         # The numbers do not depend on the picture.
         try:
-            paths += samples.write(folder, samples.titled_folders(outcomes))
+            paths += samples.write(folder, samples.titled_folders(outcomes), sweep.classes)
         except (UserError, OSError) as error:
             print(f"note: no {samples.FILE}: {error}", flush=True)
         for path in paths:
             print(f"result: {path}")
+        if sweep.sent:
+            path = parcel.write(folder, config, outcomes)
+            print(f"to send: {path} ({path.stat().length / 1e6:.1f} MB): see {sweep.sent}")
 
 
 def tabulate(sweep: Sweep, config: ConfigDict, studies: Sequence[Study]) -> Result:

@@ -23,6 +23,7 @@ SECTION, PAPER_SCALE = "experiment", "paper"
 TITLES: Mapping[str, str] = {
     "clip_vitb16": "CLIP",
     "clip_vitb32": "CLIP ViT-B/32",
+    "dinov2_vits14": "DINOv2 ViT-S/14",
     "dinov2_vitb14": "DINO-v2",
     "eva02_vitb14": "EVA-02",
     "mocov3_vitb16": "MoCo-v3",
@@ -68,6 +69,7 @@ SETS: Mapping[str, ImageSet] = {
             ("imagenet-100", "ImageNet-100", "in100"),
             ("imagenet-1k", "ImageNet-1k", "in1k"),
             ("imagenet-fruits", "ImageNet-Fruits", "fruits"),
+            ("imagenette", "Imagenette", "imagenette"),
             ("dogs", "Stanford Dogs", "dogs"),
             ("cub", "CUB-200-2011", "cub"),
             ("flowers", "Flowers-102", "flowers"),

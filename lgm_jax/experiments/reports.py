@@ -147,6 +147,23 @@ def by_backbone(study: Study) -> Result:
     return Result([table], claims, [_seed_note(study.config)], shown)
 
 
+def by_method_and_backbone(study: Study) -> Result:
+    """Methods by backbones, each on the backbone it was chosen by; and the backbones crossed."""
+    own = study.top1
+    on_same = own[(own["where"] == SAME) | (own["backbone"] == "real")]
+    table = study.table(on_same, "", "images", "images", "on", order=_IMAGES)
+    text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
+    claim = Claim.ahead(text, _margins(study, table))
+    without = study.all[~study.all["method"].isin(["neighbors", "centroids"])]
+    crossed = by_backbone(dataclasses.replace(study, all=without))
+    return dataclasses.replace(
+        crossed,
+        tables=[with_papers_average(table, _BY_METHOD), *crossed.tables],
+        claims=[claim, *crossed.claims],
+        shown=[table],
+    )
+
+
 def _cross_table(study: Study, own: pd.DataFrame, title: str, sources: Iterable[str]) -> Table:
     own = own[own["evaluated"].isin(study.evaluated)]
     rows = [*map(study.titled, sources), RANDOM, FULL]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
@@ -41,13 +41,16 @@ def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
     return {title or "as configured": path for title, path in named}
 
 
-def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epath.Path]:
+def write(
+    folder: epath.Path, run_folders: Mapping[str, epath.Path], first: Collection[str] = ()
+) -> list[epath.Path]:
     """Writes the picture of the first image of up to ten classes; returns the file, if any.
 
     Args:
         folder: Where to write.
         run_folders: By title of a row, of which there are at most 48; without any, nothing is
             written.
+        first: Names of classes that come before the others, where the images have them.
 
     Raises:
         UserError: If the images of a run cannot be read.
@@ -55,7 +58,7 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epa
     if not run_folders:
         return []
     titles = list(run_folders)[:_MOST_RUNS]
-    rows = [first_of_classes(run_folders[title], _MOST_CLASSES) for title in titles]
+    rows = [first_of_classes(run_folders[title], _MOST_CLASSES, first) for title in titles]
     names = [[name for name, _ in row] for row in rows]
     font = ImageFont.load_default(_FONT)
     step, top = _CELL + _GAP, _FONT + 3 * _GAP

@@ -10,7 +10,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lgm_jax.errors import unknown_name
-from lgm_jax.experiments import axes, feature_reports, figures, frame, measures, reports
+from lgm_jax.experiments import (
+    axes,
+    feature_reports,
+    figures,
+    frame,
+    measures,
+    reports,
+    verification,
+)
 from lgm_jax.experiments.axes import SECTION, backbones, counts, label, scales, seeds
 from lgm_jax.experiments.frame import Study
 from lgm_jax.experiments.result import Result
@@ -192,6 +200,9 @@ class Sweep:
         beside: Choices of real images that every run that distils evaluates, too.
         measure: What else to compute from runs that distil.
         rows: Returns rows of the frame, beside accuracies and measures, of a run.
+        classes: Names of classes that come first in the picture of images.
+        prepare: Completes the config before the first run, or refuses it.
+        sent: The page that says how to send the result, which is then packed into one file.
     """
 
     title: str
@@ -203,6 +214,9 @@ class Sweep:
     beside: Sequence[str] = ()
     measure: Measure | None = None
     rows: Callable[[ConfigDict, Outcome], Iterable[Mapping[str, Any]]] = lambda *_: ()
+    classes: Sequence[str] = ()
+    prepare: Callable[[ConfigDict], None] = lambda _: None
+    sent: str = ""
 
     def plan(self, config: ConfigDict, finished: Mapping[str, Outcome]) -> list[Planned]:
         """Returns the runs that are known, given the finished ones by name.
@@ -286,6 +300,8 @@ SWEEPS: Mapping[str, Sweep] = {
         reports.by_part,
         variants=_without,
         evaluate=_on_all,
+        # Number 13 of ImageNet-100, which the paper's figure 5 shows.
+        classes=("pineapple",),
     ),
     "table4": dataclasses.replace(
         _BY_METHOD,
@@ -347,5 +363,15 @@ SWEEPS: Mapping[str, Sweep] = {
         reports.closed_form,
         figures.matrices,
         variants=_closed_form,
+    ),
+    "verify_gpu": dataclasses.replace(
+        _BY_BACKBONE,
+        title="One GPU: measured beside expected",
+        report=verification.report,
+        draw=figures.bars,
+        beside=_CHOSEN,
+        measure=verification.MEASURE,
+        prepare=verification.prepare,
+        sent="docs/verify_gpu.md",
     ),
 }

@@ -1,0 +1,129 @@
+"""One file of an experiment to send: its result, runs, plan and machine, without real images."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import psutil
+from etils import epath
+from ml_collections import ConfigDict
+
+from lgm_jax import files, plan, public, runs
+from lgm_jax.distilled import ARRAYS
+from lgm_jax.experiments import samples
+from lgm_jax.experiments.axes import SECTION
+from lgm_jax.experiments.result import FIGURES, TABLE_CSV, TABLE_MD
+from lgm_jax.experiments.runner import RUNS, Outcome, configs_of
+from lgm_jax.report.page import write_page
+from lgm_jax.report.view import read_run
+from lgm_jax.settings import split_list
+
+PLAN, MACHINE = "plan.txt", "machine.json"
+
+_OF_EXPERIMENT = (TABLE_MD, TABLE_CSV, FIGURES[0], samples.FILE)
+
+# Of a run: what holds no real image. Its page is made anew without the gallery, which does.
+_OF_RUN = (runs.CONFIG, runs.STAGES, runs.RESULTS, runs.METRICS, runs.ANIMATION)
+_FOLDERS = (runs.DISTILLED, runs.TIMELAPSE)
+
+
+def write(folder: epath.Path, config: ConfigDict, outcomes: Sequence[Outcome]) -> epath.Path:
+    """Writes `NAME.zip`; returns it.
+
+    It has neither weights, nor real images, nor paths of this machine.
+
+    Args:
+        folder: The experiment's, with its result.
+        config: Its config.
+        outcomes: Its finished runs.
+    """
+    name, content = config[SECTION].name, io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as parcel:
+        for file in _OF_EXPERIMENT:
+            if (folder / file).exists():
+                parcel.writestr(f"{name}/{file}", (folder / file).read_bytes())
+        parcel.writestr(f"{name}/{MACHINE}", json.dumps(describe_machine(), indent=1))
+        parcel.writestr(f"{name}/{PLAN}", _plans(config, outcomes))
+        for each in outcomes:
+            for path, data in _of_run(each):
+                parcel.writestr(f"{name}/{RUNS}/{each.planned.name}/{path}", data)
+    target = folder / f"{name}.zip"
+    with files.replacing(target) as temporary:
+        temporary.write_bytes(content.getvalue())
+    return target
+
+
+def describe_machine() -> dict[str, Any]:
+    """Returns versions, devices and the host, without names of people or machines."""
+    device = jax.local_devices()[0]
+    return {
+        **runs.provenance(),
+        "platform": device.platform,
+        "compiler": device.client.platform_version,
+        "compute_capability": getattr(device, "compute_capability", None),
+        "memory_stats": device.memory_stats(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "host_bytes": psutil.virtual_memory().total,
+    }
+
+
+def _plans(config: ConfigDict, outcomes: Sequence[Outcome]) -> str:
+    """Returns the plans of the runs that distil, on one device of the present memory."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    machine = plan.Machine(memory=limit / 1e9) if limit else plan.Machine()
+    plans = []
+    for name, each in configs_of([outcome.planned for outcome in outcomes], config).items():
+        if "distill" in split_list(each.stages):
+            shown = public.value("backbone.name", each.backbone.name)
+            text = plan.describe(each, machine).replace(each.backbone.name, shown)
+            plans.append(f"{name}\n{text}\n")
+    return "\n".join(plans)
+
+
+def _of_run(outcome: Outcome) -> Iterator[tuple[str, bytes]]:
+    """Yields the names and contents of a run's files, the page among them."""
+    assert outcome.path is not None
+    with tempfile.TemporaryDirectory() as temporary:
+        # Named as the run is, which the page shows.
+        copy = epath.Path(temporary) / outcome.planned.name
+        copy.mkdir()
+        for name in _OF_RUN:
+            if (outcome.path / name).exists():
+                (outcome.path / name).copy(copy / name)
+        for name in _FOLDERS:
+            _copy_folder(outcome.path / name, copy / name)
+        config = files.read_json(copy / runs.CONFIG) or {}
+        files.write_json(copy / runs.CONFIG, _publish(config))
+        write_page(read_run(copy))
+        for path in sorted(Path(copy).rglob("*")):
+            inside = path.relative_to(copy)
+            # Sheets are in the animation, and unrounded images take megabytes.
+            hidden = inside.parts[0] == runs.TIMELAPSE or path.name == ARRAYS
+            if path.is_file() and not hidden:
+                yield inside.as_posix(), path.read_bytes()
+
+
+def _copy_folder(source: epath.Path, target: epath.Path) -> None:
+    if not source.is_dir():
+        return
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy_folder(path, target / path.name)
+        else:
+            path.copy(target / path.name)
+
+
+def _publish(config: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {**config, "config": public.settings(config["config"])}
+    return shown | ({"command": public.command(config["command"])} if config.get("command") else {})
