@@ -151,7 +151,8 @@ def by_method_and_backbone(study: Study) -> Result:
     """Methods by backbones, each on the backbone it was chosen by; and the backbones crossed."""
     own = study.top1
     on_same = own[(own["where"] == SAME) | (own["backbone"] == "real")]
-    table = study.table(on_same, "", "images", "images", "on", order=_IMAGES)
+    title = ": images of each backbone"
+    table = study.table(on_same, title, "images", "images", "on", order=_IMAGES)
     text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
     claim = Claim.ahead(text, _margins(study, table))
     without = study.all[~study.all["method"].isin(["neighbors", "centroids"])]
