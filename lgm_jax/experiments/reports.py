@@ -36,7 +36,7 @@ SOFT = "soft-labels"
 
 _IMAGES = (METHODS.values(), ())
 _CHOSEN = [METHODS[method] for method in ("neighbors", "centroids", "random")]
-_BY_METHOD = {title: ("", method) for method, title in METHODS.items()}
+BY_METHOD = {title: ("", method) for method, title in METHODS.items()}
 
 # Metrics of the runs of `objectives`, beside accuracies and costs.
 _STEPS, _LABELS, _OWN_TIME = "steps", "bytes of labels", "ms a step, each run by itself"
@@ -56,9 +56,9 @@ def by_method(study: Study) -> Result:
     """Methods by backbones, and the part of the gap that distilled images close."""
     table = _methods(study, average=len(study.sources) > 1)
     if not table.has_papers:
-        table = with_papers_average(table, _BY_METHOD)
+        table = with_papers_average(table, BY_METHOD)
     text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
-    claim = Claim.ahead(text, _margins(study, table))
+    claim = Claim.ahead(text, margins(study, table))
     return Result([table, _gaps(study)], [claim], [_seed_note(study.config)])
 
 
@@ -68,7 +68,7 @@ def _methods(study: Study, metric: str = TOP1, title: str = "", average: bool = 
     )
 
 
-def _margins(study: Study, table: Table) -> dict[str, float]:
+def margins(study: Study, table: Table) -> dict[str, float]:
     """Returns, by backbone, the lead of distilled images over the best choice of real ones."""
     return {
         column: _lead({row: table.mean(row, column) for row in table.rows})
@@ -110,11 +110,11 @@ def by_group(study: Study) -> Result:
     # Beside numbers of other data, to compare orders.
     theirs = study.name if average.has_papers else "waterbirds"
     column = f"the paper's average, {SETS[theirs].title}"
-    average = with_papers_average(average, _BY_METHOD, name=theirs, column=column)
+    average = with_papers_average(average, BY_METHOD, name=theirs, column=column)
     worst = _methods(study, WORST, ": worst group")
     text = f"on {study.title}, {{}}, distilled images beat every choice of real ones"
     claims = [
-        Claim.ahead(text.format(where), _margins(study, table))
+        Claim.ahead(text.format(where), margins(study, table))
         for table, where in ((average, "on average"), (worst, "in the worst group"))
     ]
     shown = []
@@ -145,24 +145,6 @@ def by_backbone(study: Study) -> Result:
     shown = [dataclasses.replace(table, cells=cells)]
     claims = _cross_claims(study, table) if len(study.evaluated) > 1 else []
     return Result([table], claims, [_seed_note(study.config)], shown)
-
-
-def by_method_and_backbone(study: Study) -> Result:
-    """Methods by backbones, each on the backbone it was chosen by; and the backbones crossed."""
-    own = study.top1
-    on_same = own[(own["where"] == SAME) | (own["backbone"] == "real")]
-    title = ": images of each backbone"
-    table = study.table(on_same, title, "images", "images", "on", order=_IMAGES)
-    text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
-    claim = Claim.ahead(text, _margins(study, table))
-    without = study.all[~study.all["method"].isin(["neighbors", "centroids"])]
-    crossed = by_backbone(dataclasses.replace(study, all=without))
-    return dataclasses.replace(
-        crossed,
-        tables=[with_papers_average(table, _BY_METHOD), *crossed.tables],
-        claims=[claim, *crossed.claims],
-        shown=[table],
-    )
 
 
 def _cross_table(study: Study, own: pd.DataFrame, title: str, sources: Iterable[str]) -> Table:
