@@ -58,8 +58,12 @@ def run(main: Main, arguments: Sequence[str]) -> int:
 
 
 def greet(arguments: Sequence[str]) -> None:
-    """Prints a first line at once, where a run is asked for: the imports take seconds."""
-    if any(argument.lstrip("-").startswith("workdir") for argument in arguments):
+    """Prints a first line of a run at once, since the imports take seconds.
+
+    Of several processes, the first alone prints, once it is known which that is.
+    """
+    flags = {argument.lstrip("-").partition("=")[0] for argument in arguments}
+    if "workdir" in flags and "distributed" not in flags:
         print(f"lgm_jax {__version__}", flush=True)
 
 

@@ -301,6 +301,8 @@ def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     first = [0, 0, 0] if augment == "none" else [0, 1, 2]
     rows = np.asarray([np.arange(10) + start for start in first], np.int32)
     labels, expected = split.labels[rows], None
+    # Of other parameters, programs of the same shapes.
+    solvers._epochs.jitted.clear_cache()
     for count in (1, *numbers):
         mesh = devices.make_mesh(devices=jax.devices()[:count])
         before = solvers._epochs.jitted._cache_size()

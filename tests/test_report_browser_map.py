@@ -121,7 +121,9 @@ def test_map_of_many_classes_has_dots_with_thumbnails(opened, size):
     field.fill("nope")
     expect(tip).to_be_hidden()
     expect(page.locator(".plane button.hot")).to_have_count(0)
-    # A pointer has the same.
+    # A pointer has the same, once the page has come to rest under it.
+    dots.nth(3).scroll_into_view_if_needed()
+    dots.nth(3).element_handle().wait_for_element_state("stable")
     dots.nth(3).hover(force=True)
     expect(tip).to_be_visible()
 
