@@ -16,7 +16,6 @@ import safetensors.numpy
 
 from lgm_jax import backbones
 from lgm_jax.backbones import abstract_module, configs, families, load, network, port, specs
-from lgm_jax.errors import UserError
 from tests.backbone_folders import (
     assert_refused,
     draw_images,
@@ -268,41 +267,6 @@ def test_another_resolution_resizes_the_positions_only(vit_folder):
     assert features.shape == (2, 32)
     assert native.fingerprint != larger.fingerprint
     assert load(vit_folder, resolution=16).fingerprint == native.fingerprint
-
-
-def test_images_of_another_side_are_resized_to_the_backbones(vit_folder):
-    native, same = load(vit_folder), load(vit_folder, resolution=16, resize="images")
-    assert same.fingerprint == native.fingerprint
-    seeing = load(vit_folder, resolution=40, resize="images")
-    assert (seeing.resolution, seeing.spec.resolution) == (40, 16)
-    assert seeing.fingerprint not in (
-        native.fingerprint,
-        load(vit_folder, resolution=40).fingerprint,
-        load(vit_folder, resolution=24, resize="images").fingerprint,
-    )
-    large = draw_images(2, 40)
-    # torchvision's and PIL's filter: a triangle that is as much wider as the image shrinks.
-    small = np.stack([_shrink(_shrink(image, 16).swapaxes(0, 1), 16) for image in large])
-    small = jnp.asarray(small.swapaxes(1, 2), jnp.float32)
-    np.testing.assert_allclose(
-        seeing.apply(seeing.params, large),
-        native.apply(native.params, small),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-    with pytest.raises(UserError, match="takes images of 40 x 40 x 3"):
-        seeing.apply(seeing.params, small)
-    with pytest.raises(UserError, match="resize"):
-        load(vit_folder, resize="both")
-
-
-def _shrink(image, side):
-    """Along the first axis."""
-    scale = len(image) / side
-    middles = (np.arange(side) + 0.5) * scale - 0.5
-    weights = np.maximum(0, 1 - np.abs(np.arange(len(image)) - middles[:, None]) / scale)
-    weights /= weights.sum(1, keepdims=True)
-    return np.einsum("os,shc->ohc", weights, np.asarray(image, np.float64))
 
 
 def test_an_offset_changes_positions_of_a_dinov2_that_are_resized(vit_folder, monkeypatch):

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lgm_jax.backbones import load
+from lgm_jax.errors import UserError
 from lgm_jax.resample import crop_matrix, enlarge_matrix, resample
+from tests.backbone_folders import draw_images
 
 SIZES = [(1, 8), (2, 224), (7, 30), (128, 256), (8, 8)]
 
@@ -67,3 +70,38 @@ def test_matrices_have_the_precision_of_their_arguments():
         for dtype in (jnp.float32, jnp.float64):
             start, size = jnp.zeros((), dtype), jnp.ones((), dtype)
             assert crop_matrix(start, size, 3, 5).dtype == dtype
+
+
+def test_images_of_another_side_are_resized_to_the_backbones(vit_folder):
+    native, same = load(vit_folder), load(vit_folder, resolution=16, resize="images")
+    assert same.fingerprint == native.fingerprint
+    seeing = load(vit_folder, resolution=40, resize="images")
+    assert (seeing.resolution, seeing.spec.resolution) == (40, 16)
+    assert seeing.fingerprint not in (
+        native.fingerprint,
+        load(vit_folder, resolution=40).fingerprint,
+        load(vit_folder, resolution=24, resize="images").fingerprint,
+    )
+    large = draw_images(2, 40)
+    # torchvision's and PIL's filter: a triangle that is as much wider as the image shrinks.
+    small = np.stack([_shrink(_shrink(image, 16).swapaxes(0, 1), 16) for image in large])
+    small = jnp.asarray(small.swapaxes(1, 2), jnp.float32)
+    np.testing.assert_allclose(
+        seeing.apply(seeing.params, large),
+        native.apply(native.params, small),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    with pytest.raises(UserError, match="takes images of 40 x 40 x 3"):
+        seeing.apply(seeing.params, small)
+    with pytest.raises(UserError, match="resize"):
+        load(vit_folder, resize="both")
+
+
+def _shrink(image, side):
+    """Along the first axis."""
+    scale = len(image) / side
+    middles = (np.arange(side) + 0.5) * scale - 0.5
+    weights = np.maximum(0, 1 - np.abs(np.arange(len(image)) - middles[:, None]) / scale)
+    weights /= weights.sum(1, keepdims=True)
+    return np.einsum("os,shc->ohc", weights, np.asarray(image, np.float64))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import sys
+from pathlib import Path
 from typing import Any
 
-from configs import common
+# The program `mkdocs`, unlike `python -m mkdocs`, does not look in the current folder.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+common = importlib.import_module("configs.common")
 
 _MARK = "<!-- keys -->"
 
