@@ -114,7 +114,6 @@ def write_card(finished: Finished, source: str, license: str | None = None) -> s
     """Returns the text of the card.
 
     Args:
-        finished: The run.
         source: `user/name` on the hub, or a folder's name.
         license: The hub's name of a licence, in place of the source data's.
     """

@@ -55,12 +55,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: epath.Path, keep: int):
-        """Opens a folder of checkpoints, and creates it if it does not exist.
-
-        Args:
-            folder: The folder.
-            keep: The number of checkpoints to keep.
-        """
+        """Opens a folder of checkpoints, and creates it if it does not exist."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder

@@ -33,9 +33,6 @@ def in_range(
 
     Args:
         name: The name of the value, for the message.
-        value: The value.
-        low: The lower limit.
-        high: The upper limit.
         whole: Whether the number has to be whole.
 
     Raises:

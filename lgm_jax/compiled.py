@@ -24,10 +24,6 @@ from lgm_jax.settings import backbone_weights, make_recipe
 def describe(config: ConfigDict, name: str) -> str:
     """The plan of a config for named devices, in words, for a person.
 
-    Args:
-        config: A checked config.
-        name: Of the devices, as for `accelerators.find`.
-
     Raises:
         UserError: If there are no such devices, no compiler for them is installed, or the backbone
             or the data set is not known well enough.
@@ -66,13 +62,6 @@ def make_programs(
     options: Mapping[str, str] | None = None,
 ) -> Programs:
     """The programs of a config as `launch.py` makes them on some devices, without weights or data.
-
-    Args:
-        config: A checked config.
-        on: The devices.
-        num_classes: Classes of the data.
-        num_images: Its training images.
-        options: Of the compiler.
 
     Raises:
         UserError: If a backbone is not known well enough.

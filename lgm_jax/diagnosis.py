@@ -38,15 +38,11 @@ def find_cause(
     the same call.
 
     Args:
-        recipe: The recipe.
-        key: The run's root key.
         backbones: Backbones to distil against, with parameters as they lie on the mesh.
         real: The step's real features by each backbone.
         failed: Number of the step, from 1.
         state: The newest state, as it lies on the mesh.
         changed: Whether a later step has changed it.
-        mesh: As for `distill.make_step`.
-        microbatch: As for `distill.make_step`.
 
     Returns:
         A clause for a message.

@@ -42,7 +42,6 @@ def unknown_name(kind: str, name: str, known: Sequence[str], where: str = "known
 
     Args:
         kind: The kind of thing, for example `"backbone"`.
-        name: The unknown name.
         known: Every valid name; of many, only the near ones are listed, or the first few.
         where: The words before the list of valid names.
     """

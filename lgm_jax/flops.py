@@ -33,18 +33,13 @@ def count(function: Callable[..., Any], *arguments: Any) -> float:
     """Counts operations of matrix products, convolutions and factorisations, in loops each turn.
 
     Args:
-        function: A function of arrays.
         arguments: Its arguments, or their shapes and types.
     """
     return sum(count_by_kind(jax.make_jaxpr(function)(*arguments)).values())
 
 
 def count_by_kind(traced: Any) -> Mapping[Kind, float]:
-    """Counts the operations by kind, of all devices together.
-
-    Args:
-        traced: The closed jaxpr of a function.
-    """
+    """Counts the operations by kind, of all devices together."""
     return _count(traced.jaxpr, "")
 
 

@@ -64,9 +64,7 @@ def read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Arr
 
     Args:
         folder: A run's workdir, a folder that `data.class_folders` describes, or an `.npz` file.
-        dataset: Whose classes they are of.
         resolution: Side of the images to return, in pixels.
-        ipc: Images of each class.
 
     Raises:
         UserError: If they cannot be read, or do not fit; the message says what to do.

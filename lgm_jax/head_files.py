@@ -23,7 +23,6 @@ def kept(path: epath.Path, train: Callable[[], Trained]) -> Trained:
 
     Args:
         path: The file, `.npz`, whose name tells what the heads depend on.
-        train: Trains them.
 
     Raises:
         UserError: If the file cannot be written, or if process 0 has it and this one does not.

@@ -35,12 +35,7 @@ class Collective(NamedTuple):
 
 
 def read_collectives(text: str, num_devices: int) -> list[Collective]:
-    """Returns the collectives of a compiled program; exchanges of one device do not count.
-
-    Args:
-        text: `as_text()` of the program.
-        num_devices: Number of its devices.
-    """
+    """Returns the collectives of a compiled program; exchanges of one device do not count."""
     computations: dict[str, list[str]] = {}
     for line in text.splitlines():
         head = re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line)

@@ -132,10 +132,6 @@ def leave(code: int, line: str | None) -> int:
 
     The first to leave decides: the others, wherever they are, end with the same code, and process 0
     prints the line. Where all leave at once, the code and the line are process 0's.
-
-    Args:
-        code: The exit code.
-        line: The line; `None` for none.
     """
     client = _self.client
     if client is None:

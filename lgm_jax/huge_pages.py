@@ -51,7 +51,6 @@ def environment(
     """Returns the environment to start again with; `None` if that is not wanted.
 
     Args:
-        environ: The present environment.
         libc: The C library and its version, such as `glibc 2.36`.
         mode: Linux's setting of transparent huge pages, such as `always [madvise] never`.
         accelerators: Devices that compute in place of the CPU.

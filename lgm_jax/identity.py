@@ -66,9 +66,6 @@ def describe(value: Any) -> Any:
 def digest(value: Any) -> str:
     """Returns the SHA-256 of a value's description, 64 hexadecimal digits.
 
-    Args:
-        value: As for `describe`.
-
     Raises:
         TypeError: As for `describe`.
     """

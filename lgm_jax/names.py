@@ -43,8 +43,6 @@ def match(
     """Matches names with others: equal ones, then by looks, then without case and `_`.
 
     Args:
-        names: The names to match.
-        known: The names to match them with.
         more: Further ways to write a name, which are compared last.
 
     Returns:

@@ -58,7 +58,6 @@ def sum_of_parts(function: Callable[..., Any], parts: int, common: Any, *arrays:
 
     Args:
         function: Returns a pytree of sums over the rows of its arguments.
-        parts: The number of parts.
         common: A pytree of arrays that all rows share.
         arrays: Arrays with as many rows; rows of zeros must add nothing to the sums.
     """

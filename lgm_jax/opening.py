@@ -35,10 +35,7 @@ def open_session(
     """Loads the backbones and data of a config, checks that they fit, and opens the run folder.
 
     Args:
-        config: The config.
-        workdir: The run folder.
         overwrite: Whether another distillation in it may be thrown away.
-        command: The command line, for the record.
         changed: Keys whose values are not the default ones, for the record.
 
     Raises:
@@ -241,11 +238,6 @@ def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone])
 
 def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
     """Returns whether the host reads streamed images as they are needed.
-
-    Args:
-        config: A checked config.
-        num_images: Training images.
-        resolution: Their side in pixels.
 
     Raises:
         UserError: If the device is to hold more than `MEMORY_LIMIT`.

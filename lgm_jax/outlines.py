@@ -39,7 +39,6 @@ def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:
     """Outlines the backbones that a config distils against.
 
     Args:
-        config: A checked config.
         device: A device that they are for; by default, attention is that of every device.
 
     Raises:

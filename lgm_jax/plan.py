@@ -122,12 +122,6 @@ class Forecast:
 def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images: int) -> Forecast:
     """Plans the steps of a config.
 
-    Args:
-        config: A checked config.
-        machine: What to plan for.
-        num_classes: Classes of the data.
-        num_images: Its training images.
-
     Raises:
         UserError: If a backbone is not known well enough.
     """
@@ -158,10 +152,6 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
 
 def describe(config: ConfigDict, machine: Machine) -> str:
     """The plan of a config, in words, for a person.
-
-    Args:
-        config: A checked config.
-        machine: What to plan for.
 
     Raises:
         UserError: If the backbone or the data set is not known well enough.
@@ -213,8 +203,6 @@ def real_in_words(recipe: Recipe, here: int, size: int) -> str:
     """How real images are embedded, in a line.
 
     Args:
-        recipe: The recipe.
-        here: Those that a device embeds together.
         size: How many of them are in a backbone at a time.
     """
     together = "step" if recipe.real.source == "stream" else "batch"
@@ -233,10 +221,6 @@ def make_plan(
     """Counts what a step takes.
 
     Args:
-        recipe: The recipe.
-        outlines: The backbones to distil against.
-        num_images: Training images.
-        machine: What to plan for.
         size: Views in the backbone at a time; by default what fits.
         on_host: Whether streamed images come from the host.
     """
@@ -340,9 +324,6 @@ def _count_flops(
     """Counts operations of the matrix products of a step on all devices, by part.
 
     Args:
-        recipe: The recipe.
-        outlines: The backbones to distil against.
-        num_images: Training images.
         again: Whether the forward pass is computed a second time for the gradient.
     """
     task, sources = recipe.task, recipe.real
@@ -373,13 +354,7 @@ def _forward_bytes(outline: Outline, crop: int) -> int:
 
 
 def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:
-    """Counts operations of the matrix products of the objective and its gradient.
-
-    Args:
-        recipe: The recipe.
-        dim: Number of features.
-        rows: Real features of a step.
-    """
+    """Counts operations of the matrix products of the objective and its gradient."""
     task = recipe.task
 
     def features(count: int, copies: int) -> Features:
@@ -405,8 +380,6 @@ def _exchanged(recipe: Recipe, dim: int, views: int) -> int:
     Of an objective that is not ours, those of all features of all views.
 
     Args:
-        recipe: The recipe.
-        dim: Number of features.
         views: Those of synthetic images on all devices.
     """
     task = recipe.task

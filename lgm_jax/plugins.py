@@ -17,10 +17,8 @@ def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
     """Returns the object of a name.
 
     Args:
-        kind: The kind of object, for messages.
         name: A key of `known`, or `package.module:Name` for an object to import, also from the
             current folder.
-        known: The built-in objects.
 
     Raises:
         UserError: If there is no such object.

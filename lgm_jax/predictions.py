@@ -34,12 +34,7 @@ def add(
     """Adds the predictions of a row's probes to the file, or replaces them.
 
     Args:
-        path: The file.
-        backbone: The evaluation backbone.
-        method: The row of the results.
         named: The class that each probe names, -1 for none.
-        split: The split of the images.
-        labels: The right classes.
     """
     arrays = load(path)
     arrays |= {f"{backbone}/{method}": named, f"labels/{split}": labels}
@@ -65,9 +60,6 @@ def describe(
         path: The file of predictions; rows without any, as of earlier versions, have no accuracies
             by class.
         entries: The rows of one evaluation backbone, by method.
-        backbone: Its name.
-        labels: The right classes.
-        num_classes: Number of classes.
 
     Returns:
         By method, `per_class`, the top-1 accuracy of each class in percent; `confusion`, for

@@ -19,7 +19,6 @@ class Ahead(Generic[T]):
         """Starts nothing yet.
 
         Args:
-            function: The function.
             end: The first number that is never needed.
         """
         self._function, self._end = function, end

@@ -144,7 +144,6 @@ class Programs:
         """The most real images at a time that fit beside all that a step takes.
 
         Args:
-            limit: As for `fit`.
             fit: What finds the most of an embedding.
         """
         free = limit - devices.bytes_here(self.arguments()) - self.beside()

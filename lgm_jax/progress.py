@@ -54,7 +54,6 @@ class StepProgress:
 
         Args:
             start: Number of updates before this process began.
-            steps: Number of updates at the end.
             images_per_step: Views of synthetic images in a step, on all devices.
             devices: JAX devices of this process, whose memory is shown where they count it.
         """

@@ -21,7 +21,6 @@ def value(key: str, text: Any) -> Any:
     """Returns a value as others may see it.
 
     Args:
-        key: The config key or flag.
         text: Its value. In a string, each path from the root or the home folder, up through `..`,
             or to a bucket, becomes its last part; names such as `owner/name` and folders below the
             current one stay.

@@ -30,9 +30,6 @@ def ridge_kernel(
 
     Args:
         features: One row per image, finite also where its weight is zero.
-        targets: One row per image.
-        weights: Weight of each image.
-        strength: λ, above zero.
     """
     total = jnp.sum(weights)
     share = weights / jnp.where(total > 0, total, 1)

@@ -80,8 +80,6 @@ class Run:
         """Wraps a folder that `check_run` has checked; changes nothing there.
 
         Args:
-            path: The folder.
-            holds: Its content, as for the attribute.
             identity: The identity in the folder, if there is one.
         """
         self.path = path
@@ -92,10 +90,6 @@ class Run:
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
         """Prepares the folder for writing; throws another distillation away.
-
-        Args:
-            identity: The identity of the distillation.
-            description: The other content of `config.json`.
 
         Raises:
             InUseError: If another process uses the folder.
@@ -180,7 +174,6 @@ class Run:
         """Returns the record of the last process that began or finished a stage.
 
         Args:
-            stage: Its name.
             like: The record of a process: nothing is returned for one that had other devices or
                 computed attention by another kernel. Those differ in rounding and memory.
         """
@@ -196,9 +189,7 @@ class Run:
         finished anew.
 
         Args:
-            stage: Its name.
             step: The step where the process begins; later ones are computed again.
-            process: The record of the process.
 
         Returns:
             The records of all processes that contribute, each with its first step `from_step`.
@@ -227,9 +218,7 @@ class Run:
         """Records a stage as finished.
 
         Args:
-            stage: Its name.
             inputs: The values that its result depends on.
-            result: Its result, as JSON.
             seconds: Its duration, with earlier interrupted attempts where these are known.
             made_by: The records of the processes that contributed.
         """
@@ -268,8 +257,6 @@ def check_run(
     """Checks that a run may use a folder; changes nothing there.
 
     Args:
-        workdir: The folder; it need not exist.
-        identity: The identity of the distillation.
         overwrite: Whether a distillation with another identity may be thrown away.
         settings: Values by config key, to name those that differ.
 

@@ -180,9 +180,6 @@ class Session:
         """Returns features of views of a whole split, from the store where it has them.
 
         Args:
-            backbone: The frozen backbone.
-            split: Name of the split.
-            views: The views of each image.
             draw: Number of the draw of augmentations; equal numbers mean equal views.
         """
         inputs = {

@@ -138,8 +138,6 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
     """Reads the recipe of a config.
 
     Args:
-        config: A checked config.
-        num_classes: Number of classes `k`.
         crop: Side of the backbone's crops, in pixels.
 
     Raises:
@@ -200,11 +198,6 @@ def identity_of(
     """Returns the identity of a run's distillation, as JSON by config key.
 
     Args:
-        recipe: The recipe.
-        seed: The root of all randomness.
-        backbones: Fingerprints of the backbones distilled against.
-        weights: Weights of their losses.
-        data: The fingerprint of the data set.
         crop_at: The place where streamed images are cropped, `center` or `random`.
         source: The hash of finished images in place of a distillation.
     """
@@ -255,10 +248,8 @@ def make_protocol(
     """Reads the protocol of probes.
 
     Args:
-        config: A checked config.
         crop: Side of the crops that backbones see.
         full: Whether a probe trains on the full training set, rather than on a few images.
-        targets: What it learns, one of `teachers.TARGETS`.
     """
     # Not the recipe's: an ablation may distil without augmentation.
     options, augmentation = config.probe, make_augmentation(config.augment)

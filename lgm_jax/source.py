@@ -22,9 +22,6 @@ def commit(package: Path) -> str | None:
     tracked there, followed by `-dirty` if tracked files have changed; or else the commit that pip
     installed. A repository that only encloses the files, such as a user's project with a virtual
     environment in it, does not count.
-
-    Args:
-        package: The folder of the package.
     """
     package = package.resolve()
     return _checked_out(package) or _installed(package)

@@ -45,10 +45,6 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
     Other work of the machine slows all of them, so that their ratios can be trusted. Reading real
     images, which is the same for all, is left out. Nothing is written. All processes of a run
     return the same numbers.
-
-    Args:
-        session: The session of a finished run.
-        names: Names of the objectives.
     """
     mesh = devices.make_mesh(session.task.num_images, session.task.copies)
     against = place_backbones(session, mesh)

@@ -200,7 +200,6 @@ class _Loop:
 
         Args:
             unread: Steps with losses that were not checked yet.
-            state: The newest state.
             images_too: Whether to check it, too; it is then that after the last of these steps.
         """
         read = jax.device_get(list(unread))
@@ -251,11 +250,7 @@ def make_real(
     """Makes the function that returns the real features of a step, for each backbone.
 
     Args:
-        session: The session.
-        against: Backbones, as of `place_backbones`.
-        mesh: The devices.
         size: Images of a step in a backbone at a time.
-        workers: Ends the processes that read images.
 
     Raises:
         UserError: If the device cannot hold all features that a step takes.
@@ -311,13 +306,7 @@ def make_programs(session: Session, against: Sequence[Backbone], mesh: Mesh) -> 
 
 
 def choose_execution(session: Session, programs: Programs, *, placed: int = 0) -> Execution:
-    """Chooses how to execute steps: as configured, as before, or the fastest way that fits.
-
-    Args:
-        session: The session.
-        programs: Its programs.
-        placed: As for `Programs.choose`.
-    """
+    """Chooses how to execute steps: as configured, as before, or the fastest way that fits."""
     config, now = session.config, session.process_with(*session.backbones)
     before = hosts.first_says(dict(session.run.last_process("distill", now)))
     if config.microbatch is None and "microbatch" in before:

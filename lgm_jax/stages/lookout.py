@@ -39,7 +39,6 @@ class Lookout:
 
         Args:
             always: Whether the host looks in any case.
-            last: Whether no step follows.
 
         Returns:
             Whether the host looks after this step.

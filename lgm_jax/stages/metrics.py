@@ -18,7 +18,6 @@ class Metrics:
         """Reads the lines of earlier processes.
 
         Args:
-            path: The file.
             start: The step from which the run continues; later lines are dropped.
 
         Raises:

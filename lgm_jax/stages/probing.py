@@ -136,9 +136,6 @@ def _probe(
     """Probes every evaluation backbone that has no result for these inputs yet.
 
     Args:
-        session: The session.
-        method: The row of the results.
-        split: The split to train on.
         choose: Returns the rows of the split that each run trains on, (runs, n), or (1, n) if all
             train on the same.
         targets: What the probes learn, one of `teachers.TARGETS`.
