@@ -14,9 +14,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
-from lgm_jax import paths
+from lgm_jax import files, paths
 from lgm_jax.errors import UserError
-from lgm_jax.files import replacing
 from lgm_jax.names import plain
 
 ARRAYS = "distilled.npz"
@@ -73,15 +72,10 @@ def save_distilled(
         lines.append(json.dumps(entry, ensure_ascii=False))
     # In UTF-8, whatever the locale.
     (folder / METADATA).write_bytes(("\n".join(lines) + "\n").encode())
-    with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
-        arrays = {
-            "images": images,
-            "labels": labels,
-            "class_names": np.asarray(class_names, np.str_),
-        }
-        if probabilities is not None:
-            arrays["probabilities"] = probabilities
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    arrays = {"images": images, "labels": labels, "class_names": np.asarray(class_names, np.str_)}
+    if probabilities is not None:
+        arrays["probabilities"] = probabilities
+    files.write_arrays(folder / ARRAYS, arrays, compressed=True)
 
 
 def load_distilled(
@@ -192,16 +186,11 @@ def read_arrays(path: epath.Path) -> DistilledSet:
     Raises:
         UserError: If it is damaged, or something else.
     """
-    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images, labels, names = (arrays[key] for key in ("images", "labels", "class_names"))
-            soft = arrays.get("probabilities")
-    except KeyError as error:
-        raise UserError(f"{path} is no distilled set: {error.args[0]}") from error
-    except Exception as error:
-        raise UserError(f"{path} is damaged: {error or type(error).__name__}") from error
-    return check_arrays(path, images, labels, names, soft)
+    arrays, needed = files.read_arrays(path), ("images", "labels", "class_names")
+    if lacking := [name for name in needed if name not in arrays]:
+        raise UserError(f"{path} is no distilled set: it has no {lacking[0]}")
+    images, labels, names = (arrays[name] for name in needed)
+    return check_arrays(path, images, labels, names, arrays.get("probabilities"))
 
 
 def check_arrays(

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import io
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,11 +21,11 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from lgm_jax import checks, compilation, devices, hosts
+from lgm_jax import checks, compilation, devices, files, hosts
 from lgm_jax.augment import Augment, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
-from lgm_jax.errors import UserError, naming
+from lgm_jax.errors import UserError
 from lgm_jax.prefetch import Ahead
 from lgm_jax.progress import progress
 
@@ -371,17 +370,8 @@ def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Pa
     np.save(buffer, shard, allow_pickle=False)
     content = buffer.getvalue()
     path = folder / f"{number:06d}-{hashlib.sha256(content).hexdigest()[:32]}.npy"
-    # Runs that share a folder may write the same shard at once: each its own file, of one content.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    with naming(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-        except OSError:
-            # On a full disk each attempt would leave some more.
-            temporary.unlink(missing_ok=True)
-            raise
-        temporary.replace(path)
+    with files.replacing(path, shared=True) as temporary:
+        temporary.write_bytes(content)
     return path
 
 

@@ -1,17 +1,19 @@
-"""JSON and text files that are replaced at once."""
+"""Files that are replaced at once: JSON, text, and arrays."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
-from lgm_jax.errors import UserError, naming
+from lgm_jax.errors import UserError, explain, naming
 
 
 def read_json(path: epath.Path) -> Any | None:
@@ -50,10 +52,51 @@ def write_text(path: Path | epath.Path, text: str) -> None:
     path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
+def read_arrays(path: epath.Path, advice: str = "") -> dict[str, np.ndarray]:
+    """Reads an `.npz` file; nothing is unpickled.
+
+    Raises:
+        UserError: If it is damaged; the message has the advice.
+    """
+    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:
+        reason = f"{advice} ({explain(error)})" if advice else explain(error)
+        raise UserError(f"{path} is damaged: {reason}") from error
+
+
+def write_arrays(
+    path: epath.Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    compressed: bool = False,
+    shared: bool = False,
+) -> None:
+    """Writes an `.npz` file as `write_json` does; `shared` as for `replacing`."""
+    save = np.savez_compressed if compressed else np.savez
+    with replacing(path, shared=shared) as temporary, temporary.open("wb") as file:
+        save(file, allow_pickle=False, **arrays)
+
+
 @contextlib.contextmanager
-def replacing(path: epath.Path) -> Iterator[epath.Path]:
-    """Yields a temporary file that replaces `path` once it is written without an error."""
-    temporary = path.with_name(path.name + ".tmp")
+def replacing(path: epath.Path, *, shared: bool = False) -> Iterator[epath.Path]:
+    """Yields a temporary file that replaces `path` once it is written without an error.
+
+    Args:
+        path: The file; its folder is created if it does not exist.
+        shared: Whether other runs may write the same file at once: each its own temporary one,
+            which does not stay after an error, since on a full disk each would leave some more.
+    """
+    mark = f".{secrets.token_hex(8)}" if shared else ""
+    temporary = path.with_name(f"{path.name}{mark}.tmp")
     with naming(path):
-        yield temporary
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+        except OSError:
+            if shared:
+                temporary.unlink(missing_ok=True)
+            raise
         temporary.replace(path)

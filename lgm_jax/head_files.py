@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import secrets
-import zipfile
 from collections.abc import Callable
 
-import numpy as np
 from etils import epath
 
-from lgm_jax import hosts
-from lgm_jax.errors import UserError, naming
+from lgm_jax import files, hosts
+from lgm_jax.errors import UserError
 from lgm_jax.solvers import Trained
 
 
@@ -33,7 +29,8 @@ def kept(path: epath.Path, train: Callable[[], Trained]) -> Trained:
             raise UserError(f"process {hosts.index()} cannot read {path}, which process 0 can")
         return found
     trained = train()
-    _write(path, trained)
+    losses = {} if trained.losses is None else {"losses": trained.losses}
+    files.write_arrays(path, {**trained.heads, **losses}, shared=True)
     return trained
 
 
@@ -41,21 +38,9 @@ def _read(path: epath.Path) -> Trained | None:
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            heads = {name: arrays[name] for name in ("kernel", "bias")}
-            return Trained(heads, arrays.get("losses"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = files.read_arrays(path)
+        heads = {name: arrays[name] for name in ("kernel", "bias")}
+    except (UserError, KeyError):
         print(f"note: {path} is damaged; its heads are trained again", flush=True)
         return None
-
-
-def _write(path: epath.Path, trained: Trained) -> None:
-    losses = {} if trained.losses is None else {"losses": trained.losses}
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **trained.heads, **losses)
-    # Runs that share a folder may write the same heads at once.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+    return Trained(heads, arrays.get("losses"))

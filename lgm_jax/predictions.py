@@ -14,8 +14,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
 
-from lgm_jax.errors import UserError
-from lgm_jax.files import replacing
+from lgm_jax import files
 
 # Rows of results whose confusion matrix is recorded: with a thousand classes it has many entries.
 _CONFUSED = ("distilled", "full")
@@ -41,8 +40,7 @@ def add(
     small = {
         key: value.astype(np.min_scalar_type(-1 - value.max())) for key, value in arrays.items()
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **small)
+    files.write_arrays(path, small, compressed=True)
 
 
 def describe(
@@ -155,14 +153,7 @@ def load(path: epath.Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: If it is damaged.
     """
-    if not path.exists():
-        return {}
-    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:
-        raise UserError(
-            f"{path} is damaged: delete it; probes of this run then have no accuracies by class, "
-            f"until they are trained anew ({error})"
-        ) from error
+    advice = (
+        "delete it; probes of this run then have no accuracies by class, until they are trained anew"
+    )
+    return files.read_arrays(path, advice) if path.exists() else {}

@@ -133,7 +133,7 @@ def test_shard_without_space_leaves_nothing(backbone, split, tmp_path, monkeypat
     """Writing to this device fails as writing to a full disk does."""
     embed(backbone, split, FLIPS, KEY, folder=epath.Path(tmp_path / "whole"))
     first = min(shards(tmp_path))
-    monkeypatch.setattr(features.secrets, "token_hex", lambda _: "x")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "x")
     folder = tmp_path / "full" / "shards_of_8"
     folder.mkdir(parents=True)
     (folder / f"{first}.x.tmp").symlink_to("/dev/full")

@@ -49,7 +49,6 @@ def write_frame(session: Session, step: int, images: np.ndarray) -> None:
 
 def write_png(path: epath.Path, picture: Image.Image) -> None:
     """Writes a picture so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     with files.replacing(path) as temporary:
