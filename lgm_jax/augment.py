@@ -159,7 +159,6 @@ def random_box(
     image, or, for a side that is longer than the image's, among those that cover it.
 
     Args:
-        key: Random key.
         scale: As for `Augmentation`.
         ratio: As for `Augmentation`.
         crops: As for `Augmentation`.
@@ -199,7 +198,6 @@ def crop_and_flip(
     Equal to PyTorch's `grid_sample(image, affine_grid(...))`, bilinear, zero padding.
 
     Args:
-        image: The image.
         box: Top, left, height and width as fractions of the image's sides.
         flip: 1 to mirror, 0 not to.
         resolution: Side of the result, in pixels.

@@ -17,13 +17,6 @@ def random(
 ) -> Int[np.ndarray, "runs images"]:
     """Draws `ipc` images of each class without replacement, anew for each run.
 
-    Args:
-        labels: Labels of the training images.
-        ipc: Images per class.
-        num_classes: Number of classes `k`.
-        runs: Independent draws.
-        seed: Random seed.
-
     Returns:
         Indices of training images, class by class.
 
@@ -46,12 +39,6 @@ def centroids(
     features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], ipc: int, num_classes: int
 ) -> Int[np.ndarray, " images"]:
     """Returns the `ipc` images of each class nearest to the mean of its features, in L2 distance.
-
-    Args:
-        features: Features of the training images.
-        labels: Their labels.
-        ipc: Images per class.
-        num_classes: Number of classes `k`.
 
     Returns:
         Indices of training images, class by class.
@@ -76,12 +63,6 @@ def neighbors(
 
     Of equally near ones, the first. Classes are searched one by one and in blocks, so that memory
     does not grow with the number of pairs.
-
-    Args:
-        features: Features of the training images.
-        labels: Their labels.
-        features_syn: Features of the synthetic images.
-        labels_syn: Their labels.
 
     Returns:
         Indices of training images, one per synthetic image.

@@ -43,7 +43,6 @@ class Program(Generic[P, T]):
 
     Args:
         function: The function, which is compiled at its first call.
-        arguments: Further arguments of `jax.jit`.
     """
 
     def __init__(self, function: Callable[P, T], **arguments: Any):

@@ -37,8 +37,6 @@ def make_mesh(
     """Returns the mesh on which images x copies views need the least padding; images first.
 
     Args:
-        num_images: Number of synthetic images.
-        copies: Views of each.
         devices: The devices; all by default.
     """
     devices = jax.devices() if devices is None else devices
@@ -101,7 +99,6 @@ def map_views(
         function: A function that treats every view for itself.
         size: Views at a time; `None` for all.
         params: Parameters of the images, arrays with a leading axis `s`.
-        images: Numbers of the images.
         copies: Numbers of the copies of each.
     """
     rows, columns = part(len(images), len(copies), size)
@@ -184,7 +181,6 @@ def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
     The order of rows is not defined, but is the same for all arrays.
 
     Args:
-        mesh: The devices.
         rows: The rows of this process, at most `count / processes`, rounded up.
         count: Number of rows of all processes.
     """

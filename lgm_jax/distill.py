@@ -135,8 +135,6 @@ def init(
     """Returns the state before the first step, as it lies on the mesh.
 
     Args:
-        task: The distillation.
-        key: The run's root key.
         params: Parameters of the images to start from, such as those of `images.from_images`; they
             are copied, and stay as they are.
         mesh: As for `make_step`.
@@ -188,8 +186,6 @@ def render(
     """Renders the images in [0, 1] of a state, with the levels of its last step.
 
     Args:
-        task: The distillation.
-        state: The state.
         rows: Numbers of the images to render; all by default.
     """
     params = jax.tree.map(lambda leaf: leaf[: task.num_images], state.params["images"])
@@ -219,9 +215,7 @@ def make_embed(
     device works for itself.
 
     Args:
-        task: The distillation.
         apply: The backbone's `apply(params, images)`.
-        key: The run's root key.
         mesh: As for `make_step`.
         microbatch: As for `make_step`.
     """
@@ -343,7 +337,6 @@ def make_step(
     of real images, or the result of the objective's `prepare`. `metrics` holds the `loss`.
 
     Args:
-        task: The distillation.
         applies: `apply(params, images)` of each backbone.
         key: The run's root key; all randomness is folded from it and from `state.step`.
         weights: Weight of the loss by each backbone; equal by default.

@@ -122,13 +122,9 @@ def embed(
     Of several processes, all are to call it: what is kept in a folder, they compute in turns.
 
     Args:
-        backbone: The frozen backbone.
-        split: The images.
-        views: Which views of them.
         key: Random key of the augmentations; a view's is folded from its number and the image's.
         folder: Where shards of these inputs alone are kept and found; `None` keeps nothing.
         mapped: Whether shards of a local folder are mapped into memory rather than read.
-        label: What the progress bar says.
         mesh: Devices of this process that share each batch; all by default.
         size: Returns, for the backbone whose parameters are on these devices, the `size` of
             `embed_places`; not called where all features are found.
@@ -188,7 +184,6 @@ def embed_images(
     """Features of the centre crops of images in memory.
 
     Args:
-        backbone: The frozen backbone.
         images: uint8, or float in [0, 1] such as those of `distill.render`.
         crop: Side of the crops, in pixels; by default the backbone's resolution.
         mesh: As for `embed`.
@@ -221,8 +216,6 @@ def embed_places(
         backbone: The frozen backbone, its parameters on every device.
         load: Returns the images of some rows of `places`.
         places: As for `embed_views`.
-        views: What makes a view.
-        key: Random key.
         mesh: Devices that share each batch; of several processes, all are to make the same call.
         label: What a progress bar says; none by default.
         size: As for `embed_views`, of a batch of at most `BATCH` for each device.
@@ -267,7 +260,6 @@ def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "
 
     Args:
         features: Of images, all of whose pixels are finite.
-        name: The backbone's.
 
     Raises:
         UserError: If some are not.
@@ -302,12 +294,10 @@ def embed_views(
     Args:
         params: The backbone's parameters, on every device.
         images: As they lie on the mesh, as many rows on each device.
-        key: Random key.
         places: Of each view, numbers that are folded into the key one after the other.
         apply: The backbone's `apply(params, images)`.
         crop: Side of the views, in pixels.
         augmentation: What makes a view; `None` for the centre crop.
-        mesh: The devices.
         size: Views in the backbone at a time on each device; by default, and at most, all of them,
             or as many as are worth it on a TPU.
     """
@@ -333,7 +323,6 @@ def most_at_once(platform: str, images: int) -> int:
 
     Args:
         platform: Of the devices, as JAX calls it.
-        images: Those of each.
     """
     return min(images, _ON_TPU) if platform == "tpu" else images
 

@@ -38,9 +38,7 @@ def class_sums(
     """Adds up features by class, without a scatter, so that the sum is deterministic.
 
     Args:
-        features: One row per image.
         labels: Class indices, or probabilities as the shares of an image in each class.
-        num_classes: Number of classes `k`.
         weights: Weight of each image; zero leaves it out. All one by default.
         parts: As for `head_gradient_in_parts`.
     """
@@ -66,9 +64,7 @@ def shifted_class_sums(
     The mean does not change a flow, but if it is large, it takes digits from the differences.
 
     Args:
-        features: One row per image.
         labels: As for `class_sums`.
-        num_classes: Number of classes `k`.
         weights: As for `class_sums`.
     """
     features, weights = weighted(features, weights)
@@ -110,14 +106,8 @@ def flow_matching_loss(
     Source: statistical flow matching, arXiv 2602.05391.
 
     Args:
-        features_syn: Features of augmented synthetic images.
-        labels_syn: Their labels.
-        features_real: Features of real images.
         labels_real: Their labels. Classes that either set lacks are left out of both; with fewer
             than two left, the distance is one.
-        num_classes: Number of classes `k`.
-        weights_syn: Weight of each synthetic image.
-        weights_real: Weight of each real image.
     """
     sums_syn = shifted_class_sums(features_syn, labels_syn, num_classes, weights_syn)
     sums_real = shifted_class_sums(features_real, labels_real, num_classes, weights_real)

@@ -24,8 +24,6 @@ def init_head(key: Key[Array, ""], feature_dim: int, num_classes: int, std: floa
 
     Args:
         key: Random key; a run draws a fresh head at every step.
-        feature_dim: Number of features `d`.
-        num_classes: Number of classes `k`.
         std: Standard deviation of the kernel. The authors' code has 0.01, the paper's text 1.
     """
     kernel = std * jax.random.normal(key, (feature_dim, num_classes), jnp.float32)
@@ -47,8 +45,6 @@ def linear_probe_loss(
     """Returns the mean cross-entropy of a linear head.
 
     Args:
-        head: The linear head.
-        features: One row per image.
         labels: Class indices, or class probabilities (n, k) whose rows sum to one.
         weights: Weight of each image; zero leaves it out. All one by default.
     """
@@ -84,9 +80,6 @@ def head_gradient_in_parts(
     This holds for its derivative with respect to the features, too.
 
     Args:
-        head: The linear head.
-        features: One row per image.
-        labels: Class indices or probabilities.
         weights: As for `linear_probe_loss`.
         parts: Number of parts of the images; by default, the scores of a part take 64 MiB.
     """
@@ -134,9 +127,7 @@ def ridge_head(
     zero.
 
     Args:
-        features: One row per image, Z.
         labels: Class indices or probabilities, one row of Y each.
-        num_classes: Number of classes `k`.
         ridge: The strength of the ridge, above zero.
         weights: Weight of each image, whose row is multiplied by its square root; zero leaves it
             out. All one by default.

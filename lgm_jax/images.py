@@ -232,8 +232,6 @@ def num_active(
     """Returns the number of levels that count at a step.
 
     Args:
-        step: Number of updates before it.
-        sizes: Sides of all levels.
         start_resolution: Levels up to this side count from the start (at least one does).
         grow_every: Updates between two new levels; with 0, all count from the start.
         grow_delay: Updates by which every new level comes later.
@@ -254,8 +252,6 @@ def grow_interval(
     With 5,000 steps, 256 px and a part of 0.32 it is the paper's 200.
 
     Args:
-        steps: Updates in all.
-        sizes: Sides of all levels.
         start_resolution: As for `num_active`, and so `grow_delay`.
         until: Part of the steps, above 0 and at most 1.
 
@@ -284,8 +280,6 @@ def init_pyramid(
     of images.
 
     Args:
-        key: Random key.
-        num_images: Number of images `n`.
         resolution: Side of the images, in pixels.
         kind: `pyramid` or `pixels`.
         init: `noise`, or `zero` for grey images.
@@ -312,7 +306,6 @@ def grow_pyramid(
 
     Args:
         levels: All levels, of which the first `active` count.
-        key: Random key.
         active: Number of levels that count before growing.
         init: `noise` draws the new level from N(0, 1) / (active + 1). `zero` leaves it zero, so
             that images are paler after growing, by active / (active + 1) before the sigmoid. In the
@@ -379,7 +372,6 @@ def from_images(
 
     Args:
         images: Square images in [0, 1], or uint8 ones.
-        decorrelate: The argument of `decode`.
         grey: The argument of `decode`; if true, colours are lost.
     """
     # In half precision, 1 - margin would be 1.

@@ -89,7 +89,6 @@ def try_compile(
 
     Args:
         lowered: What `lower` of a jitted function or of a `Program` returned.
-        options: Of the compiler.
 
     Returns:
         The program, and the bytes of each device that it needs. Where its compiler refuses it for
@@ -110,10 +109,8 @@ def view_bytes(task: Distillation, apply: Apply, backbone_params: Any, key: Key[
     """Bytes that a step holds of every view that is in the backbone at a time; runs nothing.
 
     Args:
-        task: What is to be made.
         apply: The backbone's `apply(params, images)`.
         backbone_params: Its parameters, of which only shapes and types count.
-        key: Any random key.
     """
     plain = min(task.center_crop_copies, 1)
     single = dataclasses.replace(task, copies=1, center_crop_copies=plain)
@@ -136,7 +133,6 @@ def forward_view_bytes(network: Any, crop: int) -> int:
     """Estimated bytes of a view in a backbone that keeps nothing for a gradient: those of a block.
 
     Args:
-        network: The backbone, or its outline.
         crop: Side of a view, in pixels.
     """
 
@@ -155,10 +151,8 @@ def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> i
     """Bytes that are kept of a computation until it is differentiated; runs nothing.
 
     Args:
-        function: The function.
         argument: Its first argument, the one to differentiate with respect to; of this and the
             others only shapes and types count.
-        others: Its other arguments.
     """
 
     def pullback(argument: Any, *others: Any) -> Any:
@@ -199,10 +193,7 @@ def step_view_bytes(task: Distillation, network: Any, kept: Residuals, key: Key[
     """Estimated bytes of a view that is in a backbone, if so much is kept of its blocks.
 
     Args:
-        task: What is to be made.
-        network: The backbone, or its outline.
         kept: What its blocks keep for the gradient.
-        key: Any random key.
     """
 
     def count(what: Residuals) -> int:
@@ -242,7 +233,6 @@ def fit(needed: Needed, limit: int, sizes: Sequence[int], first: int, fixed: int
         needed: What the program of a size needs.
         limit: Bytes that it may take.
         sizes: All that may be, in ascending order; the least if none fits.
-        first: The size to begin with.
         fixed: Bytes that every program takes.
     """
     # Of `sizes`, the last known to fit, and the first known not to.

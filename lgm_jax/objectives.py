@@ -110,7 +110,6 @@ class Objective(Protocol):
         """Returns the loss, differentiable by the values and probabilities of `synthetic`.
 
         Args:
-            key: Random key of the step.
             synthetic: All views of all synthetic images.
             real: `Features` of real images, or the result of `prepare`.
         """
@@ -296,15 +295,6 @@ def gradient_matching_loss(
     Source: linear gradient matching, arXiv 2511.16674.
 
     Differentiable with respect to `features_syn`: the outer gradient goes through the inner one.
-
-    Args:
-        head: A random linear head.
-        features_syn: Features of augmented synthetic images.
-        labels_syn: Their labels.
-        features_real: Features of real images.
-        labels_real: Their labels.
-        weights_syn: Weight of each synthetic image.
-        weights_real: Weight of each real image.
     """
     return cosine_distance(
         head_gradient_in_parts(head, features_syn, labels_syn, weights_syn),
@@ -331,15 +321,7 @@ def closed_form_probe_loss(
     Source: closed-form linear-probe dataset distillation, arXiv 2605.07194, whose λ is absolute.
 
     Args:
-        features_syn: Features of augmented synthetic images.
-        labels_syn: Their labels.
-        features_real: Features of real images.
-        labels_real: Their labels.
-        num_classes: Number of classes `k`.
         ridge: As for `ridge_head`.
-        temperature: The divisor of scores, τ.
-        weights_syn: Weight of each synthetic image.
-        weights_real: Weight of each real image.
 
     Raises:
         UserError: If ridge or temperature is not above zero.
@@ -363,11 +345,6 @@ def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
     """Checks that an objective depends neither on the order of rows nor on rows of weight zero.
 
     It is called with random features, and with the same ones shuffled and padded, as by devices.
-
-    Args:
-        objective: The objective.
-        num_classes: Number of classes `k`.
-        dim: Number of features `d`.
 
     Raises:
         UserError: If the loss is no finite number, or another one for the same features.

@@ -153,7 +153,5 @@ def load(path: epath.Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: If it is damaged.
     """
-    advice = (
-        "delete it; probes of this run then have no accuracies by class, until they are trained anew"
-    )
+    advice = "delete it; probes then have no accuracies by class, until they are trained anew"
     return files.read_arrays(path, advice) if path.exists() else {}

@@ -72,12 +72,10 @@ def fit(
     `fit(key, features, labels, 10).heads`.
 
     Args:
-        key: Random key.
         features: Features (n, d) of images, (views, n, d) of some views of each, or (tables, views,
             n, d) of each run's images; one table if all runs share them.
         labels: Labels of the images, class indices (n,) or probabilities (n, k); or those of each
             run's images, with a leading axis `runs`.
-        num_classes: Number of classes `k`.
         protocol: The protocol of training; its fields about views are not read.
         label: The label of the progress bar.
         mesh: Devices that share the runs, all by default; several processes have to make the same
@@ -124,13 +122,9 @@ def train(
     """Trains one head per run on views of images, as the protocol says.
 
     Args:
-        key: Random key.
-        backbone: The frozen backbone.
         images: A pool of images (pool, h, w, 3), uint8 or float in [0, 1].
         labels: As for `fit`.
         rows: Indices of the images of the pool that each run trains on.
-        num_classes: Number of classes `k`.
-        protocol: The protocol of training.
         label: The label of the progress bar.
         mesh: As for `fit`; devices share the embedding of all views.
         size: As for `features.embed`.
@@ -179,15 +173,12 @@ def view_table(
     A view belongs to a run, a number and an image; without augmentation there is only one.
 
     Args:
-        key: Random key.
         backbone: The frozen backbone, its parameters on every device.
         images: As for `train`.
         rows: As for `train`.
-        protocol: The protocol with the augmentation.
         numbers: Numbers of the views; all of the protocol's by default.
         label: The label of the progress bar; without it, there is none.
         mesh: As for `train`.
-        size: Likewise.
     """
     mesh = devices.make_mesh() if mesh is None else mesh
     pool, chosen = np.asarray(images), np.asarray(rows)
@@ -226,8 +217,6 @@ def evaluate(
 
     Args:
         heads: Heads with a leading `runs` axis.
-        features: Features of the images.
-        labels: Their labels.
         groups: Their groups, as numbers from 0.
         mesh: Devices that share the images; all of this process by default.
 

@@ -55,11 +55,8 @@ def streamed(
     """Embeds a batch of real images, as many as there are views, at every step.
 
     Args:
-        backbones: The frozen backbones.
         images: A split of a data set, such as `ArraySplit(images, labels)`, or a function that
             reads the images of a step, such as a `Loader`.
-        task: The distillation.
-        key: The run's root key.
         sampling: The choice of images from a split, one of `data.sampling.SAMPLINGS`.
         augmented: Whether real images are augmented as synthetic ones, rather than centre crops.
         held: Whether all images of a split lie on every device, rather than those of a step.
@@ -113,10 +110,6 @@ def cached(
     Each image is seen in a random view. Choosing takes time in proportion to the batch.
 
     Args:
-        stored: The features by each backbone.
-        labels: Labels of the real images.
-        task: The distillation.
-        key: The run's root key.
         sampling: As for `streamed`; it draws other shuffles.
         mesh: As for `streamed`.
     """
@@ -184,12 +177,7 @@ def shapes(
     """Returns shapes, types and layouts of a step's real features, for one backbone.
 
     Args:
-        source: One of `SOURCES`.
         views: Stored views of each real image.
-        num_images: Real images.
-        dim: Number of features.
-        task: The distillation.
-        mesh: The devices.
     """
     classes = task.num_classes
     prepare = getattr(task.objective, "prepare", None)
@@ -222,12 +210,8 @@ def bytes_on_device(
     """Returns the bytes that real images or their features take on each device, at most.
 
     Args:
-        source: One of `SOURCES`.
         views: Stored views of each real image.
-        num_images: Real images.
         dims: Number of features by each backbone.
-        task: The distillation.
-        num_devices: Number of devices.
         held: As for `streamed`.
     """
     rows = task.num_views

@@ -83,10 +83,6 @@ def distillation_loss(
     q are the probabilities of the teacher's scores over T, p those of the head's scores over T.
 
     Args:
-        head: The head in training.
-        features: One row per image.
-        labels: Class indices or probabilities.
-        scores: The teacher's class scores.
         weights: Weight of each image; zero leaves it out. All one by default.
         temperature: T; 4 in the public code of arXiv 2602.05391.
         share: The share of the teacher; 0.5 there.
@@ -114,7 +110,6 @@ def projection_loss(
 
     Args:
         projection: `{"kernel": (d, e), "bias": (e,)}`.
-        features: One row per image.
         targets: The teacher's features of the same views.
         weights: As for `distillation_loss`.
     """
@@ -127,8 +122,6 @@ def init_projection(key: Key[Array, ""], dim: int, dim_teacher: int) -> Head:
     """Draws a linear map as PyTorch's layers start: kernel and bias of U(-1/√d, 1/√d).
 
     Args:
-        key: Random key.
-        dim: Number of features `d`.
         dim_teacher: Number of the teacher's features `e`.
     """
     bound, (key_kernel, key_bias) = 1 / math.sqrt(dim), jax.random.split(key)

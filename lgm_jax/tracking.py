@@ -57,7 +57,6 @@ class TensorBoard:
         """Opens a new file.
 
         Args:
-            folder: The run folder.
             start: Updates made before this process began.
         """
         from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -214,8 +213,6 @@ def open_trackers(kinds: Sequence[str], folder: epath.Path, start: int) -> Track
     """Opens trackers on the first process, and none on the others.
 
     Args:
-        kinds: Some of `TRACKERS`.
-        folder: The run folder.
         start: Updates made before this process began.
 
     Raises:

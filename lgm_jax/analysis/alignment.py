@@ -39,7 +39,6 @@ def nearest_others(
     """Returns the images of highest cosine similarity to each image, in no particular order.
 
     Args:
-        features: A row per image.
         count: Number of neighbours of each image.
 
     Raises:
@@ -98,12 +97,6 @@ def nearest_accuracy(
     """Computes the accuracy in percent of a 1-NN classifier by cosine similarity.
 
     Each image gets the label of the synthetic image nearest to it.
-
-    Args:
-        features_syn: Features of the synthetic images.
-        labels_syn: Their labels.
-        features: Features of images to classify.
-        labels: Their labels.
     """
     unit, unit_syn = float64.unit(features), float64.unit(features_syn)
     chosen = [

@@ -52,9 +52,7 @@ def correlate_pairs(
 
     Args:
         first: A property of each pair; the diagonal is ignored.
-        second: Another property.
         most: Number of permutations at most; if there are more, as many are drawn at random.
-        seed: Seed of the random permutations.
     """
     count = len(first)
     off = ~np.eye(count, dtype=bool)

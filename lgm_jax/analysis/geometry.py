@@ -38,10 +38,6 @@ def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
 
     Source: arXiv 2511.16674, Figure 4.
 
-    Args:
-        features: Features of real images.
-        components: The number of components.
-
     Raises:
         ValueError: If there are more components than images or features.
         UserError: If the features of all images are the same.
@@ -97,8 +93,6 @@ def outsideness(
     otherwise seem nearer to it by 1 / n.
 
     Args:
-        features: Features of images.
-        labels: Their labels.
         features_real: Features of the real images that make up the classes.
         labels_real: Their labels; at least two images of each class, of at least two classes.
         members: Whether the images are themselves among the real ones.
@@ -138,8 +132,6 @@ def _places(
     """Returns distances to a class's mean, and coordinates from the other classes (0) to it (1).
 
     Args:
-        features: Features of images.
-        mean: The class's mean.
         others: The mean of the other classes' means.
         own: The share of each image in the mean, which is left out.
     """

@@ -53,12 +53,7 @@ def class_means_share(
     Source: the gradient of arXiv 2511.16674; arXiv 2602.05391 rests on class means alone.
 
     Args:
-        key: Random key of the heads.
-        features: Features of real images.
-        labels: Their labels.
-        num_classes: Number of classes `k`.
         head_std: Standard deviation of the random heads' kernels.
-        heads: Number of random heads.
 
     Returns:
         The shares. Features of zero have a head gradient of their biases alone, which class means
@@ -114,7 +109,6 @@ def optimal_features(
     Args:
         loss: A differentiable function of features, a row per image.
         start: The first features, for example at class means, as long as real features are.
-        steps: Number of updates.
         learning_rate: Adam's learning rate at the first update.
 
     Returns:
