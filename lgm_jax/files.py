@@ -69,7 +69,7 @@ def read_arrays(path: epath.Path, advice: str = "") -> dict[str, np.ndarray]:
 
 def write_arrays(
     path: epath.Path,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     *,
     compressed: bool = False,
     shared: bool = False,

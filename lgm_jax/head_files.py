@@ -8,7 +8,7 @@ from etils import epath
 
 from lgm_jax import files, hosts
 from lgm_jax.errors import UserError
-from lgm_jax.solvers import Trained
+from lgm_jax.solvers import Heads, Trained
 
 
 def kept(path: epath.Path, train: Callable[[], Trained]) -> Trained:
@@ -29,8 +29,9 @@ def kept(path: epath.Path, train: Callable[[], Trained]) -> Trained:
             raise UserError(f"process {hosts.index()} cannot read {path}, which process 0 can")
         return found
     trained = train()
-    losses = {} if trained.losses is None else {"losses": trained.losses}
-    files.write_arrays(path, {**trained.heads, **losses}, shared=True)
+    arrays = {**trained.heads, "losses": trained.losses}
+    present = {name: array for name, array in arrays.items() if array is not None}
+    files.write_arrays(path, present, shared=True)
     return trained
 
 
@@ -39,7 +40,7 @@ def _read(path: epath.Path) -> Trained | None:
         return None
     try:
         arrays = files.read_arrays(path)
-        heads = {name: arrays[name] for name in ("kernel", "bias")}
+        heads: Heads = {name: arrays[name] for name in ("kernel", "bias")}
     except (UserError, KeyError):
         print(f"note: {path} is damaged; its heads are trained again", flush=True)
         return None
