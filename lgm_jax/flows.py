@@ -40,7 +40,7 @@ def class_sums(
     Args:
         labels: Class indices, or probabilities as the shares of an image in each class.
         weights: Weight of each image; zero leaves it out. All one by default.
-        parts: As for `head_gradient_in_parts`.
+        parts: As for `linear_probe_loss`, but that `None` is the default.
     """
     features, weights = weighted(features, weights)
 

@@ -41,15 +41,40 @@ def linear_probe_loss(
     features: Float[Array, "n d"],
     labels: Labels,
     weights: Float[Array, " n"] | None = None,
+    *,
+    parts: int | None = 1,
 ) -> Float[Array, ""]:
     """Returns the mean cross-entropy of a linear head.
 
     Args:
         labels: Class indices, or class probabilities (n, k) whose rows sum to one.
         weights: Weight of each image; zero leaves it out. All one by default.
+        parts: Number of parts of the images whose class scores are in memory at a time, in the
+            derivative too; with `None`, those of a part take 64 MiB.
     """
+    return _mean(_summed_loss, head, features, labels, weights, parts)
+
+
+def head_gradient(
+    head: Head,
+    features: Float[Array, "n d"],
+    labels: Labels,
+    weights: Float[Array, " n"] | None = None,
+    *,
+    parts: int | None = 1,
+) -> Head:
+    """Returns the gradient of `linear_probe_loss`, with its arguments, with respect to the head."""
+    return _mean(jax.grad(_summed_loss), head, features, labels, weights, parts)
+
+
+def _mean(
+    function: Any, head: Head, features: Array, labels: Labels, weights: Any, parts: int | None
+) -> Any:
     features, weights = weighted(features, weights)
-    return _summed_loss(head, features, labels, weights) / nonzero(jnp.sum(weights))
+    parts = parts or num_parts(len(features), head["bias"].shape[0])
+    total = nonzero(jnp.sum(weights))
+    sums = sum_of_parts(function, parts, head, features, labels, weights)
+    return jax.tree.map(lambda leaf: leaf / total, sums)
 
 
 def _summed_loss(head: Head, features: Array, labels: Labels, weights: Array) -> Array:
@@ -61,51 +86,6 @@ def _summed_loss(head: Head, features: Array, labels: Labels, weights: Array) ->
     else:
         losses = -jnp.sum(labels * scores, axis=-1)
     return jnp.sum(weights * losses)
-
-
-head_gradient = jax.grad(linear_probe_loss)
-"""Gradient of `linear_probe_loss` with respect to the head, shaped like the head."""
-
-
-def head_gradient_in_parts(
-    head: Head,
-    features: Float[Array, "n d"],
-    labels: Labels,
-    weights: Float[Array, " n"] | None = None,
-    *,
-    parts: int | None = None,
-) -> Head:
-    """Returns `head_gradient` without holding the class scores of all images in memory at once.
-
-    This holds for its derivative with respect to the features, too.
-
-    Args:
-        weights: As for `linear_probe_loss`.
-        parts: Number of parts of the images; by default, the scores of a part take 64 MiB.
-    """
-    return _mean_in_parts(jax.grad(_summed_loss), head, features, labels, weights, parts)
-
-
-def linear_probe_loss_in_parts(
-    head: Head,
-    features: Float[Array, "n d"],
-    labels: Labels,
-    weights: Float[Array, " n"] | None = None,
-    *,
-    parts: int | None = None,
-) -> Float[Array, ""]:
-    """Returns `linear_probe_loss` in the memory of `head_gradient_in_parts`, with its arguments."""
-    return _mean_in_parts(_summed_loss, head, features, labels, weights, parts)
-
-
-def _mean_in_parts(
-    function: Any, head: Head, features: Array, labels: Labels, weights: Any, parts: int | None
-) -> Any:
-    features, weights = weighted(features, weights)
-    parts = parts or num_parts(len(features), head["bias"].shape[0])
-    total = nonzero(jnp.sum(weights))
-    sums = sum_of_parts(function, parts, head, features, labels, weights)
-    return jax.tree.map(lambda leaf: leaf / total, sums)
 
 
 def ridge_head(

@@ -35,10 +35,8 @@ from lgm_jax.heads import (
     Head,
     Labels,
     head_gradient,
-    head_gradient_in_parts,
     init_head,
     linear_probe_loss,
-    linear_probe_loss_in_parts,
     logits,
     ridge_head,
     tempered,
@@ -297,8 +295,8 @@ def gradient_matching_loss(
     Differentiable with respect to `features_syn`: the outer gradient goes through the inner one.
     """
     return cosine_distance(
-        head_gradient_in_parts(head, features_syn, labels_syn, weights_syn),
-        head_gradient_in_parts(head, features_real, labels_real, weights_real),
+        head_gradient(head, features_syn, labels_syn, weights_syn, parts=None),
+        head_gradient(head, features_real, labels_real, weights_real, parts=None),
     )
 
 
@@ -327,9 +325,8 @@ def closed_form_probe_loss(
         UserError: If ridge or temperature is not above zero.
     """
     head = ridge_head(features_syn, labels_syn, num_classes, ridge, weights_syn)
-    return linear_probe_loss_in_parts(
-        tempered(head, temperature), features_real, labels_real, weights_real
-    )
+    scaled = tempered(head, temperature)
+    return linear_probe_loss(scaled, features_real, labels_real, weights_real, parts=None)
 
 
 def about(objective: Objective | type[Objective]) -> dict[str, str]:

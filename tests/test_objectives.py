@@ -173,7 +173,7 @@ def test_head_gradient_in_parts_is_the_head_gradient(parts):
     features = jnp.asarray(rng.normal(size=(20, 6)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 4, 20), jnp.int32)
     whole = objectives.head_gradient(head, features, labels)
-    ours = heads.head_gradient_in_parts(head, features, labels, parts=parts)
+    ours = objectives.head_gradient(head, features, labels, parts=parts)
     for name in ("kernel", "bias"):
         np.testing.assert_allclose(ours[name], whole[name], rtol=1e-5, atol=1e-7)
 
@@ -343,7 +343,7 @@ def test_probe_loss_in_parts_is_the_probe_loss(parts):
     weights = jnp.asarray(np.random.default_rng(4).uniform(size=13), jnp.float32)
 
     def in_parts(head):
-        return heads.linear_probe_loss_in_parts(head, features, labels, weights, parts=parts)
+        return objectives.linear_probe_loss(head, features, labels, weights, parts=parts)
 
     ours, slope = jax.value_and_grad(in_parts)(_head())
     expected, expected_slope = jax.value_and_grad(objectives.linear_probe_loss)(
@@ -407,7 +407,7 @@ def test_rivals_take_probabilities_and_have_a_gradient_in_them(loss):
 def test_head_gradient_in_parts_takes_probabilities():
     features, labels = _batch(1)[0], _probabilities(2)
     _assert_trees_close(
-        heads.head_gradient_in_parts(_head(), features, labels, parts=3),
+        objectives.head_gradient(_head(), features, labels, parts=3),
         objectives.head_gradient(_head(), features, labels),
         rtol=1e-5,
         atol=1e-7,

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int, Key
 from lgm_jax import objectives
 from lgm_jax.errors import UserError
 from lgm_jax.flows import class_sums
-from lgm_jax.heads import head_gradient_in_parts
 from lgm_jax.numerics import nonzero
 
 
@@ -70,7 +69,7 @@ def class_means_share(
         whole, of_means, of_overall = (
             ravel_pytree(gradient)[0]
             for gradient in (
-                head_gradient_in_parts(head, features, labels),
+                objectives.head_gradient(head, features, labels, parts=None),
                 objectives.head_gradient(head, means, classes, sums.weights),
                 objectives.head_gradient(head, overall, classes, sums.weights),
             )
