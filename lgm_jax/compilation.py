@@ -46,7 +46,7 @@ class Program(Generic[P, T]):
     """
 
     def __init__(self, function: Callable[P, T], **arguments: Any):
-        self._function, self._arguments = function, arguments
+        self.function, self._arguments = function, arguments
 
     @functools.cached_property
     def jitted(self) -> Any:
@@ -55,7 +55,7 @@ class Program(Generic[P, T]):
 
     def for_platform(self, platform: str) -> Any:
         """Returns the jitted function, to be lowered for devices that the process may not have."""
-        return jax.jit(self._function, compiler_options=options(platform), **self._arguments)
+        return jax.jit(self.function, compiler_options=options(platform), **self._arguments)
 
     def lower(self, *values: P.args, **named: P.kwargs) -> Any:
         """Lowers the jitted function for arguments."""

@@ -345,20 +345,6 @@ def make_step(
         microbatch: Views in a backbone at a time on each device, which bounds the memory of a step;
             by default all at once.
     """
-    update = make_update(task, applies, key, weights=weights, mesh=mesh, microbatch=microbatch)
-    return Program(update, donate_argnums=0)
-
-
-def make_update(
-    task: Distillation,
-    applies: Sequence[Apply],
-    key: Key[Array, ""],
-    *,
-    weights: Sequence[float] | None = None,
-    mesh: Mesh | None = None,
-    microbatch: int | None = None,
-) -> Step:
-    """Makes the pure function of `make_step`, to be jitted; the arguments are the same."""
     loss_of = make_loss(task, applies, key, weights=weights, mesh=mesh, microbatch=microbatch)
     grow = _make_grow(task, key)
 
@@ -384,7 +370,7 @@ def make_update(
         after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         return after, {"loss": loss}
 
-    return update
+    return Program(update, donate_argnums=0)
 
 
 def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], State]:

@@ -27,7 +27,7 @@ Real = Callable[[int], Sequence[Any]]
 def compile_step(task: distill.Distillation, *backbones: Backbone, **arguments: Any) -> Program:
     """A step that leaves the state that it is given as it is."""
     applies = [backbone.apply for backbone in backbones]
-    return Program(distill.make_update(task, applies, KEY, **arguments))
+    return Program(distill.make_step(task, applies, KEY, **arguments).function)
 
 
 def with_fusion_emitters(step: Program) -> Program:

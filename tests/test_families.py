@@ -74,7 +74,7 @@ def trace_step(spec, microbatch=None):
         size=microbatch,
     ).out_info
     real = objectives.Features(values, labels, weights, labels, labels, 3)
-    step = distill.make_update(task, [apply], KEY, mesh=mesh, microbatch=microbatch)
+    step = distill.make_step(task, [apply], KEY, mesh=mesh, microbatch=microbatch).function
     state = jax.eval_shape(lambda: distill.init_state(task, KEY))
     return jax.eval_shape(step, state, [params], [real]), state, values
 

@@ -157,7 +157,7 @@ def test_every_objective_lowers_for_every_kind_of_device(source, changes, platfo
     """With a pyramid that grows within the step."""
     mesh, task = _mesh(), make_task(3, **changes)
     features = make_real(task, source, mesh)(0)
-    step = distill.make_update(task, [toy_apply], KEY, mesh=mesh, microbatch=3)
+    step = distill.make_step(task, [toy_apply], KEY, mesh=mesh, microbatch=3).function
     arguments = make_state(task), [make_params()], features
     assert "func.func public @main" in _lowered(step, *arguments, platform=platform)
 

@@ -68,7 +68,7 @@ def test_adam_across_growth_is_torchs_created_anew(monkeypatch):
         return loss
 
     monkeypatch.setattr(distill, "make_loss", make_linear_loss)
-    step = jax.jit(distill.make_update(task, [], key))
+    step = jax.jit(distill.make_step(task, [], key).function)
     state = distill.init_state(task, key)
 
     def parameter(value) -> torch.nn.Parameter:

@@ -89,7 +89,7 @@ def test_a_whole_run_is_pytorchs(x64, monkeypatch):
         jnp.zeros_like(numbers),
         CLASSES,
     )
-    step = jax.jit(distill.make_update(TASK, [apply], key))
+    step = jax.jit(distill.make_step(TASK, [apply], key).function)
     start = state = jax.tree.map(widen, distill.init_state(TASK, key))
 
     real = torch_apply(torch.from_numpy(pixels / 255))
