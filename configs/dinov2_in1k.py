@@ -4,7 +4,8 @@
 
 Cost: 5,000 steps of 3,000 views of the images and as many real ones, 563 TFLOP each. The authors:
 about 12 hours on four H200. Predicted, not measured: 2.2 h of arithmetic on one H100 at 45% of 790
-TFLOP/s, if the host decodes 1,900 photos a second, and 46 min for the probes.
+TFLOP/s, if the host decodes 1,900 photos a second, and 24 h for the probes: nearly all
+of it on all real images, which `--config.probe.full_augment=none` makes minutes.
 
 Accuracy in the paper (Table 1: top-1 in percent on test, one image per class, mean and std):
 

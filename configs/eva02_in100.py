@@ -4,7 +4,8 @@
 
 Cost: 5,000 steps of 1,000 views of the images and as many real ones, 188 TFLOP each. The authors:
 about 3 hours on one H200. Predicted, not measured: 44 min of arithmetic on one H100 at 45% of 790
-TFLOP/s, if the host decodes 1,900 photos a second, and under 5 min for the probes.
+TFLOP/s, if the host decodes 1,900 photos a second, and 2.4 h for the probes: nearly all
+of it on all real images, which `--config.probe.full_augment=none` makes minutes.
 
 Accuracy in the paper (Table 1: top-1 in percent on test, one image per class, mean and std):
 

@@ -79,7 +79,6 @@ def recipe(model: str, images: str, arg: str | None = None) -> ConfigDict:
     config.copies = chosen.copies
     config.data.update(name=chosen.name, subset=chosen.subset)
     config.backbone.name = PRESET_BACKBONES.get(preset, {}).get(backbone, backbone)
-    config.probe.full_augment = chosen.full_augment
     if real == CACHED:
         config.real.source = "cached"
         config.data.placement = "auto"

@@ -197,6 +197,17 @@ def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
     )
 
 
+def rows_here(mesh: Mesh, count: int) -> Int[np.ndarray, " own"]:
+    """Returns which of `count` rows, a multiple of the devices, `put_rows` puts in their places.
+
+    Args:
+        mesh: The devices.
+        count: Number of rows of all processes.
+    """
+    local = [device in mesh.local_devices for device in mesh.devices.flat]
+    return np.arange(count).reshape(mesh.size, -1)[local].reshape(-1)
+
+
 def place(mesh: Mesh, state: Any, num_images: int) -> Any:
     """Places a state: arrays with a row per image are divided, the others on every device."""
 

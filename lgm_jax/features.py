@@ -216,12 +216,15 @@ def embed_places(
         backbone: The frozen backbone, its parameters on every device.
         load: Returns the images of some rows of `places`.
         places: As for `embed_views`.
-        mesh: Devices that share each batch; of several processes, all are to make the same call.
+        mesh: Devices that share each batch; of several processes, all are to make the same call,
+            and each loads the images of its own devices.
         label: What a progress bar says; none by default.
         size: As for `embed_views`, of a batch of at most `BATCH` for each device.
     """
     # As equal as can be. The last repeats rows, so that one compiled shape serves all.
     batch = -(-len(places) // -(-len(places) // (BATCH * mesh.size)))
+    batch += -batch % mesh.size
+    own = devices.rows_here(mesh, batch)
     starts = range(0, len(places), batch)
     rows = [np.resize(np.arange(i, min(i + batch, len(places))), batch) for i in starts]
     table = np.empty((len(rows) * batch, backbone.feature_dim), np.float32)
@@ -232,10 +235,10 @@ def embed_places(
         start, found = under_way.pop(0)
         table[start : start + batch] = np.asarray(devices.fetch(mesh, found))[:batch]
 
-    with Ahead(lambda number: load(rows[number]), len(rows)) as images:
+    with Ahead(lambda number: load(rows[number][own]), len(rows)) as images:
         for number, start in enumerate(starts if label is None else progress(starts, label)):
-            here = (images(number), places[rows[number]].astype(np.int32))
-            pixels, numbers = devices.put(mesh, here, devices.ROWS)
+            pixels = devices.put_rows(mesh, images(number), batch)
+            numbers = devices.put(mesh, places[rows[number]].astype(np.int32), devices.ROWS)
             found = embed_views(
                 backbone.params,
                 pixels,

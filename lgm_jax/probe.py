@@ -38,6 +38,9 @@ __all__ = [
     "view_table",
 ]
 
+Load = Callable[[Int[np.ndarray, " b"], Int[np.ndarray, " b"]], np.ndarray]
+"""Loads images (b, h, w, 3), uint8 or float in [0, 1], for views of these numbers."""
+
 # L-BFGS, which needs neither a learning rate nor a second run.
 _MINIMUM = Protocol(100, 100, 1, 1, augment="none", augmentation=None, solver="lbfgs")
 
@@ -108,7 +111,7 @@ def fit(
 def train(
     key: Key[Array, ""],
     backbone: Backbone,
-    images: Images,
+    images: Images | Load,
     labels: Shaped[AnyArray, "..."],
     rows: Int[AnyArray, "runs n"],
     num_classes: int,
@@ -122,7 +125,8 @@ def train(
     """Trains one head per run on views of images, as the protocol says.
 
     Args:
-        images: A pool of images (pool, h, w, 3), uint8 or float in [0, 1].
+        images: A pool of images (pool, h, w, 3), uint8 or float in [0, 1], or a function that loads
+            images of it, once in an epoch for all runs.
         labels: As for `fit`.
         rows: Indices of the images of the pool that each run trains on.
         label: The label of the progress bar.
@@ -136,13 +140,12 @@ def train(
     mesh = devices.make_mesh() if mesh is None else mesh
     labels = _labels_of_runs(labels, protocol.runs, rows.shape[1], num_classes)
     key_views, key_fit = jax.random.split(key)
-    pool = np.asarray(images)
 
     # The same key and numbers are the same views.
     def views_by(backbone: Backbone, name: str) -> Any:
         placed = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
         see = functools.partial(
-            view_table, key_views, placed, pool, rows, protocol, mesh=mesh, size=size(placed)
+            view_table, key_views, placed, images, rows, protocol, mesh=mesh, size=size(placed)
         )
         if protocol.augment == "fresh":
             return functools.lru_cache(maxsize=1)(lambda epoch: see(numbers=[epoch]))
@@ -159,11 +162,11 @@ def train(
 def view_table(
     key: Key[Array, ""],
     backbone: Backbone,
-    images: Images,
+    images: Images | Load,
     rows: Int[AnyArray, "runs n"],
     protocol: Protocol,
     *,
-    numbers: Sequence[int] | None = None,
+    numbers: Sequence[int] | Int[np.ndarray, " views"] | None = None,
     label: str | None = None,
     mesh: Mesh | None = None,
     size: int | None = None,
@@ -181,28 +184,36 @@ def view_table(
         mesh: As for `train`.
     """
     mesh = devices.make_mesh() if mesh is None else mesh
-    pool, chosen = np.asarray(images), np.asarray(rows)
-    plain = protocol.augment == "none"
+    load: Load = images if callable(images) else lambda at, _: np.asarray(images)[at]
+    chosen, plain = np.asarray(rows), protocol.augment == "none"
     # Runs that see the same are computed once.
     if (protocol.share_views or plain) and (chosen == chosen[:1]).all():
         chosen = chosen[:1]
     if numbers is None:
         numbers = range(protocol.views if protocol.augment == "views" else 1)
-    shape = (len(chosen), len(numbers), chosen.shape[1])
-    run, view, image = np.indices(shape, np.int32).reshape(3, -1)
+    numbers = np.asarray(numbers, np.int32)
+    # Views of an image follow one another, so that it is loaded once for the runs of a batch.
+    shape = (chosen.shape[1], len(chosen), len(numbers))
+    image, run, view = np.indices(shape, np.int32).reshape(3, -1)
     owner = np.zeros_like(run) if protocol.share_views else run
     views = Views(protocol.crop, None if plain else protocol.augmentation)
+
+    def load_once(at: Int[np.ndarray, " b"]) -> np.ndarray:
+        wanted = np.stack([chosen[run[at], image[at]], numbers[view[at]]])
+        used, places = np.unique(wanted, axis=1, return_inverse=True)
+        return load(*used)[places]
+
     table = embed_places(
         backbone,
-        lambda at: pool[chosen[run[at], image[at]]],
-        np.stack([owner, np.asarray(numbers, np.int32)[view], image], axis=1),
+        load_once,
+        np.stack([owner, numbers[view], image], axis=1),
         views,
         key,
         mesh=mesh,
         label=label,
         size=size,
     )
-    return table.reshape(*shape, -1)
+    return np.moveaxis(table.reshape(*shape, -1), 0, 2)
 
 
 def evaluate(

@@ -279,8 +279,6 @@ class Session:
             raise UserError(
                 "no images are distilled with this config: add distill to config.stages"
             )
-        if "baselines" in named and settings.full_augment(self.config) == "fresh":
-            data.check_fits(self.dataset.splits["train"], limit_bytes=MEMORY_LIMIT)
         streams = self.recipe.real.source == "stream" and not self.on_host
         if streams and (replaces or "distill" in named):
             _ = self.train

@@ -108,7 +108,7 @@ def test_given_images_have_nothing_of_imagenets():
     flags = ("--config.experiment.sets=given", "--config.data.folder=photos")
     for each in experiments.planned_configs(load("table1", "", *flags)).values():
         assert (each.data.name, each.data.subset, each.copies) == ("folder", "", 10)
-        assert each.probe.full_augment in (None, "fresh")
+        assert each.probe.full_augment is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 
 from lgm_jax import opening
 from lgm_jax import session as session_module
+from lgm_jax.data.records import ImageSplit
+from lgm_jax.stages import probing
 from tests.launching import FOLDER, distilled_from, opened, refuse, start
 from tests.marks import slow
 
@@ -51,12 +53,6 @@ def test_placement_follows_the_size_of_the_data(photos, tmp_path, capsys, monkey
     code, captured = run("--config.data.placement=device")
     assert code == 2
     assert re.fullmatch(r"error: [^\n]*--config\.data\.placement=host\n", captured.err)
-    fresh = ("--config.probe.solver=adam", "--config.probe.augment=fresh")
-    code, captured = run("--config.stages=distill,baselines", *fresh)
-    assert code == 2
-    assert re.fullmatch(
-        r"error: [^\n]*--config\.probe\.full_augment=views or none[^\n]*\n", captured.err
-    )
     assert not (tmp_path / "w").exists()
     code, captured = run()
     assert code == 0
@@ -78,6 +74,28 @@ def test_random_crops_need_the_host(photos, tmp_path, capsys):
     # Images that are not augmented are not cropped anywhere either.
     assert opened(tmp_path / "kept", *host).crop == "center"
     assert opened(tmp_path / "random", *host[:-1]).crop == "random"
+
+
+@pytest.mark.parametrize("crop", ["center", "random"])
+def test_probe_of_all_images_reads_what_memory_does_not_hold(crop, photos, tmp_path, monkeypatch):
+    read, load = [], ImageSplit.load
+
+    def keep(split, indices, places=None):
+        images = load(split, indices, places)
+        if split is session.dataset.splits["train"] and len(indices) == len(split.labels):
+            read.append(images)
+        return images
+
+    host = (f"--config.data.folder={photos}", "--config.data.placement=host")
+    adam = ("--config.probe.solver=adam", "--config.probe.augment=fresh", "--config.baselines=full")
+    epochs = ("--config.probe.full_epochs=2", f"--config.data.crop={crop}")
+    session = opened(tmp_path / "w", *FOLDER, *host, *adam, *epochs)
+    monkeypatch.setattr(ImageSplit, "load", keep)
+    monkeypatch.setattr(probing, "MEMORY_LIMIT", 24_575)
+    probing.baselines_stage(session)
+    first, second = read
+    assert np.array_equal(first, second) == (crop == "center")
+    assert len(probing.collect_results(session)["digits_contrastive"]["full"]["top1_runs"]) > 1
 
 
 @pytest.mark.slow

@@ -138,6 +138,21 @@ def test_one_view_of_no_augmentation_is_the_centre_crop(backbone):
     np.testing.assert_allclose(table[0, 0], features, rtol=1e-5, atol=1e-6)
 
 
+def test_fresh_views_load_an_image_once_an_epoch_for_all_runs(backbone):
+    split, loaded = colors(3, 14), []
+
+    def load(rows, epochs):
+        loaded.extend(zip(rows.tolist(), epochs.tolist(), strict=True))
+        return split.images[rows]
+
+    fresh = protocol(augment="fresh", epochs=2)
+    rest = (jnp.asarray(split.labels), rows_of(14), CLASSES, fresh)
+    trained = probe.train(jax.random.key(0), backbone, load, *rest)
+    assert sorted(loaded) == [(row, epoch) for row in range(14) for epoch in range(2)]
+    held = probe.train(jax.random.key(0), backbone, split.images, *rest)
+    jax.tree.map(np.testing.assert_array_equal, trained.heads, held.heads)
+
+
 def test_features_do_not_depend_on_the_batch_they_are_in(backbone, monkeypatch):
     split = colors(3, 23)
     monkeypatch.setattr(features, "BATCH", 5)

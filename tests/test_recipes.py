@@ -20,7 +20,6 @@ from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes, paper, published
 from lgm_jax.outlines import make_outlines
-from lgm_jax.session import MEMORY_LIMIT
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
@@ -93,9 +92,7 @@ def test_every_recipe_is_built_and_traced(name):
     assert task.num_views == size.classes * (3 if images == "in1k" else 10)
     shapes = trace(task, feature_dim(config.backbone.name))
     assert shapes == [(size.classes, 2**n, 2**n, 3) for n in range(9)]
-    # All decoded training images are in memory for new augmentations of each.
-    fits = size.train * 3 * task.parametrisation.resolution**2 <= MEMORY_LIMIT
-    assert config.probe.full_augment == ("fresh" if fits else "none")
+    assert settings.full_augment(config) == "fresh"
 
 
 @pytest.mark.parametrize("model", COMPARED)
@@ -195,7 +192,7 @@ def test_presets_reach_images_and_probes():
     )
     assert protocol("clip,in100", "authors_2025", full=False).augmentation.noise == 0
     full = protocol("clip,in100", "paper", full=True)
-    assert (full.epochs, full.batch, full.augment) == (100, 128, "none")
+    assert (full.epochs, full.batch, full.augment) == (100, 128, "fresh")
     full = protocol("clip,cub", "authors_2026", full=True)
     assert (full.batch, full.augment, full.augmentation.noise) == (128, "fresh", 0)
 
@@ -279,7 +276,7 @@ def predict(model, images):
     options = config.probe
     # Distilled, neighbours, centroids and random images, in new views every epoch; then all.
     views = 4 * options.epochs * options.runs * told.recipe.task.num_images
-    views += options.full_epochs * options.runs * size.train * (options.full_augment == "fresh")
+    views += options.full_epochs * options.runs * size.train
     # Features that images are chosen by, and that heads are tried on.
     views += size.train + size.test
 

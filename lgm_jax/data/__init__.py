@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lgm_jax import checks
@@ -25,7 +27,7 @@ __all__ = [
     "ArraySplit",
     "Dataset",
     "Split",
-    "check_fits",
+    "decoded_shape",
     "describe",
     "from_arrays",
     "get_source",
@@ -107,7 +109,13 @@ def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySpl
     Raises:
         UserError: If the images exceed the limit, or one cannot be read.
     """
-    shape = check_fits(split, limit_bytes=limit_bytes)
+    shape = decoded_shape(split)
+    size = math.prod(shape)
+    if size > limit_bytes:
+        raise UserError(
+            f"{shape[0]} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
+            f"limit of {limit_bytes / 1e9:.3g} GB: set --config.data.placement=host"
+        )
     if isinstance(split, ArraySplit):
         return split
     images = np.empty(shape, np.uint8)
@@ -117,20 +125,11 @@ def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySpl
     return ArraySplit(images, split.labels, split.groups)
 
 
-def check_fits(split: Split, *, limit_bytes: int) -> tuple[int, ...]:
-    """Returns the shape (n, r, r, 3) of all images of a split.
+def decoded_shape(split: Split) -> tuple[int, ...]:
+    """Returns the shape (n, r, r, 3) of all images of a split, which are uint8.
 
     Raises:
-        UserError: If they exceed the limit as uint8, or the first cannot be read.
+        UserError: If the first cannot be read.
     """
     count = len(split.labels)
-    shape = (count, *split.load(np.arange(min(1, count))).shape[1:])
-    size = int(np.prod(shape, dtype=np.int64))
-    if size > limit_bytes:
-        raise UserError(
-            f"{count} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
-            f"limit of {limit_bytes / 1e9:.3g} GB: set --config.data.placement=host to distil from "
-            "them, and --config.probe.full_augment=views or none to train the probe of all on "
-            "features"
-        )
-    return shape
+    return (count, *split.load(np.arange(min(1, count))).shape[1:])

@@ -52,8 +52,7 @@ class ImageSet:
 
 def _papers(title: str, images: paper.Images) -> ImageSet:
     changes = {"data.name": images.name, "data.subset": images.subset}
-    recipe = {"copies": images.copies, "probe.full_augment": images.full_augment}
-    return ImageSet(title, changes, recipe, published=True)
+    return ImageSet(title, changes, {"copies": images.copies}, published=True)
 
 
 def _ours(title: str, name: str, subset: str = "") -> ImageSet:

@@ -19,8 +19,6 @@ class Images(NamedTuple):
         copies: Augmentations of each synthetic image in a step.
         table: The table of the paper's accuracies, if there is one.
         took: The time of the authors' distillation, where they report it.
-        full_augment: `config.probe.full_augment`: `none` where memory cannot hold the decoded
-            training images.
     """
 
     title: str
@@ -29,7 +27,6 @@ class Images(NamedTuple):
     copies: int = 10
     table: str = ""
     took: str = ""
-    full_augment: str = "fresh"
 
 
 BACKBONES = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16")
@@ -38,16 +35,13 @@ BACKBONES = ("clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16")
 _TEN = "about 30 minutes on one RTX 4090, for ImageNet-Birds"
 
 IMAGES: Mapping[str, Images] = {
-    "in1k": Images(
-        "ImageNet-1k", "imagenet2012", "", 3, "Table 1", "about 12 hours on four H200", "none"
-    ),
+    "in1k": Images("ImageNet-1k", "imagenet2012", "", 3, "Table 1", "about 12 hours on four H200"),
     "in100": Images(
         "ImageNet-100",
         "imagenet2012",
         "imagenet-100",
         table="Table 1",
         took="about 3 hours on one H200",
-        full_augment="none",
     ),
     "birds": Images("ImageNet-Birds", "imagenet2012", "imagenet-birds", took=_TEN),
     "fruits": Images("ImageNet-Fruits", "imagenet2012", "imagenet-fruits", took=_TEN),
@@ -66,8 +60,8 @@ IMAGES: Mapping[str, Images] = {
     "cub": Images("CUB-200-2011", "caltech_birds2011", table="Table 5"),
     "dogs": Images("Stanford Dogs", "stanford_dogs", table="Table 5"),
     "flowers": Images("Flowers-102", "oxford_flowers102", table="Table B.1"),
-    "food": Images("Food-101", "food101", table="Table B.1", full_augment="none"),
-    "artbench": Images("ArtBench-10", "artbench", full_augment="none"),
+    "food": Images("Food-101", "food101", table="Table B.1"),
+    "artbench": Images("ArtBench-10", "artbench"),
     "spawrious": Images("Spawrious (o2o hard)", "spawrious_o2o_hard", table="Table 4"),
     "waterbirds": Images("Waterbirds", "waterbirds", table="Table 4"),
 }

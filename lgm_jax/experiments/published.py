@@ -55,8 +55,7 @@ _SETTING: Mapping[str, Sequence[Any]] = {
     "backbone.pooling": ("native",),
     "backbone.resize": ("positions",),
     "backbone.revision": ("",),
-    # The authors augment all images, but those of large sets do not fit in memory.
-    "probe.full_augment": ("fresh",),
+    "probe.full_augment": (None, "fresh"),
 }
 
 # The part of its images that a data set may lack: sizes of subsets are estimates.

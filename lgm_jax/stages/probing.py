@@ -11,20 +11,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lgm_jax import baselines, devices, head_files, hosts, predictions, probe, runs
+from lgm_jax import baselines, data, devices, head_files, hosts, predictions, probe, runs
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Split
+from lgm_jax.data.sampling import Crops
 from lgm_jax.errors import UserError
-from lgm_jax.features import Views
+from lgm_jax.features import Images, Views
 from lgm_jax.identity import describe
 from lgm_jax.report import pictures
 from lgm_jax.report.table import TITLES
-from lgm_jax.session import Session, content_hash
+from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
 from lgm_jax.settings import make_protocol, split_list
 from lgm_jax.teachers import TARGETS
 
 # Random streams, separate from those of distillation.
-_PROBE_STREAM, _BASELINE_STREAM = 101, 102
+_PROBE_STREAM, _BASELINE_STREAM, _CROP_STREAM = 101, 102, 103
 
 # Points of a probe's learning curve.
 _MOST_POINTS = 50
@@ -105,15 +106,18 @@ def _probe_inputs(
 ) -> dict[str, Any]:
     """Returns all values that the result of a probe depends on, and no others."""
     config = session.config
+    protocol = _protocol(session, method, targets)
     inputs = {
         "seed": config.seed,
-        "protocol": describe(_protocol(session, method, targets)),
+        "protocol": describe(protocol),
         "split": config.probe.split,
         "resolution": session.task.parametrisation.resolution,
         "data": session.dataset.fingerprint,
         "backbone": backbone.fingerprint,
     }
     if method == "full":
+        if session.crop == "random" and protocol.augment == "fresh":
+            inputs["crop"] = session.crop
         return inputs
     inputs["ipc"] = config.ipc
     if method in ("centroids", "neighbors"):
@@ -229,14 +233,16 @@ def _train(session: Session, row: _Row, backbone: Backbone) -> probe.Trained:
         return probe.fit(
             key, table, labels, classes, protocol, label=label, mesh=mesh, teacher=teacher
         )
-    used, chosen = np.unique(rows, return_inverse=True)
-    pool = session.train.images if method == "full" else split.load(used)
+    images: Images | probe.Load = _load_all(session)
+    if method != "full":
+        used, rows = np.unique(rows, return_inverse=True)
+        images = split.load(used)
     return probe.train(
         key,
         backbone,
-        pool,
+        images,
         labels,
-        np.broadcast_to(chosen, labels.shape[:2]),
+        np.broadcast_to(rows, labels.shape[:2]),
         classes,
         protocol,
         label=label,
@@ -245,6 +251,22 @@ def _train(session: Session, row: _Row, backbone: Backbone) -> probe.Trained:
         size=lambda placed: hosts.first_says(session.embedded_at_once(placed)),
         teacher=teacher,
     )
+
+
+def _load_all(session: Session) -> probe.Load:
+    """Returns what loads training images, from memory where it holds them.
+
+    Where a step's images are cropped at random before they are augmented, as in the authors' code,
+    so are these: anew in every epoch, alike for all runs.
+    """
+    split = session.dataset.splits["train"]
+    if session.crop == "random":
+        crops = Crops(jax.random.fold_in(session.key, _CROP_STREAM))
+        count = len(split.labels)
+        return lambda rows, epochs: split.load(rows, crops.at(epochs * count + rows))
+    held = math.prod(data.decoded_shape(split)) <= MEMORY_LIMIT
+    images = session.train if held else split
+    return lambda rows, _: images.load(rows)
 
 
 def _title(method: str, targets: str) -> str:
