@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,17 @@ def test_bad_input_is_a_value_error_in_a_notebook():
         distill.Distillation(num_classes=2, parametrisation=images.Pyramid(8), crop=9)
     with pytest.raises(ValueError, match="unknown data set 'cifr10'"):
         data.load_dataset("cifr10", resolution=8)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_quota_or_file_is_found_behind_other_errors(number):
+    full = errors.Full(os.strerror(number), "a/file")
+    caused = RuntimeError("the checkpoint failed")
+    caused.__cause__ = OSError(number, os.strerror(number), "a/file")
+    assert errors.find_full(caused) == full
+    # Orbax passes on the message alone.
+    assert errors.find_full(ValueError(f"INTERNAL: {full.message}")) == full._replace(where=None)
+    assert errors.find_full(OSError(errno.EACCES, os.strerror(errno.EACCES))) is None
 
 
 @pytest.mark.parametrize("name", ["vit_1033", "quetzal"])

@@ -143,8 +143,9 @@ def test_names_in_another_encoding_match(tmp_path):
     ]
 
 
-def test_images_of_other_shapes_are_treated_as_real_ones(tmp_path, capsys):
-    for i, (name, size) in enumerate(zip(NAMES, ((32, 48), (64, 32), (9, 9)), strict=True)):
+@pytest.mark.parametrize("sizes", [((32, 48), (64, 32), (9, 9)), ((32, 48),) * 3])
+def test_images_of_other_shapes_are_treated_as_real_ones(sizes, tmp_path, capsys):
+    for i, (name, size) in enumerate(zip(NAMES, sizes, strict=True)):
         draw(tmp_path / "set" / name / "0.png", i, size)
     source = open_source(tmp_path / "set", tmp_path)
     assert source.images.shape[1] == source.images.shape[2]

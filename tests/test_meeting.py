@@ -390,7 +390,7 @@ def test_a_port_in_use_is_named(monkeypatch):
     [
         (
             {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"},
-            ("finds a part", "OMPI_COMM_WORLD_SIZE"),
+            ("finds a part", "OMPI_COMM_WORLD_SIZE' is not set"),
         ),
         ({"OMPI_MCA_orte_hnp_uri": "nonsense"}, ("finds a part",)),
         ({"SLURM_JOB_ID": "7"}, ("finds no launcher", "srun")),

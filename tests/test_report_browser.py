@@ -11,6 +11,7 @@ from lgm_jax import runs
 from lgm_jax.report.page import write_unfinished_page
 from lgm_jax.report.table import COLOURS
 from tests.browsing import EVIL, REQUIRED, SIZES, expect
+from tests.marks import slow
 from tests.run_folders import NAMES, blobs
 
 CONTRAST = """
@@ -107,14 +108,14 @@ def test_fingers_find_what_a_pointer_would(opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["one/report.html#class-1", "one/report.html", "both.html"])
-def test_axe_finds_no_violations(opened, name, scheme):
+@pytest.mark.parametrize("size", ["desktop", slow("phone"), slow("tablet")])
+def test_axe_finds_no_violations(opened, name, scheme, size):
     if not REQUIRED:
         pytest.importorskip("axe_playwright_python")
     from axe_playwright_python.sync_playwright import Axe
 
-    for size in SIZES:
-        found = Axe().run(opened(name, size, scheme)).response["violations"]
-        assert [(each["id"], [n["html"][:200] for n in each["nodes"]]) for each in found] == []
+    found = Axe().run(opened(name, size, scheme)).response["violations"]
+    assert [(each["id"], [n["html"][:200] for n in each["nodes"]]) for each in found] == []
 
 
 def test_keyboard_reaches_everything_in_reading_order(opened):
