@@ -14,7 +14,7 @@ from lgm_jax.distilled import ARRAYS, METADATA, DistilledSet, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report import template
 from lgm_jax.report.judge import judge
-from lgm_jax.report.table import TITLES
+from lgm_jax.report.vocabulary import TITLES
 
 CARD, PREVIEW, SPLIT = "README.md", "preview.png", "train"
 

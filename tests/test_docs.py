@@ -52,12 +52,19 @@ def test_only_a_finished_experiment_becomes_a_page(tmp_path, capsys):
 
 def test_a_page_has_the_figure_before_the_tables_and_the_images_at_the_end(tmp_path):
     table = "# Table 1: images\n\nA note.\n\n## digits\n\n| a |\n"
-    text = "# Table 1: images\n\nA note.\n\n![Table 1: images](a.webp)\n\n## digits\n\n| a |\n"
-    assert write_results.page(table, "a.webp", None) == text
-    assert "(b.webp)" in write_results.page(table, "a.webp", "b.webp").partition("## Images")[2]
-    Image.new("RGB", (3600, 900)).save(tmp_path / "figure.png")
-    with Image.open(io.BytesIO(write_results.shrink(tmp_path / "figure.png"))) as image:
+    text = "# Table 1: images\n\nA note.\n\n![Table 1: images](a.svg)\n\n## digits\n\n| a |\n"
+    assert write_results.page(table, "a.svg", None) == text
+    assert "(b.webp)" in write_results.page(table, "a.svg", "b.webp").partition("## Images")[2]
+    Image.new("RGB", (3600, 900)).save(tmp_path / "images.png")
+    with Image.open(io.BytesIO(write_results.shrink(tmp_path / "images.png"))) as image:
         assert image.size == (1800, 450)
+
+
+def test_every_picture_of_results_is_on_a_page():
+    pages = [path.read_text() for path in [DOCS / "results.md", *(DOCS / "results").glob("*.md")]]
+    shown = set(re.findall(r"\((?:results/)?(\w+\.(?:svg|webp))\)", "\n".join(pages)))
+    pictures = [path for path in (DOCS / "results").iterdir() if path.suffix in (".svg", ".webp")]
+    assert shown == {path.name for path in pictures}
 
 
 def test_every_page_of_results_is_told_of():

@@ -95,15 +95,15 @@ class TestTable4:
     def test_has_groups_and_the_worst(self, tmp_path):
         found = {table.title: table.cells for table in self._result(tmp_path).tables}
         title = "digits on misleading tints"
-        average = found[f"{title}: average"]["Distilled", "a"]
+        average = found[f"{title}: average"]["distilled", "a"]
         assert (average.mean, average.std) == (60.5, pytest.approx(0.5**0.5))
-        worst = found[f"{title}: worst group"]["Distilled", "b"]
+        worst = found[f"{title}: worst group"]["distilled", "b"]
         assert (worst.mean, worst.std) == (41.0, pytest.approx(2**0.5))
         # Seeds do not change these images: their spread is none of seeds.
-        full = found[f"{title}: worst group"]["Full", "b"]
+        full = found[f"{title}: worst group"]["all real", "b"]
         assert (full.mean, full.std) == (50.0, None)
         by_group = found[f"{title}: by group, on a"]
-        assert by_group["Distilled", "even on yellow (95 in train)"].mean == 70.5
+        assert by_group["distilled", "even on yellow (95 in train)"].mean == 70.5
 
     def test_claims_compare_with_the_best_real_images(self, tmp_path):
         average, worst = self._result(tmp_path).claims
@@ -121,7 +121,7 @@ class TestTable4:
         said = capsys.readouterr().out.splitlines()
         assert len(said) == 2
         assert all("groups.png cannot be read, and" in line for line in said)
-        assert "Distilled" in found.tables[0].rows
+        assert "distilled" in found.tables[0].rows
         (tmp_path / "out").mkdir()
         assert len(_write(tmp_path / "out", found)) == 4
 
@@ -199,11 +199,11 @@ class TestFigure4:
 
     def test_numbers_say_how_far_outside_images_lie(self):
         found = {(row, column): mean for (_, row, column), mean in _means(self._result()).items()}
-        assert found["Distilled", "distance / 95 % radius"] == pytest.approx(1.65)
-        assert found["Distilled", "outside the radius"] == 1
-        assert found["Random", "outside the radius"] == 0.5
-        assert found["Centroids", "outside the radius"] == 0
-        assert found["Distilled", "beyond the edge along class"] == 0.25
+        assert found["distilled", "distance / 95 % radius"] == pytest.approx(1.65)
+        assert found["distilled", "outside the radius"] == 1
+        assert found["random real", "outside the radius"] == 0.5
+        assert found["typical real", "outside the radius"] == 0
+        assert found["distilled", "beyond the edge along class"] == 0.25
 
     def test_claims_are_of_most_images(self):
         assert [claim.holds for claim in self._result().claims] == [True, False]

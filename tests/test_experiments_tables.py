@@ -13,6 +13,7 @@ from configs import common
 from lgm_jax import experiments
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures, frame, paper, published, result, runner
+from lgm_jax.report import vocabulary
 from tests.experimenting import (
     SECONDS,
     fabricate,
@@ -153,18 +154,18 @@ def test_table1_has_our_numbers_beside_the_papers():
     found = tabulate(config, score)
     table = found.tables[0]
     assert (table.title, table.columns[:2]) == ("ImageNet-100", ["CLIP", "DINO-v2"])
-    cell = table.cells["Distilled", "CLIP"]
+    cell = table.cells["distilled", "CLIP"]
     assert result.format_cell(cell, 1) == "71.0 ± 1.4 (1.0) [84.9 ± 0.1]"
     # Random images are not distilled.
-    assert result.format_cell(table.cells["Random", "CLIP"], 1) == "50.0 (1.0) [56.6 ± 1.6]"
-    assert table.cells["Full", "Average"].paper[0] == 92.8
+    assert result.format_cell(table.cells["random real", "CLIP"], 1) == "50.0 (1.0) [56.6 ± 1.6]"
+    assert table.cells["all real", "Average"].paper[0] == 92.8
     gap = found.tables[1].cells["Gap", "CLIP"]
     assert np.isclose(gap.mean, (71 - 50) / (90 - 50))
     assert np.isclose(gap.paper[0], (84.9 - 56.6) / (92.5 - 56.6))
     assert [claim.holds for claim in found.claims] == [True, True]
     text = result.to_markdown(found)
     assert "std over 2 distillation seeds" in text
-    assert "| Distilled | 71.0 ± 1.4 (1.0) [84.9 ± 0.1] |" in text
+    assert "| distilled | 71.0 ± 1.4 (1.0) [84.9 ± 0.1] |" in text
 
 
 def test_claim_that_does_not_hold_is_reported():
@@ -177,7 +178,7 @@ def test_claim_that_does_not_hold_is_reported():
     assert "digits_distilled by -5.0" in claim.detail
     assert "**no**" in result.to_markdown(found)
     assert "Embedded data and backbones" in result.to_markdown(found)
-    assert found.tables[0].cells["Distilled", "digits_contrastive"].paper is None
+    assert found.tables[0].cells["distilled", "digits_contrastive"].paper is None
 
 
 def test_table2_is_by_source_and_evaluation():
@@ -191,7 +192,7 @@ def test_table2_is_by_source_and_evaluation():
     assert cells["CLIP", "CLIP"].mean == 80
     assert (cells["CLIP", "EVA-02"].mean, cells["CLIP", "EVA-02"].paper[0]) == (60, 59.7)
     assert (cells["CLIP", "Average"].mean, cells["CLIP", "Average"].paper[0]) == (65, 54.7)
-    assert cells["Full", "MoCo-v3"].paper[0] == 76.5
+    assert cells["all real", "MoCo-v3"].paper[0] == 76.5
     assert all(claim.holds for claim in found.claims)
     assert "by +20.0" in found.claims[0].detail
 
@@ -234,7 +235,7 @@ def test_ipc_has_as_many_real_images():
     configs = experiments.planned_configs(load("ipc"))
     assert {each.ipc for each in configs.values()} == {1, 2, 5, 10}
     (first, *_) = tabulate(load("ipc"), flat_score).tables
-    assert (first.cells["5", "Distilled"].mean, first.cells["5", "Full"].mean) == (70, 90)
+    assert (first.cells["5", "distilled"].mean, first.cells["5", "all real"].mean) == (70, 90)
 
 
 def test_objectives_at_equal_time_make_as_many_steps_as_fit():
@@ -291,13 +292,14 @@ def test_probes_with_a_teacher_have_tables_of_their_own():
     ]
     assert cells["lgm", "kd, same backbone"].mean == 71
     assert cells["sfm", "ci, other backbones"].mean == 86
-    assert cells["Random", "ci, same backbone"].mean == 80
+    assert cells["random real", "ci, same backbone"].mean == 80
     assert cells["lgm", "kd, same backbone"].seeds == 5
     # The run of 1,000 steps is another variant.
     cells = tables["digits, with a teacher, equal time"].cells
-    assert (cells["sfm", "ci, same backbone"].mean, cells["Random", "kd, same backbone"].mean) == (
-        *(85, 55),
-    )
+    assert (
+        cells["sfm", "ci, same backbone"].mean,
+        cells["random real", "kd, same backbone"].mean,
+    ) == (*(85, 55),)
     without = {table.title: table for table in tabulate(plain, score).tables}
     assert {title: tables[title].cells for title in without} == {
         title: table.cells for title, table in without.items()
@@ -339,23 +341,86 @@ def test_several_backbones_are_compared_with_each_where_neither_was_used():
     assert joint.backbone.name == "here/first,there/third"
 
 
-def test_bars_matrices_and_curves_are_drawn():
+def test_dots_matrices_and_curves_are_drawn():
     for name, scale in (("table1", ":embedded"), ("table2", ""), ("figure3", "")):
         found = tabulate(load(name, scale), lambda *_: 60.0)
         png, svg = figures.render(found.draw, ("png", "svg"))
         assert png.startswith(b"\x89PNG")
-        assert b"ImageNet-100" in svg
+        assert b"digits" in svg if scale else b"ImageNet-100" in svg
     # The same numbers give the same files.
     assert figures.render(found.draw, ("png", "svg")) == [png, svg]
 
 
-def test_no_two_rows_of_bars_look_the_same():
-    found = tabulate(load("table3", ":embedded"), lambda *_: 60.0)
+def drawn_rows(name, scale, score):
+    """The axes of an experiment's figure, and the text beside and within each."""
+    figure = Figure(layout="constrained")
     with matplotlib.style.context(figures.STYLE):
-        drawn = Figure().subplots()
-        figures.draw_bars(drawn, found.tables[0])
-        bars = [(bar.get_facecolor(), bar.get_hatch()) for bar in drawn.patches]
-    assert len(set(bars)) == len(bars) == len(found.tables[0].rows) == 8
+        tabulate(load(name, scale, "--config.experiment.seeds=2"), score).draw(figure)
+    return [(axes, [text.get_text() for text in axes.texts]) for axes in figure.axes]
+
+
+def test_a_row_has_its_colour_its_value_its_error_bar_and_the_papers_mark():
+    def score(where, method, backbone):
+        return flat_score(where, method, backbone) + 2 * where.get("seed", 0)
+
+    (_, (axes, texts)) = drawn_rows("table5", "", score)[:2]
+    assert texts[:3] == ["CLIP", "71.0 ± 1.4 [78.7]", "50.0 (1.4) [72.7]"]
+    rows = [label.get_text() for label in axes.get_yticklabels()[:5]]
+    assert rows == list(vocabulary.TITLES.values())
+    marks = {
+        (line.get_marker(), *np.ravel(line.get_xydata()).tolist()): line.get_color()
+        for line in axes.lines
+    }
+    # From above: the heading of the column, the row of distilled images, that of typical real ones.
+    assert marks["o", 71.0, 1.0] == vocabulary.COLOURS["distilled"][0]
+    assert marks["o", 50.0, 2.0] == vocabulary.COLOURS["centroids"][0]
+    assert ("D", 78.7, 1.0) in marks
+    std = 2**0.5
+    assert any(np.allclose(mark[1:], (71 - std, 1, 71 + std, 1)) for mark in marks if mark[3:])
+
+
+def test_the_papers_average_over_other_images_stands_on_the_rows_of_ours():
+    ((_, texts),) = drawn_rows("table1", ":embedded", flat_score)
+    assert "the paper's average, ImageNet-100" not in texts
+    assert texts[texts.index("Average") + 1] == "70.0 ± 0.0 [87.2]"
+    assert texts[texts.index("digits_masked") + 1] == "70.0 ± 0.0"
+
+
+def test_a_row_of_table_3_has_a_mark_for_each_part():
+    (marks, _), (same, texts), (others, _) = drawn_rows("table3", ":embedded", lambda *_: 60.0)
+    assert [label.get_text() for label in marks.get_xticklabels()] == [
+        *("decorrelate", "pyramid", "augment"),
+    ]
+    filled = {
+        tuple(*line.get_xydata().tolist())
+        for line in marks.lines
+        if line.get_markerfacecolor() != "none"
+    }
+    # The full method, then without each part, without each two, without any.
+    assert {(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (0, 2), (2, 4)} <= filled
+    assert len(filled) == 3 + 3 * 2 + 3
+    assert texts[0] == "60.0 ± 0.0 [87.2]"
+    assert len(texts) == 8
+    assert same.get_xlabel() == others.get_xlabel() == "top-1 %"
+
+
+def test_svg_has_light_ink_on_dark_pages():
+    found = tabulate(load("table1", ":embedded"), flat_score)
+    (svg,) = figures.render(found.draw, ["svg"])
+    light, dark = vocabulary.COLOURS["distilled"]
+    assert f'[style*="fill: {light}"]{{fill:{dark}!important}}'.encode() in svg
+    assert f"fill: {light}".encode() in svg.partition(b"</style>")[2]
+    # No paper of its own.
+    assert b"fill: #ffffff" not in svg
+
+
+def test_ten_classes_have_colours_that_differ():
+    for scheme in zip(*vocabulary.class_colours(10), strict=True):
+        rgb = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in scheme])
+        apart = np.abs(rgb[:, None] - rgb[None]).sum(-1) + 1000 * np.eye(10, dtype=int)
+        assert apart.min() > 60
+    # Red, on light paper and on dark: of OKLCH 0.5 and 0.62, chroma 0.14, hue 28.8 degrees.
+    assert vocabulary.class_colours(10)[0] == ("#a43c31", "#cd6153")
 
 
 def test_seconds_of_a_step_leave_out_compilation_and_restarts():

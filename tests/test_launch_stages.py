@@ -18,7 +18,7 @@ from configs import common
 from lgm_jax import features
 from lgm_jax import session as session_module
 from lgm_jax.opening import open_session
-from lgm_jax.report.table import TITLES
+from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.stages import costs
 from tests.launching import (
     DIGITS,

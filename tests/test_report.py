@@ -27,7 +27,7 @@ def test_page_says_what_how_good_and_what_next(text):
         "they began as random noise, and for 30 steps",
         "Each is 32 \u00d7 32 pixels",
         "<strong>80.5 %</strong> of 80 unseen test images correctly: 20.5 points more than with "
-        "random real images and 14.5 fewer than with all real images. Guessing gives 25 %.",
+        "random real images. Guessing gives 25 %.",
         "10.5 points more than with typical real images, 15.5 more than with look-alike real "
         "images, 20.5 more than with random real images and 14.5 fewer than with all real images.",
         "Measured on 80 images for one distillation (seed 0). The difference to typical real "

@@ -9,7 +9,7 @@ from etils import epath
 
 from lgm_jax import runs
 from lgm_jax.report.page import write_unfinished_page
-from lgm_jax.report.table import COLOURS
+from lgm_jax.report.vocabulary import COLOURS
 from tests.browsing import EVIL, REQUIRED, SIZES, expect
 from tests.marks import slow
 from tests.run_folders import NAMES, blobs

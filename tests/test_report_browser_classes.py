@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from lgm_jax.report.vocabulary import TITLES
 from tests.browsing import EVIL, SIZES, expect
 
 
@@ -197,3 +198,20 @@ def test_figures_are_saved_as_pictures_and_as_drawings(opened, tmp_path):
     with Image.open(tmp_path / "loss.png") as picture:
         assert picture.size == (1280, 600)
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as figure: accuracy class by class, SVG").click()
+    saved.value.save_as(tmp_path / "classes.svg")
+    drawing = ElementTree.parse(tmp_path / "classes.svg").getroot()
+    said = [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert said[0] == "Accuracy class by class on near, %"
+    # A dot of each row for each of the four classes, and for the legend.
+    rows = sum(said.count(title) for title in TITLES.values())
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}circle"))) == 5 * rows == 25
+    assert EVIL[:22] in "".join(said)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_two_lines_stand_under_the_title(opened, scheme):
+    page = opened("one/report.html", "desktop", scheme)
+    lines = "(e) => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)"
+    assert round(page.locator(".lede").evaluate(lines)) <= 2

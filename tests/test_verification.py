@@ -172,8 +172,8 @@ def test_the_table_has_what_is_measured_beside_what_is_expected():
     assert "| CLIP ViT-B/32: ms a step | 30.00 |  |" in written
     assert "| CLIP ViT-B/32: ms a step, with the reading of photos | 40.00 |  |" in written
     # Images are compared on the backbone that they were made for or chosen by.
-    assert re.search(r"\| Distilled \| 80\.0[^|]*\| 80\.0[^|]*\| \[87\.2 ± 0\.1\] \|", written)
-    assert re.search(r"\| Neighbors \| 70\.0[^|]*\| 70\.0", written)
+    assert re.search(r"\| distilled \| 80\.0[^|]*\| 80\.0[^|]*\| \[87\.2 ± 0\.1\] \|", written)
+    assert re.search(r"\| look-alike real \| 70\.0[^|]*\| 70\.0", written)
     assert re.search(r"\| DINOv2 ViT-S/14 \| 80\.0[^|]*\| 60\.0", written)
     assert "the error of features is at most twice what is expected: yes" in written
     assert "at most twice what is expected: **no**" in result.to_markdown(fabricated((5.0, 2.0)))

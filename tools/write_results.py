@@ -3,7 +3,7 @@
     python -m tools.write_results runs/table1 runs/figure3
 
 NAME is the name of an experiment's workdir. Its page is `table.md` with the figure below the notes,
-`NAME.webp`, and the distilled images at the end, `NAME_images.webp`; `docs/results.md`, which says
+`NAME.svg`, and the distilled images at the end, `NAME_images.webp`; `docs/results.md`, which says
 what it all means, is written by hand. `runs/NAME.json` has the command and, by run, `results.json`,
 `metrics.jsonl` and what else was measured: a test makes the page from them again.
 """
@@ -86,9 +86,9 @@ def _outcome(planned: runner.Planned, gave: Mapping[str, Any]) -> runner.Outcome
     return runner.Outcome(planned, run["results"], run["metrics"], run["measured"])
 
 
-def shrink(figure: Path) -> bytes:
-    """A figure as WebP, no wider than a page needs."""
-    with Image.open(figure) as file:
+def shrink(picture: Path) -> bytes:
+    """A picture as WebP, no wider than a page needs."""
+    with Image.open(picture) as file:
         image = file.convert("RGB")
     image.thumbnail((_WIDTH, 4 * _WIDTH), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -99,13 +99,13 @@ def shrink(figure: Path) -> bytes:
 def main(workdirs: list[str], out: Path = DOCS) -> int:
     """Writes the pages; gives the exit code."""
     for folder in map(Path, workdirs):
-        table, figure = folder / "table.md", folder / "figure.png"
+        table, figure = folder / "table.md", folder / "figure.svg"
         if not (table.exists() and figure.exists()):
             said = f"error: {folder} is no finished experiment: no {table.name} or {figure.name}"
             print(said, file=sys.stderr)
             return 2
         out.mkdir(parents=True, exist_ok=True)
-        picture, images = f"{folder.name}.webp", f"{folder.name}_images.webp"
+        picture, images = f"{folder.name}.svg", f"{folder.name}_images.webp"
         distilled = folder / samples.FILE
         has_images = distilled.exists()
         collected = collect(folder)
@@ -114,7 +114,7 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
         (out / "runs" / f"{folder.name}.json").write_text(json.dumps(collected) + "\n")
         text = page(table.read_text(), picture, images if has_images else None)
         (out / f"{folder.name}.md").write_text(text)
-        (out / picture).write_bytes(shrink(figure))
+        (out / picture).write_bytes(figure.read_bytes())
         (out / images).unlink(missing_ok=True)
         if has_images:
             (out / images).write_bytes(shrink(distilled))

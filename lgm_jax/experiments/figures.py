@@ -12,36 +12,60 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lgm_jax.errors import UserError
+from lgm_jax.report import vocabulary
+from lgm_jax.report.vocabulary import COLOURS, SERIES, TITLES, class_colours
 
 if TYPE_CHECKING:
-    from lgm_jax.experiments.result import Table
+    from lgm_jax.experiments.result import Cell, Table
 
 STYLE = Path(__file__).parents[1] / "report" / "style.mplstyle"
 
+# Inches: the width of a page of the documentation, so that letters are as large as its text.
+WIDTH = 7.2
 
-# The same numbers make the same file.
-_FIXED = {"svg.hashsalt": "lgm_jax"}
+INK, SOFT, LINE = (pair[0] for pair in (vocabulary.INK, vocabulary.SOFT, vocabulary.LINE))
+
+_LOOK = {
+    # The same numbers make the same file.
+    "svg.hashsalt": "lgm_jax",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+}
+
+# By title of a row.
+COLOUR_OF = {title: COLOURS[method][0] for method, title in TITLES.items()}
 
 # A legend at the right of the axes.
-_BESIDE = {"fontsize": "small", "loc": "upper left", "bbox_to_anchor": (1, 1)}
+_BESIDE: Mapping[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
 
 # The kinds of images among principal components.
-_MARKERS = {
+_MARKERS: Mapping[str, Mapping[str, Any]] = {
     "distilled": {"marker": "*", "s": 130},
     "centroids": {"marker": "s", "s": 40},
     "random": {"marker": "^", "s": 40},
 }
 
-# Of matplotlib's; the style has seven, and many sets have ten classes.
-_TEN = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")
-
-# The box behind the name of a class, and the most classes that are named.
-_BOX = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
-_NAMED = 20
+# The most classes that have a name and a colour of their own.
+NAMED = 30
 
 
 def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
     """Draws a figure; returns the content of a file in each format.
+
+    PNG is on white. SVG has no paper, and light ink where the page that shows it is dark.
 
     Raises:
         UserError: If matplotlib is not installed.
@@ -56,126 +80,88 @@ def render(draw: Callable[[Any], None], formats: Sequence[str]) -> list[bytes]:
         ) from error
     import matplotlib.style
 
-    with matplotlib.style.context([STYLE, _FIXED]):
+    with matplotlib.style.context([STYLE, _LOOK]):
         figure = Figure(layout="constrained", dpi=150)
         draw(figure)
         files = []
         for name in formats:
-            buffer = io.BytesIO()
-            metadata = (
-                {"Date": None} if name == "svg" else {"Software": f"matplotlib {mpl.__version__}"}
-            )
-            figure.savefig(buffer, format=name, metadata=metadata)
-            files.append(buffer.getvalue())
+            buffer, vector = io.BytesIO(), name == "svg"
+            metadata = {"Date": None} if vector else {"Software": f"matplotlib {mpl.__version__}"}
+            figure.savefig(buffer, format=name, metadata=metadata, transparent=vector)
+            files.append(_adapt(buffer.getvalue()) if vector else buffer.getvalue())
     return files
 
 
-def bars(figure: Any, tables: Sequence[Table]) -> None:
-    """For each table, a group of bars per column, a bar per row; the paper's as black marks."""
-    width = 4.0 + 1.1 * max(len(t.columns) for t in tables)
-    for axes, table in _panels(figure, tables, (width, 3.0 * len(tables))):
-        draw_bars(axes, table)
-
-
-def draw_bars(axes: Any, table: Table) -> None:
-    """Draws the bars of one table."""
-    import matplotlib as mpl
-
-    width, named = 0.8 / len(table.rows), set[str]()
-    colours = [look["color"] for look in mpl.rcParams["axes.prop_cycle"]]
-
-    def once(name: str) -> str:
-        label = "" if name in named else name
-        named.add(name)
-        return label
-
-    for (row, column), cell in table.cells.items():
-        i, j = table.rows.index(row), table.columns.index(column)
-        x = j + (i + 0.5) * width - 0.4
-        if cell.mean is not None:
-            axes.bar(
-                x,
-                cell.mean,
-                width,
-                yerr=cell.std if cell.std is not None else cell.probe_std,
-                color=colours[i % len(colours)],
-                # Rows of the same colour differ by their hatch.
-                hatch="//" if i >= len(colours) else None,
-                edgecolor="white",
-                linewidth=0,
-                capsize=1.5,
-                error_kw={"linewidth": 0.8},
-                label=once(row),
-            )
-        if cell.paper is not None:
-            axes.plot(x, cell.paper[0], "k_", markersize=7, label=once("the paper's"))
-    axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
-    axes.set_ylabel(table.unit)
-    axes.set_title(table.title)
-    axes.legend(**_BESIDE)
-
-
-def bars_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray | None]]) -> None:
-    """For each table, its bars from 0 to 100, and its picture (h, w, 3), if any, at the right."""
-    height, width = 4.5, max(5.0, *(2.5 + 1.3 * len(table.columns) for table, _ in shown))
-    pictures = [picture for _, picture in shown if picture is not None]
-    aspect = max((each.shape[1] / each.shape[0] for each in pictures), default=0.1)
-    figure.set_size_inches(width + aspect * height, height * len(shown))
-    ratios = {"width_ratios": [width, aspect * height]}
-    grid = figure.subplots(len(shown), 2, squeeze=False, gridspec_kw=ratios)
-    for (left, right), (table, picture) in zip(grid, shown, strict=True):
-        draw_bars(left, table)
-        left.set_ylim(0, 100)
-        right.set_axis_off()
-        if picture is not None:
-            right.imshow(picture, interpolation="none")
+def _adapt(svg: bytes) -> bytes:
+    """Returns an SVG that follows the light or dark scheme of the page that shows it."""
+    classes = (pair for count in range(1, NAMED + 1) for pair in class_colours(count))
+    pairs = {
+        *COLOURS.values(),
+        *SERIES,
+        *(vocabulary.INK, vocabulary.SOFT, vocabulary.LINE),
+        *classes,
+    }
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+        for light, dark in sorted(pairs)
+        for what in ("fill", "stroke")
+        if f"{what}: {light}".encode() in svg
+    )
+    style = (
+        f"<style>:root{{color-scheme:light dark}}"
+        f"@media(prefers-color-scheme:dark){{{rules}}}</style>"
+    )
+    return svg.replace(b" <defs>", f" {style}\n <defs>".encode(), 1)
 
 
 def matrices(figure: Any, tables: Sequence[Table]) -> None:
-    """For each table, its numbers on colours."""
-    width = 3.0 + 1.1 * max(len(t.columns) for t in tables)
-    for axes, table in _panels(
-        figure, tables, (width, sum(1.2 + 0.5 * len(t.rows) for t in tables))
-    ):
+    """For each table, its numbers on shades of the colour of distilled images."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("distilled", ["#f9efea", COLOURS["distilled"][0]])
+    for axes, table in _panels(figure, tables, sum(1.0 + 0.34 * len(t.rows) for t in tables)):
         grid = [[table.mean(row, column) for column in table.columns] for row in table.rows]
-        image = axes.imshow(grid, aspect="auto", cmap="viridis")
+        image = axes.imshow(grid, aspect="auto", cmap=shades)
         # Lines of the style would run through the numbers.
         axes.grid(visible=False)
         low, high = image.get_clim()
         for i, line in enumerate(grid):
             for j, value in enumerate(line):
-                colour = "white" if value < (low + high) / 2 else "black"
+                # Neither is a colour that follows the page: those of the cells do not.
+                colour = "#ffffff" if value > 0.4 * low + 0.6 * high else "#000000"
                 if value == value:
                     text = f"{value:.{table.digits}f}"
                     axes.text(j, i, text, ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(table.columns)), _wrapped(table.columns))
-        axes.set_yticks(range(len(table.rows)), table.rows)
+        axes.set_xticks(range(len(table.columns)), [wrap(name, 18) for name in table.columns])
+        axes.set_yticks(range(len(table.rows)), [wrap(name, 24) for name in table.rows])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
         axes.set_ylabel(table.corner)
-        axes.set_title(f"{table.title}, {table.unit}")
+        axes.set_title(wrap(f"{table.title}, {table.unit}", 80))
 
 
 def curves(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, a curve per column over its rows, which are numbers; the paper's dashed."""
-    for axes, table in _panels(figure, tables, (6.5, 3.2 * len(tables))):
+    for axes, table in _panels(figure, tables, 2.9 * len(tables)):
         _draw_curves(axes, table)
 
 
 def _draw_curves(axes: Any, table: Table) -> None:
-    is_spread = any(cell.std is not None for cell in table.cells.values())
+    is_spread = any(_spread(cell) for cell in table.cells.values())
     for i, column in enumerate(table.columns):
         of = {float(row): cell for (row, other), cell in table.cells.items() if other == column}
-        ours = {x: (cell.mean, cell.std or 0.0) for x, cell in of.items() if cell.mean is not None}
+        ours = {x: (cell.mean, _spread(cell)) for x, cell in of.items() if cell.mean is not None}
         theirs = {x: cell.paper[0] for x, cell in of.items() if cell.paper is not None}
+        look = {"color": COLOUR_OF.get(column, SERIES[i % len(SERIES)][0]), "markersize": 5}
         if ours:
             # Side by side, or error bars would hide each other.
             shift = 1.03 ** (i - (len(table.columns) - 1) / 2) if is_spread else 1.0
             means, spreads = zip(*ours.values(), strict=True)
-            look = {"marker": "o", "color": f"C{i}", "label": column}
-            yerr = spreads if is_spread else None
-            axes.errorbar([x * shift for x in ours], means, yerr, capsize=2, **look)
+            places = [x * shift for x in ours]
+            axes.errorbar(places, means, spreads, fmt="o-", label=wrap(column, 24), **look)
         if theirs:
-            look = {"marker": "x", "color": f"C{i}", "label": f"{column}, the paper's"}
-            axes.errorbar(theirs.keys(), theirs.values(), fmt="--", **look)
+            label, hollow = wrap(f"{column}, the paper's", 24), {"markerfacecolor": "none"}
+            axes.plot(theirs.keys(), theirs.values(), "D--", label=label, **look, **hollow)
     axes.set_xscale("log")
     axes.set_xticks([float(row) for row in table.rows], list(table.rows))
     axes.minorticks_off()
@@ -187,23 +173,13 @@ def _draw_curves(axes: Any, table: Table) -> None:
         axes.set_ylim(low - missing / 2, high + missing / 2)
     axes.set_xlabel(table.corner)
     axes.set_ylabel(table.unit)
-    axes.set_title(wrap(table.title, 80), fontsize="medium")
+    axes.set_title(wrap(table.title, 80))
     axes.legend(**_BESIDE)
 
 
-def scatter(figure: Any, panels: Sequence[Panel]) -> None:
-    """For each two panels, a line of dots of their own looks."""
-    figure.set_size_inches(10, 4.2 * len(panels) / 2)
-    grid = figure.subplots(len(panels) // 2, 2, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=True):
-        if panel.grey is not None:
-            axes.plot(*panel.grey, "x", color="0.6", label="the paper's, ImageNet-1k")
-        for n, (name, (x, y)) in enumerate(panel.dots.items()):
-            axes.plot(x, y, "os^vD<>ph*"[n % 10], color=f"C{n % 10}", label=name)
-        axes.set_title(panel.title)
-        axes.set_xlabel(panel.x_label)
-        axes.set_ylabel(panel.y_label)
-        axes.legend(fontsize="x-small")
+def _spread(cell: Cell) -> float:
+    """Returns half the length of an error bar: over seeds, or where there are none, over probes."""
+    return cell.std if cell.std is not None else cell.probe_std or 0.0
 
 
 class Panel(NamedTuple):
@@ -224,6 +200,24 @@ class Panel(NamedTuple):
     grey: tuple[Sequence[float], Sequence[float]] | None = None
 
 
+def scatter(figure: Any, panels: Sequence[Panel]) -> None:
+    """For each two panels, a line of dots of their own looks, and below them what they are."""
+    figure.set_size_inches(WIDTH, 3.4 * len(panels) / 2 + 0.2 * len(panels[0].dots))
+    grid = figure.subplots(len(panels) // 2, 2, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=True):
+        if panel.grey is not None:
+            look = {"color": SOFT, "markerfacecolor": "none", "linestyle": "none"}
+            axes.plot(*panel.grey, "D", label="the paper's, ImageNet-1k", **look)
+        for n, (name, (x, y)) in enumerate(panel.dots.items()):
+            colour = SERIES[n % len(SERIES)][0]
+            axes.plot(x, y, "os^vD<>ph*"[n % 10], color=colour, label=name, markersize=7)
+        axes.set_title(wrap(panel.title, 40))
+        axes.set_xlabel(panel.x_label)
+        axes.set_ylabel(panel.y_label)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=2)
+
+
 def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Left, principal components; right, how far outside its class each image is.
 
@@ -231,50 +225,68 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
         figure: Where to draw.
         shown: By title, the values of `measures.AT_EDGES`.
     """
-    figure.set_size_inches(11, 5 * len(shown))
+    from matplotlib.lines import Line2D
+
+    figure.set_size_inches(WIDTH, 0.4 + 3.4 * len(shown))
     grid = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (title, measured) in zip(grid, shown, strict=True):
-        points = np.asarray(measured["real"]["points"])
-        colours = _colours(measured["real"]["labels"])
-        left.scatter(*points.T, s=5, c=colours, alpha=0.45, linewidths=0)
+        colours = [light for light, _ in class_colours(len(measured["class_names"]))]
+        _draw_real(left, measured["real"], colours)
         for kind, found in measured["kinds"].items():
-            places, colours = np.asarray(found["points"]), _colours(found["labels"])
-            look = {**_MARKERS[kind], "edgecolors": "black", "linewidths": 0.8}
-            left.scatter(*places.T, c=colours[: len(places)], **look)
-            # For the legend, without a class's colour.
-            left.scatter([], [], c="white", label=kind.capitalize(), **look)
-            right.scatter(found["ratio"], found["ratio_along"], c=colours, **look)
+            places, own = np.asarray(found["points"]), [colours[k] for k in found["labels"]]
+            look = {**_MARKERS[kind], "edgecolors": INK, "linewidths": 0.8}
+            left.scatter(*places.T, c=own[: len(places)], **look)
+            right.scatter(found["ratio"], found["ratio_along"], c=own, **look)
         _name_classes(left, measured)
         first, second = (100 * part for part in measured["share"])
         left.set_xlabel(f"first principal component, {first:.0f} % of the variance")
         left.set_ylabel(f"second, {second:.0f} %")
         left.set_title(title)
-        left.legend(fontsize="small")
-        right.axvline(1, color="0.6", linewidth=0.8)
-        right.axhline(1, color="0.6", linewidth=0.8)
+        right.axvline(1, color=SOFT, linewidth=0.8)
+        right.axhline(1, color=SOFT, linewidth=0.8)
         right.set_xlabel("distance to the class's mean / 95 % radius")
         right.set_ylabel("along the class's direction / 95 % edge")
-        right.set_title("beyond 1, outside 95 % of the class's real images")
+        right.set_title("beyond 1: outside 95 % of its class")
+    outlined: dict[str, Any] = {"color": INK, "markerfacecolor": "none", "linestyle": "none"}
+    handles = [
+        # Without a class's colour; sizes of dots are areas.
+        Line2D([], [], marker=look["marker"], ms=look["s"] ** 0.5, label=TITLES[kind], **outlined)
+        for kind, look in _MARKERS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
+
+
+def _draw_real(axes: Any, real: Mapping[str, Any], colours: Sequence[str]) -> None:
+    """Draws a dot for each real image, in one path a class: in SVG a fraction of a mark each."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    points, labels = np.asarray(real["points"], float), np.asarray(real["labels"])
+    for label in np.unique(labels):
+        own = points[labels == label]
+        # Lines of hardly any length, of which round ends are seen.
+        ends = np.stack([own, own + np.array([[1e-4 * np.ptp(points[:, 0]), 0]])], axis=1)
+        codes = [Outline.MOVETO, Outline.LINETO] * len(own)
+        outline = Outline(ends.reshape(-1, 2), codes)
+        outline.should_simplify = False
+        look = {"edgecolor": colours[label], "facecolor": "none", "alpha": 0.5, "snap": False}
+        axes.add_patch(PathPatch(outline, linewidth=2.2, capstyle="round", **look))
+    axes.autoscale_view()
 
 
 def _name_classes(axes: Any, measured: Mapping[str, Any]) -> None:
     names, distilled = measured["class_names"], measured["kinds"]["distilled"]
-    if len(names) <= _NAMED:
+    if len(names) <= NAMED:
         for label, place in zip(distilled["labels"], distilled["points"], strict=True):
             # Names are no formulas, whatever signs are in them.
             at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
-            axes.annotate(names[label], place, (7, 5), bbox=_BOX, **at)
+            axes.annotate(names[label], place, (7, 5), **at)
 
 
-def _panels(figure: Any, tables: Sequence[Table], size: tuple[float, float]) -> Any:
+def _panels(figure: Any, tables: Sequence[Table], height: float) -> Any:
     """Returns axes below each other, with the table of each."""
-    figure.set_size_inches(*size)
+    figure.set_size_inches(WIDTH, height)
     return zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True)
-
-
-def _colours(labels: Sequence[int]) -> list[str]:
-    """Returns colours by class: ten different ones, over and over."""
-    return [f"tab:{_TEN[label % 10]}" for label in labels]
 
 
 def wrap(name: str, width: int) -> str:
@@ -283,7 +295,3 @@ def wrap(name: str, width: int) -> str:
     name = re.sub(r"\(.*?\)", lambda words: words[0].replace(" ", "\u00a0"), name)
     lines = textwrap.fill(name.replace("_", "_ "), width).replace("_ ", "_")
     return lines.replace("\u00a0", " ")
-
-
-def _wrapped(names: Sequence[str]) -> list[str]:
-    return [wrap(name, 15) for name in names]

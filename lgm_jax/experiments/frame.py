@@ -15,6 +15,7 @@ from lgm_jax.experiments import axes, published, runner
 from lgm_jax.experiments.published import TOP1, Key, Number
 from lgm_jax.experiments.result import AVERAGE, Cell, Table
 from lgm_jax.experiments.runner import Outcome
+from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.settings import split_list
 
 if TYPE_CHECKING:
@@ -25,16 +26,7 @@ WORST = "worst group"
 # These tell one trained probe, or one measured number, from another.
 ENTRY = ("set", "backbone", "variant", "seed", "evaluated", "method", "metric")
 
-METHODS: Mapping[str, str] = {
-    "distilled": "Distilled",
-    "neighbors": "Neighbors",
-    "centroids": "Centroids",
-    "random": "Random",
-    "full": "Full",
-}
-"""The titles of methods, in the order of the paper's rows."""
-
-DISTILLED, RANDOM, FULL = (METHODS[method] for method in ("distilled", "random", "full"))
+DISTILLED, RANDOM, FULL = (TITLES[method] for method in ("distilled", "random", "full"))
 
 # Methods whose images differ by seed, and random heads, which are seeds themselves. The others have
 # no spread over seeds.
@@ -193,7 +185,7 @@ class Study:
         """
         own = self.all
         titles = {name: self.titled(name) for name in {*own["backbone"], *own["evaluated"]}}
-        images, against = own["method"].map(METHODS), own["backbone"].map(titles)
+        images, against = own["method"].map(TITLES), own["backbone"].map(titles)
         is_same = own["evaluated"] == own["backbone"]
         return own.assign(
             images=images,

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from lgm_jax.experiments import axes, frame, measures
 from lgm_jax.experiments.axes import SECTION, SETS
+from lgm_jax.experiments.dots import Parts
 from lgm_jax.experiments.frame import (
     DISTILLED,
     FULL,
-    METHODS,
     OTHERS,
     RANDOM,
     SAME,
@@ -27,6 +27,7 @@ from lgm_jax.experiments.frame import (
 from lgm_jax.experiments.published import TOP1
 from lgm_jax.experiments.result import AVERAGE, Cell, Claim, Result, Table
 from lgm_jax.experiments.runner import Outcome
+from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.settings import split_list
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 
 SOFT = "soft-labels"
 
-_IMAGES = (METHODS.values(), ())
-_CHOSEN = [METHODS[method] for method in ("neighbors", "centroids", "random")]
-BY_METHOD = {title: ("", method) for method, title in METHODS.items()}
+_IMAGES = (TITLES.values(), ())
+_CHOSEN = [TITLES[method] for method in ("neighbors", "centroids", "random")]
+BY_METHOD = {title: ("", method) for method, title in TITLES.items()}
 
 # Metrics of the runs of `objectives`, beside accuracies and costs.
 _STEPS, _LABELS, _OWN_TIME = "steps", "bytes of labels", "ms a step, each run by itself"
@@ -186,7 +187,7 @@ def by_part(study: Study) -> Result:
         for name, words in off.items()
     }
     papers = {titles[name]: (words, "distilled") for name, words in off.items()}
-    tables = []
+    shown: dict[str, Table] = {}
     for over, where in (("same", SAME), ("others", OTHERS)):
         is_named = (own["where"] == SAME) | own["evaluated"].isin(study.evaluated)
         part = own[(own["where"] == where) & is_named]
@@ -197,8 +198,11 @@ def by_part(study: Study) -> Result:
         table = study.table(part, title, "method", rows, "against", average=average)
         if not table.has_papers:
             table = with_papers_average(table, papers, over=over)
-        tables.append(table)
-    return Result(tables, _part_claims(study, tables), [_seed_note(study.config)])
+        shown[f"on the {where}"] = table
+    without = {titles[name]: words.split("-")[1:] for name, words in off.items()}
+    every = dict.fromkeys(part for out in without.values() for part in out)
+    tables, parts = list(shown.values()), Parts(study.title, list(every), without, shown)
+    return Result(tables, _part_claims(study, tables), [_seed_note(study.config)], [parts])
 
 
 def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
@@ -255,7 +259,7 @@ def by_ipc(study: Study) -> Result:
         rows = list(made["row"].unique())
         # All real images are the same, however many the other methods have.
         part = import_pandas().concat([made, *(full.assign(row=row) for row in rows)])
-        title, order = f", {name}", (rows, METHODS.values())
+        title, order = f", {name}", (rows, TITLES.values())
         table = study.table(part, title, "images per class", "row", "images", order=order)
         tables.append(table)
         margins = {

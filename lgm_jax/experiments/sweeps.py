@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lgm_jax.errors import unknown_name
 from lgm_jax.experiments import (
     axes,
+    dots,
     feature_reports,
     figures,
     frame,
@@ -207,7 +208,7 @@ class Sweep:
 
     title: str
     report: Callable[[Study], Result]
-    draw: Callable[[Any, Sequence[Any]], None] = figures.bars
+    draw: Callable[[Any, Sequence[Any]], None] = dots.dots
     variants: Variants = _as_configured
     evaluate: Callable[[ConfigDict, list[str]], list[str]] = _on_own
     looks: Looks = lambda _: ()
@@ -298,6 +299,7 @@ SWEEPS: Mapping[str, Sweep] = {
     "table3": Sweep(
         "Table 3: what each part of the method is worth",
         reports.by_part,
+        dots.parts,
         variants=_without,
         evaluate=_on_all,
         # Number 13 of ImageNet-100, which the paper's figure 5 shows.
@@ -307,7 +309,7 @@ SWEEPS: Mapping[str, Sweep] = {
         _BY_METHOD,
         title="Table 4: backgrounds that mislead",
         report=reports.by_group,
-        draw=figures.bars_beside,
+        draw=dots.dots_beside,
         measure=measures.OF_GROUPS,
     ),
     "table5": dataclasses.replace(_BY_METHOD, title="Tables 5 and B.1: classes that look alike"),
@@ -368,7 +370,7 @@ SWEEPS: Mapping[str, Sweep] = {
         _BY_BACKBONE,
         title="One GPU: measured beside expected",
         report=verification.report,
-        draw=figures.bars,
+        draw=dots.dots,
         beside=_CHOSEN,
         measure=verification.MEASURE,
         prepare=verification.prepare,

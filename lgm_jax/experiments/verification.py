@@ -21,7 +21,7 @@ from lgm_jax.compilation import Program
 from lgm_jax.data import cache, download
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes, reports
-from lgm_jax.experiments.frame import METHODS, SAME, Study, with_papers_average
+from lgm_jax.experiments.frame import SAME, TITLES, Study, with_papers_average
 from lgm_jax.experiments.result import Cell, Claim, Result, Table
 from lgm_jax.experiments.runner import Measure, Outcome, Row
 from lgm_jax.session import Session
@@ -216,7 +216,7 @@ def _accuracies(study: Study) -> Result:
     """Methods by backbones, each on the backbone it was chosen by; and the backbones crossed."""
     own = study.top1
     on_same = own[(own["where"] == SAME) | (own["backbone"] == "real")]
-    title, order = ": images of each backbone", (METHODS.values(), ())
+    title, order = ": images of each backbone", (TITLES.values(), ())
     table = study.table(on_same, title, "images", "images", "on", order=order)
     text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
     claim = Claim.ahead(text, reports.margins(study, table))

@@ -7,7 +7,8 @@ from typing import Any
 
 from lgm_jax.report import charts, words
 from lgm_jax.report.judge import contradicts, gap
-from lgm_jax.report.table import TITLES, title_taught
+from lgm_jax.report.table import title_taught
+from lgm_jax.report.vocabulary import TITLES
 
 
 def describe_accuracies(

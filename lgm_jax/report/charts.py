@@ -8,9 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-# Colours of curves, as in style.mplstyle: those of Okabe and Ito.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-
 # Points of a curve that are drawn.
 _MOST_POINTS = 400
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from lgm_jax.report.place import Place
-from lgm_jax.report.table import TITLES
 from lgm_jax.report.view import RunView
+from lgm_jax.report.vocabulary import TITLES
 
 # Classes whose confusion matrix is a table; that of more is a picture.
 _TABLE = 20

@@ -15,9 +15,9 @@ from lgm_jax.report import best, words
 from lgm_jax.report.judge import judge
 from lgm_jax.report.losses import describe_losses
 from lgm_jax.report.place import Beside, Embedded, Place
-from lgm_jax.report.table import TITLES
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes
+from lgm_jax.report.vocabulary import TITLES
 
 # Pictures that one file holds at most, and their bytes.
 MOST_PICTURES, _BUDGET = 400, 7_000_000

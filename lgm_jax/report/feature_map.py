@@ -9,6 +9,7 @@ import numpy as np
 from lgm_jax.report import charts, pictures
 from lgm_jax.report.gallery import DISTILLED, Gallery
 from lgm_jax.report.place import Place
+from lgm_jax.report.vocabulary import class_colours
 
 # Side of the thumbnails.
 _SIDE = 64
@@ -53,14 +54,13 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
     small = pictures.shrink([gallery.files[DISTILLED][i] for i in thumbs], _SIDE)
     places = place_at(points.syn)[thumbs]
     wide, narrow = _move_apart(places) if named else (places, places)
+    colours = class_colours(len(gallery.class_names))
 
     def describe_class(label: int) -> dict[str, Any]:
-        names = gallery.class_names
-        hue = round(360 * label / len(names) + 20) % 360
         return {
             "label": label,
-            "name": names[label],
-            "hue": hue if named else None,
+            "name": gallery.class_names[label],
+            "colours": colours[label] if named else None,
             "count": int(np.sum(points.labels == label)),
         }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lgm_jax.names import join
-from lgm_jax.report.table import TITLES, images_of
+from lgm_jax.report.vocabulary import TITLES, images_of
 
 # Test images, where a record lacks their number.
 _ASSUMED_IMAGES = 1000

@@ -8,7 +8,7 @@ from typing import Any
 
 from lgm_jax.images import level_sizes, num_active
 from lgm_jax.report import charts
-from lgm_jax.report.table import TITLES
+from lgm_jax.report.vocabulary import SERIES, TITLES
 
 # Percent of a curve's width between the labels of two marks, on a wide screen and a narrow one.
 _ROOM, _NARROW_ROOM = 4.5, 15.0
@@ -46,7 +46,7 @@ def describe_losses(
         "curves": [
             {
                 "name": name,
-                "series": number % len(charts.SERIES),
+                "series": number % len(SERIES),
                 "path": charts.curve([(float(x), y) for x, y in points], x_range, y_range),
                 "first": points[0],
                 "last": points[-1],

@@ -222,7 +222,7 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
         "num_test": num_test,
         "accuracy": describe_accuracies(run.probes, run.backbones, run.num_classes, num_test),
         "compared": words.compare(main, num_test),
-        "compared_briefly": words.compare(main, num_test, ["random", "full"]),
+        "compared_briefly": words.compare(main, num_test, ["random"]),
         "doubt": doubt,
         "guess": words.guess(run.num_classes) if run.num_classes else None,
         "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],

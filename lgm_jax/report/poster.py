@@ -13,12 +13,12 @@ from PIL import Image, ImageColor, ImageDraw
 from lgm_jax.report import fonts, pictures
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import fit
-from lgm_jax.report.table import COLOURS
 from lgm_jax.report.view import first_pictures
+from lgm_jax.report.vocabulary import COLOURS, INK, LINE, PAPER, SOFT
 
 # As for social media and slides.
 _SIZE, _MARGIN = (1600, 900), 64
-_PAPER, _INK, _SOFT, _LINE = "#faf9f7", "#1c1a17", "#5f5a52", "#dedad3"
+_PAPER, _INK, _SOFT, _LINE = (pair[0] for pair in (PAPER, INK, SOFT, LINE))
 
 # Images, and the box in which they lie: left, top and width. The chart, with its height.
 _MOST, _IMAGES = 10, (_MARGIN, 250, 970)

@@ -1,35 +1,14 @@
-"""The rows of results: their titles, and the table of accuracies for the terminal."""
+"""The table of accuracies for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# By method in `results.json`, in the order in which rows are shown, everywhere.
-TITLES: Mapping[str, str] = {
-    "distilled": "distilled",
-    "centroids": "typical real",
-    "neighbors": "look-alike real",
-    "random": "random real",
-    "full": "all real",
-}
-
-# Their colours, on light paper and on dark: everywhere the same, distinct for any colour vision.
-COLOURS: Mapping[str, tuple[str, str]] = {
-    "distilled": ("#b23a12", "#f0764a"),
-    "centroids": ("#0072b2", "#56b4e9"),
-    "neighbors": ("#00805d", "#35c29a"),
-    "random": ("#946500", "#e6b23c"),
-    "full": ("#1c1a17", "#f0ece5"),
-}
+from lgm_jax.report.vocabulary import TITLES
 
 # What probes with a teacher do, by their key in `taught` of `results.json`.
 TAUGHT: Mapping[str, str] = {"kd": "knowledge distillation", "ci": "classifier inheritance"}
-
-
-def images_of(method: str) -> str:
-    """Returns the images that the classifiers of a row are trained on, as part of a sentence."""
-    return "the distilled images" if method == "distilled" else f"{TITLES[method]} images"
 
 
 def title_taught(targets: str, probes: Mapping[str, Mapping[str, Any]]) -> str:

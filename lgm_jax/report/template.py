@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from lgm_jax import names
-from lgm_jax.report.charts import SERIES
-from lgm_jax.report.table import COLOURS
+from lgm_jax.report.vocabulary import COLOURS, INK, LINE, PAPER, SERIES, SOFT
 
 if TYPE_CHECKING:
     import markupsafe
@@ -48,7 +47,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     environment.globals |= {
         # Figures that are saved are on white.
         "palette": {method: pair[0] for method, pair in COLOURS.items()},
-        "series": SERIES,
+        "series": [pair[0] for pair in SERIES],
     }
     text = {
         "colours": _colours(),
@@ -65,9 +64,17 @@ def _read(name: str) -> str:
 
 
 def _colours() -> str:
-    """Returns the style sheet that defines a colour for each row of results."""
+    """Returns the style sheet that defines the colours of rows, curves, paper and ink."""
+    pairs = {
+        **COLOURS,
+        **{f"s{number}": pair for number, pair in enumerate(SERIES)},
+        "paper": PAPER,
+        "ink": INK,
+        "soft": SOFT,
+        "line": LINE,
+    }
     light, dark = (
-        " ".join(f"--{method}: {pair[i]};" for method, pair in COLOURS.items()) for i in (0, 1)
+        " ".join(f"--{name}: {pair[i]};" for name, pair in pairs.items()) for i in (0, 1)
     )
     dots = "\n".join(f".{method} {{ --row: var(--{method}); }}" for method in COLOURS)
     return (

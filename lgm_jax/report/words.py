@@ -9,7 +9,7 @@ from typing import Any
 from lgm_jax.backbones import specs
 from lgm_jax.names import join
 from lgm_jax.report.judge import Finding, contradicts, doubtful
-from lgm_jax.report.table import TITLES, images_of
+from lgm_jax.report.vocabulary import TITLES, images_of
 
 # Real pictures beside a distilled one: their description, and that where one picture is several.
 CAPTIONS = {

@@ -19,7 +19,7 @@ from lgm_jax.errors import UserError
 from lgm_jax.features import Images, Views
 from lgm_jax.identity import describe
 from lgm_jax.report import pictures
-from lgm_jax.report.table import TITLES
+from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
 from lgm_jax.settings import make_protocol, split_list
 from lgm_jax.teachers import TARGETS

@@ -17,9 +17,10 @@ from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.judge import judge
 from lgm_jax.report.page import write_page
 from lgm_jax.report.plane import make_map
-from lgm_jax.report.table import TITLES, format_table
+from lgm_jax.report.table import format_table
 from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
+from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.report.words import headline
 from lgm_jax.session import Session, content_hash
 from lgm_jax.stages.probing import collect_results, collect_taught, neighbors
