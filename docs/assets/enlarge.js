@@ -1,0 +1,24 @@
+// A figure opens in a dialog as wide as the screen; a click, Escape or Enter closes it.
+const shown = document.createElement("dialog");
+shown.className = "enlarged";
+shown.append(document.createElement("img"));
+shown.addEventListener("click", () => shown.close());
+document.body.append(shown);
+
+function enlarge(event) {
+  if (event.type === "keydown" && event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  const { src, alt } = event.currentTarget;
+  Object.assign(shown.firstChild, { src, alt });
+  shown.setAttribute("aria-label", alt);
+  shown.showModal();
+}
+
+for (const image of document.querySelectorAll(".md-content img")) {
+  // Those in a link lead elsewhere.
+  if (image.closest("a")) continue;
+  Object.assign(image, { tabIndex: 0, role: "button", title: "Enlarge" });
+  image.addEventListener("click", enlarge);
+  image.addEventListener("keydown", enlarge);
+}
+shown.addEventListener("keydown", (event) => event.key === "Enter" && shown.close());
