@@ -14,6 +14,7 @@ from lgm_jax.report import (
     cards,
     charts,
     commands,
+    feature_map,
     gallery,
     judge,
     losses,
@@ -22,6 +23,7 @@ from lgm_jax.report import (
     timelapse,
     words,
 )
+from lgm_jax.report.place import Embedded
 from tests.run_folders import NAMES, probe_entry
 
 
@@ -310,6 +312,24 @@ def test_thumbnails_that_hide_each_other_are_moved_apart():
     assert (apart.max(axis=-1) + 2 * np.eye(5) > 0.98).all()
     np.testing.assert_array_equal(moved[3], places[3])
     np.testing.assert_allclose(moved[4], [0.95, 0.9])
+
+
+def test_no_thumbnail_of_the_map_covers_a_name_on_a_phone():
+    rng, labels = np.random.default_rng(0), np.arange(10, dtype=np.int32)
+    real = rng.uniform(size=(50, 2)).astype(np.float32)
+    # Three at the lower edge, where names have the least room.
+    low = np.array([[0.5, 0.0], [0.51, 0.01], [0.5, 0.12]])
+    high = np.stack([np.arange(7) % 4 / 3, 0.6 + np.arange(7) // 4 / 3], axis=1)
+    syn = np.concatenate([low, high]).astype(np.float32)
+    near = plane.Map(real, np.arange(50) % 10, syn, np.array([0.4, 0.2], np.float32), True)
+    names = [f"class {label}" for label in labels]
+    made = gallery.make_gallery(np.zeros((10, 8, 8, 3), np.float32), labels, names, {}, near)
+    thumbs = feature_map.describe_map(made, Embedded())["thumbs"]
+    # A map of 358 x 394 pixels, thumbnails of 34, and names 20 high below them.
+    x, y = np.array([thumb["narrow"] for thumb in thumbs]).T * [[3.58], [3.94]]
+    assert (y + 17 + 20 <= 394).all()
+    apart = np.maximum(np.abs(x[:, None] - x) / 70, np.abs(y[:, None] - y) / 55)
+    assert (apart + 2 * np.eye(10)).min() >= 1
 
 
 def test_real_picture_of_two_kinds_is_shown_once(tmp_path):

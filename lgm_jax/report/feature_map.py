@@ -27,6 +27,10 @@ NAMED = 30
 _BOX, _NARROW_BOX, _NARROW_NAMED = (0.085, 0.074), (0.2, 0.16), 12
 _NARROW_THUMB = (0.09, 0.09)
 
+# Half the height of a name, by the map's width: the middle of a box lies as far below that of its
+# thumbnail.
+_NAME, _NARROW_NAME = 0.009, 0.028
+
 
 def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
     """Returns dots of real images by class, and thumbnails of distilled ones, in one box.
@@ -70,7 +74,7 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
         "named": named,
         "narrow_named": len(thumbs) <= _NARROW_NAMED,
         "separates": bool(points.separates),
-        "moved": not (np.array_equal(wide, places) and np.array_equal(narrow, places)),
+        "moved": not (np.allclose(wide, places) and np.allclose(narrow, places)),
         "classes": [
             {
                 **describe_class(label),
@@ -95,9 +99,11 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
 
 def _move_apart(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns places at which no thumbnail hides another, on a wide screen and a narrow one."""
+
+    def move(box: tuple[float, float], name: float, shape: float) -> np.ndarray:
+        below = np.array([[0, name / shape]])
+        return charts.move_apart(places + below, box, shape) - below
+
     few = len(places) <= _NARROW_NAMED
-    narrow = _NARROW_BOX if few else _NARROW_THUMB
-    return (
-        charts.move_apart(places, _BOX, _SHAPE),
-        charts.move_apart(places, narrow, _NARROW_SHAPE),
-    )
+    narrow, name = (_NARROW_BOX, _NARROW_NAME) if few else (_NARROW_THUMB, 0)
+    return move(_BOX, _NAME, _SHAPE), move(narrow, name, _NARROW_SHAPE)
