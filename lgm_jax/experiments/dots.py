@@ -99,7 +99,7 @@ def parts(figure: Any, shown: Sequence[Parts]) -> None:
         ratios = [0.28 * len(each.parts), *[2.0] * len(each.tables)]
         left, *others = within.subplots(1, len(ratios), width_ratios=ratios)
         _mark(left, each)
-        ends = _ends(list(each.tables.values()))
+        ends, width = _ends(list(each.tables.values())), 88 // len(each.tables)
         for axes, (title, table) in zip(others, each.tables.items(), strict=True):
             column = AVERAGE if AVERAGE in table.columns else table.columns[0]
             rows = [row for row in rows_of(table, [column]) if row.cell is not None]
@@ -107,7 +107,7 @@ def parts(figure: Any, shown: Sequence[Parts]) -> None:
             axes.set_yticks([])
             axes.set_xlim(*ends[table.unit])
             axes.set_xlabel(table.unit)
-            axes.set_title(wrap(f"{title}, {column}", 44), fontweight="normal")
+            axes.set_title(wrap(f"{title}, {column}", width), fontweight="normal")
             drawn += rows
     _explain(figure, drawn, "distillation seeds")
 
@@ -207,11 +207,14 @@ def _ends(tables: Sequence[Table]) -> dict[str, tuple[float, float]]:
             known = [] if cell.mean is None else [cell.mean - spread, cell.mean + spread]
             known += [] if cell.paper is None else [cell.paper[0]]
             every.setdefault(table.unit, []).extend(x for x in known if np.isfinite(x))
-    return {
-        unit: (min(known) - 0.04 * span, max(known) + 0.04 * span)
-        for unit, known in every.items()
-        if (span := np.ptp(known) or 1.0)
-    }
+    ends = {}
+    for unit, known in every.items():
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        # Differences of a few percent are not to look large.
+        missing = max(0.0, 0.1 * max(abs(low), abs(high)) - (high - low)) / 2
+        margin = 0.04 * (high - low + 2 * missing) or 1.0
+        ends[unit] = low - missing - margin, high + missing + margin
+    return ends
 
 
 def _explain(figure: Any, rows: Sequence[Row], repeats: str) -> None:
