@@ -105,5 +105,5 @@ def _move_apart(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return charts.move_apart(places + below, box, shape) - below
 
     few = len(places) <= _NARROW_NAMED
-    narrow, name = (_NARROW_BOX, _NARROW_NAME) if few else (_NARROW_THUMB, 0)
+    narrow, name = (_NARROW_BOX, _NARROW_NAME) if few else (_NARROW_THUMB, 0.0)
     return move(_BOX, _NAME, _SHAPE), move(narrow, name, _NARROW_SHAPE)
