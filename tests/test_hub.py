@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,9 +45,11 @@ class Hub:
 
 
 def _answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of `/owner/name/resolve/revision/file`."""
-    owner, name, _, revision, file = path.strip("/").split("/", 4)
-    repo = f"{owner}/{name}"
+    """Status, headers and body of a file, a repository's commit, or the list of its files."""
+    parts = urllib.parse.urlsplit(path).path.strip("/").split("/")
+    asked_of_api = parts[:2] == ["api", "models"]
+    owner, name, *rest = parts[2:] if asked_of_api else parts
+    repo, revision = f"{owner}/{name}", rest[1] if len(rest) > 1 else "main"
     if hub.broken:
         return 500, {}, b""
     if repo not in hub.repos:
@@ -56,6 +59,14 @@ def _answer(hub: Hub, path: str) -> tuple[int, dict[str, str], bytes]:
     commit = COMMITS.get(revision, revision if revision in COMMITS.values() else None)
     if commit is None:
         return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+    if asked_of_api:
+        files = [
+            {"type": "file", "path": path, "size": len(content), "oid": "0"}
+            for path, content in hub.repos[repo].items()
+        ]
+        answer = files if rest[:1] == ["tree"] else {"id": repo, "sha": commit, "siblings": []}
+        return 200, {}, json.dumps(answer).encode()
+    file = "/".join(rest[2:])
     if file not in hub.repos[repo]:
         return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b""
     body = hub.repos[repo][file]
@@ -195,7 +206,7 @@ def test_a_registered_name_needs_weights_only(hub, vit_folder, registered):
 
 def test_the_first_source_with_safetensors_is_taken(hub, vit_folder, registered):
     hub.repos["first/tiny"] = {"pytorch_model.bin": b"\x80\x04."}
-    assert "first/tiny on the hub has no model.safetensors" in _message(registered)
+    assert "first/tiny has no model.safetensors on the hub or in its cache" in _message(registered)
     hub.repos["second/tiny"] = {files.WEIGHTS: (vit_folder / files.WEIGHTS).read_bytes()}
     assert backbones.load(registered).provenance["source"] == "second/tiny"
 
@@ -293,7 +304,7 @@ def test_an_unknown_repository_is_neither_folder_nor_repository(hub):
 
 def test_a_repository_without_config_is_refused(hub, vit_folder):
     hub.repos["someone/tiny"] = {files.WEIGHTS: (vit_folder / files.WEIGHTS).read_bytes()}
-    assert "someone/tiny on the hub has no config.json" in _message("someone/tiny")
+    assert "someone/tiny has no config.json on the hub or in its cache" in _message("someone/tiny")
 
 
 def test_broken_downloads_are_named(hub, vit_folder):

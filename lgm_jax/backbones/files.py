@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ class Files:
         origin: The folder's base name, or the hub's repository, of a folder of its cache too.
         config: Content of `config.json`; empty where a table's entry takes its place.
         preprocessor: Content of `preprocessor_config.json`; empty if there is none.
-        weights: The safetensors files.
         revision: The hub's commit, if it is from there.
     """
 
@@ -62,12 +60,20 @@ class Files:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of some safetensors files, each read and checked when it is asked for."""
+    """The tensors of some safetensors files, each read and checked when it is asked for.
 
-    def __init__(self, handles: Mapping[str, Any]):
-        self._handles = handles
+    `names` are the files' keys by those that the tensors have here.
+    """
 
-    def __getitem__(self, key: str) -> np.ndarray:
+    def __init__(self, handles: Mapping[str, Any], names: Mapping[str, str]):
+        self._handles, self._names = handles, names
+
+    def renamed(self, names: Mapping[str, str]) -> Tensors:
+        """The tensors under other keys."""
+        return Tensors(self._handles, names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        key = self._names[name]
         handle = self._handles[key]
         kind = handle.get_slice(key).get_dtype()
         if kind not in _FLOATS:
@@ -84,19 +90,15 @@ class Tensors(Mapping[str, np.ndarray]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self._names)
 
 
 @contextlib.contextmanager
 def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
-    """Opens safetensors files without reading more than their headers.
-
-    Raises:
-        UserError: If one is not a whole safetensors file.
-    """
+    """Opens whole safetensors files without reading more than their headers."""
     import safetensors
 
     with contextlib.ExitStack() as stack:
@@ -110,15 +112,11 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
                     f"{path} is truncated or not a safetensors file: {error}"
                 ) from error
             handles |= dict.fromkeys(handle.keys(), handle)
-        yield Tensors(handles)
+        yield Tensors(handles, {key: key for key in handles})
 
 
 def check_content(path: Path) -> None:
-    """Refuses what lies in the place of a file, by how it begins.
-
-    Raises:
-        UserError: If it is empty, a pointer to the file, or a web page; or cannot be read.
-    """
+    """Refuses an empty file, a pointer to one, or a web page, by how it begins."""
     try:
         with path.open("rb") as file:
             start = file.read(stand_ins.HEAD)
@@ -131,22 +129,18 @@ def check_content(path: Path) -> None:
         raise UserError(f"cannot read {path}: {reason}")
 
 
-def from_folder(folder: Path) -> Files:
-    """The files of a local folder; nothing is downloaded.
-
-    Raises:
-        UserError: If a file is missing or not what it should be.
-    """
-    config_path, whole, index = folder / CONFIG, folder / WEIGHTS, folder / _INDEX
-    preprocessor = {}
-    if not config_path.is_file():
+def from_folder(folder: Path, *, need_config: bool = True) -> Files:
+    """The files of a local folder; nothing is downloaded."""
+    whole, index = folder / WEIGHTS, folder / _INDEX
+    if need_config and not (folder / CONFIG).is_file():
         hint = "a backbone's folder needs timm's or transformers'"
         if (folder / "snapshots").is_dir():
             hint = "of the hub's cache, give a folder below its snapshots, or owner/name"
-        raise UserError(f"{_missing(config_path)}: {hint}")
-    config = _read_json(config_path)
-    if (folder / PREPROCESSOR).is_file():
-        preprocessor = _read_json(folder / PREPROCESSOR)
+        raise UserError(f"{_missing(folder / CONFIG)}: {hint}")
+    config, preprocessor = (
+        _read_json(folder / name) if need_config and (folder / name).is_file() else {}
+        for name in (CONFIG, PREPROCESSOR)
+    )
     # An index beside a whole file is left from when there were several.
     if whole.is_file() or not index.is_file():
         weights = [whole]
@@ -187,119 +181,27 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
     A progress bar, the cache's place, offline mode and tokens are `huggingface_hub`'s. Where the
     hub does not hand a repository out, for whatever reason, what the cache holds of it is used.
 
-    Args:
-        repo: `owner/name`.
-        revision: A branch, tag or commit; the main branch by default.
-        need_config: Whether `config.json` must be there.
-
     Raises:
         UserError: If it cannot be reached or read, or holds weights of another kind only.
     """
+    from huggingface_hub import snapshot_download
+
+    described = [CONFIG, PREPROCESSOR] if need_config else []
     with _explaining(repo, revision):
-        fetch = functools.partial(_fetch, repo, revision, _refusal(repo, revision))
-        # The weights first: what cannot be loaded is said before anything else is fetched.
-        weights = _fetch_weights(repo, fetch)
-        config = preprocessor = None
-        if need_config:
-            config, preprocessor = fetch(CONFIG), fetch(PREPROCESSOR, optional=True)
-            if config is None:
-                raise UserError(f"{repo} on the hub has no {CONFIG}")
-    return Files(
-        repo,
-        _read_json(config) if config else {},
-        _read_json(preprocessor) if preprocessor else {},
-        weights,
-        # The cache keeps a file under snapshots/<commit>/.
-        weights[0].parent.name,
-    )
-
-
-def _fetch_weights(repo: str, fetch: Callable[..., Path | None]) -> list[Path]:
-    whole = fetch(WEIGHTS, optional=True)
-    if whole is not None:
-        return [whole]
-    index = fetch(_INDEX)
-    if index is None:
-        raise UserError(
-            f"{repo} on the hub has no {WEIGHTS}, and other formats are not read (a pickle "
-            f"can run any code): `hf download {repo} --local-dir=FOLDER`, and give FOLDER, "
-            "to be told how to convert them"
-        )
-    weights = []
-    for name in _shards(index):
-        shard = fetch(name)
-        if shard is None:
-            raise UserError(f"{repo} on the hub has no {name}, which its index names")
-        weights.append(shard)
-    return weights
-
-
-def _fetch(
-    repo: str,
-    revision: str | None,
-    refusal: Exception | None,
-    name: str,
-    *,
-    optional: bool = False,
-) -> Path | None:
-    """A file, or `None` where the repository has no such file.
-
-    Args:
-        repo: As for `from_hub`.
-        revision: As for `from_hub`.
-        refusal: Why the hub does not hand the repository out; then the cache alone is asked.
-        name: The file's.
-        optional: Whether there need be none.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                repo, name, revision=revision, local_files_only=refusal is not None
+        wanted = [WEIGHTS, _INDEX, *described]
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        index = folder / _INDEX
+        if not (folder / WEIGHTS).exists() and not index.exists():
+            raise UserError(
+                f"{repo} has no {WEIGHTS} on the hub or in its cache, and other formats are not "
+                f"read (a pickle can run any code): `hf download {repo} --local-dir=FOLDER`, and "
+                "give FOLDER, to be told how to convert them"
             )
-        )
-    except LocalEntryNotFoundError:
-        if refusal is None:
-            raise
-        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
-        # What `hf download` has filled holds no record of files that there are none of.
-        if optional or cached is huggingface_hub._CACHED_NO_EXIST:
-            return None
-        # The hub's own words, where it has answered.
-        if isinstance(refusal, HfHubHTTPError):
-            raise refusal from None
-        raise
-    except EntryNotFoundError:
-        return None
-
-
-def _refusal(repo: str, revision: str | None) -> Exception | None:
-    """Why the hub does not hand a repository out; `None` where it does.
-
-    Asked once: a download waits half a minute for a network that is not there.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-    try:
-        huggingface_hub.get_hf_file_metadata(
-            huggingface_hub.hf_hub_url(repo, WEIGHTS, revision=revision)
-        )
-    except EntryNotFoundError:
-        # Left to the download, which records in the cache that there is no such file.
-        return None
-    except HFValidationError:
-        raise
-    # Offline, gated, out of order, or what the installed HTTP library raises where nobody answers.
-    except Exception as error:
-        return error
-    return None
+        if need_config and not (folder / CONFIG).exists():
+            raise UserError(f"{repo} has no {CONFIG} on the hub or in its cache")
+        if not (folder / WEIGHTS).exists():
+            snapshot_download(repo, revision=revision, allow_patterns=_shards(index))
+    return from_folder(folder, need_config=need_config)
 
 
 @contextlib.contextmanager
@@ -324,17 +226,19 @@ def _explaining(repo: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.HFValidationError as error:
         raise UserError(f"{repo!r} is neither a folder nor a name on the hub: {error}") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise UserError(
-            f"{repo} is not in the cache, and the hub cannot be reached: on a machine with network "
-            f"run `hf download {repo}` and copy the cache (HF_HOME), {folder}"
-        ) from error
     # Whatever library the installed version speaks HTTP with raises errors of its own.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        # Behind an error of the cache may be the hub's answer.
+        answer = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+        if not isinstance(answer, errors.HfHubHTTPError) and answer is not error:
+            raise UserError(
+                f"{repo} is not in the cache, and the hub cannot be reached: on a machine with "
+                f"network run `hf download {repo}` and copy the cache (HF_HOME), {folder}"
+            ) from error
+        reason = str(answer).strip().split("\n")[0] or type(answer).__name__
         raise UserError(
             f"cannot download {repo} from the hub: {reason}; try again, {folder}"
-        ) from (error)
+        ) from error
 
 
 def _no_safetensors(folder: Path) -> str:

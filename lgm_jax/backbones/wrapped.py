@@ -7,11 +7,10 @@ is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from lgm_jax.backbones import port
+from lgm_jax.backbones.files import Tensors
 from lgm_jax.backbones.network import Network
 from lgm_jax.errors import UserError, list_some
 
@@ -31,51 +30,37 @@ _BESIDE = re.compile(
 _EVALUATED = {"teacher": "student", "base_encoder": "momentum_encoder"}
 
 
-class _Renamed(Mapping[str, np.ndarray]):
-    """Tensors under other keys; each is read when it is asked for."""
+def unwrap(form: port.Format, spec: Network, tensors: Tensors) -> tuple[Tensors, list[str]]:
+    """Takes off what surrounds a backbone's keys in a checkpoint, and says what, for a person.
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
-        self._tensors, self._names = tensors, names
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self._tensors[self._names[key]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def unwrap(
-    form: port.Format, spec: Network, tensors: Mapping[str, np.ndarray]
-) -> tuple[Mapping[str, np.ndarray], list[str]]:
-    """Takes off what surrounds a backbone's keys.
-
-    Args:
-        form: The checkpoint's format.
-        spec: The backbone's shape.
-        tensors: The checkpoint, key to array.
-
-    Returns:
-        The tensors under the format's keys, and what was done, for a person. Where no prefix makes
-        all keys fit, some are missing.
+    Where no prefix makes all keys fit, some of the format's are missing.
 
     Raises:
-        UserError: If they hold several backbones.
+        UserError: If the tensors hold several backbones.
     """
     plain = {_WRAPPERS.sub("", key): key for key in tensors}
     if len(plain) < len(tensors):
         plain = {key: key for key in tensors}
-    prefix = _prefix(form, spec, plain)
-    if prefix is None:
+    anchors = tuple(f".{anchor}" for anchor in port.anchors(form, spec))
+    candidates = {
+        key.removesuffix(anchor[1:]) for key in plain for anchor in anchors if key.endswith(anchor)
+    }
+    ways: dict[frozenset[str], str] = {}
+    for prefix in ("", *sorted(candidates, key=len)):
+        used = port.fits(form, spec, _below(plain, prefix))
+        # A format's own prefix may be counted to either side; without any, nothing is taken off.
+        if used is not None and "" not in ways.values():
+            ways.setdefault(frozenset(prefix + key for key in used), prefix)
+    if not ways:
         # Of what does not fit, the one prefix that there may be hides what is missing.
-        candidates = _candidates(form, spec, plain)
         names = _below(plain, candidates.pop()) if len(candidates) == 1 else plain
-        return _Renamed(tensors, names), []
+        return tensors.renamed(names), []
+    prefix = _choose(list(ways.values()))
     names = _below(plain, prefix)
     used = port.fits(form, spec, names) or set()
-    beside = [key for key in names if key not in used and _is_beside(form, key)]
+    # Heads and what is of training, but for what the format leaves out itself.
+    others = [key for key in names if key not in used and not port.is_ignored(form, key)]
+    beside = [key for key in others if _BESIDE.fullmatch(key)]
     kept = {key: name for key, name in names.items() if key not in beside}
     notes = []
     wrappers = sorted({part for key in tensors for part in _WRAPPERS.findall(key)} - {prefix})
@@ -86,48 +71,17 @@ def unwrap(
     if left_out:
         some, count = list_some(left_out), len(left_out)
         notes.append(f"left out, as no part of the backbone: {count} keys: {some}")
-    return _Renamed(tensors, kept), notes
-
-
-def _is_beside(form: port.Format, key: str) -> bool:
-    """Whether a key is a head's or of training, and the format does not leave it out itself."""
-    return bool(_BESIDE.fullmatch(key)) and not port.is_ignored(form, key)
-
-
-def _prefix(form: port.Format, spec: Network, keys: Mapping[str, str]) -> str | None:
-    """Returns the prefix of all keys of the backbone; `None` if some are missing.
-
-    Raises:
-        UserError: If the keys of several backbones are there.
-    """
-    if port.fits(form, spec, keys):
-        return ""
-    found: dict[frozenset[str], str] = {}
-    for prefix in sorted(_candidates(form, spec, keys), key=len):
-        used = port.fits(form, spec, _below(keys, prefix))
-        if used is not None:
-            # A format's own prefix may be counted to either side.
-            found.setdefault(frozenset(prefix + key for key in used), prefix)
-    return _choose(list(found.values()))
-
-
-def _candidates(form: port.Format, spec: Network, keys: Mapping[str, str]) -> set[str]:
-    """Returns the prefixes of the anchor's key."""
-    return {
-        key.removesuffix(anchor)
-        for anchor in port.anchors(form, spec)
-        for key in keys
-        if key.endswith(f".{anchor}")
-    }
+    return tensors.renamed(kept), notes
 
 
 def _below(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {key[len(prefix) :]: name for key, name in keys.items() if key.startswith(prefix)}
 
 
-def _choose(prefixes: Sequence[str]) -> str | None:
-    if len(prefixes) <= 1:
-        return prefixes[0] if prefixes else None
+def _choose(prefixes: Sequence[str]) -> str:
+    """The prefix of the one backbone, or of that of two which is evaluated."""
+    if len(prefixes) == 1:
+        return prefixes[0]
     for evaluated, other in _EVALUATED.items():
         parts = {prefix: prefix.split(".") for prefix in prefixes}
         chosen = [prefix for prefix in prefixes if evaluated in parts[prefix]]
