@@ -12,31 +12,19 @@ from lgm_jax.backbones import abstract_module, specs
 
 def format_table() -> str:
     """A row per registered backbone; parameters in millions, resolution and stride in pixels."""
-    rows = [("name", "params", "features", "px", "stride", "licence", "weights", "what it is")]
-    for name, entry in specs.NAMES.items():
-        _, shapes = abstract_module(entry.spec)
-        count = sum(math.prod(shape) for shape in shapes.values())
-        rows.append(
-            (
-                name,
-                f"{count / 1e6:.1f} M",
-                str(entry.spec.feature_dim),
-                str(entry.resolution),
-                str(entry.spec.stride),
-                entry.licence,
-                entry.origin,
-                entry.summary,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = range(1, 5)
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in numbers else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+    rows: list[tuple[str, ...]] = [
+        ("name", "params", "features", "px", "stride", "licence", "weights", "what it is")
     ]
+    for name, entry in specs.NAMES.items():
+        count = sum(map(math.prod, abstract_module(entry.spec)[1].values()))
+        numbers = (entry.spec.feature_dim, entry.resolution, entry.spec.stride)
+        words = (entry.licence, entry.origin, entry.summary)
+        rows.append((name, f"{count / 1e6:.1f} M", *map(str, numbers), *words))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, "<>>>><<<", strict=True)
+        lines.append("  ".join(f"{cell:{side}{width}}" for cell, width, side in cells).rstrip())
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
