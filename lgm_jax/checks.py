@@ -46,7 +46,7 @@ def in_range(
     limits = f" from {low:g} to {high:g}"
     if high == math.inf:
         limits = "" if low == -math.inf else f" of at least {low:g}"
-    raise UserError(f"{name} must be a {'whole ' * whole}number{limits}, not {value!r}")
+    raise UserError(f"{name} must be a {'whole ' * whole}number{limits}, not {value!r:.50}")
 
 
 def counts(owner: Any, *names: str, low: int = 1) -> None:

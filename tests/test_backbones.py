@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
 from lgm_jax import backbones
 from lgm_jax.backbones import abstract_module, configs, families, load, network, port, specs
@@ -55,7 +56,7 @@ def test_every_weight_matters(vit_folder):
     def energy(params):
         return jnp.sum(jnp.sin(backbone.apply(params, draw_images(2))))
 
-    gradient = port.flatten(jax.jit(jax.grad(energy))(backbone.params))
+    gradient = flatten_dict(jax.jit(jax.grad(energy))(backbone.params), sep="/")
     for path, leaf in gradient.items():
         assert jnp.max(jnp.abs(leaf)) > 1e-3, path
 
@@ -142,7 +143,7 @@ def test_import_and_export_are_inverse(write_vit, tmp_path, pool):
     spec = configs.read_config(json.loads((folder / "config.json").read_text()), {}).spec
     form, shapes = families.formats()["timm_vit"], abstract_module(spec)[1]
     params = port.import_params(form, spec, tensors, shapes)
-    assert {path: leaf.shape for path, leaf in port.flatten(params).items()} == shapes
+    assert {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()} == shapes
     back = port.export_params(form, spec, params)
     assert back.keys() == tensors.keys()
     for key, tensor in tensors.items():
@@ -283,7 +284,7 @@ def test_an_offset_changes_positions_of_a_dinov2_that_are_resized(vit_folder, mo
     assert (larger.position_offset, moved.position_offset) == (0, 0.1)
     assert moved.fingerprint != larger.fingerprint
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), moved.params, larger.params)
-    assert [path for path, leaf in port.flatten(changed).items() if leaf] == ["positions"]
+    assert [path for path, leaf in flatten_dict(changed, sep="/").items() if leaf] == ["positions"]
     assert load(vit_folder, position_offset=0.1).fingerprint == native.fingerprint
 
 
@@ -293,7 +294,7 @@ def test_dinov2_without_registers_alone_takes_an_offset():
     for name, entry in specs.NAMES.items():
         larger = dataclasses.replace(entry.spec, resolution=entry.spec.resolution * 2)
         forms = {source.form for source in entry.sources}
-        if any(backbones._takes_offset(entry.published_as(form), larger) for form in forms):
+        if any(backbones.takes_offset(entry.published_as(form), larger) for form in forms):
             taking.add(name)
     assert taking == {f"dinov2_vit{size}14" for size in "sblg"}
 

@@ -126,16 +126,16 @@ def _pe_core(arguments: str) -> str:
         ('{"model_type": ["vit"]}', "unknown transformers model_type"),
         (
             '{"model_type": "dinov2", "num_hidden_layers": 1000000000}',
-            "num_hidden_layers must be a whole number up to 65536",
+            "num_hidden_layers must be a whole number from -65536 to 65536",
         ),
         ('{"model_type": "clip", "projection_dim": 0}', "projection_dim must be positive"),
         ('{"model_type": "clip", "vision_config": {"hidden_size": 1e400}}', "hidden_size must"),
         (
             '{"model_type": "vit", "layer_norm_eps": NaN}',
-            "layer_norm_eps must be a number, not nan",
+            "layer_norm_eps must be a number from -1e+12 to 1e+12, not nan",
         ),
         ('{"model_type": "vit", "image_size": [224, 112]}', "image_size must be square"),
-        ('{"model_type": "dinov3_vit", "rope_theta": 0.0}', "base must be a positive number"),
+        ('{"model_type": "dinov3_vit", "rope_theta": 0.0}', "base must be above 0, not 0.0"),
         (
             '{"model_type": "dinov3_vit", "num_register_tokens": -1}',
             "registers must be a whole number from 0",
@@ -161,12 +161,12 @@ def test_a_config_of_nothing_we_know_is_refused(vit_copy, content, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"img_size": "16"}, "img_size must be a whole number up to 65536, not '16'"),
+        ({"img_size": "16"}, "img_size must be a whole number from -65536 to 65536, not '16'"),
         ({"img_size": None}, "img_size must be a whole number"),
         ({"patch_size": 0}, "patch must be a whole number from 1 to 65536, not 0"),
         ({"embed_dim": -32}, "width must be a whole number from 1"),
         ({"depth": True}, "depth must be a whole number"),
-        ({"num_heads": 10**9}, "num_heads must be a whole number up to 65536"),
+        ({"num_heads": 10**9}, "num_heads must be a whole number from -65536 to 65536"),
         ({"embed_dim": 10**400}, "embed_dim must be a whole number"),
         ({"pre_norm": 1}, "pre_norm must be true or false, not 1"),
         ({"fc_norm": True}, "global_pool=token with fc_norm=True is not supported"),
@@ -348,7 +348,7 @@ def test_a_resolution_that_the_patch_does_not_divide_is_refused(vit_folder, reso
 @pytest.mark.parametrize("resolution", [-8, "16", 16.0, True])
 def test_a_resolution_that_is_no_number_of_pixels_is_refused(vit_folder, resolution):
     # The annotation, which is checked under test, may refuse it first.
-    with pytest.raises((UserError, TypeError), match=r"positive whole number|resolution"):
+    with pytest.raises((UserError, TypeError), match="resolution"):
         load(vit_folder, resolution=resolution)
 
 

@@ -184,7 +184,7 @@ def test_a_resnet_of_another_kind_is_refused(changed, message):
         ({"depths": 3}, "must be a list of numbers"),
         ({"hidden_act": "mish"}, "activation"),
         ({"num_channels": 1}, "three channels"),
-        ({"layer_norm_eps": 0.0}, "norm_eps must be a positive number"),
+        ({"layer_norm_eps": 0.0}, "norm_eps must be above 0, not 0.0"),
     ],
 )
 def test_a_convnext_of_another_kind_is_refused(changed, message):

@@ -10,9 +10,9 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +58,7 @@ NORMALIZATIONS = ("native", "imagenet")
 RESIZED = ("positions", "images")
 
 _IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_POOLING = re.compile(r"native|(?P<kind>cls\+mean|cls|mean)(:(?P<blocks>[1-9]\d*))?")
-_POOLS: Mapping[str, Literal["cls", "mean", "cls+mean"]] = {
-    "cls": "cls",
-    "mean": "mean",
-    "cls+mean": "cls+mean",
-}
+_POOLING = re.compile(r"native|(cls\+mean|cls|mean)(:[1-9]\d*)?")
 
 
 def load(
@@ -83,85 +78,67 @@ def load(
 
     Args:
         source: A registered name (see `specs.NAMES`), or `package.module:NAME` for a `specs.Entry`
-            that is imported from there; a folder with `config.json` (timm's,
-            transformers', or of an export) and `model.safetensors`, for which the network is never
-            touched; or a repository of the Hugging Face hub with the same files, as `owner/name`
-            or otherwise (see `hub_names.parse`). A `Path` is always a folder.
-        normalization: `native` normalises images with the statistics the weights were trained
-            with, `imagenet` with ImageNet's, as the authors' code does for every backbone.
+            that is imported from there; a folder with `config.json` (timm's, transformers', or of
+            an export) and `model.safetensors`, for which the network is never touched; or a
+            repository of the Hugging Face hub with the same files, as `owner/name` or otherwise
+            (see `hub_names.parse`). A `Path` is always a folder.
+        normalization: `native` normalises images with the statistics the weights were trained with,
+            `imagenet` with ImageNet's, as the authors' code does for every backbone.
         dtype: What the backbone computes in, `float32` or `bfloat16`, by name or as `jnp.float32`;
             features are float32.
-        params_dtype: What its parameters are rounded to, likewise. They are kept in `dtype` if that
-            is narrower, as layers compute with no more of them.
-        attention: `cudnn` is the fused kernel of NVIDIA GPUs, for bfloat16; `pallas` ours for
-            TPUs, tried on a batch before it is taken; `xla` runs anywhere; `auto` takes one of the
-            others where it runs. The choice is made for the default device, and `apply` is for
-            devices of that kind.
+        params_dtype: What its parameters are rounded to, likewise; in memory they have the
+            narrower.
+        attention: `cudnn`, `pallas`, `xla`, or `auto` for the first of these that runs on the
+            default device; `apply` is for devices of that kind.
         pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
             (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
-            of the last four blocks; no projection or pooling head follows. Networks that are no
-            Vision Transformers have native features alone.
+            of the last four blocks; no projection or pooling head follows.
         position_offset: What the side of the patch grid is taken to be larger by where the
-            positions of a DINOv2 without registers are resized: 0.1 in the code that it was
-            published with (`torch.hub`), 0 in transformers. Every other backbone has 0, in all
-            code: with registers, in timm's format, of another family.
-        resolution: Side of the images, in pixels; the patch, or a network's stride, divides it.
-            By default what the backbone is used at.
+            positions of a DINOv2 without registers are resized: 0.1 in the code of `torch.hub`.
+            Others ignore it.
+        resolution: Side of the images, in pixels; the patch, or a network's stride, divides it. By
+            default what the backbone is used at.
         resize: What fits where that is another side than the backbone is used at: its `positions`,
             as upstream resizes them, or the `images`, of any size, by an antialiased filter.
         revision: Branch, tag or commit, for the hub only.
 
     Raises:
-        UserError: If the name is unknown, files are missing, broken or cannot be downloaded, or
-            the weights do not fit.
+        UserError: If the name is unknown, files are missing, broken or cannot be downloaded, or the
+            weights do not fit.
     """
-    if normalization not in NORMALIZATIONS:
-        raise unknown_name("backbone.normalization", str(normalization), list(NORMALIZATIONS))
-    if resize not in RESIZED:
-        raise unknown_name("backbone.resize", str(resize), list(RESIZED))
-    dtype, params_dtype, pooling = _check_options(dtype, params_dtype, pooling)
+    checks.one_of("backbone.normalization", normalization, NORMALIZATIONS)
+    dtype, params_dtype = _check_options(dtype, params_dtype, pooling, resize)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)
-    statistics = IMAGENET if normalization == "imagenet" else published.preprocessing
     spec, side = _reshape(published, pooling, resolution, resize)
-    offset = position_offset if _takes_offset(published, spec) else 0.0
-    params, kept = spec.fit(params, published.spec, offset), _kept_dtype(dtype, params_dtype)
-    params = jax.tree.map(lambda leaf: leaf.astype(kept, copy=False), params)
-    origin = provenance(found)
-    settings = Settings(
-        _digest(origin["sha256"]), spec, statistics, dtype, params_dtype, offset, side
+    offset = position_offset if takes_offset(published, spec) else 0.0
+    kept = _kept_dtype(dtype, params_dtype)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, kept), spec.fit(params, published.spec, offset)
     )
-    name = str(source) if _entry(source) else Path(found.origin).name
-    return _assemble(name, origin, published, settings, params, attention)
-
-
-def _assemble(
-    name: str,
-    origin: Mapping[str, Any],
-    published: Published,
-    settings: Settings,
-    params: port.Params,
-    attention: str,
-) -> Backbone:
-    """A backbone of its parameters, as arrays of NumPy, with the kernel that runs here."""
-    spec, statistics, dtype = settings.spec, settings.preprocessing, settings.dtype
-    make = functools.partial(shared_apply, spec, statistics, side=settings.side)
-    resolution = settings.side or spec.resolution
+    statistics = IMAGENET if normalization == "imagenet" else published.preprocessing
+    make = functools.partial(shared_apply, spec, statistics, side=side)
+    resolution = side or spec.resolution
     kernel = choose_kernel(attention, spec, dtype)
     kernel = try_kernel(kernel, attention, make, params, resolution, dtype)
+    origin = provenance(found)
+    # Where there are several files of weights, the hash of theirs.
+    hashes = origin["sha256"]
+    weights = next(iter(hashes.values())) if len(hashes) == 1 else identity.digest(hashes)
+    settings = Settings(weights, spec, statistics, dtype, params_dtype, offset, side)
     return Backbone(
-        name=name,
+        name=str(source) if _entry(source) else Path(found.origin).name,
         apply=make(dtype, kernel),
-        params=jax.tree.map(jnp.asarray, params),
+        params=params,
         feature_dim=spec.feature_dim,
         resolution=resolution,
         mean=statistics.mean,
         std=statistics.std,
-        sha256=settings.weights,
+        sha256=weights,
         fingerprint=identity.digest(settings),
         provenance=origin,
         published=published,
-        position_offset=settings.position_offset,
+        position_offset=offset,
         settings=settings,
         attention=kernel,
     )
@@ -172,13 +149,7 @@ def read_checkpoint(
 ) -> tuple[Files, Published, port.Params]:
     """A backbone's files, what they say it is, and its parameters as they were published.
 
-    Args:
-        source: As for `load`.
-        params_dtype: What parameters are turned into, `float32` or `bfloat16`.
-        revision: As for `load`.
-
-    Raises:
-        UserError: As for `load`.
+    Arguments and errors are those of `load`; parameters are turned into `params_dtype`.
     """
     found, published = _find(source, revision)
     form = families.formats()[published.form]
@@ -197,13 +168,7 @@ def read_checkpoint(
 def export(
     source: str | Path, out: Path, *, revision: str | None = None, dtype: str = "float32"
 ) -> None:
-    """Writes a backbone to a folder that `load` reads back identically.
-
-    Args:
-        source: As for `load`.
-        out: The folder to make.
-        revision: As for `load`.
-        dtype: What weights are written in.
+    """Writes a backbone, with weights of a `dtype`, to a new folder that `load` reads back.
 
     Raises:
         UserError: If it cannot be read, or the folder exists.
@@ -247,29 +212,16 @@ def outline(
 ) -> tuple[Network, int, Callable[..., Any], Any]:
     """Describes a backbone without its weights; a registered name needs no download.
 
-    Args:
-        source: As for `load`, and so the others.
-        dtype: What it computes in.
-        params_dtype: What its parameters are rounded to.
-        attention: What computes attention; nothing is tried.
-        pooling: Which features it gives.
-        resolution: Side of the images, in pixels.
-        resize: What fits where that is another side.
-        device: What the kernel is chosen for; as for `kernels.choose_kernel`.
+    Arguments and errors are those of `load`, but that no kernel is tried; `device` is that for
+    which one is chosen, as for `kernels.choose_kernel`.
 
     Returns:
         Its shape, the side of the images that it takes, its `apply`, and its parameters as shapes
         and types.
-
-    Raises:
-        UserError: As for `load`.
     """
-    dtype, params_dtype, pooling = _check_options(dtype, params_dtype, pooling)
+    dtype, params_dtype = _check_options(dtype, params_dtype, pooling, resize)
     entry = _entry(source)
-    if entry is not None:
-        published = entry.published
-    else:
-        _, published = _find(source, None)
+    published = _find(source, None)[1] if entry is None else entry.published
     spec, side = _reshape(published, pooling, resolution, resize)
     kernel = choose_kernel(attention, spec, dtype, device)
     apply = shared_apply(spec, published.preprocessing, dtype, kernel, side)
@@ -278,11 +230,7 @@ def outline(
 
 
 def check_pooling(pooling: str) -> None:
-    """Refuses what is no pooling.
-
-    Raises:
-        UserError: Saying what there is.
-    """
+    """Refuses what is no pooling; the message says what there is."""
     if not isinstance(pooling, str) or not _POOLING.fullmatch(pooling):
         known = ["native", "cls", "mean", "cls+mean", "cls:4", "mean:4", "cls+mean:4"]
         raise unknown_name("backbone.pooling", str(pooling), known, "for example")
@@ -299,6 +247,15 @@ def _entry(source: str | Path) -> specs.Entry | None:
     if not isinstance(found, specs.Entry):
         raise UserError(f"backbone {source!r} is a {type(found).__name__}, not a specs.Entry")
     return found
+
+
+def takes_offset(published: Published, spec: Network) -> bool:
+    """Whether positions are resized, and the code that upstream published has an offset there.
+
+    `torch.hub` has one for DINOv2 without registers alone, whose positions are not antialiased.
+    """
+    form = families.formats()[published.form]
+    return form.takes_offset and spec.takes_offset(published.spec)
 
 
 def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
@@ -336,7 +293,10 @@ def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
     else:
         where = "no such folder; `python -m lgm_jax.backbones` lists the names, for example"
         raise unknown_name("backbone", source, list(specs.NAMES), where)
-    return found, _read(found)
+    try:
+        return found, configs.read_config(found.config, found.preprocessor)
+    except UserError as error:
+        raise UserError(f"the config.json of {found} is not understood: {error}") from error
 
 
 def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Published]:
@@ -353,32 +313,21 @@ def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Publ
 
 
 def _check_options(
-    dtype: DTypeLike, params_dtype: DTypeLike, pooling: str | None
-) -> tuple[str, str, str]:
-    """Names of types and of pooling, as they are compared and stored."""
-    pooling = "native" if pooling is None else pooling
-    check_pooling(pooling)
-    return _dtype("dtype", dtype), _dtype("params_dtype", params_dtype), pooling
-
-
-def _dtype(kind: str, value: DTypeLike) -> str:
-    """The name of a type that backbones have.
-
-    Raises:
-        UserError: Saying what there is.
-    """
-    try:
-        name = value if isinstance(value, str) else jnp.dtype(value).name
-    except TypeError:
-        name = str(value)
-    if name not in DTYPES:
-        raise unknown_name(f"backbone.{kind}", name, list(DTYPES))
-    return name
-
-
-def _digest(hashes: Mapping[str, str]) -> str:
-    """Hash of the weights file; of the files' hashes where there are several."""
-    return next(iter(hashes.values())) if len(hashes) == 1 else identity.digest(hashes)
+    dtype: DTypeLike, params_dtype: DTypeLike, pooling: str | None, resize: str
+) -> tuple[str, str]:
+    """Returns the names of the types."""
+    checks.one_of("backbone.resize", resize, RESIZED)
+    if pooling is not None:
+        check_pooling(pooling)
+    names = []
+    for kind, value in (("dtype", dtype), ("params_dtype", params_dtype)):
+        try:
+            name = value if isinstance(value, str) else jnp.dtype(value).name
+        except TypeError:
+            name = str(value)
+        checks.one_of(f"backbone.{kind}", name, list(DTYPES))
+        names.append(name)
+    return names[0], names[1]
 
 
 def _kept_dtype(dtype: str, params_dtype: str) -> Any:
@@ -386,24 +335,16 @@ def _kept_dtype(dtype: str, params_dtype: str) -> Any:
     return DTYPES["bfloat16" if "bfloat16" in (dtype, params_dtype) else "float32"]
 
 
-def _read(found: Files) -> Published:
-    try:
-        return configs.read_config(found.config, found.preprocessor)
-    except UserError as error:
-        raise UserError(f"the config.json of {found} is not understood: {error}") from error
-
-
 def _reshape(
-    published: Published, pooling: str, resolution: int | None, resize: str
+    published: Published, pooling: str | None, resolution: int | None, resize: str
 ) -> tuple[Network, int]:
     """A backbone's shape with other features, for images of another size or to resize these to.
 
     The second is the side of the images that are resized, or 0.
     """
     spec, own = published.spec, published.resolution
-    match = _POOLING.fullmatch(pooling)
-    if match is not None and match["kind"] is not None:
-        spec = spec.pooled(_POOLS[match["kind"]], int(match["blocks"] or 1))
+    kind, _, blocks = (pooling or "native").partition(":")
+    spec = spec if kind == "native" else spec.pooled(kind, int(blocks or 1))
     if resize == "positions":
         own = resolution or own
     spec = spec if own == 0 else spec.at(own)
@@ -411,12 +352,3 @@ def _reshape(
         return spec, 0
     checks.in_range("resolution", resolution, 1, whole=True)
     return spec, resolution
-
-
-def _takes_offset(published: Published, spec: Network) -> bool:
-    """Whether positions are resized, and the code that upstream published has an offset there.
-
-    `torch.hub` has one for DINOv2 without registers alone, whose positions are not antialiased.
-    """
-    form = families.formats()[published.form]
-    return form.takes_offset and spec.takes_offset(published.spec)

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones import families, port
+from lgm_jax.backbones import families
 from lgm_jax.backbones.attention import AttentionKernel
 from lgm_jax.backbones.network import Network, Preprocessing
 from lgm_jax.backbones.residuals import Residuals
@@ -29,16 +30,15 @@ def abstract_module(
     options = {"kernel": kernel} if spec.heads else {}
     module = nnx.eval_shape(lambda: make(spec, dtype=dtype, rngs=nnx.Rngs(0), **options))
     definition, state = nnx.split(module)
-    shapes = {path: leaf.shape for path, leaf in port.flatten(nnx.to_pure_dict(state)).items()}
-    return definition, shapes
+    leaves = flatten_dict(nnx.to_pure_dict(state), sep="/")
+    return definition, {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def abstract_params(spec: Network, dtype: Any = jnp.float32) -> Any:
     """Parameters as shapes and types, nested as `apply` takes them."""
-    params: port.Params = {}
-    for path, shape in abstract_module(spec)[1].items():
-        port.assign(params, path, jax.ShapeDtypeStruct(shape, dtype))
-    return params
+    shapes = abstract_module(spec)[1]
+    leaves = {path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes.items()}
+    return unflatten_dict(leaves, sep="/")
 
 
 def make_apply(
@@ -59,7 +59,7 @@ def make_apply(
     precision = "highest" if dtype == jnp.float32 else "default"
     taken = side or spec.resolution
 
-    def run(params: Any, images: Float[Array, "n h w 3"], *options: Any) -> Float[Array, "n d"]:
+    def plain(params: Any, images: Float[Array, "n h w 3"], *options: Any) -> Float[Array, "n d"]:
         if images.shape[1:] != (taken, taken, 3):
             raise UserError(
                 f"the backbone takes images of {taken} x {taken} x 3, "
@@ -78,13 +78,10 @@ def make_apply(
             features = module((images - mean) / std, *options)
         return features.astype(jnp.float32)
 
-    def plain(params: Any, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
-        return run(params, images)
-
     def choosing(
         params: Any, images: Float[Array, "n h w 3"], residuals: Residuals = "all"
     ) -> Float[Array, "n d"]:
-        return run(params, images, residuals)
+        return plain(params, images, residuals)
 
     module = families.family_of(spec).module
     chooses = "residuals" in inspect.signature(module.__call__).parameters
@@ -95,14 +92,6 @@ def make_apply(
 def shared_apply(
     spec: Network, statistics: Preprocessing, dtype: str, kernel: AttentionKernel, side: int = 0
 ) -> Callable[..., Any]:
-    """Returns one `apply` for all runs of a process, so that its programs are compiled once.
-
-    Args:
-        spec: Shape of the network.
-        statistics: Mean and standard deviation of the input.
-        dtype: Key of `DTYPES`.
-        kernel: Of attention.
-        side: As for `make_apply`.
-    """
+    """Returns one `make_apply` for all runs of a process, so that programs are compiled once."""
     definition, _ = abstract_module(spec, DTYPES[dtype], kernel)
     return make_apply(definition, spec, statistics, DTYPES[dtype], side)

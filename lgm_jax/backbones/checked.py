@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lgm_jax import checks
 from lgm_jax.errors import UserError, unknown_name
 
 LARGEST = 2**16
@@ -39,18 +39,17 @@ class Checked:
         """
         if not isinstance(values, Mapping):
             raise UserError(f"{cls.__name__} must be an object, not {values!r:.50}")
-        hints, parts = typing.get_type_hints(cls), dict(values)
-        known = [field.name for field in dataclasses.fields(cls)]
+        hints, parts, fields = typing.get_type_hints(cls), dict(values), dataclasses.fields(cls)
+        known = [field.name for field in fields]
         for name in set(parts) - set(known):
             raise unknown_name(cls.__name__, str(name), known)
         for name, value in parts.items():
-            kinds = [kind for kind in _kinds(hints[name]) if isinstance(kind, type)]
-            nested = [kind for kind in kinds if issubclass(kind, Checked)]
-            if nested and value is not None:
-                parts[name] = nested[0].from_dict(value)
+            kind = _kinds(hints[name])[0]
+            if isinstance(kind, type) and issubclass(kind, Checked) and value is not None:
+                parts[name] = kind.from_dict(value)
             elif isinstance(value, list):
                 parts[name] = tuple(value)
-        for field in dataclasses.fields(cls):
+        for field in fields:
             if field.name in parts:
                 _check(field.name, parts[field.name], hints[field.name], field.default)
             elif field.default is dataclasses.MISSING:
@@ -71,37 +70,18 @@ def _check(name: str, value: Any, hint: Any, default: Any) -> None:
     kind = kinds[0]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        if value not in arguments:
-            raise unknown_name(name, str(value), [str(each) for each in arguments], "supported")
+        checks.one_of(name, value, arguments)
     elif origin is tuple:
         fits = isinstance(value, tuple) and value
         if not fits or (... not in arguments and len(value) != len(arguments)):
             raise UserError(f"{name} must be a list of numbers, not {value!r:.50}")
         for each in value:
             _check(name, each, arguments[0], dataclasses.MISSING)
-    elif kind is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{name} must be true or false, not {value!r:.50}")
     elif kind is int:
-        low = 0 if default == 0 else 1
-        if not is_whole(value) or not low <= value <= LARGEST:
-            raise UserError(
-                f"{name} must be a whole number from {low} to {LARGEST}, not {value!r:.50}"
-            )
+        checks.in_range(name, value, 0 if default == 0 else 1, LARGEST, whole=True)
     elif kind is float:
-        if not is_number(value) or not 0 < value < 1e12:
-            raise UserError(f"{name} must be a positive number, not {value!r:.50}")
+        checks.in_range(name, value, 0, 1e12)
+        checks.positive(name, value)
     elif not isinstance(value, kind):
-        raise UserError(f"{name} must be a {kind.__name__}, not {value!r:.50}")
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, and no switch."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number of a size that a float has."""
-    if is_whole(value):
-        return abs(value) < 10**15
-    return isinstance(value, float) and math.isfinite(value)
+        what = "true or false" if kind is bool else f"a {kind.__name__}"
+        raise UserError(f"{name} must be {what}, not {value!r:.50}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lgm_jax import checks
 from lgm_jax.backbones import families
-from lgm_jax.backbones.checked import LARGEST, is_number, is_whole
+from lgm_jax.backbones.checked import LARGEST
 from lgm_jax.backbones.families.family import Config, side
 from lgm_jax.backbones.network import Preprocessing, Published, Triple
 from lgm_jax.errors import UserError, unknown_name
@@ -36,11 +38,7 @@ def upstream() -> Mapping[str, Any]:
 
 
 def read_config(config: Config, preprocessor: Config) -> Published:
-    """Understands a `config.json`.
-
-    Args:
-        config: The file's content.
-        preprocessor: That of `preprocessor_config.json`, empty if there is none.
+    """Understands the content of `config.json`, and of `preprocessor_config.json` if there is one.
 
     Raises:
         UserError: If it describes nothing that we support, or holds values that make no sense.
@@ -61,22 +59,16 @@ def read_config(config: Config, preprocessor: Config) -> Published:
 # timm.
 
 
-class _Arguments(Mapping[str, Any]):
+class _Arguments(UserDict[str, Any]):
     """Arguments of a class, and which of them have been looked at."""
 
     def __init__(self, values: Config):
-        self._values = values
         self.seen: set[str] = set()
+        super().__init__(values)
 
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+        return super().__getitem__(key)
 
 
 def _from_timm(config: Config, preprocessor: Config) -> Published:
@@ -180,7 +172,7 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
     crop = preprocessor.get("crop_size") or preprocessor.get("size") or 0
     if isinstance(crop, Mapping):
         crop = crop.get("height", crop.get("shortest_edge", 0))
-    fits = is_whole(crop) and crop > 0 and crop % spec.stride == 0
+    fits = isinstance(crop, int) and crop > 0 and crop % spec.stride == 0
     return Published(spec, form, statistics, crop if fits else 0)
 
 
@@ -198,7 +190,8 @@ def origin(config: Config) -> dict[str, Any]:
 
 
 def _from_ours(config: Config) -> Published:
-    form, networks = config.get("form"), families.networks()
+    form = config.get("form")
+    networks = {name: family.network for family in families.known() for name in family.formats}
     if not isinstance(form, str) or form not in networks:
         raise unknown_name("checkpoint format", str(form), list(networks))
     try:
@@ -208,8 +201,7 @@ def _from_ours(config: Config) -> Published:
     statistics = _section(config, "preprocessing")
     mean, std = (_triple(statistics.get(name), name) for name in ("mean", "std"))
     resolution = config.get("resolution", 0)
-    if not is_whole(resolution) or not 0 <= resolution <= LARGEST:
-        raise UserError(f"resolution must be a whole number, not {resolution!r}")
+    checks.in_range("resolution", resolution, 0, LARGEST, whole=True)
     return Published(spec, form, Preprocessing(mean, std), resolution)
 
 
@@ -223,17 +215,14 @@ def _checked(defaults: Config, given: Config, whose: str = "") -> dict[str, Any]
     """
     values = {key: value for key, value in given.items() if key in defaults}
     for key, value in values.items():
-        default = defaults[key]
-        if is_whole(default):
-            values[key] = value = side(value, key)
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise UserError(f"{whose}{key} must be true or false, not {value!r:.50}")
-        if is_whole(default) and (not is_whole(value) or abs(value) > LARGEST):
-            raise UserError(
-                f"{whose}{key} must be a whole number up to {LARGEST}, not {value!r:.50}"
-            )
-        if isinstance(default, float) and (not is_number(value) or abs(value) > 1e12):
-            raise UserError(f"{whose}{key} must be a number, not {value!r:.50}")
+        kind, name = type(defaults[key]), f"{whose}{key}"
+        if kind is bool and not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, not {value!r:.50}")
+        if kind is int:
+            values[key] = side(value, key)
+            checks.in_range(name, values[key], -LARGEST, LARGEST, whole=True)
+        if kind is float:
+            checks.in_range(name, value, -1e12, 1e12)
     return values
 
 
@@ -246,7 +235,7 @@ def _section(config: Config, name: str) -> Config:
 
 def _triple(value: Any, name: str) -> Triple:
     fits = isinstance(value, Sequence) and len(value) == 3
-    if not fits or not all(is_number(x) and abs(x) < 1e3 for x in value):
+    if not fits or not all(type(x) in (int, float) and abs(x) < 1e3 for x in value):
         raise UserError(f"{name} must be three numbers, not {value!r}")
     red, green, blue = map(float, value)
     return red, green, blue

@@ -1,17 +1,16 @@
 """The seam between what is done with backbones and what a backbone is.
 
-A network's shape is a frozen dataclass: it says how many features and operations the network has,
-which images it takes, and how it is changed to others. `load`, `outline`, plans, lists and reports
-know no more of it, so a Vision Transformer and a ResNet are the same to them; what makes a module
-of it is its family (`families.Family`).
+`load`, `outline`, plans, lists and reports know no more of a network than its shape, a frozen
+dataclass; what makes a module of it is its family (`families.Family`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
-from lgm_jax.backbones.checked import Checked, is_whole
+from lgm_jax import checks
+from lgm_jax.backbones.checked import Checked
 from lgm_jax.errors import UserError
 
 
@@ -81,24 +80,13 @@ class Network(Checked):
         """Tokens of an image in every block."""
         return 0
 
-    def pooled(self, kind: Literal["cls", "mean", "cls+mean"], blocks: int) -> Network:
-        """The network with other features, as `backbone.pooling` names them.
-
-        Raises:
-            UserError: If it has no such features.
-        """
+    def pooled(self, kind: str, blocks: int) -> Network:
+        """The network with other features, as `backbone.pooling` names them, if it has any."""
         raise UserError(f"backbone.pooling: this network has native features alone, not {kind}")
 
     def at(self, resolution: int) -> Network:
-        """The network for images of another side, in pixels.
-
-        Raises:
-            UserError: If that is no side of its images.
-        """
-        if not is_whole(resolution) or resolution < 1:
-            raise UserError(
-                f"backbone resolution must be a positive whole number, not {resolution!r}"
-            )
+        """The network for images of another side, in pixels."""
+        checks.in_range("backbone resolution", resolution, 1, whole=True)
         if resolution % self.stride and resolution != self.resolution:
             raise IndivisibleError(
                 f"a {'patch' if self.heads else 'stride'} of {self.stride} px does not divide an "
@@ -111,12 +99,10 @@ class Network(Checked):
         return False
 
     def fit(self, params: dict[str, Any], published: Any, offset: float) -> dict[str, Any]:
-        """The parameters of this network, of those that it was published with.
+        """The parameters of this network, of those (arrays of NumPy) that it was published with.
 
-        Args:
-            params: The parameters, as arrays of NumPy.
-            published: The shape that they were published for, of which this is a variant.
-            offset: What the side of a grid of positions counts larger by where it is resized.
+        `published` is their shape, of which this is a variant; the side of a grid of positions
+        counts larger by `offset` where it is resized.
         """
         return params
 
@@ -144,7 +130,6 @@ class Published:
     Attributes:
         spec: Its shape; `spec.resolution` is the one its positions were stored for.
         form: Name of its checkpoint's format, see `families.formats`.
-        preprocessing: The statistics it was trained with.
         resolution: Side of the images it takes unless told otherwise; `spec.resolution` if zero.
     """
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from lgm_jax.backbones.network import Network
@@ -29,11 +30,8 @@ class Row(NamedTuple):
     """One parameter of ours and where a checkpoint keeps it.
 
     Attributes:
-        path: Ours, with slashes.
         keys: The checkpoint's, `{}` standing for the layer's number. Several arrays are joined
             along their first axis.
-        theirs: The checkpoint's layout.
-        ours: Our layout.
         shares: How many of equal parts of the first axis each key holds; one each if empty.
         sizes: Of axes that our layout joins, by letter.
         layers: The numbers of the layers, which are stacked along a new first axis; none if there
@@ -59,7 +57,6 @@ class Format:
     """How a family's checkpoints name things.
 
     Attributes:
-        rows: The key map of a network.
         ignored: Patterns of keys that are no part of the backbone.
         prefixes: What may stand before every key of the backbone, as where it is a part of a
             larger model.
@@ -78,18 +75,16 @@ class Format:
     takes_offset: bool = False
 
 
-def linear(path: str, *keys: str, bias: bool = True) -> list[Row]:
+def linear(path: str, key: str) -> list[Row]:
     """A linear layer; PyTorch stores (out, in), we store (in, out)."""
-    rows = [Row(f"{path}/kernel", tuple(f"{key}.weight" for key in keys), "o i", "i o")]
-    if bias:
-        rows.append(Row(f"{path}/bias", tuple(f"{key}.bias" for key in keys), "o", "o"))
-    return rows
+    kernel = Row(f"{path}/kernel", (f"{key}.weight",), "o i", "i o")
+    return [kernel, vector(f"{path}/bias", f"{key}.bias")]
 
 
 def convolution(path: str, key: str, bias: bool = True) -> list[Row]:
     """A convolution; PyTorch stores (out, in, height, width), we store (height, width, in, out)."""
-    rows = [Row(f"{path}/kernel", (f"{key}.weight",), "o i h w", "h w i o")]
-    return rows + ([vector(f"{path}/bias", f"{key}.bias")] if bias else [])
+    kernel = Row(f"{path}/kernel", (f"{key}.weight",), "o i h w", "h w i o")
+    return [kernel, vector(f"{path}/bias", f"{key}.bias")] if bias else [kernel]
 
 
 def norm(path: str, key: str) -> list[Row]:
@@ -97,14 +92,14 @@ def norm(path: str, key: str) -> list[Row]:
     return [vector(f"{path}/scale", f"{key}.weight"), vector(f"{path}/bias", f"{key}.bias")]
 
 
-def vector(path: str, *keys: str) -> Row:
+def vector(path: str, key: str) -> Row:
     """An array of one axis."""
-    return Row(path, keys, "d", "d")
+    return Row(path, (key,), "d", "d")
 
 
 def layered(rows: Sequence[Row], layers: range) -> list[Row]:
-    """Rows whose keys have a `{}` stand for some layers each, others for themselves."""
-    return [row._replace(layers=layers) if "{}" in row.keys[0] else row for row in rows]
+    """Rows whose keys have a `{}`, for the number of the layer, stand for some layers each."""
+    return [row._replace(layers=layers) for row in rows]
 
 
 def find_prefix(form: Format, spec: Network, keys: Collection[str]) -> str:
@@ -121,14 +116,9 @@ def import_params(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: DTypeLike = np.float32,
 ) -> Params:
-    """Turns a checkpoint's tensors into nested parameters.
+    """Turns a checkpoint's tensors, by key, into nested parameters of a `dtype`.
 
-    Args:
-        form: The checkpoint's format.
-        spec: The backbone's shape.
-        tensors: The checkpoint, key to array.
-        shapes: The shape that each of our paths must have.
-        dtype: Of the parameters.
+    `shapes` has the shape that each of our paths must have.
 
     Raises:
         UserError: If keys are missing or left over (some are named), or a shape is wrong.
@@ -136,7 +126,7 @@ def import_params(
     prefix = find_prefix(form, spec, tensors)
     wanted = _find_keys(form, spec, tensors, prefix)
     _check_keys({key for keys in wanted.values() for key in keys}, tensors, form, prefix)
-    params: Params = {}
+    arrays = {}
     for row, keys in wanted.items():
         shape = shapes[row.path] if row.layers is None else shapes[row.path][1:]
         parts = len(row.keys)
@@ -144,8 +134,8 @@ def import_params(
             _convert(row, keys[i : i + parts], tensors, shape) for i in range(0, len(keys), parts)
         ]
         array = layers[0] if row.layers is None else np.stack(layers)
-        assign(params, row.path, array.astype(dtype, copy=False))
-    return params
+        arrays[row.path] = array.astype(dtype, copy=False)
+    return unflatten_dict(arrays, sep="/")
 
 
 def export_params(
@@ -153,15 +143,11 @@ def export_params(
 ) -> dict[str, np.ndarray]:
     """The inverse of `import_params`: our parameters under the checkpoint's keys and layouts.
 
-    Args:
-        form: The format.
-        spec: The backbone's shape.
-        params: Its parameters.
-        dtype: Of the result; the parameters' own by default.
+    They become arrays of a `dtype`, by default their own.
     """
-    tensors = {}
+    tensors, arrays = {}, flatten_dict(params, sep="/")
     for row in form.rows(spec):
-        array = np.asarray(_get(params, row.path))
+        array = np.asarray(arrays[row.path])
         stacked = [(0, array)] if row.layers is None else zip(row.layers, array, strict=True)
         for i, layer in stacked:
             theirs = rearrange(layer, f"{row.ours} -> {row.theirs}", **dict(row.sizes))
@@ -173,31 +159,16 @@ def export_params(
     return tensors
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters as one dict from slash-separated path to leaf."""
-    flat: dict[str, Any] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def _find_keys(
     form: Format, spec: Network, keys: Collection[str], prefix: str
 ) -> dict[Row, list[str]]:
     """Each row's keys in a checkpoint, layer by layer, under the names that it has for them."""
-    return {
-        row: [_known_as(key, keys, form) for key in _keys(row, prefix)] for row in form.rows(spec)
-    }
 
+    def known_as(key: str) -> str:
+        others = (re.sub(f"^{pattern}$", other, key) for pattern, other in form.aliases)
+        return next((name for name in itertools.chain([key], others) if name in keys), key)
 
-def _known_as(key: str, keys: Collection[str], form: Format) -> str:
-    if key in keys:
-        return key
-    others = (re.sub(f"^{pattern}$", other, key) for pattern, other in form.aliases)
-    return next((other for other in others if other in keys), key)
+    return {row: list(map(known_as, _keys(row, prefix))) for row in form.rows(spec)}
 
 
 def fits(form: Format, spec: Network, keys: Collection[str]) -> set[str] | None:
@@ -242,10 +213,7 @@ def _check_keys(
 
 
 def _convert(
-    row: Row,
-    keys: Sequence[str],
-    tensors: Mapping[str, np.ndarray],
-    shape: tuple[int, ...],
+    row: Row, keys: Sequence[str], tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]
 ) -> np.ndarray:
     """One layer of one parameter, in our layout."""
     parts = [tensors[key] for key in keys]
@@ -272,17 +240,3 @@ def _keys(row: Row, prefix: str) -> list[str]:
 def _full(key: str, prefix: str) -> str:
     # A leading slash marks what lies beside the backbone, not in it.
     return key[1:] if key[0] == "/" else prefix + key
-
-
-def assign(params: Params, path: str, value: Any) -> None:
-    """Puts a leaf into nested parameters, at a path with slashes."""
-    *parents, leaf = path.split("/")
-    for parent in parents:
-        params = params.setdefault(parent, {})
-    params[leaf] = value
-
-
-def _get(params: Params, path: str) -> Any:
-    for name in path.split("/"):
-        params = params[name]
-    return params

@@ -7,7 +7,7 @@ feature: every family of Vision Transformers is a choice of parts.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -33,9 +33,6 @@ class EmbedSpec(Checked):
 
     Attributes:
         patch: Side of a square patch, in pixels.
-        bias: Whether the patch projection has one.
-        class_token: Whether there is a class token.
-        registers: Number of register tokens.
         positions: Learned (or fixed, but stored) positions: of class token and patches (`all`), of
             every token, registers too (`tokens`), of patches only, or none. `sines` are those of
             patches that AIMv2 computes for any grid.
@@ -68,7 +65,6 @@ class AttentionSpec(Checked):
         heads: Attention heads; divides the width.
         biases: Which of query, key and value have a bias: all, all but the key, or none.
         rotary: Rotary positions of the patch tokens.
-        out_bias: Whether the last projection has a bias.
     """
 
     heads: int
@@ -83,10 +79,7 @@ class MlpSpec(Checked):
 
     Attributes:
         width: Hidden dimension.
-        activation: Its nonlinearity.
         gated: Whether a second projection is multiplied by the activated first (SwiGLU).
-        norm: Whether the hidden layer is normalised.
-        bias: Whether its layers have one.
     """
 
     width: int
@@ -131,11 +124,6 @@ class ViTSpec(Network):
 
     Attributes:
         width: Token dimension `d`.
-        depth: Number of transformer blocks.
-        embed: From pixels to tokens.
-        attention: Every block's attention.
-        mlp: Every block's MLP.
-        pool: From tokens to a feature vector.
         layer_scale: Whether a block's two outputs are scaled by learned vectors.
         norm_eps: Epsilon of norms. PyTorch's default is 1e-5, most families have another.
         norm: LayerNorm, or RMSNorm, which has no mean and no bias.
@@ -177,65 +165,49 @@ class ViTSpec(Network):
 
     @property
     def stride(self) -> int:
-        """Side of a patch, in pixels."""
         return self.embed.patch
 
     @property
     def summary(self) -> str:
-        """A description in a few words."""
         return f"a vision transformer, {self.depth} layers, {self.embed.patch} px patches"
 
     @property
     def pooling(self) -> str:
-        """The pooling, as a value of `backbone.pooling`."""
         pool = self.pool
         kind = pool.kind if pool.blocks == 1 else f"{pool.kind}:{pool.blocks}"
         return f"{kind}+projection" if pool.projection else kind
 
     @property
     def blocks(self) -> int:
-        """Number of blocks."""
         return self.depth
 
     @property
     def heads(self) -> int:
-        """Attention heads of every block."""
         return self.attention.heads
 
     @property
     def head_width(self) -> int:
-        """Dimensions of one attention head."""
-        return self.width // self.attention.heads
+        return self.width // self.heads
 
     @property
     def tokens(self) -> int:
-        """Tokens of an image in every block."""
         return self.embed.num_prefix + self.grid**2
 
     @property
     def num_positions(self) -> int:
         """Stored positions."""
-        return {
-            "all": int(self.embed.class_token) + self.grid**2,
-            "tokens": self.embed.num_prefix + self.grid**2,
-            "patches": self.grid**2,
-            "sines": 0,
-            "none": 0,
-        }[self.embed.positions]
+        if self.embed.positions in ("sines", "none"):
+            return 0
+        before = {"all": int(self.embed.class_token), "tokens": self.embed.num_prefix}
+        return before.get(self.embed.positions, 0) + self.grid**2
 
     @property
     def feature_dim(self) -> int:
-        """Number of features."""
         parts = self.pool.blocks + (self.pool.kind == "cls+mean")
         return self.pool.projection or parts * self.width
 
     @property
     def flops(self) -> tuple[int, int]:
-        """Floating-point operations of one image's forward pass, of matrix products alone.
-
-        Two numbers: products with weights, and products of attention, which has no weights and so
-        twice the work backward where weights are frozen.
-        """
         width, tokens = self.width, self.tokens
         layers = 3 if self.mlp.gated else 2
         block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
@@ -248,21 +220,20 @@ class ViTSpec(Network):
             weights += 2 * width**2 + 4 * width * (self.pool.mlp or self.mlp).width
         return weights + 2 * width * self.pool.projection, attention
 
-    def pooled(self, kind: Literal["cls", "mean", "cls+mean"], blocks: int) -> ViTSpec:
-        """As for `Network`."""
+    def pooled(self, kind: str, blocks: int) -> ViTSpec:
         name = kind if blocks == 1 else f"{kind}:{blocks}"
         if "cls" in kind and not self.embed.class_token:
             raise UserError(f"backbone.pooling={name}: the backbone has no class token, try mean")
         if blocks > self.depth:
             raise UserError(f"backbone.pooling={name}: the backbone has {self.depth} blocks")
-        return dataclasses.replace(self, pool=PoolSpec(kind, blocks))
+        return dataclasses.replace(self, pool=PoolSpec(cast("Pool", kind), blocks))
 
     def takes_offset(self, published: ViTSpec) -> bool:
         """As for `Network`: where positions are resized without an antialiased filter."""
         return self._resizes(published) and not published.embed.antialias
 
     def fit(self, params: dict[str, Any], published: ViTSpec, offset: float) -> dict[str, Any]:
-        """Parameters without what pools, positions resized as upstream does; as for `Network`."""
+        """As for `Network`: without what pools, positions resized as upstream does."""
         if self.pool != published.pool:
             params = {name: leaf for name, leaf in params.items() if name not in _POOLING}
         if not self._resizes(published):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lgm_jax.backbones.checked import is_number
+from lgm_jax import checks
+from lgm_jax.backbones.checked import LARGEST
 from lgm_jax.backbones.families.family import Config, Family, read_activation, side
 from lgm_jax.backbones.families.vits import Keys, key_map
 from lgm_jax.backbones.port import Format
@@ -31,20 +32,16 @@ from lgm_jax.errors import UserError, unknown_name
 
 
 def _read_pool(pool: Any, fc_norm: Any) -> Pool:
-    known: Mapping[tuple[Any, Any], Pool] = {
-        ("token", None): "cls",
-        ("token", False): "cls",
-        ("avg", None): "mean_norm",
-        ("avg", True): "mean_norm",
-        ("avg", False): "mean",
-        ("map", None): "map",
-        ("map", False): "map",
+    known: Mapping[str, Mapping[Any, Pool]] = {
+        "token": {None: "cls", False: "cls"},
+        "avg": {None: "mean_norm", True: "mean_norm", False: "mean"},
+        "map": {None: "map", False: "map"},
     }
-    if not isinstance(pool, str) or pool not in {name for name, _ in known}:
-        raise unknown_name("timm pooling", str(pool), ["token", "avg", "map"], "supported")
-    if not isinstance(fc_norm, bool | None) or (pool, fc_norm) not in known:
+    if not isinstance(pool, str) or pool not in known:
+        raise unknown_name("timm pooling", str(pool), list(known), "supported")
+    if not isinstance(fc_norm, bool | None) or fc_norm not in known[pool]:
         raise UserError(f"timm's global_pool={pool} with fc_norm={fc_norm} is not supported")
-    return known[pool, fc_norm]
+    return known[pool][fc_norm]
 
 
 def _read_norm(arguments: Config, which: str = "norm_layer") -> tuple[Norm, float]:
@@ -56,18 +53,15 @@ def _read_norm(arguments: Config, which: str = "norm_layer") -> tuple[Norm, floa
     return kinds[name], arguments.get(f"{which}_eps", 1e-6)
 
 
-def _read_positions(arguments: Config, registers: int) -> Positions:
-    if not arguments.get("use_abs_pos_emb", True):
-        return "none"
-    if arguments["no_embed_class"]:
-        return "patches"
-    return "tokens" if registers else "all"
-
-
 def _shape(arguments: Config, registers: int, norm_pre: bool, **parts: Any) -> ViTSpec:
     """Returns the fields that all classes share."""
     norm, epsilon = _read_norm(arguments)
     patch_norm = arguments.get("embed_norm_layer") is not None
+    positions: Positions = "tokens" if registers else "all"
+    if not arguments.get("use_abs_pos_emb", True):
+        positions = "none"
+    elif arguments["no_embed_class"]:
+        positions = "patches"
     if patch_norm and _read_norm(arguments, "embed_norm_layer") != (norm, epsilon):
         raise UserError("timm's embed_norm_layer other than its norm_layer is not supported")
     embed = EmbedSpec(
@@ -75,7 +69,7 @@ def _shape(arguments: Config, registers: int, norm_pre: bool, **parts: Any) -> V
         bias=not norm_pre,
         class_token=arguments["class_token"],
         registers=registers,
-        positions=_read_positions(arguments, registers),
+        positions=positions,
         antialias=True,
         norm=norm_pre,
         patch_norm=patch_norm,
@@ -156,8 +150,7 @@ def _read_eva_pool(arguments: Config) -> PoolSpec:
     if kind != "map":
         return PoolSpec(kind, projection=projection)
     ratio = arguments["attn_pool_mlp_ratio"] or arguments["mlp_ratio"]
-    if not is_number(ratio):
-        raise UserError(f"timm's attn_pool_mlp_ratio must be a number, not {ratio!r:.50}")
+    checks.in_range("timm's attn_pool_mlp_ratio", ratio, 0, LARGEST)
     mlp = MlpSpec(int(arguments["embed_dim"] * ratio))
     heads = arguments["attn_pool_num_heads"] or 0
     return PoolSpec(kind, projection=projection, heads=heads, mlp=mlp, prefix=True)
@@ -210,17 +203,9 @@ _VIT: Keys = {
 _SPLIT_GATE: Keys = {"blocks/mlp/up": "mlp.fc1_g mlp.fc1_x"}
 
 
-def _norm(spec: ViTSpec) -> Keys:
-    # timm moves the last norm behind the mean where it stands behind the mean.
-    return {"norm": "fc_norm"} if spec.pool.kind == "mean_norm" else {}
-
-
 def _vit(spec: ViTSpec) -> Keys:
-    return _VIT | _norm(spec)
-
-
-def _swiglu(spec: ViTSpec) -> Keys:
-    return _VIT | _SPLIT_GATE | _norm(spec)
+    # timm moves the last norm behind the mean where it stands behind the mean.
+    return _VIT | ({"norm": "fc_norm"} if spec.pool.kind == "mean_norm" else {})
 
 
 def _eva(spec: ViTSpec) -> Keys:
@@ -243,17 +228,11 @@ def _eva(spec: ViTSpec) -> Keys:
     return _vit(spec) | fused | (split if spec.mlp.norm else {})
 
 
-def _dinov3(spec: ViTSpec) -> Keys:
-    """The gate apart from the value; query, key and value in one."""
-    return _eva(spec) | (_SPLIT_GATE if spec.mlp.gated else {})
-
-
 _EXPECTED = (
     "timm's names are expected, not those of the model's authors: load the weights with timm and "
     "write them with timm.models.save_for_hf"
 )
-_EVA_IGNORED = (r"head\..*", r"mask_token", r"lm_head\..*", r".*rope.*")
-
+_IGNORED = (r"(lm_)?head\..*", r"mask_token", r".*rope.*")
 
 FAMILY = Family(
     ViTSpec,
@@ -261,24 +240,24 @@ FAMILY = Family(
     {
         "timm_vit": Format(
             key_map(_vit),
-            (r"head\..*",),
+            _IGNORED,
             advice=(
                 r"blocks\.\d+\.(gamma_1|mlp\.w12\.weight)|(.*\.)?visual\..*|register_tokens",
                 _EXPECTED,
             ),
         ),
-        "timm_swiglu": Format(key_map(_swiglu), (r"head\..*",)),
+        "timm_swiglu": Format(key_map(lambda spec: _vit(spec) | _SPLIT_GATE), _IGNORED),
         "timm_eva": Format(
             key_map(_eva),
-            _EVA_IGNORED,
+            _IGNORED,
             aliases=(
                 # Weights as they left masked pre-training; timm renames them too.
                 (r"fc_norm\.(.*)", r"norm.\1"),
                 # The authors' names.
-                (r"(.*\.)mlp\.fc1_g\.(.*)", r"\1mlp.w1.\2"),
-                (r"(.*\.)mlp\.fc1_x\.(.*)", r"\1mlp.w2.\2"),
-                (r"(.*\.)mlp\.fc2\.(.*)", r"\1mlp.w3.\2"),
-                (r"(.*\.)mlp\.norm\.(.*)", r"\1mlp.ffn_ln.\2"),
+                (r"(.*\.mlp\.)fc1_g(\..*)", r"\1w1\2"),
+                (r"(.*\.mlp\.)fc1_x(\..*)", r"\1w2\2"),
+                (r"(.*\.mlp\.)fc2(\..*)", r"\1w3\2"),
+                (r"(.*\.mlp\.)norm(\..*)", r"\1ffn_ln\2"),
                 (r"(.*\.attn\.[qv])_proj\.bias", r"\1_bias"),
             ),
             advice=(
@@ -288,8 +267,9 @@ FAMILY = Family(
             ),
         ),
         "timm_dinov3": Format(
-            key_map(_dinov3),
-            _EVA_IGNORED,
+            # The gate apart from the value; query, key and value in one.
+            key_map(lambda spec: _eva(spec) | (_SPLIT_GATE if spec.mlp.gated else {})),
+            _IGNORED,
             advice=(r"storage_tokens|blocks\.\d+\.ls1\.gamma", _EXPECTED),
         ),
     },

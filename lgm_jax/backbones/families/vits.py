@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable
 
 from flax import nnx
+from flax.traverse_util import flatten_dict
 
-from lgm_jax.backbones.port import Row, flatten
+from lgm_jax.backbones.port import Row
 from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import ViTSpec
 
@@ -22,12 +23,11 @@ blocks follow what stands under `blocks`, with `{}` for the layer's number.
 _ENDINGS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def key_map(table: Callable[[ViTSpec], Keys]) -> Callable[[ViTSpec], list[Row]]:
+def key_map(table: Keys | Callable[[ViTSpec], Keys]) -> Callable[[ViTSpec], list[Row]]:
     """The key map that a table stands for: the rows of all parameters that the network has."""
 
-    @functools.wraps(table)
     def rows(spec: ViTSpec) -> list[Row]:
-        keys = table(spec)
+        keys = table(spec) if callable(table) else table
         return [_row(spec, path, keys) for path in _paths(spec)]
 
     return rows
@@ -36,14 +36,15 @@ def key_map(table: Callable[[ViTSpec], Keys]) -> Callable[[ViTSpec], list[Row]]:
 @functools.lru_cache
 def _paths(spec: ViTSpec) -> tuple[str, ...]:
     module = nnx.eval_shape(lambda: ViT(spec, rngs=nnx.Rngs(0)))
-    return tuple(flatten(nnx.to_pure_dict(nnx.split(module)[1])))
+    return tuple(flatten_dict(nnx.to_pure_dict(nnx.split(module)[1]), sep="/"))
 
 
 def _row(spec: ViTSpec, path: str, keys: Keys) -> Row:
     owner, _, leaf = path.rpartition("/")
     ending, in_blocks = _ENDINGS.get(leaf, ""), path.startswith("blocks/")
     names = keys[owner if ending else path].split()
-    found = [_joined(name, ending) for name in names]
+    found = [name if not ending or name.endswith("_") else f"{name}." for name in names]
+    found = [name + ending for name in found]
     if in_blocks:
         found = [keys["blocks"] + name for name in found]
     layers = range(spec.depth) if in_blocks else None
@@ -52,10 +53,6 @@ def _row(spec: ViTSpec, path: str, keys: Keys) -> Row:
     sizes = (("p", spec.embed.patch), ("q", spec.embed.patch))
     theirs, ours = _layouts(path, found[0], in_blocks)
     return Row(path, tuple(found), theirs, ours, shares, sizes if "p" in theirs else (), layers)
-
-
-def _joined(name: str, ending: str) -> str:
-    return f"{name}.{ending}" if ending and not name.endswith("_") else name + ending
 
 
 def _layouts(path: str, name: str, in_blocks: bool) -> tuple[str, str]:
