@@ -59,19 +59,11 @@ def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return 0.5 * x * _erfc(-x * np.sqrt(0.5).astype(x.dtype))
 
 
-def _gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.nn.gelu(x, approximate=True)
-
-
-def _quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
 ACTIVATIONS: Mapping[Activation, Elementwise] = {
     # JAX's default is the tanh approximation, PyTorch's the exact function.
     "gelu": _keeping_slope(_gelu),
-    "gelu_tanh": _keeping_slope(_gelu_tanh),
-    "quick_gelu": _keeping_slope(_quick_gelu),
+    "gelu_tanh": _keeping_slope(lambda x: jax.nn.gelu(x, approximate=True)),
+    "quick_gelu": _keeping_slope(lambda x: x * jax.nn.sigmoid(1.702 * x)),
     "silu": _keeping_slope(jax.nn.silu),
 }
 

@@ -29,10 +29,7 @@ def attend(
 
     Args:
         qkv: Queries, keys and values of all heads, one behind the other.
-        heads: Their number.
-        kernel: What computes it.
-        tables: Of `rotary_tables`, where queries and keys turn.
-        layout: How.
+        tables: Of `rotary_tables`, where queries and keys turn, as `layout` says.
     """
     if kernel == "pallas":
         return pallas.attend(qkv, heads, tables, layout)

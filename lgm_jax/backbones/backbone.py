@@ -22,10 +22,7 @@ class Settings:
     Attributes:
         weights: Hash of the weights file; of the files' hashes where there are several.
         spec: The shape, with the pooling and resolution that the features are taken with.
-        preprocessing: The statistics that images are normalised with.
-        dtype: What the backbone computes in.
         params_dtype: What its parameters are rounded to.
-        position_offset: See `Backbone`.
         side: Side of the images, in pixels, where these are resized to that of the spec; else 0.
     """
 
@@ -48,11 +45,7 @@ class Backbone:
         apply: `apply(params, images) -> features`; images (n, r, r, 3) float32 in [0, 1], features
             (n, d) float32. Pure: the parameters are an argument, so that compiled code does not
             hold them as constants. Normalises the images with `mean` and `std` itself.
-        params: Nested dict of arrays.
-        feature_dim: Number of features `d`.
         resolution: Side `r` of the images it takes, in pixels.
-        mean: Per-channel mean that `apply` subtracts.
-        std: Per-channel standard deviation that `apply` divides by.
         sha256: Hash of the weights file; of the files' hashes where there are several.
         fingerprint: The hash of `settings`: changes when the features do.
         provenance: Where it is from, for a run's record: `source`, `revision` (the hub's commit, or

@@ -27,14 +27,10 @@ _NOTHING = 1e-4
 
 
 def choose_kernel(attention: str, spec: Network, dtype: str, device: Any = None) -> AttentionKernel:
-    """Chooses how attention is computed.
+    """Chooses how attention is computed: of `ATTENTIONS`, `auto` takes the fused kernel that runs.
 
-    Args:
-        attention: One of `ATTENTIONS`; `auto` takes the fused kernel that runs, if one does.
-        spec: The backbone's shape.
-        dtype: What the backbone computes in.
-        device: One of those that it will run on, which may be one of a topology that is compiled
-            for; by default this process's default, which a user may have set.
+    `device` is one of those that the backbone will run on, which may be one of a topology that is
+    compiled for; by default this process's default, which a user may have set.
 
     Raises:
         UserError: If there is none of that name, or if one is asked for where it cannot run.
@@ -69,13 +65,8 @@ def try_kernel(
 ) -> AttentionKernel:
     """The kernel, or XLA's where ours fails on this device; runs nothing for JAX's own kernels.
 
-    Args:
-        kernel: What was chosen.
-        attention: As for `choose_kernel`.
-        make_apply: Makes the backbone's `apply(params, images)` for a type and a kernel.
-        params: Its parameters.
-        side: Of its images, in pixels.
-        dtype: What it computes in.
+    `make_apply` makes the backbone's `apply(params, images)` for a type and a kernel; `side` is
+    that of its images, in pixels.
 
     Raises:
         UserError: If the kernel was asked for and fails.
@@ -95,9 +86,12 @@ def try_kernel(
 
 def _cudnn_lacks(device: Any, head_width: int, dtype: str) -> list[str]:
     """Returns the requirements of cuDNN's kernel, as JAX checks them, that are not met."""
+    # AMD's devices give a name like gfx942 as their capability.
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    modern = major.isdigit() and int(major) >= 8
     needs = {
         "an NVIDIA GPU of compute capability 8.0 or more": device.platform in ("gpu", "cuda")
-        and _capability(device) >= (8, 0),
+        and modern,
         "backbone.dtype=bfloat16": dtype == "bfloat16",
         "a head width of at most 128, divisible by 8": head_width <= 128 and head_width % 8 == 0,
     }
@@ -125,23 +119,10 @@ def first_device() -> Any:
     return next(iter(jnp.zeros(()).devices()))
 
 
-def _capability(device: Any) -> tuple[int, ...]:
-    # AMD's devices give a name like gfx942 in its place.
-    parts = str(getattr(device, "compute_capability", "")).split(".")
-    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else (0,)
-
-
 def _find_fault(kernel: _Apply, xla: _Apply, exact: _Apply, params: Any, side: int) -> str | None:
     """Returns the fault of features or gradient of one batch; `None` if there is none.
 
-    Neither may be further from the exact one than twice as far as XLA's is.
-
-    Args:
-        kernel: The backbone with the kernel to try.
-        xla: The same with XLA's attention.
-        exact: The same in float32.
-        params: Its parameters.
-        side: Of its images, in pixels.
+    Neither may be further from the exact one, in float32, than twice as far as XLA's is.
     """
     images_key, cotangent_key = jax.random.split(jax.random.key(0))
     images = jax.random.uniform(images_key, (_IMAGES, side, side, 3), jnp.float32)

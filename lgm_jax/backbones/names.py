@@ -19,9 +19,9 @@ def distinct_names(backbones: Sequence[Backbone]) -> list[str]:
     """Returns a name for each backbone, in their order; equal only where the features are.
 
     A backbone whose name no other has keeps it. Others are followed by what differs: `vit
-    (pooling=cls)` and `vit (pooling=mean)`, `vit (weights=62beafa4)` where only the weights do. So
-    a name depends on the others beside it: it is for people and for tables of one run, while
-    records refer to a backbone by its `fingerprint`.
+    (pooling=cls)` and `vit (pooling=mean)`, `vit (weights=62beafa4)` where only the weights do.
+    Such names are for people and tables of one run; records refer to a backbone by its
+    `fingerprint`.
     """
     groups: dict[str, dict[str, Backbone]] = {}
     for backbone in backbones:

@@ -89,11 +89,7 @@ def vmem_bytes(device_kind: str) -> int:
 
 
 def _call(
-    kernel: Callable[..., None],
-    heads: int,
-    tables: Tables | None,
-    layout: Layout,
-    *images: Array,
+    kernel: Callable[..., None], heads: int, tables: Tables | None, layout: Layout, *images: Array
 ) -> Array:
     """Calls a kernel for each image; its arguments are the images', after what they share."""
     qkv = images[0]

@@ -21,14 +21,10 @@ _CUDNN = "dot_product_attention_fwd_wrapper"
 
 
 def keep(residuals: Residuals, block: Callable[..., Any]) -> Callable[..., Any]:
-    """A block that keeps so much for its gradient; what it computes stays the same.
+    """The body of a scan that keeps so much for its gradient; what it computes stays the same.
 
     Most of what a block keeps is cheap to compute anew from its products with weights: norms,
     activations, and by XLA the scores of attention.
-
-    Args:
-        residuals: One of `RESIDUALS`.
-        block: The body of a scan.
     """
     if residuals == "all":
         return block
@@ -42,12 +38,7 @@ def offered(network: Any) -> Sequence[Residuals]:
 
 
 def keeping(network: Any, residuals: Residuals) -> Any:
-    """A backbone, or its outline, whose `apply` keeps so much for its gradient.
-
-    Args:
-        network: A dataclass with an `apply`, which takes `residuals` where there is a choice.
-        residuals: One of those that are `offered`.
-    """
+    """A backbone, or its outline, whose `apply` keeps so much for its gradient."""
     if residuals == "all":
         return network
     return dataclasses.replace(network, apply=functools.partial(network.apply, residuals=residuals))

@@ -1,9 +1,7 @@
-"""Positions of patches that are computed: rotary ones, and AIMv2's sines.
+"""Positions of patches that are computed: rotary ones, EVA-02's and DINOv3's, and AIMv2's sines.
 
-Rotary ones have two conventions, EVA-02's and DINOv3's.
-
-Half of a head's dimensions turn with a patch's row, half with its column. The conventions differ
-in how a patch's place is counted and in which two dimensions turn together.
+Half of a head's dimensions turn with a patch's row, half with its column. The conventions differ in
+how a patch's place is counted and in which two dimensions turn together.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ class Rotary(Checked):
             its centre between -1 and 1, times 2 pi (`centered`, DINOv3).
         base: The slowest turn takes about `base` times as long as the fastest.
         reference: For `index`: patches along one side in pre-training; 0 for as many as there are.
-        offset: For `index`: that of the first patch.
         columns_first: Whether the first half of a head turns with the column, as in PE-Core.
     """
 
@@ -47,13 +44,9 @@ class Rotary(Checked):
 
 
 def rotary_tables(rotary: Rotary, grid: int, head_width: int, num_prefix: int) -> Tables:
-    """Cosines and sines for each token and each dimension of a head.
+    """Cosines and sines for each token and each dimension of a head; its width is divisible by 4.
 
-    Args:
-        rotary: The convention.
-        grid: Patches along one side.
-        head_width: Dimensions of a head, a multiple of 4.
-        num_prefix: Tokens before the first patch; they do not turn.
+    The tokens before the first patch do not turn.
 
     Source: timm's `RotaryEmbeddingCat`, transformers' `DINOv3ViTRopePositionEmbedding`.
     """

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lgm_jax.backbones import stacks
 from lgm_jax.backbones.activations import ACTIVATIONS
 from lgm_jax.backbones.attention import AttentionKernel, attend
 from lgm_jax.backbones.residuals import Residuals, keep
@@ -31,19 +32,12 @@ class Attention(nnx.Module):
     def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, kernel: AttentionKernel, rngs: nnx.Rngs):
         self.spec = spec.attention
         self.kernel = kernel
-        self.qkv = nnx.Linear(
-            spec.width,
-            3 * spec.width,
-            use_bias=self.spec.biases == "qkv",
-            dtype=dtype,
-            rngs=rngs,
-        )
+        width, biased = spec.width, self.spec.biases == "qkv"
+        self.qkv = nnx.Linear(width, 3 * width, use_bias=biased, dtype=dtype, rngs=rngs)
         if self.spec.biases == "qv":
             # Query's and value's, one behind the other.
-            self.bias_qv = nnx.Param(jnp.zeros((2 * spec.width,), jnp.float32))
-        self.out = nnx.Linear(
-            spec.width, spec.width, use_bias=self.spec.out_bias, dtype=dtype, rngs=rngs
-        )
+            self.bias_qv = nnx.Param(jnp.zeros((2 * width,), jnp.float32))
+        self.out = nnx.Linear(width, width, use_bias=self.spec.out_bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"], tables: Tables | None) -> Float[Array, "b n d"]:
         qkv = self.qkv(x)
@@ -118,13 +112,8 @@ class Embed(nnx.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
         # A convolution leaves out what is left at the lower and right edge.
         side = images.shape[1] // self.patch * self.patch
-        patches = rearrange(
-            images[:, :side, :side],
-            "b (h p) (w q) c -> b (h w) (p q c)",
-            p=self.patch,
-            q=self.patch,
-        )
-        x = self.project(patches)
+        layout = "b (h p) (w q) c -> b (h w) (p q c)"
+        x = self.project(rearrange(images[:, :side, :side], layout, p=self.patch, q=self.patch))
         return x if self.norm is None else self.norm(x)
 
 
@@ -136,9 +125,7 @@ class AttentionPool(nnx.Module):
 
     def __init__(self, spec: ViTSpec, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads, self.mapped = spec.pool.heads or spec.heads, spec.pool.kind == "map"
-        self.query = nnx.Param(
-            nnx.initializers.truncated_normal(0.02)(rngs.params(), (1, 1, spec.width), jnp.float32)
-        )
+        self.query = _tokens(1, spec, rngs)
         self.out = nnx.Linear(spec.width, spec.width, dtype=dtype, rngs=rngs)
         if self.mapped:
             self.qkv = nnx.Linear(spec.width, 3 * spec.width, dtype=dtype, rngs=rngs)
@@ -186,34 +173,24 @@ class ViT(nnx.Module):
         self.spec = spec
         embed = spec.embed
         self.embed = Embed(spec, dtype=dtype, rngs=rngs)
-        init = nnx.initializers.truncated_normal(0.02)
         if embed.class_token:
-            self.cls = nnx.Param(init(rngs.params(), (1, 1, spec.width), jnp.float32))
+            self.cls = _tokens(1, spec, rngs)
         if embed.registers:
-            shape = (1, embed.registers, spec.width)
-            self.registers = nnx.Param(init(rngs.params(), shape, jnp.float32))
+            self.registers = _tokens(embed.registers, spec, rngs)
         if spec.num_positions:
-            shape = (1, spec.num_positions, spec.width)
-            self.positions = nnx.Param(init(rngs.params(), shape, jnp.float32))
+            self.positions = _tokens(spec.num_positions, spec, rngs)
         if embed.norm:
             self.norm_embed = _norm(spec, spec.width, dtype, rngs)
 
-        @nnx.split_rngs(splits=spec.depth)
-        @nnx.vmap(in_axes=(0,), out_axes=0)
-        def stack(rngs: nnx.Rngs) -> Block:
-            return Block(spec, dtype=dtype, kernel=kernel, rngs=rngs)
-
-        self.blocks = stack(rngs)
+        self.blocks = stacks.stack(
+            lambda rngs: Block(spec, dtype=dtype, kernel=kernel, rngs=rngs), spec.depth, rngs
+        )
         self.norm = _norm(spec, spec.width, dtype, rngs)
         if spec.pool.kind in ("map", "query"):
             self.pool = AttentionPool(spec, dtype=dtype, rngs=rngs)
-        if spec.pool.projection:
+        if projection := spec.pool.projection:
             self.project = nnx.Linear(
-                spec.width,
-                spec.pool.projection,
-                use_bias=False,
-                dtype=dtype,
-                rngs=rngs,
+                spec.width, projection, use_bias=False, dtype=dtype, rngs=rngs
             )
 
     def __call__(
@@ -302,6 +279,11 @@ class ViT(nnx.Module):
         if kind == "mean":
             return rearrange(means, "l b d -> b (l d)")
         return jnp.concatenate([cls, means[-1]], axis=-1)
+
+
+def _tokens(count: int, spec: ViTSpec, rngs: nnx.Rngs) -> nnx.Param:
+    init = nnx.initializers.truncated_normal(0.02)
+    return nnx.Param(init(rngs.params(), (1, count, spec.width), jnp.float32))
 
 
 def _norm(

@@ -13,23 +13,9 @@ from lgm_jax.backbones.families.family import Family, Reader
 from lgm_jax.backbones.network import Network, Preprocessing
 from lgm_jax.backbones.port import Format
 
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "add",
-    "family_of",
-    "formats",
-    "known",
-    "model_types",
-    "timm_classes",
-]
+__all__ = ["FAMILIES", "Family", "add", "family_of", "formats", "model_types", "timm_classes"]
 
-FAMILIES: tuple[Family, ...] = (
-    timm_vits.FAMILY,
-    hf_vits.FAMILY,
-    resnet.FAMILY,
-    convnext.FAMILY,
-)
+FAMILIES: tuple[Family, ...] = (timm_vits.FAMILY, hf_vits.FAMILY, resnet.FAMILY, convnext.FAMILY)
 
 
 _ADDED: list[Family] = []
@@ -49,11 +35,6 @@ def known() -> tuple[Family, ...]:
 def family_of(spec: Network) -> Family:
     """The family whose module a network is."""
     return next(family for family in known() if isinstance(spec, family.network))
-
-
-def networks() -> Mapping[str, type[Network]]:
-    """The class of a network by its checkpoint's format."""
-    return {form: family.network for family in known() for form in family.formats}
 
 
 def formats() -> Mapping[str, Format]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import jax.numpy as jnp
 from flax import nnx
@@ -25,14 +24,7 @@ _KERNEL, _STEM, _DOWN = 7, 4, 2
 
 @dataclasses.dataclass(frozen=True)
 class ConvNeXtSpec(Network):
-    """The shape of a ConvNeXt; its features are the mean of the last stage's pixels, normalised.
-
-    Attributes:
-        depths: Blocks of each stage.
-        widths: Channels of each stage.
-        activation: Of every block.
-        norm_eps: LayerNorm epsilon.
-    """
+    """The shape of a ConvNeXt; its features are the mean of the last stage's pixels, normalised."""
 
     depths: tuple[int, ...]
     widths: tuple[int, ...]
@@ -46,7 +38,6 @@ class ConvNeXtSpec(Network):
 
     @property
     def feature_dim(self) -> int:
-        """Channels of the last stage."""
         return self.widths[-1]
 
     @property
@@ -63,12 +54,10 @@ class ConvNeXtSpec(Network):
 
     @property
     def stride(self) -> int:
-        """Pixels of the image in one of the last stage, along a side."""
         return _STEM * _DOWN ** (len(self.depths) - 1)
 
     @property
     def summary(self) -> str:
-        """A description in a few words."""
         return f"a ConvNeXt, {sum(self.depths)} blocks in {len(self.depths)} stages"
 
 
@@ -97,11 +86,8 @@ class Stage(nnx.Module):
     """Patches of pixels, or of what the stage before returns, and blocks."""
 
     def __init__(self, spec: ConvNeXtSpec, stage: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        inputs, width, step = (
-            (spec.widths[stage - 1], spec.widths[stage], _DOWN)
-            if stage
-            else (3, spec.widths[0], _STEM)
-        )
+        width = spec.widths[stage]
+        inputs, step = (spec.widths[stage - 1], _DOWN) if stage else (3, _STEM)
         self.first = stage == 0
         self.norm = _norm(spec, width if self.first else inputs, dtype, rngs)
         self.conv = nnx.Conv(
@@ -142,15 +128,12 @@ def _norm(spec: ConvNeXtSpec, width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> n
 
 
 def _rows(spec: ConvNeXtSpec) -> list[Row]:
-    return [*_stage_rows(spec), *norm("norm", "layer_norm")]
-
-
-def _stage_rows(spec: ConvNeXtSpec) -> Iterator[Row]:
+    rows = norm("norm", "layer_norm")
     for stage, depth in enumerate(spec.depths):
         path, key = f"stage{stage}", f"stages.{stage}"
         before, layer = f"{key}.downsample_layers", f"{key}.layers.{{}}"
-        yield from convolution(f"{path}/conv", f"{before}.{min(stage, 1)}")
-        yield from norm(f"{path}/norm", f"{before}.{int(stage == 0)}")
+        rows += convolution(f"{path}/conv", f"{before}.{min(stage, 1)}")
+        rows += norm(f"{path}/norm", f"{before}.{int(stage == 0)}")
         block = [
             *convolution(f"{path}/blocks/conv", f"{layer}.depthwise_conv"),
             *norm(f"{path}/blocks/norm", f"{layer}.layer_norm"),
@@ -158,7 +141,8 @@ def _stage_rows(spec: ConvNeXtSpec) -> Iterator[Row]:
             *linear(f"{path}/blocks/down", f"{layer}.pointwise_conv2"),
             vector(f"{path}/blocks/scale", f"{layer}.gamma"),
         ]
-        yield from layered(block, range(depth))
+        rows += layered(block, range(depth))
+    return rows
 
 
 # Configs.

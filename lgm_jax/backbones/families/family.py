@@ -48,11 +48,7 @@ class Family:
 
 
 def read_activation(name: Any) -> Activation:
-    """Returns our name of an activation of timm or transformers.
-
-    Raises:
-        UserError: If it is none of ours.
-    """
+    """Returns our name of an activation of timm or transformers."""
     known: Mapping[str, Activation] = {
         "gelu": "gelu",
         "gelu_tanh": "gelu_tanh",
@@ -69,11 +65,7 @@ def read_activation(name: Any) -> Activation:
 
 
 def side(value: Any, name: str) -> Any:
-    """A square's side, which may be written as (height, width).
-
-    Raises:
-        UserError: If it is no square.
-    """
+    """A square's side, which may be written as (height, width)."""
     if isinstance(value, list | tuple):
         if len(value) != 2 or value[0] != value[1]:
             raise UserError(f"{name} must be square, not {' x '.join(map(str, value))}")

@@ -10,14 +10,7 @@ from lgm_jax.backbones.network import CLIP, HALF, IMAGENET
 from lgm_jax.backbones.port import Format
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.backbones.vit import ViT
-from lgm_jax.backbones.vit_spec import (
-    AttentionSpec,
-    Biases,
-    EmbedSpec,
-    MlpSpec,
-    PoolSpec,
-    ViTSpec,
-)
+from lgm_jax.backbones.vit_spec import AttentionSpec, Biases, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.errors import UserError
 
 # Configs.
@@ -31,7 +24,12 @@ def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
         biases: Biases = "qkv" if config.get("qkv_bias", True) else "none"
         parts["attention"] = AttentionSpec(config["num_attention_heads"], biases)
     if "mlp" not in parts:
-        parts["mlp"] = MlpSpec(config["intermediate_size"], read_activation(config["hidden_act"]))
+        parts["mlp"] = MlpSpec(
+            config["intermediate_size"],
+            read_activation(config["hidden_act"]),
+            gated=config.get("use_gated_mlp", False),
+            bias=config.get("mlp_bias", True),
+        )
     return ViTSpec(
         resolution=config["image_size"],
         width=config["hidden_size"],
@@ -42,13 +40,11 @@ def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
 
 
 def _read_vit(config: Config) -> tuple[ViTSpec, str]:
+    if config["model_type"] == "ijepa":
+        embed = EmbedSpec(config["patch_size"], class_token=False, positions="patches")
+        # As its authors evaluate it, and transformers' classifier.
+        return _shape(config, embed, pool=PoolSpec("mean")), "hf_vit"
     return _shape(config, EmbedSpec(config["patch_size"])), "hf_vit"
-
-
-def _read_ijepa(config: Config) -> tuple[ViTSpec, str]:
-    embed = EmbedSpec(config["patch_size"], class_token=False, positions="patches")
-    # As its authors evaluate it, and transformers' classifier.
-    return _shape(config, embed, pool=PoolSpec("mean")), "hf_vit"
 
 
 def _read_dinov2(config: Config) -> tuple[ViTSpec, str]:
@@ -72,15 +68,11 @@ def _read_dinov3(config: Config) -> tuple[ViTSpec, str]:
     if biases != (True, False, True, True, True):
         raise UserError("a DINOv3 with other biases than query, value, projection and MLP's")
     rotary = Rotary("half", "centered", base=config["rope_theta"])
-    activation, gated = read_activation(config["hidden_act"]), config["use_gated_mlp"]
-    spec = _shape(
-        config,
-        EmbedSpec(config["patch_size"], registers=config["num_register_tokens"], positions="none"),
-        attention=AttentionSpec(config["num_attention_heads"], "qv", rotary),
-        mlp=MlpSpec(config["intermediate_size"], activation, gated=gated),
-        layer_scale=True,
+    embed = EmbedSpec(
+        config["patch_size"], registers=config["num_register_tokens"], positions="none"
     )
-    return spec, "hf_dinov3"
+    attention = AttentionSpec(config["num_attention_heads"], "qv", rotary)
+    return _shape(config, embed, attention=attention, layer_scale=True), "hf_dinov3"
 
 
 def _read_clip(config: Config) -> tuple[ViTSpec, str]:
@@ -104,7 +96,7 @@ def _read_siglip(config: Config) -> tuple[ViTSpec, str]:
 
 def _read_aimv2(config: Config) -> tuple[ViTSpec, str]:
     vision = config.get("vision_config", config)
-    biased = vision["qkv_bias"]
+    biases: Biases = "qkv" if vision["qkv_bias"] else "none"
     embed = EmbedSpec(
         vision["patch_size"],
         class_token=False,
@@ -113,21 +105,14 @@ def _read_aimv2(config: Config) -> tuple[ViTSpec, str]:
         antialias=True,
         patch_norm=True,
     )
+    pool = PoolSpec(
+        "query" if vision["use_head"] else "mean", projection=config.get("projection_dim", 0)
+    )
     spec = _shape(
-        vision,
+        {**vision, "use_gated_mlp": True},
         embed,
-        attention=AttentionSpec(
-            vision["num_attention_heads"], "qkv" if biased else "none", out_bias=biased
-        ),
-        mlp=MlpSpec(
-            vision["intermediate_size"],
-            read_activation(vision["hidden_act"]),
-            gated=True,
-            bias=vision["mlp_bias"],
-        ),
-        pool=PoolSpec(
-            "query" if vision["use_head"] else "mean", projection=config.get("projection_dim", 0)
-        ),
+        attention=AttentionSpec(vision["num_attention_heads"], biases, out_bias=vision["qkv_bias"]),
+        pool=pool,
         norm="rms",
         norm_eps=vision["rms_norm_eps"],
     )
@@ -157,40 +142,25 @@ _VIT: Keys = {
     "blocks/mlp/down": "output.dense",
     "norm": "layernorm",
 }
-
-
-def _dinov2(spec: ViTSpec) -> Keys:
-    """With registers or without; the largest has a gated MLP."""
-    gated = spec.mlp.gated
-    return _VIT | {
-        "blocks/norm_attention": "norm1",
-        "blocks/scale_attention": "layer_scale1.lambda1",
-        "blocks/norm_mlp": "norm2",
-        "blocks/mlp/up": "mlp.weights_in" if gated else "mlp.fc1",
-        "blocks/mlp/down": "mlp.weights_out" if gated else "mlp.fc2",
-        "blocks/scale_mlp": "layer_scale2.lambda1",
-    }
-
-
-def _dinov3(spec: ViTSpec) -> Keys:
-    return {
-        "embed/project": "embeddings.patch_embeddings",
-        "cls": "embeddings.cls_token",
-        "registers": "embeddings.register_tokens",
-        "blocks": "layer.{}.",
-        "blocks/norm_attention": "norm1",
-        "blocks/attention/qkv": _each("attention.{}_proj", "q k v"),
-        "blocks/attention/bias_qv": _each("attention.{}_proj.bias", "q v"),
-        "blocks/attention/out": "attention.o_proj",
-        "blocks/scale_attention": "layer_scale1.lambda1",
-        "blocks/norm_mlp": "norm2",
-        "blocks/mlp/up": _each("mlp.{}_proj", "gate up" if spec.mlp.gated else "up"),
-        "blocks/mlp/down": "mlp.down_proj",
-        "blocks/scale_mlp": "layer_scale2.lambda1",
-        "norm": "norm",
-    }
-
-
+# With registers or without.
+_DINOV2: Keys = _VIT | {
+    "blocks/norm_attention": "norm1",
+    "blocks/scale_attention": "layer_scale1.lambda1",
+    "blocks/norm_mlp": "norm2",
+    "blocks/mlp/up": "mlp.fc1",
+    "blocks/mlp/down": "mlp.fc2",
+    "blocks/scale_mlp": "layer_scale2.lambda1",
+}
+_DINOV3: Keys = _DINOV2 | {
+    "embed/project": "embeddings.patch_embeddings",
+    "blocks": "layer.{}.",
+    "blocks/attention/qkv": _each("attention.{}_proj", "q k v"),
+    "blocks/attention/bias_qv": _each("attention.{}_proj.bias", "q v"),
+    "blocks/attention/out": "attention.o_proj",
+    "blocks/mlp/up": "mlp.up_proj",
+    "blocks/mlp/down": "mlp.down_proj",
+    "norm": "norm",
+}
 # The visual towers of CLIP, with its projection, and SigLIP, with its head.
 _CLIP: Keys = {
     "embed/project": "embeddings.patch_embedding",
@@ -232,33 +202,47 @@ _AIMV2: Keys = {
     "pool/out": "head.output_proj",
 }
 
+
+def _dinov2(spec: ViTSpec) -> Keys:
+    """The largest has a gated MLP."""
+    gated = {"blocks/mlp/up": "mlp.weights_in", "blocks/mlp/down": "mlp.weights_out"}
+    return _DINOV2 | (gated if spec.mlp.gated else {})
+
+
+def _dinov3(spec: ViTSpec) -> Keys:
+    gated = {"blocks/mlp/up": _each("mlp.{}_proj", "gate up")}
+    return _DINOV3 | (gated if spec.mlp.gated else {})
+
+
+# Poolers, classifiers, the decoders of masked image modelling and of ViTMAE.
+_BESIDE = (r"(pooler|classifier|decoder|rope_embeddings)\..*", r"embeddings\.mask_token")
+# What stands beside a visual tower.
+_TEXT = (
+    *(r"text_model\..*", r"text_projection\..*", r"classifier\..*", r"logit_(scale|bias)"),
+    r"(vision_model\.)?embeddings\.position_ids",
+)
 _IN_MEMORY = (
     r"(.*\.)?layers?\.\d+\.attention\.[qkv]_proj\..*",
     "published names are expected, not those that transformers has in memory: write the model with "
     "save_pretrained",
 )
+_CLIP_FORMAT = Format(key_map(_CLIP), _TEXT, ("vision_model.", ""))
 
 FAMILY = Family(
     ViTSpec,
     ViT,
     {
-        "hf_vit": Format(
-            key_map(lambda _: _VIT),
-            # A pooler, a classifier, the decoders of masked image modelling and of ViTMAE.
-            (r"pooler\..*", r"classifier\..*", r"decoder\..*", r"embeddings\.mask_token"),
-            ("", "vit.", "ijepa."),
-            advice=_IN_MEMORY,
-        ),
+        "hf_vit": Format(key_map(_VIT), _BESIDE, ("", "vit.", "ijepa."), advice=_IN_MEMORY),
         "hf_dinov2": Format(
             key_map(_dinov2),
-            (r"embeddings\.mask_token", r"classifier\..*"),
+            _BESIDE,
             ("", "dinov2.", "dinov2_with_registers."),
             advice=_IN_MEMORY,
             takes_offset=True,
         ),
         "hf_dinov3": Format(
             key_map(_dinov3),
-            (r"embeddings\.mask_token", r"rope_embeddings\..*", r"classifier\..*"),
+            _BESIDE,
             # As the class holds it in memory, which it leaves off when it saves.
             aliases=((r"layer\.(.*)", r"model.layer.\1"),),
             advice=(
@@ -267,20 +251,11 @@ FAMILY = Family(
                 "authors",
             ),
         ),
-        "hf_clip": Format(
-            key_map(lambda _: _CLIP),
-            (
-                r"text_model\..*",
-                r"text_projection\..*",
-                r"classifier\..*",
-                r"logit_scale",
-                r"(vision_model\.)?embeddings\.position_ids",
-            ),
-            ("vision_model.", ""),
-        ),
+        "hf_clip": _CLIP_FORMAT,
+        "hf_siglip": _CLIP_FORMAT,
         "hf_aimv2": Format(
-            key_map(lambda _: _AIMV2),
-            (r"text_model\..*", r"text_projection\..*", r"logit_scale"),
+            key_map(_AIMV2),
+            _TEXT,
             ("vision_model.", ""),
             advice=(
                 r"(image_encoder\.)?(preprocessor|trunk)\..*",
@@ -288,30 +263,13 @@ FAMILY = Family(
                 "of the authors",
             ),
         ),
-        "hf_siglip": Format(
-            key_map(lambda _: _CLIP),
-            (
-                r"text_model\..*",
-                r"classifier\..*",
-                r"logit_scale",
-                r"logit_bias",
-                r"(vision_model\.)?embeddings\.position_ids",
-            ),
-            ("vision_model.", ""),
-        ),
     },
     transformers={
-        "aimv2": (_read_aimv2, CLIP),
-        "aimv2_vision_model": (_read_aimv2, CLIP),
-        "clip": (_read_clip, CLIP),
-        "clip_vision_model": (_read_clip, CLIP),
-        "dinov2": (_read_dinov2, IMAGENET),
-        "dinov2_with_registers": (_read_dinov2, IMAGENET),
+        **dict.fromkeys(("aimv2", "aimv2_vision_model"), (_read_aimv2, CLIP)),
+        **dict.fromkeys(("clip", "clip_vision_model"), (_read_clip, CLIP)),
+        **dict.fromkeys(("dinov2", "dinov2_with_registers"), (_read_dinov2, IMAGENET)),
         "dinov3_vit": (_read_dinov3, IMAGENET),
-        "ijepa": (_read_ijepa, IMAGENET),
-        "siglip": (_read_siglip, HALF),
-        "siglip_vision_model": (_read_siglip, HALF),
-        "vit": (_read_vit, IMAGENET),
-        "vit_mae": (_read_vit, IMAGENET),
+        **dict.fromkeys(("siglip", "siglip_vision_model"), (_read_siglip, HALF)),
+        **dict.fromkeys(("ijepa", "vit", "vit_mae"), (_read_vit, IMAGENET)),
     },
 )

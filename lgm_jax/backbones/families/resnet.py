@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,6 @@ class ResNetSpec(Network):
     """The shape of a residual network; its features are the mean of the last stage's pixels.
 
     Attributes:
-        depths: Blocks of each stage.
         widths: Channels of each stage; a bottleneck returns four times as many.
         bottleneck: Whether a block has convolutions of 1, 3 and 1 px, or two of 3 px.
         groups: Of the channels in a bottleneck's second convolution.
@@ -79,11 +78,10 @@ class ResNetSpec(Network):
 
     def shortcut(self, stage: int) -> Conv | None:
         """The projection of the shortcut of a stage's first block; `None` if shapes are equal."""
-        first = self.block(stage, first=True)
-        stride = 2 if stage else 1
-        if stride == 1 and first[0].inputs == first[-1].outputs:
+        first, *_, last = self.block(stage, first=True)
+        if stage == 0 and first.inputs == last.outputs:
             return None
-        return Conv(first[0].inputs, first[-1].outputs, 1, stride)
+        return Conv(first.inputs, last.outputs, 1, stride=2 if stage else 1)
 
     @property
     def outputs(self) -> list[int]:
@@ -92,7 +90,6 @@ class ResNetSpec(Network):
 
     @property
     def feature_dim(self) -> int:
-        """Channels after the last stage."""
         return self.outputs[-1]
 
     @property
@@ -102,14 +99,12 @@ class ResNetSpec(Network):
         total = _flops(self.stem, side)
         side = _halved(side)
         for stage, depth in enumerate(self.depths):
-            conv, *others = self.block(stage, first=True)
             out = _halved(side) if stage else side
+            conv, *others = self.block(stage, first=True)
+            others += [*filter(None, [self.shortcut(stage)])]
+            others += (depth - 1) * self.block(stage, first=False)
             total += _flops(conv, out if conv.stride > 1 else side)
             total += sum(_flops(conv, out) for conv in others)
-            if (shortcut := self.shortcut(stage)) is not None:
-                total += _flops(shortcut, out)
-            rest = self.block(stage, first=False)
-            total += (depth - 1) * sum(_flops(conv, out) for conv in rest)
             side = out
         return total, 0
 
@@ -120,7 +115,6 @@ class ResNetSpec(Network):
 
     @property
     def summary(self) -> str:
-        """A description in a few words."""
         each = 3 if self.bottleneck else 2
         return f"a residual network, {2 + each * sum(self.depths)} layers"
 
@@ -227,27 +221,27 @@ class ResNet(nnx.Module):
 
 
 def _normed(path: str, conv: str, bn: str) -> list[Row]:
-    rows = [*convolution(path, conv, bias=False), *norm(path, bn)]
-    rows.append(vector(f"{path}/mean", f"{bn}.running_mean"))
-    return [*rows, vector(f"{path}/variance", f"{bn}.running_var")]
+    return [
+        *convolution(path, conv, bias=False),
+        *norm(path, bn),
+        vector(f"{path}/mean", f"{bn}.running_mean"),
+        vector(f"{path}/variance", f"{bn}.running_var"),
+    ]
 
 
 def _rows(spec: ResNetSpec) -> list[Row]:
-    return [*_normed("stem", "conv1", "bn1"), *_stage_rows(spec)]
-
-
-def _stage_rows(spec: ResNetSpec) -> Iterator[Row]:
-    numbers = range(1, 4 if spec.bottleneck else 3)
+    rows = _normed("stem", "conv1", "bn1")
     for stage, depth in enumerate(spec.depths):
         path, key = f"stage{stage + 1}", f"layer{stage + 1}"
-        for n in numbers:
-            yield from _normed(f"{path}/first/conv{n}", f"{key}.0.conv{n}", f"{key}.0.bn{n}")
+        for n in range(1, 4 if spec.bottleneck else 3):
+            rows += _normed(f"{path}/first/conv{n}", f"{key}.0.conv{n}", f"{key}.0.bn{n}")
             if depth > 1:
                 rest = _normed(f"{path}/rest/conv{n}", f"{key}.{{}}.conv{n}", f"{key}.{{}}.bn{n}")
-                yield from layered(rest, range(1, depth))
+                rows += layered(rest, range(1, depth))
         if spec.shortcut(stage) is not None:
             shortcut = f"{key}.0.downsample"
-            yield from _normed(f"{path}/first/shortcut", f"{shortcut}.0", f"{shortcut}.1")
+            rows += _normed(f"{path}/first/shortcut", f"{shortcut}.0", f"{shortcut}.1")
+    return rows
 
 
 # Configs.
