@@ -219,33 +219,15 @@ class TestSplitFolders:
         np.testing.assert_array_equal(dataset.splits["test"].labels, [7, 7])
         assert f"{tmp_path.name} has no test images of: a, b, c, d, e and 2 more" in check(dataset)
 
-    def test_train_is_needed(self, tmp_path):
-        write_classes(tmp_path / "val", 2)
-        write_classes(tmp_path / "test", 2)
-        with pytest.raises(UserError, match="has val and test but no train folder"):
-            load_folder(tmp_path, resolution=8)
-
     def test_train_alone_says_which_folder_to_give(self, tmp_path):
         write_classes(tmp_path / "train", 10)
         with pytest.raises(UserError, match=r"neither val nor test: give .*train to have it split"):
             load_folder(tmp_path, resolution=8)
         assert load_folder(tmp_path / "train", resolution=8).num_classes == 2
 
-    def test_two_folders_for_one_split_are_refused(self, tmp_path):
-        for name in ("train", "val", "validation"):
-            write_classes(tmp_path / name, 2)
-        with pytest.raises(UserError, match="has both val and validation"):
-            load_folder(tmp_path, resolution=8)
-
 
 class TestWhatIsASplit:
     """Folders beside `train`, whose names say nothing."""
-
-    def test_a_folder_of_classes_that_may_be_held_out(self, tmp_path):
-        write_classes(tmp_path / "train", 4)
-        write_classes(tmp_path / "holdout", 2)
-        with pytest.raises(UserError, match="has holdout beside train, which has folders as a sp"):
-            load_folder(tmp_path, resolution=8)
 
     def test_beside_a_held_out_folder_it_is_ignored(self, tmp_path):
         for name in ("train", "test", "holdout"):
@@ -260,60 +242,71 @@ class TestWhatIsASplit:
         assert dataset.class_names == ["bullet_train", "dev", "ops"]
         assert [note for note in check(dataset) if "the folder dev is a class" in note]
 
-    def test_splits_inside_classes_are_refused(self, tmp_path):
-        for name in ("cat", "dog"):
-            write_classes(tmp_path / name, 4, ("train", "test"))
-        with pytest.raises(UserError, match="cat has train and test: splits must hold classes"):
-            load_folder(tmp_path, resolution=8)
 
-    def test_the_folder_above_is_answered_with_the_one_below(self, tmp_path):
-        for name in ("train", "test"):
-            write_classes(tmp_path / "photos" / name, 4)
-        with pytest.raises(UserError, match=rf"photos alone, .*: give {tmp_path}/photos$"):
-            load_folder(tmp_path, resolution=8)
+TREES = {
+    "nothing": ((), r"set has no class folders: expected <folder>/<class>"),
+    "one class": (("cat",), "has one class only, 'cat': expected <folder>/<class>"),
+    "no train": (("val/cat", "test/cat"), "has val and test but no train folder"),
+    "two for one split": (
+        ("train/cat", "val/cat", "validation/cat"),
+        "has both val and validation: keep one of them",
+    ),
+    "perhaps held out": (
+        ("train/cat", "holdout/cat"),
+        "has holdout beside train, which has folders as a split has: call it val or test",
+    ),
+    "splits in classes": (
+        ("cat/train", "cat/test", "dog/train", "dog/test"),
+        "cat has train and test: splits must hold classes",
+    ),
+    "splits one below": (("photos/train", "photos/test"), "photos alone, .*: give .*/set/photos$"),
+    "classes one below": (("images/cat", "images/dog"), "which has cat, dog: give .*/set/images$"),
+    "no classes": (("train", "test"), r"train has no class folders, but images \(4\): move"),
+    "two domains": (("trainA", "trainB", "testA", "testB"), "expected train/<class> and test/<cla"),
+    "split and letter": (("train_A", "test_A"), "expected train/<class> and test/<class>"),
+    "class and split": (
+        ("cat_train", "cat_test", "dog_train", "dog_test"),
+        "expected train/<class> and test/<class>",
+    ),
+    "other classes": (
+        ("train/cat", "train/dog", "test/0", "test/1"),
+        r"test images \(0, 1\) is one of train's \(cat, dog\): name them alike",
+    ),
+    "an archive's": (
+        ("images", "annotations"),
+        "which are no classes by their names: expected",
+    ),
+    "an archive's splits": (
+        ("train/image", "train/mask", "val/image", "val/mask"),
+        "which are no classes by their names: expected <class",
+    ),
+    **{
+        name: (("cat", "dog", f"emu/{name}"), "class 'emu' has no images in .*/set/emu$")
+        for name in ("film.mp4", "scans.pdf", "0.npy", "cat.zip")
+    },
+}
 
 
-class TestFolderErrors:
-    def test_missing(self, tmp_path):
-        with pytest.raises(UserError, match=r"nowhere is not a folder: expected <folder>/<class>"):
-            load_folder(tmp_path / "nowhere", resolution=8)
+@pytest.mark.parametrize("case", TREES)
+def test_a_folder_laid_out_otherwise_is_refused_in_one_line(tmp_path, case):
+    tree, message = TREES[case]
+    (tmp_path / "set").mkdir()
+    for inside in tree:
+        if "." in inside:
+            (tmp_path / "set" / inside).parent.mkdir()
+            (tmp_path / "set" / inside).write_text("no image")
+        else:
+            write_classes(tmp_path / "set", 4, (inside,))
+    with pytest.raises(UserError, match=message) as error:
+        load_folder(tmp_path / "set", resolution=8)
+    assert "\n" not in str(error.value)
 
-    def test_a_file(self, tmp_path):
-        write_image(tmp_path / "a.png")
-        with pytest.raises(UserError, match=r"a.png is not a folder"):
-            load_folder(tmp_path / "a.png", resolution=8)
 
-    def test_empty(self, tmp_path):
-        with pytest.raises(UserError, match=r"has no class folders: expected <folder>/<class>"):
-            load_folder(tmp_path, resolution=8)
-
-    def test_images_without_class_folders(self, tmp_path):
-        write_classes(tmp_path / "val", 2)
-        write_image(tmp_path / "train" / "0.png")
-        with pytest.raises(UserError, match=r"train has no class folders, but images \(1\): move"):
-            load_folder(tmp_path, resolution=8)
-
-    def test_one_class(self, tmp_path):
-        write_classes(tmp_path, 10, ("cat",))
-        with pytest.raises(
-            UserError, match=r"has one class only, 'cat': expected <folder>/<class>"
-        ):
-            load_folder(tmp_path, resolution=8)
-
-    def test_class_without_images(self, tmp_path):
-        write_classes(tmp_path, 10)
-        (tmp_path / "emu").mkdir()
-        (tmp_path / "emu" / "readme.txt").write_text("soon")
-        (tmp_path / "emu" / "film.mp4").write_text("a film")
-        with pytest.raises(UserError, match=rf"class 'emu' has no images in {tmp_path}/emu$"):
-            load_folder(tmp_path, resolution=8)
-
-    def test_messages_are_one_line(self, tmp_path):
-        write_classes(tmp_path, 10, ("cat",))
-        for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "cat"):
-            with pytest.raises(UserError) as error:
-                load_folder(folder, resolution=8)
-            assert "\n" not in str(error.value)
+def test_what_is_no_folder_is_refused(tmp_path):
+    write_image(tmp_path / "a.png")
+    for name in ("nowhere", "a.png"):
+        with pytest.raises(UserError, match=f"{name} is not a folder: expected <folder>/<class>"):
+            load_folder(tmp_path / name, resolution=8)
 
 
 class TestSymbolicLinks:

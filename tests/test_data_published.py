@@ -31,16 +31,18 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
 
 class TestImageNetTable:
     def test_thousand_sorted_wordnet_names_with_distinct_words(self):
-        assert len(imagenet.wnids()) == len(set(imagenet.names())) == 1000
+        names = list(imagenet.names_by_wnid().values())
+        assert len(imagenet.wnids()) == len(set(names)) == 1000
         assert list(imagenet.wnids()) == sorted(set(imagenet.wnids()))
-        assert imagenet.names()[574] == "golf ball"
+        assert names[574] == "golf ball"
 
     def test_subsets_have_distinct_classes(self):
         sizes = {name: len(set(subset)) for name, subset in imagenet.SUBSETS.items()}
         assert sizes.pop("imagenet-100") == 100
         assert set(sizes.values()) == {10}
         assert IMAGENETTE[:2] == ["n01440764", "n02102040"]
-        birds = [imagenet.names()[i] for i in imagenet.SUBSETS["imagenet-birds"]]
+        names = list(imagenet.names_by_wnid().values())
+        birds = [names[i] for i in imagenet.SUBSETS["imagenet-birds"]]
         assert birds[:2] == ["peacock", "flamingo"]
 
 
@@ -293,11 +295,11 @@ class TestSpawrious:
         monkeypatch.setattr("lgm_jax.data.spurious._DOGS_PER_FOLDER", 100)
 
     def unpack(self, folder: Path, benchmark: str, count: int = 100) -> Path:
-        spec = SPAWRIOUS[benchmark]
+        train, test, shared = SPAWRIOUS[benchmark]
         image = io.BytesIO()
         Image.new("RGB", (R, R)).save(image, "PNG")
-        places = {*spec.train, *spec.test, *filter(None, [spec.filler])}
-        for environment in (0, 1) if spec.filler else (0,):
+        places = {*train.split(), *test.split(), *shared.split()}
+        for environment in (0, 1) if shared else (0,):
             for place in places:
                 for dog in ("bulldog", "corgi", "dachshund", "labrador"):
                     inside = folder / "spawrious224" / str(environment) / place / dog

@@ -360,10 +360,11 @@ class TestBadImages:
         first = load_dataset("folder", folder=str(folder), resolution=R, on_bad_image="skip")
         assert len(list((cache / "lgm_jax").glob("unreadable_*.npy"))) == 3
 
-        def fail(*_: object) -> None:
-            raise AssertionError("decoded again")
+        def first_alone(split: ImageSplit, indices: np.ndarray) -> list[str]:
+            assert len(indices) == 1, "decoded again"
+            return ["cut short"]
 
-        monkeypatch.setattr(ImageSplit, "readable", fail)
+        monkeypatch.setattr(ImageSplit, "faults", first_alone)
         again = load_dataset("folder", folder=str(folder), resolution=R, on_bad_image="skip")
         assert (again.fingerprint, again.skipped) == (first.fingerprint, first.skipped)
 

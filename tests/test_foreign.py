@@ -286,7 +286,7 @@ def test_metadata_label_files_that_lie_beside_each_other(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"), [({0: 0, 1: 1}, "no label of 2.png"), ({0: 0, 1: 1, 2: 5}, "0, 1, 5")]
+    ("labels", "words"), [({0: 0, 1: 1}, "no class of 2.png"), ({0: 0, 1: 1, 2: 5}, "0, 1, 5")]
 )
 def test_metadata_that_do_not_label_all_files_are_refused(labels, words, tmp_path):
     for i in range(3):

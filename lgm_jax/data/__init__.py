@@ -13,13 +13,7 @@ from lgm_jax.data.class_names import name_classes
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
 from lgm_jax.data.leaks import note_leaks
 from lgm_jax.data.sources import SOURCES, get_source
-from lgm_jax.data.splits import (
-    check,
-    check_links,
-    describe,
-    select_classes,
-    skip_unreadable,
-)
+from lgm_jax.data.splits import check, describe, select_classes, skip_unreadable
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress as show_progress
 
@@ -57,7 +51,6 @@ def load_dataset(
 
     Args:
         name: One of `source_names()`, or `tfds:NAME` for any other set of TFDS.
-        folder: Where the images lie.
         resolution: Side of the images that splits load, in pixels.
         seed: Seed of the split where the data set does not come with one.
         val_fraction: Part of the training images that becomes `val` where there is none; by
@@ -87,8 +80,6 @@ def load_dataset(
         dataset = select_classes(dataset, subset)
     if on_bad_image == "skip":
         dataset = skip_unreadable(dataset)
-    else:
-        check_links(dataset)
     check(dataset)
     return note_leaks(dataset)
 
@@ -101,13 +92,10 @@ def source_names() -> list[str]:
 def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySplit:
     """Decodes a whole split, with the centre crop of every image.
 
-    Args:
-        split: Any split.
-        limit_bytes: Refuse images that take more memory than this.
-        progress: Label of the progress bar, which shows on a terminal only.
+    `progress` is the label of a progress bar, which shows on a terminal only.
 
     Raises:
-        UserError: If the images exceed the limit, or one cannot be read.
+        UserError: If the images take more than `limit_bytes`, or one cannot be read.
     """
     shape = decoded_shape(split)
     size = math.prod(shape)

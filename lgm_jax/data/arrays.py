@@ -52,8 +52,6 @@ def from_arrays(
         class_names: In label order, or by split where each has an order of its own; by default
             the labels themselves. What is not text is made it.
         group_names: In the order of groups; by default their numbers, if there are groups.
-        name: Name of the data set.
-        seed: Seed of the split.
         val_fraction: Part of the training images that becomes `val` where there is none.
 
     Raises:
@@ -87,38 +85,38 @@ def load_npz(request: Request) -> Dataset:
     """Reads the `.npz` file of a request; see `from_arrays` for what its arrays may be.
 
     It holds `images` and `labels`, or `train_images`, `train_labels` and so on; and perhaps
-    `class_names` (or `train_class_names` and so on), `groups` (likewise) and `group_names`. Never
-    unpickled.
-
-    Raises:
-        UserError: If it cannot be read, lacks arrays, or holds Python objects.
+    `class_names`, `groups` (likewise) and `group_names`. Refused if it cannot be read or lacks
+    arrays.
     """
     file = request.folder
     path = Path(os.path.expanduser(file))
     arrays = read_npz(path)
-    # By what stands before the kind in an array's name, its arrays by kind.
-    given: dict[str, dict[str, Any]] = {}
-    for key, array in arrays.items():
+    # By split, the name of its array of each kind.
+    given: dict[str, dict[str, str]] = {}
+    for key in arrays:
         if found := _KEY.fullmatch(key):
-            given.setdefault(found["split"] or "", {})[found["kind"]] = array
-    called = {name or "train": name for name, kinds in given.items() if "images" in kinds}
-    if not called:
+            kinds, kind = given.setdefault(found["split"] or "train", {}), found["kind"]
+            if kinds.setdefault(kind, key) != key and kind == "images":
+                raise UserError(f"{file} has both images and train_images: keep one of them")
+    given = {name: kinds for name, kinds in given.items() if "images" in kinds}
+    if not given:
         raise UserError(f"{file} has arrays {sorted(arrays)}: expected {_LAYOUT}")
-    if {"", "train"} <= {name for name, kinds in given.items() if "images" in kinds}:
-        raise UserError(f"{file} has both images and train_images: keep one of them")
-    assigned, notes = assign_splits(called, file)
-    splits, names = {}, {}
-    for split, each in assigned.items():
-        kinds, prefix = given[called[each]], f"{called[each]}_".lstrip("_")
+    assigned, notes = assign_splits(given, file)
+    splits: dict[str, Any] = {}
+    names = {}
+    for split, called in assigned.items():
+        kinds = given[called]
         if "labels" in kinds:
-            splits[split] = tuple(kinds[k] for k in ("images", "labels", "groups") if k in kinds)
-            own = kinds.get("class_names", arrays.get("class_names", np.zeros(0)))
-            names[split] = own.reshape(-1).tolist()
+            wanted = ("images", "labels", "groups")
+            splits[split] = tuple(arrays[kinds[kind]] for kind in wanted if kind in kinds)
+            shared = arrays.get("class_names", np.zeros(0))
+            names[split] = arrays.get(f"{called}_class_names", shared).reshape(-1).tolist()
         elif split == "train":
-            raise UserError(f"{file} has {prefix}images but no {prefix}labels")
+            images = kinds["images"]
+            raise UserError(f"{file} has {images} but no {images.replace('images', 'labels')}")
         else:
             notes.append(unlabelled(file, split))
-    used = {f"{each}_{kind}".lstrip("_") for each in called.values() for kind in given[each]}
+    used = {key for kinds in given.values() for key in kinds.values()}
     unused = [key for key in arrays if key not in {*used, "group_names", "class_names"}]
     if unused:
         notes.append(f"{file}: {list_some(unused)} is ignored: expected {_LAYOUT}")
@@ -135,11 +133,7 @@ def load_npz(request: Request) -> Dataset:
 
 
 def read_npz(path: Path | epath.Path, expected: str = _LAYOUT) -> dict[str, np.ndarray]:
-    """Returns the arrays of an `.npz` file, by name; nothing is unpickled.
-
-    Raises:
-        UserError: If it is something else, or damaged; the message says what is expected.
-    """
+    """Returns the arrays of an `.npz` file, by name; nothing is unpickled."""
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)

@@ -41,7 +41,6 @@ class Stored:
 
     Attributes:
         records: Its images, in the order of its labels.
-        labels: Of all images.
         groups: (n,) Indices into the data set's group names, if it has groups.
         identity: What the fingerprint is made of, beside labels and groups.
     """
@@ -61,10 +60,9 @@ class Entry(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """The image files of a data set.
+    """The image files of a data set, by split and in their order.
 
     Attributes:
-        splits: By split, the images in their order.
         classes: Names in label order; by default those of each split in order of appearance.
         groups: Names in their order; empty without groups.
     """
@@ -89,17 +87,10 @@ def assemble(
     """Makes one data set of splits: labels matched by name, what is missing held out.
 
     Args:
-        request: What was asked for.
-        name: Name of the data set.
-        stored: By split, what its source stores.
         benchmark: Whether results on it are published, so that no training image is held out for
             `val` unless that is asked for.
-        orient: Whether the EXIF orientation is applied.
         group_names: As `Dataset` has them; `notes` and `lost` likewise.
         identity: What the fingerprint is made of; by default everything.
-
-    Raises:
-        UserError: See `labels.match_labels`, `Dataset` and `splits.complete`.
     """
     labels_of = {split: part.labels for split, part in stored.items()}
     class_names, matched, more = match_labels(labels_of, name)

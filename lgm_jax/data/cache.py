@@ -46,10 +46,7 @@ def compiled() -> Path | None:
 def remember(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """Returns an array from the cache, or computes it and stores it there.
 
-    Args:
-        kind: The beginning of the file's name.
-        key: Fingerprint of everything it depends on.
-        compute: Returns the array.
+    `key` is the fingerprint of everything that it depends on; the file's name begins with `kind`.
     """
     kept = folder()
     if kept is None:

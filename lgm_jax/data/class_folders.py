@@ -9,16 +9,15 @@ syn/<any of these>         any depth of folders that are alone in theirs
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from lgm_jax.data import tables
-from lgm_jax.data.listing import Listing
+from lgm_jax.data.listing import Listing, below
 from lgm_jax.distilled import METADATA
 from lgm_jax.errors import UserError, list_some
 from lgm_jax.names import looks, plain
@@ -38,14 +37,11 @@ _PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".joblib"})
 _IMAGE_NUMBER = re.compile(r"(?:[ _-]+(?:id|img|image|ipc|copy)?[ _-]?\d+| ?\(\d+\))$")
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassFolders:
+class ClassFolders(NamedTuple):
     """Image files by class.
 
     Attributes:
-        root: The folder that they are in.
         files: By class, in label order, paths below `root`.
-        names: Of the classes.
         labelled_by: The source of the labels: `METADATA`, `NUMBERED` or `NUMBERS`; `None` if they
             are no more than the sorted order.
         notes: What was left out, a line each.
@@ -59,28 +55,29 @@ class ClassFolders:
 
 
 def find_classes(folder: Path) -> list[ClassFolders]:
-    """Returns ways to read a folder, likeliest first: several only where files name the classes.
-
-    Raises:
-        UserError: If it holds no images, or metadata that contradict themselves.
-    """
+    """Returns ways to read a folder, likeliest first: several only where files name the classes."""
     listing = Listing(folder)
     inside = _descend(listing)
     metadata = folder / inside / METADATA
-    listing.use(_below(inside, METADATA))
+    listing.use(below(inside, METADATA))
     groups = {
         name: [file.path for file in images]
         for name in listing.folders(inside)
-        if (images := listing.images(_below(inside, name)))
+        if (images := listing.images(below(inside, name)))
     }
     if len(groups) > 1:
         every = [path for paths in groups.values() for path in paths]
         numbered = numbers_of(list(groups)) is not None and not metadata.is_file()
         tabled = _by_table(listing, inside, every) if numbered else None
         return [tabled or _by_name(listing, inside, groups)]
-    files = _beside(listing, inside) or [file.path for file in listing.images(inside)]
+    files = [file.path for file in listing.beside(inside) or listing.images(inside)]
     if not files:
-        raise UserError(f"{folder} holds no distilled set: {_explain(folder / inside)}")
+        held = sorted((folder / inside).rglob("*"))
+        pickles = [file.name for file in held if file.suffix.lower() in _PICKLES]
+        reason = "expected distilled.npz or <class>/*.png"
+        if pickles:
+            reason = f"{pickles[0]} is a pickle, which can run code; {SAVE_AS_ARRAYS}"
+        raise UserError(f"{folder} holds no distilled set: {reason}")
     described = _by_metadata(listing, inside, files) or _by_table(listing, inside, files)
     if described is not None:
         return [described]
@@ -118,11 +115,7 @@ def count_from(numbers: Sequence[int], classes: int) -> int | None:
 
 
 def read_metadata(path: epath.Path | Path) -> list[dict[str, Any]]:
-    """Returns the lines of a `metadata.jsonl`; checks their `label` and `class_name`.
-
-    Raises:
-        UserError: If it cannot be read, or a line is not as it should be; the message names it.
-    """
+    """Returns the lines of a `metadata.jsonl`; checks their `label` and `class_name`."""
     entries = []
     for line, entry in tables.read_objects(path):
         if not isinstance(entry.get("file_name"), str):
@@ -140,18 +133,12 @@ def _descend(listing: Listing) -> str:
     """The folder that holds classes, or images: below folders that are alone in theirs."""
     inside = ""
     while len(names := listing.folders(inside)) == 1:
-        below = _below(inside, names[0])
+        lower = below(inside, names[0])
         # What lies beside a folder of folders is a preview.
-        if not listing.folders(below) and (_beside(listing, inside) or not listing.images(below)):
+        if not listing.folders(lower) and (listing.beside(inside) or not listing.images(lower)):
             break
-        inside = below
+        inside = lower
     return inside
-
-
-def _beside(listing: Listing, inside: str) -> list[str]:
-    """The images that lie in a folder itself."""
-    paths = [file.path for file in listing.images(inside)]
-    return [path for path in paths if path.rpartition("/")[0] == inside]
 
 
 def _by_name(listing: Listing, inside: str, groups: Mapping[str, Sequence[str]]) -> ClassFolders:
@@ -182,35 +169,29 @@ def _by_name(listing: Listing, inside: str, groups: Mapping[str, Sequence[str]])
 
 
 def _by_metadata(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
-    """Classes of files in no class folders from metadata; `None` where none is labelled.
-
-    Raises:
-        UserError: If one is not, or labels do not count the classes from 0.
-    """
+    """Classes of files in no class folders from metadata; `None` where none is labelled."""
     metadata = listing.root / inside / METADATA
     entries = read_metadata(metadata) if metadata.is_file() else []
     labels = {
-        _below(inside, entry["file_name"]): (entry.get("label"), entry.get("class_name"))
+        below(inside, entry["file_name"]): (entry.get("label"), entry.get("class_name"))
         for entry in entries
         if entry.keys() & {"label", "class_name"}
     }
-    lacking = [path for path in files if path not in labels]
-    if len(lacking) == len(files):
+    used = {labels[path] for path in files if path in labels}
+    if not used:
         return None
-    if lacking:
-        raise UserError(f"{metadata} says no label of {list_some(lacking)}")
-    used = {labels[path] for path in files}
-    numbered = all(label is not None for label, _ in used)
-    classes = sorted(used, key=lambda each: each if numbered else (0, each[1] or ""))
-    numbers = [label for label, _ in classes]
-    if numbered and numbers != list(range(len(classes))):
+    numbers = sorted(label for label, _ in used if label is not None)
+    numbered = len(numbers) == len(used)
+    if numbered and numbers != list(range(len(used))):
         raise UserError(
             f"{metadata} has labels {list_some(list(map(str, numbers)))}: expected 0 to "
-            f"{len(classes) - 1}, each with one class_name"
+            f"{len(used) - 1}, each with one class_name"
         )
-    by_class = [[path for path in files if labels[path] == each] for each in classes]
-    called = [name or label for label, name in classes]
-    return _found(listing, by_class, called, METADATA if numbered else None)
+    classes = {
+        path: ((label or 0) if numbered else 0, str(label if name is None else name))
+        for path, (label, name) in labels.items()
+    }
+    return _by_label(listing, metadata, files, classes, METADATA if numbered else None)
 
 
 def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
@@ -218,16 +199,28 @@ def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolde
     table = tables.find_table(listing.root, _above(inside), files, (".csv", ".tsv"))
     if table is None:
         return None
-    lacking = [file for file in files if file not in table.rows or not table.rows[file].label]
-    if lacking:
-        raise UserError(f"{listing.root / table.path} says no class of {list_some(lacking)}")
-    labels = {file: row.label for file, row in table.rows.items()}
+    labels = {file: row.label for file, row in table.rows.items() if row.label}
     listing.use(table.path)
     listing.say(f"{listing.root}: {table.path} says which image is of which class")
     numbered = all(map(str.isdecimal, labels.values()))
-    classes = sorted(set(labels.values()), key=int if numbered else str)
-    by_class = [[path for path in files if labels[path] == name] for name in classes]
-    return _found(listing, by_class, classes, NUMBERS if numbered else None)
+    classes = {file: (int(label) if numbered else 0, label) for file, label in labels.items()}
+    path = listing.root / table.path
+    return _by_label(listing, path, files, classes, NUMBERS if numbered else None)
+
+
+def _by_label(
+    listing: Listing,
+    table: Path,
+    files: Sequence[str],
+    labels: Mapping[str, tuple[int, str]],
+    by: str | None,
+) -> ClassFolders:
+    """Classes in the order of the labels that a table has of each file: a number and a name."""
+    if lacking := [file for file in files if file not in labels]:
+        raise UserError(f"{table} says no class of {list_some(lacking)}")
+    classes = sorted({labels[file] for file in files})
+    by_class = [[path for path in files if labels[path] == each] for each in classes]
+    return _found(listing, by_class, [name for _, name in classes], by)
 
 
 def _found(
@@ -257,14 +250,3 @@ def _describe(path: Path, names: Sequence[str]) -> Mapping[str, Mapping[str, Any
                 f"{path}, line {entry['line']}: {folder} has another label or class_name above"
             )
     return classes
-
-
-def _explain(root: Path) -> str:
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in _PICKLES:
-            return f"{path.name} is a pickle, which can run code; {SAVE_AS_ARRAYS}"
-    return "expected distilled.npz or <class>/*.png"
-
-
-def _below(inside: str, name: str) -> str:
-    return f"{inside}/{name}" if inside else name

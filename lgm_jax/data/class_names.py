@@ -40,9 +40,7 @@ def name_classes(dataset: Dataset, folder: str) -> Dataset:
 
     The file, in `folder`, has a line `CLASS NAME` for each class, with a space, tab or comma
     between; where classes are numbers that count from 0 or 1, names alone will do, in their order.
-
-    Raises:
-        UserError: If the file names none of the classes, or two alike.
+    Refused is one that names none of the classes, or two alike.
     """
     path = Path(folder).expanduser() / FILE
     if not folder or not path.is_file():
@@ -57,8 +55,8 @@ def name_classes(dataset: Dataset, folder: str) -> Dataset:
             f"{path} names none of the classes, as {classes[0]}: expected a line for each, such as "
             f"'{classes[0]} its name'"
         )
-    names = [found.get(name, name) for name in classes]
-    return name_wordnet(dataclasses.replace(dataset, class_names=names, notes=notes))
+    classes = [found.get(name, name) for name in classes]
+    return name_wordnet(dataclasses.replace(dataset, class_names=classes, notes=notes))
 
 
 def _keyed(lines: list[str], classes: list[str]) -> Mapping[str, str]:

@@ -38,11 +38,9 @@ class Split(Protocol):
     def load(self, indices: np.ndarray, places: Places | None = None) -> np.ndarray:
         """Images (len(indices), r, r, 3) uint8.
 
-        Args:
-            indices: Which images.
-            places: Where to crop each image once its shorter side is `r`, from 0 (top, left) to
-                below 1 (bottom, right), uniform numbers making a uniform random crop; by default
-                the middle.
+        `places` says where to crop each image once its shorter side is `r`, from 0 (top, left) to
+        below 1 (bottom, right), uniform numbers making a uniform random crop; by default the
+        middle.
         """
         ...
 
@@ -78,8 +76,7 @@ class Dataset:
 
     Attributes:
         name: Short name, free of paths.
-        class_names: Human-readable, in label order. Names are made text that can be shown
-            everywhere: see `names.plain`.
+        class_names: Human-readable, in label order; made text that can be shown everywhere.
         splits: `train`, `test`, and `val` unless none is held out; recipes are tuned on `val`,
             numbers reported on `test`.
         fingerprint: Changes when the images, labels or splits do.

@@ -103,10 +103,7 @@ def resize_and_crop(
     another order and move a quarter of them, so it is resampled whole and equal, unless it is so
     tall that it would take much memory.
 
-    Args:
-        image: An RGB image, or its pixels.
-        resolution: Side `r` of the result, in pixels.
-        place: Where to crop, vertically and horizontally, from 0 (top, left) to below 1.
+    `place` is vertical and horizontal, from 0 (top, left) to below 1.
     """
     width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
     short = min(width, height)

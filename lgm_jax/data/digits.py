@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from lgm_jax.data.dataset import ArraySplit, Dataset, digest
 
@@ -45,10 +45,8 @@ def load_digits(resolution: int = RESOLUTION) -> Dataset:
     train, val = train_test_split(
         rest, test_size=288, stratify=labels[rest], random_state=_SPLIT_SEED
     )
-    splits = {
-        name: ArraySplit(images[indices], labels[indices])
-        for name, indices in (("train", train), ("val", val), ("test", test))
-    }
+    whole = ArraySplit(images, labels)
+    splits = {"train": whole.take(train), "val": whole.take(val), "test": whole.take(test)}
     stored = b"".join(s.images.tobytes() + s.labels.tobytes() for s in splits.values())
     return Dataset("digits", _NAMES, splits, hashlib.sha256(stored).hexdigest())
 
@@ -64,13 +62,15 @@ def load_spurious_digits(resolution: int = RESOLUTION) -> Dataset:
     A small stand-in for Waterbirds (arXiv 1911.08731), whose `train` has 95 % of its birds before
     the background of their kind, and whose other splits are balanced.
     """
-    plain = load_digits(resolution)
+    plain, splits = load_digits(resolution), {}
     rng = np.random.default_rng(_TINT_SEED)
-    splits = {}
     for name, split in plain.splits.items():
+        assert isinstance(split, ArraySplit)
         share = _MISLEADING if name == "train" else 0.5
         tints = _draw_tints(split.labels, share, rng)
-        images = _tint(split.load(np.arange(len(tints))), tints)
+        # From a tint to white, as the scan from black.
+        colour = np.asarray(list(_TINTS.values()), np.float32)[tints][:, None, None, :]
+        images = np.round(colour + (1 - colour / 255) * split.images).astype(np.uint8)
         groups = split.labels % 2 * len(_TINTS) + tints
         splits[name] = ArraySplit(images, split.labels, groups.astype(np.int32))
     group_names = [f"{parity} on {tint}" for parity in _PARITIES for tint in _TINTS]
@@ -89,11 +89,3 @@ def _draw_tints(
         own = round(share * len(members))
         tints[members[:own]], tints[members[own:]] = label % 2, 1 - label % 2
     return tints
-
-
-def _tint(
-    images: UInt8[np.ndarray, "n r r 3"], tints: Int[np.ndarray, " n"]
-) -> UInt8[np.ndarray, "n r r 3"]:
-    """Fades from a tint to white as the scan does from black."""
-    colour = np.asarray(list(_TINTS.values()), np.float32)[tints][:, None, None, :]
-    return np.round(colour + (1 - colour / 255) * images).astype(np.uint8)

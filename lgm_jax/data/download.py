@@ -22,14 +22,7 @@ _PATIENCE = 60
 
 
 class Archive(NamedTuple):
-    """A published archive.
-
-    Attributes:
-        url: Where it is.
-        sha256: Its hash, as hexadecimal digits.
-        num_bytes: Its size.
-        folder: The folder that it unpacks to.
-    """
+    """A published archive: its address, hash, size, and the folder that it unpacks to."""
 
     url: str
     sha256: str
@@ -47,11 +40,7 @@ IMAGENETTE = Archive(
 
 
 def fetch(archive: Archive, place: Path) -> Path:
-    """Returns the folder that an archive unpacks to, which is downloaded where it is missing.
-
-    Args:
-        archive: The archive.
-        place: The parent of the folder; created if it does not exist.
+    """Returns the folder that an archive unpacks to in `place`, downloaded where it is missing.
 
     Raises:
         UserError: If the archive cannot be downloaded, or is another one.
@@ -86,14 +75,9 @@ def fetch(archive: Archive, place: Path) -> Path:
 
 def _download(archive: Archive, target: Path) -> str:
     """Writes an archive to a file; returns its SHA-256."""
-    found = hashlib.sha256()
-    steps = range(-(-archive.num_bytes // _CHUNK))
-    with (
-        urllib.request.urlopen(archive.url, timeout=_PATIENCE) as source,
-        target.open("wb") as file,
-    ):
-        for _ in progress(steps, archive.folder):
-            chunk = source.read(_CHUNK)
-            found.update(chunk)
-            file.write(chunk)
-    return found.hexdigest()
+    source = urllib.request.urlopen(archive.url, timeout=_PATIENCE)
+    with source, target.open("w+b") as file:
+        for _ in progress(range(-(-archive.num_bytes // _CHUNK)), archive.folder):
+            file.write(source.read(_CHUNK))
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()

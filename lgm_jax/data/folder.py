@@ -33,6 +33,14 @@ _PARTS = frozenset(
         *("ground truth", "groundtruth", "gt", "depth", "edges"),
     }
 )
+# What is written about images: a folder of these alone is no class.
+_WRITTEN = frozenset(
+    {
+        *(".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".md"),
+        *(".rst", ".html", ".log", ".cfg", ".ini", ".names", ".list", ".lst", ".py"),
+        *(".sh", ".mat", ".m", ".ipynb"),
+    }
+)
 # Of so many classes it is looked whether they hold splits.
 _LOOKED_AT = 3
 
@@ -41,20 +49,15 @@ def load_folder(request: Request) -> Dataset:
     """Lists a folder of images; nothing is decoded yet.
 
     Class folders come in two layouts: `train/<class>/*` with `val`, `test` or both, by any of their
-    usual names, or `<class>/*` alone, which is split here, into about 70 % `train`, 10 % `val` and
-    20 % `test` of each class. Or a table labels images that lie in no class folders. What is
-    missing is held out of `train`: see `splits.complete`.
-
-    Images may lie at any depth below their class, and links are followed; see `listing.Listing`
-    for what is left out, of which the data set has notes. The split depends on names and seed, not
-    on where the folder lies or in which order the file system lists it. The fingerprint covers
+    usual names, or `<class>/*` alone; or a table labels images that lie in no class folders. What
+    is missing is held out of `train`: see `splits.complete`. The split depends on names and seed,
+    not on where the folder lies or in which order the file system lists it. The fingerprint covers
     names, sizes, labels, splits and resolution, but not what is in the files. The EXIF orientation
     is honoured.
 
     Raises:
-        UserError: If the folder is missing or laid out otherwise, has fewer than two classes or a
-            class without images, if no image could be held out for `test`, if a link that may be a
-            class leads nowhere, or if what a table says is ambiguous or lacks training images.
+        UserError: If the folder is missing or laid out otherwise, lacks classes or images, or is
+            ambiguous.
     """
     root = open_folder(request.folder, LAYOUT)
     if labelled := _load_flat(request, root):
@@ -76,11 +79,7 @@ def name_of(root: Path) -> str:
 
 
 def open_folder(folder: str | Path, layout: str) -> Path:
-    """Returns the folder, with `~` expanded; `layout` is its expected content, for messages.
-
-    Raises:
-        UserError: If it is not a folder.
-    """
+    """Returns the folder, with `~` expanded; refuses what is none, saying the `layout` expected."""
     root = Path(os.path.expanduser(folder))
     if root.is_dir():
         return root
@@ -92,13 +91,9 @@ def open_folder(folder: str | Path, layout: str) -> Path:
 def list_classes(
     listing: Listing, split: str, inside: str, only: Collection[str] = ()
 ) -> list[Entry]:
-    """Lists the images of class folders; those whose names look the same are one class.
+    """Lists the images of the class folders in `inside`; names that look the same are one class.
 
-    Args:
-        listing: Of the data folder.
-        split: Of what split they are.
-        inside: The folder of class folders, below it.
-        only: Names of the classes to list; by default all.
+    `only` has the names of the classes to list; by default all.
 
     Raises:
         UserError: If there are none, or one of those to train on has other files only.
@@ -120,10 +115,11 @@ def list_classes(
             shown = called.setdefault(looks(name), plain(name))
             merged += [shown] if shown in classes else []
             classes.setdefault(shown, []).extend(files)
-        elif listing.is_written(place):
-            written.append(name)
-        elif split == "train" and not listing.is_empty(place):
-            raise UserError(f"class {name!r} has no images in {folder / name}")
+        elif others := listing.others(place):
+            if _WRITTEN.issuperset(others):
+                written.append(name)
+            elif split == "train":
+                raise UserError(f"class {name!r} has no images in {folder / name}")
     if len(classes) > 1 and all(folded(name) in _PARTS for name in classes):
         raise UserError(
             f"{folder} has {list_some(list(classes))}, which are no classes by their names: "
@@ -141,11 +137,8 @@ def list_classes(
 def find_splits_of_classes(listing: Listing) -> dict[str, str]:
     """From split to its folder's name, or nothing where the folders are classes.
 
-    Names decide, and whether the folders hold folders of images. What is ignored is noted.
-
-    Raises:
-        UserError: If that is ambiguous, if two folders are the same split, if splits lie in the
-            classes, or if the folders lie in one that is alone.
+    Names decide, and whether the folders hold folders of images. What is ignored is noted, and what
+    is ambiguous refused.
     """
     root, names = listing.root, listing.folders()
     # What is only looked at is not left out.
@@ -248,8 +241,7 @@ def _load_flat(request: Request, root: Path) -> Dataset | None:
     """Lists images that lie in no class folders, as a table beside them labels each.
 
     They lie in the folder itself, in one folder in it, or in folders of splits (with a table each,
-    or one above). The table's columns are the file's name, its class, and perhaps `group` and
-    `split`; the order is free, and it may have others. Returns `None` if no table names images.
+    or one above). Returns `None` if no table names images.
     """
     look = Listing(root)
     places = _find_places(look)

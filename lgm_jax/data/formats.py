@@ -60,10 +60,9 @@ def suffix_of(name: str) -> str:
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file counts as an image.
+    """Whether a file counts as an image: by its suffix.
 
-    Its suffix decides. A file without one, or with a number for one (`2020.01.05`), counts if its
-    first bytes are an image's.
+    One without a suffix, or with a number for one (`2020.01.05`), counts if its first bytes do.
     """
     suffix = suffix_of(os.fspath(path))
     if suffix in suffixes():
@@ -79,11 +78,9 @@ def is_image(path: str | os.PathLike[str]) -> bool:
 
 
 def matching(source: bytes, name: str = "") -> list[str]:
-    """The formats that bytes may be in: by their signature or, for those without one, the suffix.
+    """The formats that a file, or its first bytes, may be in.
 
-    Args:
-        source: A file, or its first bytes.
-        name: The file's name.
+    By their signature or, for formats without one, the suffix of the file's name.
     """
     promised = suffixes().get(suffix_of(name))
     found = []
@@ -110,12 +107,7 @@ def explain_file(path: str | os.PathLike[str]) -> str | None:
 
 
 def explain(source: bytes, name: str = "") -> str | None:
-    """Returns why a file that looks like an image is not read, and what to do; `None` if unknown.
-
-    Args:
-        source: A file, or its first bytes.
-        name: The file's name.
-    """
+    """Says why a file, or its first bytes, is not read, and what to do; `None` if unknown."""
     head = source[: stand_ins.HEAD]
     if stand_in := stand_ins.explain(source):
         return stand_in

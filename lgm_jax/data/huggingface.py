@@ -24,7 +24,6 @@ _LAYOUT = (
     "what save_to_disk writes"
 )
 _STORED = (".parquet", ".arrow", ".tar")
-_PART = "*/state.json"
 # Of what a WebDataset stores beside images, what is read: nothing that might run code.
 _DECODED = frozenset({"cls", "cls2", "index", "id", "txt", "text", "json"})
 # Of columns that may be labels without naming their classes.
@@ -63,10 +62,8 @@ def load_huggingface(request: Request) -> Dataset:
     """Opens a folder of parquet files, tars or images, or one that `save_to_disk` wrote.
 
     Nothing is downloaded and no script of the folder is run. The EXIF orientation is honoured, as
-    `datasets` does. Splits may number their classes differently: names decide. The request's label
-    is the column of labels: of type `ClassLabel`, integers or text. By default it is `label` if
-    that is a `ClassLabel`, else the only one, else a column of another type that is called `label`
-    or the like. Of several, comma-separated, each split's is the first that it has.
+    `datasets` does. The request's label is the column of labels: see `choose_label`; of several,
+    comma-separated, each split's is the first that it has.
 
     Raises:
         UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
@@ -81,30 +78,29 @@ def load_huggingface(request: Request) -> Dataset:
     where, place, asked = name_of(root), os.fspath(paths.alias(root)), request.label
     tables, files, sizes = _open(datasets, root, place)
     assigned, notes = assign_splits(tables, str(root))
-    train = _Columns(datasets, tables[assigned["train"]].features, where, "train")
+    train = _Columns(datasets, tables[assigned["train"]], where, "train")
     wanted = [asked] if asked in train.features else [key.strip() for key in asked.split(",")]
     image = train.image()
     label, said = train.label(next((key for key in wanted if key in train.features), asked))
     notes += said
     stored: dict[str, Stored] = {}
     for split, called in assigned.items():
-        table = tables[called]
-        columns = _Columns(datasets, table.features, where, split)
+        columns = _Columns(datasets, tables[called], where, split)
         own, key = image if image in columns.features else columns.image(), label
         if own != image:
             notes.append(f"{where}: the {split} images are those of the column {own}")
         if label not in columns.features:
             known = set(stored["train"].labels.names)
-            found, note = columns.other_label(table, label, train.features, wanted, known)
+            found, note = columns.other_label(label, train.features, wanted, known)
             notes.append(note)
             if found is None:
                 continue
             key = found
         names, more = columns.class_names(key, files.get(called, ()))
         notes += more
-        values = _column(table, key)
-        labels = read_labels(values, len(table), f"{where}, {split}", names)
-        images = table.cast_column(own, datasets.Image(decode=False))
+        values = columns.values(key)
+        labels = read_labels(values, len(values), f"{where}, {split}", names)
+        images = columns.table.cast_column(own, datasets.Image(decode=False))
         records = HubRecords(str(root), place, called, images, own)
         stored[split] = Stored(records, labels, identity=[called, sizes])
     return assemble(request, where, stored, benchmark=False, orient=True, notes=notes)
@@ -121,7 +117,11 @@ def _open(
         if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
             opened = datasets.load_from_disk(place)
         # Of a program that saves each split by itself.
-        elif parts := [] if shards else sorted(path.parent.name for path in root.glob(_PART)):
+        elif (
+            parts := []
+            if shards
+            else sorted(path.parent.name for path in root.glob("*/state.json"))
+        ):
             opened = {part: datasets.load_from_disk(os.path.join(place, part)) for part in parts}
         else:
             opened, files = _load(datasets, place)
@@ -192,22 +192,31 @@ def _explain(datasets: Any, root: Path, place: str, held: Sequence[Path], error:
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """The columns of a split by their types, `features`; which have images and labels."""
+    """The columns of a split: which have images and labels."""
 
     datasets: Any
-    features: Mapping[str, Any]
+    table: Any
     where: str
     split: str
 
-    def image(self) -> str:
-        """Returns the column of images.
+    @property
+    def features(self) -> Mapping[str, Any]:
+        """The columns' types."""
+        return self.table.features
 
-        Raises:
-            UserError: If there is none, or several and none is called `image`.
-        """
-        typed = [k for k, kind in self.features.items() if isinstance(kind, self.datasets.Image)]
+    def values(self, key: str) -> list[Any]:
+        """The cells of a column."""
+        # Of the whole table, rows would be read with their images.
+        return list(self.table.select_columns([key])[key])
+
+    def image(self) -> str:
+        """Returns the column of images: the only one, or that called `image`."""
+        kinds = self.features.items()
+        typed = [key for key, kind in kinds if isinstance(kind, self.datasets.Image)]
         # Files that no `datasets` has written say no type: bytes, alone or beside a path.
-        untyped = [key for key, kind in self.features.items() if _holds_bytes(kind)]
+        parts = {k: p["bytes"] if isinstance(p, dict) and "bytes" in p else p for k, p in kinds}
+        binary = ("binary", "large_binary")
+        untyped = [key for key, kind in parts.items() if getattr(kind, "dtype", "") in binary]
         for found in (typed, untyped):
             if "image" in found or len(found) == 1:
                 return "image" if "image" in found else found[0]
@@ -225,20 +234,12 @@ class _Columns:
         return choose_label(classes, others, self.features, asked=asked, where=self.where)
 
     def other_label(
-        self,
-        table: Any,
-        label: str,
-        trained: Mapping[str, Any],
-        wanted: Sequence[str],
-        known: set[str],
+        self, label: str, trained: Mapping[str, Any], wanted: Sequence[str], known: set[str]
     ) -> tuple[str | None, str]:
         """Returns the column of labels of a split without that of `train`, if any, and a note.
 
         It is the one that was asked for, or the only one, of those that `train` has not, that
         numbers classes, is called as labels are, or has only `known` names, those of `train`.
-
-        Raises:
-            UserError: If there are several.
         """
         new = [key for key in self._usable(wanted) if key not in trained]
         likely = [key for key in wanted if key in self.features][:1] or [
@@ -246,7 +247,7 @@ class _Columns:
             for key in new
             if self._names_classes(key)
             or is_called_label(key)
-            or (self.features[key].dtype in _TEXT and known.issuperset(_column(table, key)))
+            or (self.features[key].dtype in _TEXT and known.issuperset(self.values(key)))
         ]
         if len(likely) > 1:
             raise UserError(
@@ -297,13 +298,3 @@ class _Columns:
             # Whole numbers are stored so where some were missing once.
             or (dtype in ("float32", "float64") and (key in asked or is_called_label(key)))
         ]
-
-
-def _column(table: Any, key: str) -> list[Any]:
-    # Of the whole table, rows would be read with their images.
-    return list(table.select_columns([key])[key])
-
-
-def _holds_bytes(feature: Any) -> bool:
-    inside = feature.get("bytes") if isinstance(feature, Mapping) else feature
-    return getattr(inside, "dtype", "") in ("binary", "large_binary")

@@ -25,12 +25,6 @@ def wnids() -> Sequence[str]:
     return tuple(names_by_wnid())
 
 
-@functools.cache
-def names() -> Sequence[str]:
-    """The word of each class, in label order."""
-    return tuple(names_by_wnid().values())
-
-
 # ImageNet-1k's class indices, in the label order of the paper's code (arXiv 2511.16674).
 # fmt: off
 SUBSETS: Mapping[str, Sequence[int]] = {

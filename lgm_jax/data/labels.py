@@ -6,9 +6,8 @@ order of its own. Classes are matched by name.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -22,8 +21,7 @@ _MISSING = -1
 _CALLED = ("label", "labels", "class", "classes", "target", "category", "y", "cls")
 
 
-@dataclasses.dataclass(frozen=True)
-class Labels:
+class Labels(NamedTuple):
     """The labels of one split.
 
     Attributes:
@@ -44,7 +42,6 @@ def read_labels(values: Any, count: int, what: str, names: Sequence[Any] | None 
         values: (n,) or (n, 1) Whole numbers, truth values or names; `None`, NaN, a masked entry,
             an empty name or -1 where there is no label.
         count: How many images `n` the split has.
-        what: Data set and split, for messages.
         names: Of the classes that numbers count; by default the numbers themselves are the names.
 
     Raises:
@@ -160,11 +157,7 @@ def _alike(names: Sequence[str], where: str) -> list[str]:
 def _count_classes(
     own: Sequence[str], names: Sequence[str], what: str, whose: str
 ) -> tuple[list[str], list[str]]:
-    """The classes of numbers that came without names, where others have names, and a note.
-
-    Raises:
-        UserError: If they are neither names nor indices of these classes.
-    """
+    """The classes of numbers that came without names, where others have names, and a note."""
     numbers = list(map(int, own))
     counted = [names[n] for n in numbers] if max(numbers) < len(names) else []
     called = match(own, names)
@@ -185,21 +178,12 @@ def _count_classes(
 
 
 def choose_label(
-    classes: Sequence[str],
-    others: Sequence[str],
-    columns: Iterable[str],
-    *,
-    asked: str,
-    where: str,
+    classes: Sequence[str], others: Sequence[str], columns: Iterable[str], *, asked: str, where: str
 ) -> tuple[str, list[str]]:
     """Decides which column has the labels, and notes where another one might have been meant.
 
-    Args:
-        classes: Columns that number classes and name them.
-        others: Columns of numbers or text, which may be labels too.
-        columns: All columns.
-        asked: What `config.data.label` says, if anything.
-        where: The data set, for messages.
+    Of all `columns`, `classes` number classes and name them; `others` have numbers or text, which
+    may be labels too.
 
     Raises:
         UserError: If there is none, or several and none is called `label` or the like.
@@ -237,11 +221,7 @@ def unlabelled(where: str, split: str) -> str:
 
 
 def check_range(labels: np.ndarray, classes: int, what: str) -> None:
-    """Refuses labels that are none of a class.
-
-    Raises:
-        UserError: If there is one.
-    """
+    """Refuses labels that are none of a class."""
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
     if low < 0 or high >= classes:
         raise UserError(
@@ -277,42 +257,34 @@ def _decode(value: object) -> str:
 
 def _present(values: Any, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that exist, as int64 or text, and (n,) whether an image has one."""
-    mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else np.False_
     # Numpy would make text of numbers beside text.
-    array = np.asarray(values, object if isinstance(values, list | tuple) else None)
+    array = values if isinstance(values, np.ndarray) else np.asarray(values, object)
     wrong = f"{what} labels are {array.dtype} {{}}: expected integers ({count},)"
     if array.shape not in ((count,), (count, 1)):
         raise UserError(wrong.format(array.shape))
-    has = ~np.broadcast_to(mask, array.shape).reshape(-1)
-    present = array.reshape(-1)
-    if array.dtype.kind in "OUST":
-        cells = [_decode(c) if isinstance(c, str | bytes) else c for c in present.tolist()]
-        has &= np.asarray([not _is_missing(cell) for cell in cells], bool)
-        found = [cell for cell, there in zip(cells, has, strict=True) if there]
-        texts = sum(isinstance(cell, str) for cell in found)
-        if texts and texts == len(found):
-            return np.asarray(found, np.str_), has
-        if texts or not all(isinstance(c, bool | int | float | np.generic) for c in found):
-            raise UserError(wrong.format(array.shape))
-        present = np.zeros(count, np.asarray(found).dtype if found else np.int64)
-        present[has] = found
-    if present.dtype.kind not in "biuf":
+    cells = list(map(_cell, array.reshape(-1).tolist()))
+    has = np.asarray([cell is not None for cell in cells], bool)
+    found = [cell for cell in cells if cell is not None]
+    kinds = set(map(type, found))
+    if kinds == {str}:
+        return np.asarray(found, np.str_), has
+    if not kinds <= {bool, int, float}:
         raise UserError(wrong.format(array.shape))
-    if present.dtype.kind == "f":
-        has &= ~np.isnan(present)
-        if strange := present[has & (present != np.floor(present))].tolist():
-            raise UserError(wrong.format(f"like {strange[0]}"))
-    present = present[has]
     # Before they are 64 bits, which a larger number would leave.
-    if far := present[np.abs(present.astype(np.float64)) >= 2**31].tolist():
+    if far := [number for number in found if abs(number) >= 2**31]:
         raise UserError(f"{what} labels have {far[0]}: no class has such a number")
-    present = present.astype(np.int64)
-    has[has] = present != _MISSING
-    return present[present != _MISSING], has
+    if strange := [number for number in found if number % 1]:
+        raise UserError(wrong.format(f"like {strange[0]}"))
+    numbers = np.asarray(found, np.int64)
+    has[has] = numbers != _MISSING
+    return numbers[numbers != _MISSING], has
 
 
-def _is_missing(value: object) -> bool:
-    if isinstance(value, float | np.floating):
-        return bool(np.isnan(value))
-    unset = type(value).__name__ in ("NoneType", "NAType", "NaTType")
-    return unset or (isinstance(value, str) and not value)
+def _cell(value: Any) -> Any:
+    """A label as a number or text of Python's; `None` where there is none."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        value = _decode(value)
+    # Also pandas' `NA` and `NaT`, which are not equal to themselves either.
+    missing = type(value).__name__ in ("NAType", "NaTType") or value in (None, "")
+    return None if missing or value != value else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ _ARTBENCH = (
     *("art_nouveau", "baroque", "expressionism", "impressionism", "post_impressionism"),
     *("realism", "renaissance", "romanticism", "surrealism", "ukiyo_e"),
 )
-_FLOWERS = Path(__file__).with_name("flowers_classes.txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +30,6 @@ class Layout:
     """How an archive unpacks.
 
     Attributes:
-        expected: In words, for messages.
-        read: Lists the images; see the functions below.
         marks: Files and folders by which it is known.
         inner: Folders below the one that is given that may have the marks.
         distinct: Whether the marks tell it from a person's own folder.
@@ -53,14 +50,14 @@ class Layout:
 
 
 def find_layout(folder: str, name: str) -> str | None:
-    """Returns the name of the layout that a folder has, if any.
+    """Returns the name of the layout that a folder, if it exists, has.
 
-    The folder need not exist; the source `folder` stands for every layout that is distinct.
+    The source `folder` stands for every layout that is distinct.
     """
     root = Path(os.path.expanduser(folder))
-    for each, layout in LAYOUTS.items():
+    for each, layout in LAYOUTS.items() if folder else ():
         wanted = layout.distinct if name == "folder" else each == name
-        if folder and wanted and layout.find(root) is not None:
+        if wanted and layout.find(root) is not None:
             return each
     return None
 
@@ -133,7 +130,7 @@ def _read_birds(listing: Listing, request: Request, expected: str) -> Listed:
                 "class of classes.txt, and 1 for train or 0"
             )
         rows.append((("test", "train")[int(split)], f"images/{image}", _shown(names[label])))
-    return Listed(_by_split(listing, rows), [_shown(name) for name in names.values()])
+    return _listed(listing, rows, [_shown(name) for name in names.values()])
 
 
 def _read_dogs(listing: Listing, request: Request, expected: str) -> Listed:
@@ -143,12 +140,13 @@ def _read_dogs(listing: Listing, request: Request, expected: str) -> Listed:
         for split in ("train", "test")
         for image in _read_mat(listing.root / f"{split}_list.mat", "file_list").astype(str).tolist()
     ]
-    return Listed(_by_split(listing, rows), sorted({name for _, _, name in rows}))
+    return _listed(listing, rows)
 
 
 def _read_flowers(listing: Listing, request: Request, expected: str) -> Listed:
     """`imagelabels.mat` has a class from 1 for each image, `setid.mat` the images of splits."""
-    names = _FLOWERS.read_text(encoding="utf-8").splitlines()
+    stored = Path(__file__).with_name("flowers_classes.txt")
+    names = stored.read_text(encoding="utf-8").splitlines()
     labels = _read_mat(listing.root / "imagelabels.mat", "labels").tolist()
     rows = []
     for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
@@ -157,7 +155,7 @@ def _read_flowers(listing: Listing, request: Request, expected: str) -> Listed:
             if not 0 < label <= len(names):
                 raise UserError(f"{listing.root}/imagelabels.mat has no class of image {number}")
             rows.append((split, f"jpg/image_{number:05d}.jpg", names[label - 1]))
-    return Listed(_by_split(listing, rows), names)
+    return _listed(listing, rows, names)
 
 
 def _read_food(listing: Listing, request: Request, expected: str) -> Listed:
@@ -167,9 +165,7 @@ def _read_food(listing: Listing, request: Request, expected: str) -> Listed:
         for split in ("train", "test")
         for (image,) in _columns(listing, f"meta/{split}.txt", expected, 1)
     ]
-    return Listed(
-        _by_split(listing, rows), sorted({name for split, _, name in rows if split == "train"})
-    )
+    return _listed(listing, rows)
 
 
 def _read_pets(listing: Listing, request: Request, expected: str) -> Listed:
@@ -185,7 +181,7 @@ def _read_pets(listing: Listing, request: Request, expected: str) -> Listed:
                     f"{names[number]}"
                 )
             rows.append((split, f"images/{image}.jpg", breed))
-    return Listed(_by_split(listing, rows), [names[number] for number in sorted(names, key=int)])
+    return _listed(listing, rows, [names[number] for number in sorted(names, key=int)])
 
 
 _IMAGENET = Layout(
@@ -258,35 +254,33 @@ LAYOUTS: Mapping[str, Layout] = {
 """By `data.name`: those of TFDS are read as TFDS prepares them, or as their archives unpack."""
 
 
-def _by_split(listing: Listing, rows: Iterable[tuple[str, str, str]]) -> dict[str, list[Entry]]:
-    """From rows of split, path and class to the images of each split, which are looked for."""
+def _listed(
+    listing: Listing, rows: Sequence[tuple[str, str, str]], classes: Sequence[str] = ()
+) -> Listed:
+    """The images of rows of split, path and class; by default, classes are in sorted order."""
     listed: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     for split, path, name in rows:
         listed[split].append(Entry(listing.find(path), name))
-    return {split: entries for split, entries in listed.items() if entries or split != "val"}
+    splits = {split: entries for split, entries in listed.items() if entries or split != "val"}
+    return Listed(splits, classes or sorted({name for _, _, name in rows}))
 
 
 def _find_splits(listing: Listing, wanted: Sequence[str], expected: str) -> dict[str, str]:
     """Returns the folder of each split; notes other folders."""
-    names = listing.folders()
+    names, given = listing.folders(), {}
     found = find_splits(names)
     for split in wanted:
         if split not in found:
             raise UserError(f"{listing.root} has no folder {split}: expected {expected}")
         check_one(found[split], str(listing.root))
-    given = {split: found[split][0] for split in wanted}
-    others = [name for name in names if name not in given.values()]
-    if others:
+        given[split] = found[split][0]
+    if others := [name for name in names if name not in given.values()]:
         listing.say(f"{listing.root}: what lies in {list_some(others)} is ignored")
     return given
 
 
 def _columns(listing: Listing, name: str, expected: str, count: int = 2) -> Iterator[list[str]]:
-    """The lines of a list, cut at spaces into so many columns.
-
-    Raises:
-        UserError: If it is missing or no text, or a line has fewer.
-    """
+    """The lines of a list, cut at spaces into so many columns."""
     path = listing.root / name
     if not path.is_file():
         raise UserError(f"{listing.root} has no {name}: expected {expected}")
@@ -301,11 +295,7 @@ def _columns(listing: Listing, name: str, expected: str, count: int = 2) -> Iter
 
 
 def _read_mat(path: Path, key: str) -> np.ndarray:
-    """A variable of a MATLAB file (n,).
-
-    Raises:
-        UserError: If it cannot be read or has no such variable.
-    """
+    """A variable of a MATLAB file (n,)."""
     from scipy import io
 
     try:

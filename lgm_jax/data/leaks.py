@@ -20,8 +20,7 @@ _LARGEST, _OPENING = 2**28, 2**15
 def note_leaks(dataset: Dataset) -> Dataset:
     """Notes how many test images are training images too.
 
-    Nothing is said of images that are neither files of their own nor arrays, nor where more than
-    `_LARGEST` bytes would have to be read.
+    Nothing is said of images that are neither files of their own nor arrays, nor of very many.
     """
     if "test" not in dataset.splits:
         return dataset

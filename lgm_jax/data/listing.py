@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -34,15 +34,7 @@ _UNFINISHED = (
     *(".aria2", ".!ut", ".!qb", ".tmp", ".temp", ".swp"),
 )
 
-
-# Of what is written about images: a folder of these alone is no class.
-_WRITTEN = frozenset(
-    {
-        *(".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".md"),
-        *(".rst", ".html", ".log", ".cfg", ".ini", ".names", ".list", ".lst", ".py"),
-        *(".sh", ".mat", ".m", ".ipynb"),
-    }
-)
+_FOLDER, _IMAGE, _LOST = "folder", "image", "a link to no image"
 
 # Why something is left out, in the order in which it is said.
 _OTHERS, _BEHIND, _LOOSE, _EMPTY, _CIRCLES = _WHY = (
@@ -55,10 +47,7 @@ _OTHERS, _BEHIND, _LOOSE, _EMPTY, _CIRCLES = _WHY = (
 
 
 class File(NamedTuple):
-    """An image: its path below the data folder, with slashes, and its size in bytes.
-
-    A link that leads nowhere has size 0.
-    """
+    """An image: its path below the data folder, with slashes, and bytes; 0 of a lost link."""
 
     path: str
     size: int
@@ -68,7 +57,6 @@ class Listing:
     """Images below a data folder, and the entries that were left out.
 
     Attributes:
-        root: The data folder.
         lost: Images that are links to nowhere, and where to.
     """
 
@@ -83,53 +71,39 @@ class Listing:
         self._above = {_identity(folder) for folder in (real, *real.parents)}
 
     def folders(self, inside: str = "") -> list[str]:
-        """Names of the folders in a folder, sorted.
-
-        Raises:
-            UserError: If the folder cannot be listed, or holds a link that leads nowhere and may
-                have been to a folder.
-        """
-        names, lost = [], []
-        for entry in self._entries(inside):
-            path = _join(inside, entry.name)
-            if _is_folder(entry):
+        """Names of the folders in a folder, sorted; refuses dead links that may be folders."""
+        names, dead = [], []
+        for kind, path, entry in self._read(inside):
+            if kind == _FOLDER:
                 if entry.is_symlink() and _identity(entry) in self._above:
                     self._out[_CIRCLES][path] = ""
                 else:
                     names.append(entry.name)
-            elif _is_lost(entry) and not formats.suffix_of(entry.name):
-                lost.append(f"{path} -> {os.readlink(entry.path)}")
+            elif kind == _LOST and not formats.suffix_of(entry.name):
+                dead.append(f"{path} -> {os.readlink(entry.path)}")
             else:
-                why = _LOOSE if formats.is_image(entry.path) else _OTHERS
-                self._out[why][path] = formats.suffix_of(entry.name)
-        if lost:
+                self._out[_LOOSE][path] = ""
+        if dead:
             raise UserError(
-                f"{self.root} has {len(lost)} links that lead nowhere where folders are expected, "
-                f"{lost[0]} among them: mend or remove them"
+                f"{self.root} has {len(dead)} links that lead nowhere where folders are expected, "
+                f"{dead[0]} among them: mend or remove them"
             )
         return names
 
     def images(self, inside: str) -> list[File]:
         """The images at any depth below a folder, sorted by path; each folder is read once."""
-        found = list(self._walk(inside, self._above | {_identity(self.root / inside)}))
-        for file in found:
-            self._out[_LOOSE].pop(file.path, None)
-        if not found and not self._others_in(inside):
+        found = self._use(self._walk(inside, self._above | {_identity(self.root / inside)}))
+        if not found and not self.others(inside):
             self._out[_EMPTY][inside] = ""
         return found
 
     def beside(self, inside: str = "") -> list[File]:
         """The images that lie in a folder itself, sorted by name."""
-        return [
-            File(_join(inside, entry.name), entry.stat().st_size)
-            for entry in self._entries(inside)
-            if entry.is_file() and formats.is_image(entry.path)
-        ]
+        entries = self._read(inside)
+        return self._use(File(p, e.stat().st_size) for kind, p, e in entries if kind == _IMAGE)
 
     def find(self, name: str) -> File:
-        """Returns the file that data name.
-
-        The name may have backslashes, or another encoding than on disk (`é` has two).
+        """Returns the file that data name, with backslashes too or in another encoding (of `é`).
 
         Raises:
             UserError: If it leads out of the folder or is not there.
@@ -141,7 +115,7 @@ class Listing:
             for part in PurePosixPath(name.replace("\\", "/")).parts:
                 folder = self.root / path
                 there = os.listdir(folder) if folder.is_dir() else []
-                path = _join(path, match([part], there).get(part, part))
+                path = below(path, match([part], there).get(part, part))
         try:
             return File(path, os.stat(self.root / path).st_size)
         except OSError as error:
@@ -150,14 +124,10 @@ class Listing:
         self._lose(path)
         return File(path, 0)
 
-    def is_empty(self, inside: str) -> bool:
-        """Whether a folder that was read is empty."""
-        return inside in self._out[_EMPTY]
-
-    def is_written(self, inside: str) -> bool:
-        """Whether a folder that was read holds text about images and nothing else."""
-        held = self._others_in(inside)
-        return bool(held) and _WRITTEN.issuperset(held)
+    def others(self, inside: str) -> list[str]:
+        """The suffixes of files at any depth below a folder that was read that are no images."""
+        others = self._out[_OTHERS].items()
+        return [suffix for path, suffix in others if path.startswith(f"{inside}/")]
 
     def use(self, path: str) -> None:
         """Keeps a file that is no image out of the notes."""
@@ -180,47 +150,51 @@ class Listing:
             self.say(f"{self.root}: left out: {'; '.join(parts)}")
         return list(self._notes)
 
-    def _others_in(self, inside: str) -> list[str]:
-        """The suffixes of files below a folder that are no images."""
-        others = self._out[_OTHERS].items()
-        return [suffix for path, suffix in others if path.startswith(f"{inside}/")]
+    def _use(self, files: Iterable[File]) -> list[File]:
+        found = list(files)
+        for file in found:
+            self._out[_LOOSE].pop(file.path, None)
+        return found
 
     def _walk(self, inside: str, seen: set[tuple[int, int]]) -> Iterator[File]:
-        for entry in self._entries(inside):
-            path = _join(inside, entry.name)
-            if _is_folder(entry):
+        for kind, path, entry in self._read(inside):
+            if kind == _FOLDER:
                 identity = _identity(entry)
                 if identity in seen:
                     self._out[_CIRCLES][path] = ""
                 else:
                     seen.add(identity)
                     yield from self._walk(path, seen)
-            elif _is_lost(entry):
-                suffix = formats.suffix_of(entry.name)
-                if suffix and suffix not in formats.suffixes():
-                    self._out[_OTHERS][path] = suffix
-                else:
-                    self._lose(path)
-                    yield File(path, 0)
-            elif entry.is_file() and formats.is_image(entry.path):
-                yield File(path, entry.stat().st_size)
+            elif kind == _LOST:
+                self._lose(path)
+                yield File(path, 0)
             else:
-                self._out[_OTHERS][path] = formats.suffix_of(entry.name)
+                yield File(path, entry.stat().st_size)
 
     def _lose(self, path: str) -> None:
         self.lost[plain(path)] = plain(os.readlink(self.root / path))
 
-    def _entries(self, inside: str) -> list[os.DirEntry[str]]:
-        """The entries of a folder, sorted by name, without those of systems and tools."""
+    def _read(self, inside: str) -> Iterator[tuple[str, str, os.DirEntry[str]]]:
+        """The folders and images in a folder, sorted by name: their kinds, paths and entries."""
         folder = self.root / inside
         try:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             raise UserError(f"cannot list {folder}: {error.strerror}") from error
-        behind = dict.fromkeys(entry.name for entry in entries if is_left_behind(entry.name))
-        self._out[_BEHIND] |= {_join(inside, name): "" for name in behind}
-        return [entry for entry in entries if entry.name not in behind]
+        for entry in entries:
+            path, suffix = below(inside, entry.name), formats.suffix_of(entry.name)
+            lost = entry.is_symlink() and not os.path.exists(entry.path)
+            if is_left_behind(entry.name):
+                self._out[_BEHIND][path] = ""
+            elif _is_folder(entry):
+                yield _FOLDER, path, entry
+            elif lost and (not suffix or suffix in formats.suffixes()):
+                yield _LOST, path, entry
+            elif not lost and entry.is_file() and formats.is_image(entry.path):
+                yield _IMAGE, path, entry
+            else:
+                self._out[_OTHERS][path] = suffix
 
 
 def is_left_behind(name: str) -> bool:
@@ -230,11 +204,7 @@ def is_left_behind(name: str) -> bool:
 
 
 def check_inside(name: str, root: Path) -> None:
-    """Refuses a path from data, such as a table, if it leads out of the data folder.
-
-    Raises:
-        UserError: If it is absolute, goes up, or could be no path of a file.
-    """
+    """Refuses a path from data, such as a table, that is absolute, goes up, or can be no file's."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or "\0" in name:
         raise UserError(f"{name!r} is no file's path below {root}")
@@ -250,14 +220,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_lost(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
-
-
 def _identity(folder: os.PathLike[str]) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 
-def _join(inside: str, name: str) -> str:
+def below(inside: str, name: str) -> str:
+    """Returns the path of an entry of a folder, of which "" is the data folder itself."""
     return f"{inside}/{name}" if inside else name

@@ -43,8 +43,6 @@ class HostBatch(NamedTuple):
     """One process's part of a step's batch.
 
     Attributes:
-        images: (b, r, r, 3) uint8.
-        labels: (b,) int32.
         numbers: (b,) int32, which images of the whole batch these are: random keys follow from it,
             so that processes may share a batch out as they like.
         indices: (b,) int32, which images of the data set.
@@ -61,11 +59,9 @@ class Parts:
     """One process's images of every batch of a run.
 
     Attributes:
-        split: The images.
         order: Which image is at a position.
         crops: Where it is cropped; `None` for the middle.
         batch: Images per step, of all processes.
-        steps: Steps of the run.
         process_index: Which process `p` of `P`; it reads positions `p`, `p + P`, ... of a batch.
         process_count: The number of processes `P`.
     """
@@ -96,11 +92,7 @@ class Parts:
     def load(
         self, step: int, rows: slice
     ) -> tuple[UInt8[np.ndarray, "b r r 3"], Int[np.ndarray, " b"]]:
-        """Images and their indices in the data set, for some of this process's rows of a batch.
-
-        Raises:
-            UserError: If an image cannot be read; the message names it.
-        """
+        """Images and their indices in the data set, for some of this process's rows of a batch."""
         positions = step * self.batch + self.numbers[rows].astype(np.int64)
         indices = self.order.at(positions)
         places = None if self.crops is None else self.crops.at(positions)
@@ -111,16 +103,12 @@ class Loader:
     """Batches by step number; fast where steps follow one another, and right for any.
 
     To be closed, or used as a context, since it has processes.
-
-    Attributes:
-        workers: How many.
     """
 
     def __init__(self, parts: Parts, workers: int):
         """Starts nothing yet.
 
         Args:
-            parts: The batches.
             workers: Processes that decode; with 0, threads of this process do, and they do where
                 the images are in memory, which every process would need a copy of.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -25,21 +24,13 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Records(Protocol):
-    """Stored images. Pickles, so that worker processes can have one.
-
-    Attributes:
-        where: Where they are stored, for messages.
-    """
+    """Stored images. Pickles, so that worker processes can have one."""
 
     @property
     def where(self) -> str | Path: ...
 
     def read(self, number: int) -> bytes | np.ndarray:
-        """A file's bytes, or pixels (h, w), (h, w, 3) or (h, w, 4) uint8.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
+        """A file's bytes, or pixels (h, w), (h, w, 3) or (h, w, 4) uint8; raises `OSError`."""
         ...
 
     def name(self, number: int) -> str:
@@ -83,10 +74,7 @@ class ImageSplit:
     Attributes:
         records: The stored images, perhaps more than the split has.
         rows: (n,) Which of them it has.
-        labels: (n,) Indices into the data set's class names.
         resolution: Side `r` of the images that `load` returns, in pixels.
-        orient: Whether the EXIF orientation is applied.
-        groups: (n,) Indices into the data set's group names.
     """
 
     records: Records
@@ -99,11 +87,7 @@ class ImageSplit:
     def load(
         self, indices: Int[np.ndarray, " b"], places: Places | None = None
     ) -> UInt8[np.ndarray, "b r r 3"]:
-        """Decodes images in threads; see `decode` and `resize_and_crop`.
-
-        Raises:
-            UserError: If an image cannot be read; the message names it.
-        """
+        """Decodes images in threads; see `decode` and `resize_and_crop`."""
         images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
 
         def fill(i: int) -> None:
@@ -137,16 +121,17 @@ class ImageSplit:
             self, rows=self.rows[rows], labels=self.labels[rows], groups=groups
         )
 
-    def readable(self, indices: Int[np.ndarray, " b"]) -> list[bool]:
-        """Whether images can be decoded."""
+    def faults(self, indices: Int[np.ndarray, " b"]) -> list[str | None]:
+        """Why images cannot be decoded; `None` of those that can."""
 
-        def check(index: int) -> bool:
-            with contextlib.suppress(BadImageError):
+        def find(index: int) -> str | None:
+            try:
                 self._decode(index)
-                return True
-            return False
+            except BadImageError as error:
+                return str(error)
+            return None
 
-        return _in_threads(check, indices.tolist())
+        return _in_threads(find, indices.tolist())
 
     def _decode(self, index: int | np.integer) -> Image.Image | UInt8[np.ndarray, "h w 3"]:
         try:

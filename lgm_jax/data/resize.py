@@ -49,8 +49,6 @@ def resize(
     """`Image.resize((side, side), BILINEAR, box=box)`.
 
     Args:
-        pixels: The image.
-        side: Of the result `r`.
         box: Left, top, right and bottom of what is resized, at most `MOST` times `side` on a side.
     """
     height, width, _ = pixels.shape

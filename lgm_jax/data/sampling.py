@@ -1,11 +1,10 @@
 """The images of a step, as a function of their position in the run.
 
 Position `p` is image number `p % batch` of step `p // batch`, so the data's state is the step
-number alone, and any number of processes can share a step's batch. Images come in one of two ways:
-
-- `shuffle`: position `p` is entry `p % n` of the shuffle of epoch `p // n`.
-- `balanced`: position `p` is of class `p % k`, so a step's batch holds equally many images of each
-  class, or one more of some. Each class goes through shuffles of its own, one after the other.
+number alone, and any number of processes can share a step's batch. `shuffle` takes entry `p % n` of
+the shuffle of epoch `p // n`; `balanced` takes an image of class `p % k`, so a step's batch holds
+equally many images of each class, or one more of some, each class going through shuffles of its
+own.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +42,11 @@ class _Draw:
 
     @contextlib.contextmanager
     def _on_host(self) -> Iterator[Key[Array, ""]]:
-        with _host():
+        try:
+            host = jax.local_devices(backend="cpu")[0]
+        except RuntimeError:
+            host = None
+        with jax.default_device(host):
             yield jax.random.wrap_key_data(jnp.asarray(self._words), impl=self._impl)
 
 
@@ -66,15 +68,10 @@ class Order(_Draw):
         """Draws nothing yet.
 
         Args:
-            sampling: One of `SAMPLINGS`.
             key: Random key of the run's real images.
-            labels: Of all images.
             num_classes: Number of classes `k`, each of which has an image.
             made: For `shuffle`: whether the shuffle of an epoch is made, which takes time in
                 proportion to the images, or each of its entries found on its own, in another order.
-
-        Raises:
-            UserError: If the sampling is unknown.
         """
         checks.one_of("sampling", sampling, SAMPLINGS)
         super().__init__(key)
@@ -101,7 +98,7 @@ class Order(_Draw):
                 indices[here] = drawn[entries[here]]
             else:
                 # All of them, so that one compiled shape serves every batch.
-                with _host():
+                with self._on_host():
                     found = _find(drawn, entries.astype(np.uint32), np.uint32(self._num_images))
                     indices[here] = np.asarray(found)[here]
         return indices
@@ -135,13 +132,6 @@ class Choices(_Draw):
         with self._on_host() as key:
             drawn = jax.random.randint(jax.random.fold_in(key, step), (count,), 0, views)
             return np.asarray(drawn)
-
-
-def _host() -> contextlib.AbstractContextManager[Any]:
-    try:
-        return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:
-        return contextlib.nullcontext()
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -189,17 +179,12 @@ def _uniform(key: Key[Array, ""], positions: Int[Array, " b"]) -> Float[Array, "
 def _shuffled(
     words: UInt32[Array, "rounds 2"], place: UInt32[Array, ""], length: UInt32[Array, ""]
 ) -> UInt32[Array, ""]:
-    """Returns the entry, of `length`, at a place of a shuffle, without making the shuffle.
+    """Returns the entry, below `length`, at a place of a shuffle, without making the shuffle.
 
-    Each round is one to one on the numbers of as many bits as the largest place has: a product
-    with an odd number and a sum, both modulo a power of two, then a shift added by exclusive or.
-    A result that is no entry goes round again until it is one ("cycle walking", Black and Rogaway,
-    Ciphers with Arbitrary Finite Domains, 2002), less than once on average.
-
-    Args:
-        words: Random; they decide the shuffle.
-        place: Below `length`.
-        length: Entries of the shuffle.
+    Each round is one to one on the numbers of as many bits as the largest place has: a product with
+    an odd number and a sum, both random `words` and modulo a power of two, then a shift added by
+    exclusive or. A result that is no entry goes round again until it is one ("cycle walking", Black
+    and Rogaway, Ciphers with Arbitrary Finite Domains, 2002), less than once on average.
     """
     mask = length - 1
     for shift in (1, 2, 4, 8, 16):

@@ -31,7 +31,6 @@ class Source:
     """A source of data sets.
 
     Attributes:
-        load: Opens a data set.
         needs: The folder or file that must be given, in words; "" if none.
         size: Its size, for plans before the data exist on this machine.
         columns: Whether it may have several columns of labels.
@@ -50,9 +49,9 @@ class Source:
 
 def _digits(request: Request) -> Dataset:
     """scikit-learn's digits, plain or on backgrounds that mislead."""
-    if request.folder:
+    if folder := request.folder:
         raise UserError(
-            f"digits are not read from a folder: set --config.data.name=folder for {request.folder}"
+            f"digits are not read from a folder: set --config.data.name=folder for {folder}"
         )
     load = load_digits if request.name == "digits" else load_spurious_digits
     return load(request.resolution)
@@ -111,11 +110,7 @@ SOURCES: Mapping[str, Source] = {
 
 
 def get_source(name: str) -> Source:
-    """Returns the source of a name, which may be `tfds:NAME`.
-
-    Raises:
-        UserError: If it is unknown.
-    """
+    """Returns the source of a name, which may be `tfds:NAME`; refuses unknown ones."""
     if name.startswith(tfds.PREFIX):
         return Source(_prepared, columns=True)
     if name not in SOURCES:

@@ -87,11 +87,7 @@ def assign_splits(names: Iterable[str], where: str) -> tuple[dict[str, str], lis
 
 
 def check_one(given: Sequence[str], where: str) -> None:
-    """Refuses several names for one split.
-
-    Raises:
-        UserError: If there are.
-    """
+    """Refuses several names for one split."""
     if len(given) > 1:
         raise UserError(f"{where} has both {' and '.join(given)}: keep one of them")
 

@@ -30,18 +30,13 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
 
     With `train` alone, a fifth of each class becomes `test`. With `train` and one other split, the
     other is `test`, whatever it is called: recipes are tuned on `val`, so the images given to
-    report on must not be it. Then, without a `val`, a part of `train` becomes it. A class too
-    small for all three keeps an image for `train` first, then for `test`; if all are, there is no
-    `val`, unless a fraction was asked for. What is not as its owner called it is noted.
+    report on must not be it. Then, without a `val`, a part of `train` becomes it: `val_fraction`,
+    by default an eighth where `test` was made here too, else a fifth. A class too small for all
+    three keeps an image for `train` first, then for `test`; if all are, there is no `val`, unless a
+    fraction was asked for. What is not as its owner called it is noted.
 
-    Which images of a class are held out depends on the seed and the class's name, not on the
-    other classes.
-
-    Args:
-        dataset: The images with the splits that their owner made.
-        seed: Seed of the split.
-        val_fraction: Part of `train` that becomes `val`; 0 holds none out. By default an eighth
-            where `test` was made here too, else a fifth.
+    Which images of a class are held out depends on the seed and the class's name, not on the other
+    classes.
 
     Raises:
         UserError: If no image could be held out.
@@ -76,11 +71,9 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
 def select_classes(dataset: Dataset, subset: str) -> Dataset:
     """Keeps some classes; the order in which they are named becomes that of the labels.
 
-    Args:
-        dataset: Any data set.
-        subset: A subset of `imagenet.SUBSETS`, or comma-separated indices or names of classes; a
-            name that has commas stands in double quotes, as in a CSV file. Where the classes are
-            ImageNet's, indices count ImageNet-1k's.
+    `subset` is one of `imagenet.SUBSETS`, or comma-separated indices or names of classes; a name
+    that has commas stands in double quotes, as in a CSV file. Where the classes are ImageNet's,
+    indices count ImageNet-1k's.
 
     Raises:
         UserError: If a class is unknown, named twice, or the only one.
@@ -111,8 +104,7 @@ def select_classes(dataset: Dataset, subset: str) -> Dataset:
 def skip_unreadable(dataset: Dataset) -> Dataset:
     """Leaves out the images that cannot be decoded.
 
-    Every image is decoded once to find them, which takes as long as one pass over the data; the
-    result is remembered on this machine.
+    Every image is decoded once to find them; the result is remembered on this machine.
     """
     splits, notes = dict(dataset.splits), list(dataset.notes)
     skipped: dict[str, list[str]] = {}
@@ -124,11 +116,8 @@ def skip_unreadable(dataset: Dataset) -> Dataset:
         bad = cache.remember("unreadable", key, functools.partial(_find_unreadable, split, name))
         if not len(bad):
             continue
-        reason = f"{split.name(bad[0])}: could not be read before"
-        try:
-            split.load_one(bad[0])
-        except UserError as error:
-            reason = f"{split.name(bad[0])}: {error.__cause__}"
+        fault = split.faults(bad[:1])[0] or "could not be read before"
+        reason = f"{split.name(bad[0])}: {fault}"
         if len(bad) == len(split.labels):
             raise UserError(f"none of the {name} images of {dataset.name} can be read: {reason}")
         notes.append(f"{dataset.name}: {reason}")
@@ -142,32 +131,21 @@ def skip_unreadable(dataset: Dataset) -> Dataset:
     )
 
 
-def check_links(dataset: Dataset) -> None:
-    """Refuses images that are links to nowhere, all at once rather than the first that is read.
+def check(dataset: Dataset) -> list[str]:
+    """Refuses links to nowhere, and classes without training images; `Dataset` checks the rest.
 
-    Raises:
-        UserError: If there are any; the message counts them and names one.
+    Returns:
+        Notes: what the source ignored, classes that a held-out split lacks, images left out.
     """
-    splits = [s for s in dataset.splits.values() if dataset.lost and isinstance(s, ImageSplit)]
-    lost = [name for split in splits for name in map(split.name, range(len(split.labels)))]
-    lost = [name for name in lost if name in dataset.lost]
-    if lost:
+    stored = [s for s in dataset.splits.values() if dataset.lost and isinstance(s, ImageSplit)]
+    images = [name for split in stored for name in map(split.name, range(len(split.labels)))]
+    # All at once, rather than the first that is read.
+    if lost := [name for name in images if name in dataset.lost]:
         raise UserError(
             f"{len(lost)} images of {dataset.name} are links that lead nowhere, "
             f"{lost[0]} -> {dataset.lost[lost[0]]} among them: fetch them (git annex get, dvc "
             "pull), or leave them out with --config.data.on_bad_image=skip"
         )
-
-
-def check(dataset: Dataset) -> list[str]:
-    """Checks that every class has training images; `Dataset` has checked the rest.
-
-    Returns:
-        Notes: what the source ignored, classes that a held-out split lacks, images left out.
-
-    Raises:
-        UserError: If a class has no image to train on.
-    """
     notes = list(dataset.notes)
     for name, split in dataset.splits.items():
         lacking = np.setdiff1d(np.arange(dataset.num_classes), split.labels)
@@ -179,10 +157,10 @@ def check(dataset: Dataset) -> list[str]:
                     "classes to keep in --config.data.subset"
                 )
             notes.append(f"{dataset.name} has no {name} images of: {names}")
-    for name, images in dataset.skipped.items():
+    for name, skipped in dataset.skipped.items():
         notes.append(
-            f"{dataset.name}: {len(images)} {name} images cannot be read and are left out: "
-            f"{list_some(images)}"
+            f"{dataset.name}: {len(skipped)} {name} images cannot be read and are left out: "
+            f"{list_some(skipped)}"
         )
     return notes
 
@@ -211,8 +189,7 @@ def _hold_out(
 ) -> dict[str, Split]:
     """Splits off a part of each class, at least one image, but never the last one.
 
-    Returns:
-        The part by its name, and the rest as `train`; nothing if no class has two images.
+    Returns the part by its name, and the rest as `train`; nothing if no class has two images.
     """
     held_out = np.zeros(len(split.labels), bool)
     order = np.argsort(split.labels, kind="stable")
@@ -270,5 +247,6 @@ def _find_unreadable(split: ImageSplit, name: str) -> Int[np.ndarray, " bad"]:
     bad: list[int] = []
     for start in progress(range(0, len(every), _BATCH), f"checking {name} images"):
         part = every[start : start + _BATCH]
-        bad += part[~np.asarray(split.readable(part))].tolist()
+        faults = zip(part.tolist(), split.faults(part), strict=True)
+        bad += [row for row, fault in faults if fault is not None]
     return np.asarray(bad, np.int64)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 from lgm_jax.data import tables
 from lgm_jax.data.assembly import Entry, Listed, Request
@@ -14,42 +13,24 @@ from lgm_jax.errors import UserError
 _BIRDS = ("landbird", "waterbird")
 _PLACES = ("land", "water")
 
+# In the order of the labels, and in that in which the authors list a benchmark's backgrounds.
 _DOGS = ("bulldog", "corgi", "dachshund", "labrador")
+_LISTED = ("bulldog", "dachshund", "labrador", "corgi")
 _DOGS_PER_FOLDER = 3168
 
-
-class _Spawrious(NamedTuple):
-    """A benchmark: the backgrounds of bulldog, dachshund, labrador, corgi, as the authors list."""
-
-    train: Sequence[str]
-    test: Sequence[str]
-    filler: str = ""
-
-
-SPAWRIOUS: Mapping[str, _Spawrious] = {
-    "spawrious_o2o_easy": _Spawrious(
-        ("desert", "jungle", "dirt", "snow"), ("dirt", "snow", "desert", "jungle"), "beach"
-    ),
-    "spawrious_o2o_medium": _Spawrious(
-        ("mountain", "beach", "dirt", "jungle"), ("jungle", "dirt", "beach", "snow"), "desert"
-    ),
-    "spawrious_o2o_hard": _Spawrious(
-        ("jungle", "mountain", "snow", "desert"), ("mountain", "snow", "desert", "jungle"), "beach"
-    ),
-    "spawrious_m2m_easy": _Spawrious(
-        ("desert", "mountain", "dirt", "jungle"), ("dirt", "jungle", "mountain", "desert")
-    ),
-    "spawrious_m2m_medium": _Spawrious(
-        ("beach", "snow", "mountain", "desert"), ("desert", "mountain", "beach", "snow")
-    ),
-    "spawrious_m2m_hard": _Spawrious(
-        ("dirt", "jungle", "snow", "beach"), ("snow", "beach", "dirt", "jungle")
-    ),
+SPAWRIOUS: Mapping[str, tuple[str, str, str]] = {
+    "spawrious_o2o_easy": ("desert jungle dirt snow", "dirt snow desert jungle", "beach"),
+    "spawrious_o2o_medium": ("mountain beach dirt jungle", "jungle dirt beach snow", "desert"),
+    "spawrious_o2o_hard": ("jungle mountain snow desert", "mountain snow desert jungle", "beach"),
+    "spawrious_m2m_easy": ("desert mountain dirt jungle", "dirt jungle mountain desert", ""),
+    "spawrious_m2m_medium": ("beach snow mountain desert", "desert mountain beach snow", ""),
+    "spawrious_m2m_hard": ("dirt jungle snow beach", "snow beach dirt jungle", ""),
 }
-"""Source: Lynch et al., arXiv 2303.05470, and the authors' `spawrious` package."""
+"""By benchmark: the dogs' backgrounds in training and in test images, and the one that all share.
 
-# The order in which the authors list the dogs of a benchmark.
-_LISTED = ("bulldog", "dachshund", "labrador", "corgi")
+Source: Lynch et al., arXiv 2303.05470, and the authors' `spawrious` package.
+"""
+
 # In many-to-many benchmarks two dogs swap backgrounds: which entry each takes second.
 _SWAPPED = (1, 0, 3, 2)
 
@@ -63,11 +44,13 @@ def read_waterbirds(listing: Listing, request: Request, expected: str) -> Listed
     listed: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     lines: dict[str, int] = {}
     for line, row in tables.read_columns(table, ("img_filename", "y", "split", "place"), expected):
-        where = f"{table}, line {line}"
-        y, place, split = (
-            _number(row[name], limit, f"{where}: {name}")
-            for name, limit in (("y", 2), ("place", 2), ("split", 3))
-        )
+        where, numbers = f"{table}, line {line}", []
+        for name, limit in (("y", 2), ("place", 2), ("split", 3)):
+            number = tables.whole(row[name])
+            if number not in map(str, range(limit)):
+                raise UserError(f"{where}: {name} is {row[name]!r}, not from 0 to {limit - 1}")
+            numbers.append(int(number))
+        y, place, split = numbers
         if not row["img_filename"]:
             raise UserError(f"{where}: img_filename is empty")
         image = listing.find(row["img_filename"])
@@ -90,10 +73,8 @@ def read_spawrious(listing: Listing, request: Request, expected: str) -> Listed:
     """
     listed: dict[str, list[Entry]] = {"train": [], "test": []}
     groups: dict[str, None] = {}
-    for split, inside, count in _folders(SPAWRIOUS[request.name]):
+    for split, inside, count in _folders(*SPAWRIOUS[request.name]):
         _, place, dog = inside.split("/")
-        group = f"{dog}, {place}"
-        groups[group] = None
         if not (listing.root / inside).is_dir():
             raise UserError(f"{listing.root} has no folder {inside}: expected {expected}")
         images = listing.images(inside)
@@ -102,27 +83,22 @@ def read_spawrious(listing: Listing, request: Request, expected: str) -> Listed:
                 f"{listing.root / inside} has {len(images)} images, but {count} are needed: "
                 "unpack the archive again"
             )
+        groups[group := f"{dog}, {place}"] = None
         listed[split] += [Entry(image, dog, group) for image in images[:count]]
     return Listed(listed, _DOGS, list(groups))
 
 
-def _folders(spec: _Spawrious) -> Iterator[tuple[str, str, int | None]]:
+def _folders(train: str, test: str, shared: str) -> Iterator[tuple[str, str, int | None]]:
     """Splits, folders, and how many of each folder's images are wanted, `None` for all."""
+    trained, tested = train.split(), test.split()
     for i, dog in enumerate(_LISTED):
-        if not spec.filler:
+        if not shared:
             for entry in (i, _SWAPPED[i]):
-                yield "train", f"0/{spec.train[entry]}/{dog}", _DOGS_PER_FOLDER
-                yield "test", f"0/{spec.test[entry]}/{dog}", _DOGS_PER_FOLDER
+                yield "train", f"0/{trained[entry]}/{dog}", _DOGS_PER_FOLDER
+                yield "test", f"0/{tested[entry]}/{dog}", _DOGS_PER_FOLDER
             continue
         for environment, share in ((0, 0.97), (1, 0.87)):
             own = int(share * _DOGS_PER_FOLDER)
-            yield "train", f"{environment}/{spec.train[i]}/{dog}", own
-            yield "train", f"{environment}/{spec.filler}/{dog}", _DOGS_PER_FOLDER - own
-            yield "test", f"{environment}/{spec.test[i]}/{dog}", None
-
-
-def _number(text: str, limit: int, what: str) -> int:
-    number = tables.whole(text)
-    if number not in map(str, range(limit)):
-        raise UserError(f"{what} is {text!r}, not from 0 to {limit - 1}")
-    return int(number)
+            yield "train", f"{environment}/{trained[i]}/{dog}", own
+            yield "train", f"{environment}/{shared}/{dog}", _DOGS_PER_FOLDER - own
+            yield "test", f"{environment}/{tested[i]}/{dog}", None

@@ -42,13 +42,7 @@ class Row(NamedTuple):
 
 
 class LabelTable(NamedTuple):
-    """A table of images.
-
-    Attributes:
-        path: The table, below the root.
-        rows: By image, the table's row.
-        missing: Files that the table names and that do not exist.
-    """
+    """A table: its path below the root, rows by image, and files that it names and do not exist."""
 
     path: str
     rows: Mapping[str, Row]
@@ -58,13 +52,9 @@ class LabelTable(NamedTuple):
 def find_table(
     root: Path, folders: Sequence[str], files: Sequence[str], suffixes: Sequence[str] = SUFFIXES
 ) -> LabelTable | None:
-    """Returns the table in one of some folders that names images; `None` if none does.
+    """Returns the table in one of some folders below `root` that names images; `None` if none does.
 
-    Args:
-        root: The folder that everything lies in.
-        folders: Where a table may lie, below `root`; the innermost holds the images.
-        files: The images, below `root`.
-        suffixes: Of tables.
+    The innermost of `folders` holds the images, `files`.
 
     Raises:
         UserError: If the column of classes is ambiguous, or several tables name the images.
@@ -83,11 +73,7 @@ def find_table(
 
 
 def refuse_others(root: Path, folders: Sequence[str]) -> None:
-    """Refuses to number images by their files' names beside a file that may say otherwise.
-
-    Raises:
-        UserError: If there is one, by its name.
-    """
+    """Refuses to number images by their files' names beside a file that may say otherwise."""
     for path in _others(root, folders):
         if _LABELS.search(path.stem.lower()):
             raise UserError(
@@ -99,11 +85,7 @@ def refuse_others(root: Path, folders: Sequence[str]) -> None:
 def read_columns(
     table: Path, columns: Sequence[str], expected: str
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the rows of a table with their lines, by names of columns; missing cells are empty.
-
-    Raises:
-        UserError: If it is missing or no text, or lacks a column.
-    """
+    """Yields the rows of a table with their lines, by names of columns; missing cells are empty."""
     if not table.is_file():
         raise UserError(f"{table.parent} has no {table.name}: expected {expected}")
     rows = read_rows(table)
@@ -120,9 +102,6 @@ def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table that are not empty, with their lines; cells without spaces around.
 
     Of lines of JSON, the first row has the names of columns.
-
-    Raises:
-        UserError: If it is no text, or a line is no object of JSON.
     """
     if table.suffix.lower() == ".jsonl":
         objects = read_objects(table)
@@ -145,11 +124,7 @@ def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_objects(table: Path | epath.Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of lines of JSON, with their lines.
-
-    Raises:
-        UserError: If it is no text, or a line is no object of JSON.
-    """
+    """The objects of lines of JSON, with their lines."""
     objects = []
     # Not `splitlines`: JSON may have other line separators in its texts.
     for line, source in enumerate(read_text(table).split("\n"), 1):
@@ -165,11 +140,7 @@ def read_objects(table: Path | epath.Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def read_text(path: Path | epath.Path) -> str:
-    """The text of a file, without a byte order mark.
-
-    Raises:
-        UserError: If it is no text.
-    """
+    """The text of a file in UTF-8, without a byte order mark."""
     try:
         content = path.read_bytes()
         if reason := formats.explain(content):
@@ -208,11 +179,7 @@ def _names_of(files: Sequence[str], folders: Sequence[str]) -> Mapping[str, str]
 
 
 def _read_labels(table: Path, known: Mapping[str, str]) -> tuple[dict[str, Row], list[str]]:
-    """The rows of a table by image, and files that do not exist; both may be empty.
-
-    Raises:
-        UserError: If the column of classes is ambiguous, or an image has two classes.
-    """
+    """The rows of a table by image, and files that do not exist; both may be empty."""
     try:
         rows = list(read_rows(table))
     except UserError:

@@ -51,9 +51,8 @@ class TfdsRecords:
 def load_tfds(request: Request) -> Dataset:
     """Opens a prepared TFDS data set that has an image and a label.
 
-    Reading the labels means reading every record once; they are then remembered on this machine.
     The splits are TFDS's: where it has one beside `train`, that one is `test`, whatever it is
-    called. None of the training images are held out unless asked for. The EXIF orientation is
+    called. None of the training images are held out unless asked for, and the EXIF orientation is
     ignored, as TFDS does. The request's name is TFDS's, perhaps with a configuration
     (`imagenette/320px-v2`); its folder is where TFDS keeps its sets, by default `$TFDS_DATA_DIR` or
     `~/tensorflow_datasets`; its label is the feature of labels, of type `ClassLabel`, by default
