@@ -32,11 +32,7 @@ class Checked:
 
     @classmethod
     def from_dict(cls, values: Any) -> Any:
-        """The inverse of `dataclasses.asdict`, also through JSON.
-
-        Raises:
-            UserError: If a field is missing, unknown, or holds what it cannot.
-        """
+        """The inverse of `dataclasses.asdict`, also through JSON."""
         if not isinstance(values, Mapping):
             raise UserError(f"{cls.__name__} must be an object, not {values!r:.50}")
         hints, parts, fields = typing.get_type_hints(cls), dict(values), dataclasses.fields(cls)

@@ -38,11 +38,7 @@ def upstream() -> Mapping[str, Any]:
 
 
 def read_config(config: Config, preprocessor: Config) -> Published:
-    """Understands the content of `config.json`, and of `preprocessor_config.json` if there is one.
-
-    Raises:
-        UserError: If it describes nothing that we support, or holds values that make no sense.
-    """
+    """Understands the content of `config.json`, and of `preprocessor_config.json` if there is one."""
     if config.get("model_type") == OURS:
         published = _from_ours(config)
     elif "architecture" in config:

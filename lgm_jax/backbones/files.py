@@ -180,9 +180,6 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
 
     A progress bar, the cache's place, offline mode and tokens are `huggingface_hub`'s. Where the
     hub does not hand a repository out, for whatever reason, what the cache holds of it is used.
-
-    Raises:
-        UserError: If it cannot be reached or read, or holds weights of another kind only.
     """
     from huggingface_hub import snapshot_download
 
@@ -247,27 +244,22 @@ def _no_safetensors(folder: Path) -> str:
     others = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
     if len(others) == 1:
         return f"{text}, and under this name: rename {others[0]} to {WEIGHTS}"
-    pickles = [path for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
-    if pickles:
-        first = pickles[0]
-        shards = first.name.startswith("pytorch_model-")
-        read = f"torch.load({str(first)!r}, weights_only=True)"
-        if shards:
-            several = str(first.with_name("pytorch_model-*.bin"))
-            read = (
-                f"{{k: v for f in glob.glob({several!r}) "
-                "for k, v in torch.load(f, weights_only=True).items()}"
-            )
-        # The other files, with the statistics, stay beside it, whichever library wrote them.
-        text += (
-            f", {first.name} is a pickle and can run any code: convert it with `python -c "
-            f'"import {"glob, " if shards else ""}torch, safetensors.torch as s; t = {read}; '
-            # Training writes weights beside an optimizer's state.
-            "t = next((t[k] for k in ('state_dict', 'model', 'teacher') if k in t), t); "
-            "s.save_file({k: v.clone().contiguous() for k, v in t.items() if hasattr(v, 'clone')}, "
-            f'{str(folder / WEIGHTS)!r})"`'
-        )
-    return text
+    pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
+    if not pickles:
+        return text
+    # All parts of a model, or the first file.
+    pattern = re.sub(r"^pytorch_model-.*", "pytorch_model-*.bin", pickles[0])
+    # The other files, with the statistics, stay beside it, whichever library wrote them. Training
+    # writes weights beside an optimizer's state.
+    return (
+        f"{text}, {pickles[0]} is a pickle and can run any code: convert it with `python -c "
+        f'"import pathlib, torch, safetensors.torch as s; '
+        f"t = {{k: v for f in pathlib.Path({str(folder)!r}).glob({pattern!r}) "
+        "for k, v in torch.load(f, weights_only=True).items()}; "
+        "t = next((t[k] for k in ('state_dict', 'model', 'teacher') if k in t), t); "
+        "s.save_file({k: v.clone().contiguous() for k, v in t.items() if hasattr(v, 'clone')}, "
+        f'{str(folder / WEIGHTS)!r})"`'
+    )
 
 
 def _shards(index: Path) -> list[str]:

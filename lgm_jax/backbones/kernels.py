@@ -67,9 +67,6 @@ def try_kernel(
 
     `make_apply` makes the backbone's `apply(params, images)` for a type and a kernel; `side` is
     that of its images, in pixels.
-
-    Raises:
-        UserError: If the kernel was asked for and fails.
     """
     if kernel != "pallas":
         return kernel

@@ -34,9 +34,6 @@ def unwrap(form: port.Format, spec: Network, tensors: Tensors) -> tuple[Tensors,
     """Takes off what surrounds a backbone's keys in a checkpoint, and says what, for a person.
 
     Where no prefix makes all keys fit, some of the format's are missing.
-
-    Raises:
-        UserError: If the tensors hold several backbones.
     """
     plain = {_WRAPPERS.sub("", key): key for key in tensors}
     if len(plain) < len(tensors):

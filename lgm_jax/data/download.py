@@ -40,11 +40,7 @@ IMAGENETTE = Archive(
 
 
 def fetch(archive: Archive, place: Path) -> Path:
-    """Returns the folder that an archive unpacks to in `place`, downloaded where it is missing.
-
-    Raises:
-        UserError: If the archive cannot be downloaded, or is another one.
-    """
+    """Returns the folder that an archive unpacks to in `place`, downloaded where it is missing."""
     folder = place / archive.folder
     if folder.is_dir():
         return folder

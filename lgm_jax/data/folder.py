@@ -94,9 +94,6 @@ def list_classes(
     """Lists the images of the class folders in `inside`; names that look the same are one class.
 
     `only` has the names of the classes to list; by default all.
-
-    Raises:
-        UserError: If there are none, or one of those to train on has other files only.
     """
     folder = listing.root / inside
     names = listing.folders(inside)

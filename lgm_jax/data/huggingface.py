@@ -64,10 +64,6 @@ def load_huggingface(request: Request) -> Dataset:
     Nothing is downloaded and no script of the folder is run. The EXIF orientation is honoured, as
     `datasets` does. The request's label is the column of labels: see `choose_label`; of several,
     comma-separated, each split's is the first that it has.
-
-    Raises:
-        UserError: If `datasets` is not installed, or the folder cannot be read or has no image,
-            label or training images.
     """
     try:
         import datasets

@@ -43,10 +43,6 @@ def read_labels(values: Any, count: int, what: str, names: Sequence[Any] | None 
             an empty name or -1 where there is no label.
         count: How many images `n` the split has.
         names: Of the classes that numbers count; by default the numbers themselves are the names.
-
-    Raises:
-        UserError: If they are anything else, if a name is none of `names`, or if a number is out
-            of range.
     """
     present, has = _present(values, count, what)
     numbers = np.full(count, _MISSING, np.int32)
@@ -231,11 +227,7 @@ def check_range(labels: np.ndarray, classes: int, what: str) -> None:
 
 
 def check_names(names: Sequence[Any], where: str, kind: str = "class") -> list[str]:
-    """Returns names as text that can be shown.
-
-    Raises:
-        UserError: If one is missing or empty, or two are the same.
-    """
+    """Returns names as text that can be shown."""
     shown: dict[str, int] = {}
     for number, name in enumerate(names):
         text = plain(_decode(name))

@@ -67,10 +67,6 @@ def load_published(request: Request) -> Dataset:
 
     The EXIF orientation is ignored, as in published results, and no training image is held out
     unless asked for. Where a set has one split beside `train`, that one is `test`.
-
-    Raises:
-        UserError: If the folder is laid out otherwise, a list that it comes with cannot be read or
-            does not fit the images, or an image is missing or lies outside.
     """
     layout = LAYOUTS[request.name]
     root = open_folder(request.folder, layout.expected)

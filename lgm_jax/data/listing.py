@@ -103,11 +103,7 @@ class Listing:
         return self._use(File(p, e.stat().st_size) for kind, p, e in entries if kind == _IMAGE)
 
     def find(self, name: str) -> File:
-        """Returns the file that data name, with backslashes too or in another encoding (of `é`).
-
-        Raises:
-            UserError: If it leads out of the folder or is not there.
-        """
+        """Returns the file that data name, with backslashes too or in another encoding (of `é`)."""
         check_inside(name, self.root)
         path = name
         if not os.path.lexists(self.root / path):

@@ -126,11 +126,7 @@ class Loader:
         atexit.register(self._end_workers)
 
     def __call__(self, step: int) -> HostBatch:
-        """The batch of a step.
-
-        Raises:
-            UserError: If an image cannot be read or a worker dies.
-        """
+        """The batch of a step."""
         return self._ahead(step)
 
     def close(self) -> None:

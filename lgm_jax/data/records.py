@@ -99,11 +99,7 @@ class ImageSplit:
     def load_one(
         self, index: int | np.integer, place: Float[np.ndarray, " 2"] | None = None
     ) -> UInt8[np.ndarray, "r r 3"]:
-        """Decodes one image, in the calling thread.
-
-        Raises:
-            UserError: If it cannot be read; the message names it.
-        """
+        """Decodes one image, in the calling thread."""
         try:
             return resize_and_crop(self._decode(index), self.resolution, place)
         except BadImageError as error:

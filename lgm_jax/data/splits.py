@@ -37,9 +37,6 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
 
     Which images of a class are held out depends on the seed and the class's name, not on the other
     classes.
-
-    Raises:
-        UserError: If no image could be held out.
     """
     splits = dict(dataset.splits)
     if set(splits) == set(SPLITS):

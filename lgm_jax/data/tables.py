@@ -55,9 +55,6 @@ def find_table(
     """Returns the table in one of some folders below `root` that names images; `None` if none does.
 
     The innermost of `folders` holds the images, `files`.
-
-    Raises:
-        UserError: If the column of classes is ambiguous, or several tables name the images.
     """
     known = _names_of(files, folders)
     found = []
