@@ -38,7 +38,7 @@ def upstream() -> Mapping[str, Any]:
 
 
 def read_config(config: Config, preprocessor: Config) -> Published:
-    """Understands the content of `config.json`, and of `preprocessor_config.json` if there is one."""
+    """Understands the contents of `config.json` and of `preprocessor_config.json`, if any."""
     if config.get("model_type") == OURS:
         published = _from_ours(config)
     elif "architecture" in config:
@@ -91,7 +91,7 @@ def _from_timm(config: Config, preprocessor: Config) -> Published:
         values["projection"] = found["projection"]
     arguments = _Arguments(values | _checked(defaults, given, "timm's "))
     spec, form = families.timm_classes()[found["class"]](arguments)
-    for key in set(arguments) - arguments.seen - _IDLE:
+    for key in sorted(set(arguments) - arguments.seen - _IDLE):
         if arguments[key] != defaults.get(key):
             raise UserError(f"timm's {name} is not supported: its {key} is {arguments[key]}")
     resolution = 0 if "img_size" in defaults else _timm_side(pretrained, found["side"])
