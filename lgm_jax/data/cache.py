@@ -24,16 +24,14 @@ def folder() -> Path | None:
 
 def compiled() -> Path | None:
     """Returns the folder for compiled programs; `None`, with a note, if nothing can be stored."""
-    kept = folder()
-    if kept is None:
-        reason = "no home folder is known"
-    else:
+    kept, reason = folder(), "no home folder is known"
+    if kept is not None:
+        kept = kept / "compiled"
+        reason = f"{kept} cannot be written to"
         try:
-            kept = kept / "compiled"
             kept.mkdir(parents=True, exist_ok=True)
             if os.access(kept, os.W_OK):
                 return kept
-            reason = f"{kept} cannot be written to"
         except OSError as error:
             reason = f"{kept}: {error.strerror}"
     print(

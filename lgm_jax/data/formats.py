@@ -83,18 +83,16 @@ def matching(source: bytes, name: str = "") -> list[str]:
     By their signature or, for formats without one, the suffix of the file's name.
     """
     promised = suffixes().get(suffix_of(name))
-    found = []
-    for format, (_, accept) in read_by_pillow().items():
-        fits = False
+
+    def fits(format: str, accept: Any) -> bool:
         if accept is None:
-            fits = format == promised
-        else:
-            # Of short files it may raise. What is no boolean is Pillow's reason for not reading.
-            with contextlib.suppress(IndexError, TypeError, ValueError, struct.error):
-                fits = accept(source[:16]) is True
-        if fits:
-            found.append(format)
-    return found
+            return format == promised
+        # Of short files it may raise. What is no boolean is Pillow's reason for not reading.
+        with contextlib.suppress(IndexError, TypeError, ValueError, struct.error):
+            return accept(source[:16]) is True
+        return False
+
+    return [format for format, (_, accept) in read_by_pillow().items() if fits(format, accept)]
 
 
 def explain_file(path: str | os.PathLike[str]) -> str | None:
