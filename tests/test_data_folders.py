@@ -247,14 +247,6 @@ TREES = {
     "nothing": ((), r"set has no class folders: expected <folder>/<class>"),
     "one class": (("cat",), "has one class only, 'cat': expected <folder>/<class>"),
     "no train": (("val/cat", "test/cat"), "has val and test but no train folder"),
-    "two for one split": (
-        ("train/cat", "val/cat", "validation/cat"),
-        "has both val and validation: keep one of them",
-    ),
-    "perhaps held out": (
-        ("train/cat", "holdout/cat"),
-        "has holdout beside train, which has folders as a split has: call it val or test",
-    ),
     "splits in classes": (
         ("cat/train", "cat/test", "dog/train", "dog/test"),
         "cat has train and test: splits must hold classes",
