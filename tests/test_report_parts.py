@@ -312,6 +312,11 @@ def test_thumbnails_that_hide_each_other_are_moved_apart():
     assert (apart.max(axis=-1) + 2 * np.eye(5) > 0.98).all()
     np.testing.assert_array_equal(moved[3], places[3])
     np.testing.assert_allclose(moved[4], [0.95, 0.9])
+    # Seven that fill more than a row give way to the other side.
+    slant = np.stack([0.07 + 0.123 * np.arange(7), 0.41 - 0.043 * np.arange(7)], axis=1)
+    moved = charts.move_apart(slant, (0.2, 0.16), 1.1)
+    apart = np.abs(moved[:, None] - moved[None]) / np.asarray([0.2, 0.16 / 1.1])
+    assert (apart.max(axis=-1) + 2 * np.eye(7) > 0.98).all()
 
 
 def test_no_thumbnail_of_the_map_covers_a_name_on_a_phone():

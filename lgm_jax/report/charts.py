@@ -78,15 +78,17 @@ def move_apart(
     size = np.asarray([box[0], box[1] / shape])
     edge = size / 2
     moved = np.clip(places.astype(float), edge, 1 - edge)
-    for _ in range(500):
+    for turn in range(500):
         apart = moved[:, None] - moved[None]
         overlap = size - np.abs(apart)
         hidden = (overlap > 1e-9).all(axis=-1) & ~np.eye(len(moved), dtype=bool)
         if not hidden.any():
             break
-        # Along the direction in which less has to be moved; two at one place part by their order.
+        # Along the direction in which less has to be moved, and at times, where a full row holds
+        # them in it, along the other; two at one place part by their order.
         order = np.sign(np.arange(len(moved))[:, None] - np.arange(len(moved))[None])
-        along = np.argmin(overlap / size, axis=-1)[..., None] == np.arange(2)
+        shorter = np.argmin(overlap / size, axis=-1)[..., None] == np.arange(2)
+        along = shorter if turn % 120 < 100 else ~shorter
         towards = np.where(apart == 0, order[..., None], np.sign(apart))
         push = np.where(hidden[..., None] & along, towards * overlap / 2, 0.0)
         moved = np.clip(moved + 0.7 * push.sum(axis=1), edge, 1 - edge)
