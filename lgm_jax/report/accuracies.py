@@ -44,7 +44,13 @@ def describe_accuracies(
     def at(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
-    ticks = [tick for tick in charts.ticks(low, high, about=3) if low <= tick <= high]
+    # Closer ones where one of three lies beyond an end.
+    ticks = next(
+        inside
+        for about in (3, 4)
+        if len(inside := [tick for tick in charts.ticks(low, high, about) if low <= tick <= high])
+        > 2
+    )
     return [
         {
             **_describe_backbone(entries, spans[name], at, num_test),
