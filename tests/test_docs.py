@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools import write_results
+from lgm_jax.distilled import save_distilled
+from tests.run_folders import write_run
+from tools import write_gallery, write_results
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHORT = {"COPIES, STEPS = 3, 120": "COPIES, STEPS = 1, 4"}
@@ -73,3 +75,53 @@ def test_every_page_of_results_is_told_of():
     assert pages == set(re.findall(r"\((results/\w+\.md)\)", told))
     shown = (DOCS.parent / "mkdocs.yml").read_text()
     assert pages == set(re.findall(r": (results/\w+\.md)", shown))
+
+
+RECORDS = write_gallery.read_records(DOCS / "gallery")
+
+
+def test_the_gallery_is_written_from_its_records():
+    assert RECORDS
+    assert write_gallery.page(RECORDS) == (DOCS / "gallery.md").read_text()
+    files = {path.name for path in (DOCS / "gallery").iterdir()}
+    assert files == {
+        f"{name}{end}"
+        for name in RECORDS
+        for end in (".json", ".webp", "_shown.webp", "_timelapse.webp")
+    }
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_picture_is_made_again_from_the_images_of_its_run(name):
+    def pixels(picture):
+        return np.asarray(picture.convert("RGBA"), int)
+
+    folder = DOCS / "gallery"
+    with Image.open(folder / f"{name}.webp") as images:
+        assert images.size == (RECORDS[name]["side"] * len(RECORDS[name]["classes"]), images.height)
+        again = pixels(write_gallery.compose(images))
+    with Image.open(folder / f"{name}_shown.webp") as shown:
+        apart = np.abs(pixels(shown) - again)[again[..., 3] > 0]
+    # Lossy pictures.
+    assert apart.mean() < 3
+
+
+def test_a_run_comes_into_the_gallery(tmp_path, capsys):
+    folder = write_run(tmp_path / "runs" / "first")
+    (folder / "timelapse.webp").write_bytes(b"frames")
+    images = [np.full((8, 8, 3), level, np.float32) for level in (0.0, 0.2, 0.4, 1.0)]
+    save_distilled(
+        folder / "distilled", np.stack(images), np.arange(4, dtype=np.int32), ["a", "b", "c", "d"]
+    )
+    assert write_gallery.main([str(folder)], tmp_path / "docs") == 0
+    (record,) = write_gallery.read_records(tmp_path / "docs" / "gallery").values()
+    assert record["accuracy"]["near"]["distilled"] == {"top1_mean": 80.5, "top1_std": 1.0}
+    assert record["seed"] == 0
+    with Image.open(tmp_path / "docs" / "gallery" / "first.webp") as joined:
+        assert np.asarray(joined.convert("L"))[0, ::8].tolist() == [0, 51, 102, 255]
+    text = (tmp_path / "docs" / "gallery.md").read_text()
+    assert "| near | 80.5 ± 1.0 | 70.0 ± 1.0 |" in text
+    assert record["command"] in text
+    unfinished = write_run(tmp_path / "runs" / "going", finished=False)
+    assert write_gallery.main([str(unfinished)], tmp_path / "docs") == 2
+    assert "is no finished run" in capsys.readouterr().err
