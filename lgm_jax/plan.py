@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from lgm_jax import checks, data, devices, distill, execution, flops, memory, real
@@ -24,9 +23,6 @@ from lgm_jax.opening import reads_on_host
 from lgm_jax.outlines import Outline, make_outlines
 from lgm_jax.quantities import duration, listed, si
 from lgm_jax.settings import Recipe, make_recipe
-
-# So that plans that differ in nothing else are alike.
-_ANY = optax.identity()
 
 # What the step of a plan is executed on: an accelerator, whatever plans it.
 _PLATFORM = "gpu"
@@ -66,6 +62,9 @@ class Plan:
     """The costs of one step, those of a device where it says so.
 
     Attributes:
+        recipe: The recipe.
+        outlines: The backbones to distil against.
+        machine: The devices.
         flops: By part, of the matrix products on all devices.
         exchanged: Bytes that each device adds up with the others, or gets from them.
         memory: Bytes on a device, by part.
@@ -76,6 +75,9 @@ class Plan:
         real_size: How many of them are in a backbone at a time.
     """
 
+    recipe: Recipe
+    outlines: Sequence[Outline]
+    machine: Machine
     flops: dict[str, float]
     exchanged: int
     memory: dict[str, float]
@@ -86,41 +88,40 @@ class Plan:
     real_size: int
 
     @property
-    def size(self) -> int:
-        """Views in the backbone at a time."""
-        return self.execution.microbatch
-
-    @property
     def parts(self) -> int:
         """Microbatches of a device in a step."""
-        return -(-self.views // self.size)
+        return -(-self.views // self.execution.microbatch)
+
+    @property
+    def view_flops(self) -> float:
+        """Operations of one forward pass of one view, by all backbones."""
+        return float(sum(sum(outline.spec.flops) for outline in self.outlines))
+
+    @property
+    def exchange(self) -> float:
+        """Seconds of a step that are the exchange; 0 where the bandwidth is unknown."""
+        count, bandwidth = self.machine.devices, self.machine.bandwidth
+        # In a ring, each sends its part of the sums on twice, all but once around.
+        sent = 2 * (count - 1) / count * self.exchanged
+        return 0.0 if bandwidth is None else sent / (bandwidth * 1e9)
+
+    @property
+    def peak(self) -> float | None:
+        """Seconds of a step at the peak of the devices; `None` where that is unknown."""
+        if self.machine.tflops is None:
+            return None
+        # A device may have one image more than another, and images of no weight fill up.
+        here = sum(self.flops.values()) * self.views / self.recipe.task.num_views
+        return here / (self.machine.tflops * 1e12)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a step at the share of the peak that is planned with, and of the exchange."""
+        return None if self.peak is None else self.peak / SHARE + self.exchange
 
 
-@dataclasses.dataclass(frozen=True)
-class Forecast:
-    """The plan of a config, and what it was made for.
-
-    Attributes:
-        recipe: The recipe.
-        outlines: The backbones to distil against.
-        plan: The costs of a step.
-        view_flops: Of one forward pass of one view, by all these backbones.
-        peak: Seconds of a step at the peak of the devices; `None` where that is unknown.
-        seconds: Seconds of a step at the share of it that is planned with, and with the exchange.
-        exchange: Seconds of it that are the exchange; 0 where the bandwidth is unknown.
-    """
-
-    recipe: Recipe
-    outlines: Sequence[Outline]
-    plan: Plan
-    view_flops: float
-    peak: float | None
-    seconds: float | None
-    exchange: float
-
-
-def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images: int) -> Forecast:
-    """Plans the steps of a config.
+def plan_config(config: ConfigDict, machine: Machine, num_classes: int, num_images: int) -> Plan:
+    """Plans the steps of a config for data of so many classes and training images.
 
     Raises:
         UserError: If a backbone is not known well enough.
@@ -129,25 +130,7 @@ def forecast(config: ConfigDict, machine: Machine, num_classes: int, num_images:
     recipe = make_recipe(config, num_classes, outlines[0].resolution)
     side = recipe.task.parametrisation.resolution
     streams = recipe.real.source == "stream" and reads_on_host(config, num_images, side)
-    plan = make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
-    exchange, peak = 0.0, None
-    if machine.bandwidth is not None and machine.devices > 1:
-        # In a ring, each sends its part of the sums on twice, all but once around.
-        sent = 2 * (machine.devices - 1) / machine.devices * plan.exchanged
-        exchange = sent / (machine.bandwidth * 1e9)
-    if machine.tflops is not None:
-        # A device may have one image more than another, and images of no weight fill up.
-        here = sum(plan.flops.values()) * plan.views / recipe.task.num_views
-        peak = here / (machine.tflops * 1e12)
-    return Forecast(
-        recipe,
-        outlines,
-        plan,
-        view_flops=float(sum(sum(outline.spec.flops) for outline in outlines)),
-        peak=peak,
-        seconds=None if peak is None else peak / SHARE + exchange,
-        exchange=exchange,
-    )
+    return make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
 
 
 def describe(config: ConfigDict, machine: Machine) -> str:
@@ -157,34 +140,33 @@ def describe(config: ConfigDict, machine: Machine) -> str:
         UserError: If the backbone or the data set is not known well enough.
     """
     num_classes, num_images = size_of_data(config)
-    told = forecast(config, machine, num_classes, num_images)
-    plan = told.plan
-    total = sum(plan.flops.values())
+    plan = plan_config(config, machine, num_classes, num_images)
+    needed = sum(plan.memory.values())
     lines = [
-        title(config, told.recipe, num_images),
-        f"a step         {si(total)}FLOP: {listed(plan.flops, 'FLOP')}",
+        title(config, plan.recipe, num_images),
+        f"a step         {si(sum(plan.flops.values()))}FLOP: {listed(plan.flops, 'FLOP')}",
         f"exchanged      {si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
-        f"memory         {si(sum(plan.memory.values()))}B a device: {listed(plan.memory, 'B')}",
-        f"microbatches   {plan.views} views a device in {plan.parts} of {plan.size}, "
-        + plan.execution.repeats(plan.parts),
-        real_in_words(told.recipe, plan.real_views, plan.real_size),
+        f"memory         {si(needed)}B a device: {listed(plan.memory, 'B')}",
+        f"microbatches   {plan.views} views a device in {plan.parts} of "
+        f"{plan.execution.microbatch}, {plan.execution.repeats(plan.parts)}",
+        real_in_words(plan.recipe, plan.real_views, plan.real_size),
     ]
-    if sum(plan.memory.values()) > machine.memory * 1e9:
+    if needed > machine.memory * 1e9:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
     if plan.embedded_once:
-        once = plan.embedded_once * told.view_flops
+        once = plan.embedded_once * plan.view_flops
         lines.append(f"before         {plan.embedded_once} views embedded once, {si(once)}FLOP")
-    if told.exchange:
-        ms = 1e3 * told.exchange
+    if plan.exchange:
+        ms = 1e3 * plan.exchange
         lines.append(f"exchange       {ms:.3g} ms a step at {machine.bandwidth:g} GB/s")
-    if told.peak is not None and told.seconds is not None:
+    if plan.peak is not None and plan.seconds is not None:
         lines.append(
-            f"time           {1 / told.peak:.3g} steps/s at the peak of {machine.devices} x "
+            f"time           {1 / plan.peak:.3g} steps/s at the peak of {machine.devices} x "
             f"{machine.tflops:g} TFLOP/s; at {SHARE:.0%} of it"
-            + (" and with the exchange" if told.exchange else "")
-            + f" {1e3 * told.seconds:.3g} ms a step, {config.steps} steps in "
-            f"{duration(config.steps * told.seconds)}"
+            + (" and with the exchange" if plan.exchange else "")
+            + f" {1e3 * plan.seconds:.3g} ms a step, {config.steps} steps in "
+            f"{duration(config.steps * plan.seconds)}"
         )
     return "\n".join(lines)
 
@@ -256,6 +238,9 @@ def make_plan(
         # Devices that share the copies of an image add up its gradient, for each backbone.
         exchanged += len(outlines) * images_here * distill.params_bytes(task)
     return Plan(
+        recipe,
+        outlines,
+        machine,
         counted,
         exchanged=exchanged,
         memory=used,
@@ -312,9 +297,6 @@ def _alike(task: distill.Distillation) -> distill.Distillation:
         center_crop_copies=min(1, task.center_crop_copies),
         objective=LGM(),
         labels="hard",
-        optimizer=_ANY,
-        labels_optimizer=_ANY,
-        schedule=None,
     )
 
 

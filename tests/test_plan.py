@@ -86,7 +86,9 @@ def test_memory_and_exchange_follow_the_devices():
     pixels, batch = 3 * 32 * 32, 3 * 32 * 32 + 4 * 128
     assert one.memory["real"] == 1149 * pixels + 2 * 40 * batch
     assert four.memory["real"] == 1149 * pixels + 2 * 10 * batch
-    small = plan.make_plan(recipe, [outline], 1149, plan.Machine(memory=0.1), one.size // 2)
+    small = plan.make_plan(
+        recipe, [outline], 1149, plan.Machine(memory=0.1), one.execution.microbatch // 2
+    )
     assert small.parts > one.parts
     assert small.memory["microbatch"] < one.memory["microbatch"]
     assert small.flops["again"] == small.flops["synthetic forward"]
@@ -221,7 +223,7 @@ def test_planned_memory_is_that_of_the_compiler(case, compiled):
     config.microbatch = size
     images = 1_281_167 if name.endswith("1k") else 128_116
     classes = 1000 if name.endswith("1k") else 100
-    planned = plan.forecast(config, plan.Machine(count), classes, images).plan
+    planned = plan.plan_config(config, plan.Machine(count), classes, images)
     assert planned.execution == Execution(size, "products")
     assert sum(planned.memory.values()) == pytest.approx(compiled, rel=0.15)
 

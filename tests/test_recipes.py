@@ -272,7 +272,7 @@ def predict(model, images):
     """What a recipe takes on one H100 by `plan`, in arithmetic alone, as the page has it."""
     config = config_of(f"{model},{images}")
     size = known_size(config.data.name, config.data.subset)
-    told = plan.forecast(config, plan.Machine(tflops=790.0), size.classes, size.train)
+    told = plan.plan_config(config, plan.Machine(tflops=790.0), size.classes, size.train)
     options = config.probe
     # Distilled, neighbours, centroids and random images, in new views every epoch; then all.
     views = 4 * options.epochs * options.runs * told.recipe.task.num_images
@@ -287,7 +287,7 @@ def predict(model, images):
         return "under 5 min" if minutes < 5 else short
 
     return (
-        f"{sum(told.plan.flops.values()) / 1e12:.3g}",
+        f"{sum(told.flops.values()) / 1e12:.3g}",
         duration(config.steps * told.seconds),
         f"{round(told.recipe.task.num_views / told.seconds, -2):,.0f}",
         duration(views * told.view_flops / (plan.SHARE * 790e12)),

@@ -181,8 +181,9 @@ def planned_ms(config: ConfigDict, kind: str, num_classes: int, num_images: int)
         return None
     dtype = config.backbone.dtype
     peak = ACCELERATORS[known[0]].peak(dtype, exact=dtype == "float32")
-    told = plan.forecast(config, plan.Machine(tflops=peak / 1e12), num_classes, num_images)
-    return None if told.seconds is None else 1e3 * told.seconds
+    machine = plan.Machine(tflops=peak / 1e12)
+    seconds = plan.plan_config(config, machine, num_classes, num_images).seconds
+    return None if seconds is None else 1e3 * seconds
 
 
 def _rows(outcome: Outcome) -> Iterator[Row]:
