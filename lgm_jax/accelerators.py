@@ -84,8 +84,6 @@ class Topology:
 
     Attributes:
         name: As `find` takes it.
-        accelerator: What each is.
-        devices: For a mesh.
         options: Of the compiler: `lowered.compile(compiler_options=...)`.
     """
 

@@ -28,7 +28,6 @@ class Finished(NamedTuple):
     """A finished run, as others may see it.
 
     Attributes:
-        images: The distilled set.
         results: `results.json`.
         record: The record of the distillation in `stages.json`: `inputs` and `made_by`.
         settings: The run's settings by config key.
@@ -51,7 +50,6 @@ class Terms(NamedTuple):
     Attributes:
         license: The hub's name of the terms.
         name: Their name, where the hub has none.
-        link: Their address.
         note: A sentence for the card, in Markdown.
     """
 

@@ -80,9 +80,6 @@ class Checkpoints:
 
         Newer ones that cannot be read, differ from what was written, or hold numbers that are not
         finite, are removed.
-
-        Raises:
-            UserError: If there are checkpoints, and none is sound.
         """
         # Otherwise Orbax looks for the devices that the checkpoint was written from.
         abstract = jax.tree.map(

@@ -1,7 +1,7 @@
 """Checks of the values of options and arguments.
 
 Dataclasses of options call them in `__post_init__`, so that a notebook and the command line refuse
-the same, and functions with such arguments do.
+the same, and functions with such arguments do. Each raises a `UserError` for another value.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from lgm_jax.errors import UserError, unknown_name
 
 
 def one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    """Checks that a value is one of some names.
-
-    Raises:
-        UserError: If it is not; the message has the nearest names.
-    """
+    """Checks that a value is one of some names."""
     if not isinstance(value, str) or value not in known:
         raise unknown_name(name, str(value), list(known), "one of")
 
@@ -34,9 +30,6 @@ def in_range(
     Args:
         name: The name of the value, for the message.
         whole: Whether the number has to be whole.
-
-    Raises:
-        UserError: If it is not such a number.
     """
     kind = numbers.Integral if whole else numbers.Real
     # Written so that NaN, which compares false with everything, is refused too.
@@ -50,21 +43,13 @@ def in_range(
 
 
 def counts(owner: Any, *names: str, low: int = 1) -> None:
-    """Checks that fields of a dataclass are whole numbers of at least `low`.
-
-    Raises:
-        UserError: If one is not.
-    """
+    """Checks that fields of a dataclass are whole numbers of at least `low`."""
     for name in names:
         in_range(name, getattr(owner, name), low, whole=True)
 
 
 def positive(name: str, value: Any) -> None:
-    """Checks that a number is finite and above zero; a traced one, of unknown value, passes.
-
-    Raises:
-        UserError: If it is not.
-    """
+    """Checks that a number is finite and above zero; a traced one, of unknown value, passes."""
     if isinstance(value, jax.core.Tracer):
         return
     number = isinstance(value, numbers.Real | jax.Array) and not isinstance(value, bool)
@@ -73,11 +58,7 @@ def positive(name: str, value: Any) -> None:
 
 
 def interval(name: str, value: Any, high: int | float) -> None:
-    """Checks that a value is a tuple of two numbers above zero, in order and within a limit.
-
-    Raises:
-        UserError: If it is not.
-    """
+    """Checks that a value is a tuple of two numbers above zero, in order and within a limit."""
     if not isinstance(value, tuple) or len(value) != 2:
         raise UserError(f"{name} must be a tuple of two numbers, not {value!r}")
     for number in value:
@@ -88,11 +69,7 @@ def interval(name: str, value: Any, high: int | float) -> None:
 
 
 def flags(owner: Any, *names: str) -> None:
-    """Checks that fields of a dataclass are booleans.
-
-    Raises:
-        UserError: If one is not.
-    """
+    """Checks that fields of a dataclass are booleans."""
     for name in names:
         if not isinstance(getattr(owner, name), bool):
             raise UserError(f"{name} must be True or False, not {getattr(owner, name)!r}")

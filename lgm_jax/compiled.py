@@ -61,11 +61,7 @@ def make_programs(
     *,
     options: Mapping[str, str] | None = None,
 ) -> Programs:
-    """The programs of a config as `launch.py` makes them on some devices, without weights or data.
-
-    Raises:
-        UserError: If a backbone is not known well enough.
-    """
+    """The programs of a config as a run makes them on some devices, without weights or data."""
     outlines = make_outlines(config, on[0])
     recipe = make_recipe(config, num_classes, outlines[0].resolution)
     task = recipe.task

@@ -36,14 +36,10 @@ class Embedding:
     """The embedding of a batch of images, of which nothing is kept for a gradient.
 
     Attributes:
-        network: The backbone.
         images: Of a batch, on all devices.
         side: Of an image, in pixels.
-        views: Which views of them.
         mesh: The devices, which the process need not have.
         numbers: How many numbers place a view.
-        key: Any random key.
-        options: Of the compiler.
     """
 
     network: Network

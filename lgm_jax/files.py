@@ -17,11 +17,7 @@ from lgm_jax.errors import UserError, explain, naming
 
 
 def read_json(path: epath.Path) -> Any | None:
-    """Reads a JSON object; returns `None` if the file does not exist.
-
-    Raises:
-        UserError: If the file cannot be read, or holds no JSON object.
-    """
+    """Reads a JSON object; returns `None` if the file does not exist."""
     if not path.exists():
         return None
     try:
@@ -53,11 +49,7 @@ def write_text(path: Path | epath.Path, text: str) -> None:
 
 
 def read_arrays(path: epath.Path, advice: str = "") -> dict[str, np.ndarray]:
-    """Reads an `.npz` file; nothing is unpickled.
-
-    Raises:
-        UserError: If it is damaged; the message has the advice.
-    """
+    """Reads an `.npz` file; nothing is unpickled."""
     # A broken archive makes zipfile, zlib and NumPy raise almost anything.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

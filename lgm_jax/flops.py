@@ -19,7 +19,6 @@ class Kind(NamedTuple):
     """A kind of products.
 
     Attributes:
-        dtype: Type of the operands.
         exact: Whether they must not be rounded, as float32 is by default on accelerators.
         path: Names of JAX's transformations and primitives around it, from the outermost.
     """

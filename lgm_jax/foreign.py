@@ -107,11 +107,7 @@ def _read_arrays(path: epath.Path) -> DistilledSet:
 
 
 def _to_colour(images: np.ndarray, path: epath.Path) -> np.ndarray:
-    """Images (n, h, w, 3) float32, of bytes or floats that are grey or have channels first.
-
-    Raises:
-        UserError: If they are anything else; the message says what to do.
-    """
+    """Images (n, h, w, 3) float32, of bytes or floats that are grey or have channels first."""
     if images.ndim == 4 and images.shape[-1] not in (1, 3, 4) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     grey = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 1)

@@ -87,11 +87,7 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def joined(meeting: Meeting | None) -> Iterator[None]:
-    """Connects this process with the others; only the first prints. To be entered before JAX runs.
-
-    Raises:
-        UserError: If the processes do not meet.
-    """
+    """Connects this process with the others, before JAX runs; only the first prints."""
     if meeting is None:
         yield
         return

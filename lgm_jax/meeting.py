@@ -49,7 +49,6 @@ class Meeting:
     Attributes:
         address: `HOST:PORT` of process 0; `None` if JAX is to find everything by itself, as it
             does under Slurm, Open MPI, GKE and on TPUs.
-        num_processes: The number of processes.
         process_id: The number of this one, from 0.
         local_device_ids: The devices of this process among those of its machine; `None` for all.
         settings: Values by config key, which all must share.
@@ -66,11 +65,7 @@ class Meeting:
 
 
 def read(where: str, num_processes: int | None, process_id: int | None) -> Meeting | None:
-    """Reads `--distributed` and its two flags; returns `None` for a run of one process.
-
-    Raises:
-        UserError: If they contradict each other.
-    """
+    """Reads `--distributed` and its two flags; returns `None` for a run of one process."""
     if where in ("off", "auto"):
         for name, value in (("num_processes", num_processes), ("process_id", process_id)):
             if value is not None:
@@ -96,11 +91,7 @@ def read(where: str, num_processes: int | None, process_id: int | None) -> Meeti
 
 
 def meet(meeting: Meeting) -> Meeting:
-    """Waits for all processes, with a line on stderr; returns a complete meeting for JAX.
-
-    Raises:
-        UserError: If they do not meet within `SECONDS`, or do not belong together.
-    """
+    """Waits for all processes, with a line on stderr; returns a complete meeting for JAX."""
     if meeting.address is None:
         meeting = _detect(meeting)
     if meeting.address is None or meeting.num_processes is None or meeting.process_id is None:
@@ -122,11 +113,7 @@ def meet(meeting: Meeting) -> Meeting:
 
 
 def _resolve(host: str, port: int) -> list[tuple[str, int]]:
-    """Returns the addresses of a machine, a link-local one with its scope.
-
-    Raises:
-        UserError: If there is no such machine.
-    """
+    """Returns the addresses of a machine, a link-local one with its scope."""
     deadline = time.monotonic() + NAMING_SECONDS
     while True:
         try:
@@ -147,11 +134,7 @@ def _resolve(host: str, port: int) -> list[tuple[str, int]]:
 
 
 def _detect(meeting: Meeting) -> Meeting:
-    """Returns the meeting that the environment describes, as JAX reads it.
-
-    Raises:
-        UserError: If it describes none, or a part of one.
-    """
+    """Returns the meeting that the environment describes, as JAX reads it."""
     # It has no public name.
     from jax._src.clusters import ClusterEnv
 
@@ -282,11 +265,7 @@ def _listen(port: int) -> socket.socket:
 def _admit(
     meeting: Meeting, other: socket.socket, greeting: bytes, present: Mapping[int, socket.socket]
 ) -> int | None:
-    """Returns the number of a process; `None` for a stranger.
-
-    Raises:
-        UserError: If it does not belong to this run.
-    """
+    """Returns the number of a process; `None` for a stranger."""
     try:
         fields = json.loads(greeting)
         number, count = int(fields["process"]), int(fields["processes"])

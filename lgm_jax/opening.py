@@ -237,11 +237,7 @@ def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone])
 
 
 def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
-    """Returns whether the host reads streamed images as they are needed.
-
-    Raises:
-        UserError: If the device is to hold more than `MEMORY_LIMIT`.
-    """
+    """Returns whether the host reads streamed images as they are needed."""
     size = num_images * resolution**2 * 3
     placement = config.data.placement
     if placement == "device" and size > MEMORY_LIMIT:

@@ -19,10 +19,8 @@ class Outline:
     """A backbone whose parameters are shapes and types.
 
     Attributes:
-        spec: Its shape.
         resolution: Side of the images it takes, in pixels.
         apply: As a `Backbone`'s.
-        params: Shapes and types.
     """
 
     spec: Network
@@ -40,9 +38,6 @@ def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:
 
     Args:
         device: A device that they are for; by default, attention is that of every device.
-
-    Raises:
-        UserError: If the shapes of one are not known.
     """
     crop, outlines = config.images.crop, []
     for name in split_list(config.backbone.name):

@@ -74,9 +74,6 @@ def alias(folder: epath.PathLike) -> epath.Path:
 
     Args:
         folder: An existing folder, or one in a bucket.
-
-    Raises:
-        UserError: If it needs a link, and none can be created.
     """
     if is_bucket(folder) or os.name != "posix":
         return epath.Path(folder)

@@ -36,13 +36,9 @@ class Machine:
     """The devices to plan for.
 
     Attributes:
-        devices: How many.
         memory: Of each, in 10^9 bytes.
         tflops: Peak of each, in 10^12 floating-point operations a second; `None` if unknown.
         bandwidth: Of each one's line to the others, in 10^9 bytes a second; `None` if unknown.
-
-    Raises:
-        UserError: If a number is not above zero.
     """
 
     devices: int = 1
@@ -62,9 +58,7 @@ class Plan:
     """The costs of one step, those of a device where it says so.
 
     Attributes:
-        recipe: The recipe.
         outlines: The backbones to distil against.
-        machine: The devices.
         flops: By part, of the matrix products on all devices.
         exchanged: Bytes that each device adds up with the others, or gets from them.
         memory: Bytes on a device, by part.
@@ -121,11 +115,7 @@ class Plan:
 
 
 def plan_config(config: ConfigDict, machine: Machine, num_classes: int, num_images: int) -> Plan:
-    """Plans the steps of a config for data of so many classes and training images.
-
-    Raises:
-        UserError: If a backbone is not known well enough.
-    """
+    """Plans the steps of a config for data of so many classes and training images."""
     outlines = make_outlines(config)
     recipe = make_recipe(config, num_classes, outlines[0].resolution)
     side = recipe.task.parametrisation.resolution
@@ -134,11 +124,7 @@ def plan_config(config: ConfigDict, machine: Machine, num_classes: int, num_imag
 
 
 def describe(config: ConfigDict, machine: Machine) -> str:
-    """The plan of a config, in words, for a person.
-
-    Raises:
-        UserError: If the backbone or the data set is not known well enough.
-    """
+    """The plan of a config, in words, for a person."""
     num_classes, num_images = size_of_data(config)
     plan = plan_config(config, machine, num_classes, num_images)
     needed = sum(plan.memory.values())

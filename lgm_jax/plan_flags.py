@@ -40,9 +40,6 @@ def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
 
     Args:
         values: Values of `take`: fields of `plan.Machine`, or a `topology`.
-
-    Raises:
-        UserError: If a flag is unknown, is no positive number, or contradicts another.
     """
     from lgm_jax import accelerators, compiled, plan, platforms
 

@@ -21,11 +21,7 @@ _READ_FLAGS = (
 
 
 def start() -> None:
-    """Starts the backend that `JAX_PLATFORMS` names, or the best there is.
-
-    Raises:
-        UserError: If there is none, or if XLA would abort over `XLA_FLAGS`.
-    """
+    """Starts the backend that `JAX_PLATFORMS` names, or the best there is."""
     import jax
 
     # It has no public name.

@@ -19,9 +19,6 @@ def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
     Args:
         name: A key of `known`, or `package.module:Name` for an object to import, also from the
             current folder.
-
-    Raises:
-        UserError: If there is no such object.
     """
     if name in known:
         return known[name]
@@ -39,11 +36,7 @@ def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def make(kind: str, name: str, known: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """Calls the class or function of a name with some options.
-
-    Raises:
-        UserError: If there is no such object, or it does not take the options.
-    """
+    """Calls the class or function of a name with some options."""
     factory = resolve(kind, name, known)
     try:
         return factory(**options)

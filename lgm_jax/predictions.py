@@ -148,10 +148,6 @@ def compare(a: Bool[np.ndarray, "runs n"], b: Bool[np.ndarray, "other n"]) -> di
 
 
 def load(path: epath.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of the file; none if there is no file.
-
-    Raises:
-        UserError: If it is damaged.
-    """
+    """Returns the arrays of the file; none if there is no file."""
     advice = "delete it; probes then have no accuracies by class, until they are trained anew"
     return files.read_arrays(path, advice) if path.exists() else {}

@@ -35,8 +35,6 @@ class Programs:
     Attributes:
         recipe: What is to be made.
         networks: The backbones to distil against.
-        key: The run's root key.
-        num_images: Training images.
         on_host: Whether the host reads the images of a step, rather than all on the device.
         mesh: The devices, which the process need not have.
         weights: Of the losses by each backbone; equal by default.

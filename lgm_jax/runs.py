@@ -72,7 +72,6 @@ class Run:
     Of several processes, the first writes, and all have the same record.
 
     Attributes:
-        path: The folder.
         holds: `nothing` of a run, `this` distillation, or `another`.
     """
 
@@ -124,11 +123,7 @@ class Run:
             self._lock.release()
 
     def await_file(self, name: str) -> None:
-        """Waits until this process sees a file that the first has written.
-
-        Raises:
-            UserError: If it does not see it.
-        """
+        """Waits until this process sees a file that the first has written."""
         deadline = time.monotonic() + _APPEARS_SECONDS
         while not (self.path / name).exists():
             if time.monotonic() > deadline:
@@ -324,7 +319,6 @@ class Folder(NamedTuple):
     """The content of a run folder, for readers.
 
     Attributes:
-        path: The folder.
         config: `config.json`.
         stages: `stages.json`: the record of each stage.
         results: `results.json`, if there is one.
@@ -337,11 +331,7 @@ class Folder(NamedTuple):
 
 
 def read_folder(folder: epath.PathLike) -> Folder:
-    """Reads a run folder; `~` is expanded.
-
-    Raises:
-        UserError: If it is no run folder, or a file in it is damaged.
-    """
+    """Reads a run folder; `~` is expanded."""
     path = paths.locate(folder)
     config = files.read_json(path / CONFIG) if path.is_dir() else None
     if config is None or not isinstance(config.get("identity"), dict):

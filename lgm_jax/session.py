@@ -54,15 +54,11 @@ class Session:
     """A checked config, its backbones and data, and the run folder.
 
     Attributes:
-        config: The config.
-        dataset: The data set.
         backbones: Backbones to distil against; the first chooses typical and look-alike images.
         weights: Weights of their losses, which add up to one.
-        eval_backbones: Backbones to evaluate on.
         recipe: The recipe of the distillation.
         identity: The identity of the distillation; see `settings.identity_of`.
         source: Finished images in place of a distillation.
-        run: The run folder.
         process: The record of this process.
         on_host: Whether the images of a step are read by the host, rather than all on the device.
         crop: Where streamed images are cropped before augmentation: `center` or `random`.
@@ -245,11 +241,7 @@ class Session:
 
     @functools.cached_property
     def features_syn(self) -> np.ndarray:
-        """Features of the centre crops of the distilled images, (s, d), by the first backbone.
-
-        Raises:
-            ValueError: If there are no distilled images.
-        """
+        """Features of the centre crops of the distilled images, (s, d), by the first backbone."""
         if self.distilled is None:
             raise ValueError("there are no distilled images")
         return embed(

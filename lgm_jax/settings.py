@@ -48,9 +48,6 @@ class Updates:
         schedule: `constant` as in the paper, or `cosine`: the rate falls to zero over `steps`.
         steps: Length of a `cosine` schedule in updates; unused otherwise.
         labels_learning_rate: Learning rate of soft labels.
-
-    Raises:
-        UserError: If a value is unknown or out of range.
     """
 
     learning_rate: float = 0.002
@@ -85,9 +82,6 @@ class RealViews:
         views: Augmentations of each image, for `cached` and `exact`.
         sampling: The choice of a step's images, but for `exact`.
         augmented: Whether real images are augmented, rather than centre crops.
-
-    Raises:
-        UserError: If a value is unknown or out of range.
     """
 
     source: str = "stream"
@@ -114,9 +108,7 @@ class Recipe:
     """A distillation as a config describes it.
 
     Attributes:
-        task: The distillation.
         updates: The updates of its images.
-        real: Its real features.
     """
 
     task: distill.Distillation
@@ -139,9 +131,6 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
 
     Args:
         crop: Side of the backbone's crops, in pixels.
-
-    Raises:
-        UserError: If the config contradicts itself.
     """
     flat = flatten(config)
     updates = Updates(
@@ -214,11 +203,7 @@ def identity_of(
 
 
 def make_augmentation(config: ConfigDict) -> Augment | None:
-    """Reads the augmentation, of probes too, from the section `augment` of a config.
-
-    Raises:
-        UserError: If the section contradicts itself.
-    """
+    """Reads the augmentation, of probes too, from the section `augment` of a config."""
     changes = {
         name: config[name]
         for name in ("flip", "noise", "noise_mean", "noise_std", "crops")
@@ -271,11 +256,7 @@ def full_augment(config: ConfigDict) -> str:
 
 
 def image_side(config: ConfigDict, crop: int) -> int:
-    """Returns the side of the images that crops are taken from, in pixels.
-
-    Raises:
-        UserError: If it is smaller than the crop.
-    """
+    """Returns the side of the images that crops are taken from, in pixels."""
     # The paper's 256 px for crops of 224.
     resolution = config.images.resolution or round(crop * 8 / 7)
     if resolution < crop:

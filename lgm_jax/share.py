@@ -78,9 +78,6 @@ def upload(folder: Path, repo: str, *, private: bool = False, update: bool = Fal
 
     Returns:
         The address of the data set.
-
-    Raises:
-        UserError: If there is no token or no network, or if the hub refuses.
     """
     import huggingface_hub
 

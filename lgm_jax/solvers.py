@@ -63,7 +63,6 @@ class Protocol:
     """The protocol of a probe: by default Adam with a cosine schedule to zero, as the authors do.
 
     Attributes:
-        epochs: Passes over the images.
         batch: Images per update, at most: all of them where they are fewer.
         runs: Independent repetitions, trained side by side.
         crop: Side of the crops that the backbone sees, in pixels.
@@ -396,11 +395,7 @@ SOLVERS: Mapping[str, Solver] = {
 
 
 def find(solver: Any) -> Solver:
-    """Returns the solver of a name, or of a function of one run.
-
-    Raises:
-        UserError: If the name is unknown, or the object no solver.
-    """
+    """Returns the solver of a name, or of a function of one run."""
     if isinstance(solver, str):
         solver = plugins.resolve("solver", solver, SOLVERS)
     if isinstance(solver, Solver):

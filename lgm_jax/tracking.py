@@ -116,9 +116,6 @@ class WandB:
             folder: The run folder; the settings in its `config.json` are shown beside the run,
                 folders by their name alone.
             start: Unused, since the service knows its last step.
-
-        Raises:
-            UserError: If the client refuses, for example without a login.
         """
         import wandb
 

@@ -251,9 +251,6 @@ def make_real(
 
     Args:
         size: Images of a step in a backbone at a time.
-
-    Raises:
-        UserError: If the device cannot hold all features that a step takes.
     """
     recipe, train = session.recipe, session.dataset.splits["train"]
     options, task, key = recipe.real, recipe.task, session.key

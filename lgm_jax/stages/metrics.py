@@ -19,9 +19,6 @@ class Metrics:
 
         Args:
             start: The step from which the run continues; later lines are dropped.
-
-        Raises:
-            UserError: If the file is damaged.
         """
         self._path = path
         try:

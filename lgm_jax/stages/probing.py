@@ -35,8 +35,6 @@ class _Row(NamedTuple):
     """What the probes of a row of the results are trained on.
 
     Attributes:
-        method: The row.
-        protocol: The protocol of training.
         split: The split to train on.
         rows: The rows of the split that each run trains on, (runs, n), or (1, n).
         teacher: What they learn from too, if their targets have a teacher.
@@ -50,11 +48,7 @@ class _Row(NamedTuple):
 
 
 def probe_stage(session: Session) -> None:
-    """Trains and evaluates probes on the distilled images.
-
-    Raises:
-        UserError: If there are none.
-    """
+    """Trains and evaluates probes on the distilled images."""
     distilled = session.distilled
     if distilled is None:
         raise UserError("workdir has no distilled images yet: add distill to config.stages")
