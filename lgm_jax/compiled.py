@@ -89,9 +89,8 @@ def _choose(
         found[residuals] = some, *_compile(some, config.microbatch, topology.accelerator.memory)
         return found[residuals][1]
 
-    ways = {each: functools.partial(fitting, each) for each in programs.offered}
     platform = topology.devices[0].platform
-    return found[execution.choose(ways, programs.views, platform).residuals]
+    return found[execution.choose(fitting, programs.offered, programs.views, platform).residuals]
 
 
 def _compile(

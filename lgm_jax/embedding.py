@@ -78,7 +78,7 @@ class Embedding:
 
     def needed(self, size: int) -> int | float:
         """Bytes of each device that the program needs, by its compiler's account."""
-        return memory.needed(self.lower(size), self.options)
+        return memory.try_compile(self.lower(size), self.options)[1]
 
     def fixed(self) -> int:
         """Bytes of each device for what the program takes and returns, whatever the size."""

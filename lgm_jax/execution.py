@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lgm_jax.backbones.residuals import Residuals
@@ -52,18 +52,21 @@ _CPU = _Order(("all", "products"), "all")
 _ACCELERATOR = _Order(("products",), "products")
 
 
-def choose(fitting: Mapping[Residuals, Callable[[], int]], views: int, platform: str) -> Execution:
+def choose(
+    fitting: Callable[[Residuals], int], offered: Sequence[Residuals], views: int, platform: str
+) -> Execution:
     """The fastest way of those that fit in memory.
 
     Args:
-        fitting: By what backbones can keep, "all" among it, the most views at a time that fit.
+        fitting: Returns the most views at a time that fit, if so much is kept of them.
+        offered: What backbones can keep, "all" among it.
         views: Those of one device in a step.
         platform: Of the devices, as JAX calls it.
     """
     order = _CPU if platform == "cpu" else _ACCELERATOR
     sizes: dict[Residuals, int] = {}
-    for residuals in [each for each in order.at_once if each in fitting] or ["all"]:
-        sizes[residuals] = fitting[residuals]()
+    for residuals in [each for each in order.at_once if each in offered] or ["all"]:
+        sizes[residuals] = fitting(residuals)
         if sizes[residuals] >= views:
             return Execution(views, residuals)
     residuals = order.in_parts if order.in_parts in sizes else "all"

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from lgm_jax import devices
 from lgm_jax.backbones import residuals
 from lgm_jax.backbones.residuals import Residuals
-from lgm_jax.distill import Apply, Distillation, abstract_params, make_embed
+from lgm_jax.distill import Distillation, abstract_params, make_embed
 from lgm_jax.errors import OUT_OF_MEMORY
 
 # For devices that report no memory of their own, such as CPUs: the part of the machine's memory
@@ -77,11 +77,6 @@ def account(program: jax.stages.Compiled) -> Account:
     )
 
 
-def needed(lowered: Any, options: Mapping[str, str] | None = None) -> int | float:
-    """Bytes of each device that a program needs; arguments as for `try_compile`."""
-    return try_compile(lowered, options)[1]
-
-
 def try_compile(
     lowered: Any, options: Mapping[str, str] | None = None
 ) -> tuple[jax.stages.Compiled | None, int | float]:
@@ -105,28 +100,31 @@ def try_compile(
     return compiled, account(compiled).total
 
 
-def view_bytes(task: Distillation, apply: Apply, backbone_params: Any, key: Key[Array, ""]) -> int:
-    """Bytes that a step holds of every view that is in the backbone at a time; runs nothing.
+def view_bytes(task: Distillation, network: Any, kept: Residuals = "all") -> int:
+    """Estimated bytes that a step holds of every view that is in the backbone; runs nothing.
 
     Args:
-        apply: The backbone's `apply(params, images)`.
-        backbone_params: Its parameters, of which only shapes and types count.
+        network: The backbone, or its outline: of its parameters only shapes and types count.
+        kept: What its blocks keep for the gradient.
     """
     plain = min(task.center_crop_copies, 1)
     single = dataclasses.replace(task, copies=1, center_crop_copies=plain)
     mesh = devices.make_mesh(devices=jax.devices()[:1])
-    embed = make_embed(single, apply, key, mesh=mesh)
+    apply = residuals.keeping(network, kept).apply
+    embed = make_embed(single, apply, jax.random.key(0), mesh=mesh)
 
-    def kept(count: int) -> int:
-        some = abstract_params(task, count)
-
+    def held(count: int) -> int:
         def features(images: Any, backbone_params: Any) -> Float[Array, "n d"]:
             return embed({"images": images}, backbone_params, jnp.int32(0)).values
 
-        return kept_bytes(features, some, backbone_params)
+        return kept_bytes(features, abstract_params(task, count), network.params)
 
     # The difference leaves out what is kept once, such as parameters.
-    return kept(2) - kept(1)
+    each = held(2) - held(1)
+    if kept == "all":
+        return each
+    # What is computed anew is there for one block at a time.
+    return each + view_bytes(task, network) // network.spec.blocks
 
 
 def forward_view_bytes(network: Any, crop: int) -> int:
@@ -187,22 +185,6 @@ def machine_bytes() -> int:
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(path.read_text()))
     return min(limits)
-
-
-def step_view_bytes(task: Distillation, network: Any, kept: Residuals, key: Key[Array, ""]) -> int:
-    """Estimated bytes of a view that is in a backbone, if so much is kept of its blocks.
-
-    Args:
-        kept: What its blocks keep for the gradient.
-    """
-
-    def count(what: Residuals) -> int:
-        return view_bytes(task, residuals.keeping(network, what).apply, network.params, key)
-
-    if kept == "all":
-        return count(kept)
-    # What is computed anew is there for one block at a time.
-    return count(kept) + count("all") // network.spec.blocks
 
 
 def choose_size(view_bytes: int, free: int, views: int, platform: str = "cpu") -> int:

@@ -209,8 +209,7 @@ def make_plan(
         return sum(_view_bytes(outline, _alike(task), kept) for outline in outlines)
 
     offered = min((residuals.offered(outline) for outline in outlines), key=len)
-    ways = {kept: functools.partial(fitting, kept) for kept in offered}
-    chosen = execution.choose(ways, views, _PLATFORM)
+    chosen = execution.choose(fitting, offered, views, _PLATFORM)
     view = view_bytes(chosen.residuals)
     used["microbatch"] = float(memory.needed_bytes(view, chosen.microbatch, _PLATFORM))
     real_views, real_size, forward = _embedding(recipe, outlines, machine, free)
@@ -313,7 +312,7 @@ def _count_flops(
 
 @functools.lru_cache
 def _view_bytes(outline: Outline, task: distill.Distillation, kept: Residuals) -> int:
-    return memory.step_view_bytes(task, outline, kept, jax.random.key(0))
+    return memory.view_bytes(task, outline, kept)
 
 
 @functools.lru_cache

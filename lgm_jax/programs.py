@@ -6,7 +6,6 @@ What a run executes, a plan compiles: both are made here.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -172,8 +171,7 @@ class Programs:
                 return memory.choose_size(some.view_bytes(), free, self.views)
             return fit(some, free)
 
-        ways = {each: functools.partial(fitting, each) for each in self.offered}
-        chosen = execution.choose(ways, self.views, device.platform)
+        chosen = execution.choose(fitting, self.offered, self.views, device.platform)
         if self.recipe.real.source == "stream":
             as_views = on_cpu or microbatch is not None
             size = chosen.microbatch if as_views else self.fit_real(free, fit)
@@ -182,12 +180,12 @@ class Programs:
 
     def needed(self, size: int) -> int | float:
         """Bytes of each device that the step needs, by its compiler's account."""
-        return memory.needed(self.lower(size), self.options)
+        return memory.try_compile(self.lower(size), self.options)[1]
 
     def view_bytes(self) -> int:
         """Estimated bytes of a view in the backbones; XLA may have one's beside another's."""
         task, kept = self.recipe.task, self.residuals
-        return sum(memory.step_view_bytes(task, each, kept, self.key) for each in self.networks)
+        return sum(memory.view_bytes(task, each, kept) for each in self.networks)
 
     def beside(self) -> int:
         """Bytes of each device for real images and features that no step takes as they are."""
