@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key
 from lgm_jax import devices, hosts, numerics
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
-from lgm_jax.data.loader import HostBatch
+from lgm_jax.data.loader import HostBatch, Loader, Parts
 from lgm_jax.data.sampling import Choices, Order
 from lgm_jax.distill import Distillation, mesh_for
 from lgm_jax.features import Rows, embed_views
@@ -69,7 +69,9 @@ def streamed(
     elif held:
         batches = _held(images, task, key, sampling, mesh)
     else:
-        batches = _from_host(_reader(images, task, key, sampling), task, mesh)
+        order = Order(sampling, image_keys(key)[0], np.asarray(images.labels), task.num_classes)
+        parts = Parts(images, order, None, task.num_views, 2**31, hosts.index(), hosts.count())
+        batches = _from_host(Loader(parts, workers=0), task, mesh)
     view_key = jax.random.fold_in(key, _VIEW)
     params = [devices.put(mesh, backbone.params) for backbone in backbones]
     options: dict[str, Any] = {
@@ -264,20 +266,6 @@ def _held(
         return _Batch(take(images, placed[2]), *placed)
 
     return batch
-
-
-def _reader(
-    split: Split, task: Distillation, key: Key[Array, ""], sampling: str
-) -> Callable[[int], HostBatch]:
-    """Returns a reader of the images of a step, or of this process's part of them."""
-    order = Order(sampling, image_keys(key)[0], np.asarray(split.labels), task.num_classes)
-
-    def read(step: int) -> HostBatch:
-        numbers = np.arange(hosts.index(), task.num_views, hosts.count(), dtype=np.int32)
-        indices = order.at(step * task.num_views + numbers.astype(np.int64))
-        return HostBatch(split.load(indices), split.labels[indices], numbers, indices)
-
-    return Ahead(read, 2**31)
 
 
 def _parts(
