@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from lgm_jax.analysis import float64
+
 # Random, typical, look-alike and all real images.
 METHODS = ("random", "centroids", "neighbors", "full")
 
@@ -92,9 +94,9 @@ def _most_alike(
     """Returns the places in `members` of the rows of highest cosine, the first of equal ones."""
     best = np.full(len(features_syn), -np.inf, np.float32)
     places = np.zeros(len(features_syn), np.int64)
-    unit_syn, rows = _unit(features_syn), np.arange(len(features_syn))
+    unit_syn, rows = float64.unit(features_syn), np.arange(len(features_syn))
     for start in range(0, len(members), _BLOCK):
-        unit = _unit(features[members[start : start + _BLOCK]])
+        unit = float64.unit(features[members[start : start + _BLOCK]])
         # Rounded, so that equal rows tie, whatever the order in which their products are added.
         cosines = (unit_syn @ unit.T).astype(np.float32)
         place = np.argmax(cosines, axis=-1)
@@ -102,8 +104,3 @@ def _most_alike(
         best[nearer] = cosines[rows, place][nearer]
         places[nearer] = start + place[nearer]
     return places
-
-
-def _unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    rows = np.asarray(features, np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)
