@@ -8,7 +8,6 @@ others.
 
 from lgm_jax.analysis.alignment import (
     linear_cka,
-    mutual_knn,
     nearest_accuracy,
     nearest_others,
     normalized_transfer,
@@ -28,7 +27,6 @@ __all__ = [
     "correlate_pairs",
     "fit_pca",
     "linear_cka",
-    "mutual_knn",
     "nearest_accuracy",
     "nearest_others",
     "normalized_transfer",

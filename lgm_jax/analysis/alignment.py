@@ -9,30 +9,6 @@ from lgm_jax.analysis import float64
 from lgm_jax.errors import UserError
 
 
-def mutual_knn(
-    features_a: Float[np.ndarray, "n d"], features_b: Float[np.ndarray, "n e"], neighbors: int = 10
-) -> float:
-    """Computes mutual k-NN alignment of two backbones: the share of common nearest neighbours.
-
-    For each image, its k nearest others by cosine similarity in the features of each backbone; the
-    number in both lists, over k; the mean over images. Unrelated backbones reach k / (n - 1) by
-    chance, so values are comparable at the same k and n only.
-
-    Sources: the definition of Huh et al., "The Platonic Representation Hypothesis", arXiv
-    2405.07987, whose default of k is 10; used by arXiv 2511.16674, Table 6, which does not say
-    its k.
-
-    Args:
-        features_a: Features of the first backbone, a row per image.
-        features_b: Features of the same images by the second.
-        neighbors: Number of neighbours of each image, k.
-
-    Raises:
-        ValueError: If there are not more than `neighbors` images.
-    """
-    return shared_neighbors(*(nearest_others(f, neighbors) for f in (features_a, features_b)))
-
-
 def nearest_others(
     features: Float[np.ndarray, "n d"], count: int
 ) -> Int[np.ndarray, "n neighbors"]:
@@ -59,7 +35,16 @@ def nearest_others(
 def shared_neighbors(
     near_a: Int[np.ndarray, "n neighbors"], near_b: Int[np.ndarray, "n neighbors"]
 ) -> float:
-    """Returns `mutual_knn` from the neighbours by each backbone; see `nearest_others`."""
+    """Computes mutual k-NN alignment of two backbones: the share of common nearest neighbours.
+
+    For each image, the number of its k `nearest_others` that both backbones name, over k; the mean
+    over images. Unrelated backbones reach k / (n - 1) by chance, so values are comparable at the
+    same k and n only.
+
+    Sources: the definition of Huh et al., "The Platonic Representation Hypothesis", arXiv
+    2405.07987, whose default of k is 10; used by arXiv 2511.16674, Table 6, which does not say
+    its k.
+    """
     return float(np.mean((near_a[:, :, None] == near_b[:, None, :]).any(axis=-1)))
 
 
