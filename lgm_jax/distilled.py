@@ -123,36 +123,20 @@ def read_distilled(folder: str | Path) -> DistilledSet:
 
 
 def first_of_classes(
-    folder: epath.PathLike, count: int, first: Collection[str] = ()
+    folder: str | Path, count: int, first: Collection[str] = ()
 ) -> list[tuple[str, Float[np.ndarray, "h w 3"]]]:
-    """Reads the first image of each of the first classes; returns it with the class's name.
+    """Reads the first image of each of at most `count` classes, with the class's name.
 
     Args:
-        folder: A run's workdir, or its `distilled/`.
-        count: The number of classes at most.
+        folder: As for `load_distilled`.
         first: Names of classes that come before the others, where the set has them.
-
-    Raises:
-        UserError: If there is no distilled set with `metadata.jsonl`, or one that cannot be read.
     """
-    from lgm_jax.data.class_folders import read_metadata
-    from lgm_jax.data.listing import check_inside
-
-    path = epath.Path(folder)
-    path = path / "distilled" if (path / "distilled").is_dir() else path
-    if not (path / METADATA).is_file():
-        raise UserError(f"{folder} holds no distilled set: {METADATA} is missing")
-    found: dict[int, tuple[str, str]] = {}
-    for entry in read_metadata(path / METADATA):
-        label = entry.get("label")
-        if label is not None:
-            check_inside(entry["file_name"], Path(path))
-            found.setdefault(label, (entry.get("class_name") or str(label), entry["file_name"]))
-    ordered = sorted(found.items(), key=lambda item: (item[1][0] not in first, item[0]))
-    return [
-        (plain(name), read_image(path / file).astype(np.float32) / 255)
-        for _, (name, file) in ordered[:count]
-    ]
+    images, labels, names, *_ = read_distilled(folder)
+    classes, rows = (each.tolist() for each in np.unique(labels, return_index=True))
+    ordered = sorted(
+        zip(classes, rows, strict=True), key=lambda at: (names[at[0]] not in first, at)
+    )
+    return [(names[label], images[row]) for label, row in ordered[:count]]
 
 
 def class_folder(label: int, class_names: Sequence[str]) -> str:

@@ -67,8 +67,8 @@ def test_classes_that_differ_are_not_named(tmp_path):
 def test_nothing_is_drawn_of_nothing_and_lost_images_are_named(tmp_path):
     assert samples.write(epath.Path(tmp_path), {}) == []
     run = save_run(tmp_path / "a", (0.0, 0.0))
-    (run / "distilled" / "0_one" / "000.png").write_bytes(b"")
-    with pytest.raises(UserError, match="0_one"):
+    (run / "distilled" / "distilled.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"distilled\.npz is damaged"):
         samples.write(epath.Path(tmp_path), {"a": run})
 
 
