@@ -136,8 +136,8 @@ def test_what_depends_on_the_teacher_is_made_again(copy):
     def inputs(*more):
         session = opened(copy, *TAUGHT, *more)
         session.run.close()
-        given = (session, "distilled", session.eval_backbones[1])
-        return {name: probing._probe_inputs(*given, name) for name in TARGETS}
+        backbone = session.eval_backbones[1]
+        return {name: probing.Row(session, "distilled", name).inputs(backbone) for name in TARGETS}
 
     plain, changed = inputs(), inputs("--config.probe.full_epochs=2")
     assert changed["labels"] == plain["labels"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,46 +32,21 @@ _PROBE_STREAM, _BASELINE_STREAM, _CROP_STREAM = 101, 102, 103
 _MOST_POINTS = 50
 
 
-class _Row(NamedTuple):
-    """What the probes of a row of the results are trained on.
-
-    Attributes:
-        split: The split to train on.
-        rows: The rows of the split that each run trains on, (runs, n), or (1, n).
-        teacher: What they learn from too, if their targets have a teacher.
-    """
-
-    method: str
-    protocol: probe.Protocol
-    split: Split
-    rows: np.ndarray
-    teacher: probe.Teacher | None = None
-
-
 def probe_stage(session: Session) -> None:
     """Trains and evaluates probes on the distilled images."""
-    distilled = session.distilled
-    if distilled is None:
+    if session.distilled is None:
         raise UserError("workdir has no distilled images yet: add distill to config.stages")
-    every = np.arange(len(distilled.labels))[None]
     for targets in _targets(session):
-        _probe(session, "distilled", distilled, lambda: every, targets)
+        _probe(Row(session, "distilled", targets), session.eval_backbones)
 
 
 def baselines_stage(session: Session) -> None:
     """Trains and evaluates probes on real images: chosen in three ways, and all of them."""
-    config, train = session.config, session.dataset.splits["train"]
-    classes, runs_ = session.dataset.num_classes, config.probe.runs
-    choices: Mapping[str, Callable[[], np.ndarray]] = {
-        "random": lambda: baselines.random(train.labels, config.ipc, classes, runs_, config.seed),
-        "centroids": lambda: session.centroids[None],
-        "neighbors": lambda: neighbors(session)[None],
-        "full": lambda: _all_rows(session),
-    }
-    for method in filter(split_list(config.baselines).__contains__, baselines.METHODS):
+    named = split_list(session.config.baselines)
+    for method in filter(named.__contains__, baselines.METHODS):
         if method != "neighbors" or session.distilled is not None:
             for targets in ["labels"] if method == "full" else _targets(session):
-                _probe(session, method, train, choices[method], targets)
+                _probe(Row(session, method, targets), session.eval_backbones)
 
 
 def _targets(session: Session) -> list[str]:
@@ -79,172 +55,163 @@ def _targets(session: Session) -> list[str]:
     return [name for name in TARGETS if name == "labels" or name in taught]
 
 
-def _all_rows(session: Session) -> np.ndarray:
-    return np.arange(len(session.dataset.splits["train"].labels))[None]
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the results: what its probes are trained on, and its records in the run.
 
-
-def _protocol(session: Session, method: str, targets: str = "labels") -> probe.Protocol:
-    """Returns the protocol of a row, with one run if repetitions could not differ."""
-    full = method == "full"
-    protocol = make_protocol(session.config, session.task.crop, full=full, targets=targets)
-    count = len(session.dataset.splits["train"].labels) if full else session.task.num_images
-    # As it is used, so that a batch larger than the set makes no difference to the record.
-    protocol = dataclasses.replace(protocol, batch=min(protocol.batch, count))
-    # Random images are drawn anew for each run.
-    once = method != "random" and not probe.repeats_differ(protocol)
-    return dataclasses.replace(protocol, runs=1) if once else protocol
-
-
-def _probe_inputs(
-    session: Session, method: str, backbone: Backbone, targets: str = "labels"
-) -> dict[str, Any]:
-    """Returns all values that the result of a probe depends on, and no others."""
-    config = session.config
-    protocol = _protocol(session, method, targets)
-    inputs = {
-        "seed": config.seed,
-        "protocol": describe(protocol),
-        "split": config.probe.split,
-        "resolution": session.task.parametrisation.resolution,
-        "data": session.dataset.fingerprint,
-        "backbone": backbone.fingerprint,
-    }
-    if method == "full":
-        if session.crop == "random" and protocol.augment == "fresh":
-            inputs["crop"] = session.crop
-        return inputs
-    inputs["ipc"] = config.ipc
-    if method in ("centroids", "neighbors"):
-        inputs["chosen_by"] = session.backbone.fingerprint
-    if method in ("distilled", "neighbors") and session.distilled is not None:
-        inputs["images"] = content_hash(session.distilled)
-    if targets != "labels":
-        inputs["teacher"] = _probe_inputs(session, "full", session.backbone)
-    return inputs
-
-
-def _probe(
-    session: Session,
-    method: str,
-    split: Split,
-    choose: Callable[[], np.ndarray],
-    targets: str = "labels",
-    backbones: Sequence[Backbone] | None = None,
-) -> None:
-    """Probes every evaluation backbone that has no result for these inputs yet.
-
-    Args:
-        choose: Returns the rows of the split that each run trains on, (runs, n), or (1, n) if all
-            train on the same.
+    Attributes:
+        method: `distilled`, or one of `baselines.METHODS`.
         targets: What the probes learn, one of `teachers.TARGETS`.
-        backbones: The backbones; by default all to evaluate on.
     """
-    config, run, title = session.config.probe, session.run, _title(method, targets)
-    every = session.eval_backbones if backbones is None else backbones
-    todo = [b for b in every if _find_probe(session, method, b, targets) is None]
-    if not todo:
-        print(f"{title}: done")
-        return
-    teacher = None if targets == "labels" else _teacher(session)
-    protocol = _protocol(session, method, targets)
-    row = _Row(method, protocol, split, choose(), teacher)
-    for backbone in todo:
-        started = time.perf_counter()
-        trained = _heads(session, row, backbone)
-        tested = session.dataset.splits[config.split]
-        scores: Mapping[str, Any] = probe.evaluate(
-            trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
+
+    session: Session
+    method: str
+    targets: str = "labels"
+
+    @property
+    def title(self) -> str:
+        """The name of the row on the terminal."""
+        return TITLES[self.method] + ("" if self.targets == "labels" else f", {self.targets}")
+
+    def name_of(self, backbone: Backbone) -> str:
+        """Returns the name of an evaluation backbone in records, with what its probes learn."""
+        more = "" if self.targets == "labels" else f"/{self.targets}"
+        return self.session.name_of(backbone) + more
+
+    def stage(self, backbone: Backbone) -> str:
+        """Returns the name of the record of a backbone's probes."""
+        stage = "probe" if self.method == "distilled" else "baselines"
+        return f"{stage}/{self.method}/{self.name_of(backbone)}"
+
+    def find(self, backbone: Backbone) -> Any | None:
+        """Returns the result of a backbone's probes, if there is one for these inputs."""
+        return self.session.run.find(self.stage(backbone), self.inputs(backbone))
+
+    @functools.cached_property
+    def protocol(self) -> probe.Protocol:
+        """The protocol of training, with one run if repetitions could not differ."""
+        session, full = self.session, self.method == "full"
+        crop = session.task.crop
+        protocol = make_protocol(session.config, crop, full=full, targets=self.targets)
+        count = len(session.dataset.splits["train"].labels) if full else session.task.num_images
+        # As it is used, so that a batch larger than the set makes no difference to the record.
+        protocol = dataclasses.replace(protocol, batch=min(protocol.batch, count))
+        # Random images are drawn anew for each run.
+        once = self.method != "random" and not probe.repeats_differ(protocol)
+        return dataclasses.replace(protocol, runs=1) if once else protocol
+
+    def inputs(self, backbone: Backbone) -> dict[str, Any]:
+        """Returns all values that the result of a backbone's probes depends on, and no others."""
+        session, method, config = self.session, self.method, self.session.config
+        inputs = {
+            "seed": config.seed,
+            "protocol": describe(self.protocol),
+            "split": config.probe.split,
+            "resolution": session.task.parametrisation.resolution,
+            "data": session.dataset.fingerprint,
+            "backbone": backbone.fingerprint,
+        }
+        if method == "full":
+            if session.crop == "random" and self.protocol.augment == "fresh":
+                inputs["crop"] = session.crop
+            return inputs
+        inputs["ipc"] = config.ipc
+        if method in ("centroids", "neighbors"):
+            inputs["chosen_by"] = session.backbone.fingerprint
+        if method in ("distilled", "neighbors") and session.distilled is not None:
+            inputs["images"] = content_hash(session.distilled)
+        if self.targets != "labels":
+            inputs["teacher"] = Row(session, "full").inputs(session.backbone)
+        return inputs
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """The split to train on."""
+        distilled = self.session.distilled if self.method == "distilled" else None
+        return self.session.dataset.splits["train"] if distilled is None else distilled
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The rows of the split that each run trains on, (runs, n), or (1, n) for all runs."""
+        session, config = self.session, self.session.config
+        classes = session.dataset.num_classes
+        if self.method == "random":
+            labels = self.split.labels
+            return baselines.random(labels, config.ipc, classes, config.probe.runs, config.seed)
+        if self.method == "centroids":
+            return session.centroids[None]
+        if self.method == "neighbors":
+            return neighbors(session)[None]
+        return np.arange(len(self.split.labels))[None]
+
+    @functools.cached_property
+    def teacher(self) -> probe.Teacher | None:
+        """The first backbone with its heads on all real images, trained if they are missing."""
+        if self.targets == "labels":
+            return None
+        full, backbone = Row(self.session, "full"), self.session.backbone
+        if full.find(backbone) is None:
+            _probe(full, [backbone])
+        return probe.Teacher(backbone, full.heads(backbone).heads)
+
+    def heads(self, backbone: Backbone) -> probe.Trained:
+        """Trains a head per run; those on all real images are kept, and trained once."""
+        if self.method != "full":
+            return self._train(backbone)
+        digest = runs.digest(self.inputs(backbone))
+        path = self.session.features_folder / f"heads_{backbone.name}_{digest}.npz"
+        return head_files.kept(path, lambda: self._train(backbone))
+
+    def _train(self, backbone: Backbone) -> probe.Trained:
+        """Trains a head per run, on stored features where the protocol allows it."""
+        session, protocol, teacher = self.session, self.protocol, self.teacher
+        stream = _PROBE_STREAM if self.method == "distilled" else _BASELINE_STREAM
+        key, rows = jax.random.fold_in(session.key, stream), self.rows
+        soft = self.split.probabilities if isinstance(self.split, ArraySplit) else None
+        targets = (self.split.labels if soft is None else soft)[rows]
+        labels = np.broadcast_to(targets, (protocol.runs, *targets.shape[1:]))
+        options: dict[str, Any] = {
+            "label": f"{self.title}, {session.name_of(backbone)}",
+            "mesh": devices.make_mesh(),
+        }
+        classes = session.dataset.num_classes
+        table = self._stored(backbone)
+        if table is not None:
+            if teacher is not None:
+                taught = session.features(teacher.sees, "train")[rows][:, None]
+                teacher = teacher._replace(sees=taught)
+            return probe.fit(key, table, labels, classes, protocol, teacher=teacher, **options)
+        images: Images | probe.Load = _load_all(session)
+        if self.method != "full":
+            used, rows = np.unique(rows, return_inverse=True)
+            images = self.split.load(used)
+        return probe.train(
+            key,
+            backbone,
+            images,
+            labels,
+            np.broadcast_to(rows, labels.shape[:2]),
+            classes,
+            protocol,
+            # All processes embed together.
+            size=lambda placed: hosts.first_says(session.embedded_at_once(placed)),
+            teacher=teacher,
+            **options,
         )
-        if hosts.is_first():
-            predictions.add(
-                run.path / runs.PREDICTIONS,
-                _name_of(session, backbone, targets),
-                method,
-                scores["named"],
-                config.split,
-                tested.labels,
-            )
-        result = _summary(scores, protocol, config.split, session.dataset.group_names)
-        result["loss_curve"] = loss_curve(trained.losses)
-        if teacher is not None:
-            result |= {"targets": targets, "teacher": session.name_of(session.backbone)}
-        run.finish(
-            _stage_name(session, method, backbone, targets),
-            _probe_inputs(session, method, backbone, targets),
-            result,
-            time.perf_counter() - started,
-            [session.process_with(backbone)],
-        )
-        once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
-        print(
-            f"{title}: {result['top1_mean']:.1f} % on {session.name_of(backbone)}{once}",
-            flush=True,
-        )
 
+    def _stored(self, backbone: Backbone) -> np.ndarray | None:
+        """Returns stored features (tables, views, n, d) of the images, where runs train on these.
 
-def _teacher(session: Session) -> probe.Teacher:
-    """Returns the first backbone with its heads on all real images, trained if they are missing."""
-    backbone, train = session.backbone, session.dataset.splits["train"]
-    if _find_probe(session, "full", backbone) is None:
-        _probe(session, "full", train, lambda: _all_rows(session), backbones=[backbone])
-    row = _Row("full", _protocol(session, "full"), train, _all_rows(session))
-    return probe.Teacher(backbone, _heads(session, row, backbone).heads)
-
-
-def _heads(session: Session, row: _Row, backbone: Backbone) -> probe.Trained:
-    """Trains a head per run; those on all real images are kept, and trained once."""
-    if row.method != "full":
-        return _train(session, row, backbone)
-    inputs = _probe_inputs(session, row.method, backbone)
-    path = session.features_folder / f"heads_{backbone.name}_{runs.digest(inputs)}.npz"
-    return head_files.kept(path, lambda: _train(session, row, backbone))
-
-
-def _train(session: Session, row: _Row, backbone: Backbone) -> probe.Trained:
-    """Trains a head per run, on stored features where the protocol allows it."""
-    method, protocol, split, rows, teacher = row
-    stream = _PROBE_STREAM if method == "distilled" else _BASELINE_STREAM
-    key, label = jax.random.fold_in(session.key, stream), _title(method, protocol.targets)
-    label = f"{label}, {session.name_of(backbone)}"
-    mesh = devices.make_mesh()
-    classes = session.dataset.num_classes
-    soft = split.probabilities if isinstance(split, ArraySplit) else None
-    targets = (split.labels if soft is None else soft)[rows]
-    labels = np.broadcast_to(targets, (protocol.runs, *targets.shape[1:]))
-    table = None
-    if method != "distilled" and protocol.augment == "none":
-        table = session.features(backbone, "train")[rows][:, None]
-        if teacher is not None:
-            taught = session.features(teacher.sees, "train")[rows][:, None]
-            teacher = teacher._replace(sees=taught)
-    elif method == "full" and protocol.augment == "views":
+        Probes on all real images have no teacher.
+        """
+        session, protocol = self.session, self.protocol
+        if self.method != "distilled" and protocol.augment == "none":
+            return session.features(backbone, "train")[self.rows][:, None]
+        if self.method != "full" or protocol.augment != "views":
+            return None
         views = Views(protocol.crop, protocol.augmentation, protocol.views)
-        draws = 1 if protocol.share_views else protocol.runs
-        table = np.stack(
-            [session.embed(backbone, "train", views, draw).whole() for draw in range(draws)]
-        )
-    if table is not None:
-        return probe.fit(
-            key, table, labels, classes, protocol, label=label, mesh=mesh, teacher=teacher
-        )
-    images: Images | probe.Load = _load_all(session)
-    if method != "full":
-        used, rows = np.unique(rows, return_inverse=True)
-        images = split.load(used)
-    return probe.train(
-        key,
-        backbone,
-        images,
-        labels,
-        np.broadcast_to(rows, labels.shape[:2]),
-        classes,
-        protocol,
-        label=label,
-        mesh=mesh,
-        # All processes embed together.
-        size=lambda placed: hosts.first_says(session.embedded_at_once(placed)),
-        teacher=teacher,
-    )
+        draws = range(1 if protocol.share_views else protocol.runs)
+        return np.stack([session.embed(backbone, "train", views, draw).whole() for draw in draws])
 
 
 def _load_all(session: Session) -> probe.Load:
@@ -263,9 +230,41 @@ def _load_all(session: Session) -> probe.Load:
     return lambda rows, _: images.load(rows)
 
 
-def _title(method: str, targets: str) -> str:
-    """Returns the name of a row on the terminal."""
-    return TITLES[method] + ("" if targets == "labels" else f", {targets}")
+def _probe(row: Row, backbones: Sequence[Backbone]) -> None:
+    """Probes each backbone that has no result for the row's inputs yet."""
+    session, todo = row.session, [each for each in backbones if row.find(each) is None]
+    if not todo:
+        print(f"{row.title}: done")
+        return
+    config, run, protocol = session.config.probe, session.run, row.protocol
+    tested = session.dataset.splits[config.split]
+    # Features and heads of others do not count as the time of the first.
+    _ = row.teacher, row.rows
+    for backbone in todo:
+        started = time.perf_counter()
+        trained = row.heads(backbone)
+        scores: Mapping[str, Any] = probe.evaluate(
+            trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
+        )
+        if hosts.is_first():
+            predictions.add(
+                run.path / runs.PREDICTIONS,
+                row.name_of(backbone),
+                row.method,
+                scores["named"],
+                config.split,
+                tested.labels,
+            )
+        result = _summary(scores, protocol, config.split, session.dataset.group_names)
+        result["loss_curve"] = loss_curve(trained.losses)
+        if row.teacher is not None:
+            result |= {"targets": row.targets, "teacher": session.name_of(session.backbone)}
+        took = time.perf_counter() - started
+        made_by = [session.process_with(backbone)]
+        run.finish(row.stage(backbone), row.inputs(backbone), result, took, made_by)
+        once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
+        reached = f"{result['top1_mean']:.1f} % on {session.name_of(backbone)}"
+        print(f"{row.title}: {reached}{once}", flush=True)
 
 
 def _summary(
@@ -328,11 +327,12 @@ def collect_results(session: Session, targets: str = "labels") -> dict[str, dict
     path, classes = session.run.path / runs.PREDICTIONS, data.num_classes
     table: dict[str, dict[str, Any]] = {}
     methods = [method for method in TITLES if method != "full" or targets == "labels"]
+    rows = [Row(session, method, targets) for method in methods]
     for backbone in session.eval_backbones:
-        records = {method: _find_probe(session, method, backbone, targets) for method in methods}
+        records = {row.method: row.find(backbone) for row in rows}
         entries = {method: _with_spread(e, ddof) for method, e in records.items() if e is not None}
         if entries:
-            name = _name_of(session, backbone, targets)
+            name = rows[0].name_of(backbone)
             more = predictions.describe(path, entries, name, labels, classes)
             table[session.name_of(backbone)] = {m: entries[m] | more[m] for m in entries}
     return table
@@ -354,21 +354,3 @@ def neighbors(session: Session) -> np.ndarray:
         session.features_syn,
         session.distilled.labels,
     )
-
-
-def _find_probe(
-    session: Session, method: str, backbone: Backbone, targets: str = "labels"
-) -> Any | None:
-    stage = _stage_name(session, method, backbone, targets)
-    return session.run.find(stage, _probe_inputs(session, method, backbone, targets))
-
-
-def _stage_name(session: Session, method: str, backbone: Backbone, targets: str) -> str:
-    stage = "probe" if method == "distilled" else "baselines"
-    return f"{stage}/{method}/{_name_of(session, backbone, targets)}"
-
-
-def _name_of(session: Session, backbone: Backbone, targets: str) -> str:
-    """Returns the name of an evaluation backbone in records, with what its probes learn."""
-    more = "" if targets == "labels" else f"/{targets}"
-    return session.name_of(backbone) + more
