@@ -42,12 +42,14 @@ def open_session(
         UserError: If anything is missing or does not fit; the folder is then as it was.
     """
     against, evaluated = _load_backbones(config)
-    dataset = _load_data(config, settings.image_side(config, against[0].resolution))
+    side = settings.image_side(config, against[0].resolution)
+    dataset = _load_data(config, side)
     recipe = settings.make_recipe(config, dataset.num_classes, against[0].resolution)
     on_host = _check_fit(config, recipe, dataset, against)
     crop_at = _crop_at(config, dataset, on_host=on_host)
     weights = settings.backbone_weights(config)
-    source = _read_source(config, recipe, dataset)
+    folder = config.images.source
+    source = read_source(folder, dataset, side, config.ipc) if folder else None
     identity_of = functools.partial(
         settings.identity_of,
         seed=config.seed,
@@ -57,10 +59,11 @@ def open_session(
         crop_at=crop_at,
         source=None if source is None else content_hash(source),
     )
-    workdir = os.fspath(paths.locate(workdir))
-    recipe, command = _keep_growth(config, recipe, workdir, identity_of, command)
+    path = paths.locate(workdir)
+    begun = runs.begun(path)
+    recipe, growth = _keep_growth(config, recipe, path, begun, identity_of)
     identity = identity_of(recipe)
-    recorded = _settings(config, recipe, workdir, identity)
+    recorded = _settings(config, recipe, begun if begun.get("identity") == identity else {})
     session = Session(
         config,
         dataset,
@@ -70,7 +73,7 @@ def open_session(
         recipe,
         identity,
         source,
-        runs.check_run(workdir, identity, overwrite=overwrite, settings=recorded),
+        runs.check_run(os.fspath(path), identity, overwrite=overwrite, settings=recorded),
         {**runs.provenance(), "deterministic": config.deterministic},
         on_host,
         crop_at,
@@ -78,6 +81,7 @@ def open_session(
     )
     if session.run.holds != "this":
         session.check_start()
+    command = command and f"{command}{growth}"
     described = {"command": command, "config": recorded, "changed": list(changed)}
     session.run.open(identity, {**described, "data": data.describe(dataset)})
     return session
@@ -145,15 +149,6 @@ def _load_data(config: ConfigDict, resolution: int) -> Dataset:
     return dataset
 
 
-def _read_source(
-    config: ConfigDict, recipe: settings.Recipe, dataset: Dataset
-) -> ArraySplit | None:
-    """Reads the finished images of `images.source`, if it is set."""
-    side = recipe.task.parametrisation.resolution
-    folder = config.images.source
-    return read_source(folder, dataset, side, config.ipc) if folder else None
-
-
 def _check_fit(
     config: ConfigDict, recipe: settings.Recipe, dataset: Dataset, against: Sequence[Backbone]
 ) -> bool:
@@ -185,12 +180,14 @@ def _check_fit(
 def _keep_growth(
     config: ConfigDict,
     recipe: settings.Recipe,
-    workdir: str,
+    path: epath.Path,
+    begun: Mapping[str, Any],
     identity_of: Callable[[settings.Recipe], Mapping[str, Any]],
-    command: str | None,
-) -> tuple[settings.Recipe, str | None]:
-    """Returns the recipe with the growth of the run in the folder, unless the config sets it."""
-    begun = runs.begun(epath.Path(workdir)) or {}
+) -> tuple[settings.Recipe, str]:
+    """Returns the recipe with the growth of the run in the folder, unless the config sets it.
+
+    The second result is what the command line then lacks, to repeat the run.
+    """
     # Other keys of the identity may follow from it, such as that of the first level.
     every = begun.get("identity", {}).get(settings.GROW_EVERY, Pyramid.grow_every)
     as_begun = settings.with_growth(recipe, every)
@@ -199,12 +196,12 @@ def _keep_growth(
         or as_begun == recipe
         or identity_of(as_begun) != begun.get("identity")
     ):
-        return recipe, command
+        return recipe, ""
     print(
-        f"note: {workdir} continues with {settings.GROW_EVERY}={every}, as it began; a new run of "
+        f"note: {path} continues with {settings.GROW_EVERY}={every}, as it began; a new run of "
         f"config.steps={config.steps} would make it {_grow_every(recipe)}"
     )
-    return as_begun, command and f"{command} --config.{settings.GROW_EVERY}={every}"
+    return as_begun, f" --config.{settings.GROW_EVERY}={every}"
 
 
 def _grow_every(recipe: settings.Recipe) -> int | None:
@@ -212,18 +209,16 @@ def _grow_every(recipe: settings.Recipe) -> int | None:
 
 
 def _settings(
-    config: ConfigDict, recipe: settings.Recipe, workdir: str, identity: Mapping[str, Any]
+    config: ConfigDict, recipe: settings.Recipe, earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the config's values by dotted name, as they are recorded."""
+    """Returns the config's values by dotted name, with the stages of earlier starts of the run."""
     recorded = settings.flatten(config)
     if _grow_every(recipe) is not None:
         recorded[settings.GROW_EVERY] = _grow_every(recipe)
-    begun = runs.begun(epath.Path(workdir)) or {}
-    if begun.get("identity") == identity:
-        # The record keeps the stages of earlier starts.
-        earlier = settings.split_list(begun.get("config", {}).get("stages", ""))
-        named = settings.split_list(config.stages)
-        recorded["stages"] = ",".join(dict.fromkeys([*earlier, *named]))
+    if earlier:
+        stages = [earlier.get("config", {}).get("stages", ""), config.stages]
+        named = [name for each in stages for name in settings.split_list(each)]
+        recorded["stages"] = ",".join(dict.fromkeys(named))
     return recorded
 
 

@@ -152,7 +152,7 @@ class Run:
                 "process uses it",
                 flush=True,
             )
-        if (files.read_json(self.path / CONFIG) or {}).get("identity") != self._identity:
+        if (_read_config(self.path) or {}).get("identity") != self._identity:
             self.close()
             raise InUseError(f"another process has just used workdir {self.path}: start again")
 
@@ -294,25 +294,24 @@ def check_run(
     return Run(path, "another" if refused else "this", earlier["identity"])
 
 
-def begun(path: epath.Path) -> Mapping[str, Any] | None:
-    """Returns the `config.json` of a folder's distillation, if it can be continued."""
-    earlier = _read_config(path) if path.is_dir() else None
-    return earlier if earlier is not None and earlier.get("version") == VERSION else None
+def begun(path: epath.Path) -> Mapping[str, Any]:
+    """Returns the `config.json` of a folder's distillation; empty if none can be continued."""
+    earlier = _read_config(path) or {}
+    return earlier if earlier.get("version") == VERSION else {}
+
+
+def is_run(path: epath.Path) -> bool:
+    """Returns whether a folder is a run's, whose record can be read."""
+    try:
+        return _read_config(path) is not None
+    except UserError:
+        return False
 
 
 def _read_config(path: epath.Path) -> Mapping[str, Any] | None:
     """Returns the `config.json` of a folder, if it is a run's."""
-    found = files.read_json(path / CONFIG) or {}
+    found = (files.read_json(path / CONFIG) if path.is_dir() else None) or {}
     return found if isinstance(found.get("identity"), dict) else None
-
-
-def is_run(folder: epath.Path) -> bool:
-    """Returns whether a folder is a run's."""
-    try:
-        read_folder(folder)
-    except UserError:
-        return False
-    return True
 
 
 class Folder(NamedTuple):
@@ -333,8 +332,8 @@ class Folder(NamedTuple):
 def read_folder(folder: epath.PathLike) -> Folder:
     """Reads a run folder; `~` is expanded."""
     path = paths.locate(folder)
-    config = files.read_json(path / CONFIG) if path.is_dir() else None
-    if config is None or not isinstance(config.get("identity"), dict):
+    config = _read_config(path)
+    if config is None:
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
     return Folder(path, config, _read_stages(path), files.read_json(path / RESULTS))
 
