@@ -20,6 +20,8 @@ from einops import rearrange
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from lgm_jax.numerics import pad, stack
+
 IMAGE, COPY = AXES = ("image", "copy")
 
 EVERYWHERE = PartitionSpec()
@@ -145,10 +147,8 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
         if isinstance(array, jax.ShapeDtypeStruct):
             rows = [-(-n // parts) * parts for n in array.shape[:1]]
             return array.update(shape=(*rows, *array.shape[1:]), sharding=sharding)
-        if array.ndim and array.shape[0] % parts:
-            missing = [(0, -array.shape[0] % parts)] + [(0, 0)] * (array.ndim - 1)
-            pad = jnp.pad if isinstance(array, jax.Array) else np.pad
-            array = pad(array, missing)
+        if array.ndim:
+            array = pad(array, -array.shape[0] % parts)
         if parts == 1 and (shared := _share(array, sharding)) is not None:
             return shared
         if sharding.is_fully_addressable:
@@ -187,8 +187,7 @@ def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
     if not mesh.is_multi_process:
         return put(mesh, rows, ROWS)
     each = -(-count // mesh.size)
-    own = each * len(mesh.local_devices)
-    padded = np.pad(rows, [(0, own - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
+    padded = pad(rows, each * len(mesh.local_devices) - len(rows))
     local = [device for device in mesh.devices.flat if device in mesh.local_devices]
     return jax.make_array_from_single_device_arrays(
         (each * mesh.size, *rows.shape[1:]),
@@ -273,15 +272,7 @@ def even(count: int, most: int) -> int:
 
 def _stack(tree: Any, rows: int) -> Any:
     """Splits arrays into parts of so many rows along a new first axis, padded with zeros."""
-
-    def stack(array: Array) -> Array:
-        missing = -array.shape[0] % rows
-        if missing:
-            widths = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
-            array = jnp.pad(array, widths)
-        return array.reshape(-1, rows, *array.shape[1:])
-
-    return jax.tree.map(stack, tree)
+    return jax.tree.map(lambda array: stack(array, -(-len(array) // rows)), tree)
 
 
 @functools.partial(jax.jit, static_argnums=1)

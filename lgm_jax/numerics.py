@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Bool, Float
 
@@ -64,7 +65,7 @@ def sum_of_parts(function: Callable[..., Any], parts: int, common: Any, *arrays:
     if parts == 1:
         return function(common, *arrays)
     devices = _num_devices()
-    stacked = [_stack(_stack(array, devices, 0), parts, 1) for array in arrays]
+    stacked = [stack(stack(array, devices), parts, axis=1) for array in arrays]
     common = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (devices, *leaf.shape)), common)
     of_devices = jax.vmap(function)
     once = jax.checkpoint(of_devices, prevent_cse=False)
@@ -108,13 +109,17 @@ def _num_devices() -> int:
     return 1 if mesh.empty or mesh.manual_axes else mesh.size
 
 
-def _stack(array: Array, parts: int, axis: int) -> Array:
+def pad(array: Any, missing: int, axis: int = 0) -> Any:
+    """Returns an array of NumPy or JAX with so many zeros more at the end of an axis."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, missing)
+    fill = jnp.pad if isinstance(array, jax.Array) else np.pad
+    return fill(array, widths) if missing else array
+
+
+def stack(array: Array, parts: int, axis: int = 0) -> Array:
     """Splits an axis into consecutive parts along a new axis before it, padded with zeros."""
-    missing = -array.shape[axis] % parts
-    if missing:
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (0, missing)
-        array = jnp.pad(array, widths)
+    array = pad(array, -array.shape[axis] % parts, axis)
     return array.reshape(*array.shape[:axis], parts, -1, *array.shape[axis + 1 :])
 
 

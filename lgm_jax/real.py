@@ -166,9 +166,7 @@ def exact(
         (whole,) = _parts(rows, labels, task, size=rows.views * len(labels))
         count = numerics.padded_rows(len(whole.labels), task.num_classes, mesh.size)
         missing = count - len(whole.labels)
-        filled = jax.tree.map(
-            lambda leaf, n=missing: np.pad(leaf, [(0, n), *[(0, 0)] * (leaf.ndim - 1)]), whole
-        )
+        filled = jax.tree.map(lambda leaf, n=missing: numerics.pad(leaf, n), whole)
         placed.append(devices.put(mesh, filled, devices.ROWS))
     return lambda _: placed
 
