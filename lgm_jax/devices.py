@@ -235,13 +235,12 @@ def fetch(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _everywhere(tree, mesh))
 
 
-def make_largest(mesh: Mesh) -> Callable[..., jax.Array]:
-    """Makes `largest(*numbers)`: the maximum of each number over processes, without waiting."""
-    reduce = jax.jit(lambda rows: rows.max(axis=0), out_shardings=NamedSharding(mesh, EVERYWHERE))
+def make_largest(mesh: Mesh) -> Callable[[int], jax.Array]:
+    """Makes `largest(number)`: the maximum over processes, which the caller need not wait for."""
+    reduce = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, EVERYWHERE))
 
-    def largest(*numbers: int) -> jax.Array:
-        mine = np.tile(np.array(numbers, np.int32), (len(mesh.local_devices), 1))
-        return reduce(put_rows(mesh, mine, mesh.size))
+    def largest(number: int) -> jax.Array:
+        return reduce(put_rows(mesh, np.full(len(mesh.local_devices), number, np.int32), mesh.size))
 
     return largest
 

@@ -1,5 +1,6 @@
 """Signals: at once where nothing is to be saved, after saving where something is."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lgm_jax.interrupts import SIGNALS, Interrupted, Interrupts
+from lgm_jax.stages.distilling import make_agree
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--config.steps=10", "--config.stages=distill,probe,report", "--config.image_every=5"]
@@ -25,6 +27,31 @@ def test_signal_stops_at_once_outside_a_loop(number):
         send(number)
     assert stopped.value.exit_code == (130 if number == signal.SIGINT else 75)
     assert signal.getsignal(number) is before
+
+
+class Answer:
+    """The largest number that processes give in a turn, once it is asked for."""
+
+    def __init__(self, given, turn):
+        self.given, self.turn = given, turn
+
+    def __int__(self):
+        return max(numbers[self.turn] for numbers in self.given)
+
+
+def test_processes_hear_of_a_signal_after_the_same_step():
+    given = [], []
+
+    def largest(own, number):
+        own.append(number)
+        return Answer(given, len(own) - 1)
+
+    agree = [make_agree(functools.partial(largest, own)) for own in given]
+    steps = [(0, 0), (0, signal.SIGTERM), (0, 0), (0, 0)]
+    heard = [[ask(number) for ask, number in zip(agree, step, strict=True)] for step in steps]
+    assert heard == [[0, 0], [0, 0], [signal.SIGTERM] * 2, [0, 0]]
+    # A single process, at once.
+    assert make_agree(None)(signal.SIGTERM) == signal.SIGTERM
 
 
 @pytest.mark.parametrize("ignored", [False, True])

@@ -17,7 +17,6 @@ from etils import epath
 
 import lgm_jax
 from lgm_jax import checkpoints, distill, locks, opening
-from lgm_jax.stages import distilling
 from tests.launching import QUICK, ROOT, logged_steps, refuse, snapshot, start
 from tests.marks import slow
 
@@ -308,8 +307,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_sound_checkpoint(
 @pytest.mark.slow
 def test_a_loss_that_nobody_waited_for_stops_the_run_at_its_step(tmp_path, capsys, monkeypatch):
     """Of a hundred steps, the timelapse has a frame of the 12th and of the 14th."""
-    make_step, held = distill.make_step, distilling.Lookout
-    seen = []
+    make_step, seen = distill.make_step, []
 
     def make_broken_step(*arguments, **options):
         step = make_step(*arguments, **options)
@@ -323,8 +321,6 @@ def test_a_loss_that_nobody_waited_for_stops_the_run_at_its_step(tmp_path, capsy
         return broken_step
 
     monkeypatch.setattr(distill, "make_step", make_broken_step)
-    # A clock that stands still: steps take no time, so ever fewer are looked at.
-    monkeypatch.setattr(distilling, "Lookout", lambda largest: held(largest, lambda: 0.0))
     every = ("--config.log_every=5", "--config.checkpoint_every=9", "--config.image_every=100")
     arguments = (QUICK, "--config.stages=distill", "--config.steps=100", *every)
     line = refuse(capsys, *arguments, workdir=tmp_path / "run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,6 @@ from lgm_jax.report import timelapse
 from lgm_jax.session import FEATURES_IN_MEMORY, Session
 from lgm_jax.settings import split_list
 from lgm_jax.stages import progress
-from lgm_jax.stages.lookout import Lookout
 from lgm_jax.stages.metrics import Metrics
 
 
@@ -118,37 +117,34 @@ class _Loop:
             session.run.path / runs.PROFILE, config.profile if hosts.is_first() else 0
         )
         largest = devices.make_largest(self.mesh) if self.mesh.is_multi_process else None
-        lookout, unread = Lookout(largest), list[tuple[int, jax.Array]]()
+        unchecked: jax.Array | None = None
         params = [backbone.params for backbone in self.against]
         with (
             contextlib.closing(bar),
             contextlib.closing(tracker),
             trace,
-            INTERRUPTS.deferred(lookout.agree) as interrupted,
+            INTERRUPTS.deferred(make_agree(largest)) as interrupted,
         ):
             for number in range(start, config.steps):
                 state, values = self.step(state, params, self.real(number))
                 loss, step = values["loss"], number + 1
                 bar.advance()
                 trace.advance(loss)
-                # At most two steps at a time: more would take memory, and on CPUs programs of many
-                # devices would wait for each other's threads.
-                jax.block_until_ready(unread[-1:])
-                unread.append((step, loss))
+                # The step before, while devices compute this one: more at a time would take memory,
+                # and on CPUs programs of many devices would wait for each other's threads.
+                if unchecked is not None:
+                    self._check(number, unchecked, state)
+                unchecked = loss
                 last, logs = step == config.steps, is_logged(step, config.steps, config.log_every)
                 draws = last or step % config.image_every == 0
                 films = timelapse.is_kept(step, config.steps)
                 saves = last or step % config.checkpoint_every == 0
-                looks = lookout.count(always=logs or draws or films or saves, last=last)
-                leaving = interrupted()
+                # After the last step, also of signals that have just come.
+                leaving = interrupted() or (last and interrupted())
                 saves = saves or leaving
                 if logs or draws or films or saves:
-                    self._check(unread, state, images_too=True)
-                    unread.clear()
-                elif looks:
-                    # Not the newest, which is still being computed.
-                    self._check(unread[:-1], state)
-                    del unread[:-1]
+                    self._check(step, loss, state, images_too=True)
+                    unchecked = None
                 if logs:
                     rate = bar.report(step, float(loss))
                     self.metrics.write(step, float(loss), rate)
@@ -191,24 +187,21 @@ class _Loop:
 
     def _check(
         self,
-        unread: Sequence[tuple[int, jax.Array]],
+        step: int,
+        loss: jax.Array,
         state: distill.State,
         *,
         images_too: bool = False,
     ) -> None:
-        """Stops if a loss or the images are not finite; all later steps would be lost.
+        """Stops if the loss of a step is not finite, or images: all later steps would be lost.
 
         Args:
-            unread: Steps with losses that were not checked yet.
-            images_too: Whether to check it, too; it is then that after the last of these steps.
+            images_too: Whether to check the state, too; it is then that after this step.
         """
-        read = jax.device_get(list(unread))
-        bad = [(step, float(loss)) for step, loss in read if not math.isfinite(loss)]
+        bad = not math.isfinite(float(loss))
         if bad:
-            step, loss = bad[0]
-            problem = f"the loss is {loss} at step {step}"
+            problem = f"the loss is {float(loss)} at step {step}"
         elif images_too and not distill.is_finite(state):
-            step = unread[-1][0]
             problem = f"the images are no longer finite after step {step}"
         else:
             return
@@ -230,6 +223,25 @@ class _Loop:
             f"{problem}: {cause}; {saved}, and the same command continues there; another value "
             "needs another workdir or --overwrite"
         )
+
+
+def make_agree(largest: Callable[[int], jax.Array] | None) -> Callable[[int], int]:
+    """Makes the function of each step that turns a process's signal, or 0, into that of any.
+
+    All processes hear of it after the same step, the next: none waits for the answer of this one.
+
+    Args:
+        largest: The function of `devices.make_largest`; `None` for a single process.
+    """
+    asked: list[jax.Array] = []
+
+    def agree(signal: int) -> int:
+        if largest is None:
+            return signal
+        asked.append(largest(signal))
+        return int(asked.pop(0)) if len(asked) > 1 else 0
+
+    return agree
 
 
 def place_backbones(session: Session, mesh: Mesh) -> list[Backbone]:
