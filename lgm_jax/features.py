@@ -21,7 +21,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from lgm_jax import checks, compilation, devices, files, hosts
+from lgm_jax import checks, compilation, devices, files, hosts, paths
 from lgm_jax.augment import Augment, augment
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
@@ -71,7 +71,7 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Features in shards, which may be mapped from files rather than held in memory.
+    """Features in shards, mapped from files where they are kept in a folder.
 
     Attributes:
         shards: Consecutive parts, each (rows, d) float32, all but the last of equal length.
@@ -112,7 +112,6 @@ def embed(
     key: Key[Array, ""],
     *,
     folder: epath.Path | None = None,
-    mapped: bool = False,
     label: str = "features",
     mesh: Mesh | None = None,
     size: Callable[[Backbone], int | None] = lambda _: None,
@@ -123,8 +122,8 @@ def embed(
 
     Args:
         key: Random key of the augmentations; a view's is folded from its number and the image's.
-        folder: Where shards of these inputs alone are kept and found; `None` keeps nothing.
-        mapped: Whether shards of a local folder are mapped into memory rather than read.
+        folder: Where shards of these inputs alone are kept and found, to be mapped into memory
+            unless it is in a bucket; `None` keeps nothing.
         mesh: Devices of this process that share each batch; all by default.
         size: Returns, for the backbone whose parameters are on these devices, the `size` of
             `embed_places`; not called where all features are found.
@@ -153,12 +152,11 @@ def embed(
     shards = []
     for number in progress(range(-(-total // SHARD)), label):
         rows = _shard_rows(number, total)
-        shard = _read_shard(found.get(number), (len(rows), backbone.feature_dim), mapped=mapped)
+        shard = _read_shard(found.get(number), (len(rows), backbone.feature_dim))
         if shard is None:
             shard = compute(rows)
             if folder is not None:
-                path = _write_shard(folder, number, shard)
-                shard = _map(path) if mapped else shard
+                shard = _load(_write_shard(folder, number, shard))
         shards.append(shard)
     return Rows(shards, views.count)
 
@@ -338,9 +336,7 @@ def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:
     return {int(match["number"]): path for match, path in matches if match}
 
 
-def _read_shard(
-    path: epath.Path | None, shape: tuple[int, int], *, mapped: bool
-) -> np.ndarray | None:
+def _read_shard(path: epath.Path | None, shape: tuple[int, int]) -> np.ndarray | None:
     """A shard, or `None` if it is missing or not what was written."""
     if path is None:
         return None
@@ -353,7 +349,7 @@ def _read_shard(
         print(f"note: {path} is damaged; its features are computed again")
         path.unlink(missing_ok=True)
         return None
-    shard = _map(path) if mapped else np.load(io.BytesIO(content), allow_pickle=False)
+    shard = _load(path, content)
     return shard if shard.shape == shape else None
 
 
@@ -367,5 +363,8 @@ def _write_shard(folder: epath.Path, number: int, shard: np.ndarray) -> epath.Pa
     return path
 
 
-def _map(path: epath.Path) -> np.ndarray:
-    return np.load(str(path), mmap_mode="r", allow_pickle=False)
+def _load(path: epath.Path, content: bytes = b"") -> np.ndarray:
+    """Maps a shard, or reads it where its file cannot be mapped; its content may be known."""
+    if not paths.is_bucket(path):
+        return np.load(str(path), mmap_mode="r", allow_pickle=False)
+    return np.load(io.BytesIO(content or path.read_bytes()), allow_pickle=False)

@@ -38,9 +38,8 @@ from lgm_jax.identity import describe
 # Training images are held in memory, decoded, up to this size.
 MEMORY_LIMIT = 8 * 2**30
 
-# Features up to this size are read into memory, larger ones are mapped from their files. Features
-# that every step takes whole may take as much of the device.
-FEATURES_IN_MEMORY = 2 * 2**30
+# Features that every step takes whole may take so much of the device.
+MOST_FEATURES = 2 * 2**30
 
 # The random stream of the views whose features are stored.
 _VIEW_STREAM = 103
@@ -187,17 +186,12 @@ class Session:
         name = f"{split}_{backbone.name}_{runs.digest(inputs)}"
         if name in self._embedded:
             return self._embedded[name]
-        folder = self.features_folder
-        count = views.count * len(self.dataset.splits[split].labels)
         self._embedded[name] = embed(
             backbone,
             self.dataset.splits[split],
             views,
             jax.random.fold_in(jax.random.fold_in(self.key, _VIEW_STREAM), draw),
-            folder=folder / name,
-            # Files in a bucket cannot be mapped.
-            mapped=count * backbone.feature_dim * 4 > FEATURES_IN_MEMORY
-            and not paths.is_bucket(folder),
+            folder=self.features_folder / name,
             label=f"{split}, {backbone.name}: features",
             size=self.embedded_at_once,
         )

@@ -94,17 +94,16 @@ def test_rows_are_taken_from_any_shard(backbone, split):
     np.testing.assert_array_equal(rows.take(wanted), rows.whole().reshape(33, 32)[wanted])
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_what_is_kept_is_not_computed_again(backbone, split, tmp_path, mapped):
+def test_what_is_kept_is_not_computed_again(backbone, split, tmp_path):
     folder = epath.Path(tmp_path / "kept")
-    first = embed(backbone, split, FLIPS, KEY, folder=folder, mapped=mapped)
+    first = embed(backbone, split, FLIPS, KEY, folder=folder)
     assert len(shards(tmp_path)) == len(first.shards) == 5
-    assert all(isinstance(shard, np.memmap) == mapped for shard in first.shards)
+    assert all(isinstance(shard, np.memmap) for shard in first.shards)
     split.given = 0
-    second = embed(backbone, split, FLIPS, KEY, folder=folder, mapped=mapped)
+    second = embed(backbone, split, FLIPS, KEY, folder=folder)
     assert split.given == 0
     np.testing.assert_array_equal(first.whole(), second.whole())
-    assert all(isinstance(shard, np.memmap) == mapped for shard in second.shards)
+    assert all(isinstance(shard, np.memmap) for shard in second.shards)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "unfinished"])

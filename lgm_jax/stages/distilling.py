@@ -34,7 +34,7 @@ from lgm_jax.profiling import StepTrace
 from lgm_jax.programs import Programs
 from lgm_jax.progress import StepProgress, is_logged
 from lgm_jax.report import timelapse
-from lgm_jax.session import FEATURES_IN_MEMORY, Session
+from lgm_jax.session import MOST_FEATURES, Session
 from lgm_jax.settings import split_list
 from lgm_jax.stages import progress
 from lgm_jax.stages.metrics import Metrics
@@ -292,10 +292,10 @@ def make_real(
         sampling = options.sampling
         return real_features.cached(stored, train.labels, task, key, sampling=sampling, mesh=mesh)
     largest = max(rows.nbytes for rows in stored)
-    if largest > FEATURES_IN_MEMORY and not recipe.prepares:
+    if largest > MOST_FEATURES and not recipe.prepares:
         raise UserError(
             f"the features take {largest / 1e9:.3g} GB, more than the "
-            f"{FEATURES_IN_MEMORY / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
+            f"{MOST_FEATURES / 1e9:.3g} GB that real.source=exact keeps on the device: lower "
             "real.views, or set real.source=cached"
         )
     return real_features.exact(stored, train.labels, task, mesh=mesh)
