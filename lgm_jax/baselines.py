@@ -10,9 +10,6 @@ from lgm_jax.analysis import float64
 # Random, typical, look-alike and all real images.
 METHODS = ("random", "centroids", "neighbors", "full")
 
-# Images on either side of a table of cosines, which takes 32 MB.
-_BLOCK = 2048
-
 
 def random(
     labels: Int[np.ndarray, " n"], ipc: int, num_classes: int, runs: int, seed: int
@@ -63,8 +60,7 @@ def neighbors(
 ) -> Int[np.ndarray, " s"]:
     """Returns the real image of the same class nearest to each synthetic one, by cosine.
 
-    Of equally near ones, the first. Classes are searched one by one and in blocks, so that memory
-    does not grow with the number of pairs.
+    Of equally near ones, the first.
 
     Returns:
         Indices of training images, one per synthetic image.
@@ -72,35 +68,16 @@ def neighbors(
     Raises:
         ValueError: If a synthetic image is of a class without training images.
     """
-    order = np.argsort(labels, kind="stable")
-    sorted_labels = labels[order]
     nearest = np.empty(len(labels_syn), np.int64)
     for label in np.unique(labels_syn):
-        first, last = np.searchsorted(sorted_labels, [label, label + 1])
-        if first == last:
+        members, chosen = np.flatnonzero(labels == label), np.flatnonzero(labels_syn == label)
+        if not len(members):
             raise ValueError(f"class {label} has no training images")
-        members, chosen = order[first:last], np.flatnonzero(labels_syn == label)
-        for start in range(0, len(chosen), _BLOCK):
-            part = chosen[start : start + _BLOCK]
-            nearest[part] = members[_most_alike(features, members, features_syn[part])]
+        unit = float64.unit(features[members])
+        # A table and its rounded copy.
+        for part in float64.parts(len(chosen), 2 * len(members)):
+            rows = chosen[part]
+            # Rounded, so that equal rows tie, whatever the order in which their products are added.
+            cosines = (float64.unit(features_syn[rows]) @ unit.T).astype(np.float32)
+            nearest[rows] = members[np.argmax(cosines, axis=-1)]
     return nearest
-
-
-def _most_alike(
-    features: Float[np.ndarray, "n d"],
-    members: Int[np.ndarray, " m"],
-    features_syn: Float[np.ndarray, "s d"],
-) -> Int[np.ndarray, " s"]:
-    """Returns the places in `members` of the rows of highest cosine, the first of equal ones."""
-    best = np.full(len(features_syn), -np.inf, np.float32)
-    places = np.zeros(len(features_syn), np.int64)
-    unit_syn, rows = float64.unit(features_syn), np.arange(len(features_syn))
-    for start in range(0, len(members), _BLOCK):
-        unit = float64.unit(features[members[start : start + _BLOCK]])
-        # Rounded, so that equal rows tie, whatever the order in which their products are added.
-        cosines = (unit_syn @ unit.T).astype(np.float32)
-        place = np.argmax(cosines, axis=-1)
-        nearer = cosines[rows, place] > best
-        best[nearer] = cosines[rows, place][nearer]
-        places[nearer] = start + place[nearer]
-    return places
