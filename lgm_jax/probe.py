@@ -240,8 +240,8 @@ def evaluate(
     num_classes = heads["bias"].shape[-1]
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     rows = devices.put(mesh, (features, labels), devices.ROWS)
-    found = devices.fetch(mesh, _ranks(devices.put(mesh, heads), *rows, mesh=mesh))
-    correct, named = (np.asarray(values)[: len(labels)].T for values in found)
+    found = devices.fetch(mesh, _ranks(devices.put(mesh, heads), *rows))
+    correct, named = (np.asarray(values)[:, : len(labels)] for values in found)
     top1 = np.asarray(jnp.mean(correct == 0, axis=-1)) * 100
     top5 = np.asarray(jnp.mean(correct < 5, axis=-1)) * 100 if num_classes > 5 else None
     by_group = group_accuracy(correct == 0, groups)
@@ -300,30 +300,18 @@ def _labels_of_runs(labels: Any, runs: int, num_images: int, num_classes: int) -
     return labels
 
 
-@functools.partial(compilation.Program, static_argnames="mesh")
+@compilation.Program
+@functools.partial(jax.vmap, in_axes=(0, None, None))
 def _ranks(
-    heads: dict[str, Array],
-    features: Float[Array, "n d"],
-    labels: Int[Array, " n"],
-    *,
-    mesh: Mesh,
-) -> tuple[Int[Array, "n runs"], Int[Array, "n runs"]]:
-    """Returns the rank of the right class from 0, and the class of the highest score.
+    head: dict[str, Array], features: Float[Array, "n d"], labels: Int[Array, " n"]
+) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
+    """Returns the rank of the right class from 0, and the class of the highest score, by head.
 
     Ties go to the lower index. An image with a score that is not finite is wrong, and named -1.
     """
-
-    def ranks(head: dict[str, Array], features: Array, labels: Array) -> tuple[Array, Array]:
-        scores = linear.logits(head, features)
-        right = jnp.take_along_axis(scores, labels[:, None], axis=-1)
-        before = jnp.arange(scores.shape[-1])[None, :] < labels[:, None]
-        ranks = jnp.sum((scores > right) | ((scores == right) & before), axis=-1)
-        finite, named = jnp.all(jnp.isfinite(scores), axis=-1), jnp.argmax(scores, axis=-1)
-        return jnp.where(finite, ranks, scores.shape[-1]), jnp.where(finite, named, -1)
-
-    def part(heads: dict[str, Array], features: Array, labels: Array) -> tuple[Array, Array]:
-        found = jax.vmap(lambda head: ranks(head, features, labels))(heads)
-        return jax.tree.map(jnp.transpose, found)
-
-    rows, everywhere = devices.ROWS, devices.EVERYWHERE
-    return devices.on_mesh(part, mesh, (everywhere, rows, rows), rows)(heads, features, labels)
+    scores = linear.logits(head, features)
+    right = jnp.take_along_axis(scores, labels[:, None], axis=-1)
+    before = jnp.arange(scores.shape[-1])[None, :] < labels[:, None]
+    ranks = jnp.sum((scores > right) | ((scores == right) & before), axis=-1)
+    finite, named = jnp.all(jnp.isfinite(scores), axis=-1), jnp.argmax(scores, axis=-1)
+    return jnp.where(finite, ranks, scores.shape[-1]), jnp.where(finite, named, -1)
