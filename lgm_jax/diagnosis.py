@@ -48,9 +48,9 @@ def find_cause(
         A clause for a message.
     """
     for backbone, features in zip(backbones, real, strict=True):
-        if not _finite(backbone.params):
+        if not distill.is_finite(backbone.params):
             return f"weights of {backbone.name} are not finite: load a sound file of them"
-        if not _finite(features):
+        if not distill.is_finite(features):
             return _overflow(f"features of real images by {backbone.name}")
     # With the number of the step, for its views.
     before = state._replace(step=state.step * 0 + (failed - 1))
@@ -77,14 +77,14 @@ def _find_in_images(
     )
     if not distill.is_finite(state):
         # Moments are sums of gradients; parameters depend on the learning rate, too.
-        if _finite(state.opt_state):
+        if distill.is_finite(state.opt_state):
             return grown
         return _overflow("the gradient with respect to the images")
     for backbone in backbones:
         embed = distill.make_embed(
             recipe.task, backbone.apply, key, mesh=mesh, microbatch=microbatch
         )
-        if not _finite(jax.jit(embed)(state.params, backbone.params, state.step).values):
+        if not distill.is_finite(jax.jit(embed)(state.params, backbone.params, state.step).values):
             name = f"features of the distilled images by {backbone.name}"
             return f"{name} are not finite, and {grown}" if size > _GROWN else _overflow(name)
     name = type(recipe.task.objective).__name__.lower()
@@ -100,10 +100,6 @@ def _overflow(what: str) -> str:
         f"{what} {verb} not finite, though weights and pixels are: its network overflows; try "
         "config.backbone.dtype=float32 and config.backbone.attention=xla"
     )
-
-
-def _finite(tree: Any) -> bool:
-    return bool(jnp.isfinite(_largest(tree)))
 
 
 @jax.jit

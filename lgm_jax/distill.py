@@ -397,9 +397,9 @@ def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], Sta
 
 
 @jax.jit
-def is_finite(state: State) -> Bool[Array, ""]:
+def is_finite(tree: Any) -> Bool[Array, ""]:
     """Returns whether every number of a state is finite; no step leads back from another."""
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]).all()
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def mesh_for(task: Distillation, mesh: Mesh | None) -> Mesh:
