@@ -357,14 +357,9 @@ def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
 
     def fill(features: Features) -> Features:
         order = jnp.asarray(np.random.default_rng(0).permutation(count))
-        filled = [
-            jnp.concatenate([array[order], array[:3]])
-            for array in (features.values, features.labels, features.weights)
-        ]
-        weights = filled[2].at[count:].set(0)
-        image = jnp.concatenate([features.image[order], jnp.full(3, num_classes, jnp.int32)])
-        copy = jnp.concatenate([features.copy[order], jnp.zeros(3, jnp.int32)])
-        return Features(filled[0], filled[1], weights, image, copy, num_classes, 2)
+        rows = jnp.concatenate([order, order[:3]])
+        filled = jax.tree.map(lambda leaf: leaf[rows], features)
+        return dataclasses.replace(filled, weights=filled.weights.at[count:].set(0))
 
     key, (synthetic, real) = jax.random.key(2), (draw(0), draw(1))
     name = about(objective)["title"]
