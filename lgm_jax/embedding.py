@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from lgm_jax import devices, features, memory
+from lgm_jax.backbones import Backbone
 from lgm_jax.compilation import Program
-from lgm_jax.distill import Apply
 from lgm_jax.features import Views
+from lgm_jax.outlines import Outline
 
-
-@runtime_checkable
-class Network(Protocol):
-    """A backbone, or its outline: of parameters only shapes and types count."""
-
-    @property
-    def apply(self) -> Apply: ...
-
-    @property
-    def params(self) -> Any: ...
-
-    @property
-    def feature_dim(self) -> int: ...
+Network = Backbone | Outline
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
