@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -43,14 +43,8 @@ from lgm_jax.names import folded, match
 _WNID = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?!\d)")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Matched:
-    """The classes of foreign labels, and how they are known.
-
-    Attributes:
-        order: From labels there to the data set's.
-        rule: How they are known, in words.
-    """
+class _Matched(NamedTuple):
+    """The order from foreign labels to the data set's, and the rule that decides it, in words."""
 
     order: Int[np.ndarray, " k"]
     rule: str

@@ -202,14 +202,11 @@ class Programs:
         _, _, given = self.arguments()
         return max(0, every - devices.bytes_here(given))
 
-    def flops(
-        self, size: int | None, size_real: int | None = None
-    ) -> Mapping[tuple[str, str, bool], float]:
+    def flops(self, size: int | None) -> Mapping[tuple[str, str, bool], float]:
         """Operations of a step on all devices; what fills up counts, as it is computed.
 
         Args:
             size: Views in a backbone at a time; all by default.
-            size_real: Real images of a step in a backbone at a time; likewise.
 
         Returns:
             By part of the step, type of the operands, and whether they are not to be rounded.
@@ -221,7 +218,7 @@ class Programs:
             counted[_part(kind.path), kind.dtype, kind.exact] += operations
         if self.recipe.real.source == "stream":
             for embedding in self.embeddings():
-                traced = embedding.trace(size_real)
+                traced = embedding.trace(None)
                 for kind, operations in flops.count_by_kind(traced.jaxpr).items():
                     counted["real forward", kind.dtype, kind.exact] += operations
         return counted
