@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -151,13 +150,9 @@ def _tpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
 def _gpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
+    # The GPU as XLA's compiler knows it.
+    description = (resources.files("lgm_jax") / "gpus" / f"{kind}.txtpb").read_text()
     hosts, each = (1, *sides)[-2:]
     return topologies.get_topology_desc(
-        platform="cuda", target_config=_description(kind), topology=f"1x{hosts}x{each}"
+        platform="cuda", target_config=description, topology=f"1x{hosts}x{each}"
     ).devices
-
-
-@functools.cache
-def _description(kind: str) -> str:
-    """A GPU as XLA's compiler knows it."""
-    return (resources.files("lgm_jax") / "gpus" / f"{kind}.txtpb").read_text()

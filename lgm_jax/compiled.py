@@ -64,15 +64,13 @@ def make_programs(
     """The programs of a config as a run makes them on some devices, without weights or data."""
     outlines = make_outlines(config, on[0])
     recipe = make_recipe(config, num_classes, outlines[0].resolution)
-    task = recipe.task
-    side = task.parametrisation.resolution
     return Programs(
         recipe,
         outlines,
         jax.random.key(config.seed),
         num_images,
-        recipe.real.source == "stream" and reads_on_host(config, num_images, side),
-        devices.make_mesh(task.num_images, task.copies, on),
+        reads_on_host(config, recipe, num_images),
+        devices.make_mesh(recipe.task.num_images, recipe.task.copies, on),
         backbone_weights(config),
         options,
     )

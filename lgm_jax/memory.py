@@ -6,7 +6,6 @@ import bisect
 import contextlib
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import psutil
 from jaxtyping import Array, Float
 
 from lgm_jax import devices
@@ -179,7 +179,7 @@ def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
 
 def machine_bytes() -> int:
     """Memory of this machine, or of the container that this process is in."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [psutil.virtual_memory().total]
     for path in map(Path, CONTAINER_LIMITS):
         # A machine without containers has no such file, and a container without a limit says "max".
         with contextlib.suppress(OSError, ValueError):

@@ -124,16 +124,7 @@ def _check_kernels(kernels: list[str]) -> None:
 
 def _load_data(config: ConfigDict, resolution: int) -> Dataset:
     """Loads the data set, prints its notes, and checks that it has the images that are needed."""
-    dataset = data.load_dataset(
-        config.data.name,
-        folder=config.data.folder,
-        resolution=resolution,
-        seed=config.data.split_seed,
-        val_fraction=config.data.val_fraction,
-        subset=config.data.subset,
-        label=config.data.label,
-        on_bad_image=config.data.on_bad_image,
-    )
+    dataset = find_data(config, resolution, config.data.on_bad_image)
     for note in data.describe(dataset)["notes"]:
         print(f"note: {note}")
     if config.probe.split not in dataset.splits:
@@ -147,6 +138,20 @@ def _load_data(config: ConfigDict, resolution: int) -> Dataset:
             f"config.ipc is {config.ipc}, but the smallest class has {smallest} training images"
         )
     return dataset
+
+
+def find_data(config: ConfigDict, resolution: int, on_bad_image: str) -> Dataset:
+    """Returns the data set of a config, of whose images none is decoded yet."""
+    return data.load_dataset(
+        config.data.name,
+        folder=config.data.folder,
+        resolution=resolution,
+        seed=config.data.split_seed,
+        val_fraction=config.data.val_fraction,
+        subset=config.data.subset,
+        label=config.data.label,
+        on_bad_image=on_bad_image,
+    )
 
 
 def _check_fit(
@@ -171,10 +176,7 @@ def _check_fit(
             f"a step has {views} real images, fewer than the {hosts.count()} processes: "
             "start fewer, or raise config.copies"
         )
-    side = recipe.task.parametrisation.resolution
-    return real.source == "stream" and reads_on_host(
-        config, len(dataset.splits["train"].labels), side
-    )
+    return reads_on_host(config, recipe, len(dataset.splits["train"].labels))
 
 
 def _keep_growth(
@@ -231,10 +233,12 @@ def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone])
             raise UserError(f"config.{key}: {other} and {name} are the same backbone; name one")
 
 
-def reads_on_host(config: ConfigDict, num_images: int, resolution: int) -> bool:
-    """Returns whether the host reads streamed images as they are needed."""
-    size = num_images * resolution**2 * 3
+def reads_on_host(config: ConfigDict, recipe: settings.Recipe, num_images: int) -> bool:
+    """Returns whether the host reads streamed images, of so many, as they are needed."""
+    size = num_images * recipe.task.parametrisation.resolution**2 * 3
     placement = config.data.placement
+    if recipe.real.source != "stream":
+        return False
     if placement == "device" and size > MEMORY_LIMIT:
         raise UserError(
             f"the training images take {size / 1e9:.3g} GB, more than the "

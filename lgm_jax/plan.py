@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lgm_jax import checks, data, devices, distill, execution, flops, memory, real
+from lgm_jax import checks, devices, distill, execution, flops, memory, real
 from lgm_jax.backbones import residuals
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.data.sources import known_size
@@ -19,7 +19,7 @@ from lgm_jax.errors import UserError
 from lgm_jax.execution import Execution
 from lgm_jax.features import BATCH
 from lgm_jax.objectives import LGM, SFM, Features
-from lgm_jax.opening import reads_on_host
+from lgm_jax.opening import find_data, reads_on_host
 from lgm_jax.outlines import Outline, make_outlines
 from lgm_jax.quantities import duration, listed, si
 from lgm_jax.settings import Recipe, make_recipe
@@ -118,9 +118,8 @@ def plan_config(config: ConfigDict, machine: Machine, num_classes: int, num_imag
     """Plans the steps of a config for data of so many classes and training images."""
     outlines = make_outlines(config)
     recipe = make_recipe(config, num_classes, outlines[0].resolution)
-    side = recipe.task.parametrisation.resolution
-    streams = recipe.real.source == "stream" and reads_on_host(config, num_images, side)
-    return make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=streams)
+    on_host = reads_on_host(config, recipe, num_images)
+    return make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=on_host)
 
 
 def describe(config: ConfigDict, machine: Machine) -> str:
@@ -364,16 +363,7 @@ def _exchanged(recipe: Recipe, dim: int, views: int) -> int:
 def size_of_data(config: ConfigDict) -> tuple[int, int]:
     """Classes and training images, without decoding one."""
     try:
-        dataset = data.load_dataset(
-            config.data.name,
-            folder=config.data.folder,
-            resolution=1,
-            seed=config.data.split_seed,
-            val_fraction=config.data.val_fraction,
-            subset=config.data.subset,
-            label=config.data.label,
-            on_bad_image="stop",
-        )
+        dataset = find_data(config, 1, "stop")
     except UserError:
         size = known_size(config.data.name, config.data.subset)
         if size is None:

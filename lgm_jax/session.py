@@ -236,8 +236,7 @@ class Session:
     @functools.cached_property
     def features_syn(self) -> np.ndarray:
         """Features of the centre crops of the distilled images, (s, d), by the first backbone."""
-        if self.distilled is None:
-            raise ValueError("there are no distilled images")
+        assert self.distilled is not None
         return embed(
             self.backbone,
             self.distilled,

@@ -346,8 +346,7 @@ def collect_taught(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
 
 def neighbors(session: Session) -> np.ndarray:
     """Returns indices of the training images that look most like the distilled ones."""
-    if session.distilled is None:
-        raise ValueError("there are no distilled images")
+    assert session.distilled is not None
     return baselines.neighbors(
         session.features(session.backbone, "train"),
         session.dataset.splits["train"].labels,

@@ -139,8 +139,7 @@ def prepare_gallery(session: Session) -> Gallery | None:
 
     All processes compute features together; the first encodes the pictures.
     """
-    if session.distilled is None:
-        raise ValueError("there are no distilled images")
+    assert session.distilled is not None
     config, train, distilled = session.config, session.dataset.splits["train"], session.distilled
     classes = session.dataset.num_classes
     rows = gallery.real_rows(
@@ -164,8 +163,7 @@ def prepare_gallery(session: Session) -> Gallery | None:
 
 def write_pairs(session: Session) -> None:
     """Draws evenly chosen distilled images, each beside the typical image of its class."""
-    if session.distilled is None:
-        raise ValueError("there are no distilled images")
+    assert session.distilled is not None
     # By all processes together, unless it is known already.
     centroids = session.centroids.reshape(session.dataset.num_classes, -1)[:, 0]
     if not hosts.is_first():
