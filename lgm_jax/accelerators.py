@@ -79,12 +79,7 @@ _GPU_OPTIONS = {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": "Fa
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Topology:
-    """Devices to compile for, which this process does not have.
-
-    Attributes:
-        name: As `find` takes it.
-        options: Of the compiler: `lowered.compile(compiler_options=...)`.
-    """
+    """Devices to compile for, which this process does not have, and options of their compiler."""
 
     name: str
     accelerator: Accelerator
@@ -95,10 +90,7 @@ class Topology:
 def find(name: str) -> Topology:
     """Devices by name: `v5e:2x4` and `v5p:2x2x2` as Google calls them, `h100:8`, `h100:2x8` hosts.
 
-    Nothing of JAX may have begun to work in the process yet: its own devices become CPUs.
-
-    Raises:
-        UserError: If there is no such accelerator or topology, or no compiler for it installed.
+    JAX may not have begun to work in the process yet, whose own devices become CPUs.
     """
     kind, _, shape = name.lower().partition(":")
     if kind not in ACCELERATORS:

@@ -25,13 +25,7 @@ _ROWS = {**TITLES, "distilled": "**the images of this set**"}
 
 
 class Finished(NamedTuple):
-    """A finished run, as others may see it.
-
-    Attributes:
-        results: `results.json`.
-        record: The record of the distillation in `stages.json`: `inputs` and `made_by`.
-        settings: The run's settings by config key.
-    """
+    """A finished run, as others may see it: its images, `results.json`, record and settings."""
 
     images: DistilledSet
     results: Mapping[str, Any]
@@ -85,12 +79,7 @@ _UNKNOWN = Terms(
 
 
 def read_run(workdir: str | Path) -> Finished:
-    """Reads the folder of a finished run.
-
-    Raises:
-        UserError: If it is no run's folder, if the run is not finished, or if the run distilled no
-            images.
-    """
+    """Reads the folder of a finished run that distilled images."""
     path, config, stages, results = runs.read_folder(workdir)
     record = stages.get("distill") or {}
     if config["identity"].get("images.source"):

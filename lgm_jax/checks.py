@@ -25,12 +25,7 @@ def one_of(name: str, value: Any, known: Sequence[str]) -> None:
 def in_range(
     name: str, value: Any, low: int | float, high: int | float = math.inf, *, whole: bool = False
 ) -> None:
-    """Checks that a value is a finite number within limits, which are included.
-
-    Args:
-        name: The name of the value, for the message.
-        whole: Whether the number has to be whole.
-    """
+    """Checks that a value is a finite number, whole if asked, within limits that are included."""
     kind = numbers.Integral if whole else numbers.Real
     # Written so that NaN, which compares false with everything, is refused too.
     number = isinstance(value, kind) and not isinstance(value, bool)

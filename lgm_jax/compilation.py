@@ -24,10 +24,7 @@ CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 def options(platform: str | None = None) -> dict[str, str]:
     """Returns `compiler_options` of `jax.jit` for a program with a backbone; starts the backend.
 
-    They are empty where this jaxlib does not know them, and on accelerators.
-
-    Args:
-        platform: The platform to compile for; by default the process's.
+    They are empty on accelerators, and where this jaxlib does not know them.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
@@ -39,11 +36,7 @@ def options(platform: str | None = None) -> dict[str, str]:
 
 
 class Program(Generic[P, T]):
-    """A function under `jax.jit` with `options()`; XLA ignores these for programs within another.
-
-    Args:
-        function: The function, which is compiled at its first call.
-    """
+    """A function under `jax.jit` with `options()`, which XLA ignores within another program."""
 
     def __init__(self, function: Callable[P, T], **arguments: Any):
         self.function, self._arguments = function, arguments

@@ -22,12 +22,7 @@ from lgm_jax.settings import backbone_weights, make_recipe
 
 
 def describe(config: ConfigDict, name: str) -> str:
-    """The plan of a config for named devices, in words, for a person.
-
-    Raises:
-        UserError: If there are no such devices, no compiler for them is installed, or the backbone
-            or the data set is not known well enough.
-    """
+    """The plan of a config for devices by name (see `accelerators.find`), for a person."""
     topology = accelerators.find(name)
     num_classes, num_images = plan.size_of_data(config)
     programs = make_programs(
@@ -97,7 +92,7 @@ def _compile(
     """The step with so many views at a time, or with as many as fit.
 
     Returns:
-        How many there are, the program unless it does not fit, and what is to be said of it.
+        The number of views, the program unless it does not fit, and notes.
     """
     tried: dict[int, tuple[jax.stages.Compiled | None, int | float]] = {}
 

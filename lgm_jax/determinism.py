@@ -17,9 +17,6 @@ def add_flags(flags: str) -> str:
     """Returns the content of `XLA_FLAGS` with the flags of determinism added.
 
     JAX reads that variable when it first asks for devices, and never again.
-
-    Raises:
-        UserError: If there are flags with the opposite value, or the name of a file of flags.
     """
     if flags.strip() and not flags.lstrip().startswith("-"):
         raise UserError(

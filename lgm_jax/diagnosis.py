@@ -31,21 +31,16 @@ def find_cause(
     mesh: Mesh | None = None,
     microbatch: int | None = None,
 ) -> str:
-    """Computes a step again, part by part, and names the part that is not finite, and its cause.
+    """Computes a step again, part by part; returns a clause on what is not finite, and its cause.
 
     A step whose loss is not finite does not change the state, so its parts are computed from the
-    same images, unless a later step has changed them; then the message says so. All processes make
+    same images, unless a later step has changed them; then the clause says so. All processes make
     the same call.
 
     Args:
-        backbones: Backbones to distil against, with parameters as they lie on the mesh.
-        real: The step's real features by each backbone.
         failed: Number of the step, from 1.
         state: The newest state, as it lies on the mesh.
         changed: Whether a later step has changed it.
-
-    Returns:
-        A clause for a message.
     """
     for backbone, features in zip(backbones, real, strict=True):
         if not distill.is_finite(backbone.params):

@@ -75,22 +75,14 @@ class Embedding:
         return devices.bytes_here(arguments[:2]) + 4 * self.here * self.network.feature_dim
 
     def fit(self, limit: int, needed: memory.Needed | None = None) -> int:
-        """The most images at a time that fit, by the compiler's account of the very program.
-
-        Args:
-            limit: Bytes of each device for the program, its arguments among them.
-            needed: Bytes that the program of a size needs; that of the method by default.
-        """
+        """The most images at a time for `limit` bytes a device, by the compiler's account."""
         most = features.most_at_once(self.platform, self.here)
         sizes = sorted({devices.even(self.here, size) for size in range(1, most + 1)})
         # All that are worth it are expected to fit: a block at a time takes little.
         return memory.fit(needed or self.needed, limit, sizes, most, self.fixed())
 
     def choose(self) -> int | None:
-        """The most images at a time that fit the devices of this process; on CPUs `None`, for all.
-
-        The parameters lie on them already.
-        """
+        """The most images at a time that fit this process's devices; on CPUs `None`, for all."""
         if self.device.platform == "cpu":
             return None
         has = devices.bytes_here(shapes_of_params(self.network, self.mesh))

@@ -90,10 +90,7 @@ class Full(NamedTuple):
 
 
 def find_full(error: BaseException | None) -> Full | None:
-    """Returns the full disk behind an error, if there is one.
-
-    In errors of Orbax's storage, only the message shows it.
-    """
+    """Returns the full disk behind an error; in Orbax's, only the message shows it."""
     while error is not None:
         for number in _FULL:
             message = os.strerror(number)
@@ -104,10 +101,7 @@ def find_full(error: BaseException | None) -> Full | None:
 
 
 def explain_refusal(error: Exception) -> str | None:
-    """Returns a line about a file that the system refuses to read or write, if an error is of one.
-
-    Within a run, a full disk is found by `find_full` first.
-    """
+    """Returns a line on a file that the system refuses to read or write, if that is the error."""
     if not isinstance(error, OSError):
         return None
     where = _file(error)

@@ -9,13 +9,12 @@ from lgm_jax.backbones.residuals import Residuals
 
 
 class Execution(NamedTuple):
-    """One way to execute a step. What comes of it is the same but for rounding.
+    """One way to execute a step, whose result is the same but for rounding.
 
     Attributes:
         microbatch: Views in a backbone at a time on each device.
         residuals: What is kept of them for the gradient.
-        real_microbatch: Real images in a backbone at a time, of which nothing is kept; `None` where
-            steps embed none.
+        real_microbatch: The same of real images; `None` where steps embed none.
     """
 
     microbatch: int
@@ -61,7 +60,6 @@ def choose(
         fitting: Returns the most views at a time that fit, if so much is kept of them.
         offered: What backbones can keep, "all" among it.
         views: Those of one device in a step.
-        platform: Of the devices, as JAX calls it.
     """
     order = _CPU if platform == "cpu" else _ACCELERATOR
     sizes: dict[Residuals, int] = {}

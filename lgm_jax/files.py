@@ -74,10 +74,9 @@ def write_arrays(
 
 @contextlib.contextmanager
 def replacing(path: epath.Path, *, shared: bool = False) -> Iterator[epath.Path]:
-    """Yields a temporary file that replaces `path` once it is written without an error.
+    """Yields a temporary file that replaces `path`, once written; creates the folder if need be.
 
     Args:
-        path: The file; its folder is created if it does not exist.
         shared: Whether other runs may write the same file at once: each its own temporary one,
             which does not stay after an error, since on a full disk each would leave some more.
     """

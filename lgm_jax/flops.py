@@ -29,11 +29,7 @@ class Kind(NamedTuple):
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> float:
-    """Counts operations of matrix products, convolutions and factorisations, in loops each turn.
-
-    Args:
-        arguments: Its arguments, or their shapes and types.
-    """
+    """Counts operations of matrix products, convolutions and factorisations, in loops each turn."""
     return sum(count_by_kind(jax.make_jaxpr(function)(*arguments)).values())
 
 

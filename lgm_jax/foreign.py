@@ -51,17 +51,13 @@ class _Matched(NamedTuple):
 
 
 def read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit:
-    """Reads finished images.
+    """Reads finished images, `ipc` of each class, at a side of `resolution` pixels.
 
     Class names decide which class is which, if all are the data set's. If none is, labels that the
     images come with do. Nothing is decoded before classes and numbers of images fit.
 
     Args:
         folder: A run's workdir, a folder that `data.class_folders` describes, or an `.npz` file.
-        resolution: Side of the images to return, in pixels.
-
-    Raises:
-        UserError: If they cannot be read, or do not fit; the message says what to do.
     """
     path = paths.locate(folder)
     path = path / "distilled" if (path / "distilled").is_dir() else path

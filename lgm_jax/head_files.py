@@ -12,16 +12,10 @@ from lgm_jax.solvers import Heads, Trained
 
 
 def kept(path: epath.Path, train: Callable[[], Trained]) -> Trained:
-    """Returns the heads of a file; trains and writes them if it is missing or damaged.
+    """Returns the heads of an `.npz` file; trains and writes them if it is missing or damaged.
 
     Of several processes, all are to call it: they train together, and each writes, for the folder
     may be one of its machine alone.
-
-    Args:
-        path: The file, `.npz`, whose name tells what the heads depend on.
-
-    Raises:
-        UserError: If the file cannot be written, or if process 0 has it and this one does not.
     """
     found = _read(path)
     if hosts.first_says(found is not None):

@@ -17,13 +17,12 @@ _BYTES = {
 
 
 class Collective(NamedTuple):
-    """An exchange among groups of devices.
+    """An exchange among groups of devices, each of `group` devices.
 
     Attributes:
         kind: XLA's name, such as `all-reduce`.
         numbers: Numbers that it leaves on each device.
         num_bytes: Their bytes.
-        group: Number of devices that exchange with each other.
         times: Number of its executions in one execution of the program.
     """
 

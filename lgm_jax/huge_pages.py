@@ -53,7 +53,6 @@ def environment(
     Args:
         libc: The C library and its version, such as `glibc 2.36`.
         mode: Linux's setting of transparent huge pages, such as `always [madvise] never`.
-        accelerators: Devices that compute in place of the CPU.
     """
     version = re.fullmatch(r"glibc (\d+)\.(\d+).*", libc)
     tunable = version is not None and tuple(map(int, version.groups())) >= _GLIBC

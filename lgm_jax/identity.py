@@ -31,9 +31,9 @@ def describe(value: Any) -> Any:
         value: A dataclass, or a mapping (of string keys), sequence, set, array, dtype, number,
             string or `None`, nested in any way. A dataclass becomes its class's name (of classes
             that are not of this package, `package.module:Name`), under `type`, and its fields that
-            are not at their default; fields with `compare=False` and those that are `idle` never
-            show. A whole number is the same as an int and as a float; an array is its dtype, shape
-            and hash.
+            are not at their default; fields with `compare=False` and `idle` ones never show. A
+            whole number is the same as an int and as a float; an array is its dtype, shape and
+            hash.
 
     Raises:
         TypeError: If something in it has no description: a function, an object without one, a
@@ -64,11 +64,7 @@ def describe(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """Returns the SHA-256 of a value's description, 64 hexadecimal digits.
-
-    Raises:
-        TypeError: As for `describe`.
-    """
+    """Returns the SHA-256 of a value's description, 64 hexadecimal digits; see `describe`."""
     return hashlib.sha256(_canonical(describe(value)).encode()).hexdigest()
 
 

@@ -29,12 +29,7 @@ _CODES = {signal.SIGINT: CTRL_C, CLOSED_PIPE: PIPE}
 
 
 class Interrupted(BaseException):
-    """A signal stopped the run. No `Exception`, so that no handler of errors catches it.
-
-    Attributes:
-        number: The number of the signal.
-        exit_code: The exit code of the program.
-    """
+    """A signal stopped the run. No `Exception`, so that no handler of errors catches it."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -71,7 +66,7 @@ class Interrupts:
     ) -> Iterator[Callable[[], bool]]:
         """Only notes a first signal within; the loop asks for it, saves, and leaves.
 
-        A second signal raises at once.
+        A second signal raises at once, and the first at the end.
 
         Args:
             agree: Turns this process's signal, 0 for none, into that of all processes, so that all
@@ -79,9 +74,6 @@ class Interrupts:
 
         Yields:
             A function that returns whether a signal has come.
-
-        Raises:
-            Interrupted: At the end, if one has come.
         """
         self._deferring = True
 

@@ -50,13 +50,7 @@ class Lock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Takes the lock; never waits.
-
-        Raises:
-            Held: If another process has it.
-            Unsupported: If the file system has no locks.
-            OSError: If the file cannot be created.
-        """
+        """Takes the lock; never waits. Raises `Held`, `Unsupported`, or an `OSError`."""
         if fcntl is None:
             raise Unsupported("this system has no flock")
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)

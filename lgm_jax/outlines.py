@@ -16,12 +16,7 @@ from lgm_jax.settings import split_list
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outline:
-    """A backbone whose parameters are shapes and types.
-
-    Attributes:
-        resolution: Side of the images it takes, in pixels.
-        apply: As a `Backbone`'s.
-    """
+    """A backbone, for images of `resolution` pixels, whose parameters are shapes and types."""
 
     spec: Network
     resolution: int

@@ -20,12 +20,7 @@ _PLAIN = re.compile(r"[\w ./@+=,-]+")
 
 
 def locate(folder: str | os.PathLike[str]) -> epath.Path:
-    """Returns the path of a folder or bucket as it was typed; `~` is expanded.
-
-    Raises:
-        UserError: If the home folder is not known, or an address cannot be read: no installed
-            package can, or the service is out of reach or refuses.
-    """
+    """Returns the path of a folder or bucket that can be reached, as it was typed; expands `~`."""
     text = os.path.expanduser(folder)
     if Path(text).parts[:1] == ("~",):
         raise UserError(f"{text}: no home folder is known: set HOME, or name the folder in full")
@@ -66,14 +61,11 @@ def name(folder: epath.Path) -> str:
 
 
 def alias(folder: epath.PathLike) -> epath.Path:
-    """Returns a folder with a plain name: itself, or a link to it.
+    """Returns a folder, or an address of a bucket, with a plain name: itself, or a link to it.
 
     Some libraries read `#`, `?` and `%` as parts of a URL, `[` and `*` as a pattern of names, `$`
     as a variable, or accept only UTF-8. The link lies in the system's folder for temporary files,
     always under the same name, which libraries may store.
-
-    Args:
-        folder: An existing folder, or one in a bucket.
     """
     if is_bucket(folder) or os.name != "posix":
         return epath.Path(folder)

@@ -167,11 +167,7 @@ def title(config: ConfigDict, recipe: Recipe, num_images: int) -> str:
 
 
 def real_in_words(recipe: Recipe, here: int, size: int) -> str:
-    """How real images are embedded, in a line.
-
-    Args:
-        size: How many of them are in a backbone at a time.
-    """
+    """How real images are embedded, `size` at a time, in a line."""
     together = "step" if recipe.real.source == "stream" else "batch"
     return f"real images    {here} a {together} and device in {-(-here // size)} of {size}"
 
@@ -287,11 +283,7 @@ def _alike(task: distill.Distillation) -> distill.Distillation:
 def _count_flops(
     recipe: Recipe, outlines: Sequence[Outline], num_images: int, *, again: bool
 ) -> dict[str, float]:
-    """Counts operations of the matrix products of a step on all devices, by part.
-
-    Args:
-        again: Whether the forward pass is computed a second time for the gradient.
-    """
+    """Counts operations of a step by part; `again`: with a second forward pass for the gradient."""
     task, sources = recipe.task, recipe.real
     dims = [outline.spec.feature_dim for outline in outlines]
     products = [outline.spec.flops for outline in outlines]
@@ -343,10 +335,7 @@ def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:
 def _exchanged(recipe: Recipe, dim: int, views: int) -> int:
     """Bytes of a step's features that each device adds up with the others, or gets from them.
 
-    Of an objective that is not ours, those of all features of all views.
-
-    Args:
-        views: Those of synthetic images on all devices.
+    Of an objective that is not ours, those of all features of all views on all devices.
     """
     task = recipe.task
     sums = task.num_classes * (dim + 1)

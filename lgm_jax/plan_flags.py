@@ -16,12 +16,7 @@ _PLAN, _TOPOLOGY = "plan", "topology"
 
 
 def take(argv: Sequence[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """Splits a command line.
-
-    Returns:
-        The values of the flags by their names without `plan_`, or `None` if there are none; and
-        the other arguments.
-    """
+    """Splits a command line into the values of flags by names without `plan_`, and the rest."""
     values: dict[str, str] | None = None
     rest = []
     for argument in argv:
@@ -39,7 +34,7 @@ def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
     """Makes the function that describes the plan of a config for the flags' devices; starts JAX.
 
     Args:
-        values: Values of `take`: fields of `plan.Machine`, or a `topology`.
+        values: Fields of `plan.Machine`, or a `topology`.
     """
     from lgm_jax import accelerators, compiled, plan, platforms
 

@@ -14,12 +14,7 @@ T = TypeVar("T")
 
 
 def resolve(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """Returns the object of a name.
-
-    Args:
-        name: A key of `known`, or `package.module:Name` for an object to import, also from the
-            current folder.
-    """
+    """Returns a known object, or that of `package.module:Name`, also from the current folder."""
     if name in known:
         return known[name]
     module, colon, attribute = name.partition(":")

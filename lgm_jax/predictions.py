@@ -30,11 +30,7 @@ def add(
     split: str,
     labels: Int[np.ndarray, " n"],
 ) -> None:
-    """Adds the predictions of a row's probes to the file, or replaces them.
-
-    Args:
-        named: The class that each probe names, -1 for none.
-    """
+    """Adds the classes that a row's probes name, -1 for none, to the file, or replaces them."""
     arrays = load(path)
     arrays |= {f"{backbone}/{method}": named, f"labels/{split}": labels}
     small = {

@@ -16,11 +16,7 @@ class Ahead(Generic[T]):
     """
 
     def __init__(self, function: Callable[[int], T], end: int):
-        """Starts nothing yet.
-
-        Args:
-            end: The first number that is never needed.
-        """
+        """Starts nothing yet; `end` is the first number that is never needed."""
         self._function, self._end = function, end
         self._threads = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[T]] | None = None

@@ -17,10 +17,8 @@ _BEFORE = 2
 class StepTrace:
     """A context that traces some of the steps of a loop, those after the first two.
 
-    Args:
-        folder: The folder for `plugins/profile/<time>/perfetto_trace.json.gz`, which
-            https://ui.perfetto.dev opens, and the files of XProf and TensorBoard.
-        steps: Number of steps; 0 for no trace.
+    The folder has `plugins/profile/<time>/perfetto_trace.json.gz`, which https://ui.perfetto.dev
+    opens, and the files of XProf and TensorBoard.
     """
 
     def __init__(self, folder: epath.Path, steps: int):

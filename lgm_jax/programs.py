@@ -121,12 +121,7 @@ class Programs:
         ]
 
     def fit(self, limit: int, needed: memory.Needed | None = None) -> int:
-        """The most views at a time that fit, by the compiler's account of the very step.
-
-        Args:
-            limit: Bytes of each device for the step and what lies beside it.
-            needed: What the step of a size needs; by default the method of this name.
-        """
+        """The most views at a time for `limit` bytes a device, by the compiler's account."""
         images, copies = self.here
         sizes = {math.prod(devices.part(images, copies, size)) for size in range(1, self.views + 1)}
         free = limit - self.beside()
@@ -138,11 +133,7 @@ class Programs:
         return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)
 
     def fit_real(self, limit: int, fit: Fit = Embedding.fit) -> int:
-        """The most real images at a time that fit beside all that a step takes.
-
-        Args:
-            fit: What finds the most of an embedding.
-        """
+        """The most real images at a time beside all that a step takes, by the same account."""
         free = limit - devices.bytes_here(self.arguments()) - self.beside()
         return min(fit(each, free + each.fixed()) for each in self.embeddings())
 
@@ -203,10 +194,7 @@ class Programs:
         return max(0, every - devices.bytes_here(given))
 
     def flops(self, size: int | None) -> Mapping[tuple[str, str, bool], float]:
-        """Operations of a step on all devices; what fills up counts, as it is computed.
-
-        Args:
-            size: Views in a backbone at a time; all by default.
+        """Operations of a step on all devices, with `size` views at a time; padding counts.
 
         Returns:
             By part of the step, type of the operands, and whether they are not to be rounded.

@@ -44,19 +44,12 @@ def progress(items: Sequence[T], label: str) -> Iterator[T]:
 class StepProgress:
     """The display of the distillation loop: step, loss, speed, time left, memory.
 
-    Memory is that of the fullest device, or of the process where devices do not count theirs.
-
-    It never waits for a device: losses are numbers, and the allocator counts memory.
+    Memory is that of the fullest device, or of the process where devices do not count theirs. It
+    never waits for a device: losses are numbers, and the allocator counts memory.
     """
 
     def __init__(self, start: int, steps: int, images_per_step: int, devices: Sequence[Any] = ()):
-        """Starts the clock.
-
-        Args:
-            start: Number of updates before this process began.
-            images_per_step: Views of synthetic images in a step, on all devices.
-            devices: JAX devices of this process, whose memory is shown where they count it.
-        """
+        """Starts the clock of a process that begins after `start` updates."""
         self._start, self._steps = start, steps
         self._clock = self._compiled = time.perf_counter()
         self._images, self._devices = images_per_step, devices
@@ -80,11 +73,7 @@ class StepProgress:
         self._bar.update()
 
     def report(self, step: int, loss: float) -> float:
-        """Shows the loss.
-
-        Returns:
-            Steps per second of this process so far, without the time to compile.
-        """
+        """Shows the loss; returns steps per second of this process, without the time to compile."""
         now, done = time.perf_counter(), step - self._start
         rate = done / (now - (self._compiled if done > 1 else self._clock))
         used, memory = _memory(self._devices)

@@ -76,11 +76,7 @@ class Run:
     """
 
     def __init__(self, path: epath.Path, holds: str, identity: Mapping[str, Any] | None = None):
-        """Wraps a folder that `check_run` has checked; changes nothing there.
-
-        Args:
-            identity: The identity in the folder, if there is one.
-        """
+        """Wraps a folder that `check_run` has checked, with the identity in it; changes nothing."""
         self.path = path
         self.holds = holds
         self._identity = identity
@@ -88,13 +84,7 @@ class Run:
         self._memory: dict[str, Any] | None = None
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
-        """Prepares the folder for writing; throws another distillation away.
-
-        Raises:
-            InUseError: If another process uses the folder.
-            UserError: If it cannot be created or written to, or if a process of this run does not
-                see it.
-        """
+        """Prepares the folder for writing, unless it is in use; throws another distillation away."""
         # Until here, all have to see it as it was.
         hosts.wait()
         if hosts.is_first():
@@ -254,11 +244,6 @@ def check_run(
     Args:
         overwrite: Whether a distillation with another identity may be thrown away.
         settings: Values by config key, to name those that differ.
-
-    Raises:
-        UserError: If the folder is a file, belongs to another distillation (the keys that differ
-            are named) or to another version's run, or holds files of no run that would be
-            overwritten.
     """
     path = paths.locate(workdir)
     if path.exists() and not path.is_dir():
@@ -315,13 +300,7 @@ def _read_config(path: epath.Path) -> Mapping[str, Any] | None:
 
 
 class Folder(NamedTuple):
-    """The content of a run folder, for readers.
-
-    Attributes:
-        config: `config.json`.
-        stages: `stages.json`: the record of each stage.
-        results: `results.json`, if there is one.
-    """
+    """The content of a run folder, for readers; `results` are `None` where there are none yet."""
 
     path: epath.Path
     config: Mapping[str, Any]

@@ -127,10 +127,7 @@ class Session:
         )
 
     def loader(self) -> Loader:
-        """Returns a reader of each step's training images, to be closed.
-
-        Each process reads its own part of them.
-        """
+        """Returns a reader of this process's part of each step's training images, to be closed."""
         train, config = self.dataset.splits["train"], self.config
         order_key, crop_key = real.image_keys(self.key)
         parts = Parts(
@@ -198,13 +195,10 @@ class Session:
         return self._embedded[name]
 
     def embedded_at_once(self, backbone: Backbone) -> int | None:
-        """Images in a backbone at a time on each device, of which nothing is kept for a gradient.
+        """Images in a backbone, which lies on all devices, at a time on each, without a gradient.
 
         As before on the same devices, or as many as fit by the compiler's account; `None` for all
         of a batch, on CPUs.
-
-        Args:
-            backbone: Its parameters are on all devices of this process.
         """
         stage, now = f"embed/{backbone.fingerprint}", self.process_with(backbone)
         before = self.run.last_process(stage, now)
@@ -253,12 +247,7 @@ class Session:
         return {**self.process, "weights": weights, "attention": attention}
 
     def check_start(self) -> None:
-        """Loads the images of a run that begins anew, before anything is written or thrown away.
-
-        Raises:
-            UserError: If the stages would have no images, if one cannot be read, or if memory does
-                not hold them.
-        """
+        """Loads the images of a run that begins anew, before anything is written or thrown away."""
         replaces, named = self.run.holds == "another", settings.split_list(self.config.stages)
         if self.source is None and "distill" not in named and (replaces or "probe" in named):
             raise UserError(

@@ -127,11 +127,7 @@ class Recipe:
 
 
 def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
-    """Reads the recipe of a config.
-
-    Args:
-        crop: Side of the backbone's crops, in pixels.
-    """
+    """Reads the recipe of a config; `crop` is the side of the backbone's crops, in pixels."""
     flat = flatten(config)
     updates = Updates(
         **_read(Updates, "", flat)

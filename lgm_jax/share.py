@@ -56,7 +56,6 @@ def export(finished: Finished, folder: Path, source: str, license: str | None = 
     """Writes a run's images and their card.
 
     Args:
-        folder: The folder to write; created if it does not exist.
         source: The set that the card's examples load: `user/name` on the hub, or a folder's name.
         license: The hub's name of a licence, in place of the source data's.
     """
@@ -69,15 +68,11 @@ def export(finished: Finished, folder: Path, source: str, license: str | None = 
 
 
 def upload(folder: Path, repo: str, *, private: bool = False, update: bool = False) -> str:
-    """Uploads a folder to the Hugging Face hub as a data set.
+    """Uploads a folder with all its files to the hub as a data set; returns its address.
 
     Args:
-        folder: The folder to upload, with all its files.
         private: Whether a new data set is visible to its owner only.
         update: Whether the data set may exist already; a new commit then replaces its files.
-
-    Returns:
-        The address of the data set.
     """
     import huggingface_hub
 

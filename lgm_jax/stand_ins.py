@@ -17,11 +17,7 @@ _STAND_INS = (
 
 
 def explain(start: bytes) -> str | None:
-    """Says what a stand-in is, and what to do; returns `None` for other files.
-
-    Args:
-        start: A file's first `HEAD` bytes, or all.
-    """
+    """Says what a stand-in with these first bytes is, and what to do; `None` for other files."""
     beginning = start[:HEAD].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     if not beginning:
         return "it is empty"

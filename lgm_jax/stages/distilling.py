@@ -41,13 +41,7 @@ from lgm_jax.stages.metrics import Metrics
 
 
 def distill_stage(session: Session) -> None:
-    """Distils the images, from the newest checkpoint if there is one.
-
-    Raises:
-        UserError: If there are more steps already than the config asks for, if no checkpoint
-            can be read, or if the loss or the images are no longer finite.
-        Interrupted: After a signal, once the state is saved.
-    """
+    """Distils the images, from the newest checkpoint if there is one; saves before an interrupt."""
     config, task, run, steps = session.config, session.task, session.run, session.config.steps
     inputs = {**session.identity, "steps": steps}
     done = run.find("distill", inputs) is not None
@@ -259,11 +253,7 @@ def make_real(
     size: int | None,
     workers: contextlib.ExitStack,
 ) -> real_features.Real:
-    """Makes the function that returns the real features of a step, for each backbone.
-
-    Args:
-        size: Images of a step in a backbone at a time.
-    """
+    """Makes the function that returns a step's real features, `size` in a backbone at a time."""
     recipe, train = session.recipe, session.dataset.splits["train"]
     options, task, key = recipe.real, recipe.task, session.key
     if options.source == "stream":

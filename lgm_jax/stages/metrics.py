@@ -15,11 +15,7 @@ class Metrics:
     """`metrics.jsonl`: one line for each logged step, also of a run that was continued."""
 
     def __init__(self, path: epath.Path, start: int):
-        """Reads the lines of earlier processes.
-
-        Args:
-            start: The step from which the run continues; later lines are dropped.
-        """
+        """Reads the lines of earlier processes, up to the step from which the run continues."""
         self._path = path
         try:
             lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])

@@ -299,8 +299,7 @@ def loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
     """Returns some epochs, from 1 and evenly spread, with the mean training loss of all runs.
 
     Args:
-        losses: Losses of each run in each epoch, (runs, epochs); those of a diverged probe are left
-            out.
+        losses: (runs, epochs); those of a diverged probe are left out.
     """
     if losses is None:
         return None
