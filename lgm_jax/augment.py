@@ -159,13 +159,7 @@ def random_box(
     image, or, for a side that is longer than the image's, among those that cover it.
 
     Args:
-        scale: As for `Augmentation`.
-        ratio: As for `Augmentation`.
-        crops: As for `Augmentation`.
-        aspect: Width / height of the image.
-
-    Raises:
-        UserError: If `crops` is unknown.
+        aspect: Width / height of the image; for the others see `Augmentation`.
     """
     checks.one_of("crops", crops, CROPS)
     key_area, key_ratio, key_place = jax.random.split(key, 3)

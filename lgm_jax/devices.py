@@ -36,11 +36,7 @@ _AXES_OF: Mapping[PartitionSpec, tuple[str, ...]] = {EVERYWHERE: (), IMAGES: (IM
 def make_mesh(
     num_images: int = 1, copies: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Returns the mesh on which images x copies views need the least padding; images first.
-
-    Args:
-        devices: The devices; all by default.
-    """
+    """Returns the mesh of devices on which images x copies need the least padding; images first."""
     devices = jax.devices() if devices is None else devices
     shape = split(num_images, copies, len(devices))
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
@@ -93,15 +89,13 @@ def map_views(
 ) -> Array:
     """Computes `function(params, images, copies)`, (s, c, d), for at most `size` views at a time.
 
-    Intermediate values of several parts are recomputed for the gradient. A part is whole images
-    with all copies, or some copies of one image, and is sliced: so each image is decoded once a
-    part, and no gradient is scattered.
+    The function treats every view for itself. Intermediate values of several parts are recomputed
+    for the gradient. A part is whole images with all copies, or some copies of one image, and is
+    sliced: so each image is decoded once a part, and no gradient is scattered.
 
     Args:
-        function: A function that treats every view for itself.
         size: Views at a time; `None` for all.
         params: Parameters of the images, arrays with a leading axis `s`.
-        copies: Numbers of the copies of each.
     """
     rows, columns = part(len(images), len(copies), size)
     if (rows, columns) == (len(images), len(copies)):

@@ -53,10 +53,8 @@ def save_distilled(
     and the Hugging Face hub do, restores the labels.
 
     Args:
-        folder: The folder to write to; created if it does not exist.
         images: Images in [0, 1], float32.
         labels: Indices into `class_names`, int32.
-        class_names: Names of the classes, in label order.
         probabilities: Class probabilities, float32, for soft labels.
     """
     folder = epath.Path(folder)
@@ -165,11 +163,7 @@ def encode_png(image: Float[np.ndarray, "h w 3"]) -> bytes:
 
 
 def read_arrays(path: epath.Path) -> DistilledSet:
-    """Reads a `distilled.npz`.
-
-    Raises:
-        UserError: If it is damaged, or something else.
-    """
+    """Reads a `distilled.npz`; refuses what is damaged, or something else."""
     arrays, needed = files.read_arrays(path), ("images", "labels", "class_names")
     if lacking := [name for name in needed if name not in arrays]:
         raise UserError(f"{path} is no distilled set: it has no {lacking[0]}")
@@ -184,11 +178,7 @@ def check_arrays(
     names: np.ndarray,
     soft: np.ndarray | None,
 ) -> DistilledSet:
-    """Returns the arrays of a file as a set.
-
-    Raises:
-        UserError: If they are unlike those that `save_distilled` writes, and how.
-    """
+    """Returns the arrays of a file as a set; refuses what `save_distilled` would not write."""
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32 or not images.size:
         problem = f"images are {images.dtype} {images.shape}, not float32 (n, h, w, 3)"
     elif not (images.min() >= 0 and images.max() <= 1):

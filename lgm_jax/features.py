@@ -184,10 +184,6 @@ def embed_images(
     Args:
         images: uint8, or float in [0, 1] such as those of `distill.render`.
         crop: Side of the crops, in pixels; by default the backbone's resolution.
-        mesh: As for `embed`.
-
-    Raises:
-        UserError: If features are not finite.
     """
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     pixels, places = np.asarray(images), np.arange(len(images))[:, None]
@@ -257,14 +253,7 @@ def embed_places(
 
 
 def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:
-    """Features as they are, if all of them are numbers.
-
-    Args:
-        features: Of images, all of whose pixels are finite.
-
-    Raises:
-        UserError: If some are not.
-    """
+    """Returns features by a backbone of images with finite pixels; a `UserError` if some are not."""
     wrong = np.count_nonzero(~np.isfinite(features).all(axis=1))
     if wrong:
         raise UserError(
@@ -320,11 +309,7 @@ def embed_views(
 
 
 def most_at_once(platform: str, images: int) -> int:
-    """How many of so many images it is worth to have in a backbone at a time, if memory suffices.
-
-    Args:
-        platform: Of the devices, as JAX calls it.
-    """
+    """Images, of so many, that it is worth to have in a backbone at a time, if memory suffices."""
     return min(images, _ON_TPU) if platform == "tpu" else images
 
 

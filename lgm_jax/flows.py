@@ -59,13 +59,9 @@ def shifted_class_sums(
     num_classes: int,
     weights: Float[Array, " n"] | None = None,
 ) -> ClassSums:
-    """Returns `class_sums` of centred features.
+    """Returns `class_sums` of centred features, with its arguments.
 
     The mean does not change a flow, but if it is large, it takes digits from the differences.
-
-    Args:
-        labels: As for `class_sums`.
-        weights: As for `class_sums`.
     """
     features, weights = weighted(features, weights)
     total = jax.lax.stop_gradient(jnp.sum(weights[:, None] * features, axis=0))

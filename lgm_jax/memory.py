@@ -128,11 +128,7 @@ def view_bytes(task: Distillation, network: Any, kept: Residuals = "all") -> int
 
 
 def forward_view_bytes(network: Any, crop: int) -> int:
-    """Estimated bytes of a view in a backbone that keeps nothing for a gradient: those of a block.
-
-    Args:
-        crop: Side of a view, in pixels.
-    """
+    """Estimated bytes of a view, of `crop` pixels, without a gradient: those of a block."""
 
     def apply(images: Any, params: Any) -> Float[Array, "n d"]:
         return network.apply(params, images)
@@ -146,11 +142,9 @@ def forward_view_bytes(network: Any, crop: int) -> int:
 
 
 def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> int:
-    """Bytes that are kept of a computation until it is differentiated; runs nothing.
+    """Bytes that are kept of a computation until it is differentiated by `argument`; runs nothing.
 
-    Args:
-        argument: Its first argument, the one to differentiate with respect to; of this and the
-            others only shapes and types count.
+    Of the arguments only shapes and types count.
     """
 
     def pullback(argument: Any, *others: Any) -> Any:
@@ -188,14 +182,7 @@ def machine_bytes() -> int:
 
 
 def choose_size(view_bytes: int, free: int, views: int, platform: str = "cpu") -> int:
-    """Views at a time: all if they fit, and one at least.
-
-    Args:
-        view_bytes: What `kept_bytes` counts for one of them.
-        free: Bytes of memory for them.
-        views: Views of one device in a step.
-        platform: Of the device, as JAX calls it.
-    """
+    """Views at a time, of those of a device in a step, for `free` bytes: all, or one at least."""
     return max(1, min(views, int(free / (_MARGINS[platform] * view_bytes))))
 
 

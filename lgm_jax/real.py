@@ -109,11 +109,8 @@ def cached(
 ) -> Real:
     """Draws the features of a batch from those of some views of each real image.
 
-    Each image is seen in a random view. Choosing takes time in proportion to the batch.
-
-    Args:
-        sampling: As for `streamed`; it draws other shuffles.
-        mesh: As for `streamed`.
+    Each image is seen in a random view. Choosing takes time in proportion to the batch. Arguments
+    as for `streamed`, whose shuffles are others.
     """
     mesh = mesh_for(task, mesh)
     order = Order(sampling, jax.random.fold_in(key, _REAL), labels, task.num_classes, made=False)
@@ -174,11 +171,7 @@ def exact(
 def shapes(
     source: str, views: int, num_images: int, dim: int, task: Distillation, mesh: Mesh
 ) -> Any:
-    """Returns shapes, types and layouts of a step's real features, for one backbone.
-
-    Args:
-        views: Stored views of each real image.
-    """
+    """Returns shapes, types and layouts of a step's real features, for one backbone."""
     classes = task.num_classes
     prepare = getattr(task.objective, "prepare", None)
     if source == "exact" and prepare is not None:
@@ -210,7 +203,6 @@ def bytes_on_device(
     """Returns the bytes that real images or their features take on each device, at most.
 
     Args:
-        views: Stored views of each real image.
         dims: Number of features by each backbone.
         held: As for `streamed`.
     """

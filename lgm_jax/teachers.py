@@ -119,11 +119,7 @@ def projection_loss(
 
 
 def init_projection(key: Key[Array, ""], dim: int, dim_teacher: int) -> Head:
-    """Draws a linear map as PyTorch's layers start: kernel and bias of U(-1/√d, 1/√d).
-
-    Args:
-        dim_teacher: Number of the teacher's features `e`.
-    """
+    """Draws a linear map to `e` features as PyTorch does: kernel and bias of U(-1/√d, 1/√d)."""
     bound, (key_kernel, key_bias) = 1 / math.sqrt(dim), jax.random.split(key)
     shapes = {"kernel": (key_kernel, (dim, dim_teacher)), "bias": (key_bias, (dim_teacher,))}
     return {

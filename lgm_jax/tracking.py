@@ -54,11 +54,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: epath.Path, start: int):
-        """Opens a new file.
-
-        Args:
-            start: Updates made before this process began.
-        """
+        """Opens a new file, for records after `start` updates."""
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -110,12 +106,9 @@ class WandB:
     """
 
     def __init__(self, folder: epath.Path, start: int):
-        """Starts or resumes the run.
+        """Starts or resumes the run; the service knows its last step.
 
-        Args:
-            folder: The run folder; the settings in its `config.json` are shown beside the run,
-                folders by their name alone.
-            start: Unused, since the service knows its last step.
+        The settings of the run are shown beside it, folders by their name alone.
         """
         import wandb
 
@@ -191,11 +184,7 @@ class Trackers:
 
 
 def check_installed(kinds: Sequence[str]) -> None:
-    """Checks that the packages of trackers are installed, in the process that needs them.
-
-    Raises:
-        UserError: If one is not installed.
-    """
+    """Refuses trackers whose package is not installed, in the process that needs it."""
     for kind in kinds if hosts.is_first() else ():
         spec = importlib.util.find_spec(kind)
         # A folder of that name, as W&B creates, passes for a package without code.
@@ -207,14 +196,7 @@ def check_installed(kinds: Sequence[str]) -> None:
 
 
 def open_trackers(kinds: Sequence[str], folder: epath.Path, start: int) -> Trackers:
-    """Opens trackers on the first process, and none on the others.
-
-    Args:
-        start: Updates made before this process began.
-
-    Raises:
-        UserError: If one does not start.
-    """
+    """Opens trackers on the first process, after `start` updates, and none on the others."""
     trackers = []
     with contextlib.ExitStack() as on_error:
         for kind in dict.fromkeys(kinds) if hosts.is_first() else ():
