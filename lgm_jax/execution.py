@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from lgm_jax.backbones.residuals import Residuals
 
+_Order = tuple[Sequence[Residuals], Residuals]
+
 
 class Execution(NamedTuple):
     """One way to execute a step, whose result is the same but for rounding.
@@ -36,19 +38,12 @@ class Execution(NamedTuple):
         return "nothing computed twice" if parts == 1 else "forward twice"
 
 
-class _Order(NamedTuple):
-    """Activations to keep: with all views at once, the fastest first, and in parts."""
-
-    at_once: Sequence[Residuals]
-    in_parts: Residuals
-
-
-# Measured on CPUs (docs/benchmarks.md): all at once takes as long either way, and to keep all is to
-# keep the bits of earlier runs; parts take half as long again, whatever they keep. On accelerators
-# compilers count fewer bytes moved where products alone are kept (docs/scaling.md), and these bound
-# most of a step.
-_CPU = _Order(("all", "products"), "all")
-_ACCELERATOR = _Order(("products",), "products")
+# Activations to keep: with all views at once, the fastest first, and in parts. Measured on CPUs
+# (docs/benchmarks.md): all at once takes as long either way, and to keep all is to keep the bits of
+# earlier runs; parts take half as long again, whatever they keep. On accelerators compilers count
+# fewer bytes moved where products alone are kept (docs/scaling.md), and these bound most of a step.
+_CPU: _Order = ("all", "products"), "all"
+_ACCELERATOR: _Order = ("products",), "products"
 
 
 def choose(
@@ -61,11 +56,11 @@ def choose(
         offered: What backbones can keep, "all" among it.
         views: Those of one device in a step.
     """
-    order = _CPU if platform == "cpu" else _ACCELERATOR
+    at_once, in_parts = _CPU if platform == "cpu" else _ACCELERATOR
     sizes: dict[Residuals, int] = {}
-    for residuals in [each for each in order.at_once if each in offered] or ["all"]:
+    for residuals in [each for each in at_once if each in offered] or ["all"]:
         sizes[residuals] = fitting(residuals)
         if sizes[residuals] >= views:
             return Execution(views, residuals)
-    residuals = order.in_parts if order.in_parts in sizes else "all"
+    residuals = in_parts if in_parts in sizes else "all"
     return Execution(sizes[residuals], residuals)

@@ -253,7 +253,7 @@ def embed_places(
 
 
 def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:
-    """Returns features by a backbone of images with finite pixels; a `UserError` if some are not."""
+    """Returns features of images whose pixels are finite; a `UserError` if some are not."""
     wrong = np.count_nonzero(~np.isfinite(features).all(axis=1))
     if wrong:
         raise UserError(

@@ -37,10 +37,11 @@ def start_again() -> None:
     if not any(sys.orig_argv[-len(typed) :] == typed for typed in (sys.argv, as_module)):
         return
     # Without huge pages it is slower, and no worse.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         devices = [name for name in _ACCELERATORS if Path("/dev", name).exists()]
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
         mode = _MODE.read_text() if _MODE.exists() else ""
-        changed = environment(os.environ, _libc(), mode, devices)
+        changed = environment(os.environ, libc, mode, devices)
         if changed is not None:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
 
@@ -62,10 +63,3 @@ def environment(
         return None
     tunables = [*filter(None, set_already.split(":")), f"{_TUNABLE}=1"]
     return {**environ, _VARIABLE: ":".join(tunables)}
-
-
-def _libc() -> str:
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (ValueError, OSError):
-        return ""

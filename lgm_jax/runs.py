@@ -84,7 +84,7 @@ class Run:
         self._memory: dict[str, Any] | None = None
 
     def open(self, identity: Inputs, description: Mapping[str, Any]) -> None:
-        """Prepares the folder for writing, unless it is in use; removes the images of another run."""
+        """Prepares the folder for writing, unless it is in use; removes another run's images."""
         # Until here, all have to see it as it was.
         hosts.wait()
         if hosts.is_first():
