@@ -16,14 +16,9 @@ REQUEUE = 75
 # As shells report a program that Ctrl-C ended, and one that wrote to a closed pipe.
 CTRL_C, PIPE = 130, 141
 
-# Windows lacks SIGUSR1, SIGHUP and SIGPIPE.
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT")
-    if hasattr(signal, name)
-)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 # Python ignores it; the write fails.
-CLOSED_PIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)
+CLOSED_PIPE = signal.SIGPIPE
 
 _CODES = {signal.SIGINT: CTRL_C, CLOSED_PIPE: PIPE}
 

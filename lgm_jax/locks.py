@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import time
@@ -13,13 +14,6 @@ from pathlib import Path
 from etils import epath
 
 from lgm_jax import paths
-
-try:
-    import fcntl
-except ImportError:
-    # Windows.
-    fcntl = None  # type: ignore[assignment]
-
 
 NAME = ".lock"
 
@@ -35,7 +29,7 @@ class Held(Exception):
 
 
 class Unsupported(Exception):
-    """The file system, or the operating system, has no locks; the message says why."""
+    """The file system has no locks; the message says why."""
 
 
 class Lock:
@@ -51,8 +45,6 @@ class Lock:
 
     def acquire(self) -> None:
         """Takes the lock; never waits. Raises `Held`, `Unsupported`, or an `OSError`."""
-        if fcntl is None:
-            raise Unsupported("this system has no flock")
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,11 +73,10 @@ def in_use(folder: epath.Path) -> bool:
         return False
     lock = Lock(Path(folder / NAME))
     try:
-        lock.acquire()
+        with contextlib.suppress(Unsupported):
+            lock.acquire()
     except Held:
         return True
-    except Unsupported:
-        return False
     lock.release()
     return False
 

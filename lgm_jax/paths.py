@@ -67,7 +67,7 @@ def alias(folder: epath.PathLike) -> epath.Path:
     as a variable, or accept only UTF-8. The link lies in the system's folder for temporary files,
     always under the same name, which libraries may store.
     """
-    if is_bucket(folder) or os.name != "posix":
+    if is_bucket(folder):
         return epath.Path(folder)
     path = os.path.realpath(folder)
     if _PLAIN.fullmatch(path):
