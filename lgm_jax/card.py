@@ -94,7 +94,7 @@ def read_run(workdir: str | Path) -> Finished:
     if lacking is not None or results is None:
         raise UserError(f"{workdir} is not finished: {lacking}; start its command again")
     settings = public.settings(config.get("config", {}))
-    return Finished(read_distilled(str(path)), results, record, settings)
+    return Finished(read_distilled(path), results, record, settings)
 
 
 def write_card(finished: Finished, source: str, license: str | None = None) -> str:

@@ -77,7 +77,7 @@ def save_distilled(
 
 
 def load_distilled(
-    folder: str | Path,
+    folder: epath.PathLike,
 ) -> tuple[Float[np.ndarray, "n h w 3"], Int[np.ndarray, " n"], list[str]]:
     """Reads a distilled set.
 
@@ -96,7 +96,7 @@ def load_distilled(
     return read_distilled(folder)[:3]
 
 
-def read_distilled(folder: str | Path) -> DistilledSet:
+def read_distilled(folder: epath.PathLike) -> DistilledSet:
     """Reads a distilled set with the source of its labels; see `load_distilled`."""
     path = paths.locate(folder)
     if (path / "distilled").is_dir():
@@ -121,7 +121,7 @@ def read_distilled(folder: str | Path) -> DistilledSet:
 
 
 def first_of_classes(
-    folder: str | Path, count: int, first: Collection[str] = ()
+    folder: epath.PathLike, count: int, first: Collection[str] = ()
 ) -> list[tuple[str, Float[np.ndarray, "h w 3"]]]:
     """Reads the first image of each of at most `count` classes, with the class's name.
 

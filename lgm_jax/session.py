@@ -149,7 +149,7 @@ class Session:
             return self.source
         if not (self.run.path / runs.DISTILLED / ARRAYS).exists():
             return None
-        images, labels, _, _, probabilities = read_distilled(str(self.run.path))
+        images, labels, _, _, probabilities = read_distilled(self.run.path)
         return ArraySplit(images, labels, probabilities=probabilities)
 
     def features(self, backbone: Backbone, split: str) -> np.ndarray:

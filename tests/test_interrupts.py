@@ -36,7 +36,7 @@ class Answer:
         self.given, self.turn = given, turn
 
     def __int__(self):
-        return max(numbers[self.turn] for numbers in self.given)
+        return int(max(numbers[self.turn] for numbers in self.given))
 
 
 def test_processes_hear_of_a_signal_after_the_same_step():
