@@ -12,7 +12,7 @@ import io
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
@@ -157,32 +157,6 @@ TRACKERS: Mapping[str, Callable[[epath.Path, int], Tracker]] = {
 """Trackers by the name of their package, and of the extra that installs it."""
 
 
-class Trackers:
-    """Any number of trackers as one."""
-
-    def __init__(self, trackers: Sequence[Tracker]):
-        self._trackers = trackers
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.scalars(step, values)
-
-    def images(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """Records pictures, shrunk to 2048 px at most."""
-        if self._trackers:
-            pictures = {name: picture.copy() for name, picture in pictures.items()}
-            for picture in pictures.values():
-                picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-        for tracker in self._trackers:
-            tracker.images(step, pictures)
-
-    def close(self) -> None:
-        """Closes all trackers, also after an error, which is raised at the end."""
-        with contextlib.ExitStack() as closing:
-            for tracker in reversed(self._trackers):
-                closing.callback(tracker.close)
-
-
 def check_installed(kinds: Sequence[str]) -> None:
     """Refuses trackers whose package is not installed, in the process that needs it."""
     for kind in kinds if hosts.is_first() else ():
@@ -195,12 +169,19 @@ def check_installed(kinds: Sequence[str]) -> None:
             )
 
 
-def open_trackers(kinds: Sequence[str], folder: epath.Path, start: int) -> Trackers:
-    """Opens trackers on the first process, after `start` updates, and none on the others."""
-    trackers = []
-    with contextlib.ExitStack() as on_error:
+@contextlib.contextmanager
+def opened(kinds: Sequence[str], folder: epath.Path, start: int) -> Iterator[list[Tracker]]:
+    """Opens trackers on the first process, after `start` updates, and closes all that opened."""
+    with contextlib.ExitStack() as closing:
+        trackers: list[Tracker] = []
         for kind in dict.fromkeys(kinds) if hosts.is_first() else ():
             trackers.append(TRACKERS[kind](folder, start))
-            on_error.callback(trackers[-1].close)
-        on_error.pop_all()
-    return Trackers(trackers)
+            closing.callback(trackers[-1].close)
+        yield trackers
+
+
+def shrink(picture: Image.Image) -> Image.Image:
+    """Returns a picture of 2048 px at most."""
+    small = picture.copy()
+    small.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return small

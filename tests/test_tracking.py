@@ -89,24 +89,21 @@ class TestTensorBoard:
     def test_forgets_the_steps_that_a_later_process_makes_again(self, tmp_path, read_events):
         folder = epath.Path(tmp_path)
         for start, steps, value in ((0, (2, 4, 6), 1.0), (4, (6, 8), 2.0), (6, (), 0.0)):
-            tracker = tracking.open_trackers(["tensorboard"], folder, start)
-            for step in steps:
-                tracker.scalars(step, {"loss": value})
-            tracker.close()
+            with tracking.opened(["tensorboard"], folder, start) as (tracker,):
+                for step in steps:
+                    tracker.scalars(step, {"loss": value})
         assert len(list((tmp_path / "tensorboard").iterdir())) == 3
         events = read_events(tmp_path / "tensorboard").Scalars("loss")
         assert [(event.step, event.value) for event in events] == [(2, 1.0), (4, 1.0), (6, 2.0)]
 
     def test_has_events_on_disk_before_it_is_closed(self, tmp_path, read_events):
-        tracker = tracking.open_trackers(["tensorboard"], epath.Path(tmp_path), 0)
-        tracker.scalars(1, {"loss": 1.0})
-        assert len(read_events(tmp_path / "tensorboard").Scalars("loss")) == 1
-        tracker.close()
+        with tracking.opened(["tensorboard"], epath.Path(tmp_path), 0) as (tracker,):
+            tracker.scalars(1, {"loss": 1.0})
+            assert len(read_events(tmp_path / "tensorboard").Scalars("loss")) == 1
 
     def test_gets_pictures_of_a_size_that_it_can_show(self, tmp_path, read_events):
-        tracker = tracking.open_trackers(["tensorboard"], epath.Path(tmp_path), 0)
-        tracker.images(1, {"large": Image.new("RGB", (4096, 1024))})
-        tracker.close()
+        with tracking.opened(["tensorboard"], epath.Path(tmp_path), 0) as (tracker,):
+            tracker.images(1, {"large": tracking.shrink(Image.new("RGB", (4096, 1024)))})
         (event,) = read_events(tmp_path / "tensorboard").Images("large")
         with Image.open(io.BytesIO(event.encoded_image_string)) as picture:
             assert picture.size == (event.width, event.height) == (2048, 512)
@@ -139,16 +136,20 @@ class TestSeveral:
 
         kinds = {"first": lambda folder, start: first, "second": refuse_to_open}
         monkeypatch.setattr(tracking, "TRACKERS", kinds)
-        with pytest.raises(UserError, match="does not start"):
-            tracking.open_trackers(["first", "second"], epath.Path(tmp_path), 0)
-        assert first.closed == 1
-        tracking.open_trackers(["first"], epath.Path(tmp_path), 0)
+        folder = epath.Path(tmp_path)
+        with (
+            pytest.raises(UserError, match="does not start"),
+            tracking.opened(["first", "second"], folder, 0),
+        ):
+            pass
         assert first.closed == 1
 
-    def test_all_are_closed_though_one_fails_to(self):
+    def test_all_are_closed_though_one_fails_to(self, tmp_path, monkeypatch):
         trackers = [Recorder(OSError("the disk is full")), Recorder(), Recorder()]
-        with pytest.raises(OSError, match="the disk is full"):
-            tracking.Trackers(trackers).close()
+        kinds = {str(i): lambda *_, each=each: each for i, each in enumerate(trackers)}
+        monkeypatch.setattr(tracking, "TRACKERS", kinds)
+        with pytest.raises(OSError, match="disk is full"), tracking.opened(kinds, tmp_path, 0):
+            assert [tracker.closed for tracker in trackers] == [0, 0, 0]
         assert [tracker.closed for tracker in trackers] == [1, 1, 1]
 
 
@@ -192,11 +193,10 @@ class TestWandB:
         client = FakeWandB()
         monkeypatch.setitem(sys.modules, "wandb", client)
         for start, steps in ((0, (2, 4)), (2, (3, 4, 6))):
-            tracker = tracking.open_trackers(["wandb"], folder, start)
-            for step in steps:
-                tracker.scalars(step, {"loss": float(step)})
-            tracker.images(steps[-1], {"distilled": Image.new("RGB", (4, 2))})
-            tracker.close()
+            with tracking.opened(["wandb"], folder, start) as (tracker,):
+                for step in steps:
+                    tracker.scalars(step, {"loss": float(step)})
+                tracker.images(steps[-1], {"distilled": Image.new("RGB", (4, 2))})
         first, second = client.started
         assert first["id"] == second["id"]
         assert (first["name"], first["resume"], first["config"]) == ("mine", "allow", {"steps": 6})
@@ -208,8 +208,9 @@ class TestWandB:
 
     def test_a_refusal_of_the_client_is_one_line(self, folder, monkeypatch):
         monkeypatch.setitem(sys.modules, "wandb", FakeWandB("no API key\nconfigured"))
-        with pytest.raises(UserError, match=r"no API key; run `wandb login`, [^\n]+"):
-            tracking.open_trackers(["wandb"], folder, 0)
+        words = r"no API key; run `wandb login`, [^\n]+"
+        with pytest.raises(UserError, match=words), tracking.opened(["wandb"], folder, 0):
+            pass
 
 
 def test_a_missing_package_is_named_before_any_work(tmp_path, capsys, monkeypatch):
@@ -230,9 +231,8 @@ def test_an_unknown_tracker_is_refused(tmp_path, capsys):
 def test_other_processes_than_the_first_track_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking.hosts, "is_first", lambda: False)
     tracking.check_installed(["wandb"])
-    tracker = tracking.open_trackers(["tensorboard", "wandb"], epath.Path(tmp_path), 0)
-    tracker.scalars(1, {"loss": 1.0})
-    tracker.close()
+    with tracking.opened(["tensorboard", "wandb"], epath.Path(tmp_path), 0) as trackers:
+        assert trackers == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -104,9 +104,6 @@ class _Loop:
         session, config, start = self.session, self.session.config, int(state.step)
         if start == 0:
             self._write_frame(0, state)
-        # First, since it may raise, and leave a bar open.
-        tracker = tracking.open_trackers(split_list(config.track), session.run.path, start)
-        bar = StepProgress(start, config.steps, session.task.num_views, self.mesh.local_devices)
         trace = StepTrace(
             session.run.path / runs.PROFILE, config.profile if hosts.is_first() else 0
         )
@@ -114,8 +111,11 @@ class _Loop:
         unchecked: jax.Array | None = None
         params = [backbone.params for backbone in self.against]
         with (
-            contextlib.closing(bar),
-            contextlib.closing(tracker),
+            # First, since it may raise, and leave a bar open.
+            tracking.opened(split_list(config.track), session.run.path, start) as trackers,
+            contextlib.closing(
+                StepProgress(start, config.steps, session.task.num_views, self.mesh.local_devices)
+            ) as bar,
             trace,
             INTERRUPTS.deferred(make_agree(largest)) as interrupted,
         ):
@@ -142,13 +142,14 @@ class _Loop:
                 if logs:
                     rate = bar.report(step, float(loss))
                     self.metrics.write(step, float(loss), rate)
-                    tracker.scalars(step, self._scalars(step, float(loss), rate))
+                    for tracker in trackers:
+                        tracker.scalars(step, self._scalars(step, float(loss), rate))
                 if films:
                     self._write_frame(step, state)
                 if draws:
                     picture = progress.write_progress(session, step, self._render(state))
-                    if picture is not None:
-                        tracker.images(step, {"distilled": picture})
+                    for tracker in trackers if picture is not None else ():
+                        tracker.images(step, {"distilled": tracking.shrink(picture)})
                 if saves:
                     # Last, so that a run that continues from here repeats nothing of this step.
                     self.checkpoints.save(step, self._collect(state))
