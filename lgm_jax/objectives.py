@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -145,15 +145,7 @@ class LGM:
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Features) -> Array:
         dim = synthetic.values.shape[-1]
         head = init_head(key, dim, synthetic.num_classes, self.head_std)
-        return gradient_matching_loss(
-            head,
-            synthetic.values,
-            synthetic.labels,
-            real.values,
-            real.labels,
-            synthetic.weights,
-            real.weights,
-        )
+        return _compare(functools.partial(gradient_matching_loss, head), synthetic, real)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,15 +164,7 @@ class SFM:
     )
 
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Features) -> Array:
-        return flow_matching_loss(
-            synthetic.values,
-            synthetic.labels,
-            real.values,
-            real.labels,
-            synthetic.num_classes,
-            synthetic.weights,
-            real.weights,
-        )
+        return _compare(flow_matching_loss, synthetic, real, synthetic.num_classes)
 
     def prepare(self, parts: Iterable[Features]) -> Features:
         """Returns the mean features of each class: the loss depends on no more of real images.
@@ -249,17 +233,9 @@ class CLP:
             synthetic = everywhere(synthetic)
 
         def loss(weights: Float[Array, " s"]) -> Float[Array, ""]:
-            return closed_form_probe_loss(
-                synthetic.values,
-                synthetic.labels,
-                real.values,
-                real.labels,
-                synthetic.num_classes,
-                self.ridge,
-                self.temperature,
-                weights,
-                real.weights,
-            )
+            views = dataclasses.replace(synthetic, weights=weights)
+            options = (views.num_classes, self.ridge, self.temperature)
+            return _compare(closed_form_probe_loss, views, real, *options)
 
         if not self.head_per_copy:
             return loss(synthetic.weights)
@@ -273,6 +249,14 @@ class CLP:
         losses, counted = jax.lax.map(of_copy, jnp.arange(synthetic.copies, dtype=jnp.int32))
         counted = counted.astype(losses.dtype)
         return jnp.sum(losses * counted) / nonzero(jnp.sum(counted))
+
+
+def _compare(
+    loss: Callable[..., Array], synthetic: Features, real: Features, *options: Any
+) -> Array:
+    """Calls a loss of two sets of features, with options between their labels and weights."""
+    sets = synthetic.values, synthetic.labels, real.values, real.labels
+    return loss(*sets, *options, synthetic.weights, real.weights)
 
 
 OBJECTIVES: Mapping[str, type[Objective]] = {"lgm": LGM, "sfm": SFM, "clp": CLP}
