@@ -43,9 +43,9 @@ def test_what_does_not_matter_is_not_computed():
     asked = []
 
     def fitting(residuals):
-        return lambda: asked.append(residuals) or 100
+        return asked.append(residuals) or 100
 
-    choose({"all": fitting("all"), "products": fitting("products")}, 100, "tpu")
+    choose(fitting, ["all", "products"], 100, "tpu")
     assert asked == ["products"]
 
 

@@ -148,7 +148,8 @@ class TestSeveral:
         trackers = [Recorder(OSError("the disk is full")), Recorder(), Recorder()]
         kinds = {str(i): lambda *_, each=each: each for i, each in enumerate(trackers)}
         monkeypatch.setattr(tracking, "TRACKERS", kinds)
-        with pytest.raises(OSError, match="disk is full"), tracking.opened(kinds, tmp_path, 0):
+        opened = tracking.opened(list(kinds), epath.Path(tmp_path), 0)
+        with pytest.raises(OSError, match="the disk is full"), opened:
             assert [tracker.closed for tracker in trackers] == [0, 0, 0]
         assert [tracker.closed for tracker in trackers] == [1, 1, 1]
 

@@ -148,8 +148,9 @@ class _Loop:
                     self._write_frame(step, state)
                 if draws:
                     picture = progress.write_progress(session, step, self._render(state))
-                    for tracker in trackers if picture is not None else ():
-                        tracker.images(step, {"distilled": tracking.shrink(picture)})
+                    if picture is not None:
+                        for tracker in trackers:
+                            tracker.images(step, {"distilled": tracking.shrink(picture)})
                 if saves:
                     # Last, so that a run that continues from here repeats nothing of this step.
                     self.checkpoints.save(step, self._collect(state))
