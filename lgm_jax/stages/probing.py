@@ -181,8 +181,10 @@ class Row:
                 taught = session.features(teacher.sees, "train")[rows][:, None]
                 teacher = teacher._replace(sees=taught)
             return probe.fit(key, table, labels, classes, protocol, teacher=teacher, **options)
-        images: Images | probe.Load = _load_all(session)
-        if self.method != "full":
+        images: Images | probe.Load
+        if self.method == "full":
+            images = _load_all(session)
+        else:
             used, rows = np.unique(rows, return_inverse=True)
             images = self.split.load(used)
         return probe.train(
