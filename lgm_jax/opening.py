@@ -81,9 +81,9 @@ def open_session(
     )
     if session.run.holds != "this":
         session.check_start()
-    command = command and f"{command}{growth}"
-    described = {"command": command, "config": recorded, "changed": list(changed)}
-    session.run.open(identity, {**described, "data": data.describe(dataset)})
+    described: dict[str, Any] = {"command": command and command + growth, "config": recorded}
+    described |= {"changed": list(changed), "data": data.describe(dataset)}
+    session.run.open(identity, described)
     return session
 
 
