@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -135,11 +136,21 @@ def _section(name: str, record: Mapping[str, Any]) -> str:
 {lines}
 
 ```sh
-{record["command"]}
+{_wrap(record["command"])}
 ```
 
 ![The same images while they were made](gallery/{name}_timelapse.webp)
 """
+
+
+def _wrap(command: str) -> str:
+    """Returns a command in lines that a page does not clip."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) > 76:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n    ".join(lines)
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:
