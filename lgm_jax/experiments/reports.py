@@ -102,7 +102,7 @@ def _gaps(study: Study) -> Table:
             paper=((theirs[2] - theirs[0]) / (theirs[1] - theirs[0]), None) if theirs else None,
         )
     title = f"{study.title}: (distilled - random) / (full - random)"
-    return Table(title, "", cells, unit="part of the gap", digits=2, drawn=False)
+    return Table(title, "measure", cells, unit="part of the gap", digits=2, drawn=False)
 
 
 def by_group(study: Study) -> Result:

@@ -22,3 +22,11 @@ for (const image of document.querySelectorAll(".md-content img")) {
   image.addEventListener("keydown", enlarge);
 }
 shown.addEventListener("keydown", (event) => event.key === "Enter" && shown.close());
+
+// What the theme leaves unnamed for readers of the screen.
+document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
+addEventListener("load", () => {
+  document.querySelectorAll(".md-code__nav").forEach((nav, i) => {
+    nav.setAttribute("aria-label", `Code ${i + 1}`);
+  });
+});
