@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lgm_jax.distilled import save_distilled
+from lgm_jax.report.vocabulary import TITLES
 from tests.run_folders import write_run
 from tools import write_gallery, write_results
 
@@ -125,3 +126,59 @@ def test_a_run_comes_into_the_gallery(tmp_path, capsys):
     unfinished = write_run(tmp_path / "runs" / "going", finished=False)
     assert write_gallery.main([str(unfinished)], tmp_path / "docs") == 2
     assert "is no finished run" in capsys.readouterr().err
+
+
+def test_numbers_of_the_quickstart_are_those_of_its_runs():
+    runs = json.loads((DOCS / "quickstart.json").read_text())
+    assert [run["seed"] for run in runs] == [0, 1, 2]
+    first = runs[0]["accuracy"]
+    of = {
+        (name, method): np.array([run["accuracy"][name][method]["top1_mean"] for run in runs])
+        for name, methods in first.items()
+        for method in methods
+    }
+    mean = {place: values.mean() for place, values in of.items()}
+    # The standard error over seeds; and of the first, over trainings.
+    cell = {at: f"{mean[at]:.1f} ± {of[at].std(ddof=1) / 3**0.5:.1f}" for at in of}
+    said = {at: "{top1_mean:.1f} ± {top1_std:.1f}".format(**first[at[0]][at[1]]) for at in of}
+    own, other = first
+    few, random, every = (
+        {name: mean[name, method] for name in first} for method in ("distilled", "random", "full")
+    )
+    gap = [f"{(few[name] - random[name]) / (every[name] - random[name]):.2f}" for name in first]
+    lead = [few[name] - mean[name, "centroids"] for name in first]
+    four = ("distilled", "centroids", "random", "full")
+    told = {
+        "docs/quickstart.md": [
+            *(f"| {TITLES[m]} | {cell[own, m]} | {cell[other, m]} |" for m in TITLES),
+            f"| gap | {gap[0]} | {gap[1]} |",
+            f"images are {lead[0]:.1f} points better than typical real ones on their own backbone, "
+            f"and {lead[1]:.1f} on the other.",
+        ],
+        "configs/quickstart.py": [
+            "distilled {:.1f}, nearest to class mean {:.1f}, random {:.1f}, full {:.1f}; on".format(
+                *(mean[own, method] for method in four)
+            ),
+            ", ".join(f"{mean[other, method]:.1f}" for method in four),
+        ],
+        # What the first seed says on the terminal.
+        "docs/index.md": [
+            *(
+                f"{TITLES[m]}{', 1 per class' * (m != 'full')} {said[own, m]} {said[other, m]}"
+                for m in TITLES
+            ),
+            "10 images teach {:.1f} %, all 1,149 teach {:.1f} %".format(
+                *(first[own][method]["top1_mean"] for method in ("distilled", "full"))
+            ),
+        ],
+    }
+    # It may speak of other images instead.
+    readme = (DOCS.parent / "README.md").read_text()
+    assert set(re.findall(r"\*\*10 images: [^*]* All 1,149: [^*]*\*\*", readme)) <= {
+        f"**10 images: {few[own]:.1f} %. All 1,149: {every[own]:.1f} %. "
+        f"Ten random ones: {random[own]:.1f} %**"
+    }
+    for page, sentences in told.items():
+        text = " ".join((DOCS.parent / page).read_text().split())
+        for sentence in sentences:
+            assert sentence in text, page
