@@ -295,7 +295,7 @@ def is_run(path: epath.Path) -> bool:
 
 def _read_config(path: epath.Path) -> Mapping[str, Any] | None:
     """Returns the `config.json` of a folder, if it is a run's."""
-    found = (files.read_json(path / CONFIG) if path.is_dir() else None) or {}
+    found = files.read_json(path / CONFIG) or {}
     return found if isinstance(found.get("identity"), dict) else None
 
 
