@@ -174,6 +174,7 @@ class TestArrays:
             (IMAGES.astype(np.float32), r": images\.astype\('uint8'\)$"),
             ((IMAGES * 257).astype(np.uint16), r": \(images // 257\)\.astype\('uint8'\)$"),
             (IMAGES / 127.5 - 1, "values are from -1 to 1, scale them to 0 to 255$"),
+            (IMAGES.transpose(0, 3, 1, 2).astype(np.uint8), r": images\.transpose\(0, 2, 3, 1\)$"),
         ],
     )
     def test_advice_does_not_wrap_around(self, images, advice):
@@ -201,35 +202,6 @@ class TestArrays:
         made = eval(shown, {"images": images, "numpy": np})
         made = data.ArraySplit(made, split.labels)
         Dataset("mine", PAIR, {"train": made}, "0")
-
-
-class TestWaterbirds:
-    COLUMNS = "img_filename,y,split,place"
-
-    def open(self, root: Path, text: str) -> Dataset:
-        for i in range(6):
-            path = root / "birds" / "a" / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(i))
-        (root / "birds" / "metadata.csv").write_text(text)
-        return data.load_dataset("waterbirds", folder=str(root / "birds"), resolution=8)
-
-    def rows(self, slash: str = "/") -> list[str]:
-        return [f"a{slash}{i}.png,{i % 2},{i // 2},0" for i in range(6)]
-
-    def test_tables_of_other_programs_are_read(self, tmp_path):
-        lines = [self.COLUMNS.title(), *self.rows("\\"), ",,,"]
-        dataset = self.open(tmp_path, "\n".join(lines))
-        assert {name: split.labels.tolist() for name, split in dataset.splits.items()} == {
-            "train": [0, 1],
-            "val": [0, 1],
-            "test": [0, 1],
-        }
-
-    def test_an_image_in_two_rows_is_refused(self, tmp_path):
-        lines = [self.COLUMNS, *self.rows(), "a/0.png,0,2,0"]
-        with pytest.raises(UserError, match=r"line 8: a/0\.png is in line 2 already"):
-            self.open(tmp_path, "\n".join(lines))
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,10 @@ class TestWaterbirds:
         with pytest.raises(UserError, match=rf"csv, line 11: {column} is '{value}', not from 0"):
             load_dataset("waterbirds", folder=str(tmp_path), resolution=R)
 
-    @pytest.mark.parametrize("kind", ["bom", "crlf", "semicolons", "tabs", "floats", "spaces"])
+    @pytest.mark.parametrize(
+        "kind",
+        ["bom", "crlf", "semicolons", "tabs", "floats", "spaces", "capitals", "slashes", "empty"],
+    )
     def test_table_as_other_programs_save_it(self, tmp_path, kind):
         folder = self.unpack(tmp_path)
         table = folder / "metadata.csv"
@@ -220,6 +223,9 @@ class TestWaterbirds:
             "tabs": text.replace(",", "\t"),
             "floats": re.sub(r"(?<=,)[012](?=,)", r"\g<0>.0", text),
             "spaces": text.replace(",", ", "),
+            "capitals": text.replace("img_filename,y,split", "Img_Filename,Y,SPLIT"),
+            "slashes": re.sub(r"(?<=00\d\.[AB])/", r"\\", text),
+            "empty": text + ",,,,,\n",
         }[kind]
         expected = load_dataset("waterbirds", folder=str(folder), resolution=R)
         table.write_bytes(changed.encode())
@@ -238,6 +244,7 @@ class TestWaterbirds:
             ("9,001.A/a.jpg,0,0,,x", "line 11: place is ''"),
             (b"\xff\xfe", "is not UTF-8"),
             ("9,a\0.jpg,0,0,0,x", "metadata|no file's path"),
+            ("9,001.A/a.jpg,0,2,0,x", r"line 11: 001\.A/a\.jpg is in line 2 already"),
         ],
     )
     def test_rows_that_lack_something(self, tmp_path, line, message):

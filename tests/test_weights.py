@@ -247,6 +247,7 @@ def test_weights_under_another_name_are_pointed_at(folder):
         ("norm.bias", (1, 32), (32,)),
         ("pos_embed", (5, 32), (1, 5, 32)),
         ("patch_embed.proj.weight", (32, 3, 4, 4), (32, 3, 8, 8)),
+        ("blocks.0.mlp.fc1.weight", (32, 128), (128, 32)),
         ("blocks.1.attn.qkv.weight", (90, 32), (96, 32)),
     ],
 )
