@@ -113,11 +113,9 @@ class Dataset:
         splits = {split: self.splits[assigned[split]] for split in SPLITS if split in assigned}
         for split, members in splits.items():
             _check_split(name, split, members, len(class_names), len(group_names))
+        named = {"name": name, "class_names": class_names, "group_names": group_names}
         # The class is frozen.
-        for field, value in (
-            *(("name", name), ("class_names", class_names), ("group_names", group_names)),
-            *(("splits", splits), ("notes", [*self.notes, *ignored])),
-        ):
+        for field, value in {**named, "splits": splits, "notes": [*self.notes, *ignored]}.items():
             object.__setattr__(self, field, value)
 
     @property

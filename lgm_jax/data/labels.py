@@ -94,7 +94,10 @@ def match_labels(
             whose = "train" if names else "the held-out split"
             own, said = _count_classes(own, theirs, f"{where}, {split}", whose)
             notes += said
-        ours = _match_names(own, names, f"{where}, {split}", notes) if names else own
+        called = match(own, names)
+        ours = [called.get(name, name) for name in own]
+        if differing := [f"{a} is {b}" for a, b in zip(own, ours, strict=True) if a != b]:
+            notes.append(f"{where}, {split}: classes by another spelling: {list_some(differing)}")
         used = np.bincount(labels.numbers, minlength=len(own))
         present = [name for name, images in zip(ours, used, strict=True) if images]
         if names and not set(present) & set(names):
@@ -124,17 +127,6 @@ def _has_labels(labels: Labels, where: str, split: str) -> bool:
             f"(nothing, NaN or -1), the first is number {lacking[0]}: label them, or leave them out"
         )
     return True
-
-
-def _match_names(
-    own: Sequence[str], names: Sequence[str], what: str, notes: list[str]
-) -> list[str]:
-    """A split's classes by `train`'s names where it has them; notes those of another spelling."""
-    called = match(own, names)
-    differing = [f"{name} is {called[name]}" for name in own if called.get(name, name) != name]
-    if differing:
-        notes.append(f"{what}: classes by another spelling: {list_some(differing)}")
-    return [called.get(name, name) for name in own]
 
 
 def _alike(names: Sequence[str], where: str) -> list[str]:
