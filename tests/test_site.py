@@ -14,7 +14,7 @@ import pytest
 from tests.browsing import REQUIRED, expect, start_browser
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("", "gallery/", "results/table1/", "data/", "reference/objectives/")
+PAGES = ("", "ablations/", "extending/", "gallery/", "results/table1/", "reference/objectives/")
 
 pytestmark = pytest.mark.slow
 

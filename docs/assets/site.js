@@ -23,10 +23,16 @@ for (const image of document.querySelectorAll(".md-content img")) {
 }
 shown.addEventListener("keydown", (event) => event.key === "Enter" && shown.close());
 
-// What the theme leaves unnamed for readers of the screen.
+// What the theme leaves to be named, or to be reached by keyboard.
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
+for (const head of document.querySelectorAll(".md-typeset th:empty")) {
+  head.replaceWith(document.createElement("td"));
+}
 addEventListener("load", () => {
   document.querySelectorAll(".md-code__nav").forEach((nav, i) => {
     nav.setAttribute("aria-label", `Code ${i + 1}`);
   });
+  for (const wide of document.querySelectorAll(".md-typeset__scrollwrap, .highlight-ipynb")) {
+    if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+  }
 });
