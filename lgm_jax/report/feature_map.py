@@ -9,6 +9,7 @@ import numpy as np
 from lgm_jax.report import charts, pictures
 from lgm_jax.report.gallery import DISTILLED, Gallery
 from lgm_jax.report.place import Place
+from lgm_jax.report.plane import Map
 from lgm_jax.report.vocabulary import class_colours
 
 # Side of the thumbnails.
@@ -41,22 +42,15 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
     points = gallery.map
     if points is None:
         raise ValueError("the gallery has no map")
-    everything = np.concatenate([points.real, points.syn])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    middle, span = (low + high) / 2, np.maximum((high - low) / (1 - 2 * _MARGIN), 1e-9)
-
-    def place_at(features: np.ndarray) -> np.ndarray:
-        part = (features - middle[None]) / span[None] + 0.5
-        return part * np.asarray([[1, -1]]) + np.asarray([[0, 1]])
-
-    dots = place_at(points.real) * 1000
+    real, syn = _stretch(points)
+    dots = real * 1000
     named = len(gallery.class_names) <= NAMED
     thumbs = list(range(len(gallery.labels)))
     if len(thumbs) > NAMED:
         # The first of each class.
         thumbs = np.unique(gallery.labels, return_index=True)[1].tolist()
     small = pictures.shrink([gallery.files[DISTILLED][i] for i in thumbs], _SIDE)
-    places = place_at(points.syn)[thumbs]
+    places = syn[thumbs]
     wide, narrow = _move_apart(places) if named else (places, places)
     colours = class_colours(len(gallery.class_names))
 
@@ -95,6 +89,16 @@ def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
         "points": len(points.real),
         "explained": [100 * float(part) for part in points.explained],
     }
+
+
+def _stretch(points: Map) -> tuple[np.ndarray, np.ndarray]:
+    """Returns real and distilled images in parts of the box, from its upper left corner."""
+    everything = np.concatenate([points.real, points.syn])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    middle, span = (low + high) / 2, np.maximum((high - low) / (1 - 2 * _MARGIN), 1e-9)
+    part = (everything - middle[None]) / span[None] + 0.5
+    places = part * np.asarray([[1, -1]]) + np.asarray([[0, 1]])
+    return places[: len(points.real)], places[len(points.real) :]
 
 
 def _move_apart(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -147,21 +147,11 @@ def describe_timelapse(
     ]
     images = min(pictures.SHEET_IMAGES, num_images or 0)
     layout = pictures.sheet_layout(images, side) if images and side else None
-    per_class = num_images // len(class_names) if num_images and class_names else 0
-    cells = []
-    # The page cuts a sheet into its images, to name them.
-    if layout and layout.size == size and per_class:
-        shown = images_shown(num_images or 0)
-        cells = [
-            {
-                "name": class_names[number // per_class],
-                "label": number // per_class,
-                "corner": layout.corner(i),
-            }
-            for i, number in enumerate(shown)
-        ]
     return {
-        "cells": cells,
+        # The page cuts a sheet into its images, to name them.
+        "cells": _cells(layout, class_names, num_images or 0)
+        if layout and layout.size == size
+        else [],
         "cell": layout.cell if layout else 0,
         "columns": min(layout.columns, _MOST_COLUMNS) if layout else 1,
         "frames": frames,
@@ -169,6 +159,21 @@ def describe_timelapse(
         "height": height,
         "images": images,
     }
+
+
+def _cells(
+    layout: pictures.SheetLayout, class_names: Sequence[str], num_images: int
+) -> list[dict[str, Any]]:
+    """Returns the class of each image of a sheet, with its corner."""
+    per_class = num_images // len(class_names) if class_names else 0
+    return [
+        {
+            "name": class_names[number // per_class],
+            "label": number // per_class,
+            "corner": layout.corner(i),
+        }
+        for i, number in enumerate(images_shown(num_images) if per_class else [])
+    ]
 
 
 def _size(file: bytes) -> tuple[int, int]:
