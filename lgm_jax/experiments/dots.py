@@ -81,6 +81,7 @@ def dots_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray | None]]) -
         if picture is not None:
             right = figure.add_subplot(grid[i, 1])
             right.set_axis_off()
+            right.set_anchor("N")
             right.imshow(picture, interpolation="none")
     _explain(figure, [row for own in rows for row in own], shown[0][0].repeats)
 
