@@ -37,7 +37,7 @@ def test_second_start_repeats_nothing(run_copy, capsys, monkeypatch):
         (run_copy / name).unlink()
         assert start(QUICK, workdir=run_copy) == 0
         assert (run_copy / name).exists()
-    assert "what it would from all 1,149 real images" in (run_copy / "report.html").read_text()
+    assert "learn from all 1,149 real images" in (run_copy / "report.html").read_text()
     # So is the folder of the pictures, where they do not fit the page.
     monkeypatch.setattr(gallery, "MOST_CLASSES", 5)
     assert start(QUICK, workdir=run_copy) == 0
