@@ -107,7 +107,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
             """Nothing is logged."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
     thread.start()
     _point_to(monkeypatch, f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -262,8 +262,10 @@ def test_a_gated_repository_says_how_to_get_in(hub, vit_folder):
 @pytest.mark.parametrize("revision", [None, COMMITS["main"]])
 @pytest.mark.parametrize("filled_by", ["loading", "downloading"])
 def test_what_the_cache_holds_is_used_where_the_hub_refuses(
-    hub, vit_folder, trouble, revision, filled_by
+    hub, vit_folder, trouble, revision, filled_by, monkeypatch
 ):
+    # Between its attempts, huggingface_hub waits for seconds.
+    monkeypatch.setattr("time.sleep", lambda _: None)
     _publish(hub, "someone/tiny", vit_folder)
     if filled_by == "loading":
         backbones.load("someone/tiny", revision=revision)

@@ -20,6 +20,7 @@ from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes, paper, published
 from lgm_jax.outlines import make_outlines
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
@@ -80,7 +81,9 @@ def trace(task, dim):
     return [level.shape for level in after.params["images"]]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("clip") else slow(name) for name in RECIPES]
+)
 def test_every_recipe_is_built_and_traced(name):
     model, images = name.split(",")
     config = config_of(name)
@@ -95,8 +98,14 @@ def test_every_recipe_is_built_and_traced(name):
     assert settings.full_augment(config) == "fresh"
 
 
-@pytest.mark.parametrize("model", COMPARED)
-@pytest.mark.parametrize("images", ["in1k", "in100"])
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [
+        *(("clip", "in1k"), ("dinov2", "in100")),
+        *(slow("clip", "in100"), slow("dinov2", "in1k")),
+        *(slow(model, images) for model in COMPARED[2:] for images in ("in1k", "in100")),
+    ],
+)
 def test_files_of_imagenet_are_its_recipes(model, images):
     module = importlib.import_module(f"configs.{model}_{images}")
     for arg in (None, "authors_2026,cached"):

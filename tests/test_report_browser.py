@@ -31,8 +31,13 @@ CONTRAST = """
 """
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        *(("phone", "dark"), ("tablet", "light"), ("desktop", "light")),
+        *(slow("phone", "light"), slow("tablet", "dark"), slow("desktop", "dark")),
+    ],
+)
 @pytest.mark.parametrize(
     "name", ["one/report.html", "many/report.html", "going/report.html", "both.html"]
 )
