@@ -86,6 +86,5 @@ def test_the_order_of_accelerators_is_that_of_estimated_times():
         for sizes in ((views, views), (parts, views), (parts, parts)):
             fits = dict(zip(("all", "products"), sizes, strict=True))
             fastest = min(fits.items(), key=seconds.__getitem__)
-            fitting = {each: lambda size=size: size for each, size in fits.items()}
-            chosen = choose(fitting, views, accelerator.platform)
+            chosen = choose(fits.__getitem__, list(fits), views, accelerator.platform)
             assert (chosen.residuals, chosen.microbatch) == fastest
