@@ -26,7 +26,7 @@ from lgm_jax.settings import make_protocol, split_list
 from lgm_jax.teachers import TARGETS
 
 # Random streams, separate from those of distillation.
-_PROBE_STREAM, _BASELINE_STREAM, _CROP_STREAM = 101, 102, 103
+_PROBE_STREAM, _BASELINE_STREAM, _CROP_STREAM = 101, 102, 106
 
 # Points of a probe's learning curve.
 _MOST_POINTS = 50
