@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import REQUIRED, expect, start_browser
+from tests.browsing import REQUIRED, expect
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("", "ablations/", "extending/", "gallery/", "results/table1/", "reference/objectives/")
@@ -41,13 +41,13 @@ def serve(folder):
 
 
 @pytest.fixture(scope="module")
-def open_page(tmp_path_factory):
+def open_page(browser, tmp_path_factory):
     """Opens a page of the site in a scheme and a width."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={folder}"]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
-    with serve(folder) as address, start_browser() as browser:
+    with serve(folder) as address:
 
         def open_page(name, scheme="light", width=1440):
             page = browser.new_context(

@@ -101,7 +101,7 @@ def _recipe(scale: str) -> ConfigDict:
 def _photos() -> ConfigDict:
     """The published method on photos, in 300 steps instead of 5,000: docs/photos.md."""
     config = imagenette_folder.get_config()
-    config.update(objective="lgm", steps=300, copies=10)
+    config.update(objective="lgm", steps=300, copies=3)
     config.real.source = "stream"
     # A third of the steps has all levels of the pyramid.
     config.images.grow_until = 2 / 3
@@ -110,11 +110,4 @@ def _photos() -> ConfigDict:
     config.clp.update(ridge=0.5, temperature=0.1, head_per_copy=False)
     # Each backbone is trained for views of its own side.
     config.backbone.resize = "images"
-    return config
-
-
-def shorter(config: ConfigDict) -> ConfigDict:
-    """Sets, at the scale `imagenette`, the copies of sweeps of many runs."""
-    if config[SECTION].scale == IMAGENETTE:
-        config.copies = 3
     return config

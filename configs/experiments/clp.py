@@ -27,4 +27,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if config.experiment.scale == "paper":
         config.data.val_fraction = 0.1
-    return _base.shorter(config)
+    return config

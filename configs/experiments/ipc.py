@@ -14,7 +14,7 @@ from configs.experiments import _base
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the experiment, at the scale of the argument."""
-    config = _base.build(
+    return _base.build(
         "ipc",
         arg,
         {
@@ -24,4 +24,3 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "imagenette": {"seeds": 1},
         },
     )
-    return _base.shorter(config)

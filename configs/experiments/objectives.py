@@ -38,4 +38,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if config.experiment.scale == "embedded":
         # The best that the experiment `clp` found on validation images.
         config.clp.update(ridge=0.02, temperature=0.3)
-    return _base.shorter(config)
+    return config

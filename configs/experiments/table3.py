@@ -6,7 +6,7 @@ ImageNet-100, four backbones, eight variants: about 3 hours on one H200 for each
 `--config.experiment.without=decorrelate,pyramid,augment` makes only the paper's rows; `+` leaves
 out several parts at once. See docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 
-`:imagenette` has 3 augmentations in a step, and the paper's rows alone. On digits, which are grey,
+`:imagenette` has the paper's rows alone. On digits, which are grey,
 the images have colour here, or there would be nothing to decorrelate.
 """
 
@@ -34,4 +34,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         },
     )
     config.images.grey = False
-    return _base.shorter(config)
+    return config
