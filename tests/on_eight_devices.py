@@ -168,12 +168,12 @@ def test_gradients_and_images_do_not_depend_on_devices(source, num_classes, chan
 
 
 @pytest.mark.parametrize(
-    ("count", "size"),
-    [(8, 2), slow(3, 4), slow(8, 1)],
+    ("count", "size", "changes"),
+    [(8, 2, PLAIN), slow(8, 2, {}), slow(3, 4, {}), slow(8, 1, {})],
 )
-def test_microbatches_and_devices_together(count, size):
+def test_microbatches_and_devices_together(count, size, changes):
     """Two images a class in three copies: on 8 devices, 3 images in 3 copies; on 3, 7 in 3."""
-    task = make_task(10, copies=3, ipc=2, center_crop_copies=1)
+    task = make_task(10, copies=3, ipc=2, center_crop_copies=1, **changes)
     assert_same(run(task, count, "stream", size), run(task, 1, "stream"), task)
 
 
