@@ -13,7 +13,7 @@ from PIL import Image
 from lgm_jax.distilled import save_distilled
 from lgm_jax.report.vocabulary import TITLES
 from tests.run_folders import write_run
-from tools import write_gallery, write_results
+from tools import answer_photos, write_gallery, write_results
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHORT = {"COPIES, STEPS = 3, 120": "COPIES, STEPS = 1, 4"}
@@ -55,12 +55,33 @@ def test_only_a_finished_experiment_becomes_a_page(tmp_path, capsys):
 
 def test_a_page_has_the_figure_before_the_tables_and_the_images_at_the_end(tmp_path):
     table = "# Table 1: images\n\nA note.\n\n## digits\n\n| a |\n"
-    text = "# Table 1: images\n\nA note.\n\n![Table 1: images](a.svg)\n\n## digits\n\n| a |\n"
-    assert write_results.page(table, "a.svg", None) == text
-    assert "(b.webp)" in write_results.page(table, "a.svg", "b.webp").partition("## Images")[2]
+    collected = {"commits": ["0123456789abcdef"], "command": "python launch.py --workdir=a"}
+    text = write_results.page("a", table, collected, images=False)
+    assert text == (
+        "# Table 1: images\n\nA note.\n\n![Table 1: images](a.svg)\n\n## digits\n\n| a |\n\n"
+        "## Command\n\nAt commit `0123456789`:\n\n```sh\npython launch.py --workdir=a\n```\n"
+    )
+    text = write_results.page("a", table, collected, images=True)
+    assert "(a_images.webp)" in text.partition("## Images")[2]
     Image.new("RGB", (3600, 900)).save(tmp_path / "images.png")
     with Image.open(io.BytesIO(write_results.shrink(tmp_path / "images.png"))) as image:
         assert image.size == (1800, 450)
+
+
+RUNS = sorted((DOCS / "results" / "runs").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RUNS, ids=[path.stem for path in RUNS])
+def test_every_number_of_an_experiment_is_computed_from_its_runs(path):
+    collected, images = json.loads(path.read_text()), path.parents[1] / f"{path.stem}_images.webp"
+    table = write_results.tabulate(collected)
+    page = write_results.page(path.stem, table, collected, images=images.exists())
+    assert page == (path.parents[1] / f"{path.stem}.md").read_text()
+
+
+def test_the_questions_on_photos_are_answered_from_their_runs():
+    answers = answer_photos.Answers(answer_photos.read(DOCS / "results" / "runs"))
+    assert answer_photos.page(answers) == (DOCS / "results" / answer_photos.PAGE).read_text()
 
 
 def test_every_picture_of_results_is_on_a_page():

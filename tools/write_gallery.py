@@ -136,14 +136,14 @@ def _section(name: str, record: Mapping[str, Any]) -> str:
 {lines}
 
 ```sh
-{_wrap(record["command"])}
+{wrap(record["command"])}
 ```
 
 ![The same images while they were made](gallery/{name}_timelapse.webp)
 """
 
 
-def _wrap(command: str) -> str:
+def wrap(command: str) -> str:
     """Returns a command in lines that a page does not clip."""
     lines = [""]
     for word in map(shlex.quote, shlex.split(command)):

@@ -3,9 +3,10 @@
     python -m tools.write_results runs/table1 runs/figure3
 
 NAME is the name of an experiment's workdir. Its page is `table.md` with the figure below the notes,
-`NAME.svg`, and the distilled images at the end, `NAME_images.webp`; `docs/results.md`, which says
-what it all means, is written by hand. `runs/NAME.json` has the command and, by run, `results.json`,
-`metrics.jsonl` and what else was measured: a test makes the page from them again.
+`NAME.svg`, the distilled images, `NAME_images.webp`, and the command with its commits;
+`docs/results.md`, which says what it all means, is written by hand. `runs/NAME.json` has the
+command and, by run, `results.json`, `metrics.jsonl` and what else was measured: a test makes the
+page from them again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import launch
 from lgm_jax import experiments, public, runs
 from lgm_jax.experiments import result, runner, samples
 from lgm_jax.experiments.frame import Study
+from tools import write_gallery
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
@@ -34,12 +36,30 @@ DOCS = Path(__file__).parents[1] / "docs" / "results"
 _WIDTH = 1800
 
 
-def page(table: str, picture: str, images: str | None) -> str:
-    """The page of an experiment: its tables, the picture before the first of them, the images."""
+def page(name: str, table: str, collected: Mapping[str, Any], *, images: bool) -> str:
+    """The page of an experiment.
+
+    Args:
+        name: Of the page, and of its pictures.
+        table: Its `table.md`.
+        collected: What made it.
+        images: Whether it has a picture of distilled images.
+    """
     notes, heading, tables = table.partition("\n## ")
     title = notes.partition("\n")[0].removeprefix("# ")
-    shown = f"\n## Images\n\n![Distilled images: a row for each kind of run]({images})\n"
-    return f"{notes}\n![{title}]({picture})\n{heading}{tables}{shown if images else ''}"
+    shown = f"\n## Images\n\n![Distilled images: a row for each kind of run]({name}_images.webp)\n"
+    commits = ", ".join(f"`{commit[:10]}`" for commit in collected["commits"])
+    return f"""{notes}
+![{title}]({name}.svg)
+{heading}{tables}{shown if images else ""}
+## Command
+
+At commit {commits}:
+
+```sh
+{write_gallery.wrap(collected["command"])}
+```
+"""
 
 
 def collect(folder: Path) -> dict[str, Any]:
@@ -48,12 +68,14 @@ def collect(folder: Path) -> dict[str, Any]:
     config = _parse(command)
     made = Path(config[experiments.SECTION].share or folder) / runner.RUNS
     gave: dict[str, Any] = {}
+    commits: dict[str, None] = {}
 
     def find(planned: runner.Planned) -> runner.Outcome:
         path, measured = made / planned.name, None
+        stages = json.loads((path / "stages.json").read_text())
         if planned.measure is not None:
-            stages = json.loads((path / "stages.json").read_text())
             measured = stages[f"measure/{planned.measure.name}"]["result"]
+        commits.update((each["commit"], None) for of in stages.values() for each in of["made_by"])
         lines = path / runs.METRICS
         gave[planned.name] = {
             "results": json.loads((path / runs.RESULTS).read_text()),
@@ -65,7 +87,7 @@ def collect(folder: Path) -> dict[str, Any]:
         return _outcome(planned, gave)
 
     runner.find_outcomes(functools.partial(experiments.find(config).plan, config), find)
-    return {"command": public.command(command), "runs": gave}
+    return {"command": public.command(command), "commits": list(commits), "runs": gave}
 
 
 def tabulate(collected: Mapping[str, Any]) -> str:
@@ -114,19 +136,18 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
             print(said, file=sys.stderr)
             return 2
         out.mkdir(parents=True, exist_ok=True)
-        picture, images = f"{folder.name}.svg", f"{folder.name}_images.webp"
-        distilled = folder / samples.FILE
-        has_images = distilled.exists()
+        distilled, images = folder / samples.FILE, out / f"{folder.name}_images.webp"
         collected = collect(folder)
         assert tabulate(collected) == table.read_text()
         (out / "runs").mkdir(exist_ok=True)
         (out / "runs" / f"{folder.name}.json").write_text(json.dumps(collected) + "\n")
-        text = page(table.read_text(), picture, images if has_images else None)
+        text = page(folder.name, table.read_text(), collected, images=distilled.exists())
         (out / f"{folder.name}.md").write_text(text)
-        (out / picture).write_bytes(figure.read_bytes())
-        (out / images).unlink(missing_ok=True)
-        if has_images:
-            (out / images).write_bytes(shrink(distilled))
+        (out / f"{folder.name}.svg").write_bytes(figure.read_bytes())
+        (out / f"{folder.name}.webp").unlink(missing_ok=True)
+        images.unlink(missing_ok=True)
+        if distilled.exists():
+            images.write_bytes(shrink(distilled))
         print(out / f"{folder.name}.md")
     return 0
 
