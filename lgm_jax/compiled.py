@@ -74,19 +74,22 @@ def make_programs(
 def _choose(
     programs: Programs, config: ConfigDict, topology: accelerators.Topology
 ) -> tuple[Programs, int, jax.stages.Compiled | None, list[str]]:
-    """The step as a run on these devices would execute it; see `_compile`."""
+    """The step as a run on these devices would execute it; see `compile_fitting`."""
     found = {}
 
     def fitting(residuals: Residuals) -> int:
         some = dataclasses.replace(programs, residuals=residuals)
-        found[residuals] = some, *_compile(some, config.microbatch, topology.accelerator.memory)
+        found[residuals] = (
+            some,
+            *compile_fitting(some, config.microbatch, topology.accelerator.memory),
+        )
         return found[residuals][1]
 
     platform = topology.devices[0].platform
     return found[execution.choose(fitting, programs.offered, programs.views, platform).residuals]
 
 
-def _compile(
+def compile_fitting(
     programs: Programs, size: int | None, available: int
 ) -> tuple[int, jax.stages.Compiled | None, list[str]]:
     """The step with so many views at a time, or with as many as fit.

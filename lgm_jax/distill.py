@@ -25,7 +25,7 @@ from lgm_jax.objectives import LGM, Features, Objective
 
 # Separate random streams, so that changing one kind of draw leaves the others as they were.
 # 3, 4 and 6 belong to real images.
-_INIT, _GROW, _OBJECTIVE, _VIEW = 0, 1, 2, 5
+INIT, GROW, OBJECTIVE, VIEW = 0, 1, 2, 5
 
 # The initial probability of an image's class where labels are learned.
 _FIRST_PROBABILITY = 0.9
@@ -147,14 +147,14 @@ def init(
 def init_state(task: Distillation, key: Key[Array, ""], *, params: Any = None) -> State:
     """Returns the state before the first step, on one device; arguments as for `init`."""
     if params is None:
-        init_key = jax.random.fold_in(key, _INIT)
+        init_key = jax.random.fold_in(key, INIT)
         params = task.parametrisation.init_params(init_key, task.num_images)
     values = {"images": params}
     if task.labels == "soft":
         k = task.num_classes
         scale = jnp.log(_FIRST_PROBABILITY * (k - 1) / (1 - _FIRST_PROBABILITY))
         values["logits"] = scale * jax.nn.one_hot(hard_labels(task), k)
-    opt_state = {name: _optimizer(task, name).init(value) for name, value in values.items()}
+    opt_state = {name: optimizer_of(task, name).init(value) for name, value in values.items()}
     # Copied, since the first step takes the place of it all: parameters may be the caller's, and
     # some optimisers keep them a second time.
     return jax.tree.map(jnp.copy, State(jnp.zeros((), jnp.int32), values, opt_state))
@@ -219,7 +219,7 @@ def make_embed(
         mesh: As for `make_step`.
         microbatch: As for `make_step`.
     """
-    mesh, view_key = mesh_for(task, mesh), jax.random.fold_in(key, _VIEW)
+    mesh, view_key = mesh_for(task, mesh), jax.random.fold_in(key, VIEW)
     copies_here = -(-task.copies // mesh.shape[devices.COPY])
 
     def part(backbone_params: Any, params: Params, step: Array) -> tuple[Array, ...]:
@@ -300,7 +300,7 @@ def make_loss(
     mesh = mesh_for(task, mesh)
     embeds = [make_embed(task, each, key, mesh=mesh, microbatch=microbatch) for each in applies]
     shares = [1 / len(applies)] * len(applies) if weights is None else list(weights)
-    objective_key = jax.random.fold_in(key, _OBJECTIVE)
+    objective_key = jax.random.fold_in(key, OBJECTIVE)
 
     def loss(
         params: Params, step: Array, backbone_params: Sequence[Any], real: Sequence[Any]
@@ -357,7 +357,7 @@ def make_step(
         )
         params, opt_state = {}, {}
         for name, value in before.params.items():
-            updates, opt_state[name] = _optimizer(task, name).update(
+            updates, opt_state[name] = optimizer_of(task, name).update(
                 gradient[name], before.opt_state[name], value
             )
             if task.schedule is not None:
@@ -380,7 +380,7 @@ def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], Sta
         return lambda state: state
 
     def grow(state: State) -> State:
-        step_key = jax.random.fold_in(jax.random.fold_in(key, _GROW), state.step)
+        step_key = jax.random.fold_in(jax.random.fold_in(key, GROW), state.step)
         grown = growing.grow(step_key, state.params["images"], state.step)
         return State(
             state.step,
@@ -407,5 +407,5 @@ def mesh_for(task: Distillation, mesh: Mesh | None) -> Mesh:
     return devices.make_mesh(task.num_images, task.copies) if mesh is None else mesh
 
 
-def _optimizer(task: Distillation, name: str) -> optax.GradientTransformation:
+def optimizer_of(task: Distillation, name: str) -> optax.GradientTransformation:
     return task.optimizer if name == "images" else task.labels_optimizer

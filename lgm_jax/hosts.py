@@ -67,17 +67,17 @@ class _Process:
     connections: Mapping[int, socket.socket] = dataclasses.field(default_factory=dict)
 
 
-_self = _Process()
+this = _Process()
 
 
 def count() -> int:
     """The number of processes."""
-    return _self.count
+    return this.count
 
 
 def index() -> int:
     """The number of this process. On a TPU it may differ from `jax.process_index()`."""
-    return _self.index
+    return this.index
 
 
 def is_first() -> bool:
@@ -109,14 +109,14 @@ def wait() -> None:
     """Waits until every process has come here."""
     if count() > 1:
         name = f"lgm_jax/wait/{next(_waits)}"
-        _patiently(lambda: _self.client.wait_at_barrier(name, _FOREVER_MS))
+        _patiently(lambda: this.client.wait_at_barrier(name, _FOREVER_MS))
 
 
 def first_says(value: T) -> T:
     """Returns the value of process 0 in all processes; JSON has to hold it."""
     if count() == 1:
         return value
-    client, name = _self.client, f"lgm_jax/value/{next(_waits)}"
+    client, name = this.client, f"lgm_jax/value/{next(_waits)}"
     if is_first():
         client.key_value_set(name, json.dumps(value))
         return value
@@ -129,7 +129,7 @@ def leave(code: int, line: str | None) -> int:
     The first to leave decides: the others, wherever they are, end with the same code, and process 0
     prints the line. Where all leave at once, the code and the line are process 0's.
     """
-    client = _self.client
+    client = this.client
     if client is None:
         if line:
             print(line, file=sys.stderr)
@@ -195,9 +195,9 @@ def _join(meeting: Meeting) -> None:
         raise UserError(f"the processes at {meeting.address} do not connect: {reason}") from error
     finally:
         signal.signal(signal.SIGINT, by_python)
-    _self.client = global_state.client
-    _self.count, _self.index = global_state.num_processes, global_state.process_id
-    _self.connections = meeting.connections
+    this.client = global_state.client
+    this.count, this.index = global_state.num_processes, global_state.process_id
+    this.connections = meeting.connections
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
@@ -218,7 +218,7 @@ def _listen(done: threading.Event) -> None:
     """Ends this process when another has ended the run, whatever its main thread waits for."""
     while not done.wait(_LISTEN_SECONDS):
         try:
-            end = _self.client.key_value_try_get(_END)
+            end = this.client.key_value_try_get(_END)
         except RuntimeError:
             # None has.
             continue
@@ -247,7 +247,7 @@ def _outlast_others() -> None:
     that knows of the end may be slow to leave; its connection ends with it.
     """
     deadline = time.monotonic() + _HEARTBEAT_SECONDS
-    for connection in _self.connections.values():
+    for connection in this.connections.values():
         with contextlib.suppress(OSError):
             connection.settimeout(max(0.001, deadline - time.monotonic()))
             connection.recv(1)

@@ -94,11 +94,11 @@ def _load_backbones(config: ConfigDict) -> tuple[list[Backbone], list[Backbone]]
         for names in (config.backbone.name, config.eval_backbones)
     )
     # The first decides the size of crops, and the others take them.
-    first = _load_backbone(config, own[0], config.images.crop)
+    first = load_backbone(config, own[0], config.images.crop)
     loaded = {own[0]: first}
     for name in (*own[1:], *evaluated):
         if name not in loaded:
-            loaded[name] = _load_backbone(config, name, first.resolution)
+            loaded[name] = load_backbone(config, name, first.resolution)
     _refuse_same("backbone.name", own, loaded)
     _refuse_same("eval_backbones", evaluated, loaded)
     taught = config.probe.teacher and {"probe", "baselines"} & {*settings.split_list(config.stages)}
@@ -263,7 +263,7 @@ def _crop_at(config: ConfigDict, dataset: Dataset, *, on_host: bool) -> str:
     return "center" if center else "random"
 
 
-def _load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
+def load_backbone(config: ConfigDict, name: str, crop: int | None) -> Backbone:
     options = config.backbone
     # A revision belongs to one repository: that of the only backbone to distil against.
     revision = options.revision if name == os.path.expanduser(options.name) else ""

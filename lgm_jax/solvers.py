@@ -225,7 +225,7 @@ def adam(
         if callable(table) and start:
             data = data._replace(table=_divide(mesh, seen(start), labels).table)
         epochs = jnp.arange(start, min(start + per_call, protocol.epochs))
-        fit = _epochs(fit, data, epochs, key_orders, protocol=protocol, mesh=mesh)
+        fit = train_epochs(fit, data, epochs, key_orders, protocol=protocol, mesh=mesh)
     heads, losses = _fetch(mesh, (fit.heads, fit.losses), protocol.runs)
     if lessons is not None:
         made = jax.vmap(target.head)(heads, _of_runs(lessons, np.arange(protocol.runs)))
@@ -234,7 +234,7 @@ def adam(
 
 
 @functools.partial(compilation.Program, static_argnames=("protocol", "mesh"), donate_argnums=0)
-def _epochs(fit: Fit, data: Data, *drawn: Array, protocol: Protocol, mesh: Mesh) -> Fit:
+def train_epochs(fit: Fit, data: Data, *drawn: Array, protocol: Protocol, mesh: Mesh) -> Fit:
     """`_train_epochs`, compiled, each device with its runs."""
     train = functools.partial(_train_epochs, protocol=protocol)
     specs = (devices.IMAGES, _specs(data), devices.EVERYWHERE, devices.EVERYWHERE)

@@ -302,14 +302,14 @@ def test_probes_do_not_depend_on_devices(solver, augment, numbers, monkeypatch):
     rows = np.asarray([np.arange(10) + start for start in first], np.int32)
     labels, expected = split.labels[rows], None
     # Of other parameters, programs of the same shapes.
-    solvers._epochs.jitted.clear_cache()
+    solvers.train_epochs.jitted.clear_cache()
     for count in (1, *numbers):
         mesh = devices.make_mesh(devices=jax.devices()[:count])
-        before = solvers._epochs.jitted._cache_size()
+        before = solvers.train_epochs.jitted._cache_size()
         heads, losses = probe.train(
             KEY, make_backbone(), split.images, labels, rows, 5, protocol, mesh=mesh
         )
-        assert solvers._epochs.jitted._cache_size() == before + (solver == "adam")
+        assert solvers.train_epochs.jitted._cache_size() == before + (solver == "adam")
         assert heads["kernel"].shape == (3, FEATURES, 5)
         found = heads if losses is None else {**heads, "losses": losses}
         expected = found if expected is None else expected

@@ -31,7 +31,7 @@ ANSWERS = Answers(
             (P, P, "centroids", "", 0, 0, 80.0),
             (P, P, "centroids", "", 1, 0, 80.0),
         ),
-        "table2": frame(*images(P, P, (88.0, 92.0)), *images(P, S, (60.0, 60.0))),
+        "table2": frame(*images(P, P, (88.0, 92.0)), *images(P, S, (60.0,))),
         "table3": frame(*images(P, P, (90.0,)), *images(P, P, (92.0,), "no-augment")),
     }
 )
@@ -52,7 +52,9 @@ def test_an_error_is_of_the_photos_and_of_the_seeds():
     assert own.error == pytest.approx(math.sqrt(90 * 10 / 3925 + 8 / 2))
     drawn = ANSWERS.accuracy("table1", (P, P), "random")
     assert (drawn.value, drawn.error) == (60, pytest.approx(math.sqrt(60 * 40 / 3925 + 200 / 2)))
-    # One seed alone has the headline's spread.
+    # One seed alone has the headline's spread, and a headline of one the largest of the others.
+    other = ANSWERS.accuracy("table2", (P, S))
+    assert other.error == pytest.approx(math.sqrt(60 * 40 / 3925 + 8))
     less = ANSWERS.accuracy("table3", (P, P), variant="no-augment")
     assert less.error == pytest.approx(math.sqrt(92 * 8 / 3925 + 8))
 

@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_said_with_what_does(each, size, said, monkeypatch)
     )
     monkeypatch.setattr(Programs, "lower", lambda _, size: size)
     monkeypatch.setattr(memory, "try_compile", lambda size, _: (None, each * size))
-    fits, _, notes = compiled._compile(programs, 80, 500_000_000)
+    fits, _, notes = compiled.compile_fitting(programs, 80, 500_000_000)
     assert fits == size
     assert notes == [f"note: out of memory {words}" for words in said.split("|")]
 

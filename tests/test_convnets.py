@@ -288,7 +288,7 @@ def own(tmp_path, monkeypatch):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(families, "_ADDED", [])
+    monkeypatch.setattr(families, "ADDED", [])
     yield tensors
     sys.modules.pop("mine")
 

@@ -342,7 +342,7 @@ class TestMemory:
         assert np.abs(ours.astype(int) - whole[top : top + 32]).max() <= 1
 
     def test_a_large_jpeg_is_read_at_a_fraction(self, monkeypatch):
-        monkeypatch.setattr("lgm_jax.data.decode._LARGE", 10_000)
+        monkeypatch.setattr("lgm_jax.data.decode.LARGE", 10_000)
         image = Image.linear_gradient("L").resize((400, 320)).convert("RGB")
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=95)
@@ -370,7 +370,7 @@ class TestMemory:
         whole = decode(buffer.getvalue(), orient=True)
         assert isinstance(whole, Image.Image)
         expected = np.asarray(whole.resize((1050, 1030)), int)
-        monkeypatch.setattr("lgm_jax.data.decode._LARGE", 1050 * 1030)
+        monkeypatch.setattr("lgm_jax.data.decode.LARGE", 1050 * 1030)
         small = np.asarray(decode(buffer.getvalue(), orient=True), int)
         assert small.shape == (1030, 1050, 3)
         np.testing.assert_allclose(small, expected, atol=3)

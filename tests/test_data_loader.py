@@ -159,7 +159,7 @@ class Wire(Connection):
 def test_a_connection_is_not_closed_while_it_is_read(folder, monkeypatch):
     """Its number could be that of another file by then."""
     wire = Wire(Worker())
-    monkeypatch.setattr(loader, "_start_workers", lambda *_: [(wire.worker, wire)])
+    monkeypatch.setattr(loader, "start_workers", lambda *_: [(wire.worker, wire)])
     reading = Loader(make_parts(open_train(folder)), 1)
     with ThreadPoolExecutor(1) as pool:
         batch = pool.submit(reading, 0)
@@ -178,7 +178,7 @@ def test_workers_that_start_while_the_loader_closes_end(folder, monkeypatch):
         assert closing.wait(10)
         return [(wire.worker, wire)]
 
-    monkeypatch.setattr(loader, "_start_workers", start)
+    monkeypatch.setattr(loader, "start_workers", start)
     reading = Loader(make_parts(open_train(folder)), 1)
     shut = reading._ahead.close
     monkeypatch.setattr(reading._ahead, "close", lambda: (closing.set(), shut()))

@@ -204,13 +204,13 @@ class TestTfds:
 
     @pytest.mark.parametrize("split", ["train", "validation"])
     def test_labels_that_are_missing(self, built, monkeypatch, split):
-        read = tfds._labels
+        read = tfds.read_column
 
         def without(source: object, key: str, said: str, place: str) -> np.ndarray:
             labels = read(source, key, said, place)
             return np.full_like(labels, -1) if said.endswith(split) else labels
 
-        monkeypatch.setattr(tfds, "_labels", without)
+        monkeypatch.setattr(tfds, "read_column", without)
         options = {"folder": str(built / "tfds"), "resolution": R}
         if split == "train":
             with pytest.raises(UserError, match=r"^imagenette has no labels in its train split$"):

@@ -85,7 +85,7 @@ def broken_gradient(monkeypatch):
 
 
 def far_too_high_rate(monkeypatch):
-    monkeypatch.setattr(distill, "_optimizer", lambda task, name: distill.optax.adam(3e38))
+    monkeypatch.setattr(distill, "optimizer_of", lambda task, name: distill.optax.adam(3e38))
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def donating(vit) -> Program:
 
 def _grow(state: distill.State) -> distill.State:
     """A state with one more level, and an Adam that has seen nothing."""
-    key = jax.random.fold_in(jax.random.fold_in(KEY, distill._GROW), state.step)
+    key = jax.random.fold_in(jax.random.fold_in(KEY, distill.GROW), state.step)
     grown = TASK.parametrisation.grow(key, state.params["images"], state.step)
     return distill.State(state.step, {"images": grown}, {"images": TASK.optimizer.init(grown)})
 

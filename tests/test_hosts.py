@@ -202,7 +202,7 @@ def test_death_of_another_process_is_told_from_other_errors(monkeypatch):
     caused = ValueError("a checkpoint failed")
     caused.__cause__ = death
     assert not hosts.tells_of_death(death), "there is no other process"
-    monkeypatch.setattr(hosts._self, "count", 2)
+    monkeypatch.setattr(hosts.this, "count", 2)
     assert hosts.tells_of_death(death)
     assert hosts.tells_of_death(caused)
     assert not hosts.tells_of_death(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory"))

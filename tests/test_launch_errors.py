@@ -242,13 +242,13 @@ def test_writes_that_nobody_waits_for_are_not_told_of(monkeypatch):
 
 
 def test_an_offset_of_positions_that_matters_is_named(finished, capsys, monkeypatch):
-    load = opening._load_backbone
+    load = opening.load_backbone
     moved = "--config.backbone.position_offset=0.1"
 
     def load_moved(*arguments):
         return dataclasses.replace(load(*arguments), position_offset=0.1, fingerprint="moved")
 
-    monkeypatch.setattr(opening, "_load_backbone", load_moved)
+    monkeypatch.setattr(opening, "load_backbone", load_moved)
     refused = refuse(capsys, QUICK, moved, workdir=finished)
     assert "backbone.position_offset is 0.0 there, not 0.1" in refused
 

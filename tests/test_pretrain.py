@@ -93,11 +93,11 @@ def test_views_of_photos_have_two_sizes_and_differ():
 
 
 def test_a_turn_of_colours_keeps_grey_and_brightness():
-    turned = _photos(1) @ views._hue(jnp.float32(0.3))
-    luma = np.asarray(views._LUMA, np.float32)
+    turned = _photos(1) @ views.hue(jnp.float32(0.3))
+    luma = np.asarray(views.LUMA, np.float32)
     np.testing.assert_allclose(turned @ luma, _photos(1) @ luma, atol=2e-3)
-    np.testing.assert_allclose(np.ones(3) @ views._hue(jnp.float32(0.3)), 1, atol=2e-3)
-    np.testing.assert_allclose(_photos(1) @ views._hue(jnp.float32(1.0)), _photos(1), atol=2e-3)
+    np.testing.assert_allclose(np.ones(3) @ views.hue(jnp.float32(0.3)), 1, atol=2e-3)
+    np.testing.assert_allclose(_photos(1) @ views.hue(jnp.float32(1.0)), _photos(1), atol=2e-3)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_only_the_first_process_draws_but_all_compute_features(tmp_path, monkeyp
         features_syn=features(None, "distilled"),
         backbones=[backbone],
     )
-    monkeypatch.setattr(hosts._self, "index", 1)
+    monkeypatch.setattr(hosts.this, "index", 1)
     assert reporting.prepare_gallery(session) is None
     reporting.write_pairs(session)
     assert progress.write_progress(session, 5, session.distilled.images) is None

@@ -48,7 +48,7 @@ import jax
 import launch
 from lgm_jax.stages import distilling
 
-run = distilling._Loop.run
+run = distilling.Loop.run
 
 def counting(loop, state):
     (backbone,) = loop.session.backbones
@@ -59,7 +59,7 @@ def counting(loop, state):
     print("places of weights:", sorted(Counter(device for device, _ in places).items()))
     return run(loop, state)
 
-distilling._Loop.run = counting
+distilling.Loop.run = counting
 sys.exit(launch.main(sys.argv))
 """
 

@@ -77,7 +77,7 @@ def test_logits_get_the_update_of_an_adam_that_never_began_anew(vit, streamed, h
         before = history[number]
         images = before.params["images"]
         if SOFT.parametrisation.grows_at(number):
-            key = jax.random.fold_in(jax.random.fold_in(KEY, distill._GROW), number)
+            key = jax.random.fold_in(jax.random.fold_in(KEY, distill.GROW), number)
             images = SOFT.parametrisation.grow(key, jax.tree.map(jnp.asarray, images), number)
         gradient = slope(before.params["logits"], images, before.step, streamed(number))
         updates, state = own.update(gradient, state)
@@ -98,7 +98,7 @@ def test_gradient_in_soft_labels_is_that_of_the_objective(vit, streamed):
         state.params, state.step, [vit.params], [features]
     )
     syn = jax.jit(distill.make_embed(SOFT, vit.apply, KEY))(state.params, vit.params, state.step)
-    key = jax.random.fold_in(jax.random.fold_in(KEY, distill._OBJECTIVE), 0)
+    key = jax.random.fold_in(jax.random.fold_in(KEY, distill.OBJECTIVE), 0)
     head = objectives.init_head(key, features.values.shape[-1], 2)
 
     def by_hand(logits):

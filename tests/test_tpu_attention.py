@@ -138,17 +138,17 @@ def _with_another_gradient(*refs, **options):
     refs[-1][...] = (refs[-1][...] * 1.1).astype(refs[-1].dtype)
 
 
-SOFTMAX, BACKWARD = pallas._softmax, pallas._backward
+SOFTMAX, BACKWARD = pallas.softmax, pallas.backward
 
 
 @pytest.mark.usefixtures("on_tpu")
 @pytest.mark.parametrize(
     ("place", "wrong", "told"),
     [
-        slow("_softmax", _with_a_token_too_many, "features are"),
-        slow("_backward", _with_another_gradient, "gradients are"),
+        slow("softmax", _with_a_token_too_many, "features are"),
+        slow("backward", _with_another_gradient, "gradients are"),
         # As it is, no CPU runs it.
-        ("_backward", BACKWARD, "Only interpret mode is supported on CPU backend"),
+        ("backward", BACKWARD, "Only interpret mode is supported on CPU backend"),
     ],
 )
 def test_what_fails_a_trial_is_left_to_xla(

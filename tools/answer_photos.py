@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lgm_jax.experiments import measures
+from lgm_jax.experiments import axes, frame, measures
 from lgm_jax.experiments.frame import WORST, taught
 from lgm_jax.experiments.published import TOP1
 from tools import write_results
@@ -55,12 +55,16 @@ class Accuracy:
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
-    """Returns the numbers of each experiment on photos, by its name without `imagenette_`."""
-    frames = {}
+    """Returns the numbers of each experiment on photos: those of all its pages, each once."""
+    parts: dict[str, list[pd.DataFrame]] = {}
     for path in sorted(folder.glob("imagenette_*.json")):
         (study,) = write_results.studies(json.loads(path.read_text()))
-        frames[path.stem.removeprefix("imagenette_")] = study.all
-    return frames
+        parts.setdefault(study.config[axes.SECTION].name, []).append(study.all)
+    once = [*frame.ENTRY, "run"]
+    return {
+        name: frame.import_pandas().concat(each).drop_duplicates(once, ignore_index=True)
+        for name, each in parts.items()
+    }
 
 
 def minus(one: Accuracy | None, other: Accuracy | None) -> Accuracy | None:
@@ -100,7 +104,9 @@ class Answers:
         own = self.frames[experiment]
         own = own[(own["method"] == method) & (own["metric"] == metric)]
         own = own[(own["evaluated"] == pair[1]) & (own["variant"] == variant)]
-        own = own[own["backbone"].isin([pair[0], "real"])]
+        # Beside the run's own probes where it has them, with the same protocol.
+        beside = own[own["backbone"] == pair[0]]
+        own = own[own["backbone"] == "real"] if beside.empty else beside
         if own.empty:
             return None
         each = own.groupby("run" if method == "random" else "seed", dropna=False)["value"].mean()
@@ -109,11 +115,16 @@ class Answers:
         return Accuracy(mean, math.sqrt(mean * (100 - mean) / images + std**2 / len(each)))
 
     def _spread(self, pair: tuple[str, str]) -> float:
-        """Returns the standard deviation of the headline's row over distillation seeds."""
+        """Returns the standard deviation over distillation seeds of the headline's row.
+
+        Of a row with one seed it is not known, and the largest of the others stands in for it.
+        """
         own = self.frames["table2"]
-        own = own[(own["backbone"] == pair[0]) & (own["evaluated"] == pair[1])]
-        each = own[own["metric"] == TOP1].groupby("seed")["value"].mean()
-        return float(each.std()) if len(each) > 1 else 0.0
+        own = own[(own["metric"] == TOP1) & (own["method"] == "distilled")]
+        each = own.groupby(["backbone", "evaluated", "seed"])["value"].mean()
+        spreads = each.groupby(["backbone", "evaluated"]).std()
+        spread = spreads.get(pair, math.nan)
+        return float(spreads.max() if math.isnan(spread) else spread)
 
     def best_real(self, experiment: str, backbone: str, metric: str = TOP1) -> Accuracy | None:
         """Returns the best choice of real images, by the backbone that evaluates."""

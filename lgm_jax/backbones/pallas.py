@@ -65,7 +65,7 @@ def _attend_backward(
     heads: int, layout: Layout, kept: tuple[Array, Tables | None], cotangent: Array
 ) -> tuple[Array, None]:
     qkv, tables = kept
-    return _call(_backward, heads, tables, layout, qkv, cotangent), None
+    return _call(backward, heads, tables, layout, qkv, cotangent), None
 
 
 attend.defvjp(_attend_forward, _attend_backward)
@@ -147,14 +147,14 @@ def _forward(*refs: Any, head_width: int, group: int) -> None:
     def attend_group(at: _Columns) -> None:
         attended = []
         for query, key, value in _heads(shared, qkv, at, head_width):
-            weights, total = _softmax(query, key)
+            weights, total = softmax(query, key)
             attended.append(_dot(value, weights.astype(value.dtype), _COLUMNS) / total)
         out[:, at(0)] = jnp.concatenate(attended, axis=0).T.astype(out.dtype)
 
     _each_group(out.shape[-1], group * head_width, attend_group)
 
 
-def _backward(*refs: Any, head_width: int, group: int) -> None:
+def backward(*refs: Any, head_width: int, group: int) -> None:
     *shared, qkv, cotangent, out = refs
     scale = 1 / math.sqrt(head_width)
 
@@ -164,7 +164,7 @@ def _backward(*refs: Any, head_width: int, group: int) -> None:
         for (query, key, value), own in zip(
             _heads(shared, qkv, at, head_width), given, strict=True
         ):
-            weights, total = _softmax(query, key)
+            weights, total = softmax(query, key)
             weights = weights / total
             d_weights = _dot(value, own, _ROWS)
             d_scores = weights * (d_weights - jnp.sum(weights * d_weights, axis=0, keepdims=True))
@@ -223,7 +223,7 @@ def _rotate(shared: Sequence[Any], x: Array, sign: int = 1) -> Array:
     return (x.astype(jnp.float32) * cosines[...] + turned * sines[...]).astype(x.dtype)
 
 
-def _softmax(query: Array, key: Array) -> tuple[Array, Array]:
+def softmax(query: Array, key: Array) -> tuple[Array, Array]:
     """Weights, keys by queries, and the sums (1, n) that they are yet to be divided by."""
     scores = _dot(key, query, _ROWS) * (1 / math.sqrt(query.shape[-1]))
     weights = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))

@@ -4,7 +4,7 @@ JPEG is most of what is decoded, so it has a path of its own: libjpeg-turbo thro
 which gives the pixels that PIL gives and spares a copy. Whatever that path does not take, PIL
 does: other formats, CMYK and damaged files, whose error messages are then PIL's.
 
-Memory is bounded whatever the file: see `_MOST_PIXELS`, `_LARGE` and `resize_and_crop`.
+Memory is bounded whatever the file: see `_MOST_PIXELS`, `LARGE` and `resize_and_crop`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TURNS = {
 # scans of medium-format cameras pass.
 _MOST_PIXELS = 2**27
 # Larger images are decoded one at a time, and to no more pixels than these. PIL takes 4 bytes each.
-_LARGE = 2**26
+LARGE = 2**26
 _one_large = threading.Lock()
 
 # Taller images are cropped before they are resized.
@@ -144,7 +144,7 @@ def _decode_jpeg(source: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(source)
-        if space not in ("YCbCr", "Gray") or height * width > _LARGE:
+        if space not in ("YCbCr", "Gray") or height * width > LARGE:
             return None
         return simplejpeg.decode_jpeg(source, "RGB")
     except ValueError:
@@ -170,10 +170,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decode(image: Image.Image, source: bytes, *, orient: bool) -> Image.Image:
-    """RGB, upright if asked for, of at most `_LARGE` pixels."""
+    """RGB, upright if asked for, of at most `LARGE` pixels."""
     pixels = image.width * image.height
-    with _one_large if pixels > _LARGE else contextlib.nullcontext():
-        if isinstance(image, JpegImageFile) and pixels > _LARGE:
+    with _one_large if pixels > LARGE else contextlib.nullcontext():
+        if isinstance(image, JpegImageFile) and pixels > LARGE:
             _shrink(image, source)
         elif pixels > _MOST_PIXELS:
             raise BadImageError(
@@ -185,7 +185,7 @@ def _decode(image: Image.Image, source: bytes, *, orient: bool) -> Image.Image:
         image.load()
         # TIFF is upright once it is loaded.
         turn = _TURNS.get(_orientation(image)) if orient else None
-        rgb = _to_rgb(image, wide=wide) if pixels <= _LARGE else _to_small_rgb(image, wide=wide)
+        rgb = _to_rgb(image, wide=wide) if pixels <= LARGE else _to_small_rgb(image, wide=wide)
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -196,7 +196,7 @@ def _shrink(image: JpegImageFile, source: bytes) -> None:
             f"{image.width} x {image.height} pixels are too many for a progressive JPEG: save it "
             "smaller, or not progressive"
         )
-    factor = next(f for f in (2, 4, 8) if image.width * image.height <= f * f * _LARGE)
+    factor = next(f for f in (2, 4, 8) if image.width * image.height <= f * f * LARGE)
     image.draft("RGB", (image.width // factor, image.height // factor))
 
 
@@ -217,7 +217,7 @@ def _has_one_scan(source: bytes) -> bool:
 
 def _to_small_rgb(image: Image.Image, *, wide: bool) -> Image.Image:
     """As `_to_rgb`, strip by strip, so that only the result takes memory beside the image."""
-    factor = math.ceil(math.sqrt(image.width * image.height / _LARGE))
+    factor = math.ceil(math.sqrt(image.width * image.height / LARGE))
     factor = min(factor, max(1, min(image.size) // 1024))
     small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     rows = factor * max(1, 2**22 // (factor * image.width))

@@ -186,7 +186,7 @@ class Loader:
 
     def _start_workers(self, step: int) -> None:
         self._end_workers()
-        started = _start_workers(self._parts, step, self.workers)
+        started = start_workers(self._parts, step, self.workers)
         with self._lock:
             self._running = started
             if self._closed:
@@ -204,7 +204,7 @@ def default_workers() -> int:
     return max(1, num_cores() - 1)
 
 
-def _start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProcess, Connection]]:
+def start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProcess, Connection]]:
     """Workers that decode all parts from a step on; each sends every `count`th, in its turn."""
     # A fork would lose the threads of this process. cloudpickle takes classes of notebooks too.
     spawn, content = multiprocessing.get_context("spawn"), cloudpickle.dumps(parts)

@@ -94,7 +94,7 @@ def load_tfds(request: Request) -> Dataset:
         decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
         source = builder.as_data_source(called, decoders=decoders)
         key = digest(identity, called, label_key)
-        values = _labels(source, label_key, f"{base}, {called}", key)
+        values = read_column(source, label_key, f"{base}, {called}", key)
         labels = read_labels(values, len(values), f"{base}, {split}", names)
         stored[split] = Stored(TfdsRecords(str(folder), called, source, image_key), labels)
     facts = [identity, request.resolution, *([label_key] if request.label else [])]
@@ -164,7 +164,7 @@ def _check_format(name: str, folder: Path) -> None:
         )
 
 
-def _labels(source: Any, label_key: str, label: str, key: str) -> np.ndarray:
+def read_column(source: Any, label_key: str, label: str, key: str) -> np.ndarray:
     def read() -> np.ndarray:
         rows = progress(range(len(source)), f"{label}: labels")
         return np.asarray([source[row][label_key] for row in rows], np.int32)

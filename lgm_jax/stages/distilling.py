@@ -67,7 +67,7 @@ def distill_stage(session: Session) -> None:
         size = execution.microbatch
         real = make_real(session, against, mesh, execution.real_microbatch, workers)
         step = dataclasses.replace(programs, residuals=execution.residuals).step(size)
-        loop = _Loop(session, against, mesh, size, step, real, checkpoints, metrics)
+        loop = Loop(session, against, mesh, size, step, real, checkpoints, metrics)
         state = loop.run(state)
         checkpoints.save(steps, state)
     whole = devices.fetch(mesh, state)
@@ -87,7 +87,7 @@ def distill_stage(session: Session) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Loop:
+class Loop:
     """The loop over the steps of a distillation: logs, pictures, checkpoints, checks."""
 
     session: Session

@@ -80,7 +80,7 @@ def test_adam_across_growth_is_torchs_created_anew(monkeypatch):
         if number in (grow_every, 2 * grow_every):
             count = len(theirs)
             theirs = [parameter(level.detach() * count / (count + 1)) for level in theirs]
-            drawn = jax.random.fold_in(jax.random.fold_in(key, distill._GROW), number)
+            drawn = jax.random.fold_in(jax.random.fold_in(key, distill.GROW), number)
             grown = made.grow(drawn, state.params["images"], number)
             theirs.append(parameter(grown[count]))
             assert theirs[-1].std() > 0.5 / (count + 1)  # The new level is drawn.

@@ -101,7 +101,7 @@ def test_a_whole_run_is_pytorchs(x64, monkeypatch):
         if number in GROWTHS:
             count = len(theirs)
             theirs = [torch.nn.Parameter(x.detach() * (count / (count + 1))) for x in theirs]
-            drawn = jax.random.fold_in(jax.random.fold_in(key, distill._GROW), number)
+            drawn = jax.random.fold_in(jax.random.fold_in(key, distill.GROW), number)
             grown = TASK.parametrisation.grow(drawn, state.params["images"], number)
             theirs.append(make_parameter(grown[count]))
             adam = torch.optim.Adam(theirs, lr=0.05)

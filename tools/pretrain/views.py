@@ -14,7 +14,7 @@ from lgm_jax.augment import random_box
 from lgm_jax.resample import crop_matrix, resample
 
 # Weights of red, green and blue in the brightness of a colour (ITU-R BT.601).
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 # The plane of colours of equal brightness: the I and Q axes of NTSC's YIQ.
 _CHROMA = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
@@ -150,12 +150,12 @@ def _photo(
     columns = blur @ crop_matrix(start, length, image.shape[1], side)
     view = resample(image, rows, columns)
 
-    luma = jnp.asarray(_LUMA)
+    luma = jnp.asarray(LUMA)
     jittered = view * uniform(0.6, 1.4)
     mean = jnp.mean(jittered @ luma)
     jittered = mean + (jittered - mean) * uniform(0.6, 1.4)
     grey = (jittered @ luma)[..., None]
-    jittered = grey + (jittered - grey) @ _hue(uniform(-0.1, 0.1)) * uniform(0.8, 1.2)
+    jittered = grey + (jittered - grey) @ hue(uniform(-0.1, 0.1)) * uniform(0.8, 1.2)
     view = jnp.clip(jnp.where(chance(0.8), jittered, view), 0, 1)
     view = jnp.where(chance(0.2), (view @ luma)[..., None], view)
     return jnp.where(chance(0.1) & (view > 0.5), 1 - view, view)
@@ -167,9 +167,9 @@ def _blur(deviation: Float[Array, ""], side: int) -> Float[Array, "r r"]:
     return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
-def _hue(turn: Float[Array, ""]) -> Float[Array, "3 3"]:
+def hue(turn: Float[Array, ""]) -> Float[Array, "3 3"]:
     """Turns colours, as rows, around the axis of greys, by a fraction of the circle."""
-    to_yiq = jnp.concatenate([jnp.asarray(_LUMA)[None], jnp.asarray(_CHROMA)])
+    to_yiq = jnp.concatenate([jnp.asarray(LUMA)[None], jnp.asarray(_CHROMA)])
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
     rotation = jnp.stack([1, 0, 0, 0, cos, -sin, 0, sin, cos]).reshape(3, 3)
     return (jnp.linalg.inv(to_yiq) @ rotation @ to_yiq).T

@@ -18,18 +18,18 @@ __all__ = ["FAMILIES", "Family", "add", "family_of", "formats", "model_types", "
 FAMILIES: tuple[Family, ...] = (timm_vits.FAMILY, hf_vits.FAMILY, resnet.FAMILY, convnext.FAMILY)
 
 
-_ADDED: list[Family] = []
+ADDED: list[Family] = []
 
 
 def add(family: Family) -> None:
     """Makes a family of somebody else's known, as `specs.Entry` does for the backbones it is of."""
-    if family not in _ADDED:
-        _ADDED.append(family)
+    if family not in ADDED:
+        ADDED.append(family)
 
 
 def known() -> tuple[Family, ...]:
     """Ours, and those that were added."""
-    return (*FAMILIES, *_ADDED)
+    return (*FAMILIES, *ADDED)
 
 
 def family_of(spec: Network) -> Family:
