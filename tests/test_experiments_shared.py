@@ -18,7 +18,7 @@ from etils import epath
 
 import launch
 from lgm_jax import files, locks, runs
-from lgm_jax.experiments import runner
+from lgm_jax.experiments import result, runner
 from lgm_jax.interrupts import Interrupted
 from tests.experimenting import ROOT
 from tools import write_results
@@ -242,14 +242,14 @@ def _check_page(workdir, rows):
     out = workdir / "docs"
     assert write_results.main([str(workdir)], out) == 0
     collected = json.loads((out / "runs" / f"{workdir.name}.json").read_text())
-    table = write_results.tabulate(collected)
+    table = result.to_markdown(write_results.tabulate(collected))
     assert table == (workdir / "table.md").read_text()
     assert str(workdir) not in json.dumps(collected)
     first = float(rows[0]["value"])
     for run in collected["runs"].values():
         for entry in run["results"]["probe"].values():
             entry["distilled"]["top1_runs"] = [first + 1] * len(entry["distilled"]["top1_runs"])
-    assert write_results.tabulate(collected) != table
+    assert result.to_markdown(write_results.tabulate(collected)) != table
 
 
 def test_workdir_of_something_else_is_refused(interrupted, capsys):

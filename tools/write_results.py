@@ -3,10 +3,10 @@
     python -m tools.write_results runs/table1 runs/figure3
 
 NAME is the name of an experiment's workdir. Its page is `table.md` with the figure below the notes,
-`NAME.svg`, the distilled images, `NAME_images.webp`, and the command with its commits;
-`docs/results.md`, which says what it all means, is written by hand. `runs/NAME.json` has the
-command and, by run, `results.json`, `metrics.jsonl` and what else was measured: a test makes the
-page from them again.
+`NAME.svg` (drawn anew, without real images, which are not ours), the distilled images,
+`NAME_images.webp`, and the command with its commits; `docs/results.md`, which says what it all
+means, is written by hand. `runs/NAME.json` has the command and, by run, `results.json`,
+`metrics.jsonl` and what else was measured: a test makes the page from them again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 
 import launch
 from lgm_jax import experiments, public, runs
-from lgm_jax.experiments import result, runner, samples
+from lgm_jax.experiments import figures, result, runner, samples
 from lgm_jax.experiments.frame import Study
 from tools import write_gallery
 
@@ -90,12 +90,10 @@ def collect(folder: Path) -> dict[str, Any]:
     return {"command": public.command(command), "commits": list(commits), "runs": gave}
 
 
-def tabulate(collected: Mapping[str, Any]) -> str:
-    """`table.md` of what `collect` returned."""
+def tabulate(collected: Mapping[str, Any]) -> result.Result:
+    """The result of what `collect` returned, without pictures of real images."""
     config = _parse(collected["command"])
-    return result.to_markdown(
-        experiments.tabulate(experiments.find(config), config, studies(collected))
-    )
+    return experiments.tabulate(experiments.find(config), config, studies(collected))
 
 
 def studies(collected: Mapping[str, Any]) -> list[Study]:
@@ -130,20 +128,22 @@ def shrink(picture: Path) -> bytes:
 def main(workdirs: list[str], out: Path = DOCS) -> int:
     """Writes the pages; gives the exit code."""
     for folder in map(Path, workdirs):
-        table, figure = folder / "table.md", folder / "figure.svg"
-        if not (table.exists() and figure.exists()):
-            said = f"error: {folder} is no finished experiment: no {table.name} or {figure.name}"
-            print(said, file=sys.stderr)
+        table = folder / result.TABLE_MD
+        if not table.exists():
+            print(f"error: {folder} is no finished experiment: no {table.name}", file=sys.stderr)
             return 2
         out.mkdir(parents=True, exist_ok=True)
         distilled, images = folder / samples.FILE, out / f"{folder.name}_images.webp"
         collected = collect(folder)
-        assert tabulate(collected) == table.read_text()
+        found = tabulate(collected)
+        assert result.to_markdown(found) == table.read_text()
+        assert found.draw is not None
         (out / "runs").mkdir(exist_ok=True)
         (out / "runs" / f"{folder.name}.json").write_text(json.dumps(collected) + "\n")
         text = page(folder.name, table.read_text(), collected, images=distilled.exists())
         (out / f"{folder.name}.md").write_text(text)
-        (out / f"{folder.name}.svg").write_bytes(figure.read_bytes())
+        (drawn,) = figures.render(found.draw, ["svg"])
+        (out / f"{folder.name}.svg").write_bytes(drawn)
         (out / f"{folder.name}.webp").unlink(missing_ok=True)
         images.unlink(missing_ok=True)
         if distilled.exists():
