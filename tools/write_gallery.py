@@ -45,7 +45,8 @@ _HEAD = """# Gallery: what runs made
 
 Each picture is of one finished run, with the command, the commit and the seed that make it again,
 the time that it took, by the clock of a machine that did other work as well, and what a linear
-classifier learns from all its distilled images.
+classifier learns from all its distilled images. A command with `real.cache` found the features of
+real images there: computing them is not in its time.
 `python -m tools.write_gallery RUN` adds a run.
 """
 
