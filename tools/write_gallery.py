@@ -162,8 +162,9 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
 
 
 def read_records(folder: Path) -> dict[str, Any]:
-    """Returns the records of a gallery, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    """Returns the records of a gallery by name, the largest images first."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return dict(sorted(records.items(), key=lambda item: -item[1]["side"]))
 
 
 def to_json(value: Any) -> str:
