@@ -151,6 +151,14 @@ class Run:
         record = self._records().get(stage, {})
         return record["result"] if record.get("inputs") == _plain(inputs) else None
 
+    def inputs_of(self, prefix: str) -> dict[str, Inputs]:
+        """Returns the inputs of finished stages whose names begin so, by the rest of each name."""
+        return {
+            stage.removeprefix(prefix): record["inputs"]
+            for stage, record in self._records().items()
+            if stage.startswith(prefix) and "inputs" in record
+        }
+
     def latest(self, stage: str) -> Any | None:
         """Returns the latest result of a stage, whatever its inputs were."""
         return self._records().get(stage, {}).get("result")

@@ -173,7 +173,7 @@ def cost(before, after):
         return STEPS
     probes = [
         {
-            method: probing.Row(session, method).inputs(backbone)
+            method: probing.Row(session, method).inputs(backbone.fingerprint)
             for method in ("distilled", *baselines.METHODS)
             for backbone in session.eval_backbones
         }

@@ -124,11 +124,20 @@ def test_a_finished_run_trains_nothing_again(copy, capsys):
     ):
         assert row in printed
     assert stages(copy) == before
-    # Without a teacher, the others are there as well.
-    session = opened(copy, *TAUGHT, "--config.probe.teacher=")
+    # Without a teacher, as without a backbone, what is known stays.
+    session = opened(copy, *TAUGHT, "--config.probe.teacher=", "--config.eval_backbones=")
     session.run.close()
-    assert probing.collect_taught(session) == {}
+    assert probing.collect_taught(session) == results(copy)["taught"]
     assert probing.collect_results(session) == results(copy)["probe"]
+    # Of another protocol, it does not; nor of a solver that nobody teaches.
+    for other, rows in (("epochs=41", {"full"}), ("solver=lbfgs", set())):
+        session = opened(copy, *TAUGHT, "--config.probe.teacher=", f"--config.probe.{other}")
+        session.run.close()
+        assert probing.collect_taught(session) == {}
+        found = probing.collect_results(session)
+        assert {name: set(entries) for name, entries in found.items()} == (
+            dict.fromkeys(("digits_contrastive", OTHER), rows) if rows else {}
+        )
 
 
 @pytest.mark.slow
@@ -137,7 +146,8 @@ def test_what_depends_on_the_teacher_is_made_again(copy):
         session = opened(copy, *TAUGHT, *more)
         session.run.close()
         backbone = session.eval_backbones[1]
-        return {name: probing.Row(session, "distilled", name).inputs(backbone) for name in TARGETS}
+        rows = {name: probing.Row(session, "distilled", name) for name in TARGETS}
+        return {name: row.inputs(backbone.fingerprint) for name, row in rows.items()}
 
     plain, changed = inputs(), inputs("--config.probe.full_epochs=2")
     assert changed["labels"] == plain["labels"]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lgm_jax import baselines, data, devices, head_files, hosts, predictions, probe, runs
+from lgm_jax import baselines, data, devices, head_files, hosts, predictions, probe, runs, solvers
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.data.sampling import Crops
@@ -73,19 +73,27 @@ class Row:
         """The name of the row on the terminal."""
         return TITLES[self.method] + ("" if self.targets == "labels" else f", {self.targets}")
 
-    def name_of(self, backbone: Backbone) -> str:
-        """Returns the name of an evaluation backbone in records, with what its probes learn."""
-        more = "" if self.targets == "labels" else f"/{self.targets}"
-        return self.session.name_of(backbone) + more
+    @property
+    def place(self) -> str:
+        """The beginning of the names of the row's records."""
+        return f"{'probe' if self.method == 'distilled' else 'baselines'}/{self.method}/"
 
-    def stage(self, backbone: Backbone) -> str:
-        """Returns the name of the record of a backbone's probes."""
-        stage = "probe" if self.method == "distilled" else "baselines"
-        return f"{stage}/{self.method}/{self.name_of(backbone)}"
+    @property
+    def learned(self) -> str:
+        """What probes learn, at the end of names of records."""
+        return "" if self.targets == "labels" else f"/{self.targets}"
 
-    def find(self, backbone: Backbone) -> Any | None:
+    def stage(self, name: str) -> str:
+        """Returns the name of the record of the probes of a backbone, given its own."""
+        return f"{self.place}{name}{self.learned}"
+
+    def find(self, name: str, fingerprint: str) -> Any | None:
         """Returns the result of a backbone's probes, if there is one for these inputs."""
-        return self.session.run.find(self.stage(backbone), self.inputs(backbone))
+        return self.session.run.find(self.stage(name), self.inputs(fingerprint))
+
+    def has(self, backbone: Backbone) -> bool:
+        """Returns whether there is a result of a backbone's probes for these inputs."""
+        return self.find(self.session.name_of(backbone), backbone.fingerprint) is not None
 
     @functools.cached_property
     def protocol(self) -> probe.Protocol:
@@ -100,7 +108,7 @@ class Row:
         once = self.method != "random" and not probe.repeats_differ(protocol)
         return dataclasses.replace(protocol, runs=1) if once else protocol
 
-    def inputs(self, backbone: Backbone) -> dict[str, Any]:
+    def inputs(self, fingerprint: str) -> dict[str, Any]:
         """Returns all values that the result of a backbone's probes depends on, and no others."""
         session, method, config = self.session, self.method, self.session.config
         inputs = {
@@ -109,7 +117,7 @@ class Row:
             "split": config.probe.split,
             "resolution": session.task.parametrisation.resolution,
             "data": session.dataset.fingerprint,
-            "backbone": backbone.fingerprint,
+            "backbone": fingerprint,
         }
         if method == "full":
             if session.crop == "random" and self.protocol.augment == "fresh":
@@ -121,7 +129,7 @@ class Row:
         if method in ("distilled", "neighbors") and session.distilled is not None:
             inputs["images"] = content_hash(session.distilled)
         if self.targets != "labels":
-            inputs["teacher"] = Row(session, "full").inputs(session.backbone)
+            inputs["teacher"] = Row(session, "full").inputs(session.backbone.fingerprint)
         return inputs
 
     @functools.cached_property
@@ -150,7 +158,7 @@ class Row:
         if self.targets == "labels":
             return None
         full, backbone = Row(self.session, "full"), self.session.backbone
-        if full.find(backbone) is None:
+        if not full.has(backbone):
             _probe(full, [backbone])
         return probe.Teacher(backbone, full.heads(backbone).heads)
 
@@ -158,7 +166,7 @@ class Row:
         """Trains a head per run; those on all real images are kept, and trained once."""
         if self.method != "full":
             return self._train(backbone)
-        digest = runs.digest(self.inputs(backbone))
+        digest = runs.digest(self.inputs(backbone.fingerprint))
         path = self.session.features_folder / f"heads_{backbone.name}_{digest}.npz"
         return head_files.kept(path, lambda: self._train(backbone))
 
@@ -234,7 +242,7 @@ def _load_all(session: Session) -> probe.Load:
 
 def _probe(row: Row, backbones: Sequence[Backbone]) -> None:
     """Probes each backbone that has no result for the row's inputs yet."""
-    session, todo = row.session, [each for each in backbones if row.find(each) is None]
+    session, todo = row.session, [each for each in backbones if not row.has(each)]
     if not todo:
         print(f"{row.title}: done")
         return
@@ -243,7 +251,7 @@ def _probe(row: Row, backbones: Sequence[Backbone]) -> None:
     # Features and heads of others do not count as the time of the first.
     _ = row.teacher, row.rows
     for backbone in todo:
-        started = time.perf_counter()
+        started, name = time.perf_counter(), session.name_of(backbone)
         trained = row.heads(backbone)
         scores: Mapping[str, Any] = probe.evaluate(
             trained.heads, session.features(backbone, config.split), tested.labels, tested.groups
@@ -251,7 +259,7 @@ def _probe(row: Row, backbones: Sequence[Backbone]) -> None:
         if hosts.is_first():
             predictions.add(
                 run.path / runs.PREDICTIONS,
-                row.name_of(backbone),
+                name + row.learned,
                 row.method,
                 scores["named"],
                 config.split,
@@ -263,9 +271,9 @@ def _probe(row: Row, backbones: Sequence[Backbone]) -> None:
             result |= {"targets": row.targets, "teacher": session.name_of(session.backbone)}
         took = time.perf_counter() - started
         made_by = [session.process_with(backbone)]
-        run.finish(row.stage(backbone), row.inputs(backbone), result, took, made_by)
+        run.finish(row.stage(name), row.inputs(backbone.fingerprint), result, took, made_by)
         once = ", trained once: repetitions are identical" if protocol.runs < config.runs else ""
-        reached = f"{result['top1_mean']:.1f} % on {session.name_of(backbone)}"
+        reached = f"{result['top1_mean']:.1f} % on {name}"
         print(f"{row.title}: {reached}{once}", flush=True)
 
 
@@ -322,26 +330,42 @@ def _with_spread(record: Mapping[str, Any], ddof: int) -> dict[str, Any]:
 
 
 def collect_results(session: Session, targets: str = "labels") -> dict[str, dict[str, Any]]:
-    """Returns the results of all probes on some targets that belong to the current config."""
+    """Returns the results of all probes on some targets whose inputs are those of the config.
+
+    The backbones of the config come first; then those of earlier starts, which it need not name.
+    """
     ddof, data = session.config.probe.ddof, session.dataset
     labels = data.splits[session.config.probe.split].labels
     path, classes = session.run.path / runs.PREDICTIONS, data.num_classes
     table: dict[str, dict[str, Any]] = {}
     methods = [method for method in TITLES if method != "full" or targets == "labels"]
     rows = [Row(session, method, targets) for method in methods]
-    for backbone in session.eval_backbones:
-        records = {row.method: row.find(backbone) for row in rows}
+    for name, fingerprint in _evaluated(rows).items():
+        records = {row.method: row.find(name, fingerprint) for row in rows}
         entries = {method: _with_spread(e, ddof) for method, e in records.items() if e is not None}
         if entries:
-            name = rows[0].name_of(backbone)
-            more = predictions.describe(path, entries, name, labels, classes)
-            table[session.name_of(backbone)] = {m: entries[m] | more[m] for m in entries}
+            more = predictions.describe(path, entries, name + rows[0].learned, labels, classes)
+            table[name] = {m: entries[m] | more[m] for m in entries}
     return table
+
+
+def _evaluated(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the fingerprint of each backbone with results in some rows, by its name."""
+    session = rows[0].session
+    found = {session.name_of(each): each.fingerprint for each in session.eval_backbones}
+    for row in rows:
+        for record, inputs in session.run.inputs_of(row.place).items():
+            name, fingerprint = record.removesuffix(row.learned), inputs["backbone"]
+            # One that the config names has its name there, if it had another then.
+            if fingerprint not in found.values() and row.find(name, fingerprint) is not None:
+                found.setdefault(name, fingerprint)
+    return found
 
 
 def collect_taught(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns the results of the probes with a teacher, by their targets."""
-    tables = {name: collect_results(session, name) for name in _targets(session)[1:]}
+    known = TARGETS if solvers.find(session.config.probe.solver).taught else ()
+    tables = {name: collect_results(session, name) for name in known if name != "labels"}
     return {name: table for name, table in tables.items() if table}
 
 
