@@ -1,0 +1,152 @@
+"""What docs/results.md says in words has the numbers of the pages that it links to."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PROSE = " ".join((DOCS / "results.md").read_text().replace("**", "").split())
+
+_SOURCE = ("imagenette_real_source", "lgm, exact")
+_WHERE = ("same backbone", "other backbones")
+_OBJECTIVES = ("clp", "sfm", "lgm")
+
+
+def cell(page: str, row: str, column: str, under: str = "") -> str:
+    """Returns a cell of the first table of a page whose heading ends so and that has both."""
+    sections = re.split(r"^## ", (DOCS / "results" / f"{page}.md").read_text(), flags=re.M)
+    for section in sections:
+        lines = [line for line in section.splitlines() if line.startswith("| ")]
+        if not section.partition("\n")[0].endswith(under) or not lines:
+            continue
+        columns, _, *rows = (line.strip("| ").split(" | ") for line in lines)
+        cells = {of[0]: dict(zip(columns, of, strict=False)) for of in rows}
+        if column in cells.get(row, ()):
+            return cells[row][column]
+    raise LookupError(f"{page} has no {row} by {column} under {under}")
+
+
+def mean(*place: str) -> float:
+    return float(cell(*place).split()[0])
+
+
+def spread(*place: str) -> str:
+    """Returns a mean and its deviation over distillation seeds, without that over probe runs."""
+    return cell(*place).partition(" (")[0]
+
+
+def answer(question: int, difference: str, backbone: str) -> tuple[str, str]:
+    """Returns a difference and its error of the answers on photos, without signs."""
+    text = (DOCS / "results" / "photos_answers.md").read_text()
+    (found,) = re.findall(
+        rf"\| {question} \| {re.escape(difference)} \| {backbone} \| [+-]?([\d.]+) \| ([\d.]*)",
+        text,
+    )
+    return found
+
+
+def said() -> dict[str, list[str]]:
+    """Returns parts of the text, with numbers from elsewhere, by subject."""
+    p, s, c, d, m = (
+        "vit_tiny_patch16_224",
+        "moco_vit_112",
+        "digits_contrastive",
+        "digits_distilled",
+        "digits_masked",
+    )
+    ours = json.loads((DOCS / "gallery" / "imagenette_lgm.json").read_text())["accuracy"][p]
+    published, exact = (mean("imagenette_table1", "distilled", p), mean(*_SOURCE, p))
+    random = cell("imagenette_table1", "random real", p)
+    real = {row: mean("imagenette_table1", row, p) for row in ("typical real", "all real")}
+    seconds = [
+        float(cell("imagenette_real_source", f"lgm, {source}", "ms a step, each run by itself"))
+        / 1000
+        for source in ("exact", "stream")
+    ]
+    part = "full - without "
+    both, pairs = f"{c} + {d}", "several backbones at once"
+    return {
+        "ten photos": [
+            f"all photos in each step, 400 steps | {ours['distilled']['top1_mean']:.1f} |",
+            f"all photos in each step instead of 30 | {exact} |",
+            f"typical real photos | {real['typical real']} |",
+            f"look-alike real photos | {ours['neighbors']['top1_mean']:.1f} |",
+            f"in 300 steps of 3 augmentations | {published} |",
+            f"ten random real photos | {random.replace('(', '(std ')[:-1]} over 5 draws) |",
+            f"all 7,575 photos | {real['all real']} |",
+            f"bring {exact - published:.1f} points; a step took {seconds[0]:.1f} s instead of "
+            f"{seconds[1]:.1f}",
+            f"with all photos in each step level on P ({exact} to {real['typical real']})",
+        ],
+        "objectives": [
+            " | ".join(
+                [f"| `{name}`", *(spread("objectives", name, on, "equal steps") for on in _WHERE)]
+            )
+            for name in ("lgm", "sfm", "clp")
+        ],
+        "parts, on photos": [
+            "gains {} ± {} points on P itself".format(*answer(4, f"{part}augment", "P")),
+            f"loses {answer(5, f'{part}augment', 'P to S')[0]} from P to S and "
+            f"{answer(5, f'{part}augment', 'S to P')[0]} from S to P",
+            f"without the pyramid it loses {answer(6, f'{part}pyramid', 'P to S')[0]} and "
+            f"{answer(6, f'{part}pyramid', 'S to P')[0]} there",
+        ],
+        "pairs": [
+            f"| {name} | " + " | ".join(spread("objectives", row, on, pairs) for on in (c, d, m))
+            for name, row in ((f"`{c}`", c), (f"`{d}`", d), ("both", both))
+        ],
+        "transfer": [
+            f"images of S have {spread('imagenette_table2_s', s, p)} % on P, random photos "
+            f"{mean('imagenette_table2_s', 'random real', p)}; images of P have "
+            f"{mean('imagenette_table2', p, s)} on S, random photos "
+            f"{mean('imagenette_table2', 'random real', s)}",
+            f"r is {cell('table6', 'mutual 10-NN alignment', 'Pearson r').split()[0]}",
+        ],
+        "real images": [
+            f"{answer(1, 'distilled - best real, own backbone', 'P')[0]} points behind typical",
+            "level with them on S (-{} ± {})".format(
+                *answer(1, "distilled - best real, own backbone", "S")
+            ),
+            f"S is weak: {mean('imagenette_table1_s', 'all real', s)} %",
+        ],
+        "groups": [
+            f"on P {mean('imagenette_table4', 'distilled', p, 'average')} % on average, look-alike "
+            f"photos {mean('imagenette_table4', 'look-alike real', p, 'average')}, and in the "
+            f"worst group {mean('imagenette_table4', 'distilled', p, 'worst group')}, random "
+            f"photos {mean('imagenette_table4', 'random real', p, 'worst group')}",
+        ],
+        "augmentations": [
+            f"hardly, {mean('figure3', '20', c) - mean('figure3', '1', c):.1f} points from 1 to 20",
+        ],
+        "images per class": [
+            "{}, {}, {} and {} % with 1, 2, 5 and 10 a class".format(
+                *(mean("ipc", count, "distilled") for count in ("1", "2", "5", "10"))
+            ),
+            f"typical real digits go from {mean('ipc', '1', 'typical real')} to "
+            f"{mean('ipc', '10', 'typical real')} and random ones from "
+            f"{mean('ipc', '1', 'random real')} to {mean('ipc', '10', 'random real')}",
+        ],
+        "objectives and teachers, on photos": [
+            "`clp` has {} % on S, `sfm` {}, `lgm` {}".format(
+                *(mean("imagenette_objectives", name, "same backbone") for name in _OBJECTIVES)
+            ),
+            "bring `lgm` {} ± {} points on S".format(
+                *answer(11, "distilled: kd - hard labels", "S")
+            ),
+            "ten random photos {} ± {}".format(*answer(11, "random: kd - hard labels", "S")),
+            "costs `lgm` {} ± {}".format(*answer(11, "distilled: ci - hard labels", "S")),
+        ],
+        "soft labels": [
+            f"digits, {spread('objectives', 'soft labels', c)} for "
+            f"{spread('objectives', 'hard labels', c)}",
+        ],
+        "closed-form probe": [f"at {mean('clp', '0.02', '0.3')} with one distillation seed"],
+    }
+
+
+@pytest.mark.parametrize("subject", said())
+def test_a_number_in_words_is_that_of_its_page(subject):
+    for part in said()[subject]:
+        assert part in PROSE
