@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lgm_jax import backbones
-from lgm_jax.backbones import kernels, residuals, specs
+from lgm_jax.backbones import attention, residuals, specs
 from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import ViTSpec
 from lgm_jax.compilation import Program
@@ -48,9 +48,8 @@ def compare(name: str, spec: ViTSpec, views: int) -> None:
     weights = jax.random.normal(weight_key, (views, spec.feature_dim))
 
     def run(dtype: Any, kernel: Any, kept: Any) -> tuple[jax.Array, jax.Array]:
-        definition, _ = backbones.abstract_module(spec, dtype, kernel)
         statistics = specs.NAMES[name].published.preprocessing
-        apply: Any = backbones.make_apply(definition, spec, statistics, dtype)
+        apply: Any = backbones.make_apply(spec, statistics, dtype, kernel)
 
         def total(images: jax.Array, params: Any) -> tuple[jax.Array, jax.Array]:
             features = apply(params, images, residuals=kept)
@@ -61,7 +60,7 @@ def compare(name: str, spec: ViTSpec, views: int) -> None:
         return features, gradient
 
     right = run(jnp.float32, "xla", "all")
-    chosen = kernels.choose_kernel("auto", spec, "bfloat16")
+    chosen = attention.choose_kernel("auto", spec, "bfloat16")
     for kernel in dict.fromkeys(("xla", chosen)):
         for kept in residuals.RESIDUALS:
             found = run(jnp.bfloat16, kernel, kept)

@@ -7,9 +7,11 @@ import functools
 import os
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lgm_jax import backbones, distill
+from lgm_jax import backbones, distill, flops
 from lgm_jax.backbones.network import Network
 from lgm_jax.settings import split_list
 
@@ -26,6 +28,17 @@ class Outline:
     @property
     def feature_dim(self) -> int:
         return self.spec.feature_dim
+
+    @functools.cached_property
+    def flops(self) -> tuple[float, float]:
+        """Operations of the products of an image: forward, and backward with frozen weights."""
+
+        def total(images: Any, params: Any) -> Any:
+            return jnp.sum(self.apply(params, images))
+
+        image = jax.ShapeDtypeStruct((1, self.resolution, self.resolution, 3), jnp.float32)
+        forward = flops.count(total, image, self.params)
+        return forward, flops.count(jax.grad(total), image, self.params) - forward
 
 
 def make_outlines(config: ConfigDict, device: Any = None) -> list[Outline]:

@@ -89,7 +89,7 @@ class Plan:
     @property
     def view_flops(self) -> float:
         """Operations of one forward pass of one view, by all backbones."""
-        return float(sum(sum(outline.spec.flops) for outline in self.outlines))
+        return sum(outline.flops[0] for outline in self.outlines)
 
     @property
     def exchange(self) -> float:
@@ -286,17 +286,18 @@ def _count_flops(
     """Counts operations of a step by part; `again`: with a second forward pass for the gradient."""
     task, sources = recipe.task, recipe.real
     dims = [outline.spec.feature_dim for outline in outlines]
-    products = [outline.spec.flops for outline in outlines]
-    with_weights, attention = (sum(part) for part in zip(*products, strict=True))
+    forward, backward = (
+        task.num_views * sum(part) for part in zip(*(each.flops for each in outlines), strict=True)
+    )
     rows = sources.views * num_images if sources.source == "exact" else task.num_views
     if recipe.prepares:
         rows = task.num_classes
-    counted = {"synthetic forward": float(task.num_views * (with_weights + attention))}
+    counted = {"synthetic forward": forward}
     if again:
-        counted["again"] = counted["synthetic forward"]
-    counted["backward"] = float(task.num_views * (with_weights + 2 * attention))
+        counted["again"] = forward
+    counted["backward"] = backward
     if sources.source == "stream":
-        counted["real forward"] = float(task.num_views * (with_weights + attention))
+        counted["real forward"] = forward
     counted["objective"] = sum(_objective_flops(recipe, dim, rows) for dim in dims)
     return counted
 

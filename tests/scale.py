@@ -47,8 +47,7 @@ def make_params() -> tuple[jax.Array, jax.Array]:
 
 def make_backbone() -> Backbone:
     """`apply` and its parameters."""
-    zeros, ones = (0.0,) * 3, (1.0,) * 3
-    return Backbone("toy", apply, make_params(), FEATURES, SIDE, zeros, ones, "0" * 64, "toy")
+    return Backbone("toy", apply, make_params(), FEATURES, SIDE, "toy")
 
 
 def widen(tree: Any) -> Any:

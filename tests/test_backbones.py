@@ -16,7 +16,15 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from lgm_jax import backbones
-from lgm_jax.backbones import abstract_module, configs, families, load, network, port, specs
+from lgm_jax.backbones import (
+    abstract_module,
+    configs,
+    families,
+    load,
+    network,
+    port,
+    specs,
+)
 from tests.backbone_folders import (
     assert_refused,
     draw_images,
@@ -63,16 +71,15 @@ def test_every_weight_matters(vit_folder):
 
 def test_normalization_is_the_weights_own_or_imagenets(vit_folder):
     native, imagenet = load(vit_folder), load(vit_folder, normalization="imagenet")
-    assert native.mean == (0.5, 0.4, 0.3)
-    assert native.std == (0.3, 0.2, 0.25)
-    assert network.Preprocessing(imagenet.mean, imagenet.std) == network.IMAGENET
+    own = native.settings.preprocessing
+    assert (own.mean, own.std) == ((0.5, 0.4, 0.3), (0.3, 0.2, 0.25))
+    assert imagenet.settings.preprocessing == network.IMAGENET
     # The same normalised pixels from both.
     pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3))
     features = [
-        backbone.apply(
-            backbone.params, jnp.asarray(pixels * backbone.std + backbone.mean, jnp.float32)
-        )
+        backbone.apply(backbone.params, jnp.asarray(pixels * each.std + each.mean, jnp.float32))
         for backbone in (native, imagenet)
+        for each in [backbone.settings.preprocessing]
     ]
     np.testing.assert_allclose(features[0], features[1], rtol=1e-4, atol=1e-5)
     raw = [backbone.apply(backbone.params, draw_images(2)) for backbone in (native, imagenet)]
@@ -124,7 +131,7 @@ def test_timms_older_flat_config_is_read(vit_copy):
     flat = {**config, **config.pop("pretrained_cfg")}
     del flat["pretrained_cfg"]
     (vit_copy / "config.json").write_text(json.dumps(flat))
-    assert load(vit_copy).mean == (0.5, 0.4, 0.3)
+    assert load(vit_copy).published.preprocessing.mean == (0.5, 0.4, 0.3)
 
 
 def test_arguments_of_training_are_passed_over(vit_copy):
@@ -142,7 +149,8 @@ def test_import_and_export_are_inverse(write_vit, tmp_path, pool):
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     spec = configs.read_config(json.loads((folder / "config.json").read_text()), {}).spec
     form, shapes = families.formats()["timm_vit"], abstract_module(spec)[1]
-    params = port.import_params(form, spec, tensors, shapes)
+    keys, _ = port.find(form, spec, tensors)
+    params = port.import_params(form.rows(spec), keys, tensors, shapes)
     assert {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()} == shapes
     back = port.export_params(form, spec, params)
     assert back.keys() == tensors.keys()
@@ -273,7 +281,7 @@ def test_another_resolution_resizes_the_positions_only(vit_folder):
 def test_an_offset_changes_positions_of_a_dinov2_that_are_resized(vit_folder, monkeypatch):
     plain = load(vit_folder, resolution=24)
     same = load(vit_folder, resolution=24, position_offset=0.1)
-    assert (same.fingerprint, same.position_offset) == (plain.fingerprint, 0)
+    assert (same.fingerprint, same.settings.position_offset) == (plain.fingerprint, 0)
     found, published, params = backbones.read_checkpoint(vit_folder)
     embed = dataclasses.replace(published.spec.embed, antialias=False)
     spec = dataclasses.replace(published.spec, embed=embed)
@@ -281,7 +289,7 @@ def test_an_offset_changes_positions_of_a_dinov2_that_are_resized(vit_folder, mo
     monkeypatch.setattr(backbones, "read_checkpoint", lambda *_, **__: (found, dinov2, params))
     native, larger = load(vit_folder), load(vit_folder, resolution=24)
     moved = load(vit_folder, resolution=24, position_offset=0.1)
-    assert (larger.position_offset, moved.position_offset) == (0, 0.1)
+    assert [each.settings.position_offset for each in (larger, moved)] == [0, 0.1]
     assert moved.fingerprint != larger.fingerprint
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), moved.params, larger.params)
     assert [path for path, leaf in flatten_dict(changed, sep="/").items() if leaf] == ["positions"]
@@ -293,8 +301,8 @@ def test_dinov2_without_registers_alone_takes_an_offset():
     taking = set()
     for name, entry in specs.NAMES.items():
         larger = dataclasses.replace(entry.spec, resolution=entry.spec.resolution * 2)
-        forms = {source.form for source in entry.sources}
-        if any(backbones.takes_offset(entry.published_as(form), larger) for form in forms):
+        forms = map(entry.published_as, entry.sources.values())
+        if any(backbones.takes_offset(form, larger) for form in forms):
             taking.add(name)
     assert taking == {f"dinov2_vit{size}14" for size in "sblg"}
 
@@ -394,7 +402,7 @@ def test_an_export_is_read_back_identically(vit_copy, tmp_path, source):
     )
     assert run.returncode == 0, run.stderr
     ours, theirs = load(tmp_path / "out"), load(source)
-    assert (ours.mean, ours.std, ours.resolution) == (theirs.mean, theirs.std, theirs.resolution)
+    assert ours.resolution == theirs.resolution
     assert ours.published == theirs.published
     assert ours.provenance["exported_from"] == theirs.provenance
     assert jax.tree.structure(ours.params) == jax.tree.structure(theirs.params)
@@ -420,8 +428,8 @@ def test_every_entry_has_a_key_map_for_all_its_parameters():
     for name, entry in specs.NAMES.items():
         assert entry.resolution % entry.spec.stride == 0
         _, shapes = abstract_module(entry.spec)
-        for source in entry.sources:
-            form = entry.published_as(source.form).form
+        for source in entry.sources.values():
+            form = entry.published_as(source).form
             rows = families.formats()[form].rows(entry.spec)
             assert sorted(row.path for row in rows) == sorted(shapes), (name, source)
 

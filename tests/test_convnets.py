@@ -23,6 +23,7 @@ from lgm_jax.backbones.families.resnet import ResNetSpec
 from lgm_jax.backbones.network import Published
 from lgm_jax.errors import UserError
 from lgm_jax.images import Pyramid
+from lgm_jax.outlines import Outline
 from tests.marks import slow
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()
@@ -38,8 +39,7 @@ FORMS = {ResNetSpec: "timm_resnet", ConvNeXtSpec: "hf_dinov3_convnext"}
 
 
 def make_apply(spec, dtype=jnp.float32):
-    definition, _ = backbones.abstract_module(spec, dtype)
-    return backbones.make_apply(definition, spec, network.IMAGENET, dtype)
+    return backbones.make_apply(spec, network.IMAGENET, dtype)
 
 
 def make_params(spec):
@@ -83,19 +83,21 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("side", [32, 64])
-def test_operations_are_those_of_its_products(name, side):
-    spec = SPECS[name].at(side)
-    apply, params = make_apply(spec), backbones.abstract_params(spec)
-    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-    forward = flops.count(apply, params, images)
-    assert forward == 2 * sum(spec.flops)
+def test_a_gradient_has_each_product_once_more_since_weights_are_frozen(name):
+    spec = SPECS[name]
+    outline = Outline(spec, 32, make_apply(spec), backbones.abstract_params(spec))
+    forward, backward = outline.flops
+    assert forward == backward > 0
 
-    def total(images, params):
-        return jnp.sum(apply(params, images))
 
-    # Each product once more, as weights are frozen.
-    assert flops.count(jax.grad(total), images, params) == 2 * forward
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    # Twice the multiplications that torchvision counts, 4.09 and 4.46, with a head.
+    [("mocov3_resnet50", 8.2), ("dinov3_convnext_tiny", 8.9)],
+)
+def test_operations_are_those_that_are_published(name, billions):
+    outline = Outline(*backbones.outline(name, resolution=224))
+    assert outline.flops[0] == pytest.approx(billions * 1e9, rel=0.01)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -288,7 +290,7 @@ def own(tmp_path, monkeypatch):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(families, "ADDED", [])
+    monkeypatch.setattr(families, "FAMILIES", [*families.FAMILIES])
     yield tensors
     sys.modules.pop("mine")
 
@@ -302,9 +304,6 @@ def test_the_pages_family_is_loaded_by_name(own):
     found = backbone.apply(backbone.params, jnp.asarray(images))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert backbone.name == "mine:NET"
-    assert flops.count(backbone.apply, backbone.params, jnp.asarray(images)) == 2 * sum(
-        backbone.spec.flops
-    )
 
 
 def test_the_pages_family_is_exported_and_read_back(own, tmp_path):

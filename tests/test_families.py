@@ -50,8 +50,7 @@ FAMILIES = families()
 
 
 def make_apply(spec, dtype=jnp.float32):
-    definition, _ = backbones.abstract_module(spec, dtype)
-    return backbones.make_apply(definition, spec, network.IMAGENET, dtype)
+    return backbones.make_apply(spec, network.IMAGENET, dtype)
 
 
 def trace_step(spec, microbatch=None):

@@ -20,10 +20,8 @@ from scale import apply as toy_apply
 
 from lgm_jax import backbones, devices, distill, objectives
 from lgm_jax.backbones import (
-    abstract_module,
     abstract_params,
     attention,
-    kernels,
     make_apply,
     specs,
 )
@@ -40,13 +38,13 @@ VIEWS = 2
 def on_gpu(monkeypatch):
     """An A100, and a cuDNN of its time."""
     device = types.SimpleNamespace(platform="gpu", compute_capability="8.0")
-    monkeypatch.setattr(kernels, "first_device", lambda: device)
+    monkeypatch.setattr(attention, "first_device", lambda: device)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 90100)
 
 
 def _chosen(spec, dtype="bfloat16"):
     """The kernel that `auto` takes on this device."""
-    return kernels.choose_kernel("auto", spec, dtype)
+    return attention.choose_kernel("auto", spec, dtype)
 
 
 def _families():
@@ -70,8 +68,7 @@ def _network(name, side, dtype="bfloat16"):
     """`apply` with the kernel that `auto` takes, in full depth and width, and its parameters."""
     entry = specs.NAMES[name]
     spec = dataclasses.replace(entry.spec, resolution=side)
-    definition, _ = abstract_module(spec, backbones.DTYPES[dtype], _chosen(spec, dtype))
-    apply = make_apply(definition, spec, entry.published.preprocessing, backbones.DTYPES[dtype])
+    apply = make_apply(spec, entry.published.preprocessing, dtype, _chosen(spec, dtype))
     return spec, apply, abstract_params(spec)
 
 
@@ -200,8 +197,7 @@ def test_padding_changes_neither_features_nor_gradients(monkeypatch, name):
     images = jnp.asarray(np.random.default_rng(1).uniform(size=(3, side, side, 3)), jnp.float32)
     found = {}
     for kernel in ("xla", "cudnn"):
-        definition, _ = abstract_module(spec, jnp.float32, kernel)
-        apply = make_apply(definition, spec, entry.published.preprocessing, jnp.float32)
+        apply = make_apply(spec, entry.published.preprocessing, "float32", kernel)
 
         def energy(params, images, apply=apply):
             features = apply(params, images)
@@ -273,7 +269,7 @@ def test_auto_takes_the_fused_kernel_where_it_runs(
     device = types.SimpleNamespace(
         platform=platform, compute_capability=capability, device_kind="TPU v5 lite"
     )
-    monkeypatch.setattr(kernels, "first_device", lambda: device)
+    monkeypatch.setattr(attention, "first_device", lambda: device)
     spec = specs.NAMES["dinov2_vitb14"].spec
     spec = dataclasses.replace(spec, width=12 * head_width, resolution=224)
     assert _chosen(spec, dtype) == kernel

@@ -177,7 +177,7 @@ def test_a_folder_never_touches_the_network(hub, vit_folder):
 def registered(vit_folder, monkeypatch) -> str:
     """A name of the table whose weights the hub may have in two places."""
     config = json.loads((vit_folder / files.CONFIG).read_text())
-    sources = (specs.Source("first/tiny"), specs.Source("second/tiny"))
+    sources = dict.fromkeys(("first/tiny", "second/tiny"))
     entry = specs.Entry("a test", "Apache-2.0", sources, config)
     monkeypatch.setattr(specs, "NAMES", {**specs.NAMES, "tiny_vit": entry})
     return "tiny_vit"

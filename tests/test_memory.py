@@ -23,7 +23,7 @@ from scale import (
 )
 
 from lgm_jax import devices, distill, memory, objectives
-from lgm_jax.backbones import abstract_module, abstract_params, make_apply, specs
+from lgm_jax.backbones import abstract_params, make_apply, specs
 from lgm_jax.images import Pixels, Pyramid
 from tests.marks import heavy, slow
 
@@ -138,9 +138,8 @@ def test_memory_of_a_step_is_that_of_one_microbatch(layers):
     """ViT-B/14 at 224 px, 1,000 classes; compiled, not run."""
     entry = specs.NAMES["dinov2_vitb14"]
     spec = dataclasses.replace(entry.spec, depth=layers, resolution=224)
-    definition, _ = abstract_module(spec)
     params = abstract_params(spec)
-    vit = make_apply(definition, spec, entry.published.preprocessing)
+    vit = make_apply(spec, entry.published.preprocessing)
     # A pyramid that grows draws a level of all images at once, which is more than one block keeps.
     task = distill.Distillation(1000, Pyramid(256, grow_every=0), 224)
     mesh = devices.make_mesh(devices=jax.devices()[:1])

@@ -45,7 +45,7 @@ def backbone():
     def apply(params, images):
         return jnp.tanh(images.reshape(images.shape[0], -1) @ params - 4)
 
-    return Backbone("toy", apply, kernel, 24, SIDE, (0.0,) * 3, (1.0,) * 3, "0" * 64, "toy")
+    return Backbone("toy", apply, kernel, 24, SIDE, "toy")
 
 
 def protocol(**changes):

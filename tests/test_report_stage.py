@@ -81,7 +81,7 @@ def test_only_the_first_process_draws_but_all_compute_features(tmp_path, monkeyp
         asked.append(split)
         return np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
 
-    backbone = Backbone("toy", jnp.asarray, None, 6, SIDE, (0.0,) * 3, (1.0,) * 3, "0" * 64, "toy")
+    backbone = Backbone("toy", jnp.asarray, None, 6, SIDE, "toy")
     session = make_session(
         tmp_path,
         4,

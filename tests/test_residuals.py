@@ -39,8 +39,7 @@ KEY = jax.random.key(0)
 
 
 def make_apply(spec, dtype=jnp.float32, kernel="xla"):
-    definition, _ = backbones.abstract_module(spec, dtype, kernel)
-    return backbones.make_apply(definition, spec, network.IMAGENET, dtype)
+    return backbones.make_apply(spec, network.IMAGENET, dtype, kernel)
 
 
 def make_params(spec):
@@ -105,7 +104,10 @@ def test_attention_pooling_has_a_gradient_in_bfloat16_as_runs_compile_it():
 @pytest.mark.parametrize("size", [slow(None), 4, slow(2)])
 def test_no_product_with_weights_is_computed_a_third_time(kept, size):
     """In parts, the forward pass a second time; of products alone, the scores once more."""
-    weights, attention = SPEC.flops
+    tokens, width, hidden, depth = SPEC.tokens, SPEC.width, SPEC.mlp.width, SPEC.depth
+    layers = 2 * tokens * (4 * width**2 + 2 * width * hidden)
+    weights = 2 * SPEC.grid**2 * 3 * SPEC.embed.patch**2 * width + depth * layers
+    attention = depth * 4 * tokens**2 * width
     images, params = distill.abstract_params(TASK, TASK.num_images), make_params(SPEC)
     views = TASK.num_views
     forward = flops.count(make_total(SPEC, "all", None), images, params)

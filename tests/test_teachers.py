@@ -170,7 +170,7 @@ def backbone_of(kernel, name):
     def apply(params, images):
         return images.reshape(images.shape[0], -1) @ params
 
-    return Backbone(name, apply, kernel, kernel.shape[1], SIDE, (0.0,) * 3, (1.0,) * 3, name, name)
+    return Backbone(name, apply, kernel, kernel.shape[1], SIDE, name)
 
 
 def tables_of(augment, own, teacher):

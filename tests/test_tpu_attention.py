@@ -15,10 +15,8 @@ import pytest
 
 from lgm_jax import accelerators, backbones, devices, flops, opening
 from lgm_jax.backbones import (
-    abstract_module,
     abstract_params,
     attention,
-    kernels,
     make_apply,
     pallas,
     rotary,
@@ -47,7 +45,7 @@ def interpreted(monkeypatch):
 @pytest.fixture
 def on_tpu(monkeypatch):
     device = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
-    monkeypatch.setattr(kernels, "first_device", lambda: device)
+    monkeypatch.setattr(attention, "first_device", lambda: device)
 
 
 def _results(kernel, dtype, heads, tables, layout, qkv, cotangent):
@@ -198,13 +196,13 @@ def _spec(tokens, head_width=64, heads=12):
 def test_where_it_does_not_fit_auto_takes_xla(kind, spec, lacking):
     platform = "cpu" if kind == "cpu" else "tpu"
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
-    kernel = kernels.choose_kernel("auto", spec, "bfloat16", device)
+    kernel = attention.choose_kernel("auto", spec, "bfloat16", device)
     assert kernel == ("pallas" if lacking is None else "xla")
     if lacking is None:
-        assert kernels.choose_kernel("pallas", spec, "bfloat16", device) == "pallas"
+        assert attention.choose_kernel("pallas", spec, "bfloat16", device) == "pallas"
     else:
         with pytest.raises(UserError) as refused:
-            kernels.choose_kernel("pallas", spec, "bfloat16", device)
+            attention.choose_kernel("pallas", spec, "bfloat16", device)
         told = f"backbone.attention=pallas needs {lacking}; set it to auto"
         assert str(refused.value) == told
 
@@ -233,9 +231,8 @@ def test_tpus_compiler_takes_it_within_the_step(topology, name):
         attention=dataclasses.replace(entry.spec.attention, heads=4),
         mlp=dataclasses.replace(entry.spec.mlp, width=256),
     )
-    assert kernels.choose_kernel("auto", spec, "bfloat16", chips[0]) == "pallas"
-    definition, _ = abstract_module(spec, jnp.bfloat16, "pallas")
-    apply = make_apply(definition, spec, entry.published.preprocessing, jnp.bfloat16)
+    assert attention.choose_kernel("auto", spec, "bfloat16", chips[0]) == "pallas"
+    apply = make_apply(spec, entry.published.preprocessing, "bfloat16", "pallas")
 
     def gradient(params, images):
         def of_device(params, images):

@@ -19,19 +19,18 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lgm_jax import checks, hub_names, identity, plugins
-from lgm_jax.backbones import configs, families, files, port, specs, wrapped
-from lgm_jax.backbones.apply import (
+from lgm_jax.backbones import configs, families, files, port, specs
+from lgm_jax.backbones.attention import ATTENTIONS, choose_kernel, try_pallas
+from lgm_jax.backbones.backbone import (
     DTYPES,
+    Backbone,
+    Settings,
     abstract_module,
     abstract_params,
+    distinct_names,
     make_apply,
-    shared_apply,
 )
-from lgm_jax.backbones.attention import ATTENTIONS
-from lgm_jax.backbones.backbone import Backbone, Settings
 from lgm_jax.backbones.files import Files
-from lgm_jax.backbones.kernels import choose_kernel, try_kernel
-from lgm_jax.backbones.names import distinct_names
 from lgm_jax.backbones.network import IMAGENET, IndivisibleError, Network, Published
 from lgm_jax.errors import UserError, unknown_name
 
@@ -82,22 +81,20 @@ def load(
             an export) and `model.safetensors`, for which the network is never touched; or a
             repository of the Hugging Face hub with the same files, as `owner/name` or otherwise
             (see `hub_names.parse`). A `Path` is always a folder.
-        normalization: `native` normalises images with the statistics the weights were trained with,
-            `imagenet` with ImageNet's, as the authors' code does for every backbone.
-        dtype: What the backbone computes in, `float32` or `bfloat16`, by name or as `jnp.float32`;
-            features are float32.
-        params_dtype: What its parameters are rounded to, likewise; in memory they have the
-            narrower.
+        normalization: Statistics of images: `native`, those of training, or `imagenet`, ImageNet's,
+            as the authors' code has for every backbone.
+        dtype: What it computes in, `float32` or `bfloat16`, by name or as `jnp.float32`; features
+            are float32.
+        params_dtype: What parameters are rounded to, likewise; in memory they have the narrower.
         attention: `cudnn`, `pallas`, `xla`, or `auto` for the first of these that runs on the
             default device; `apply` is for devices of that kind.
-        pooling: `native` or `None` gives the features that the family is used with. `cls`, `mean`
-            (of patch tokens) and `cls+mean` take tokens after the last norm instead, `cls:4` those
-            of the last four blocks; no projection or pooling head follows.
-        position_offset: What the side of the patch grid is taken to be larger by where the
-            positions of a DINOv2 without registers are resized: 0.1 in the code of `torch.hub`.
-            Others ignore it.
-        resolution: Side of the images, in pixels; the patch, or a network's stride, divides it. By
-            default what the backbone is used at.
+        pooling: `native` or `None` for the features that the family is used with; `cls`, `mean` (of
+            patch tokens) or `cls+mean` for tokens after the last norm, without a projection or
+            pooling head; `cls:4` for those of the last four blocks.
+        position_offset: What the side of the patch grid counts more where positions of a DINOv2
+            without registers are resized: 0.1 in the code of `torch.hub`. Others ignore it.
+        resolution: Side of the images, in pixels, a multiple of the patch or of the network's
+            stride; by default what the backbone is used at.
         resize: What fits where that is another side than the backbone is used at: its `positions`,
             as upstream resizes them, or the `images`, of any size, by an antialiased filter.
         revision: Branch, tag or commit, for the hub only.
@@ -107,20 +104,19 @@ def load(
             weights do not fit.
     """
     checks.one_of("backbone.normalization", normalization, NORMALIZATIONS)
-    dtype, params_dtype = _check_options(dtype, params_dtype, pooling, resize)
+    dtype, params_dtype, kept = _check_options(dtype, params_dtype, pooling, resize)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)
     spec, side = _reshape(published, pooling, resolution, resize)
     offset = position_offset if takes_offset(published, spec) else 0.0
-    kept = _kept_dtype(dtype, params_dtype)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, kept), spec.fit(params, published.spec, offset)
-    )
+    params = spec.fit(params, published.spec, offset)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, kept), params)
     statistics = IMAGENET if normalization == "imagenet" else published.preprocessing
-    make = functools.partial(shared_apply, spec, statistics, side=side)
+    make = functools.partial(make_apply, spec, statistics, side=side)
     resolution = side or spec.resolution
     kernel = choose_kernel(attention, spec, dtype)
-    kernel = try_kernel(kernel, attention, make, params, resolution, dtype)
+    if kernel == "pallas":
+        kernel = try_pallas(attention, make, params, resolution, dtype)
     origin = provenance(found)
     # Where there are several files of weights, the hash of theirs.
     hashes = origin["sha256"]
@@ -132,13 +128,9 @@ def load(
         params=params,
         feature_dim=spec.feature_dim,
         resolution=resolution,
-        mean=statistics.mean,
-        std=statistics.std,
-        sha256=weights,
         fingerprint=identity.digest(settings),
         provenance=origin,
         published=published,
-        position_offset=offset,
         settings=settings,
         attention=kernel,
     )
@@ -152,16 +144,18 @@ def read_checkpoint(
     Arguments and errors are those of `load`; parameters are turned into `params_dtype`.
     """
     found, published = _find(source, revision)
-    form = families.formats()[published.form]
-    _, shapes = abstract_module(published.spec)
+    form, spec = families.formats()[published.form], published.spec
+    _, shapes = abstract_module(spec)
     with files.open_tensors(found.weights) as tensors:
         try:
-            plain, notes = wrapped.unwrap(form, published.spec, tensors)
-            params = port.import_params(form, published.spec, plain, shapes, DTYPES[params_dtype])
+            keys, notes = port.find(form, spec, tensors)
+            params = port.import_params(
+                form.rows(spec), keys, tensors, shapes, jnp.dtype(params_dtype)
+            )
         except UserError as error:
-            raise UserError(f"{found}: {error}") from error
+            raise UserError(f"{found.origin}: {error}") from error
     for note in notes:
-        print(f"note: {found}: {note}", flush=True)
+        print(f"note: {found.origin}: {note}", flush=True)
     return found, published, params
 
 
@@ -191,12 +185,8 @@ def export(
 def provenance(found: Files) -> dict[str, Any]:
     """Returns the origin of a backbone's files, for `Backbone.provenance`."""
     origin = configs.origin(found.config)
-    return {
-        "source": found.origin,
-        "revision": found.revision,
-        "sha256": found.sha256(),
-        **({"exported_from": origin} if origin else {}),
-    }
+    exported = {"exported_from": origin} if origin else {}
+    return {"source": found.origin, "revision": found.revision, "sha256": found.sha256()} | exported
 
 
 def outline(
@@ -213,20 +203,19 @@ def outline(
     """Describes a backbone without its weights; a registered name needs no download.
 
     Arguments and errors are those of `load`, but that no kernel is tried; `device` is that for
-    which one is chosen, as for `kernels.choose_kernel`.
+    which one is chosen, as for `attention.choose_kernel`.
 
     Returns:
         Its shape, the side of the images that it takes, its `apply`, and its parameters as shapes
         and types.
     """
-    dtype, params_dtype = _check_options(dtype, params_dtype, pooling, resize)
+    dtype, params_dtype, kept = _check_options(dtype, params_dtype, pooling, resize)
     entry = _entry(source)
     published = _find(source, None)[1] if entry is None else entry.published
     spec, side = _reshape(published, pooling, resolution, resize)
     kernel = choose_kernel(attention, spec, dtype, device)
-    apply = shared_apply(spec, published.preprocessing, dtype, kernel, side)
-    params = abstract_params(spec, _kept_dtype(dtype, params_dtype))
-    return spec, side or spec.resolution, apply, params
+    apply = make_apply(spec, published.preprocessing, dtype, kernel, side)
+    return spec, side or spec.resolution, apply, abstract_params(spec, kept)
 
 
 def check_pooling(pooling: str) -> None:
@@ -249,13 +238,14 @@ def _entry(source: str | Path) -> specs.Entry | None:
     return found
 
 
-def takes_offset(published: Published, spec: Network) -> bool:
+def takes_offset(published: Published, spec: Any) -> bool:
     """Whether positions are resized, and the code that upstream published has an offset there.
 
     `torch.hub` has one for DINOv2 without registers alone, whose positions are not antialiased.
     """
-    form = families.formats()[published.form]
-    return form.takes_offset and spec.takes_offset(published.spec)
+    own: Any = published.spec
+    takes = families.formats()[published.form].takes_offset and not own.embed.antialias
+    return takes and spec.grid != own.grid
 
 
 def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
@@ -296,43 +286,32 @@ def _find(source: str | Path, revision: str | None) -> tuple[Files, Published]:
     try:
         return found, configs.read_config(found.config, found.preprocessor)
     except UserError as error:
-        raise UserError(f"the config.json of {found} is not understood: {error}") from error
+        raise UserError(f"the config.json of {found.origin} is not understood: {error}") from error
 
 
 def _from_sources(entry: specs.Entry, revision: str | None) -> tuple[Files, Published]:
     refused = []
-    for source in entry.sources:
+    for repo, form in entry.sources.items():
         try:
-            found = files.from_hub(source.repo, revision, need_config=False)
+            return files.from_hub(repo, revision, need_config=False), entry.published_as(form)
         except UserError as error:
             refused.append(error)
-        else:
-            return found, entry.published_as(source.form)
     # The first repository's trouble is the one to tell.
     raise refused[0]
 
 
 def _check_options(
     dtype: DTypeLike, params_dtype: DTypeLike, pooling: str | None, resize: str
-) -> tuple[str, str]:
-    """Returns the names of the types."""
+) -> tuple[str, str, str]:
+    """Returns the names of both types, and of that which weights have in memory, the narrower."""
     checks.one_of("backbone.resize", resize, RESIZED)
     if pooling is not None:
         check_pooling(pooling)
     names = []
     for kind, value in (("dtype", dtype), ("params_dtype", params_dtype)):
-        try:
-            name = value if isinstance(value, str) else jnp.dtype(value).name
-        except TypeError:
-            name = str(value)
-        checks.one_of(f"backbone.{kind}", name, list(DTYPES))
-        names.append(name)
-    return names[0], names[1]
-
-
-def _kept_dtype(dtype: str, params_dtype: str) -> Any:
-    """Returns the type of weights in memory: layers convert them to `dtype` anyway."""
-    return DTYPES["bfloat16" if "bfloat16" in (dtype, params_dtype) else "float32"]
+        names.append(value if isinstance(value, str) else jnp.dtype(value).name)
+        checks.one_of(f"backbone.{kind}", names[-1], DTYPES)
+    return names[0], names[1], "bfloat16" if "bfloat16" in names else "float32"
 
 
 def _reshape(

@@ -7,12 +7,12 @@ for it, whatever the formula is made of: a tanh GELU left to JAX keeps five.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -29,9 +29,7 @@ def _keeping_slope(function: Elementwise) -> Elementwise:
         return function(x)
 
     @activation.defjvp
-    def differentiate(
-        primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def differentiate(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (x,), (tangent,) = primals, tangents
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         _, slope = jax.jvp(function, (wide,), (jnp.ones_like(wide),))
@@ -46,12 +44,7 @@ def _erfc(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.lax.erfc(x)
 
 
-@_erfc.defjvp
-def _differentiate_erfc(
-    primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    (x,), (tangent,) = primals, tangents
-    return _erfc(x), -2 / np.sqrt(np.pi).astype(x.dtype) * jnp.exp(-x * x) * tangent
+_erfc.defjvps(lambda tangent, _, x: -2 / np.sqrt(np.pi).astype(x.dtype) * jnp.exp(-x * x) * tangent)
 
 
 def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -77,14 +70,7 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.maximum(x, 0)
 
 
-def _relu_forward(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Bool[Array, "..."]]:
-    return relu(x), x > 0
-
-
-def _relu_backward(
-    positive: Bool[Array, "..."], gradient: Float[Array, "..."]
-) -> tuple[Float[Array, "..."]]:
-    return (jnp.where(positive, gradient, 0),)
-
-
-relu.defvjp(_relu_forward, _relu_backward)
+relu.defvjp(
+    lambda x: (relu(x), x > 0),
+    lambda positive, gradient: (jnp.where(positive, gradient, 0),),
+)

@@ -12,9 +12,8 @@ from typing import Any
 
 from lgm_jax import checks
 from lgm_jax.backbones import families
-from lgm_jax.backbones.checked import LARGEST
 from lgm_jax.backbones.families.family import Config, side
-from lgm_jax.backbones.network import Preprocessing, Published, Triple
+from lgm_jax.backbones.network import LARGEST, Preprocessing, Published
 from lgm_jax.errors import UserError, unknown_name
 
 OURS = "lgm_jax"
@@ -40,19 +39,12 @@ def upstream() -> Mapping[str, Any]:
 def read_config(config: Config, preprocessor: Config) -> Published:
     """Understands the contents of `config.json` and of `preprocessor_config.json`, if any."""
     if config.get("model_type") == OURS:
-        published = _from_ours(config)
-    elif "architecture" in config:
-        published = _from_timm(config, preprocessor)
-    elif "model_type" in config:
-        published = _from_transformers(config, preprocessor)
-    else:
-        raise UserError("it names neither an architecture (timm) nor a model_type (transformers)")
-    if min(published.preprocessing.std) <= 0:
-        raise UserError(f"std must be positive, not {list(published.preprocessing.std)}")
-    return published
-
-
-# timm.
+        return _from_ours(config)
+    if "architecture" in config:
+        return _from_timm(config, preprocessor)
+    if "model_type" in config:
+        return _from_transformers(config, preprocessor)
+    raise UserError("it names neither an architecture (timm) nor a model_type (transformers)")
 
 
 class _Arguments(UserDict[str, Any]):
@@ -126,17 +118,13 @@ def _trained_with_quick_gelu(architecture: str, pretrained: Config) -> bool:
 def _timm_statistics(pretrained: Config, preprocessor: Config, found: Config) -> Preprocessing:
     parts = {}
     for name in ("mean", "std"):
-        value = pretrained.get(name) or preprocessor.get(f"image_{name}") or found.get(name)
-        if value is None:
+        parts[name] = pretrained.get(name) or preprocessor.get(f"image_{name}") or found.get(name)
+        if parts[name] is None:
             raise UserError(
                 f"pretrained_cfg has no {name}, and timm's weights of this architecture differ in "
                 'it: add "mean" and "std", three numbers each, as the weights were trained with'
             )
-        parts[name] = _triple(value, name)
-    return Preprocessing(**parts)
-
-
-# transformers.
+    return _statistics(**parts)
 
 
 def _from_transformers(config: Config, preprocessor: Config) -> Published:
@@ -145,15 +133,8 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
     readers, defaults = families.model_types(), upstream()["transformers"]
     if not isinstance(kind, str) or kind not in readers:
         raise unknown_name("transformers model_type", str(kind), list(readers), "supported")
-    classes = config.get("architectures")
-    values = {
-        **defaults[kind],
-        **_checked(defaults[kind], config),
-        "model_type": kind,
-        "architectures": [name for name in classes if isinstance(name, str)]
-        if isinstance(classes, list)
-        else [],
-    }
+    values = defaults[kind] | _checked(defaults[kind], config)
+    values |= {"model_type": kind, "architectures": config.get("architectures")}
     tower = defaults.get(f"{kind}_vision_model")
     if tower is not None:
         # CLIP's older files have both, and the second counts.
@@ -161,18 +142,14 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
         values["vision_config"] = {**tower, **_checked(tower, vision)}
     reader, family = readers[kind]
     spec, form = reader(values)
-    statistics = Preprocessing(
-        _triple(preprocessor.get("image_mean", family.mean), "image_mean"),
-        _triple(preprocessor.get("image_std", family.std), "image_std"),
+    statistics = _statistics(
+        preprocessor.get("image_mean", family.mean), preprocessor.get("image_std", family.std)
     )
     crop = preprocessor.get("crop_size") or preprocessor.get("size") or 0
     if isinstance(crop, Mapping):
         crop = crop.get("height", crop.get("shortest_edge", 0))
     fits = isinstance(crop, int) and crop > 0 and crop % spec.stride == 0
     return Published(spec, form, statistics, crop if fits else 0)
-
-
-# Ours.
 
 
 def to_ours(published: Published, origin: Config | None = None) -> dict[str, Any]:
@@ -187,21 +164,16 @@ def origin(config: Config) -> dict[str, Any]:
 
 def _from_ours(config: Config) -> Published:
     form = config.get("form")
-    networks = {name: family.network for family in families.known() for name in family.formats}
+    networks = {name: family.network for family in families.FAMILIES for name in family.formats}
     if not isinstance(form, str) or form not in networks:
         raise unknown_name("checkpoint format", str(form), list(networks))
     try:
         spec = networks[form].from_dict(config.get("spec"))
     except UserError as error:
         raise UserError(f"it is no export of this version: {error}") from error
-    statistics = _section(config, "preprocessing")
-    mean, std = (_triple(statistics.get(name), name) for name in ("mean", "std"))
-    resolution = config.get("resolution", 0)
+    given, resolution = _section(config, "preprocessing"), config.get("resolution", 0)
     checks.in_range("resolution", resolution, 0, LARGEST, whole=True)
-    return Published(spec, form, Preprocessing(mean, std), resolution)
-
-
-# Values.
+    return Published(spec, form, _statistics(given.get("mean"), given.get("std")), resolution)
 
 
 def _checked(defaults: Config, given: Config, whose: str = "") -> dict[str, Any]:
@@ -229,9 +201,11 @@ def _section(config: Config, name: str) -> Config:
     return value
 
 
-def _triple(value: Any, name: str) -> Triple:
-    fits = isinstance(value, Sequence) and len(value) == 3
-    if not fits or not all(type(x) in (int, float) and abs(x) < 1e3 for x in value):
-        raise UserError(f"{name} must be three numbers, not {value!r}")
-    red, green, blue = map(float, value)
-    return red, green, blue
+def _statistics(mean: Any, std: Any) -> Preprocessing:
+    for name, value in (("mean", mean), ("std", std)):
+        fits = isinstance(value, Sequence) and len(value) == 3
+        if not fits or not all(type(x) in (int, float) and abs(x) < 1e3 for x in value):
+            raise UserError(f"{name} must be three numbers, not {value!r}")
+    if min(std) <= 0:
+        raise UserError(f"std must be positive, not {list(std)}")
+    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)))

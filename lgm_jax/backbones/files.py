@@ -55,25 +55,14 @@ class Files:
                 hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         return hashes
 
-    def __str__(self) -> str:
-        return self.origin
-
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of some safetensors files, each read and checked when it is asked for.
+    """The tensors of some safetensors files, each read and checked when it is asked for."""
 
-    `names` are the files' keys by those that the tensors have here.
-    """
+    def __init__(self, handles: Mapping[str, Any]):
+        self._handles = handles
 
-    def __init__(self, handles: Mapping[str, Any], names: Mapping[str, str]):
-        self._handles, self._names = handles, names
-
-    def renamed(self, names: Mapping[str, str]) -> Tensors:
-        """The tensors under other keys."""
-        return Tensors(self._handles, names)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        key = self._names[name]
+    def __getitem__(self, key: str) -> np.ndarray:
         handle = self._handles[key]
         kind = handle.get_slice(key).get_dtype()
         if kind not in _FLOATS:
@@ -90,10 +79,10 @@ class Tensors(Mapping[str, np.ndarray]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._handles)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._handles)
 
 
 @contextlib.contextmanager
@@ -112,16 +101,13 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
                     f"{path} is truncated or not a safetensors file: {error}"
                 ) from error
             handles |= dict.fromkeys(handle.keys(), handle)
-        yield Tensors(handles, {key: key for key in handles})
+        yield Tensors(handles)
 
 
 def check_content(path: Path) -> None:
     """Refuses an empty file, a pointer to one, or a web page, by how it begins."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(stand_ins.HEAD)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with path.open("rb") as file:
+        start = file.read(stand_ins.HEAD)
     reason = stand_ins.explain(start)
     if start.startswith(_ZIP):
         reason = "it is a zip archive, perhaps of torch.save, under another file's name"
@@ -131,7 +117,6 @@ def check_content(path: Path) -> None:
 
 def from_folder(folder: Path, *, need_config: bool = True) -> Files:
     """The files of a local folder; nothing is downloaded."""
-    whole, index = folder / WEIGHTS, folder / _INDEX
     if need_config and not (folder / CONFIG).is_file():
         hint = "a backbone's folder needs timm's or transformers'"
         if (folder / "snapshots").is_dir():
@@ -141,13 +126,10 @@ def from_folder(folder: Path, *, need_config: bool = True) -> Files:
         _read_json(folder / name) if need_config and (folder / name).is_file() else {}
         for name in (CONFIG, PREPROCESSOR)
     )
+    whole, index = folder / WEIGHTS, folder / _INDEX
     # An index beside a whole file is left from when there were several.
-    if whole.is_file() or not index.is_file():
-        weights = [whole]
-        if index.is_file():
-            print(f"note: {index} is left out, since {WEIGHTS} is beside it", flush=True)
-    else:
-        weights = [folder / name for name in _shards(index)]
+    shards = _shards(index) if index.is_file() and not whole.is_file() else [WEIGHTS]
+    weights = [folder / name for name in shards]
     missing = [path for path in weights if not path.is_file()]
     if missing == [whole]:
         raise UserError(_no_safetensors(folder))
@@ -159,11 +141,11 @@ def from_folder(folder: Path, *, need_config: bool = True) -> Files:
         )
     # As it was named: a link may lead to a folder whose name says nothing.
     place = Path(os.path.abspath(folder))
+    origin, revision = place.name, None
     cached = _CACHED.fullmatch(place.parent.parent.name)
     if cached is not None and place.parent.name == "snapshots":
-        origin = f"{cached['owner']}/{cached['name']}"
-        return Files(origin, config, preprocessor, weights, place.name)
-    return Files(place.name, config, preprocessor, weights)
+        origin, revision = f"{cached['owner']}/{cached['name']}", place.name
+    return Files(origin, config, preprocessor, weights, revision)
 
 
 def _missing(path: Path) -> str:
@@ -183,59 +165,50 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
     """
     from huggingface_hub import snapshot_download
 
-    described = [CONFIG, PREPROCESSOR] if need_config else []
-    with _explaining(repo, revision):
-        wanted = [WEIGHTS, _INDEX, *described]
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
-        index = folder / _INDEX
-        if not (folder / WEIGHTS).exists() and not index.exists():
-            raise UserError(
-                f"{repo} has no {WEIGHTS} on the hub or in its cache, and other formats are not "
-                f"read (a pickle can run any code): `hf download {repo} --local-dir=FOLDER`, and "
-                "give FOLDER, to be told how to convert them"
-            )
-        if need_config and not (folder / CONFIG).exists():
-            raise UserError(f"{repo} has no {CONFIG} on the hub or in its cache")
-        if not (folder / WEIGHTS).exists():
-            snapshot_download(repo, revision=revision, allow_patterns=_shards(index))
+    def fetch(wanted: Sequence[str]) -> Path:
+        try:
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=[*wanted]))
+        # Whatever library the installed version speaks HTTP with raises errors of its own.
+        except Exception as error:
+            raise UserError(_explain(error, repo, revision)) from error
+
+    folder = fetch([WEIGHTS, _INDEX, *((CONFIG, PREPROCESSOR) if need_config else ())])
+    whole, index = folder / WEIGHTS, folder / _INDEX
+    if not whole.exists() and not index.exists():
+        raise UserError(
+            f"{repo} has no {WEIGHTS} on the hub or in its cache, and other formats are not "
+            f"read (a pickle can run any code): `hf download {repo} --local-dir=FOLDER`, and "
+            "give FOLDER, to be told how to convert them"
+        )
+    if need_config and not (folder / CONFIG).exists():
+        raise UserError(f"{repo} has no {CONFIG} on the hub or in its cache")
+    if not whole.exists():
+        fetch(_shards(index))
     return from_folder(folder, need_config=need_config)
 
 
-@contextlib.contextmanager
-def _explaining(repo: str, revision: str | None) -> Iterator[None]:
-    """Turns what `huggingface_hub` raises into one line that says what to do."""
+def _explain(error: Exception, repo: str, revision: str | None) -> str:
+    """Says in a line what `huggingface_hub` raised, and what to do."""
     from huggingface_hub import errors
 
-    folder = f"or put {CONFIG} and {WEIGHTS} into a folder and give its path"
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.GatedRepoError as error:
-        raise UserError(
+    if isinstance(error, errors.GatedRepoError):
+        return (
             f"{repo} on the hub is gated: accept its terms on its page there, then `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{repo} on the hub has no revision {revision!r}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{repo} is neither a folder here nor a repository on the hub that you may read"
-        ) from error
-    except errors.HFValidationError as error:
-        raise UserError(f"{repo!r} is neither a folder nor a name on the hub: {error}") from error
-    # Whatever library the installed version speaks HTTP with raises errors of its own.
-    except Exception as error:
-        # Behind an error of the cache may be the hub's answer.
-        answer = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
-        if not isinstance(answer, errors.HfHubHTTPError) and answer is not error:
-            raise UserError(
-                f"{repo} is not in the cache, and the hub cannot be reached: on a machine with "
-                f"network run `hf download {repo}` and copy the cache (HF_HOME), {folder}"
-            ) from error
-        reason = str(answer).strip().split("\n")[0] or type(answer).__name__
-        raise UserError(
-            f"cannot download {repo} from the hub: {reason}; try again, {folder}"
-        ) from error
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} on the hub has no revision {revision!r}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{repo} is neither a folder here nor a repository on the hub that you may read"
+    folder = f"or put {CONFIG} and {WEIGHTS} into a folder and give its path"
+    # Behind an error of the cache may be the hub's answer.
+    answer = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    if answer is not error and not isinstance(answer, errors.HfHubHTTPError):
+        return (
+            f"{repo} is not in the cache, and the hub cannot be reached: on a machine with "
+            f"network run `hf download {repo}` and copy the cache (HF_HOME), {folder}"
+        )
+    reason = str(answer).strip().split("\n")[0] or type(answer).__name__
+    return f"cannot download {repo} from the hub: {reason}; try again, {folder}"
 
 
 def _no_safetensors(folder: Path) -> str:
@@ -263,11 +236,11 @@ def _no_safetensors(folder: Path) -> str:
 
 
 def _shards(index: Path) -> list[str]:
+    """Names of the files of weights that an index lists."""
     content = _read_json(index).get("weight_map")
-    strings = isinstance(content, dict) and all(isinstance(v, str) for v in content.values())
-    if not content or not strings:
+    if not isinstance(content, dict) or not content:
         raise UserError(f"{index} has no weight_map")
-    names = sorted(set(content.values()))
+    names = sorted(set(map(str, content.values())))
     for name in names:
         if Path(name).name != name:
             raise UserError(f"{index} names a file outside its folder: {name}")
@@ -278,8 +251,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     check_content(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
     # Broken text, broken JSON, and numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error

@@ -1,17 +1,87 @@
 """The seam between what is done with backbones and what a backbone is.
 
 `load`, `outline`, plans, lists and reports know no more of a network than its shape, a frozen
-dataclass; what makes a module of it is its family (`families.Family`).
+dataclass, which is checked, since it is read from files of others; what makes a module of it is its
+family (`families.Family`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from lgm_jax import checks
-from lgm_jax.backbones.checked import Checked
-from lgm_jax.errors import UserError
+from lgm_jax.errors import UserError, unknown_name
+
+LARGEST = 2**16
+"""More than any size of a network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A dataclass that refuses values which its annotations do not allow.
+
+    Whole numbers are at least 1, or 0 where that is the default; other numbers are above zero.
+
+    Raises:
+        UserError: Naming the field.
+    """
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), hints[field.name], field.default)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Any:
+        """The inverse of `dataclasses.asdict`, also through JSON."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"{cls.__name__} must be an object, not {values!r:.50}")
+        hints, parts = typing.get_type_hints(cls), {}
+        for name, value in values.items():
+            if name not in hints:
+                raise unknown_name(cls.__name__, str(name), list(hints))
+            kind = _kinds(hints[name])[0]
+            if isinstance(kind, type) and issubclass(kind, Checked) and value is not None:
+                value = kind.from_dict(value)
+            parts[name] = tuple(value) if isinstance(value, list) else value
+        for field in dataclasses.fields(cls):
+            if field.name in parts:
+                _check(field.name, parts[field.name], hints[field.name], field.default)
+            elif field.default is dataclasses.MISSING:
+                raise UserError(f"{cls.__name__} has no {field.name}")
+        return cls(**parts)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _check(name: str, value: Any, hint: Any, default: Any) -> None:
+    kind, *others = _kinds(hint)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if value is None and type(None) in others:
+        return
+    if origin is Literal:
+        checks.one_of(name, value, arguments)
+    elif origin is tuple:
+        if not isinstance(value, tuple) or not value:
+            raise UserError(f"{name} must be a list of numbers, not {value!r:.50}")
+        for each in value:
+            _check(name, each, arguments[0], dataclasses.MISSING)
+    elif kind is int:
+        checks.in_range(name, value, 0 if default == 0 else 1, LARGEST, whole=True)
+    elif kind is float:
+        checks.in_range(name, value, 0, 1e12)
+        checks.positive(name, value)
+    elif not isinstance(value, kind):
+        what = "true or false" if kind is bool else f"a {kind.__name__}"
+        raise UserError(f"{name} must be {what}, not {value!r:.50}")
 
 
 class IndivisibleError(UserError):
@@ -37,15 +107,6 @@ class Network(Checked):
         raise NotImplementedError
 
     @property
-    def flops(self) -> tuple[int, int]:
-        """Floating-point operations of one image's forward pass, of products alone.
-
-        Two numbers: matrix products and convolutions with weights, and products of attention, which
-        has no weights and so twice the work backward where weights are frozen.
-        """
-        raise NotImplementedError
-
-    @property
     def stride(self) -> int:
         """Pixels whose multiples a resolution has to be."""
         raise NotImplementedError
@@ -67,17 +128,7 @@ class Network(Checked):
 
     @property
     def heads(self) -> int:
-        """Attention heads; 0 where there is no attention."""
-        return 0
-
-    @property
-    def head_width(self) -> int:
-        """Dimensions of one attention head."""
-        return 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an image in every block."""
+        """Attention heads; where it is not 0, there are `head_width` and `tokens` of an image."""
         return 0
 
     def pooled(self, kind: str, blocks: int) -> Network:
@@ -94,10 +145,6 @@ class Network(Checked):
             )
         return dataclasses.replace(self, resolution=resolution)
 
-    def takes_offset(self, published: Any) -> bool:
-        """Whether positions are resized so that upstream's `position_offset` counts."""
-        return False
-
     def fit(self, params: dict[str, Any], published: Any, offset: float) -> dict[str, Any]:
         """The parameters of this network, of those (arrays of NumPy) that it was published with.
 
@@ -107,15 +154,12 @@ class Network(Checked):
         return params
 
 
-Triple = tuple[float, float, float]
-
-
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """Per-channel statistics that a backbone subtracts from and divides images in [0, 1] by."""
 
-    mean: Triple
-    std: Triple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

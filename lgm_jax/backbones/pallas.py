@@ -55,20 +55,16 @@ def attend(
     return _call(_forward, heads, tables, layout, qkv)
 
 
-def _attend_forward(
-    qkv: Array, heads: int, tables: Tables | None, layout: Layout
-) -> tuple[Array, tuple[Array, Tables | None]]:
-    return _call(_forward, heads, tables, layout, qkv), (qkv, tables)
-
-
-def _attend_backward(
-    heads: int, layout: Layout, kept: tuple[Array, Tables | None], cotangent: Array
-) -> tuple[Array, None]:
-    qkv, tables = kept
-    return _call(backward, heads, tables, layout, qkv, cotangent), None
-
-
-attend.defvjp(_attend_forward, _attend_backward)
+attend.defvjp(
+    lambda qkv, heads, tables, layout: (
+        _call(_forward, heads, tables, layout, qkv),
+        (qkv, tables),
+    ),
+    lambda heads, layout, kept, cotangent: (
+        _call(backward, heads, kept[1], layout, kept[0], cotangent),
+        None,
+    ),
+)
 
 
 def needed_bytes(tokens: int, heads: int, head_width: int, dtype: DTypeLike) -> int:

@@ -2,8 +2,9 @@
 
 Each row of a map names a parameter of ours, the checkpoint's keys for it, and two einops patterns:
 how the checkpoint lays the array out, and how we do. Read left to right a row imports; read right
-to left it exports. A key that is left over or missing on either side is an error that names it;
-what a checkpoint holds beyond the backbone (a classifier, a text tower) is listed by its format.
+to left it exports. A key that is left over or missing is an error that names it; what surrounds a
+backbone where all of its keys are there (prefixes, heads, wrappers of frameworks) is taken off, and
+it is said.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -25,13 +25,32 @@ from lgm_jax.errors import UserError, list_some
 
 Params = dict[str, Any]
 
+# Modules that frameworks put around others, anywhere in a key: torch.compile, FSDP, checkpointing.
+_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+# Prefixes of keys in training checkpoints that belong to no network.
+_BESIDE = re.compile(
+    r"(?:heads?|fc|classifier|linear|(?:\w+_)?(?:head|predictor|projector|queue|optimizer)"
+    r"|predictor|projector|decoder|prototypes|optimizer|scheduler|queue|queue_ptr|epoch|step)"
+    r"(?:\..*)?"
+)
+
+# Which of two networks that are trained together is evaluated, and the other: by DINO and its
+# successors, and by MoCo-v3.
+_EVALUATED = {"teacher": "student", "base_encoder": "momentum_encoder"}
+
+_EXPECTED = (
+    "published names are expected, as timm.models.save_for_hf and transformers' save_pretrained "
+    "write them"
+)
+
 
 class Row(NamedTuple):
     """One parameter of ours and where a checkpoint keeps it.
 
     Attributes:
         keys: The checkpoint's, `{}` standing for the layer's number. Several arrays are joined
-            along their first axis.
+            along their first axis. A leading slash marks what lies beside the backbone, not in it.
         shares: How many of equal parts of the first axis each key holds; one each if empty.
         sizes: Of axes that our layout joins, by letter.
         layers: The numbers of the layers, which are stacked along a new first axis; none if there
@@ -51,6 +70,15 @@ class Row(NamedTuple):
         """The ends of all keys but the last along the first axis, in parts of it."""
         return list(itertools.accumulate(self.shares or (1,) * len(self.keys)))
 
+    def full_keys(self, prefix: str) -> list[str]:
+        """The keys under a prefix, layer by layer."""
+        full = [key[1:] if key[0] == "/" else prefix + key for key in self.keys]
+        return [key.format(layer) for layer in self.layers or range(1) for key in full]
+
+    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        """An array of one layer in the checkpoint's layout, keys joined."""
+        return rearrange(array, f"{self.ours} -> {self.theirs}", **dict(self.sizes))
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -61,8 +89,6 @@ class Format:
         prefixes: What may stand before every key of the backbone, as where it is a part of a
             larger model.
         aliases: Patterns of keys, and what some checkpoints have in their place.
-        advice: A pattern of keys that belong to another format, and what to do with such a file.
-        anchor: Our path of the parameter that tells where a backbone is in a larger checkpoint.
         takes_offset: Whether the code of the model's authors has a `position_offset`.
     """
 
@@ -70,8 +96,6 @@ class Format:
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     aliases: tuple[tuple[str, str], ...] = ()
-    advice: tuple[str, str] | None = None
-    anchor: str = "embed/project/kernel"
     takes_offset: bool = False
 
 
@@ -102,40 +126,143 @@ def layered(rows: Sequence[Row], layers: range) -> list[Row]:
     return [row._replace(layers=layers) for row in rows]
 
 
-def find_prefix(form: Format, spec: Network, keys: Collection[str]) -> str:
-    """Returns the prefix of the backbone's keys in a checkpoint; the first choice if none fits."""
-    wanted = {key for row in form.rows(spec) for key in _keys(row, "")[: len(row.keys)]}
-    found = {prefix: sum(prefix + key in keys for key in wanted) for prefix in form.prefixes}
-    return max(form.prefixes, key=lambda prefix: found[prefix])
+def find(
+    form: Format, spec: Network, tensors: Mapping[str, np.ndarray]
+) -> tuple[list[str], list[str]]:
+    """Finds a backbone in a checkpoint.
+
+    Returns:
+        The keys of all rows of the format, layer by layer, and sentences for a person on what was
+        taken off or left out.
+
+    Raises:
+        UserError: If keys are missing or left over (some are named), or there are two backbones.
+    """
+    rows = form.rows(spec)
+    plain = {_WRAPPERS.sub("", key): key for key in tensors}
+    if len(plain) < len(tensors):
+        plain = {key: key for key in tensors}
+    known = {key for own in form.prefixes for row in rows for key in row.full_keys(own)}
+    outer = {
+        key[: dot.end()]
+        for key in plain
+        for dot in re.finditer(r"^|\.", key)
+        if key[dot.end() :] in known
+    }
+    ways: dict[frozenset[str], str] = {}
+    present = {"": 0}
+    for prefix in sorted(outer, key=len):
+        below = _below(plain, prefix)
+        keys = set(_look_up(form, rows, below))
+        present[prefix] = len(keys & below.keys())
+        # A format's own prefix may be counted to either side; without any, nothing is taken off.
+        if present[prefix] == len(keys) and "" not in ways.values():
+            ways.setdefault(frozenset(below[key] for key in keys), prefix)
+    # Of what does not fit, the prefix under which most is there hides what is missing.
+    prefix = _choose(list(ways.values()) or [max(present, key=lambda prefix: present[prefix])])
+    below = _below(plain, prefix)
+    wanted = _look_up(form, rows, below)
+    others = [key for key in below.keys() - set(wanted) if not is_ignored(form, key)]
+    # Heads, and what is of training.
+    beside = [key for key in others if ways and _BESIDE.fullmatch(key)]
+    missing = sorted(set(wanted) - below.keys())
+    # Without registers, transformers stores an array of none.
+    left_over = sorted(key for key in set(others) - set(beside) if tensors[below[key]].size)
+    if missing or left_over:
+        lists = (("missing keys", missing), ("left-over keys", left_over))
+        parts = [f"{what}: {list_some(keys)}" for what, keys in lists if keys]
+        advice = f"; {_EXPECTED}" if missing and left_over else ""
+        raise UserError(f"the weights do not fit this architecture: {'; '.join(parts)}{advice}")
+    notes = []
+    wrappers = sorted({part for key in tensors for part in _WRAPPERS.findall(key)} - {prefix})
+    if prefix or (wrappers and plain.keys() != tensors.keys()):
+        off = " and ".join(repr(part) for part in [prefix, *wrappers] if part)
+        notes.append(f"{off} is taken off the keys of the weights")
+    left_out = sorted([key for key in plain if not key.startswith(prefix)] + beside)
+    if left_out:
+        some, count = list_some(left_out), len(left_out)
+        notes.append(f"left out, as no part of the backbone: {count} keys: {some}")
+    return [below[key] for key in wanted], notes
+
+
+def _below(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {key[len(prefix) :]: name for key, name in keys.items() if key.startswith(prefix)}
+
+
+def _look_up(form: Format, rows: Sequence[Row], keys: Mapping[str, str]) -> list[str]:
+    """The keys of all rows, under that of the format's prefixes under which most are there."""
+
+    def known_as(key: str) -> str:
+        others = (re.sub(f"^{pattern}$", other, key) for pattern, other in form.aliases)
+        return next((name for name in itertools.chain([key], others) if name in keys), key)
+
+    ways = (
+        [known_as(key) for row in rows for key in row.full_keys(prefix)] for prefix in form.prefixes
+    )
+    return max(ways, key=lambda way: len(keys.keys() & set(way)))
+
+
+def is_ignored(form: Format, key: str) -> bool:
+    """Whether a key is known to be no part of the backbone, under any prefix of the format."""
+    names = {key, *(key.removeprefix(prefix) for prefix in form.prefixes)}
+    return any(re.fullmatch(pattern, name) for pattern in form.ignored for name in names)
+
+
+def _choose(prefixes: Sequence[str]) -> str:
+    """The prefix of the one backbone, or of that of two which is evaluated."""
+    if len(prefixes) == 1:
+        return prefixes[0]
+    for evaluated, other in _EVALUATED.items():
+        chosen = [prefix for prefix in prefixes if evaluated in prefix.split(".")]
+        others = [prefix for prefix in prefixes if other in prefix.split(".")]
+        if len(chosen) == 1 and len(others) == len(prefixes) - 1:
+            return chosen[0]
+    raise UserError(
+        f"the weights hold several backbones, under {list_some(sorted(prefixes))}: write one of "
+        "them to a file of its own"
+    )
 
 
 def import_params(
-    form: Format,
-    spec: Network,
+    rows: Sequence[Row],
+    keys: Sequence[str],
     tensors: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: DTypeLike = np.float32,
 ) -> Params:
     """Turns a checkpoint's tensors, by key, into nested parameters of a `dtype`.
 
-    `shapes` has the shape that each of our paths must have.
+    `keys` are those of all rows (`find`), layer by layer, and `shapes` has the shape that
+    each of our paths must have.
 
     Raises:
-        UserError: If keys are missing or left over (some are named), or a shape is wrong.
+        UserError: If a shape is wrong.
     """
-    prefix = find_prefix(form, spec, tensors)
-    wanted = _find_keys(form, spec, tensors, prefix)
-    _check_keys({key for keys in wanted.values() for key in keys}, tensors, form, prefix)
-    arrays = {}
-    for row, keys in wanted.items():
+    arrays, names = {}, iter(keys)
+    for row in rows:
         shape = shapes[row.path] if row.layers is None else shapes[row.path][1:]
-        parts = len(row.keys)
         layers = [
-            _convert(row, keys[i : i + parts], tensors, shape) for i in range(0, len(keys), parts)
+            _convert(row, [next(names) for _ in row.keys], tensors, shape)
+            for _ in row.layers or range(1)
         ]
         array = layers[0] if row.layers is None else np.stack(layers)
         arrays[row.path] = array.astype(dtype, copy=False)
     return unflatten_dict(arrays, sep="/")
+
+
+def _convert(
+    row: Row, keys: Sequence[str], tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
+    """One layer of one parameter, in our layout."""
+    parts = [tensors[key] for key in keys]
+    # Of an array of no memory of its own.
+    whole = row.to_theirs(np.broadcast_to(np.int8(0), shape)).shape
+    for key, part, share in zip(keys, parts, np.diff([0, *row.ends]), strict=True):
+        expected = (whole[0] * int(share) // row.ends[-1], *whole[1:])
+        if part.shape != expected:
+            raise UserError(f"the weights' {key} has shape {part.shape}, not {expected}")
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return rearrange(joined, f"{row.theirs} -> {row.ours}")
 
 
 def export_params(
@@ -148,95 +275,11 @@ def export_params(
     tensors, arrays = {}, flatten_dict(params, sep="/")
     for row in form.rows(spec):
         array = np.asarray(arrays[row.path])
-        stacked = [(0, array)] if row.layers is None else zip(row.layers, array, strict=True)
-        for i, layer in stacked:
-            theirs = rearrange(layer, f"{row.ours} -> {row.theirs}", **dict(row.sizes))
+        parts = []
+        for layer in [array] if row.layers is None else array:
+            theirs = row.to_theirs(layer)
             ends = np.asarray(row.ends) * (len(theirs) // row.ends[-1])
-            parts = np.split(theirs, ends[:-1], axis=0)
-            for key, part in zip(row.keys, parts, strict=True):
-                name = _full(key.format(i), form.prefixes[0])
-                tensors[name] = np.ascontiguousarray(part.astype(dtype or part.dtype))
+            parts += np.split(theirs, ends[:-1], axis=0)
+        for key, part in zip(row.full_keys(form.prefixes[0]), parts, strict=True):
+            tensors[key] = np.ascontiguousarray(part.astype(dtype or part.dtype))
     return tensors
-
-
-def _find_keys(
-    form: Format, spec: Network, keys: Collection[str], prefix: str
-) -> dict[Row, list[str]]:
-    """Each row's keys in a checkpoint, layer by layer, under the names that it has for them."""
-
-    def known_as(key: str) -> str:
-        others = (re.sub(f"^{pattern}$", other, key) for pattern, other in form.aliases)
-        return next((name for name in itertools.chain([key], others) if name in keys), key)
-
-    return {row: list(map(known_as, _keys(row, prefix))) for row in form.rows(spec)}
-
-
-def fits(form: Format, spec: Network, keys: Collection[str]) -> set[str] | None:
-    """The keys of a checkpoint that make the backbone; `None` if it lacks one."""
-    found = _find_keys(form, spec, keys, find_prefix(form, spec, keys))
-    wanted = {key for of_row in found.values() for key in of_row}
-    return wanted if wanted <= set(keys) else None
-
-
-def is_ignored(form: Format, key: str) -> bool:
-    """Whether a key is known to be no part of the backbone."""
-    return any(re.fullmatch(pattern, key) for pattern in form.ignored)
-
-
-def anchors(form: Format, spec: Network) -> list[str]:
-    """The keys that a checkpoint of the format may have its anchor under."""
-    (row,) = (row for row in form.rows(spec) if row.path == form.anchor)
-    return [_full(row.keys[0], prefix) for prefix in form.prefixes]
-
-
-def _check_keys(
-    wanted: set[str], tensors: Mapping[str, np.ndarray], form: Format, prefix: str
-) -> None:
-    missing = sorted(wanted - set(tensors))
-    left_over = sorted(
-        key
-        for key in set(tensors) - wanted
-        if not is_ignored(form, key)
-        and not is_ignored(form, key.removeprefix(prefix))
-        # Without registers, transformers stores an array of none.
-        and tensors[key].size
-    )
-    if missing or left_over:
-        parts = [
-            f"{what} {list_some(keys)}"
-            for what, keys in (("missing keys:", missing), ("left-over keys:", left_over))
-            if keys
-        ]
-        if form.advice and any(re.fullmatch(form.advice[0], key) for key in left_over):
-            parts.append(form.advice[1])
-        raise UserError(f"the weights do not fit this architecture: {'; '.join(parts)}")
-
-
-def _convert(
-    row: Row, keys: Sequence[str], tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]
-) -> np.ndarray:
-    """One layer of one parameter, in our layout."""
-    parts = [tensors[key] for key in keys]
-    # An array of no memory of its own.
-    empty = np.broadcast_to(np.int8(0), shape)
-    whole = rearrange(empty, f"{row.ours} -> {row.theirs}", **dict(row.sizes))
-    for key, part, share in zip(keys, parts, np.diff([0, *row.ends]), strict=True):
-        # Whole numbers are quantised weights, whose scale lies elsewhere.
-        if not jnp.issubdtype(part.dtype, jnp.floating):
-            raise UserError(f"the weights' {key} is {part.dtype}, not a float")
-        expected = (whole.shape[0] * int(share) // row.ends[-1], *whole.shape[1:])
-        if part.shape != expected:
-            raise UserError(f"the weights' {key} has shape {part.shape}, not {expected}")
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return rearrange(joined, f"{row.theirs} -> {row.ours}")
-
-
-def _keys(row: Row, prefix: str) -> list[str]:
-    """A row's keys in a checkpoint, layer by layer."""
-    layers = range(1) if row.layers is None else row.layers
-    return [_full(key.format(i), prefix) for i in layers for key in row.keys]
-
-
-def _full(key: str, prefix: str) -> str:
-    # A leading slash marks what lies beside the backbone, not in it.
-    return key[1:] if key[0] == "/" else prefix + key

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones.checked import Checked
+from lgm_jax.backbones.network import Checked
 
 Layout = Literal["interleaved", "half"]
 Grid = Literal["index", "centered"]

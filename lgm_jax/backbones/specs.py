@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,18 +18,7 @@ from lgm_jax.backbones import configs, families
 from lgm_jax.backbones.families.family import Family
 from lgm_jax.backbones.network import Network, Published
 
-_WEIGHTS = Path(__file__).parent / "weights"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A repository of the Hugging Face hub with the weights.
-
-    `form` is the checkpoint's format, where it is another than the entry's config says.
-    """
-
-    repo: str
-    form: str | None = None
+_HERE = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +26,8 @@ class Entry:
     """A backbone that can be loaded by name.
 
     Attributes:
-        sources: Where its weights lie; the first with safetensors is taken. Empty if embedded.
+        sources: Repositories of the hub with its weights, and the format of a checkpoint that is of
+            another than its config says; the first with safetensors is taken.
         config: Content of its `config.json`; that of an embedded one is in its folder.
         preprocessor: Content of its `preprocessor_config.json`.
         folder: Where the files of an embedded backbone lie, or of one's own.
@@ -48,7 +37,7 @@ class Entry:
 
     summary: str
     licence: str
-    sources: tuple[Source, ...] = ()
+    sources: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preprocessor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     folder: Path | None = None
@@ -69,15 +58,7 @@ class Entry:
 
     def published_as(self, form: str | None) -> Published:
         """Returns its description as a checkpoint of a format, by default of the first."""
-        found = self.published
-        return found if form is None else dataclasses.replace(found, form=form)
-
-    @property
-    def origin(self) -> str:
-        """The origin of its weights, in a word."""
-        if self.sources:
-            return self.sources[0].repo
-        return self.pickle or "in the package"
+        return dataclasses.replace(self.published, form=form or self.published.form)
 
     @property
     def spec(self) -> Network:
@@ -90,17 +71,11 @@ class Entry:
         return self.published.resolution or self.spec.resolution
 
 
-def _read(name: str, row: Mapping[str, Any]) -> Entry:
-    fields = {key: value for key, value in row.items() if key not in ("sources", "embedded")}
-    sources = tuple(itertools.starmap(Source, row.get("sources", {}).items()))
-    return Entry(**fields, sources=sources, folder=_WEIGHTS / name if "embedded" in row else None)
-
-
 NAMES: Mapping[str, Entry] = {
-    name: _read(name, row)
-    for name, row in json.loads(Path(__file__).with_name("names.json").read_text()).items()
+    name: Entry(folder=_HERE / "weights" / name if "config" not in row else None, **row)
+    for name, row in json.loads((_HERE / "names.json").read_text()).items()
 }
-"""The entries of `names.json`.
+"""The entries of `names.json`; those without a config are in the package.
 
 The MoCo-v3 of a small Vision Transformer has twice as many heads as others of that width. DINOv2
 was trained at 518 px at last, but is used at 224. timm's CLIP has the weights of OpenAI's under a

@@ -18,10 +18,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones import stacks
 from lgm_jax.backbones.activations import ACTIVATIONS
 from lgm_jax.backbones.attention import AttentionKernel, attend
-from lgm_jax.backbones.residuals import Residuals, keep
+from lgm_jax.backbones.residuals import Residuals, scan, stack
 from lgm_jax.backbones.rotary import Tables, rotary_tables, sines
 from lgm_jax.backbones.vit_spec import MlpSpec, ViTSpec
 
@@ -182,7 +181,7 @@ class ViT(nnx.Module):
         if embed.norm:
             self.norm_embed = _norm(spec, spec.width, dtype, rngs)
 
-        self.blocks = stacks.stack(
+        self.blocks = stack(
             lambda rngs: Block(spec, dtype=dtype, kernel=kernel, rngs=rngs), spec.depth, rngs
         )
         self.norm = _norm(spec, spec.width, dtype, rngs)
@@ -209,59 +208,30 @@ class ViT(nnx.Module):
             value = token[...].astype(x.dtype)
             return jnp.broadcast_to(value, (x.shape[0], *value.shape[1:]))
 
-        cls = [repeated(self.cls)] if embed.class_token else []
+        before = [repeated(self.cls)] if embed.class_token else []
         registers = [repeated(self.registers)] if embed.registers else []
-        if embed.positions == "none":
-            return self._normed([*cls, *registers, x])
-        if embed.positions == "sines":
-            return self._normed([x + sines(self.spec.grid, self.spec.width).astype(x.dtype)])
-        positions = self.positions[...].astype(x.dtype)
-        if embed.positions == "patches":
-            return self._normed([*cls, *registers, x + positions])
-        if embed.positions == "tokens":
-            cls, registers = [*cls, *registers], []
-        x = jnp.concatenate([*cls, x], axis=1) + positions
-        return self._normed([x[:, : len(cls)], *registers, x[:, len(cls) :]] if registers else [x])
-
-    def _normed(self, parts: list[Array]) -> Float[Array, "b n d"]:
-        x = jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-        return self.norm_embed(x) if self.spec.embed.norm else x
+        if embed.positions in ("all", "tokens"):
+            if embed.positions == "tokens":
+                before, registers = before + registers, []
+            x = jnp.concatenate([*before, x], axis=1) + self.positions[...].astype(x.dtype)
+            if registers:
+                x = jnp.concatenate([x[:, : len(before)], *registers, x[:, len(before) :]], axis=1)
+        else:
+            if embed.positions == "patches":
+                x = x + self.positions[...].astype(x.dtype)
+            elif embed.positions == "sines":
+                x = x + sines(self.spec.grid, self.spec.width).astype(x.dtype)
+            x = jnp.concatenate([*before, *registers, x], axis=1)
+        return self.norm_embed(x) if embed.norm else x
 
     def blocks_out(
         self, x: Float[Array, "b n d"], residuals: Residuals = "all"
     ) -> Float[Array, "l b n d"]:
         """Outputs of the last `pool.blocks` blocks, before the last norm."""
-        spec = self.spec
-        definition, stacked = nnx.split(self.blocks)
-        tables = None
-        if spec.attention.rotary is not None:
-            tables = rotary_tables(
-                spec.attention.rotary, spec.grid, spec.head_width, spec.embed.num_prefix
-            )
-
-        @functools.partial(keep, residuals)
-        def block(x: Array, params: nnx.State) -> Array:
-            return nnx.merge(definition, params)(x, tables)
-
-        def last(x: Array, params: nnx.State) -> tuple[Array, None]:
-            return block(x, params), None
-
-        count = spec.pool.blocks
-        if count == 1:
-            return jax.lax.scan(last, x, stacked)[0][None]
-
-        def each(
-            carry: tuple[Array, Array], numbered: tuple[nnx.State, Array]
-        ) -> tuple[tuple[Array, Array], None]:
-            params, slot = numbered
-            x = block(carry[0], params)
-            return (x, jax.lax.dynamic_update_index_in_dim(carry[1], x, slot, 0)), None
-
-        # One scan: parts of the stacked parameters would be copies of them. Early blocks' outputs
-        # go where the first one that is kept overwrites them.
-        slots = jnp.maximum(jnp.arange(spec.depth) - (spec.depth - count), 0)
-        kept = jnp.zeros_like(x, shape=(count, *x.shape))
-        return jax.lax.scan(each, (x, kept), (stacked, slots))[0][1]
+        spec, rotary, tables = self.spec, self.spec.attention.rotary, None
+        if rotary is not None:
+            tables = rotary_tables(rotary, spec.grid, spec.head_width, spec.embed.num_prefix)
+        return scan(self.blocks, x, tables, residuals=residuals, last=spec.pool.blocks)
 
     def pooled(self, outputs: Float[Array, "l b n d"]) -> Float[Array, "b f"]:
         """Features before a last projection."""

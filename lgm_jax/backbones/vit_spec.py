@@ -12,8 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from lgm_jax.backbones.activations import Activation
-from lgm_jax.backbones.checked import Checked
-from lgm_jax.backbones.network import Network
+from lgm_jax.backbones.network import Checked, Network
 from lgm_jax.backbones.rotary import Rotary
 from lgm_jax.errors import UserError
 from lgm_jax.resample import bicubic_matrix
@@ -187,10 +186,12 @@ class ViTSpec(Network):
 
     @property
     def head_width(self) -> int:
+        """Dimensions of one attention head."""
         return self.width // self.heads
 
     @property
     def tokens(self) -> int:
+        """Tokens of an image in every block."""
         return self.embed.num_prefix + self.grid**2
 
     @property
@@ -206,20 +207,6 @@ class ViTSpec(Network):
         parts = self.pool.blocks + (self.pool.kind == "cls+mean")
         return self.pool.projection or parts * self.width
 
-    @property
-    def flops(self) -> tuple[int, int]:
-        width, tokens = self.width, self.tokens
-        layers = 3 if self.mlp.gated else 2
-        block = 8 * tokens * width**2 + 2 * layers * tokens * width * self.mlp.width
-        weights = 2 * self.grid**2 * 3 * self.embed.patch**2 * width + self.depth * block
-        attention = self.depth * 4 * tokens**2 * width
-        if self.pool.kind in ("map", "query"):
-            weights += 4 * tokens * width**2 + 2 * width**2
-            attention += 4 * tokens * width
-        if self.pool.kind == "map":
-            weights += 2 * width**2 + 4 * width * (self.pool.mlp or self.mlp).width
-        return weights + 2 * width * self.pool.projection, attention
-
     def pooled(self, kind: str, blocks: int) -> ViTSpec:
         name = kind if blocks == 1 else f"{kind}:{blocks}"
         if "cls" in kind and not self.embed.class_token:
@@ -228,15 +215,11 @@ class ViTSpec(Network):
             raise UserError(f"backbone.pooling={name}: the backbone has {self.depth} blocks")
         return dataclasses.replace(self, pool=PoolSpec(cast("Pool", kind), blocks))
 
-    def takes_offset(self, published: ViTSpec) -> bool:
-        """As for `Network`: where positions are resized without an antialiased filter."""
-        return self._resizes(published) and not published.embed.antialias
-
     def fit(self, params: dict[str, Any], published: ViTSpec, offset: float) -> dict[str, Any]:
         """As for `Network`: without what pools, positions resized as upstream does."""
         if self.pool != published.pool:
             params = {name: leaf for name, leaf in params.items() if name not in _POOLING}
-        if not self._resizes(published):
+        if self.grid == published.grid or not self.num_positions:
             return params
         matrix = bicubic_matrix(
             published.grid, self.grid, antialias=self.embed.antialias, offset=offset
@@ -247,6 +230,3 @@ class ViTSpec(Network):
         new = np.einsum("yh,xw,hwd->yxd", matrix, matrix, old, optimize=True)
         new = new.reshape(1, self.grid**2, -1).astype(positions.dtype)
         return params | {"positions": np.concatenate([positions[:, :prefix], new], axis=1)}
-
-    def _resizes(self, published: ViTSpec) -> bool:
-        return self.grid != published.grid and self.num_positions > 0

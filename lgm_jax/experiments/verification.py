@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import data, hosts, plan
 from lgm_jax.accelerators import ACCELERATORS
-from lgm_jax.backbones import Backbone
-from lgm_jax.backbones.apply import shared_apply
+from lgm_jax.backbones import Backbone, make_apply
 from lgm_jax.compilation import Program
 from lgm_jax.data import cache, download
 from lgm_jax.errors import UserError
@@ -150,7 +149,7 @@ def compare(
         return [np.asarray(features), np.asarray(gradient)]
 
     exact, rounded = (
-        shared_apply(settings.spec, settings.preprocessing, dtype, "xla")
+        make_apply(settings.spec, settings.preprocessing, dtype, "xla")
         for dtype in ("float32", settings.dtype)
     )
     reference = run(exact, backbone.params, cpu)

@@ -168,11 +168,11 @@ def test_clips_second_source_has_the_same_weights(name):
 
 @pytest.mark.parametrize("name", [n for n in REGISTERED if n.startswith("aimv2")])
 def test_aimv2s_second_source_is_the_same_network(name):
-    for source in REGISTERED[name].sources[1:]:
-        architecture, _, _ = source.repo.removeprefix("timm/").partition(".")
+    for repo, form in [*REGISTERED[name].sources.items()][1:]:
+        architecture, _, _ = repo.removeprefix("timm/").partition(".")
         config = {"architecture": architecture, "pretrained_cfg": upstream.STATISTICS}
         theirs = configs.read_config(config, {})
-        assert (theirs.spec, theirs.form) == (REGISTERED[name].spec, source.form)
+        assert (theirs.spec, theirs.form) == (REGISTERED[name].spec, form)
 
 
 @pytest.mark.slow
@@ -210,8 +210,8 @@ def test_compile_time_does_not_grow_with_depth():
 
     def compile_seconds(depth: int) -> float:
         spec = dataclasses.replace(specs.NAMES["dino_vits16"].spec, depth=depth)
-        definition, shapes = abstract_module(spec)
-        apply = backbones.make_apply(definition, spec, network.IMAGENET)
+        _, shapes = abstract_module(spec)
+        apply = backbones.make_apply(spec, network.IMAGENET)
         params: port.Params = {}
         for path, shape in shapes.items():
             *parents, leaf = path.split("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_gradient_matching_through_a_vit_is_double_backwards(soft, tmp_path):
     loss, gradient = ours(jnp.asarray(images_syn))
 
     leaf = torch.from_numpy(images_syn).requires_grad_()
-    mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
+    mean, std = map(torch.tensor, dataclasses.astuple(backbone.settings.preprocessing))
     head_gradients = []
     for images, labels in ((leaf, labels_syn), (torch.from_numpy(images_real), labels_real)):
         linear = torch.nn.Linear(backbone.feature_dim, classes)

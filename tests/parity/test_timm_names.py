@@ -85,8 +85,14 @@ def _read(name: str, **model_args: Any) -> tuple[vit_spec.ViTSpec, str]:
 
 @functools.cache
 def _ours(spec: vit_spec.ViTSpec) -> tuple[Callable[..., jax.Array], dict[str, tuple[int, ...]]]:
-    definition, shapes = abstract_module(spec)
-    return jax.jit(make_apply(definition, spec, network.HALF)), shapes
+    _, shapes = abstract_module(spec)
+    return jax.jit(make_apply(spec, network.HALF)), shapes
+
+
+def _import(spec: vit_spec.ViTSpec, form: str, tensors: Any, shapes: Any) -> Any:
+    found = families.formats()[form]
+    keys, _ = port.find(found, spec, tensors)
+    return port.import_params(found.rows(spec), keys, tensors, shapes)
 
 
 TINY = {**upstream.TINY_TIMM, "img_size": 24, "patch_size": 8}
@@ -101,7 +107,7 @@ def test_keys_shapes_and_features_are_timms(name):
     shapes = {key: value.shape for key, value in tensors.items()}
     assert layouts(families.formats()[form], spec) == shapes
     apply, shapes_ours = _ours(spec)
-    params = port.import_params(families.formats()[form], spec, tensors, shapes_ours)
+    params = _import(spec, form, tensors, shapes_ours)
     exported = port.export_params(families.formats()[form], spec, params)
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(exported[key], tensor)
@@ -122,7 +128,7 @@ def test_keys_and_features_of_resnets_are_timms(name):
     spec = spec.at(32)
     tensors = {key: value.numpy() for key, value in model.state_dict().items()}
     apply, shapes = _ours(spec)
-    params = port.import_params(families.formats()[form], spec, tensors, shapes)
+    params = _import(spec, form, tensors, shapes)
     images = upstream.draw(2, 32)
     with torch.no_grad():
         theirs = model(torch.from_numpy(2 * images - 1).permute(0, 3, 1, 2))

@@ -431,7 +431,7 @@ def compare(
 
     gradient, features = ours(backbone.params, jnp.asarray(images))
     leaf = torch.from_numpy(images).requires_grad_()
-    mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
+    mean, std = map(torch.tensor, dataclasses.astuple(backbone.settings.preprocessing))
     expected = run(((leaf - mean) / std).permute(0, 3, 1, 2))
     (expected_gradient,) = torch.autograd.grad((expected * torch.from_numpy(weights)).sum(), leaf)
     # Images are told apart.

@@ -1,7 +1,7 @@
 """The families of backbones: each says how a config is read, what is applied, and which weights.
 
 One that is no Vision Transformer is a module beside these, with a shape, a module and a key map,
-and a line in `FAMILIES`; docs/backbones.md has an example.
+and a place in `FAMILIES`; docs/backbones.md has an example.
 """
 
 from __future__ import annotations
@@ -15,38 +15,30 @@ from lgm_jax.backbones.port import Format
 
 __all__ = ["FAMILIES", "Family", "add", "family_of", "formats", "model_types", "timm_classes"]
 
-FAMILIES: tuple[Family, ...] = (timm_vits.FAMILY, hf_vits.FAMILY, resnet.FAMILY, convnext.FAMILY)
-
-
-ADDED: list[Family] = []
+FAMILIES: list[Family] = [timm_vits.FAMILY, hf_vits.FAMILY, resnet.FAMILY, convnext.FAMILY]
 
 
 def add(family: Family) -> None:
     """Makes a family of somebody else's known, as `specs.Entry` does for the backbones it is of."""
-    if family not in ADDED:
-        ADDED.append(family)
-
-
-def known() -> tuple[Family, ...]:
-    """Ours, and those that were added."""
-    return (*FAMILIES, *ADDED)
+    if family not in FAMILIES:
+        FAMILIES.append(family)
 
 
 def family_of(spec: Network) -> Family:
     """The family whose module a network is."""
-    return next(family for family in known() if isinstance(spec, family.network))
+    return next(family for family in FAMILIES if isinstance(spec, family.network))
 
 
 def formats() -> Mapping[str, Format]:
     """Every checkpoint's format, by name."""
-    return {name: form for family in known() for name, form in family.formats.items()}
+    return {name: form for family in FAMILIES for name, form in family.formats.items()}
 
 
 def timm_classes() -> Mapping[str, Reader]:
     """Readers of timm's arguments, by class."""
-    return {name: reader for family in known() for name, reader in family.timm.items()}
+    return {name: reader for family in FAMILIES for name, reader in family.timm.items()}
 
 
 def model_types() -> Mapping[str, tuple[Reader, Preprocessing]]:
     """Readers of transformers' configurations, and statistics, by `model_type`."""
-    return {name: found for family in known() for name, found in family.transformers.items()}
+    return {name: found for family in FAMILIES for name, found in family.transformers.items()}

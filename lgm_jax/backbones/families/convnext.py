@@ -9,17 +9,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones import stacks
 from lgm_jax.backbones.activations import ACTIVATIONS, Activation
 from lgm_jax.backbones.families.family import Config, Family, read_activation
 from lgm_jax.backbones.network import IMAGENET, Network
 from lgm_jax.backbones.port import Format, Row, convolution, layered, linear, norm, vector
+from lgm_jax.backbones.residuals import scan, stack
 from lgm_jax.errors import UserError
 
 # Sides of a block's convolution, and of what the stages begin with, in pixels of their input.
 _KERNEL, _STEM, _DOWN = 7, 4, 2
-
-# Shape.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,27 +39,12 @@ class ConvNeXtSpec(Network):
         return self.widths[-1]
 
     @property
-    def flops(self) -> tuple[int, int]:
-        """As for `Network`, with products of padding."""
-        total, inputs, side = 0, 3, self.resolution
-        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
-            step = _DOWN if stage else _STEM
-            side //= step
-            block = _KERNEL**2 * width + 2 * 4 * width**2
-            total += 2 * side**2 * (step**2 * inputs * width + depth * block)
-            inputs = width
-        return total, 0
-
-    @property
     def stride(self) -> int:
         return _STEM * _DOWN ** (len(self.depths) - 1)
 
     @property
     def summary(self) -> str:
         return f"a ConvNeXt, {sum(self.depths)} blocks in {len(self.depths)} stages"
-
-
-# Module.
 
 
 class Block(nnx.Module):
@@ -93,13 +76,13 @@ class Stage(nnx.Module):
         self.conv = nnx.Conv(
             inputs, width, (step, step), (step, step), padding="VALID", dtype=dtype, rngs=rngs
         )
-        self.blocks = stacks.stack(
+        self.blocks = stack(
             lambda rngs: Block(spec, width, dtype=dtype, rngs=rngs), spec.depths[stage], rngs
         )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
         x = self.norm(self.conv(x)) if self.first else self.conv(self.norm(x))
-        return stacks.apply(self.blocks, x)
+        return scan(self.blocks, x)[-1]
 
 
 class ConvNeXt(nnx.Module):
@@ -124,9 +107,6 @@ def _norm(spec: ConvNeXtSpec, width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> n
     )
 
 
-# Weights.
-
-
 def _rows(spec: ConvNeXtSpec) -> list[Row]:
     rows = norm("norm", "layer_norm")
     for stage, depth in enumerate(spec.depths):
@@ -143,9 +123,6 @@ def _rows(spec: ConvNeXtSpec) -> list[Row]:
         ]
         rows += layered(block, range(depth))
     return rows
-
-
-# Configs.
 
 
 def _read(config: Config) -> tuple[ConvNeXtSpec, str]:
@@ -170,7 +147,6 @@ FAMILY = Family(
             _rows,
             # As the class holds it in memory, which it leaves off when it saves.
             aliases=((r"stages\.(.*)", r"model.stages.\1"),),
-            anchor="stage0/conv/kernel",
         )
     },
     transformers={"dinov3_convnext": (_read, IMAGENET)},

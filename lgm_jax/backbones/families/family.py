@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 
@@ -13,6 +13,7 @@ from lgm_jax.backbones.network import Network, Preprocessing
 from lgm_jax.backbones.port import Format
 from lgm_jax.errors import UserError, unknown_name
 
+T = TypeVar("T")
 Config = Mapping[str, Any]
 Reader = Callable[[Config], tuple[Network, str]]
 """Turns upstream's arguments, defaults filled in, into a shape and the name of a format.
@@ -20,6 +21,14 @@ Reader = Callable[[Config], tuple[Network, str]]
 Raises `UserError` for what the network cannot be. An argument of timm's that it does not look at
 has to be at its default.
 """
+
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu",
+    **dict.fromkeys(("gelu_tanh", "gelu_pytorch_tanh", "gelu_new"), "gelu_tanh"),
+    **dict.fromkeys(("quick_gelu", "quickgelu"), "quick_gelu"),
+    **dict.fromkeys(("silu", "SiLU"), "silu"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +58,17 @@ class Family:
 
 def read_activation(name: Any) -> Activation:
     """Returns our name of an activation of timm or transformers."""
-    known: Mapping[str, Activation] = {
-        "gelu": "gelu",
-        "gelu_tanh": "gelu_tanh",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "gelu_new": "gelu_tanh",
-        "quick_gelu": "quick_gelu",
-        "quickgelu": "quick_gelu",
-        "silu": "silu",
-        "SiLU": "silu",
-    }
-    if not isinstance(name, str) or name not in known:
-        raise unknown_name("activation", str(name), list(known), "supported")
-    return known[name]
+    if str(name) not in _ACTIVATIONS:
+        raise unknown_name("activation", str(name), list(_ACTIVATIONS), "supported")
+    return _ACTIVATIONS[name]
+
+
+def choose(arguments: Config, name: str, known: Mapping[str, T]) -> T:
+    """Returns what the value of an argument of timm's stands for, by its text; refuses others."""
+    value = str(arguments[name])
+    if value not in known:
+        raise UserError(f"timm's {name}={value} is not supported")
+    return known[value]
 
 
 def side(value: Any, name: str) -> Any:

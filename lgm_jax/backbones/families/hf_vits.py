@@ -13,8 +13,6 @@ from lgm_jax.backbones.vit import ViT
 from lgm_jax.backbones.vit_spec import AttentionSpec, Biases, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.errors import UserError
 
-# Configs.
-
 
 def _shape(config: Config, embed: EmbedSpec, **parts: Any) -> ViTSpec:
     """Returns the fields that all classes share."""
@@ -78,7 +76,8 @@ def _read_dinov3(config: Config) -> tuple[ViTSpec, str]:
 def _read_clip(config: Config) -> tuple[ViTSpec, str]:
     vision = config.get("vision_config", config)
     # These classes save the tower alone, without its projection.
-    bare = {"CLIPVisionModel", "CLIPForImageClassification"} & set(config["architectures"])
+    towers = ("CLIPVisionModel", "CLIPForImageClassification")
+    bare = any(name in towers for name in config["architectures"] or ())
     if config["projection_dim"] < 1:
         raise UserError(f"projection_dim must be positive, not {config['projection_dim']!r}")
     pool = PoolSpec("cls", projection=0 if bare else config["projection_dim"])
@@ -119,9 +118,6 @@ def _read_aimv2(config: Config) -> tuple[ViTSpec, str]:
     return spec, "hf_aimv2"
 
 
-# Weights.
-
-
 def _each(name: str, parts: str) -> str:
     """Names that differ in one part."""
     return " ".join(name.format(part) for part in parts.split())
@@ -148,7 +144,9 @@ _DINOV2: Keys = _VIT | {
     "blocks/scale_attention": "layer_scale1.lambda1",
     "blocks/norm_mlp": "norm2",
     "blocks/mlp/up": "mlp.fc1",
+    "blocks/mlp/up/gated": "mlp.weights_in",
     "blocks/mlp/down": "mlp.fc2",
+    "blocks/mlp/down/gated": "mlp.weights_out",
     "blocks/scale_mlp": "layer_scale2.lambda1",
 }
 _DINOV3: Keys = _DINOV2 | {
@@ -158,7 +156,9 @@ _DINOV3: Keys = _DINOV2 | {
     "blocks/attention/bias_qv": _each("attention.{}_proj.bias", "q v"),
     "blocks/attention/out": "attention.o_proj",
     "blocks/mlp/up": "mlp.up_proj",
+    "blocks/mlp/up/gated": _each("mlp.{}_proj", "gate up"),
     "blocks/mlp/down": "mlp.down_proj",
+    "blocks/mlp/down/gated": "mlp.down_proj",
     "norm": "norm",
 }
 # The visual towers of CLIP, with its projection, and SigLIP, with its head.
@@ -202,18 +202,6 @@ _AIMV2: Keys = {
     "pool/out": "head.output_proj",
 }
 
-
-def _dinov2(spec: ViTSpec) -> Keys:
-    """The largest has a gated MLP."""
-    gated = {"blocks/mlp/up": "mlp.weights_in", "blocks/mlp/down": "mlp.weights_out"}
-    return _DINOV2 | (gated if spec.mlp.gated else {})
-
-
-def _dinov3(spec: ViTSpec) -> Keys:
-    gated = {"blocks/mlp/up": _each("mlp.{}_proj", "gate up")}
-    return _DINOV3 | (gated if spec.mlp.gated else {})
-
-
 # Poolers, classifiers, the decoders of masked image modelling and of ViTMAE.
 _BESIDE = (r"(pooler|classifier|decoder|rope_embeddings)\..*", r"embeddings\.mask_token")
 # What stands beside a visual tower.
@@ -221,48 +209,25 @@ _TEXT = (
     *(r"text_model\..*", r"text_projection\..*", r"classifier\..*", r"logit_(scale|bias)"),
     r"(vision_model\.)?embeddings\.position_ids",
 )
-_IN_MEMORY = (
-    r"(.*\.)?layers?\.\d+\.attention\.[qkv]_proj\..*",
-    "published names are expected, not those that transformers has in memory: write the model with "
-    "save_pretrained",
-)
 _CLIP_FORMAT = Format(key_map(_CLIP), _TEXT, ("vision_model.", ""))
 
 FAMILY = Family(
     ViTSpec,
     ViT,
     {
-        "hf_vit": Format(key_map(_VIT), _BESIDE, ("", "vit.", "ijepa."), advice=_IN_MEMORY),
+        "hf_vit": Format(key_map(_VIT), _BESIDE, ("", "vit.", "ijepa.")),
         "hf_dinov2": Format(
-            key_map(_dinov2),
-            _BESIDE,
-            ("", "dinov2.", "dinov2_with_registers."),
-            advice=_IN_MEMORY,
-            takes_offset=True,
+            key_map(_DINOV2), _BESIDE, ("", "dinov2.", "dinov2_with_registers."), takes_offset=True
         ),
         "hf_dinov3": Format(
-            key_map(_dinov3),
+            key_map(_DINOV3),
             _BESIDE,
             # As the class holds it in memory, which it leaves off when it saves.
             aliases=((r"layer\.(.*)", r"model.layer.\1"),),
-            advice=(
-                r"storage_tokens|blocks\..*",
-                "transformers' names are expected, as layer.0.norm1.weight, not those of the "
-                "authors",
-            ),
         ),
         "hf_clip": _CLIP_FORMAT,
         "hf_siglip": _CLIP_FORMAT,
-        "hf_aimv2": Format(
-            key_map(_AIMV2),
-            _TEXT,
-            ("vision_model.", ""),
-            advice=(
-                r"(image_encoder\.)?(preprocessor|trunk)\..*",
-                "transformers' names are expected, as encoder.layers.0.rms_norm1.weight, not those "
-                "of the authors",
-            ),
-        ),
+        "hf_aimv2": Format(key_map(_AIMV2), _TEXT, ("vision_model.", "")),
     },
     transformers={
         **dict.fromkeys(("aimv2", "aimv2_vision_model"), (_read_aimv2, CLIP)),

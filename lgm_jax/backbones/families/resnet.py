@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +11,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lgm_jax.backbones import stacks
 from lgm_jax.backbones.activations import relu
-from lgm_jax.backbones.families.family import Config, Family
+from lgm_jax.backbones.families.family import Config, Family, choose
 from lgm_jax.backbones.network import Network
 from lgm_jax.backbones.port import Format, Row, convolution, layered, norm, vector
+from lgm_jax.backbones.residuals import scan, stack
 from lgm_jax.errors import UserError
 
 _EPSILON = 1e-5
-
-# Shape.
 
 
 class Conv(NamedTuple):
@@ -32,6 +29,10 @@ class Conv(NamedTuple):
     side: int
     stride: int = 1
     groups: int = 1
+
+
+# The first convolution; a pooling of stride 2 follows.
+_STEM = Conv(3, 64, 7, stride=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +60,6 @@ class ResNetSpec(Network):
             raise UserError("blocks of two convolutions have neither groups nor their width")
         if min(self.widths) * self.group_width < 64:
             raise UserError(f"groups of {self.group_width} have no channels in {self.widths}")
-
-    @property
-    def stem(self) -> Conv:
-        """The first convolution; a pooling of stride 2 follows."""
-        return Conv(3, 64, 7, stride=2)
 
     def block(self, stage: int, *, first: bool) -> list[Conv]:
         """A block's convolutions; the first of a stage changes channels and resolution."""
@@ -93,22 +89,6 @@ class ResNetSpec(Network):
         return self.outputs[-1]
 
     @property
-    def flops(self) -> tuple[int, int]:
-        """As for `Network`, with products of padding."""
-        side = _halved(self.resolution)
-        total = _flops(self.stem, side)
-        side = _halved(side)
-        for stage, depth in enumerate(self.depths):
-            out = _halved(side) if stage else side
-            conv, *others = self.block(stage, first=True)
-            others += [*filter(None, [self.shortcut(stage)])]
-            others += (depth - 1) * self.block(stage, first=False)
-            total += _flops(conv, out if conv.stride > 1 else side)
-            total += sum(_flops(conv, out) for conv in others)
-            side = out
-        return total, 0
-
-    @property
     def stride(self) -> int:
         """Any side is taken, since convolutions are padded."""
         return 1
@@ -117,18 +97,6 @@ class ResNetSpec(Network):
     def summary(self) -> str:
         each = 3 if self.bottleneck else 2
         return f"a residual network, {2 + each * sum(self.depths)} layers"
-
-
-def _halved(side: int) -> int:
-    return -(-side // 2)
-
-
-def _flops(conv: Conv, side: int) -> int:
-    """Returns the operations of a convolution with an output of a side."""
-    return 2 * side**2 * conv.side**2 * conv.inputs // conv.groups * conv.outputs
-
-
-# Module.
 
 
 class NormedConv(nnx.Module):
@@ -191,20 +159,20 @@ class Stage(nnx.Module):
         first, rest = (spec.block(stage, first=which) for which in (True, False))
         self.first = Block(first, spec.shortcut(stage), dtype=dtype, rngs=rngs)
         if spec.depths[stage] > 1:
-            self.rest = stacks.stack(
+            self.rest = stack(
                 lambda rngs: Block(rest, None, dtype=dtype, rngs=rngs), spec.depths[stage] - 1, rngs
             )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
         x = self.first(x)
-        return stacks.apply(self.rest, x) if hasattr(self, "rest") else x
+        return scan(self.rest, x)[-1] if hasattr(self, "rest") else x
 
 
 class ResNet(nnx.Module):
     """Normalised pixels to one feature vector per image."""
 
     def __init__(self, spec: ResNetSpec, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        self.stem = NormedConv(spec.stem, dtype=dtype, rngs=rngs)
+        self.stem = NormedConv(_STEM, dtype=dtype, rngs=rngs)
         self.stage1, self.stage2, self.stage3, self.stage4 = (
             Stage(spec, stage, dtype=dtype, rngs=rngs) for stage in range(4)
         )
@@ -215,9 +183,6 @@ class ResNet(nnx.Module):
         for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
             x = stage(x)
         return jnp.mean(x, axis=(1, 2))
-
-
-# Weights.
 
 
 def _normed(path: str, conv: str, bn: str) -> list[Row]:
@@ -244,26 +209,16 @@ def _rows(spec: ResNetSpec) -> list[Row]:
     return rows
 
 
-# Configs.
-
-_KNOWN: Mapping[str, tuple[Any, ...]] = {
-    "act_layer": ("ReLU", "relu"),
-    "norm_layer": ("BatchNorm2d", "batchnorm2d", "batchnorm"),
-    "global_pool": ("avg",),
-    "block": ("Bottleneck", "BasicBlock"),
-}
-
-
 def _read(arguments: Config) -> tuple[ResNetSpec, str]:
     """The shape of timm's ResNet, and its checkpoint's format."""
-    for name, known in _KNOWN.items():
-        if arguments[name] not in known:
-            raise UserError(f"timm's {name}={arguments[name]} is not supported")
+    choose(arguments, "act_layer", {"ReLU": "relu", "relu": "relu"})
+    choose(arguments, "norm_layer", dict.fromkeys(("BatchNorm2d", "batchnorm2d", "batchnorm")))
+    choose(arguments, "global_pool", {"avg": "mean"})
     shape = {
         "resolution": 224,
         "depths": arguments["layers"],
         "widths": arguments["channels"],
-        "bottleneck": arguments["block"] == "Bottleneck",
+        "bottleneck": choose(arguments, "block", {"Bottleneck": True, "BasicBlock": False}),
         "groups": arguments["cardinality"],
         "group_width": arguments["base_width"],
     }
@@ -278,7 +233,6 @@ FAMILY = Family(
             _rows,
             # A classifier, or what takes its place in training, and counts of batches.
             (r"fc\..*", r".*\.num_batches_tracked"),
-            anchor="stage2/first/shortcut/kernel",
         )
     },
     timm={"ResNet": _read},

@@ -5,13 +5,14 @@ Plain ViTs, DINO, DINOv2, DINOv3, CLIP, SigLIP, AIMv2, EVA, PE-Core.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from lgm_jax import checks
-from lgm_jax.backbones.checked import LARGEST
-from lgm_jax.backbones.families.family import Config, Family, read_activation, side
+from lgm_jax.backbones.families.family import Config, Family, choose, read_activation, side
 from lgm_jax.backbones.families.vits import Keys, key_map
+from lgm_jax.backbones.network import LARGEST
 from lgm_jax.backbones.port import Format
 from lgm_jax.backbones.rotary import Layout, Rotary
 from lgm_jax.backbones.vit import ViT
@@ -26,31 +27,22 @@ from lgm_jax.backbones.vit_spec import (
     Positions,
     ViTSpec,
 )
-from lgm_jax.errors import UserError, unknown_name
-
-# Configs.
+from lgm_jax.errors import UserError
 
 
-def _read_pool(pool: Any, fc_norm: Any) -> Pool:
-    known: Mapping[str, Mapping[Any, Pool]] = {
-        "token": {None: "cls", False: "cls"},
-        "avg": {None: "mean_norm", True: "mean_norm", False: "mean"},
-        "map": {None: "map", False: "map"},
-    }
-    if not isinstance(pool, str) or pool not in known:
-        raise unknown_name("timm pooling", str(pool), list(known), "supported")
-    if not isinstance(fc_norm, bool | None) or fc_norm not in known[pool]:
-        raise UserError(f"timm's global_pool={pool} with fc_norm={fc_norm} is not supported")
-    return known[pool][fc_norm]
+def _read_pool(arguments: Config, fc_norm: str) -> Pool:
+    kinds: Mapping[str, Pool] = {"token": "cls", "avg": "mean_norm", "map": "map"}
+    kind = choose(arguments, "global_pool", kinds)
+    norms: dict[str, Pool] = {"None": kind, "False": kind}
+    if kind == "mean_norm":
+        norms |= {"True": kind, "False": "mean"}
+    return choose(arguments, fc_norm, norms)
 
 
 def _read_norm(arguments: Config, which: str = "norm_layer") -> tuple[Norm, float]:
     """Kind and epsilon of norms, which timm names by a class."""
-    kinds: Mapping[Any, Norm] = {None: "layer", "LayerNorm": "layer", "RmsNorm": "rms"}
-    name = arguments[which]
-    if not isinstance(name, str | None) or name not in kinds:
-        raise UserError(f"timm's {which}={name} is not supported")
-    return kinds[name], arguments.get(f"{which}_eps", 1e-6)
+    kinds: Mapping[str, Norm] = {"None": "layer", "LayerNorm": "layer", "RmsNorm": "rms"}
+    return choose(arguments, which, kinds), arguments.get(f"{which}_eps", 1e-6)
 
 
 def _shape(arguments: Config, registers: int, norm_pre: bool, **parts: Any) -> ViTSpec:
@@ -90,24 +82,20 @@ def _read_vit(arguments: Config) -> tuple[ViTSpec, str]:
     activation = read_activation(arguments["act_layer"] or "gelu")
     hidden = int(arguments["embed_dim"] * arguments["mlp_ratio"])
     layer, bias = arguments["mlp_layer"], arguments["proj_bias"]
-    if layer not in ("Mlp", "SwiGLU", "SwiGLUPacked"):
-        raise UserError(f"timm's mlp_layer={layer} is not supported")
-    pool = PoolSpec(_read_pool(arguments["global_pool"], arguments["fc_norm"]))
-    if pool.kind == "map" and (layer != "Mlp" or not bias):
+    gated = choose(arguments, "mlp_layer", {"Mlp": False, "SwiGLU": True, "SwiGLUPacked": True})
+    pool = PoolSpec(_read_pool(arguments, "fc_norm"))
+    if pool.kind == "map" and (gated or not bias):
         # The pooling head's is plain, whatever the blocks have.
         pool = PoolSpec("map", mlp=MlpSpec(hidden, activation))
-    biases: Biases = "qkv" if arguments["qkv_bias"] else "none"
+    width = hidden // 2 if layer == "SwiGLUPacked" else hidden
     spec = _shape(
         arguments,
         arguments["reg_tokens"],
         arguments["pre_norm"],
-        attention=AttentionSpec(arguments["num_heads"], biases, out_bias=bias),
-        mlp=MlpSpec(
-            hidden // 2 if layer == "SwiGLUPacked" else hidden,
-            activation,
-            gated=layer != "Mlp",
-            bias=bias,
+        attention=AttentionSpec(
+            arguments["num_heads"], "qkv" if arguments["qkv_bias"] else "none", out_bias=bias
         ),
+        mlp=MlpSpec(width, activation, gated=gated, bias=bias),
         pool=pool,
         layer_scale=bool(arguments["init_values"]),
     )
@@ -125,16 +113,15 @@ def _read_eva(arguments: Config) -> tuple[ViTSpec, str]:
     if gated and align > 0:
         hidden += -hidden % align
     # Two classes of attention: the first has no bias of keys.
-    kinds: Mapping[Any, Biases] = {"eva": "qv", "rope": "qkv"}
-    if str(arguments["attn_type"]) not in kinds:
-        raise UserError(f"timm's attn_type={arguments['attn_type']} is not supported")
+    kinds: Mapping[str, Biases] = {"eva": "qv", "rope": "qkv"}
+    biases = choose(arguments, "attn_type", kinds)
     spec = _shape(
         arguments,
         arguments["num_reg_tokens"],
         arguments["use_pre_transformer_norm"],
         attention=AttentionSpec(
             arguments["num_heads"],
-            kinds[arguments["attn_type"]] if arguments["qkv_bias"] else "none",
+            biases if arguments["qkv_bias"] else "none",
             _read_rotary(arguments) if arguments["use_rot_pos_emb"] else None,
         ),
         mlp=MlpSpec(hidden, "silu" if gated else "gelu", gated=gated, norm=normed),
@@ -145,33 +132,29 @@ def _read_eva(arguments: Config) -> tuple[ViTSpec, str]:
 
 
 def _read_eva_pool(arguments: Config) -> PoolSpec:
-    kind = _read_pool(arguments["global_pool"], arguments["use_fc_norm"])
-    projection = arguments.get("projection", 0)
-    if kind != "map":
-        return PoolSpec(kind, projection=projection)
+    pool = PoolSpec(_read_pool(arguments, "use_fc_norm"), projection=arguments.get("projection", 0))
+    if pool.kind != "map":
+        return pool
     ratio = arguments["attn_pool_mlp_ratio"] or arguments["mlp_ratio"]
     checks.in_range("timm's attn_pool_mlp_ratio", ratio, 0, LARGEST)
     mlp = MlpSpec(int(arguments["embed_dim"] * ratio))
     heads = arguments["attn_pool_num_heads"] or 0
-    return PoolSpec(kind, projection=projection, heads=heads, mlp=mlp, prefix=True)
+    return dataclasses.replace(pool, heads=heads, mlp=mlp, prefix=True)
 
 
 def _read_rotary(arguments: Config) -> Rotary:
     layout: Layout = "half" if arguments["rope_rotate_half"] else "interleaved"
-    base, kind = float(arguments["rope_temperature"]), arguments["rope_type"]
-    if kind == "dinov3":
+    base = float(arguments["rope_temperature"])
+    if choose(arguments, "rope_type", {"cat": False, "dinov3": True}):
         return Rotary(layout, "centered", base)
-    reference = side(arguments["ref_feat_shape"], "ref_feat_shape")
-    offset, indexing = arguments["rope_grid_offset"], arguments["rope_grid_indexing"]
-    if kind != "cat" or indexing not in ("ij", "xy") or offset not in (0, 1):
-        raise UserError(
-            f"timm's rope_type={kind} with rope_grid_offset={offset} and "
-            f"rope_grid_indexing={indexing} is not supported"
-        )
-    return Rotary(layout, "index", base, reference or 0, int(offset), indexing == "xy")
-
-
-# Weights.
+    return Rotary(
+        layout,
+        "index",
+        base,
+        side(arguments["ref_feat_shape"], "ref_feat_shape") or 0,
+        choose(arguments, "rope_grid_offset", {"0": 0, "0.0": 0, "1": 1, "1.0": 1}),
+        choose(arguments, "rope_grid_indexing", {"ij": False, "xy": True}),
+    )
 
 
 _VIT: Keys = {
@@ -228,24 +211,13 @@ def _eva(spec: ViTSpec) -> Keys:
     return _vit(spec) | fused | (split if spec.mlp.norm else {})
 
 
-_EXPECTED = (
-    "timm's names are expected, not those of the model's authors: load the weights with timm and "
-    "write them with timm.models.save_for_hf"
-)
 _IGNORED = (r"(lm_)?head\..*", r"mask_token", r".*rope.*")
 
 FAMILY = Family(
     ViTSpec,
     ViT,
     {
-        "timm_vit": Format(
-            key_map(_vit),
-            _IGNORED,
-            advice=(
-                r"blocks\.\d+\.(gamma_1|mlp\.w12\.weight)|(.*\.)?visual\..*|register_tokens",
-                _EXPECTED,
-            ),
-        ),
+        "timm_vit": Format(key_map(_vit), _IGNORED),
         "timm_swiglu": Format(key_map(lambda spec: _vit(spec) | _SPLIT_GATE), _IGNORED),
         "timm_eva": Format(
             key_map(_eva),
@@ -260,17 +232,11 @@ FAMILY = Family(
                 (r"(.*\.mlp\.)norm(\..*)", r"\1ffn_ln\2"),
                 (r"(.*\.attn\.[qv])_proj\.bias", r"\1_bias"),
             ),
-            advice=(
-                # What timm joins, or has another architecture for.
-                r"(.*\.)?blocks\.\d+\.(mlp\.w1|attn\.inner_attn_ln)\..*|visual\..*|storage_tokens",
-                _EXPECTED,
-            ),
         ),
         "timm_dinov3": Format(
             # The gate apart from the value; query, key and value in one.
             key_map(lambda spec: _eva(spec) | (_SPLIT_GATE if spec.mlp.gated else {})),
             _IGNORED,
-            advice=(r"storage_tokens|blocks\.\d+\.ls1\.gamma", _EXPECTED),
         ),
     },
     timm={"VisionTransformer": _read_vit, "Eva": _read_eva},

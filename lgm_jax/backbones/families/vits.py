@@ -17,7 +17,8 @@ Keys = dict[str, str]
 
 A layer or norm has one name, to which `.weight` and `.bias` are added (`weight` and `bias` to one
 that ends in an underscore), or several, where the checkpoint divides it along its outputs. Names in
-blocks follow what stands under `blocks`, with `{}` for the layer's number.
+blocks follow what stands under `blocks`, with `{}` for the layer's number. One that ends in
+`/gated` is another's in networks with gates.
 """
 
 _ENDINGS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -42,17 +43,18 @@ def _paths(spec: ViTSpec) -> tuple[str, ...]:
 def _row(spec: ViTSpec, path: str, keys: Keys) -> Row:
     owner, _, leaf = path.rpartition("/")
     ending, in_blocks = _ENDINGS.get(leaf, ""), path.startswith("blocks/")
-    names = keys[owner if ending else path].split()
-    found = [name if not ending or name.endswith("_") else f"{name}." for name in names]
-    found = [name + ending for name in found]
+    named = owner if ending else path
+    gated = f"{named}/gated"
+    names = keys[gated if spec.mlp.gated and gated in keys else named].split()
+    found = [name + ("" if not ending or name.endswith("_") else ".") + ending for name in names]
     if in_blocks:
         found = [keys["blocks"] + name for name in found]
-    layers = range(spec.depth) if in_blocks else None
     # Of timm's pooling, keys and values are in one.
     shares = tuple(2 if name.endswith(".kv") else 1 for name in names)
-    sizes = (("p", spec.embed.patch), ("q", spec.embed.patch))
     theirs, ours = _layouts(path, found[0], in_blocks)
-    return Row(path, tuple(found), theirs, ours, shares, sizes if "p" in theirs else (), layers)
+    sizes = (("p", spec.embed.patch), ("q", spec.embed.patch)) if "p" in theirs else ()
+    layers = range(spec.depth) if in_blocks else None
+    return Row(path, tuple(found), theirs, ours, shares, sizes, layers)
 
 
 def _layouts(path: str, name: str, in_blocks: bool) -> tuple[str, str]:
