@@ -6,6 +6,7 @@ Markdown the filters `markdown` and `code` do.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import json
@@ -19,13 +20,28 @@ from lgm_jax import names
 from lgm_jax.report.vocabulary import COLOURS, INK, LINE, PAPER, SERIES, SOFT
 
 if TYPE_CHECKING:
+    import jinja2
     import markupsafe
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Fills a template of `report/templates`."""
-    import jinja2
     import markupsafe
+
+    text = {
+        "colours": _colours(),
+        "css": _read("map.css") + _read("page.css"),
+        # The parts share one function.
+        "js": _read("page.js") + _read("map.js"),
+    }
+    safe = {name: markupsafe.Markup(part) for name, part in text.items()}
+    return _environment().get_template(template).render(**safe, **context)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Returns what loads templates, and compiles each once in a process."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lgm_jax.report"),
@@ -49,14 +65,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         "palette": {method: pair[0] for method, pair in COLOURS.items()},
         "series": [pair[0] for pair in SERIES],
     }
-    text = {
-        "colours": _colours(),
-        "css": _read("map.css") + _read("page.css"),
-        # The parts share one function.
-        "js": _read("page.js") + _read("map.js"),
-    }
-    safe = {name: markupsafe.Markup(part) for name, part in text.items()}
-    return environment.get_template(template).render(**safe, **context)
+    return environment
 
 
 def _read(name: str) -> str:
