@@ -252,10 +252,15 @@ def _check_page(workdir, rows):
     assert result.to_markdown(write_results.tabulate(collected)) != table
 
 
-def test_workdir_of_something_else_is_refused(interrupted, capsys):
-    workdir, *_ = interrupted
-    (run,) = (workdir / "runs").glob("*seed1")
-    for folder, words in ((run, "a run's folder"), (workdir, "experiment figure3")):
+def test_workdir_of_something_else_is_refused(finished, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise Interrupted(signal.SIGTERM)
+
+    # An experiment's folder is one before its first run is.
+    monkeypatch.setattr(launch, "run_stages", interrupt)
+    config = f"--config={ROOT}/configs/experiments/figure3.py:quick"
+    assert launch.main(["launch.py", config, f"--workdir={tmp_path}"]) == 75
+    for folder, words in ((finished, "a run's folder"), (tmp_path, "experiment figure3")):
         config = f"--config={ROOT}/configs/experiments/table1.py:quick"
         assert launch.main(["launch.py", config, f"--workdir={folder}"]) == 2
         assert words in capsys.readouterr().err

@@ -120,6 +120,7 @@ def test_gradient_to_synthetic_features_matches_finite_differences(soft):
         weights = jnp.asarray([1.0, 0.5, 2.0, 0.0])
         head = _head(dtype=np.float64)
 
+        @jax.jit
         def loss(features):
             return objectives.gradient_matching_loss(
                 head, jnp.asarray(features), labels_syn, real, labels_real, weights_syn=weights
@@ -361,6 +362,7 @@ def test_gradients_of_rivals_match_finite_differences(loss, n):
         syn, _ = _batch(2, n, dtype=np.float64)
         labels_syn = jnp.arange(n) % K
 
+        @jax.jit
         def of_features(features):
             return loss(jnp.asarray(features), labels_syn, real, labels_real)
 
