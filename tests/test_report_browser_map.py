@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.browsing import EVIL, SIZES, expect
+from tests.marks import slow
 
 
 @pytest.mark.parametrize("size", list(SIZES))
@@ -100,7 +101,7 @@ def test_class_shows_its_own_timelapse_smooth_or_in_pixels(opened):
     expect(page.locator("#viewer-body img").first).to_have_css("image-rendering", "pixelated")
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", ["phone", slow("tablet"), slow("desktop")])
 def test_map_of_many_classes_has_dots_with_thumbnails(opened, size):
     page = opened("many/report.html", size)
     dots, tip = page.locator(".plane button"), page.locator("#map-tip")
