@@ -12,10 +12,12 @@ import jaxlib.version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the tests' time was that of compilers. LLVM at -O0 takes half of it away, and so do XLA's
-# emitters of before its fusion emitters, which JAX 0.10 still has. XLA_FLAGS overrules both. The
-# programs around backbones, of which a run makes few and which compute most, are worth -O1 (below).
+# emitters of before its fusion emitters, which JAX 0.10 still has. XLA_FLAGS overrules both. With
+# them, programs around backbones, of which a run makes few and which compute most, are worth -O1
+# (below); with fusion emitters, that takes a third longer than the little that is computed.
 _flags = ["--xla_backend_optimization_level=0"]
-if jaxlib.version.__version_info__ < (0, 11):
+_FUSION_EMITTERS_ALONE = jaxlib.version.__version_info__ >= (0, 11)
+if not _FUSION_EMITTERS_ALONE:
     _flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*_flags, os.environ.get("XLA_FLAGS", "")]).strip()
 # What one test compiles, another finds, whichever process they run in: most start the program, with
@@ -63,7 +65,8 @@ from tests.report_pages import write as write_page
 from tests.run_folders import write_run
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-compilation.CPU["xla_backend_optimization_level"] = "1"
+if not _FUSION_EMITTERS_ALONE:
+    compilation.CPU["xla_backend_optimization_level"] = "1"
 
 # Tests send signals, which the program ignores where it was started to, as by nohup or a script.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -97,12 +100,25 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-# Files of which one test takes minutes: the first to begin, so that no worker waits for them.
-_LONG = ("test_sharding.py", "test_hosts.py", "test_launch_")
+# Files of which one test takes minutes: the first to begin, so that no worker waits for them. The
+# first two share nothing, so that no worker waits for a run that the other one makes.
+_LONG = ("test_sharding.py", "test_launch_errors.py", "test_hosts.py", "test_launch_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.name.startswith(_LONG))
+    def place(item: pytest.Item) -> int:
+        begins = (item.path.name.startswith(name) for name in _LONG)
+        return next((i for i, found in enumerate(begins) if found), len(_LONG))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    # What was imported and collected stays until the end, and most of what JAX traces, long. Python
+    # looking through it all for what may go took a twelfth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 50)
 
 
 # Linux lets a process have 65,530 maps of memory; each compiled program takes some, and one more
@@ -245,10 +261,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def longer(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """The images of the same distillation with two more steps, made in one go."""
+def longer_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same distillation with two more steps, made in one go; not to be changed."""
     more = ("--config.steps=8", "--config.stages=distill")
-    return lgm_jax.load_distilled(_once(tmp_path_factory, "longer", *more))[0]
+    return _once(tmp_path_factory, "longer", *more)
+
+
+@pytest.fixture(scope="session")
+def longer(longer_run: Path) -> np.ndarray:
+    """The images of that."""
+    return lgm_jax.load_distilled(longer_run)[0]
 
 
 @pytest.fixture
