@@ -9,6 +9,7 @@ import pytest
 
 from lgm_jax import runs
 from lgm_jax.report import __main__ as command
+from tests.marks import slow
 from tests.run_folders import NAMES, probe_entry, write_run
 
 CHROMIUM = shutil.which("chromium")
@@ -21,10 +22,12 @@ if not REQUIRED:
 
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-__all__ = ["EVIL", "REQUIRED", "SIZES", "expect"]
+__all__ = ["EITHER", "EVIL", "REQUIRED", "SIZES", "expect"]
 
 EVIL = "<script>alert(1)</script>"
 SIZES = {"phone": (390, 844), "tablet": (1024, 768), "desktop": (1440, 900)}
+# The style sheets have the same rules for a tablet as for a desktop.
+EITHER = ("phone", slow("tablet"), "desktop")
 
 
 @contextlib.contextmanager

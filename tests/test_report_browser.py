@@ -10,7 +10,7 @@ from etils import epath
 from lgm_jax import runs
 from lgm_jax.report.page import write_unfinished_page
 from lgm_jax.report.vocabulary import COLOURS
-from tests.browsing import EVIL, REQUIRED, SIZES, expect
+from tests.browsing import EITHER, EVIL, REQUIRED, expect
 from tests.marks import slow
 from tests.run_folders import NAMES, blobs
 
@@ -164,7 +164,7 @@ def test_skip_link_shows_itself_and_jumps(opened):
     expect(page.locator("#main")).to_be_focused()
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", EITHER)
 def test_comparison_names_the_best_and_what_differs(opened, size):
     page = opened("both.html", size)
     # The third is at fault; the first two are as good on a model that they share.

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from lgm_jax.report.vocabulary import TITLES
-from tests.browsing import EVIL, SIZES, expect
+from tests.browsing import EITHER, EVIL, SIZES, expect
 
 
 def test_search_narrows_and_says_so(opened):
@@ -78,7 +78,7 @@ def test_class_is_enlarged_by_click_and_keyboard(opened):
     expect(dialog).to_be_hidden()
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", EITHER)
 def test_class_has_an_address_of_its_own(opened, size):
     page = opened("one/report.html#class-2", size)
     dialog = page.locator("#viewer")
@@ -122,7 +122,7 @@ def test_images_come_before_the_text(opened, size):
     assert len(rows) == {"phone": 3, "tablet": 2, "desktop": 1}[size]
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", EITHER)
 def test_names_break_after_underscores_alone(opened, size):
     page = opened("many/report.html", size)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -138,7 +138,7 @@ def test_names_break_after_underscores_alone(opened, size):
     assert set(lines) <= {0, 1}, "no word is broken"
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", EITHER)
 def test_failed_run_says_so_first(opened, size):
     page = opened("failed/report.html", size)
     expect(page.locator("h1")).to_have_text("4 images: unfinished")
@@ -149,7 +149,7 @@ def test_failed_run_says_so_first(opened, size):
     assert notices.nth(1).bounding_box()["y"] < page.locator(".card").first.bounding_box()["y"]
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", EITHER)
 def test_classes_are_sorted(opened, size):
     page = opened("one/report.html", size)
     rows = page.locator("#class-rows tr")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.browsing import EVIL, SIZES, expect
+from tests.browsing import EITHER, EVIL, SIZES, expect
 from tests.marks import slow
 
 
@@ -129,7 +129,7 @@ def test_map_of_many_classes_has_dots_with_thumbnails(opened, size):
     expect(tip).to_be_visible()
 
 
-@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("size", EITHER)
 def test_map_is_enlarged(opened, size):
     page = opened("one/report.html", size)
     larger, smaller = (page.get_by_role("button", name=name) for name in ("Larger", "Smaller"))
