@@ -217,9 +217,13 @@ def print_plan(argv: Sequence[str], values: Mapping[str, str]) -> None:
     if experiments.SECTION not in config:
         print(describe(config))
         return
-    for name, each in experiments.planned_configs(config).items():
+    planned = experiments.planned_configs(config)
+    for each in planned.values():
         common.check(each)
-        print(f"{name}\n{describe(each)}")
+    for names, each in experiments.by_step(planned).items():
+        # The plan may take a while.
+        print(names, flush=True)
+        print("distils nothing" if each is None else describe(each), end="\n\n", flush=True)
 
 
 def recorded_command(argv: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ def _known(name: str) -> list[str]:
 
 def _is_config(path: Path) -> bool:
     content = path.read_text(encoding="utf-8", errors="replace")
-    return path.suffix == ".py" and re.search(r"^def get_config\b", content, re.M) is not None
+    return path.suffix == ".py" and re.search(r"^(def )?get_config\b", content, re.M) is not None
 
 
 def _is_ours(path: Path) -> bool:

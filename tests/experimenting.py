@@ -1,5 +1,6 @@
 """Experiments without runs: their configs, and results as finished runs would have them."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +74,9 @@ def fabricate(planned, score, taught=()):
 
 def outcomes_of(config, score):
     """Every run of an experiment, and of those that it plans once the first are finished."""
-    experiment, finished = experiments.find(config), {}
-    while True:
-        planned = experiment.plan(config, finished)
-        new = [each for each in planned if each.name not in finished]
-        if not new:
-            return [finished[each.name] for each in planned]
-        taught = split_list(config.probe.teacher)
-        finished |= {each.name: fabricate(each, score, taught) for each in new}
+    plan = functools.partial(experiments.find(config).plan, config)
+    taught = split_list(config.probe.teacher)
+    return runner.find_outcomes(plan, lambda planned: fabricate(planned, score, taught))
 
 
 def studies_of(config, score):

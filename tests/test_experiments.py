@@ -103,7 +103,7 @@ def test_same_runs_have_the_same_name_and_config_in_tables_1_and_2():
 
 
 def test_embedded_backbones_are_those_of_the_package():
-    names = _base.embedded_backbones()
+    names = _base.EMBEDDED_BACKBONES
     assert names == ["digits_contrastive", "digits_distilled", "digits_masked"]
     assert split_list(load("table1", ":embedded").experiment.backbones) == names
 
@@ -147,7 +147,14 @@ def test_plan_of_an_experiment_is_that_of_its_runs(capsys, monkeypatch):
     name = "digits_digits_contrastive"
     printed = capsys.readouterr().out
     # The recipe's own number is the run of other experiments.
-    assert printed == f"{name}_seed0\n1 copies\n{name}_copies2_seed0\n2 copies\n"
+    assert printed == f"{name}_seed0\n1 copies\n\n{name}_copies2_seed0\n2 copies\n\n"
+    # Seeds have one plan, and real images none.
+    flags = [f"--config={path.with_stem('table1')}:quick", "--config.experiment.seeds=2"]
+    flags += [f"--config.experiment.backbones={name.removeprefix('digits_')}", "--plan"]
+    assert launch.main(["launch.py", *flags]) == 0
+    runs = ", ".join(f"{name}_seed{seed}" for seed in range(2))
+    said = f"digits_real\ndistils nothing\n\n{runs}\n1 copies\n\n"
+    assert capsys.readouterr().out == said
 
 
 def test_rows_of_real_images_are_chosen_by_name():

@@ -150,7 +150,8 @@ class TestTable6:
                 return {"measured": {"mutual_knn": aligned, "linear_cka": aligned}}
             # Normalising takes off what seeds share.
             row = transfer[backbones.index(each.axes["backbone"])] * (0.5 + each.axes["seed"] / 10)
-            return {"measured": row.tolist()}
+            evaluated = each.changes["eval_backbones"].split(",")
+            return {"measured": row[[backbones.index(name) for name in evaluated]].tolist()}
 
         return _tabulate(config, fill)
 

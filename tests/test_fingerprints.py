@@ -9,7 +9,6 @@ import pytest
 
 from lgm_jax import backbones
 from lgm_jax.backbones import load, network, rotary, specs, vit_spec
-from lgm_jax.experiments import runner
 
 # Every field of every dataclass that a fingerprint is derived from, with its default. A released
 # default never changes, and a field without one never gets one: every store and every run that was
@@ -240,11 +239,3 @@ def test_backbones_made_by_hand_are_named_too():
         for fingerprint in ("a" * 64, "b" * 64)
     ]
     assert _names(*hand) == ["toy (fingerprint=aaaaaaaa)", "toy (fingerprint=bbbbbbbb)"]
-
-
-def test_experiments_read_the_names_of_earlier_versions_too():
-    planned = runner.Planned({"set": "digits"}, {})
-    for key in ("vit_tiny", "vit_tiny_62beafa4"):
-        outcome = runner.Outcome(planned, {"probe": {key: {"distilled": {"top1_mean": 1.0}}}})
-        for asked in ("vit_tiny", "weights/vit_tiny"):
-            assert outcome.accuracy("distilled", asked) == {"top1_mean": 1.0}

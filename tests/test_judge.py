@@ -1,5 +1,6 @@
 """A result that cannot be right, or is no use, is called so wherever it is shown."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -129,7 +130,8 @@ def test_page_and_comparison_warn_of_images_that_are_worse_than_random_ones(tmp_
 
 
 def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
-    planned = [runner.Planned({"seed": seed}, {}) for seed in range(13)]
+    changes = {"eval_backbones": "here/near"}
+    planned = [runner.Planned({"seed": seed}, changes) for seed in range(13)]
     outcomes = [
         runner.Outcome(each, results_of({"near": GOOD | {"distilled": 40.0 if n else 80.0}}))
         for n, each in enumerate(planned)
@@ -140,6 +142,11 @@ def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
     assert "seed 11" not in text
     assert "- and 2 more" in text
     assert experiments.findings(outcomes[:1]) == []
+    # Another experiment's, of the same run.
+    other = [
+        dataclasses.replace(outcomes[1], planned=runner.Planned({}, {"eval_backbones": "far"}))
+    ]
+    assert experiments.findings(other) == []
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ runs were not made, or failed, has no answer.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -38,10 +39,10 @@ _CHOICES = ("random", "centroids", "neighbors")
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """An accuracy in percent, and its standard error."""
+    """An accuracy in percent, and its standard error; not numbers where it was not measured."""
 
-    value: float
-    error: float
+    value: float = math.nan
+    error: float = math.nan
 
     def __sub__(self, other: Accuracy) -> Accuracy:
         return Accuracy(self.value - other.value, math.hypot(self.error, other.error))
@@ -67,11 +68,6 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     }
 
 
-def minus(one: Accuracy | None, other: Accuracy | None) -> Accuracy | None:
-    """Returns a difference; `None` where one of both was not measured."""
-    return None if one is None or other is None else one - other
-
-
 @dataclasses.dataclass(frozen=True)
 class Answers:
     """What the runs say.
@@ -89,7 +85,7 @@ class Answers:
         method: str = "distilled",
         variant: str = "",
         metric: str = TOP1,
-    ) -> Accuracy | None:
+    ) -> Accuracy:
         """Returns the accuracy of a row, over distillation seeds, or over draws of random images.
 
         Args:
@@ -100,7 +96,7 @@ class Answers:
             metric: Top-1, that of the worst group, or that of probes with a teacher.
         """
         if experiment not in self.frames:
-            return None
+            return Accuracy()
         own = self.frames[experiment]
         own = own[(own["method"] == method) & (own["metric"] == metric)]
         own = own[(own["evaluated"] == pair[1]) & (own["variant"] == variant)]
@@ -108,7 +104,7 @@ class Answers:
         beside = own[own["backbone"] == pair[0]]
         own = own[own["backbone"] == "real"] if beside.empty else beside
         if own.empty:
-            return None
+            return Accuracy()
         each = own.groupby("run" if method == "random" else "seed", dropna=False)["value"].mean()
         mean, images = float(each.mean()), _GROUP if metric == WORST else _TEST
         std = float(each.std()) if len(each) > 1 else self._spread(pair)
@@ -126,55 +122,47 @@ class Answers:
         spread = spreads.get(pair, math.nan)
         return float(spreads.max() if math.isnan(spread) else spread)
 
-    def best_real(self, experiment: str, backbone: str, metric: str = TOP1) -> Accuracy | None:
+    def best_real(self, experiment: str, backbone: str, metric: str = TOP1) -> Accuracy:
         """Returns the best choice of real images, by the backbone that evaluates."""
         pair = (backbone, backbone)
         every = [self.accuracy(experiment, pair, each, metric=metric) for each in _CHOICES]
-        return max(filter(None, every), key=lambda each: each.value, default=None)
+        measured = [each for each in every if not math.isnan(each.value)]
+        return max(measured, key=lambda each: each.value, default=Accuracy())
 
-    def rows(self) -> Iterator[tuple[str, str, tuple[str, str], Accuracy | None]]:
+    def rows(self) -> Iterator[tuple[str, str, tuple[str, str], Accuracy]]:
         """Yields number, question, backbones, and the difference that answers."""
         headline = {pair: self.accuracy("table2", pair) for pair in (*_OWN, *_OTHER)}
-        for number, question, pairs in (
-            ("1", "distilled - best real, own backbone", _OWN),
-            ("2", "distilled - best real, other backbone", _OTHER),
-        ):
+        for number, words, pairs in (("1", "own", _OWN), ("2", "other", _OTHER)):
             for pair in pairs:
-                yield (
-                    number,
-                    question,
-                    pair,
-                    minus(headline[pair], self.best_real("table1", pair[1])),
-                )
+                apart = headline[pair] - self.best_real("table1", pair[1])
+                yield number, f"distilled - best real, {words} backbone", pair, apart
         for pair in _OTHER:
-            own = headline[pair[1], pair[1]]
-            yield "3", "own images - the other's", pair, minus(own, headline[pair])
+            yield "3", "own images - the other's", pair, headline[pair[1], pair[1]] - headline[pair]
         for number, part in (("4", "augment"), ("6", "pyramid"), ("7", "decorrelate")):
-            for pairs in (_OWN, _OTHER):
-                shown = "5" if (number, pairs) == ("4", _OTHER) else number
-                for pair in pairs:
-                    full, less = (
-                        self.accuracy("table3", pair, variant=each) for each in ("", f"no-{part}")
-                    )
-                    yield shown, f"full - without {part}", pair, minus(full, less)
+            for pair in (*_OWN, *_OTHER):
+                shown = "5" if number == "4" and pair in _OTHER else number
+                full, less = (
+                    self.accuracy("table3", pair, variant=each) for each in ("", f"no-{part}")
+                )
+                yield shown, f"full - without {part}", pair, full - less
         for pair in ((S, S), (S, P)):
             many, one = (
                 self.accuracy("figure3", pair, variant=each) for each in ("copies10", "copies1")
             )
-            yield "8", "10 copies - 1", pair, minus(many, one)
+            yield "8", "10 copies - 1", pair, many - one
         for pair in _OWN:
             for metric, words in ((TOP1, "on average"), (WORST, "in the worst group")):
-                own = self.accuracy("table4", pair, metric=metric)
-                real = self.best_real("table4", pair[1], metric)
-                yield "10", f"distilled - best real, {words}", pair, minus(own, real)
-        for teacher in ("kd", "ci"):
-            for method in ("distilled", "random"):
-                for pair in ((S, S), (S, P)):
-                    soft, hard = (
-                        self.accuracy("objectives", pair, method, metric=metric)
-                        for metric in (taught(teacher), TOP1)
-                    )
-                    yield "11", f"{method}: {teacher} - hard labels", pair, minus(soft, hard)
+                apart = self.accuracy("table4", pair, metric=metric)
+                apart -= self.best_real("table4", pair[1], metric)
+                yield "10", f"distilled - best real, {words}", pair, apart
+        for teacher, method, pair in itertools.product(
+            ("kd", "ci"), ("distilled", "random"), ((S, S), (S, P))
+        ):
+            soft, hard = (
+                self.accuracy("objectives", pair, method, metric=metric)
+                for metric in (taught(teacher), TOP1)
+            )
+            yield "11", f"{method}: {teacher} - hard labels", pair, soft - hard
 
     def edges(self) -> Iterator[tuple[str, float, float]]:
         """Yields, by backbone, the shares of images outside their class: radius, and direction."""
@@ -206,9 +194,9 @@ def page(answers: Answers) -> str:
     lines = []
     for number, words, (source, evaluated), apart in answers.rows():
         where = " to ".join(dict.fromkeys((NAMES[source], NAMES[evaluated])))
-        found = "| | | not run |"
-        if apart is not None:
-            found = f"| {apart.value:+.1f} | {apart.error:.1f} | {apart.verdict} |"
+        found = f"| {apart.value:+.1f} | {apart.error:.1f} | {apart.verdict} |"
+        if math.isnan(apart.value):
+            found = "| | | not run |"
         lines.append(f"| {number} | {words} | {where} {found}")
     for name, outside, beyond in answers.edges():
         for share, words in ((outside, "outside the radius"), (beyond, "beyond, along the class")):

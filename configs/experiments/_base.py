@@ -15,36 +15,41 @@ from lgm_jax.experiments import SECTION, paper
 
 PAPER, EMBEDDED, QUICK, IMAGENETTE = SCALES = ("paper", "embedded", "quick", "imagenette")
 
+EMBEDDED_BACKBONES = [name for name, entry in specs.NAMES.items() if entry.folder is not None]
 
-def papers_backbones(arg: str | None) -> str:
-    """Returns the four backbones that the paper compares, as in the preset of the argument."""
-    return ",".join(paper.backbones(arg or PAPER))
-
-
-def embedded_backbones() -> list[str]:
-    """Returns the backbones of the package."""
-    return [name for name, entry in specs.NAMES.items() if entry.folder is not None]
-
+# The four backbones that the paper compares, as the preset has them.
+PAPERS = "the paper's"
 
 # Sweeps with many runs distil against one or two backbones and evaluate on all.
-ONE = {"backbones": "digits_contrastive", "evaluate": ",".join(embedded_backbones())}
+ONE = {"backbones": "digits_contrastive", "evaluate": ",".join(EMBEDDED_BACKBONES)}
 TWO = ONE | {"backbones": "digits_contrastive,digits_distilled"}
+
+# The section `experiment`, by scale, where an experiment has nothing else.
+_DIGITS = {"sets": "digits", "backbones": ",".join(EMBEDDED_BACKBONES)}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    PAPER: {"seeds": 1, "sets": "imagenet-100", "backbones": PAPERS},
+    EMBEDDED: {"seeds": 5, **_DIGITS},
+    QUICK: {"seeds": 1, **_DIGITS},
+    IMAGENETTE: {"seeds": 3, "sets": "given", "backbones": ""},
+}
 
 
 def build(
     name: str,
-    arg: str | None,
     settings: Mapping[str, Mapping[str, Any]],
+    arg: str | None = None,
     *,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
     missing: Mapping[str, str] | None = None,
 ) -> ConfigDict:
     """Returns the config of an experiment.
 
     Args:
         name: The experiment.
+        settings: Values of the section `experiment`, by scale, or under `all` for every scale.
         arg: What follows the colon: a preset of the paper's recipes, by default `paper`, for the
             paper's scale, or another scale.
-        settings: Values of the section `experiment`, by scale, or under `all` for every scale.
+        changes: Values of the recipe by dotted key, by scale as in `settings`.
         missing: By scale that the experiment does not have, the reason.
 
     Raises:
@@ -60,13 +65,9 @@ def build(
     section = {
         "name": name,
         "scale": scale,
-        # Distillation seeds, from config.seed on.
-        "seeds": {PAPER: 1, EMBEDDED: 5, QUICK: 1, IMAGENETTE: 3}[scale],
-        "sets": {PAPER: "imagenet-100", IMAGENETTE: "given"}.get(scale, "digits"),
-        # Backbones to distil against, one at a time; and to evaluate on, the same by default.
-        "backbones": {PAPER: papers_backbones(word), IMAGENETTE: ""}.get(
-            scale, ",".join(embedded_backbones())
-        ),
+        # `seeds`, from config.seed on; `sets`; `backbones` to distil against, one at a time.
+        **_DEFAULTS[scale],
+        # Backbones to evaluate on; the same by default.
         "evaluate": "",
         # The folder of each set, if they are not all in config.data.folder.
         "folders": "",
@@ -75,6 +76,11 @@ def build(
         **settings.get("all", {}),
         **settings.get(scale, {}),
     }
+    for key in ("backbones", "evaluate"):
+        if section[key] == PAPERS:
+            section[key] = ",".join(paper.backbones(word))
+    for each in ("all", scale):
+        config.update_from_flattened_dict(dict((changes or {}).get(each, {})))
     with config.unlocked():
         config[SECTION] = ConfigDict(section)
     return config

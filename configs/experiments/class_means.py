@@ -7,18 +7,15 @@ is replaced by the mean of its class, for random heads of three scales. Distils 
 one pass over the images for each of four backbones. `:embedded`, `:quick`, `:imagenette`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build(
-        "class_means",
-        arg,
-        {
-            "all": {"head_stds": "0.01,0.1,1", "heads": 20},
-            "quick": {"heads": 2, "backbones": _base.embedded_backbones()[0]},
-        },
-    )
+get_config = functools.partial(
+    _base.build,
+    "class_means",
+    {
+        "all": {"head_stds": "0.01,0.1,1", "heads": 20},
+        "quick": {"heads": 2, "backbones": _base.EMBEDDED_BACKBONES[0]},
+    },
+)

@@ -8,23 +8,18 @@ out; about 3 hours on one H200 for each run of as many steps in the paper. The b
 docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    config = _base.build(
-        "clp",
-        arg,
-        {
-            "all": {"ridges": "0.001,0.01,0.1,1", "temperatures": "0.03,0.1,0.3"},
-            "embedded": _base.ONE | {"seeds": 1, "ridges": "0.002,0.02,0.2,2"},
-            "imagenette": {"seeds": 1, "ridges": "0.01,0.1,1,10"},
-            "quick": _base.ONE | {"ridges": "1", "temperatures": "0.1,0.3"},
-        },
-    )
-    if config.experiment.scale == "paper":
-        config.data.val_fraction = 0.1
-    return config
+get_config = functools.partial(
+    _base.build,
+    "clp",
+    {
+        "all": {"ridges": "0.001,0.01,0.1,1", "temperatures": "0.03,0.1,0.3"},
+        "embedded": _base.ONE | {"seeds": 1, "ridges": "0.002,0.02,0.2,2"},
+        "imagenette": {"seeds": 1, "ridges": "0.01,0.1,1,10"},
+        "quick": _base.ONE | {"ridges": "1", "temperatures": "0.1,0.3"},
+    },
+    changes={"paper": {"data.val_fraction": 0.1}},
+)

@@ -7,21 +7,18 @@ ImageNet-100, distilled against DINO-v2, evaluated on all four; a step's cost gr
 docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build(
-        "figure3",
-        arg,
-        {
-            "all": {"copies": "1,3,5,10,20"},
-            "paper": {"backbones": "dinov2_vitb14", "evaluate": _base.papers_backbones(arg)},
-            "embedded": _base.ONE,
-            "quick": {"copies": "1,2", "backbones": "digits_contrastive"},
-            "imagenette": {"copies": "1,3,5,10", "seeds": 1},
-        },
-    )
+get_config = functools.partial(
+    _base.build,
+    "figure3",
+    {
+        "all": {"copies": "1,3,5,10,20"},
+        "paper": {"backbones": "dinov2_vitb14", "evaluate": _base.PAPERS},
+        "embedded": _base.ONE,
+        "quick": {"copies": "1,2", "backbones": "digits_contrastive"},
+        "imagenette": {"copies": "1,3,5,10", "seeds": 1},
+    },
+)

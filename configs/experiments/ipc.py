@@ -7,20 +7,17 @@ each backbone, where one image per class is about 3 hours on one H200 in the pap
 docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build(
-        "ipc",
-        arg,
-        {
-            "all": {"ipc": "1,2,5,10"},
-            "embedded": _base.ONE,
-            "quick": {"ipc": "1,2", "backbones": "digits_contrastive"},
-            "imagenette": {"seeds": 1},
-        },
-    )
+get_config = functools.partial(
+    _base.build,
+    "ipc",
+    {
+        "all": {"ipc": "1,2,5,10"},
+        "embedded": _base.ONE,
+        "quick": {"ipc": "1,2", "backbones": "digits_contrastive"},
+        "imagenette": {"seeds": 1},
+    },
+)

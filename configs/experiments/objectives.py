@@ -12,30 +12,25 @@ the first backbone; one run of the paper takes about 3 hours on one H200. See
 docs/experiments.md for `:embedded`, `:imagenette`, `:quick`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    config = _base.build(
-        "objectives",
-        arg,
-        {
-            "all": {
-                "objectives": "lgm,sfm,clp",
-                "sources": "stream,cached,exact",
-                # Learned labels, and pairs of backbones.
-                "soft": True,
-                "joint": True,
-            },
-            "embedded": _base.TWO,
-            "imagenette": {"seeds": 1, "sources": "", "soft": False},
-            "quick": _base.TWO | {"objectives": "sfm", "sources": "", "soft": False},
+get_config = functools.partial(
+    _base.build,
+    "objectives",
+    {
+        "all": {
+            "objectives": "lgm,sfm,clp",
+            "sources": "stream,cached,exact",
+            # Learned labels, and pairs of backbones.
+            "soft": True,
+            "joint": True,
         },
-    )
-    if config.experiment.scale == "embedded":
-        # The best that the experiment `clp` found on validation images.
-        config.clp.update(ridge=0.02, temperature=0.3)
-    return config
+        "embedded": _base.TWO,
+        "imagenette": {"seeds": 1, "sources": "", "soft": False},
+        "quick": _base.TWO | {"objectives": "sfm", "sources": "", "soft": False},
+    },
+    # The best that the experiment `clp` found on validation images.
+    changes={"embedded": {"clp.ridge": 0.02, "clp.temperature": 0.3}},
+)

@@ -8,7 +8,7 @@ quarter of its operations and L three and a half times as many. Another family:
 takes, without data or weights.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
@@ -17,12 +17,9 @@ _SMALL = (
     "paper's scale takes"
 )
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build(
-        "sizes",
-        arg,
-        {"paper": {"backbones": "dinov2_vits14,dinov2_vitb14,dinov2_vitl14"}},
-        missing=dict.fromkeys(("embedded", "quick"), _SMALL),
-    )
+get_config = functools.partial(
+    _base.build,
+    "sizes",
+    {"paper": {"backbones": "dinov2_vits14,dinov2_vitb14,dinov2_vitl14"}},
+    missing={"embedded": _SMALL, "quick": _SMALL},
+)

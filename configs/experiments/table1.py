@@ -8,11 +8,10 @@ first alone. Needs both, from TFDS or as folders; see docs/experiments.md, which
 scales: `:embedded`, `:imagenette`, `:quick`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build("table1", arg, {"paper": {"sets": "imagenet-100,imagenet-1k"}})
+get_config = functools.partial(
+    _base.build, "table1", {"paper": {"sets": "imagenet-100,imagenet-1k"}}
+)

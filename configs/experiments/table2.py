@@ -7,11 +7,10 @@ reuses the runs of table 1 and adds probes; without `share` it makes them, at th
 See docs/experiments.md for the other scales: `:embedded`, `:imagenette`, `:quick`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build("table2", arg, {"paper": {"sets": "imagenet-100,imagenet-1k"}})
+get_config = functools.partial(
+    _base.build, "table2", {"paper": {"sets": "imagenet-100,imagenet-1k"}}
+)

@@ -7,22 +7,17 @@ set alone: `--config.experiment.sets=cub`. `:embedded` takes digits that are mis
 other, 3, 5, 8, 9 and 1, 4, 7; see docs/experiments.md.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build(
-        "table5",
-        arg,
-        {
-            "paper": {"sets": "dogs,cub,flowers,food"},
-            "embedded": _base.TWO | {"sets": "digits-round,digits-straight"},
-            "quick": {"sets": "digits-straight"},
-        },
-        missing={
-            "imagenette": "its classes do not look alike; give a fine-grained folder to table1"
-        },
-    )
+get_config = functools.partial(
+    _base.build,
+    "table5",
+    {
+        "paper": {"sets": "dogs,cub,flowers,food"},
+        "embedded": _base.TWO | {"sets": "digits-round,digits-straight"},
+        "quick": {"sets": "digits-straight"},
+    },
+    missing={"imagenette": "its classes do not look alike; give a fine-grained folder to table1"},
+)

@@ -10,11 +10,10 @@ beside mutual k-NN; `--config.experiment.neighbors` is k, which the paper does n
 everything; `:imagenette` needs `--config.experiment.backbones=FOLDER,FOLDER,...`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    return _base.build("table6", arg, {"all": {"neighbors": 10}, "paper": {"sets": "imagenet-1k"}})
+get_config = functools.partial(
+    _base.build, "table6", {"all": {"neighbors": 10}, "paper": {"sets": "imagenet-1k"}}
+)

@@ -13,27 +13,23 @@ of each instead of new ones in every epoch. No accuracy is known to expect, and 
 predicted, not measured. `:quick` takes two steps for the backbones of the package, on a CPU too.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs.experiments import _base
 
 _MISSING = "it is for the published backbones; try it with :quick"
 
-
-def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the experiment, at the scale of the argument."""
-    config = _base.build(
-        "verify_gpu",
-        arg,
-        {
-            "all": {"sets": "imagenette"},
-            "paper": {"backbones": "dinov2_vits14,clip_vitb32"},
-            "quick": {"backbones": "digits_contrastive,digits_distilled"},
-        },
-        missing=dict.fromkeys((_base.EMBEDDED, _base.IMAGENETTE), _MISSING),
-    )
-    if config.experiment.scale == _base.QUICK:
-        config.images.grey = False
-    else:
-        config.probe.update(full_augment="views", views=4)
-    return config
+get_config = functools.partial(
+    _base.build,
+    "verify_gpu",
+    {
+        "all": {"sets": "imagenette"},
+        "paper": {"backbones": "dinov2_vits14,clip_vitb32"},
+        "quick": {"backbones": "digits_contrastive,digits_distilled"},
+    },
+    changes={
+        "paper": {"probe.full_augment": "views", "probe.views": 4},
+        "quick": {"images.grey": False},
+    },
+    missing={"embedded": _MISSING, "imagenette": _MISSING},
+)

@@ -22,22 +22,27 @@ from lgm_jax.experiments import frame, parcel, published, result, runner, sample
 from lgm_jax.experiments.axes import SECTION
 from lgm_jax.experiments.frame import Study
 from lgm_jax.experiments.result import Result
-from lgm_jax.experiments.runner import Outcome, Start, configs_of, without_section
+from lgm_jax.experiments.runner import Outcome, Start, by_step, configs_of, without_section
 from lgm_jax.experiments.sweeps import SWEEPS, Sweep
 from lgm_jax.report.judge import judge
 
-__all__ = ["SECTION", "SWEEPS", "find", "planned_configs", "run", "tabulate", "without_section"]
+__all__ = [
+    "SECTION",
+    "SWEEPS",
+    "by_step",
+    "find",
+    "planned_configs",
+    "run",
+    "tabulate",
+    "without_section",
+]
 
 # Doubtful runs that the notes of a table list.
 _MOST_FINDINGS = 10
 
 
 def find(config: ConfigDict) -> Sweep:
-    """Returns the experiment that a config's section names.
-
-    Raises:
-        UserError: If there is no such experiment.
-    """
+    """Returns the experiment that a config's section names; raises a `UserError` if none does."""
     name = config[SECTION].name
     if name not in SWEEPS:
         raise unknown_name("experiment", name, list(SWEEPS))
@@ -59,7 +64,7 @@ def run(
     """Makes the runs of an experiment that are not finished, and writes the result.
 
     Args:
-        config: Its config, with the section `experiment`.
+        config: The experiment's config, with the section `experiment`.
         workdir: Where everything is written.
         start: Makes an ordinary run: see `runner.run`.
         check: Refuses a run's config that cannot work.
@@ -78,13 +83,12 @@ def run(
     if not hosts.is_first():
         return
     studies = sweep.studies(config, outcomes)
-    written, lines = tabulate(sweep, config, studies), to_csv(studies)
     # Several processes write one after another.
     with locks.alone_in(folder):
-        paths = result.write(folder, written, lines)
+        paths = result.write(folder, tabulate(sweep, config, studies), to_csv(studies))
         # The numbers do not depend on the picture.
         try:
-            paths += samples.write(folder, samples.titled_folders(outcomes), sweep.classes)
+            paths += samples.write(folder, samples.titled_folders(outcomes))
         except (UserError, OSError) as error:
             print(f"note: no {samples.FILE}: {error}", flush=True)
         for path in paths:
@@ -95,21 +99,15 @@ def run(
 
 
 def tabulate(sweep: Sweep, config: ConfigDict, studies: Sequence[Study]) -> Result:
-    """Returns the result of the finished runs: tables, claims, notes and a figure.
-
-    Args:
-        sweep: The experiment.
-        config: Its config.
-        studies: Its numbers, by image set.
-    """
+    """Returns the result of an experiment's numbers: tables, claims, notes and a figure."""
     outcomes = [outcome for study in studies for outcome in study.outcomes]
     results = [sweep.report(study) for study in studies]
-    shown = [item for each in results for item in each.to_draw]
     notes = [
         published.note_of(config, outcomes),
         *(note for each in results for note in each.notes),
         *findings(outcomes),
     ]
+    shown = [item for each in results for item in each.to_draw]
     return Result(
         [table for each in results for table in each.tables],
         [claim for each in results for claim in each.claims],
@@ -127,11 +125,15 @@ def to_csv(studies: Sequence[Study]) -> str:
 
 
 def findings(outcomes: Iterable[Outcome]) -> list[str]:
-    """Returns a note on the runs whose results are wrong or useless, if there are any."""
+    """Returns a note on the runs whose results are wrong or useless, if there are any.
+
+    Backbones that a run was evaluated on for other experiments are theirs to judge.
+    """
     found = [
         f"- {outcome.planned.title}: {finding.title}. {finding.text}"
         for outcome in outcomes
         for finding in judge(outcome.results)
+        if finding.backbone is None or finding.backbone in outcome.evaluated
     ]
     more = [f"- and {len(found) - _MOST_FINDINGS} more"] if len(found) > _MOST_FINDINGS else []
     return ["\n".join([*found[:_MOST_FINDINGS], *more])] if found else []

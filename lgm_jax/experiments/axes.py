@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,42 +39,41 @@ class ImageSet:
     Attributes:
         title: As the paper writes it.
         changes: Config values, by dotted key, that select and require these images.
-        recipe: Config values, by dotted key, of the paper's recipe for these images alone; they
-            hold at the paper's scale where the command line sets nothing else.
+        copies: Augmentations of each image in a step, at the paper's scale where the command line
+            sets nothing else.
         published: Whether the set is one of the paper's.
     """
 
     title: str
     changes: Mapping[str, Any]
-    recipe: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"copies": 10})
+    copies: int = 10
     published: bool = False
-
-
-def _papers(title: str, images: paper.Images) -> ImageSet:
-    changes = {"data.name": images.name, "data.subset": images.subset}
-    return ImageSet(title, changes, {"copies": images.copies}, published=True)
-
-
-def _ours(title: str, name: str, subset: str = "") -> ImageSet:
-    return ImageSet(title, {"data.name": name, "data.subset": subset})
 
 
 _IMAGENET, GIVEN = "imagenet2012", "given"
 
+
+def _papers(recipe: str) -> ImageSet:
+    images = paper.IMAGES[recipe]
+    changes = {"data.name": images.name, "data.subset": images.subset}
+    # Without the variant of the data set.
+    title = images.title.partition(" (")[0]
+    return ImageSet(title, changes, images.copies, published=True)
+
+
+def _ours(title: str, name: str, subset: str = "", **others: Any) -> ImageSet:
+    return ImageSet(title, {"data.name": name, "data.subset": subset, **others})
+
+
 SETS: Mapping[str, ImageSet] = {
+    "imagenet-100": _papers("in100"),
+    "imagenet-1k": _papers("in1k"),
+    "imagenet-fruits": _papers("fruits"),
     **{
-        name: _papers(title, paper.IMAGES[recipe])
-        for name, title, recipe in (
-            ("imagenet-100", "ImageNet-100", "in100"),
-            ("imagenet-1k", "ImageNet-1k", "in1k"),
-            ("imagenet-fruits", "ImageNet-Fruits", "fruits"),
-            ("imagenette", "Imagenette", "imagenette"),
-            ("dogs", "Stanford Dogs", "dogs"),
-            ("cub", "CUB-200-2011", "cub"),
-            ("flowers", "Flowers-102", "flowers"),
-            ("food", "Food-101", "food"),
-            ("spawrious", "Spawrious", "spawrious"),
-            ("waterbirds", "Waterbirds", "waterbirds"),
+        name: _papers(name)
+        for name in (
+            *("imagenette", "dogs", "cub", "flowers", "food"),
+            *("spawrious", "waterbirds"),
         )
     },
     "digits": _ours("digits", "digits"),
@@ -82,9 +81,8 @@ SETS: Mapping[str, ImageSet] = {
     "digits-round": _ours("digits 3, 5, 8, 9", "digits", "three,five,eight,nine"),
     "digits-straight": _ours("digits 1, 4, 7", "digits", "one,four,seven"),
     # Tints are colours, which grey images cannot show.
-    "digits-spurious": ImageSet(
-        "digits on misleading tints",
-        {"data.name": "digits_spurious", "data.subset": "", "images.grey": False},
+    "digits-spurious": _ours(
+        "digits on misleading tints", "digits_spurious", **{"images.grey": False}
     ),
     # Whatever `config.data` selects.
     GIVEN: _ours("the given images", "folder"),
@@ -98,7 +96,8 @@ def sets(config: ConfigDict) -> dict[str, ImageSet]:
         UserError: If a set is unknown or named twice, if the config selects other images, or if the
             number of folders is not the number of sets.
     """
-    names, folders = split_list(config[SECTION].sets), split_list(config[SECTION].folders)
+    section = config[SECTION]
+    names, folders = split_list(section.sets), split_list(section.folders)
     if folders and len(folders) != len(names):
         raise UserError(
             f"config.experiment.folders has {len(folders)} folders for the {len(names)} sets of "
@@ -106,10 +105,10 @@ def sets(config: ConfigDict) -> dict[str, ImageSet]:
         )
     _refuse_repeated("sets", names)
     chosen = {}
-    for i, name in enumerate(names):
+    for name, folder in itertools.zip_longest(names, folders):
         if name not in SETS:
             raise unknown_name("set", name, list(SETS))
-        changes = _changes_of(config, name) | ({"data.folder": folders[i]} if folders else {})
+        changes = _changes_of(config, name) | ({"data.folder": folder} if folder else {})
         chosen[name] = dataclasses.replace(SETS[name], changes=changes)
     sources = {each.changes["data.name"] for each in chosen.values()}
     # A folder of TFDS holds one folder for each data set.
@@ -117,15 +116,14 @@ def sets(config: ConfigDict) -> dict[str, ImageSet]:
     if config.data.folder and not folders and len(sources) > 1 and not is_shared:
         raise UserError(
             f"config.data.folder is one folder for {' and '.join(sorted(sources))}: name one for "
-            f"each of {config[SECTION].sets} in config.experiment.folders"
+            f"each of {section.sets} in config.experiment.folders"
         )
     return chosen
 
 
 def _changes_of(config: ConfigDict, name: str) -> dict[str, Any]:
     """Returns the changes of a set, of which the experiment's config may override some."""
-    image_set = SETS[name]
-    changes = dict(image_set.changes)
+    changes = dict(SETS[name].changes)
     for key in ("data.name", "data.subset"):
         value = operator.attrgetter(key)(config)
         if value is None or value == changes[key]:
@@ -139,9 +137,7 @@ def _changes_of(config: ConfigDict, name: str) -> dict[str, Any]:
             )
         changes[key] = value
     if config[SECTION].scale == PAPER_SCALE:
-        for key, default in image_set.recipe.items():
-            value = operator.attrgetter(key)(config)
-            changes[key] = default if value is None else value
+        changes["copies"] = SETS[name].copies if config.copies is None else config.copies
     return changes
 
 
@@ -171,11 +167,7 @@ def backbones(config: ConfigDict) -> list[str]:
 
 
 def evaluated(config: ConfigDict) -> list[str]:
-    """Returns the backbones to evaluate on: those of `evaluate`, by default `backbones`.
-
-    Raises:
-        UserError: As `backbones`.
-    """
+    """Returns the backbones to evaluate on: those of `evaluate`, by default `backbones`."""
     names = split_list(config[SECTION].evaluate)
     _refuse_repeated("evaluate", names)
     return names or backbones(config)
@@ -193,11 +185,7 @@ def _refuse_repeated(key: str, items: Sequence[str]) -> None:
 
 
 def seeds(config: ConfigDict) -> range:
-    """Returns the distillation seeds, from `config.seed` on.
-
-    Raises:
-        UserError: If there are none.
-    """
+    """Returns the distillation seeds, from `config.seed` on; a `UserError` if there are none."""
     count = config[SECTION].seeds
     if count < 1:
         raise UserError(f"config.experiment.seeds must be at least 1, not {count}")
@@ -205,11 +193,7 @@ def seeds(config: ConfigDict) -> range:
 
 
 def objectives(config: ConfigDict) -> list[str]:
-    """Returns the objectives to compare, the config's own first.
-
-    Raises:
-        UserError: If one is unknown.
-    """
+    """Returns the objectives to compare, the config's own first; a `UserError` for unknown ones."""
     named = split_list(config[SECTION].objectives)
     for objective in named:
         plugins.resolve("objective", objective, OBJECTIVES)
@@ -217,46 +201,31 @@ def objectives(config: ConfigDict) -> list[str]:
 
 
 def sources(config: ConfigDict) -> list[str]:
-    """Returns the sources of real features to compare, the config's own first.
-
-    Raises:
-        UserError: If one is unknown.
-    """
+    """Returns the sources of real features to compare, as `objectives`."""
     named = split_list(config[SECTION].sources)
     for source in named:
         checks.one_of("real.source", source, real.SOURCES)
     return list(dict.fromkeys([config.real.source, *named]))
 
 
-def counts(config: ConfigDict, key: str) -> list[int]:
-    """Returns a list of positive whole numbers of the section `experiment`.
-
-    Raises:
-        UserError: If the list is empty or has anything else.
-    """
-    return _numbers(config, key, int, "whole numbers, for example 1,5")
-
-
-def scales(config: ConfigDict, key: str) -> list[float]:
+def numbers(config: ConfigDict, key: str, kind: type[_Number]) -> list[_Number]:
     """Returns a list of positive numbers of the section `experiment`, up to a million.
 
+    Args:
+        kind: `int` or `float`.
+
     Raises:
         UserError: If the list is empty or has anything else.
     """
-    return _numbers(config, key, float, "numbers, for example 0.1,1")
-
-
-def _numbers(
-    config: ConfigDict, key: str, read: Callable[[str], _Number], kind: str
-) -> list[_Number]:
     try:
-        values = [read(word) for word in split_list(config[SECTION][key])]
+        values = [kind(word) for word in split_list(config[SECTION][key])]
     except ValueError:
         values = []
     # The comparison is false for NaN.
     if not values or not all(0 < value <= 1e6 for value in values):
+        words = "whole numbers, for example 1,5" if kind is int else "numbers, for example 0.1,1"
         raise UserError(
-            f"config.experiment.{key} must be positive {kind}, not {config[SECTION][key]!r}"
+            f"config.experiment.{key} must be positive {words}, not {config[SECTION][key]!r}"
         )
     return list(dict.fromkeys(values))
 

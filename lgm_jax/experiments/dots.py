@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,20 +41,8 @@ class Row(NamedTuple):
     paper: str = "the paper's"
 
 
-class Parts(NamedTuple):
-    """What each part of the method is worth.
-
-    Attributes:
-        title: Above.
-        parts: The parts, in the order of their columns.
-        without: The parts that each row of the tables leaves out.
-        tables: Accuracies, by what is above them.
-    """
-
-    title: str
-    parts: Sequence[str]
-    without: Mapping[str, Collection[str]]
-    tables: Mapping[str, Table]
+Parts = tuple[str, Mapping[str, Collection[str]], Mapping[str, Table]]
+"""A title; by row of the tables, the parts that it leaves out; tables, by what is above each."""
 
 
 def dots(figure: Any, tables: Sequence[Table]) -> None:
@@ -88,20 +77,18 @@ def dots_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray | None]]) -
 
 def parts(figure: Any, shown: Sequence[Parts]) -> None:
     """For each set of images, marks of the parts that a row has, beside dots of its accuracies."""
-    heights = [_AROUND + 0.3 + _ROW * len(each.without) for each in shown]
+    heights = [_AROUND + 0.3 + _ROW * len(without) for _, without, _ in shown]
     figure.set_size_inches(WIDTH, sum(heights) + 0.3)
     drawn: list[Row] = []
-    for within, each in zip(
-        figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0],
-        shown,
-        strict=True,
-    ):
-        within.suptitle(each.title, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
-        ratios = [0.28 * len(each.parts), *[2.0] * len(each.tables)]
+    places = figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for within, (heading, without, tables) in zip(places, shown, strict=True):
+        within.suptitle(heading, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+        every = list(dict.fromkeys(part for out in without.values() for part in out))
+        ratios = [0.28 * len(every), *[2.0] * len(tables)]
         left, *others = within.subplots(1, len(ratios), width_ratios=ratios)
-        _mark(left, each)
-        ends, width = _ends(list(each.tables.values())), 88 // len(each.tables)
-        for axes, (title, table) in zip(others, each.tables.items(), strict=True):
+        _mark(left, every, list(without.values()))
+        ends, width = _ends(list(tables.values())), 88 // len(tables)
+        for axes, (title, table) in zip(others, tables.items(), strict=True):
             column = AVERAGE if AVERAGE in table.columns else table.columns[0]
             rows = [row for row in rows_of(table, [column]) if row.cell is not None]
             draw_rows(axes, rows, table.digits)
@@ -113,16 +100,15 @@ def parts(figure: Any, shown: Sequence[Parts]) -> None:
     _explain(figure, drawn, "distillation seeds")
 
 
-def _mark(axes: Any, shown: Parts) -> None:
-    for y, out in enumerate(shown.without.values()):
-        for x, part in enumerate(shown.parts):
-            look = {"color": SOFT, "markerfacecolor": "none"} if part in out else {"color": INK}
-            axes.plot(x, y, "o", markersize=4 if part in out else 7, **look)
-    axes.set_xticks(range(len(shown.parts)), shown.parts, rotation=60, ha="left")
+def _mark(axes: Any, every: Sequence[str], without: Sequence[Collection[str]]) -> None:
+    for (y, out), (x, part) in itertools.product(enumerate(without), enumerate(every)):
+        look = {"color": SOFT, "markerfacecolor": "none"} if part in out else {"color": INK}
+        axes.plot(x, y, "o", markersize=4 if part in out else 7, **look)
+    axes.set_xticks(range(len(every)), every, rotation=60, ha="left")
     axes.xaxis.tick_top()
     axes.set_yticks([])
-    axes.set_ylim(len(shown.without) - 0.5, -0.5)
-    axes.set_xlim(-0.6, len(shown.parts) - 0.4)
+    axes.set_ylim(len(without) - 0.5, -0.5)
+    axes.set_xlim(-0.6, len(every) - 0.4)
     axes.tick_params(length=0, pad=1)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -138,8 +124,9 @@ def rows_of(table: Table, columns: Sequence[str] = ()) -> Iterator[Row]:
         table: The table.
         columns: Which of its own columns; by default all.
     """
-    theirs = [name for name in table.columns if not _has_means(table, name)]
-    own = [name for name in table.columns if name not in theirs]
+    measured = {column for (_, column), cell in table.cells.items() if cell.mean is not None}
+    own = [name for name in table.columns if name in measured]
+    theirs = [name for name in table.columns if name not in measured]
     target = AVERAGE if AVERAGE in own else own[0] if len(own) == 1 else None
     for column in [*own, *(theirs if target is None else [])]:
         if columns and column not in columns:
@@ -148,17 +135,11 @@ def rows_of(table: Table, columns: Sequence[str] = ()) -> Iterator[Row]:
         for row in table.rows:
             cell, paper = table.cells.get((row, column), Cell()), "the paper's"
             if column == target and theirs:
-                cell, paper = _with(cell, table.cells.get((row, theirs[0]))), theirs[0]
+                paper = theirs[0]
+                other = table.cells.get((row, paper))
+                cell = dataclasses.replace(cell, paper=other.paper) if other else cell
             if cell.mean is not None or cell.paper is not None:
                 yield Row(row, cell, paper)
-
-
-def _has_means(table: Table, column: str) -> bool:
-    return any(cell.mean is not None for (_, name), cell in table.cells.items() if name == column)
-
-
-def _with(cell: Cell, other: Cell | None) -> Cell:
-    return cell if other is None else dataclasses.replace(cell, paper=other.paper)
 
 
 def draw_rows(axes: Any, rows: Sequence[Row], digits: int) -> None:
@@ -170,7 +151,10 @@ def draw_rows(axes: Any, rows: Sequence[Row], digits: int) -> None:
             continue
         cell, colour = row.cell, COLOUR_OF.get(row.title, _OWN)
         if cell.mean is not None:
-            _draw_bar(axes, y, cell.mean, cell, colour)
+            ends = [cell.mean - cell.spread, cell.mean + cell.spread]
+            # Thick over seeds; where there are none, thin over probe runs.
+            look = {"linewidth": 2.6 if cell.std is not None else 1.0, "solid_capstyle": "butt"}
+            axes.plot(ends, [y, y], color=colour, zorder=2, **look)
             axes.plot(cell.mean, y, "o", color=colour, markersize=6.5, zorder=3)
         if cell.paper is not None:
             axes.plot(cell.paper[0], y, color=SOFT, zorder=4, **_HOLLOW)
@@ -191,21 +175,12 @@ def _value(cell: Cell, digits: int) -> str:
     return format_cell(dataclasses.replace(drawn, paper=paper), digits)
 
 
-def _draw_bar(axes: Any, y: int, mean: float, cell: Cell, colour: str) -> None:
-    """Draws an error bar: thick over seeds; where there are none, thin over probe runs."""
-    spread, width = (cell.std, 2.6) if cell.std is not None else (cell.probe_std, 1.0)
-    if spread:
-        ends = [mean - spread, mean + spread]
-        axes.plot(ends, [y, y], color=colour, linewidth=width, solid_capstyle="butt", zorder=2)
-
-
 def _ends(tables: Sequence[Table]) -> dict[str, tuple[float, float]]:
     """Returns, by unit, the ends of an axis that all tables share."""
     every: dict[str, list[float]] = {}
     for table in tables:
         for cell in table.cells.values():
-            spread = cell.std if cell.std is not None else cell.probe_std or 0.0
-            known = [] if cell.mean is None else [cell.mean - spread, cell.mean + spread]
+            known = [] if cell.mean is None else [cell.mean - cell.spread, cell.mean + cell.spread]
             known += [] if cell.paper is None else [cell.paper[0]]
             every.setdefault(table.unit, []).extend(x for x in known if np.isfinite(x))
     ends = {}

@@ -14,9 +14,7 @@ from ml_collections import ConfigDict
 from lgm_jax import analysis
 from lgm_jax.experiments import measures, published
 from lgm_jax.experiments.axes import SECTION, backbones, seeds
-from lgm_jax.experiments.figures import Panel
 from lgm_jax.experiments.frame import DISTILLED, Study
-from lgm_jax.experiments.paper import BACKBONES
 from lgm_jax.experiments.result import Cell, Claim, Result, Table
 
 if TYPE_CHECKING:
@@ -55,8 +53,7 @@ _GRADIENTS = {
 def transfer(study: Study) -> Result:
     """1-NN transfer, alignment, and how they go together."""
     own = study.metric(measures.NEAREST)
-    accuracy = [_matrix(study, of) for _, of in own.groupby("seed")]
-    normalised = [analysis.normalized_transfer(each) for each in accuracy]
+    normalised = [analysis.normalized_transfer(_matrix(study, of)) for _, of in own.groupby("seed")]
     mean = np.mean(normalised, axis=0)
     share = {
         (a, b, seed): each[i, j]
@@ -66,32 +63,30 @@ def transfer(study: Study) -> Result:
     places = zip(own["backbone"], own["evaluated"], own["seed"], strict=True)
     relative = own.assign(metric=published.NORMALISED, value=[share[place] for place in places])
     tables = [
-        study.table(part, f": 1-NN accuracy, {title}", corner, "against", "on", unit=unit)
-        for corner in ["distilled against"]
+        study.table(
+            part, f": 1-NN accuracy, {title}", "distilled against", "against", "on", unit=unit
+        )
         for part, title, unit in (
             (relative, "in % of the column's own images", "1-NN accuracy, normalised"),
             (own, "as it is", "1-NN accuracy, top-1 %"),
         )
     ]
-    correlations, panels, claims = {}, [], []
+    correlations, claims = {}, []
     knn = f"mutual {study.config[SECTION].neighbors}-NN alignment"
     for kind, metric in ((knn, measures.ALIGNMENT), (measures.CKA, measures.CKA)):
         of = study.metric(metric)
-        tables.append(
-            study.table(of, f": {kind}", "backbone", "against", "on", unit=kind, digits=2)
-        )
-        matrix = _matrix(study, of)
-        correlations[kind] = correlation = analysis.correlate_pairs(mean, matrix)
-        panels.append(_panel(study, kind, matrix, mean, correlation))
-        if math.isfinite(correlation.pearson):
+        table = study.table(of, f": {kind}", "backbone", "against", "on", unit=kind, digits=2)
+        tables.append(table)
+        correlations[kind] = found = analysis.correlate_pairs(mean, _matrix(study, of))
+        if math.isfinite(found.pearson):
             text = f"transfer is strongly correlated with {kind} (r of at least 0.7)"
             detail = (
-                f"r = {correlation.pearson:.2f} over {correlation.pairs} pairs, p = "
-                f"{correlation.pearson_p:.2f} of {correlation.permutations} permutations"
+                f"r = {found.pearson:.2f} over {found.pairs} pairs, p = "
+                f"{found.pearson_p:.2f} of {found.permutations} permutations"
             )
-            claims.append(Claim(f"on {study.title}, {text}", correlation.pearson >= 0.7, detail))
+            claims.append(Claim(f"on {study.title}, {text}", found.pearson >= 0.7, detail))
     tables.append(_correlations(study, correlations))
-    return Result(tables, claims, [_transfer_note(study.config)], panels)
+    return Result(tables, claims, [_transfer_note(study.config)])
 
 
 def _transfer_note(config: ConfigDict) -> str:
@@ -138,25 +133,7 @@ def _correlations(study: Study, correlations: Mapping[str, analysis.Correlation]
         unit="coefficient, or p",
         digits=2,
         papers="what the paper's table of ImageNet-1k and its four backbones comes to",
-    )
-
-
-def _panel(
-    study: Study, kind: str, matrix: np.ndarray, mean: np.ndarray, found: analysis.Correlation
-) -> Panel:
-    named = [
-        f"{study.titled(a)} to {study.titled(b)}"
-        for a, b in itertools.permutations(study.sources, 2)
-    ]
-    own, off = (~np.eye(len(names), dtype=bool) for names in (study.sources, BACKBONES))
-    r = f"r = {found.pearson:.2f}" if math.isfinite(found.pearson) else "too few for a correlation"
-    papers = [each[off].tolist() for each in published.transfer_and_alignment()]
-    return Panel(
-        f"{study.title}: {found.pairs} pairs, {r}",
-        kind,
-        "1-NN accuracy, % of own",
-        dict(zip(named, zip(matrix[own], mean[own], strict=True), strict=True)),
-        None if kind == measures.CKA else (papers[1], papers[0]),
+        drawn=False,
     )
 
 

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from lgm_jax.report import vocabulary
 from lgm_jax.report.vocabulary import COLOURS, SERIES, TITLES, class_colours
 
 if TYPE_CHECKING:
-    from lgm_jax.experiments.result import Cell, Table
+    from lgm_jax.experiments.result import Table
 
 STYLE = Path(__file__).parents[1] / "report" / "style.mplstyle"
 
@@ -147,10 +147,10 @@ def curves(figure: Any, tables: Sequence[Table]) -> None:
 
 
 def _draw_curves(axes: Any, table: Table) -> None:
-    is_spread = any(_spread(cell) for cell in table.cells.values())
+    is_spread = any(cell.spread for cell in table.cells.values())
     for i, column in enumerate(table.columns):
         of = {float(row): cell for (row, other), cell in table.cells.items() if other == column}
-        ours = {x: (cell.mean, _spread(cell)) for x, cell in of.items() if cell.mean is not None}
+        ours = {x: (cell.mean, cell.spread) for x, cell in of.items() if cell.mean is not None}
         theirs = {x: cell.paper[0] for x, cell in of.items() if cell.paper is not None}
         look = {"color": COLOUR_OF.get(column, SERIES[i % len(SERIES)][0]), "markersize": 5}
         if ours:
@@ -177,47 +177,6 @@ def _draw_curves(axes: Any, table: Table) -> None:
     axes.legend(**_BESIDE)
 
 
-def _spread(cell: Cell) -> float:
-    """Returns half the length of an error bar: over seeds, or where there are none, over probes."""
-    return cell.std if cell.std is not None else cell.probe_std or 0.0
-
-
-class Panel(NamedTuple):
-    """Dots.
-
-    Attributes:
-        title: Above.
-        x_label: Below.
-        y_label: At the left.
-        dots: Places by name.
-        grey: Abscissae and ordinates of the paper's dots.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
-    dots: Mapping[str, tuple[float, float]]
-    grey: tuple[Sequence[float], Sequence[float]] | None = None
-
-
-def scatter(figure: Any, panels: Sequence[Panel]) -> None:
-    """For each two panels, a line of dots of their own looks, and below them what they are."""
-    figure.set_size_inches(WIDTH, 3.4 * len(panels) / 2 + 0.2 * len(panels[0].dots))
-    grid = figure.subplots(len(panels) // 2, 2, squeeze=False).ravel()
-    for axes, panel in zip(grid, panels, strict=True):
-        if panel.grey is not None:
-            look = {"color": SOFT, "markerfacecolor": "none", "linestyle": "none"}
-            axes.plot(*panel.grey, "D", label="the paper's, ImageNet-1k", **look)
-        for n, (name, (x, y)) in enumerate(panel.dots.items()):
-            colour = SERIES[n % len(SERIES)][0]
-            axes.plot(x, y, "os^vD<>ph*"[n % 10], color=colour, label=name, markersize=7)
-        axes.set_title(wrap(panel.title, 40))
-        axes.set_xlabel(panel.x_label)
-        axes.set_ylabel(panel.y_label)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=2)
-
-
 def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Left, principal components; right, how far outside its class each image is.
 
@@ -231,13 +190,20 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
     grid = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (title, measured) in zip(grid, shown, strict=True):
         colours = [light for light, _ in class_colours(len(measured["class_names"]))]
-        _draw_real(left, measured["real"], colours)
+        points, own = measured["real"]["points"], [colours[k] for k in measured["real"]["labels"]]
+        # As a bitmap: thousands of marks would make a large file.
+        left.scatter(*np.transpose(points), s=5, c=own, alpha=0.5, linewidths=0, rasterized=True)
         for kind, found in measured["kinds"].items():
             places, own = np.asarray(found["points"]), [colours[k] for k in found["labels"]]
             look = {**_MARKERS[kind], "edgecolors": INK, "linewidths": 0.8}
             left.scatter(*places.T, c=own[: len(places)], **look)
             right.scatter(found["ratio"], found["ratio_along"], c=own, **look)
-        _name_classes(left, measured)
+        made = measured["kinds"]["distilled"]
+        if len(measured["class_names"]) <= NAMED:
+            for label, place in zip(made["labels"], made["points"], strict=True):
+                # Names are no formulas, whatever signs are in them.
+                at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
+                left.annotate(measured["class_names"][label], place, (7, 5), **at)
         first, second = (100 * part for part in measured["share"])
         left.set_xlabel(f"first principal component, {first:.0f} % of the variance")
         left.set_ylabel(f"second, {second:.0f} %")
@@ -254,33 +220,6 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
         for kind, look in _MARKERS.items()
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
-
-
-def _draw_real(axes: Any, real: Mapping[str, Any], colours: Sequence[str]) -> None:
-    """Draws a dot for each real image, in one path a class: in SVG a fraction of a mark each."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path as Outline
-
-    points, labels = np.asarray(real["points"], float), np.asarray(real["labels"])
-    for label in np.unique(labels):
-        own = points[labels == label]
-        # Lines of hardly any length, of which round ends are seen.
-        ends = np.stack([own, own + np.array([[1e-4 * np.ptp(points[:, 0]), 0]])], axis=1)
-        codes = [Outline.MOVETO, Outline.LINETO] * len(own)
-        outline = Outline(ends.reshape(-1, 2), codes)
-        outline.should_simplify = False
-        look = {"edgecolor": colours[label], "facecolor": "none", "alpha": 0.5, "snap": False}
-        axes.add_patch(PathPatch(outline, linewidth=2.2, capstyle="round", **look))
-    axes.autoscale_view()
-
-
-def _name_classes(axes: Any, measured: Mapping[str, Any]) -> None:
-    names, distilled = measured["class_names"], measured["kinds"]["distilled"]
-    if len(names) <= NAMED:
-        for label, place in zip(distilled["labels"], distilled["points"], strict=True):
-            # Names are no formulas, whatever signs are in them.
-            at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
-            axes.annotate(names[label], place, (7, 5), **at)
 
 
 def _panels(figure: Any, tables: Sequence[Table], height: float) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import axes, published, runner
+from lgm_jax.experiments import axes, published
 from lgm_jax.experiments.published import TOP1, Key, Number
 from lgm_jax.experiments.result import AVERAGE, Cell, Table
 from lgm_jax.experiments.runner import Outcome
@@ -39,11 +40,7 @@ _PAPERS_AVERAGE = "the paper's average, ImageNet-100"
 
 
 def import_pandas() -> Any:
-    """Returns pandas.
-
-    Raises:
-        UserError: If it is not installed.
-    """
+    """Returns pandas; a `UserError` if it is not installed."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -64,35 +61,36 @@ def taught(targets: str) -> str:
     return f"{TOP1}, {targets}"
 
 
-def rows_of(outcome: Outcome, beside: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+def rows_of(
+    outcome: Outcome, beside: Sequence[str] = (), teachers: Sequence[str] = ()
+) -> Iterator[Mapping[str, Any]]:
     """Returns the rows of a run: accuracies in percent by probe run, and what it measured.
+
+    Its folder may have other results, too, of experiments that share the run.
 
     Args:
         outcome: The run.
         beside: The choices of real images that the sweep evaluates beside distilled ones.
+        teachers: What probes with a teacher learn.
     """
-    changes = outcome.planned.changes
+    changes, results = outcome.planned.changes, outcome.results
     stages = split_list(changes["stages"])
-    methods = ["distilled", *beside] if "probe" in stages else []
-    if "probe" not in stages and "baselines" in stages:
-        methods = split_list(changes["baselines"])
-    for targets, probes in outcome.results.get("taught", {}).items():
-        for backbone in split_list(changes["eval_backbones"]):
-            for method, entry in runner.entries_of(probes, backbone).items():
-                place = {"evaluated": axes.joined(backbone), "method": method}
-                for run, value in enumerate(entry["top1_runs"]):
-                    yield row_of(outcome, taught(targets), value, run=run, **place)
-    for backbone in split_list(changes["eval_backbones"]):
-        for method in methods:
-            entry = outcome.accuracy(method, backbone)
-            place = {"evaluated": axes.joined(backbone), "method": method}
+    distilled = ["distilled"] if "probe" in stages else []
+    chosen = split_list(changes["baselines"]) if "baselines" in stages else []
+    few = [*distilled, *(method for method in chosen if method != "full")]
+    tables = [(taught(name), results.get("taught", {}).get(name, {}), few) for name in teachers]
+    tables.append((TOP1, results["probe"], [*distilled, *beside] if distilled else chosen))
+    for metric, probes, methods in tables:
+        for backbone, method in itertools.product(outcome.evaluated, methods):
+            entry, place = probes[backbone][method], {"evaluated": backbone, "method": method}
             for run, value in enumerate(entry["top1_runs"]):
-                yield row_of(outcome, TOP1, value, run=run, **place)
-            # Means over probe runs.
-            for group, value in (entry.get("groups") or {}).items():
-                yield row_of(outcome, f"group {group}", value, **place)
-            if entry.get("worst_group") is not None:
-                yield row_of(outcome, WORST, entry["worst_group"], **place)
+                yield row_of(outcome, metric, value, run=run, **place)
+            if metric == TOP1:
+                # Means over probe runs.
+                for group, value in (entry.get("groups") or {}).items():
+                    yield row_of(outcome, f"group {group}", value, **place)
+                if entry.get("worst_group") is not None:
+                    yield row_of(outcome, WORST, entry["worst_group"], **place)
     if outcome.planned.measure is not None:
         for metric, value, others in outcome.planned.measure.rows(outcome):
             yield row_of(outcome, metric, value, **others)
@@ -112,15 +110,13 @@ def to_csv(frame: pd.DataFrame, papers: Mapping[str, Mapping[Key, Number]]) -> s
         frame: The numbers.
         papers: By image set, the paper's numbers that are comparable.
     """
-    beside: list[Sequence[float | None]] = []
-    for row in frame.itertuples(index=False):
-        key = _key([row.set, row.variant, row.method, row.metric], [(row.backbone, row.evaluated)])
-        beside.append(papers[row.set].get(key, (None, None)))
-    means, stds = zip(*beside, strict=True) if beside else ((), ())
+    keys = (
+        _key([row.set, row.variant, row.method, row.metric], [(row.backbone, row.evaluated)])
+        for row in frame.itertuples(index=False)
+    )
+    beside = np.array([papers[key[0]].get(key, (None, None)) for key in keys], float).reshape(-1, 2)
     written = frame.assign(
-        value=frame["value"].map("{:.10g}".format),
-        paper=np.array(means, float),
-        paper_std=np.array(stds, float),
+        value=frame["value"].map("{:.10g}".format), paper=beside[:, 0], paper_std=beside[:, 1]
     )
     text: str = written.to_csv(index=False, lineterminator="\n")
     return text
@@ -194,11 +190,6 @@ class Study:
             on=own["evaluated"].map(titles),
             where=is_same.map({True: SAME, False: OTHERS}),
         )
-
-    @property
-    def top1(self) -> pd.DataFrame:
-        """The accuracies."""
-        return self.metric(TOP1)
 
     def metric(self, *names: str) -> pd.DataFrame:
         """Returns the numbers of some metrics."""

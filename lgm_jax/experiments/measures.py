@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,7 @@ from lgm_jax.experiments import axes
 from lgm_jax.experiments.runner import Measure, Outcome, Row
 from lgm_jax.features import Views, embed
 from lgm_jax.report.grid import draw_grid
-from lgm_jax.session import Session, content_hash
-from lgm_jax.settings import split_list
+from lgm_jax.session import Session
 from lgm_jax.stages.costs import step_costs
 from lgm_jax.stages.progress import write_png
 
@@ -53,17 +52,6 @@ def costs_of_steps(config: ConfigDict) -> Measure:
     """Returns the measure of seconds and bytes of a step, by each objective that is compared."""
     names = axes.objectives(config)
 
-    def inputs(session: Session) -> dict[str, Any]:
-        return {
-            "identity": dict(session.identity),
-            # The identity has only the options of the run's own objective.
-            "clp": session.config.clp.to_dict(),
-            "microbatch": session.run.last_process("distill").get("microbatch"),
-            "attention": session.config.backbone.attention,
-            "devices": session.process.get("devices"),
-            "objectives": names,
-        }
-
     def compute(session: Session) -> dict[str, dict[str, float]]:
         print(f"timing a step of {', '.join(names)}, in turns", flush=True)
         return {
@@ -79,7 +67,7 @@ def costs_of_steps(config: ConfigDict) -> Measure:
             yield MINUTES, config.steps * seconds / 60, variant
             yield MEGABYTES, cost["bytes"] / 1e6, variant
 
-    return Measure("step_costs", inputs, compute, rows)
+    return Measure("step_costs", compute, rows, {"objectives": names}, timed=True)
 
 
 def alignment(neighbors: int) -> Measure:
@@ -96,19 +84,12 @@ def alignment(neighbors: int) -> Measure:
 
     def rows(outcome: Outcome) -> Iterator[Row]:
         for metric, key in ((ALIGNMENT, "mutual_knn"), (CKA, "linear_cka")):
-            square = zip(_evaluated(outcome), outcome.measured[key], strict=True)
+            square = zip(outcome.evaluated, outcome.measured[key], strict=True)
             for a, line in square:
-                for b, value in zip(_evaluated(outcome), line, strict=True):
+                for b, value in zip(outcome.evaluated, line, strict=True):
                     yield metric, value, {"backbone": a, "evaluated": b, "variant": ""}
 
-    def inputs(session: Session) -> dict[str, Any]:
-        return _inputs(session, "data", "backbones", "crop", "split", neighbors=neighbors)
-
-    return Measure("alignment", inputs, compute, rows)
-
-
-def _evaluated(outcome: Outcome) -> list[str]:
-    return list(map(axes.joined, split_list(outcome.planned.changes["eval_backbones"])))
+    return Measure("alignment", compute, rows, {"neighbors": neighbors})
 
 
 def _pairwise(compare: Callable[[Any, Any], float], items: Sequence[Any]) -> list[list[float]]:
@@ -121,12 +102,6 @@ def _pairwise(compare: Callable[[Any, Any], float], items: Sequence[Any]) -> lis
 
 def head_gradients(scales: Sequence[float], heads: int) -> Measure:
     """Returns the measure of the part of random heads' gradients that class means explain."""
-
-    def inputs(session: Session) -> dict[str, Any]:
-        real, seed = session.recipe, session.config.seed
-        of_views = {"views": real.real.views, "augmentation": repr(real.real_augmentation)}
-        of_heads = {"seed": seed, "head_stds": list(scales), "heads": heads}
-        return _inputs(session, "data", "backbone", "crop", **of_views, **of_heads)
 
     def compute(session: Session) -> dict[str, Any]:
         rows = session.real_features(session.backbone)
@@ -153,20 +128,7 @@ def head_gradients(scales: Sequence[float], heads: int) -> Measure:
                     seeded = {"seed": head, "method": "heads"} if metric != "scores" else {}
                     yield metric, value, {**place, **seeded}
 
-    return Measure("class_means", inputs, compute, rows)
-
-
-def _inputs(session: Session, *names: str, **others: Any) -> dict[str, Any]:
-    """Returns the inputs of a measure: some that several share, and others."""
-    shared: Mapping[str, Callable[[], Any]] = {
-        "data": lambda: session.dataset.fingerprint,
-        "backbone": lambda: session.backbone.fingerprint,
-        "backbones": lambda: [backbone.fingerprint for backbone in session.eval_backbones],
-        "crop": lambda: session.task.crop,
-        "split": lambda: session.config.probe.split,
-        "images": lambda: content_hash(_distilled(session)),
-    }
-    return {**{name: shared[name]() for name in names}, **others}
+    return Measure("class_means", compute, rows, {"head_stds": list(scales), "heads": heads})
 
 
 def _distilled(session: Session) -> ArraySplit:
@@ -198,19 +160,11 @@ def _classify(session: Session) -> list[float]:
 
 
 def _nearest_rows(outcome: Outcome) -> Iterator[Row]:
-    for backbone, value in zip(_evaluated(outcome), outcome.measured, strict=True):
+    for backbone, value in zip(outcome.evaluated, outcome.measured, strict=True):
         yield NEAREST, value, {"evaluated": backbone, "method": "distilled"}
 
 
-_IMAGES = ("data", "backbones", "crop", "split", "images")
-
-BY_NEAREST = Measure("nearest", lambda s: _inputs(s, *_IMAGES), _classify, _nearest_rows)
-
-
-def _edge_inputs(session: Session) -> dict[str, Any]:
-    config = session.config
-    of_draw = {"runs": config.probe.runs, "seed": config.seed, "ipc": config.ipc}
-    return _inputs(session, *_IMAGES, **of_draw, class_names=list(session.dataset.class_names))
+BY_NEAREST = Measure("nearest", _classify, _nearest_rows)
 
 
 def _find_edges(session: Session) -> dict[str, Any]:
@@ -254,11 +208,7 @@ def _edge_rows(outcome: Outcome) -> Iterator[Row]:
             yield metric, float(np.mean(np.asarray(measured[name]) > 1)), place
 
 
-AT_EDGES = Measure("edges", _edge_inputs, _find_edges, _edge_rows)
-
-
-def _group_inputs(session: Session) -> dict[str, Any]:
-    return _inputs(session, "data", "backbone", "images", "split")
+AT_EDGES = Measure("edges", _find_edges, _edge_rows)
 
 
 def _show_groups(session: Session) -> dict[str, Any]:
@@ -297,7 +247,7 @@ def _group_row(session: Session, label: int) -> list[tuple[np.ndarray, str]]:
     return row
 
 
-OF_GROUPS = Measure("groups", _group_inputs, _show_groups, files=[PICTURE])
+OF_GROUPS = Measure("groups", _show_groups, files=[PICTURE])
 
 
 def read_picture(outcome: Outcome) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,20 @@ from lgm_jax.distilled import ARRAYS
 from lgm_jax.experiments import samples
 from lgm_jax.experiments.axes import SECTION
 from lgm_jax.experiments.result import FIGURES, TABLE_CSV, TABLE_MD
-from lgm_jax.experiments.runner import RUNS, Outcome, configs_of
+from lgm_jax.experiments.runner import RUNS, Outcome, by_step, configs_of
 from lgm_jax.report.page import write_page
 from lgm_jax.report.view import read_run
-from lgm_jax.settings import split_list
 
 PLAN, MACHINE = "plan.txt", "machine.json"
 
 _OF_EXPERIMENT = (TABLE_MD, TABLE_CSV, FIGURES[0], samples.FILE)
 
 # Of a run: what holds no real image. Its page is made anew without the gallery, which does.
-_OF_RUN = (runs.CONFIG, runs.STAGES, runs.RESULTS, runs.METRICS, runs.ANIMATION)
-_FOLDERS = (runs.DISTILLED, runs.TIMELAPSE)
+_OF_RUN = (
+    *(runs.CONFIG, runs.STAGES, runs.RESULTS, runs.METRICS, runs.ANIMATION),
+    *(f"{runs.DISTILLED}/{each}" for each in ("*.jsonl", "*.npz", "*/*.png")),
+    f"{runs.TIMELAPSE}/*",
+)
 
 
 def write(folder: epath.Path, config: ConfigDict, outcomes: Sequence[Outcome]) -> epath.Path:
@@ -81,12 +83,13 @@ def _plans(config: ConfigDict, outcomes: Sequence[Outcome]) -> str:
     """Returns the plans of the runs that distil, on one device of the present memory."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     machine = plan.Machine(memory=limit / 1e9) if limit else plan.Machine()
+
     plans = []
-    for name, each in configs_of([outcome.planned for outcome in outcomes], config).items():
-        if "distill" in split_list(each.stages):
+    for names, each in by_step(configs_of([each.planned for each in outcomes], config)).items():
+        if each is not None:
             shown = public.value("backbone.name", each.backbone.name)
             text = plan.describe(each, machine).replace(each.backbone.name, shown)
-            plans.append(f"{name}\n{text}\n")
+            plans.append(f"{names}\n{text}\n")
     return "\n".join(plans)
 
 
@@ -96,14 +99,16 @@ def _of_run(outcome: Outcome) -> Iterator[tuple[str, bytes]]:
     with tempfile.TemporaryDirectory() as temporary:
         # Named as the run is, which the page shows.
         copy = epath.Path(temporary) / outcome.planned.name
-        copy.mkdir()
-        for name in _OF_RUN:
-            if (outcome.path / name).exists():
-                (outcome.path / name).copy(copy / name)
-        for name in _FOLDERS:
-            _copy_folder(outcome.path / name, copy / name)
+        for pattern in _OF_RUN:
+            for path in outcome.path.glob(pattern):
+                target = copy / path.relative_to(outcome.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.copy(target)
         config = files.read_json(copy / runs.CONFIG) or {}
-        files.write_json(copy / runs.CONFIG, _publish(config))
+        shown = {**config, "config": public.settings(config["config"])}
+        if config.get("command"):
+            shown["command"] = public.command(config["command"])
+        files.write_json(copy / runs.CONFIG, shown)
         write_page(read_run(copy))
         for path in sorted(Path(copy).rglob("*")):
             inside = path.relative_to(copy)
@@ -111,19 +116,3 @@ def _of_run(outcome: Outcome) -> Iterator[tuple[str, bytes]]:
             hidden = inside.parts[0] == runs.TIMELAPSE or path.name == ARRAYS
             if path.is_file() and not hidden:
                 yield inside.as_posix(), path.read_bytes()
-
-
-def _copy_folder(source: epath.Path, target: epath.Path) -> None:
-    if not source.is_dir():
-        return
-    target.mkdir()
-    for path in source.iterdir():
-        if path.is_dir():
-            _copy_folder(path, target / path.name)
-        else:
-            path.copy(target / path.name)
-
-
-def _publish(config: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {**config, "config": public.settings(config["config"])}
-    return shown | ({"command": public.command(config["command"])} if config.get("command") else {})

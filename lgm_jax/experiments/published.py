@@ -115,8 +115,8 @@ def papers(config: ConfigDict, name: str, outcomes: Sequence[Outcome] = ()) -> M
         Nothing if the setting is another, and else the numbers of the set, with the backbones of
         the config's preset.
     """
-    preset, others = _nearest(_settings(config, name))
-    if others or not _has_all_images(outcomes, name):
+    preset, differences = _compare(config, name, outcomes)
+    if differences:
         return {}
     # A folder has its own weights, whatever its name.
     folders = {label(each) for each in [*backbones(config), *evaluated(config)] if "/" in each}
@@ -138,7 +138,7 @@ def note_of(config: ConfigDict, outcomes: Sequence[Outcome] = ()) -> str:
     """
     is_quick = config[SECTION].scale == "quick"
     quick = "A quick test of everything, whose numbers mean nothing. " if is_quick else ""
-    every = list(dict.fromkeys([*backbones(config), *evaluated(config)]))
+    every = dict.fromkeys([*backbones(config), *evaluated(config)])
     images = sets(config)
     is_digits = all(each.changes["data.name"].startswith("digits") for each in images.values())
     if is_digits and all(each in specs.NAMES and specs.NAMES[each].folder for each in every):
@@ -146,21 +146,18 @@ def note_of(config: ConfigDict, outcomes: Sequence[Outcome] = ()) -> str:
             f"{quick}Embedded data and backbones, not the paper's: handwritten digits at 32 px and "
             "small Vision Transformers that were trained on them."
         )
-    known = {name for preset in paper.PRESETS for name in paper.backbones(preset)}
-    foreign = [
-        f"backbone {label(each)}" for each in every if each not in known | {*paper.BACKBONES}
-    ]
-    if not any(SETS[name].published for name in images) and len(foreign) == len(every):
+    known = {*paper.BACKBONES, *(name for each in paper.PRESETS for name in paper.backbones(each))}
+    other = [f"backbone {label(each)}" for each in every if each not in known]
+    if not any(SETS[name].published for name in images) and len(other) == len(every):
         return f"{quick}Data and backbones are not the paper's."
-    other = [*foreign, *(text for name in images for text in _differences(config, name, outcomes))]
+    other += [text for name in images for text in _compare(config, name, outcomes)[1]]
     if other:
         return (
             f"{quick}Not the paper's setting, and so without its numbers beside ours: "
             f"{'; '.join(dict.fromkeys(other))}."
         )
-    recipes = {preset: {**paper.SHARED, **own} for preset, own in paper.PRESETS.items()}
-    values = {key: operator.attrgetter(key)(config) for each in recipes.values() for key in each}
-    preset, others = _nearest({name: _others(values, each) for name, each in recipes.items()})
+    keys = dict.fromkeys(key for each in (paper.SHARED, *paper.PRESETS.values()) for key in each)
+    preset, others = _nearest({key: operator.attrgetter(key)(config) for key in keys}, {})
     changed = ", ".join(f"{key}={value}" for key, value in others.items())
     return (
         f"{quick}Data, backbones and probe are the paper's. The recipe is `{preset}`"
@@ -168,44 +165,34 @@ def note_of(config: ConfigDict, outcomes: Sequence[Outcome] = ()) -> str:
     )
 
 
-def _differences(config: ConfigDict, name: str, outcomes: Sequence[Outcome]) -> list[str]:
-    """Returns, in words, what differs from the paper in an image set and its runs."""
-    where = SETS[name].title
+def _compare(
+    config: ConfigDict, name: str, outcomes: Sequence[Outcome]
+) -> tuple[str, Sequence[str]]:
+    """Returns the nearest preset, and in words what differs from it in an image set's runs."""
+    where, theirs = SETS[name].title, SETS[name].changes
     if not SETS[name].published:
-        return [where]
-    _, others = _nearest(_settings(config, name))
-    found = [f"{key}={value} on {where}" for key, value in others.items()]
-    if not _has_all_images(outcomes, name):
-        found.append(f"{where} with other images than all of it")
-    return found
-
-
-def _nearest(others: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
-    """Returns the preset with the fewest other values, and these."""
-    return min(others.items(), key=lambda item: len(item[1]))
-
-
-def _settings(config: ConfigDict, name: str) -> dict[str, dict[str, Any]]:
-    """Returns, by preset of the recipes, the values of an image set's runs that differ."""
-    image_set, ours = SETS[name], dict(sets(config)[name].changes)
+        return "", [where]
+    ours = dict(sets(config)[name].changes)
     ours["data.name"] = ours["data.name"].removeprefix("tfds:")
-    if not image_set.published:
-        return {preset: {"data.name": ours["data.name"]} for preset in paper.PRESETS}
     as_good = dict(_SETTING)
-    if image_set.changes["data.name"] != "imagenet2012":
+    if theirs["data.name"] != "imagenet2012":
         as_good["data.name"] = ()
     values = {key: ours.get(key, operator.attrgetter(key)(config)) for key in _SETTING}
     values = {key: value for key, value in values.items() if value not in as_good[key]}
-    own = {**image_set.changes, **image_set.recipe}
-    return {
-        preset: _others(values, {**paper.SHARED, **each, **own})
-        for preset, each in paper.PRESETS.items()
-    }
+    preset, others = _nearest(values, theirs)
+    found = [f"{key}={value} on {where}" for key, value in others.items()]
+    if not _has_all_images(outcomes, name):
+        found.append(f"{where} with other images than all of it")
+    return preset, found
 
 
-def _others(values: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values, by dotted key, that are not those of a recipe."""
-    return {k: v for k, v in values.items() if k not in recipe or v != recipe[k]}
+def _nearest(values: Mapping[str, Any], images: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Returns the preset that fewest values, by dotted key, differ from, and these."""
+    others = {}
+    for preset, own in paper.PRESETS.items():
+        recipe = {**paper.SHARED, **own, **images}
+        others[preset] = {k: v for k, v in values.items() if k not in recipe or v != recipe[k]}
+    return min(others.items(), key=lambda item: len(item[1]))
 
 
 def _has_all_images(outcomes: Sequence[Outcome], name: str) -> bool:

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from lgm_jax.experiments import axes, frame, measures
 from lgm_jax.experiments.axes import SECTION, SETS
-from lgm_jax.experiments.dots import Parts
 from lgm_jax.experiments.frame import (
     DISTILLED,
     FULL,
@@ -58,8 +57,7 @@ def by_method(study: Study) -> Result:
     table = _methods(study, average=len(study.sources) > 1)
     if not table.has_papers:
         table = with_papers_average(table, BY_METHOD)
-    text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
-    claim = Claim.ahead(text, margins(study, table))
+    claim = ahead_of_real(study, table)
     return Result([table, _gaps(study)], [claim], [_seed_note(study.config)])
 
 
@@ -69,12 +67,15 @@ def _methods(study: Study, metric: str = TOP1, title: str = "", average: bool = 
     )
 
 
-def margins(study: Study, table: Table) -> dict[str, float]:
-    """Returns, by backbone, the lead of distilled images over the best choice of real ones."""
-    return {
+def ahead_of_real(study: Study, table: Table, where: str = "") -> Claim:
+    """Returns the claim that distilled images beat the best choice of real ones, by backbone."""
+    claimed = "distilled images beat every choice of real ones"
+    text = f"{where}, {claimed}" if where else f"{claimed}, on every backbone"
+    leads = {
         column: _lead({row: table.mean(row, column) for row in table.rows})
         for column in map(study.titled, study.sources)
     }
+    return Claim.ahead(f"on {study.title}, {text}", leads)
 
 
 def _lead(accuracies: Mapping[str, float]) -> float:
@@ -83,7 +84,7 @@ def _lead(accuracies: Mapping[str, float]) -> float:
 
 def _gaps(study: Study) -> Table:
     """Returns the part of the gap between random images and all that distilled images close."""
-    own = study.top1
+    own = study.metric(TOP1)
     means = own.groupby(["evaluated", "seed", "method"], dropna=False)["value"].mean()
     cells = {}
     for backbone in study.sources:
@@ -113,10 +114,9 @@ def by_group(study: Study) -> Result:
     column = f"the paper's average, {SETS[theirs].title}"
     average = with_papers_average(average, BY_METHOD, name=theirs, column=column)
     worst = _methods(study, WORST, ": worst group")
-    text = f"on {study.title}, {{}}, distilled images beat every choice of real ones"
     claims = [
-        Claim.ahead(text.format(where), margins(study, table))
-        for table, where in ((average, "on average"), (worst, "in the worst group"))
+        ahead_of_real(study, average, "on average"),
+        ahead_of_real(study, worst, "in the worst group"),
     ]
     shown = []
     for backbone in study.sources:
@@ -140,7 +140,7 @@ def by_group(study: Study) -> Result:
 
 def by_backbone(study: Study) -> Result:
     """The backbone that images are distilled against by the one that they are evaluated on."""
-    table = _cross_table(study, study.top1, "", study.sources)
+    table = _cross_table(study, study.metric(TOP1), "", study.sources)
     # Real images would take up the colours.
     cells = {place: cell for place, cell in table.cells.items() if place[0] not in (RANDOM, FULL)}
     shown = [dataclasses.replace(table, cells=cells)]
@@ -180,7 +180,7 @@ def _cross_claims(study: Study, table: Table) -> list[Claim]:
 
 def by_part(study: Study) -> Result:
     """The parts that are left out by backbone, on the same backbone and on the others."""
-    prefix, own = study.config[SECTION].prefix, study.top1
+    prefix, own = study.config[SECTION].prefix, study.metric(TOP1)
     off = {name: name.removeprefix(prefix).lstrip("-") for name in own["variant"].unique()}
     titles = {
         name: f"without {words[3:].replace('-', ', ')}" if words else "full method"
@@ -189,8 +189,7 @@ def by_part(study: Study) -> Result:
     papers = {titles[name]: (words, "distilled") for name, words in off.items()}
     shown: dict[str, Table] = {}
     for over, where in (("same", SAME), ("others", OTHERS)):
-        is_named = (own["where"] == SAME) | own["evaluated"].isin(study.evaluated)
-        part = own[(own["where"] == where) & is_named]
+        part = own[own["where"] == where]
         if part.empty:
             continue
         average = part["backbone"].nunique() > 1
@@ -200,8 +199,7 @@ def by_part(study: Study) -> Result:
             table = with_papers_average(table, papers, over=over)
         shown[f"on the {where}"] = table
     without = {titles[name]: words.split("-")[1:] for name, words in off.items()}
-    every = dict.fromkeys(part for out in without.values() for part in out)
-    tables, parts = list(shown.values()), Parts(study.title, list(every), without, shown)
+    tables, parts = list(shown.values()), (study.title, without, shown)
     return Result(tables, _part_claims(study, tables), [_seed_note(study.config)], [parts])
 
 
@@ -234,7 +232,7 @@ def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
 
 def by_copies(study: Study) -> Result:
     """Augmentations of each image in a step by the backbone that is evaluated."""
-    tables, claims, own = [], [], study.top1
+    tables, claims, own = [], [], study.metric(TOP1)
     plain = str(study.config.copies)
     own = own.assign(row=own["variant"].str.removeprefix("copies").replace("", plain))
     for against, part in study.by_source(own):
@@ -251,7 +249,7 @@ def by_copies(study: Study) -> Result:
 
 def by_ipc(study: Study) -> Result:
     """Images per class by method; the paper has one image per class alone."""
-    tables, claims, own = [], [], study.top1
+    tables, claims, own = [], [], study.metric(TOP1)
     plain = str(study.config.ipc)
     own = own.assign(row=own["variant"].str.removeprefix("ipc").replace("", plain))
     for name, part in study.by_source(own, "evaluated"):
@@ -273,10 +271,10 @@ def by_ipc(study: Study) -> Result:
 
 def closed_form(study: Study) -> Result:
     """Ridges by temperatures for each backbone, and the best pair for all together."""
-    pairs = study.top1["variant"].str.extract("ridge(?P<row>.+)-temperature(?P<column>.+)")
+    pairs = study.metric(TOP1)["variant"].str.extract("ridge(?P<row>.+)-temperature(?P<column>.+)")
     tables = [
         study.table(part, f", {name}, validation images", "ridge by temperature", "row", "column")
-        for name, part in study.by_source(study.top1.join(pairs))
+        for name, part in study.by_source(study.metric(TOP1).join(pairs))
     ]
     average = {
         pair: sum(table.mean(*pair) for table in tables) / len(tables) for pair in tables[0].cells
@@ -358,27 +356,24 @@ def _by_objective(study: Study) -> list[Table]:
             at_time.append(timed if len(timed) else own[own["backbone"] == backbone])
     steps, time = map(import_pandas().concat, (at_steps, at_time))
 
-    def accuracy(part: pd.DataFrame, title: str, **looks: Any) -> Table:
-        is_named = (part["where"] == SAME) | part["evaluated"].isin(study.evaluated)
-        is_extra = part["metric"] == looks.pop("extra", "")
-        part = part[(is_named & (part["metric"] == TOP1)) | is_extra]
-        columns = part["where"].where(part["metric"] == TOP1, part["metric"])
+    targets = {frame.taught(name): name for name in split_list(config.probe.teacher)}
+
+    def accuracy(part: pd.DataFrame, title: str, extra: str = "", **looks: Any) -> Table:
+        part = part[part["metric"].isin([TOP1, extra])]
+        columns = part["where"].where(part["metric"] == TOP1, extra)
         order = ((), (SAME, OTHERS))
         return study.table(part, title, "objective", "row", columns, order=order, **looks)
 
-    def with_teacher(part: pd.DataFrame, title: str) -> list[Table]:
-        """By probes with a teacher, if there are any; random images learn from it as well."""
-        metrics = {frame.taught(name): name for name in split_list(config.probe.teacher)}
-        is_named = (part["where"] == SAME) | part["evaluated"].isin(study.evaluated)
-        part = part[is_named & part["metric"].isin(list(metrics))]
-        columns = part["metric"].map(metrics) + ", " + part["where"]
-        order = ((), [f"{name}, {where}" for name in metrics.values() for where in (SAME, OTHERS)])
+    def with_teacher(part: pd.DataFrame, title: str) -> Table:
+        """Random images learn from it as well."""
+        part = part[part["metric"].isin(list(targets))]
+        columns = part["metric"].map(targets) + ", " + part["where"]
+        order = ((), [f"{name}, {where}" for name in targets.values() for where in (SAME, OTHERS)])
         title = f", with a teacher, {title}"
-        tables = [study.table(part, title, "objective", "row", columns, order=order, drawn=False)]
-        return tables if metrics else []
+        return study.table(part, title, "objective", "row", columns, order=order, drawn=False)
 
     unit = "top-1 %, or number of steps"
-    return [
+    tables = [
         accuracy(steps, ", equal steps"),
         accuracy(time, ", equal time", extra=_STEPS, unit=unit, integers=[_STEPS]),
         study.table(
@@ -390,9 +385,10 @@ def _by_objective(study: Study) -> list[Table]:
             unit="median milliseconds of a step, minutes of all steps, megabytes of a step",
             drawn=False,
         ),
-        *with_teacher(steps, "equal steps"),
-        *with_teacher(time, "equal time"),
     ]
+    if targets:
+        tables += [with_teacher(steps, "equal steps"), with_teacher(time, "equal time")]
+    return tables
 
 
 def _by_variant(
@@ -415,7 +411,7 @@ def _jointly(study: Study) -> tuple[list[Table], list[Claim]]:
     pairs = [tuple(map(axes.joined, pair)) for pair in axes.pairs(study.config)]
     if not pairs:
         return [], []
-    titled, own = study.titled, study.top1
+    titled, own = study.titled, study.metric(TOP1)
     sources = [*study.sources, *map("+".join, pairs)]
     own = own[(own["variant"] == "") & own["backbone"].isin([*sources, "real"])]
     table = _cross_table(study, own, ", several backbones at once", sources)

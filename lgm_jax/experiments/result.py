@@ -39,6 +39,11 @@ class Cell:
     probe_runs: int = 0
     paper: Number | None = None
 
+    @property
+    def spread(self) -> float:
+        """Half the length of an error bar: over seeds, or where there are none, over probe runs."""
+        return self.std if self.std is not None else self.probe_std or 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:

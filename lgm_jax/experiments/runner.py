@@ -8,7 +8,7 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -17,12 +17,10 @@ from ml_collections import ConfigDict
 from lgm_jax import files, hosts, locks, paths, runs
 from lgm_jax.errors import UserError, explain
 from lgm_jax.experiments.axes import SECTION, label
-from lgm_jax.session import Session
+from lgm_jax.session import Session, content_hash
+from lgm_jax.settings import split_list
 
 RUNS, RECORD = "runs", "experiment.json"
-
-# Version 0.1 appended digits of the weights' hash to the name of a folder's backbone.
-_HASHED = re.compile(r"_[0-9a-f]{8}$")
 
 # Between two looks at runs that other processes make.
 POLL_SECONDS = 5.0
@@ -39,21 +37,23 @@ class Measure:
 
     Attributes:
         name: Its name in the run's `stages.json`.
-        inputs: Returns what the value depends on, as JSON: fingerprints of data, backbones, images.
         compute: Returns the value, as JSON.
         rows: Returns the numbers of a run for the frame.
+        options: What the value depends on beside the config of the run, as JSON.
         files: Files that `compute` writes in the run folder; it is called again if one is missing.
+        timed: Whether the value depends on the devices, as a time does.
     """
 
     name: str
-    inputs: Callable[[Session], Mapping[str, Any]]
     compute: Callable[[Session], Any]
     rows: Callable[[Outcome], Iterable[Row]] = lambda _: ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     files: Sequence[str] = ()
+    timed: bool = False
 
     def value(self, session: Session) -> Any:
         """Returns the value, computed if the run folder does not hold it."""
-        stage, inputs = f"measure/{self.name}", self.inputs(session)
+        stage, inputs = f"measure/{self.name}", self._inputs(session)
         value = session.run.find(stage, inputs)
         if value is None or not all((session.run.path / name).exists() for name in self.files):
             started = time.perf_counter()
@@ -62,6 +62,28 @@ class Measure:
             made_by = [session.process_with(*session.backbones)]
             session.run.finish(stage, inputs, value, seconds, made_by)
         return value
+
+    def _inputs(self, session: Session) -> dict[str, Any]:
+        """Returns all that a value may depend on, for any measure."""
+        config, recipe, images = session.config, session.recipe, session.distilled
+        inputs = {
+            "identity": dict(session.identity),
+            "images": None if images is None else content_hash(images),
+            "backbones": [backbone.fingerprint for backbone in session.eval_backbones],
+            "probe": [config.probe.split, config.probe.runs],
+            "real": [recipe.real.views, repr(recipe.real_augmentation)],
+            "class_names": list(session.dataset.class_names),
+            **self.options,
+        }
+        if self.timed:
+            # The identity has only the options of the run's own objective.
+            inputs |= {
+                "clp": config.clp.to_dict(),
+                "microbatch": session.run.last_process("distill").get("microbatch"),
+                "attention": session.backbone.attention,
+                "devices": session.process.get("devices"),
+            }
+        return inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +138,10 @@ class Outcome:
     def axes(self) -> Mapping[str, Any]:
         return self.planned.axes
 
-    def accuracy(self, method: str, backbone: str) -> Mapping[str, Any]:
-        """Returns an entry of `results.json`, under `probe`.
-
-        Args:
-            method: The row, such as `distilled`.
-            backbone: The backbone as the config names it: a name, a folder or a hub id.
-
-        Raises:
-            KeyError: If the run did not evaluate that.
-        """
-        return entries_of(self.results["probe"], backbone)[method]
+    @property
+    def evaluated(self) -> list[str]:
+        """The names of the backbones that its experiment evaluates on."""
+        return list(map(label, split_list(self.planned.changes["eval_backbones"])))
 
     def seconds_per_step(self) -> float:
         """Returns the median over the lines of `metrics.jsonl`, free of compilation and restarts.
@@ -145,16 +160,6 @@ class Outcome:
         )
 
 
-def entries_of(probes: Mapping[str, Mapping[str, Any]], backbone: str) -> Mapping[str, Any]:
-    """Returns the entries of a backbone, as the config names it, among those of `results.json`.
-
-    Raises:
-        KeyError: If the run did not evaluate it.
-    """
-    plain = {_HASHED.sub("", key): key for key in probes}
-    return probes[backbone if backbone in probes else plain[label(backbone)]]
-
-
 Plan = Callable[[Mapping[str, Outcome]], Sequence[Planned]]
 Start = Callable[[ConfigDict, str, Callable[[Session], Any]], Any]
 
@@ -167,30 +172,23 @@ def run(
     check: Callable[[ConfigDict], None],
     command: str | None = None,
 ) -> tuple[epath.Path, list[Outcome]]:
-    """Makes the runs that are not finished.
+    """Makes the runs that are not finished; returns the workdir, and all in the plan's order.
 
     Several processes, on one machine or on several that share the workdir, may do so at once: each
-    makes the runs that are free, and all wait for the last ones.
+    makes the runs that are free, and all wait for the last ones. See `experiments.run`.
 
     Args:
         plan: `plan(finished)` returns the runs that are known, given the finished ones by name; it
             is called again until it names no new one.
-        config: The experiment's config, with the section `experiment`.
-        workdir: Where everything is written.
         start: `start(config, folder, then)` makes an ordinary run and returns what `then` returns
             for its session.
-        check: Refuses a run's config that cannot work.
-        command: The command line, for the record.
-
-    Returns:
-        The workdir, and the runs in the plan's order.
 
     Raises:
         UserError: If the workdir belongs to something else, or for what a run refuses.
         Interrupted: If a signal came; runs that are finished are not repeated.
     """
     folder = paths.locate(workdir)
-    _check_folder(folder, config)
+    _check_folder(folder, config[SECTION].name)
     shared = paths.locate(config[SECTION].share or workdir)
     finished: dict[str, Outcome] = {}
     while True:
@@ -198,25 +196,18 @@ def run(
         configs = configs_of(planned, config)
         for each in configs.values():
             check(each)
-        _open_folder(folder, config, command)
+            # All runs share the features of real images.
+            each.real.cache = each.real.cache or str(shared / runs.FEATURES)
         todo = {each.name: each for each in planned if each.name not in finished}
         if not todo:
             return folder, [finished[each.name] for each in planned]
-        for each in configs.values():
-            if not each.real.cache:
-                # All runs share the features of real images.
-                each.real.cache = str(shared / runs.FEATURES)
-        for name, outcome in _make_all(todo, configs, shared / RUNS, len(finished), start):
-            finished[name] = outcome
+        if not finished and hosts.is_first():
+            _open_folder(folder, {"name": config[SECTION].name, "command": command})
+        finished |= _make_all(todo, configs, shared / RUNS, len(finished), start)
 
 
 def find_outcomes(plan: Plan, find: Callable[[Planned], Outcome]) -> list[Outcome]:
-    """Returns the outcomes of finished runs.
-
-    Args:
-        plan: As for `run`.
-        find: Returns the outcome of a run.
-    """
+    """Returns the outcomes of finished runs in the order of a plan, as for `run`."""
     finished: dict[str, Outcome] = {}
     while new := [each for each in plan(finished) if each.name not in finished]:
         finished |= {each.name: find(each) for each in new}
@@ -238,6 +229,21 @@ def configs_of(planned: Sequence[Planned], config: ConfigDict) -> dict[str, Conf
     return configs
 
 
+def by_step(configs: Mapping[str, ConfigDict]) -> dict[str, ConfigDict | None]:
+    """Returns a config for each kind of step, by the names of the runs that make such steps.
+
+    It is `None` for runs that distil nothing.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        step = config.copy_and_resolve_references()
+        # None of these changes what a step takes.
+        step.update(seed=0, baselines="", eval_backbones="", clp={"ridge": 1.0, "temperature": 1.0})
+        distils = "distill" in split_list(config.stages)
+        alike.setdefault(str(step) if distils else "", []).append(name)
+    return {", ".join(names): configs[names[0]] if step else None for step, names in alike.items()}
+
+
 def without_section(config: ConfigDict) -> ConfigDict:
     """Returns a copy of an experiment's config as an ordinary config."""
     copy = config.copy_and_resolve_references()
@@ -252,30 +258,23 @@ def _make_all(
     folder: epath.Path,
     done: int,
     start: Start,
-) -> Iterator[tuple[str, Outcome]]:
+) -> dict[str, Outcome]:
     """Makes runs in their order, the free ones first: other processes may make some, too.
 
     A run that another process holds is tried again until that process lets go of it; if it is
-    unfinished then, this process continues it.
-
-    Args:
-        todo: The runs, by name.
-        configs: Their configs.
-        folder: The parent of their folders.
-        done: How many runs of the experiment are finished.
-        start: As in `run`.
+    unfinished then, this process continues it. `done` runs are finished.
     """
-    left, total, waiting = list(todo), done + len(todo), False
+    made: dict[str, Outcome] = {}
+    left, waiting = list(todo), False
     while left:
         held = []
         for name in left:
-            path, place = folder / name, f"run {done + 1} of {total}: {todo[name].title}"
-            outcome = _make_if_free(todo[name], configs[name], path, place, start)
+            number = f"run {done + len(made) + 1} of {done + len(todo)}"
+            outcome = _make_if_free(todo[name], configs[name], folder / name, number, start)
             if outcome is None:
                 held.append(name)
-                continue
-            done, waiting = done + 1, False
-            yield name, outcome
+            else:
+                made[name], waiting = outcome, False
         if held == left:
             if not waiting:
                 print(
@@ -286,15 +285,16 @@ def _make_all(
             waiting = True
             time.sleep(POLL_SECONDS)
         left = held
+    return made
 
 
 def _make_if_free(
-    planned: Planned, config: ConfigDict, path: epath.Path, place: str, start: Start
+    planned: Planned, config: ConfigDict, path: epath.Path, number: str, start: Start
 ) -> Outcome | None:
     """Makes a run, unless another process holds its folder."""
     if hosts.first_says(hosts.is_first() and locks.in_use(path)):
         return None
-    print(place, flush=True)
+    print(f"{number}: {planned.title}", flush=True)
     try:
         measure = planned.measure
         measured = start(config, str(path), measure.value if measure else lambda _: None)
@@ -318,25 +318,20 @@ def _read(path: epath.Path) -> list[Any]:
     return [results, [json.loads(line) for line in lines]]
 
 
-def _check_folder(folder: epath.Path, config: ConfigDict) -> None:
+def _check_folder(folder: epath.Path, name: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"workdir {folder} is a file; name a folder")
     if (folder / runs.CONFIG).exists():
         raise UserError(f"workdir {folder} is a run's folder: name another for the experiment")
-    earlier = files.read_json(folder / RECORD)
-    if earlier is not None and earlier.get("name") != config[SECTION].name:
-        raise UserError(
-            f"workdir {folder} belongs to experiment {earlier.get('name')}: name another"
-        )
+    earlier = (files.read_json(folder / RECORD) or {}).get("name", name)
+    if earlier != name:
+        raise UserError(f"workdir {folder} belongs to experiment {earlier}: name another")
 
 
-def _open_folder(folder: epath.Path, config: ConfigDict, command: str | None) -> None:
-    if not hosts.is_first():
-        return
+def _open_folder(folder: epath.Path, record: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locks.alone_in(folder):
-            record = {"name": config[SECTION].name, "command": command}
             files.write_json(folder / RECORD, record)
     except OSError as error:
         raise UserError(f"cannot write to workdir {folder}: {explain(error)}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
@@ -41,16 +41,13 @@ def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
     return {title or "as configured": path for title, path in named}
 
 
-def write(
-    folder: epath.Path, run_folders: Mapping[str, epath.Path], first: Collection[str] = ()
-) -> list[epath.Path]:
+def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epath.Path]:
     """Writes the picture of the first image of up to ten classes; returns the file, if any.
 
     Args:
         folder: Where to write.
         run_folders: By title of a row, of which there are at most 48; without any, nothing is
             written.
-        first: Names of classes that come before the others, where the images have them.
 
     Raises:
         UserError: If the images of a run cannot be read.
@@ -58,23 +55,23 @@ def write(
     if not run_folders:
         return []
     titles = list(run_folders)[:_MOST_RUNS]
-    rows = [first_of_classes(run_folders[title], _MOST_CLASSES, first) for title in titles]
+    rows = [first_of_classes(run_folders[title], _MOST_CLASSES) for title in titles]
     names = [[name for name, _ in row] for row in rows]
+    # Names of the first row are wrong above rows of other classes.
+    named = all(other == names[0] for other in names)
     font = ImageFont.load_default(_FONT)
     step, top = _CELL + _GAP, _FONT + 3 * _GAP
-    width = _TITLE + step * max(map(len, rows))
-    canvas = Image.new("RGB", (width, top + step * len(rows)), grid.PAPER)
+    size = _TITLE + step * max(map(len, rows)), top + step * len(rows)
+    canvas = Image.new("RGB", size, grid.PAPER)
     draw = ImageDraw.Draw(canvas)
     for y, (title, row) in enumerate(zip(titles, rows, strict=True)):
         beside = _GAP, top + y * step + _CELL / 2
         draw.multiline_text(beside, figures.wrap(title, _LINE), grid.INK, font, anchor="lm")
         for x, (name, image) in enumerate(row):
+            left = _TITLE + x * step
             picture = Image.fromarray(pictures.to_bytes(image))
-            place = _TITLE + x * step, top + y * step
-            canvas.paste(pictures.resize(picture, _CELL), place)
-            # Names of the first row are wrong above rows of other classes.
-            if y == 0 and all(other == names[0] for other in names):
-                caption = grid.fit(name, font, _CELL)
-                draw.text((place[0], _GAP), caption, grid.INK, font)
+            canvas.paste(pictures.resize(picture, _CELL), (left, top + y * step))
+            if y == 0 and named:
+                draw.text((left, _GAP), grid.fit(name, font, _CELL), grid.INK, font)
     write_png(folder / FILE, canvas)
     return [folder / FILE]

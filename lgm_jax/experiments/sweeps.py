@@ -20,7 +20,7 @@ from lgm_jax.experiments import (
     reports,
     verification,
 )
-from lgm_jax.experiments.axes import SECTION, backbones, counts, label, scales, seeds
+from lgm_jax.experiments.axes import SECTION, backbones, label, numbers, seeds
 from lgm_jax.experiments.frame import Study
 from lgm_jax.experiments.result import Result
 from lgm_jax.experiments.runner import Measure, Outcome, Planned
@@ -55,80 +55,66 @@ class Variant:
     measure: Measure | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """A run on real images that distils nothing.
+def _look(
+    evaluated: Sequence[str],
+    *methods: str,
+    measure: Measure | None = None,
+    backbone: str = "real",
+    variant: str = "",
+) -> Planned:
+    """Returns a run on real images that distils nothing, for any image set.
 
-    Attributes:
+    Args:
         evaluated: The backbones that see the images.
         methods: The choices of images to evaluate.
         measure: What else to compute.
-        backbone: Its name among backbones.
-        variant: Its name among variants.
+        backbone: Its name among backbones, as `variant` is among variants.
     """
-
-    evaluated: Sequence[str]
-    methods: Sequence[str] = ()
-    measure: Measure | None = None
-    backbone: str = "real"
-    variant: str = ""
-
-    def on(self, name: str, images: axes.ImageSet) -> Planned:
-        """Returns the run on an image set."""
-        changes = {
-            **images.changes,
-            "backbone.name": self.evaluated[0],
-            "eval_backbones": ",".join(self.evaluated),
-            "stages": "baselines,report" if self.methods else "report",
-            **({"baselines": ",".join(self.methods)} if self.methods else {}),
-        }
-        place = {"set": name, "backbone": self.backbone, "variant": self.variant}
-        return Planned(place, changes, self.measure)
+    changes = {
+        "backbone.name": evaluated[0],
+        "eval_backbones": ",".join(evaluated),
+        "stages": "baselines,report" if methods else "report",
+        **({"baselines": ",".join(methods)} if methods else {}),
+    }
+    return Planned({"backbone": backbone, "variant": variant}, changes, measure)
 
 
 Variants = Callable[[ConfigDict, Sequence[Outcome]], Iterable[Variant]]
-Looks = Callable[[ConfigDict], Iterable[Look]]
-
-
-def _as_configured(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
-    return [Variant()]
+Looks = Callable[[ConfigDict], Iterable[Planned]]
 
 
 def _without(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
     """Returns the full method, and the method without parts, several with + between them."""
-    prefix, variants = config[SECTION].prefix, {}
-    for words in ["none", *split_list(config[SECTION].without)]:
+    variants = {config[SECTION].prefix: Variant(config[SECTION].prefix)}
+    for words in split_list(config[SECTION].without):
         changes: dict[str, Any] = {}
         for part in words.split("+"):
-            if part not in (*_PARTS, "none"):
-                raise unknown_name("part of the method", part, ["none", *_PARTS])
-            changes |= _PARTS.get(part, {})
-        name = "" if words == "none" else f"no-{words.replace('+', '-')}"
-        variants[name] = Variant("-".join(filter(None, [prefix, name])), changes)
+            if part not in _PARTS:
+                raise unknown_name("part of the method", part, list(_PARTS))
+            changes |= _PARTS[part]
+        name = "-".join(filter(None, [config[SECTION].prefix, "no", *words.split("+")]))
+        variants[name] = Variant(name, changes)
     return list(variants.values())
 
 
 def _each(key: str) -> Variants:
     """Returns variants by a whole number; the recipe's own is a run of other experiments, too."""
-
-    def variants(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
-        values, own = counts(config, key), config[key]
-        return [Variant("" if each == own else f"{key}{each}", {key: each}) for each in values]
-
-    return variants
+    return lambda config, _: [
+        Variant("" if each == config[key] else f"{key}{each}", {key: each})
+        for each in numbers(config, key, int)
+    ]
 
 
 def _closed_form(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
     """Returns the closed-form probe with every ridge and temperature, on validation images."""
+    pairs = itertools.product(*(numbers(config, key, float) for key in ("ridges", "temperatures")))
     changes = {"objective": "clp", "probe.split": "val"}
     return [
         Variant(
             f"ridge{ridge:g}-temperature{temperature:g}",
             {**changes, "clp.ridge": ridge, "clp.temperature": temperature},
         )
-        for ridge, temperature in itertools.product(
-            scales(config, "ridges"), scales(config, "temperatures")
-        )
+        for ridge, temperature in pairs
     ]
 
 
@@ -163,28 +149,21 @@ def _objectives(config: ConfigDict, finished: Sequence[Outcome]) -> Iterator[Var
 
 
 def _real(evaluated: Callable[[ConfigDict], list[str]], *methods: str) -> Looks:
-    return lambda config: [Look(evaluated(config), methods)]
+    return lambda config: [_look(evaluated(config), *methods)]
 
 
-def _align(config: ConfigDict) -> list[Look]:
+def _align(config: ConfigDict) -> list[Planned]:
     measure = measures.alignment(config[SECTION].neighbors)
-    return [Look(backbones(config), measure=measure, variant="alignment")]
+    return [_look(backbones(config), measure=measure, variant="alignment")]
 
 
-def _head_gradients(config: ConfigDict) -> list[Look]:
-    measure = measures.head_gradients(scales(config, "head_stds"), config[SECTION].heads)
+def _head_gradients(config: ConfigDict) -> list[Planned]:
+    stds = numbers(config, "head_stds", float)
+    measure = measures.head_gradients(stds, config[SECTION].heads)
     return [
-        Look([name], measure=measure, backbone=label(name), variant="class-means")
+        _look([name], measure=measure, backbone=label(name), variant="class-means")
         for name in backbones(config)
     ]
-
-
-def _on_own(config: ConfigDict, own: list[str]) -> list[str]:
-    return own
-
-
-def _on_all(config: ConfigDict, own: list[str]) -> list[str]:
-    return list(dict.fromkeys([*own, *axes.evaluated(config)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,12 +175,11 @@ class Sweep:
         report: Returns the result on one image set.
         draw: Draws, into an empty `matplotlib.figure.Figure`, what results show.
         variants: Returns the variants that are distilled on an image set, given its finished runs.
-        evaluate: Returns the backbones that a run evaluates on, given those it distils against.
+        others: Returns what a run evaluates on, beside the backbones that it distils against.
         looks: Returns runs on real images.
         beside: Choices of real images that every run that distils evaluates, too.
         measure: What else to compute from runs that distil.
         rows: Returns rows of the frame, beside accuracies and measures, of a run.
-        classes: Names of classes that come first in the picture of images.
         prepare: Completes the config before the first run, or refuses it.
         sent: The page that says how to send the result, which is then packed into one file.
     """
@@ -209,13 +187,12 @@ class Sweep:
     title: str
     report: Callable[[Study], Result]
     draw: Callable[[Any, Sequence[Any]], None] = dots.dots
-    variants: Variants = _as_configured
-    evaluate: Callable[[ConfigDict, list[str]], list[str]] = _on_own
+    variants: Variants = lambda *_: [Variant()]
+    others: Callable[[ConfigDict], Iterable[str]] = lambda _: ()
     looks: Looks = lambda _: ()
     beside: Sequence[str] = ()
     measure: Measure | None = None
     rows: Callable[[ConfigDict, Outcome], Iterable[Mapping[str, Any]]] = lambda *_: ()
-    classes: Sequence[str] = ()
     prepare: Callable[[ConfigDict], None] = lambda _: None
     sent: str = ""
 
@@ -227,55 +204,53 @@ class Sweep:
         """
         planned = []
         for name, images in axes.sets(config).items():
-            planned += [look.on(name, images) for look in self.looks(config)]
             done = [each for each in finished.values() if each.axes["set"] == name]
-            planned += [
-                self._distil(config, name, images, variant, backbone, seed)
-                for variant in self.variants(config, done)
-                for backbone in variant.backbones or backbones(config)
-                for seed in seeds(config)
-            ]
+            runs = itertools.chain(
+                self.looks(config),
+                (
+                    self._distil(config, variant, backbone, seed)
+                    for variant in self.variants(config, done)
+                    for backbone in variant.backbones or backbones(config)
+                    for seed in seeds(config)
+                ),
+            )
+            for each in runs:
+                place = {"set": name, **each.axes}
+                planned.append(Planned(place, {**images.changes, **each.changes}, each.measure))
         return planned
 
-    def _distil(
-        self,
-        config: ConfigDict,
-        name: str,
-        images: axes.ImageSet,
-        variant: Variant,
-        backbone: str,
-        seed: int,
-    ) -> Planned:
+    def _distil(self, config: ConfigDict, variant: Variant, backbone: str, seed: int) -> Planned:
+        """Returns a run that distils, for any image set."""
         beside = list(self.beside)
         if config.probe.teacher:
             # The head of the teacher; and real images that learn from it as well.
             beside = list(dict.fromkeys([*beside, "random", "full"]))
         stages = ["distill", "probe", *(["baselines"] if beside else []), "report"]
+        evaluated = dict.fromkeys([*split_list(backbone), *self.others(config)])
         changes = {
-            **images.changes,
             "backbone.name": backbone,
-            "eval_backbones": ",".join(self.evaluate(config, split_list(backbone))),
+            "eval_backbones": ",".join(evaluated),
             "seed": seed,
             "stages": ",".join(stages),
             **({"baselines": ",".join(beside)} if beside else {}),
             **variant.changes,
         }
-        own = {"set": name, "backbone": axes.joined(backbone), "variant": variant.name}
+        place = {"backbone": axes.joined(backbone), "variant": variant.name, "seed": seed}
         measure = self.measure or (variant.measure if seed == config.seed else None)
-        return Planned({**own, "seed": seed}, changes, measure)
+        return Planned(place, changes, measure)
 
     def studies(self, config: ConfigDict, outcomes: Sequence[Outcome]) -> list[Study]:
         """Returns the runs and numbers on each image set."""
         studies = []
+        taught = split_list(config.probe.teacher)
         for name in axes.sets(config):
             own = [each for each in outcomes if each.axes["set"] == name]
             rows = (
-                itertools.chain(frame.rows_of(each, self.beside), self.rows(config, each))
+                itertools.chain(frame.rows_of(each, self.beside, taught), self.rows(config, each))
                 for each in own
             )
-            studies.append(
-                Study(config, name, own, frame.make(itertools.chain.from_iterable(rows)))
-            )
+            every = frame.make(itertools.chain.from_iterable(rows))
+            studies.append(Study(config, name, own, every))
         return studies
 
 
@@ -289,7 +264,7 @@ _BY_BACKBONE = Sweep(
     "Table 2: distilled against one backbone, evaluated on another",
     reports.by_backbone,
     figures.matrices,
-    evaluate=_on_all,
+    others=axes.evaluated,
     looks=_real(axes.evaluated, "random", "full"),
 )
 
@@ -301,9 +276,7 @@ SWEEPS: Mapping[str, Sweep] = {
         reports.by_part,
         dots.parts,
         variants=_without,
-        evaluate=_on_all,
-        # Number 13 of ImageNet-100, which the paper's figure 5 shows.
-        classes=("pineapple",),
+        others=axes.evaluated,
     ),
     "table4": dataclasses.replace(
         _BY_METHOD,
@@ -316,8 +289,8 @@ SWEEPS: Mapping[str, Sweep] = {
     "table6": Sweep(
         "Table 6: transfer of distilled images, and alignment of backbones",
         feature_reports.transfer,
-        figures.scatter,
-        evaluate=lambda config, _: backbones(config),
+        figures.matrices,
+        others=backbones,
         measure=measures.BY_NEAREST,
         looks=_align,
     ),
@@ -326,7 +299,7 @@ SWEEPS: Mapping[str, Sweep] = {
         reports.by_copies,
         figures.curves,
         variants=_each("copies"),
-        evaluate=_on_all,
+        others=axes.evaluated,
     ),
     "figure4": Sweep(
         "Figure 4: where distilled images lie among the real ones of their class",
@@ -356,7 +329,7 @@ SWEEPS: Mapping[str, Sweep] = {
         "Objectives, and several backbones at once",
         reports.objectives,
         variants=_objectives,
-        evaluate=_on_all,
+        others=axes.evaluated,
         looks=_real(axes.evaluated, "random", "full"),
         rows=reports.rows_of_objectives,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,7 +21,8 @@ from lgm_jax.data import cache, download
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes, reports
 from lgm_jax.experiments.frame import SAME, TITLES, Study, with_papers_average
-from lgm_jax.experiments.result import Cell, Claim, Result, Table
+from lgm_jax.experiments.published import TOP1
+from lgm_jax.experiments.result import Claim, Result, Table
 from lgm_jax.experiments.runner import Measure, Outcome, Row
 from lgm_jax.session import Session
 from lgm_jax.stages.costs import step_costs
@@ -70,15 +71,6 @@ def prepare(config: ConfigDict) -> None:
             raise
         folder = str(download.fetch(download.IMAGENETTE, place)) if hosts.is_first() else ""
         config.data.folder = hosts.first_says(folder)
-
-
-def _inputs(session: Session) -> Mapping[str, Any]:
-    return {
-        "identity": dict(session.identity),
-        "split": session.config.probe.split,
-        "attention": session.backbone.attention,
-        "devices": session.process.get("devices"),
-    }
 
 
 def _compute(session: Session) -> dict[str, dict[str, float | None]]:
@@ -186,64 +178,51 @@ def planned_ms(config: ConfigDict, kind: str, num_classes: int, num_images: int)
 
 
 def _rows(outcome: Outcome) -> Iterator[Row]:
-    place = {"evaluated": outcome.axes["backbone"]}
-    for name, values in {**outcome.measured, READING: _with_reading(outcome)}.items():
+    reading = {MEASURED: 1e3 * outcome.seconds_per_step()}
+    for name, values in {**outcome.measured, READING: reading}.items():
         for kind, value in values.items():
             if value is not None:
-                yield f"{name}: {kind}", value, place
+                yield f"{name}: {kind}", value, {"evaluated": outcome.axes["backbone"]}
 
 
-def _with_reading(outcome: Outcome) -> Mapping[str, float]:
-    return {MEASURED: 1e3 * outcome.seconds_per_step()}
-
-
-MEASURE = Measure("verification", _inputs, _compute, _rows)
+MEASURE = Measure("verification", _compute, _rows, timed=True)
 
 
 def report(study: Study) -> Result:
-    """What is measured beside what is expected, and accuracies, with the paper's claims."""
-    accuracies = _accuracies(study)
-    table = _beside(study)
-    return dataclasses.replace(
-        accuracies,
-        tables=[table, *accuracies.tables],
-        claims=[*_claims(study, table), *accuracies.claims],
-        notes=[*_NOTES, *accuracies.notes],
-    )
+    """What is measured beside what is expected; accuracies, with the paper's claims.
 
-
-def _accuracies(study: Study) -> Result:
-    """Methods by backbones, each on the backbone it was chosen by; and the backbones crossed."""
-    own = study.top1
+    Methods are by backbones, each on the backbone it was chosen by; and the backbones are crossed.
+    """
+    own, beside = study.metric(TOP1), _beside(study)
     on_same = own[(own["where"] == SAME) | (own["backbone"] == "real")]
     title, order = ": images of each backbone", (TITLES.values(), ())
     table = study.table(on_same, title, "images", "images", "on", order=order)
-    text = f"on {study.title}, distilled images beat every choice of real ones, on every backbone"
-    claim = Claim.ahead(text, reports.margins(study, table))
     without = study.all[~study.all["method"].isin(["neighbors", "centroids"])]
     crossed = reports.by_backbone(dataclasses.replace(study, all=without))
-    return dataclasses.replace(
-        crossed,
-        tables=[with_papers_average(table, reports.BY_METHOD), *crossed.tables],
-        claims=[claim, *crossed.claims],
-        shown=[table],
+    return Result(
+        [beside, with_papers_average(table, reports.BY_METHOD), *crossed.tables],
+        [*_claims(study, beside), reports.ahead_of_real(study, table), *crossed.claims],
+        [*_NOTES, *crossed.notes],
+        [table],
     )
 
 
 def _beside(study: Study) -> Table:
-    cells = {}
-    for backbone in study.sources:
-        for name in (*ERRORS, STEP, READING, MEMORY):
-            for kind in (MEASURED, EXPECTED):
-                found = study.all[
-                    (study.all["metric"] == f"{name}: {kind}")
-                    & (study.all["evaluated"] == backbone)
-                ]
-                if len(found):
-                    row = f"{study.titled(backbone)}: {name}"
-                    cells[row, kind] = Cell(mean=float(found["value"].iloc[0]))
-    title = "measured beside expected"
-    return Table(title, "quantity", cells, unit="in the unit of the row", digits=2, drawn=False)
+    names, kinds = (*ERRORS, STEP, READING, MEMORY), (MEASURED, EXPECTED)
+    part = study.metric(*(f"{name}: {kind}" for name in names for kind in kinds))
+    words = part["metric"].str.rpartition(": ")
+    rows = [f"{study.titled(each)}: {name}" for each in study.sources for name in names]
+    return study.table(
+        part,
+        ": measured beside expected",
+        "quantity",
+        part["on"] + ": " + words[0],
+        words[2],
+        order=(rows, kinds),
+        unit="in the unit of the row",
+        digits=2,
+        drawn=False,
+    )
 
 
 def _claims(study: Study, table: Table) -> list[Claim]:
@@ -254,11 +233,7 @@ def _claims(study: Study, table: Table) -> list[Claim]:
             title: [table.mean(f"{title}: {name}", kind) for kind in (MEASURED, EXPECTED)]
             for title in map(study.titled, study.sources)
         }
-        claims.append(
-            Claim(
-                f"the {name.removesuffix(', %')} is at most twice what is expected",
-                all(found <= _TIMES * right for found, right in pairs.values()),
-                "; ".join(f"{title} {a:.2f} for {b:.2f} %" for title, (a, b) in pairs.items()),
-            )
-        )
+        text = f"the {name.removesuffix(', %')} is at most twice what is expected"
+        detail = "; ".join(f"{title} {a:.2f} for {b:.2f} %" for title, (a, b) in pairs.items())
+        claims.append(Claim(text, all(a <= _TIMES * b for a, b in pairs.values()), detail))
     return claims
