@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import io
 import json
@@ -17,10 +18,10 @@ import pytest
 from etils import epath
 
 import launch
-from lgm_jax import files, locks, runs
+from lgm_jax import experiments, files, locks, runs
 from lgm_jax.experiments import result, runner
 from lgm_jax.interrupts import Interrupted
-from tests.experimenting import ROOT
+from tests.experimenting import ROOT, entry, flat_score, load, outcomes_of
 from tools import write_results
 
 NAMES = tuple("abcdef")
@@ -166,6 +167,21 @@ def test_looking_whether_a_folder_is_held_leaves_it_as_it_is(tmp_path):
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
+def test_what_other_experiments_have_in_a_shared_run_is_left_out():
+    config = load("table1", ":embedded", "--config.experiment.seeds=1")
+    sweep, own = experiments.find(config), outcomes_of(config, flat_score)
+    every = []
+    for each in own:
+        probe = each.results["probe"]
+        taught = {"kd": {name: {"distilled": entry(1.0)} for name in (*probe, "other")}}
+        shared = {name: {"neighbors": entry(1.0), **entries} for name, entries in probe.items()}
+        shared["other"] = {"distilled": entry(1.0)}
+        results = {**each.results, "probe": shared, "taught": taught}
+        every.append(dataclasses.replace(each, results=results))
+    alone, shared = (experiments.to_csv(sweep.studies(config, each)) for each in (own, every))
+    assert alone == shared
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory, vit_folder):
     """An experiment whose first run another process held, and which a signal ended before it.
@@ -247,8 +263,8 @@ def _check_page(workdir, rows):
     assert str(workdir) not in json.dumps(collected)
     first = float(rows[0]["value"])
     for run in collected["runs"].values():
-        for entry in run["results"]["probe"].values():
-            entry["distilled"]["top1_runs"] = [first + 1] * len(entry["distilled"]["top1_runs"])
+        for rows in run["results"]["probe"].values():
+            rows["distilled"]["top1_runs"] = [first + 1] * len(rows["distilled"]["top1_runs"])
     assert result.to_markdown(write_results.tabulate(collected)) != table
 
 

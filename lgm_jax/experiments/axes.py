@@ -82,7 +82,7 @@ SETS: Mapping[str, ImageSet] = {
     "digits-straight": _ours("digits 1, 4, 7", "digits", "one,four,seven"),
     # Tints are colours, which grey images cannot show.
     "digits-spurious": _ours(
-        "digits on misleading tints", "digits_spurious", **{"images.grey": False}
+        "digits on misleading tints", "digits_spurious", "", **{"images.grey": False}
     ),
     # Whatever `config.data` selects.
     GIVEN: _ours("the given images", "folder"),
