@@ -263,8 +263,9 @@ def _check_page(workdir, rows):
     assert str(workdir) not in json.dumps(collected)
     first = float(rows[0]["value"])
     for run in collected["runs"].values():
-        for rows in run["results"]["probe"].values():
-            rows["distilled"]["top1_runs"] = [first + 1] * len(rows["distilled"]["top1_runs"])
+        for probed in run["results"]["probe"].values():
+            runs_of = probed["distilled"]["top1_runs"]
+            probed["distilled"]["top1_runs"] = [first + 1] * len(runs_of)
     assert result.to_markdown(write_results.tabulate(collected)) != table
 
 

@@ -20,7 +20,7 @@ from lgm_jax import hosts, locks
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.experiments import frame, parcel, published, result, runner, samples
 from lgm_jax.experiments.axes import SECTION
-from lgm_jax.experiments.frame import Study
+from lgm_jax.experiments.frame import Study, to_csv
 from lgm_jax.experiments.result import Result
 from lgm_jax.experiments.runner import Outcome, Start, by_step, configs_of, without_section
 from lgm_jax.experiments.sweeps import SWEEPS, Sweep
@@ -34,6 +34,7 @@ __all__ = [
     "planned_configs",
     "run",
     "tabulate",
+    "to_csv",
     "without_section",
 ]
 
@@ -116,12 +117,6 @@ def tabulate(sweep: Sweep, config: ConfigDict, studies: Sequence[Study]) -> Resu
         title=sweep.title,
         draw=lambda figure: sweep.draw(figure, shown),
     )
-
-
-def to_csv(studies: Sequence[Study]) -> str:
-    """Returns the text of `table.csv`: every number of all sets, the paper's beside it."""
-    every = frame.import_pandas().concat([study.all for study in studies])
-    return frame.to_csv(every, {study.name: study.papers for study in studies})
 
 
 def findings(outcomes: Iterable[Outcome]) -> list[str]:

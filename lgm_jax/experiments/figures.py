@@ -137,7 +137,8 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_ylabel(table.corner)
-        axes.set_title(wrap(f"{table.title}, {table.unit}", 80))
+        unit = "" if table.unit in table.title else f", {table.unit}"
+        axes.set_title(wrap(table.title + unit, 80))
 
 
 def curves(figure: Any, tables: Sequence[Table]) -> None:
@@ -190,9 +191,7 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
     grid = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (title, measured) in zip(grid, shown, strict=True):
         colours = [light for light, _ in class_colours(len(measured["class_names"]))]
-        points, own = measured["real"]["points"], [colours[k] for k in measured["real"]["labels"]]
-        # As a bitmap: thousands of marks would make a large file.
-        left.scatter(*np.transpose(points), s=5, c=own, alpha=0.5, linewidths=0, rasterized=True)
+        _draw_real(left, measured["real"], colours)
         for kind, found in measured["kinds"].items():
             places, own = np.asarray(found["points"]), [colours[k] for k in found["labels"]]
             look = {**_MARKERS[kind], "edgecolors": INK, "linewidths": 0.8}
@@ -220,6 +219,24 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
         for kind, look in _MARKERS.items()
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
+
+
+def _draw_real(axes: Any, real: Mapping[str, Any], colours: Sequence[str]) -> None:
+    """Draws a dot for each real image, in one path a class: in SVG a fraction of a mark each."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    points, labels = np.asarray(real["points"], float), np.asarray(real["labels"])
+    for label in np.unique(labels):
+        own = points[labels == label]
+        # Lines of hardly any length, of which round ends are seen.
+        ends = np.stack([own, own + np.array([[1e-4 * np.ptp(points[:, 0]), 0]])], axis=1)
+        codes = [Outline.MOVETO, Outline.LINETO] * len(own)
+        outline = Outline(ends.reshape(-1, 2), codes)
+        outline.should_simplify = False
+        look = {"edgecolor": colours[label], "facecolor": "none", "alpha": 0.5, "snap": False}
+        axes.add_patch(PathPatch(outline, linewidth=2.2, capstyle="round", **look))
+    axes.autoscale_view()
 
 
 def _panels(figure: Any, tables: Sequence[Table], height: float) -> Any:

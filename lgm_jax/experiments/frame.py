@@ -103,25 +103,6 @@ def make(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.astype({"seed": "Int64", "run": "Int64", "value": "float64"})
 
 
-def to_csv(frame: pd.DataFrame, papers: Mapping[str, Mapping[Key, Number]]) -> str:
-    """Returns the text of `table.csv`: a line per number, and the paper's beside it.
-
-    Args:
-        frame: The numbers.
-        papers: By image set, the paper's numbers that are comparable.
-    """
-    keys = (
-        _key([row.set, row.variant, row.method, row.metric], [(row.backbone, row.evaluated)])
-        for row in frame.itertuples(index=False)
-    )
-    beside = np.array([papers[key[0]].get(key, (None, None)) for key in keys], float).reshape(-1, 2)
-    written = frame.assign(
-        value=frame["value"].map("{:.10g}".format), paper=beside[:, 0], paper_std=beside[:, 1]
-    )
-    text: str = written.to_csv(index=False, lineterminator="\n")
-    return text
-
-
 def _key(words: Iterable[str], pairs: Iterable[tuple[str, str]]) -> Key:
     name, variant, method, metric = words
     return name, variant, method, metric, frozenset(pairs)
@@ -265,6 +246,22 @@ class Study:
                 paper=self.papers.get(_key(words, pairs)),
             )
         return cells
+
+
+def to_csv(studies: Sequence[Study]) -> str:
+    """Returns the text of `table.csv`: a line per number of all sets, the paper's beside it."""
+    frame = import_pandas().concat([study.all for study in studies])
+    papers = {study.name: study.papers for study in studies}
+    keys = (
+        _key([row.set, row.variant, row.method, row.metric], [(row.backbone, row.evaluated)])
+        for row in frame.itertuples(index=False)
+    )
+    beside = np.array([papers[key[0]].get(key, (None, None)) for key in keys], float).reshape(-1, 2)
+    written = frame.assign(
+        value=frame["value"].map("{:.10g}".format), paper=beside[:, 0], paper_std=beside[:, 1]
+    )
+    text: str = written.to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def with_papers_average(

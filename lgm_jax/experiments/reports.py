@@ -187,7 +187,7 @@ def by_part(study: Study) -> Result:
         for name, words in off.items()
     }
     papers = {titles[name]: (words, "distilled") for name, words in off.items()}
-    shown: dict[str, Table] = {}
+    tables = []
     for over, where in (("same", SAME), ("others", OTHERS)):
         part = own[own["where"] == where]
         if part.empty:
@@ -197,16 +197,29 @@ def by_part(study: Study) -> Result:
         table = study.table(part, title, "method", rows, "against", average=average)
         if not table.has_papers:
             table = with_papers_average(table, papers, over=over)
-        shown[f"on the {where}"] = table
-    without = {titles[name]: words.split("-")[1:] for name, words in off.items()}
-    tables, parts = list(shown.values()), (study.title, without, shown)
-    return Result(tables, _part_claims(study, tables), [_seed_note(study.config)], [parts])
+        tables.append(table)
+    return Result(
+        tables,
+        _part_claims(study, tables),
+        [_seed_note(study.config)],
+        [_only(table, _average_of(table)) for table in tables],
+    )
+
+
+def _average_of(table: Table) -> str:
+    return AVERAGE if AVERAGE in table.columns else table.columns[0]
+
+
+def _only(table: Table, column: str) -> Table:
+    """Returns a column of a table, and what only the paper has."""
+    cells = {at: cell for at, cell in table.cells.items() if at[1] == column or cell.mean is None}
+    return dataclasses.replace(table, cells=cells)
 
 
 def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
     claims, losses = [], []
     for table in tables:
-        column = AVERAGE if AVERAGE in table.columns else table.columns[0]
+        column = _average_of(table)
         full = table.mean("full method", column)
         loss = {
             row.removeprefix("without "): full - table.mean(row, column)

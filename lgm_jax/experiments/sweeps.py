@@ -274,7 +274,6 @@ SWEEPS: Mapping[str, Sweep] = {
     "table3": Sweep(
         "Table 3: what each part of the method is worth",
         reports.by_part,
-        dots.parts,
         variants=_without,
         others=axes.evaluated,
     ),
