@@ -50,6 +50,10 @@ _GRADIENTS = {
 }
 
 
+# Of what class means explain nearly all with small heads.
+_CLAIMED = {"share": "the gradient", "rest": "what the overall mean leaves"}
+
+
 def transfer(study: Study) -> Result:
     """1-NN transfer, alignment, and how they go together."""
     own = study.metric(measures.NEAREST)
@@ -179,10 +183,8 @@ def class_means(study: Study) -> Result:
             drawn=drawn,
         )
         tables.append(table)
-        if kind == "share":
-            claims += _head_claims(study, table, "the gradient")
-        if kind == "rest":
-            claims += _head_claims(study, table, "what the overall mean leaves")
+        if kind in _CLAIMED:
+            claims += _head_claims(study, table, _CLAIMED[kind])
     return Result(tables, claims, [_head_note(study.config)])
 
 

@@ -39,14 +39,9 @@ _OF_RUN = (
 
 
 def write(folder: epath.Path, config: ConfigDict, outcomes: Sequence[Outcome]) -> epath.Path:
-    """Writes `NAME.zip`; returns it.
+    """Writes `NAME.zip` into an experiment's folder, which has its result; returns it.
 
     It has neither weights, nor real images, nor paths of this machine.
-
-    Args:
-        folder: The experiment's, with its result.
-        config: Its config.
-        outcomes: Its finished runs.
     """
     name, content = config[SECTION].name, io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as parcel:

@@ -106,14 +106,8 @@ def transfer_and_alignment() -> list[Float[np.ndarray, "4 4"]]:
 def papers(config: ConfigDict, name: str, outcomes: Sequence[Outcome] = ()) -> Mapping[Key, Number]:
     """Returns the paper's numbers on an image set that are comparable with ours.
 
-    Args:
-        config: The experiment's config.
-        name: The image set.
-        outcomes: Finished runs, whose folders have the number of images.
-
-    Returns:
-        Nothing if the setting is another, and else the numbers of the set, with the backbones of
-        the config's preset.
+    None if the setting is another, or runs had other images by what their folders say; else those
+    of the set, with the backbones of the config's preset.
     """
     preset, differences = _compare(config, name, outcomes)
     if differences:
@@ -130,12 +124,7 @@ def papers(config: ConfigDict, name: str, outcomes: Sequence[Outcome] = ()) -> M
 
 
 def note_of(config: ConfigDict, outcomes: Sequence[Outcome] = ()) -> str:
-    """Returns the note on data, backbones and probe.
-
-    Args:
-        config: The experiment's config.
-        outcomes: Its finished runs.
-    """
+    """Returns the note on data, backbones and probe of an experiment's finished runs."""
     is_quick = config[SECTION].scale == "quick"
     quick = "A quick test of everything, whose numbers mean nothing. " if is_quick else ""
     every = dict.fromkeys([*backbones(config), *evaluated(config)])

@@ -121,7 +121,7 @@ class Result:
         notes: Data, backbones, seeds: for the reader.
         shown: What the sweep's figure draws; by default the tables that are `drawn`.
         title: One line.
-        draw: Draws into an empty `matplotlib.figure.Figure`; `None` for no figure.
+        draw: Draws what is shown into an empty `matplotlib.figure.Figure`.
     """
 
     tables: Sequence[Table]
@@ -129,7 +129,7 @@ class Result:
     notes: Sequence[str] = ()
     shown: Sequence[Any] | None = None
     title: str = ""
-    draw: Callable[[Any], None] | None = None
+    draw: Callable[[Any], None] = lambda figure: None
 
     @property
     def to_draw(self) -> Sequence[Any]:
@@ -152,29 +152,22 @@ def to_markdown(result: Result) -> str:
 
 
 def write(folder: epath.Path, result: Result, lines: str) -> list[epath.Path]:
-    """Writes a result; returns the files.
-
-    Args:
-        folder: Where to write.
-        result: The result.
-        lines: The text of `table.csv`.
+    """Writes a result, with `lines` as `table.csv`; returns the files.
 
     Raises:
         UserError: If the figure cannot be drawn because matplotlib is missing.
     """
-    contents = {TABLE_MD: to_markdown(result).encode(), TABLE_CSV: lines.encode()}
-    written = _write_all(folder, contents)
-    if result.draw is not None:
-        drawn = figures.render(result.draw, [name.rpartition(".")[2] for name in FIGURES])
-        written += _write_all(folder, dict(zip(FIGURES, drawn, strict=True)))
-    return written
 
+    def write_all(contents: Mapping[str, bytes]) -> list[epath.Path]:
+        for name, content in contents.items():
+            with files.replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
+        return [folder / name for name in contents]
 
-def _write_all(folder: epath.Path, contents: Mapping[str, bytes]) -> list[epath.Path]:
-    for name, content in contents.items():
-        with files.replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
-    return [folder / name for name in contents]
+    written = write_all({TABLE_MD: to_markdown(result).encode(), TABLE_CSV: lines.encode()})
+    # The tables do not need matplotlib.
+    drawn = figures.render(result.draw, [name.rpartition(".")[2] for name in FIGURES])
+    return [*written, *write_all(dict(zip(FIGURES, drawn, strict=True)))]
 
 
 def format_cell(cell: Cell | None, digits: int) -> str:

@@ -46,8 +46,7 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epa
 
     Args:
         folder: Where to write.
-        run_folders: By title of a row, of which there are at most 48; without any, nothing is
-            written.
+        run_folders: By title of a row, of which there are at most 48.
 
     Raises:
         UserError: If the images of a run cannot be read.

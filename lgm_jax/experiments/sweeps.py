@@ -62,14 +62,7 @@ def _look(
     backbone: str = "real",
     variant: str = "",
 ) -> Planned:
-    """Returns a run on real images that distils nothing, for any image set.
-
-    Args:
-        evaluated: The backbones that see the images.
-        methods: The choices of images to evaluate.
-        measure: What else to compute.
-        backbone: Its name among backbones, as `variant` is among variants.
-    """
+    """Returns a run that distils nothing, for any image set: real images by some backbones."""
     changes = {
         "backbone.name": evaluated[0],
         "eval_backbones": ",".join(evaluated),
@@ -199,8 +192,7 @@ class Sweep:
     def plan(self, config: ConfigDict, finished: Mapping[str, Outcome]) -> list[Planned]:
         """Returns the runs that are known, given the finished ones by name.
 
-        Raises:
-            UserError: For bad values of the section `experiment`.
+        Bad values of the section `experiment` raise a `UserError`.
         """
         planned = []
         for name, images in axes.sets(config).items():

@@ -159,13 +159,9 @@ def compare(
 
 
 def planned_ms(config: ConfigDict, kind: str, num_classes: int, num_images: int) -> float | None:
-    """Returns the time of a step that `--plan` says for a GPU; `None` where its peak is unknown.
+    """Returns the time of a step that `--plan` says for a GPU, by the name that JAX gives it.
 
-    Args:
-        config: The config of a run.
-        kind: The GPU, as JAX names it.
-        num_classes: Classes of the data.
-        num_images: Its training images.
+    `None` where its peak is unknown.
     """
     known = re.search("|".join(ACCELERATORS), kind.lower())
     if known is None or _OTHER_FORMS.search(kind):
