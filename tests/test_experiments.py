@@ -153,7 +153,7 @@ def test_plan_of_an_experiment_is_that_of_its_runs(capsys, monkeypatch):
     flags += [f"--config.experiment.backbones={name.removeprefix('digits_')}", "--plan"]
     assert launch.main(["launch.py", *flags]) == 0
     runs = ", ".join(f"{name}_seed{seed}" for seed in range(2))
-    said = f"digits_real\ndistils nothing\n\n{runs}\n1 copies\n\n"
+    said = f"digits_real\ndistils nothing\n\n2 runs: {runs}\n1 copies\n\n"
     assert capsys.readouterr().out == said
 
 

@@ -241,7 +241,11 @@ def by_step(configs: Mapping[str, ConfigDict]) -> dict[str, ConfigDict | None]:
         step.update(seed=0, baselines="", eval_backbones="", clp={"ridge": 1.0, "temperature": 1.0})
         distils = "distill" in split_list(config.stages)
         alike.setdefault(str(step) if distils else "", []).append(name)
-    return {", ".join(names): configs[names[0]] if step else None for step, names in alike.items()}
+    titles = {
+        step: names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(names)}"
+        for step, names in alike.items()
+    }
+    return {titles[step]: configs[alike[step][0]] if step else None for step in alike}
 
 
 def without_section(config: ConfigDict) -> ConfigDict:
