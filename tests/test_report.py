@@ -51,7 +51,7 @@ def test_page_says_what_how_good_and_what_next(text):
     assert read_commands(text)["Command that reproduces the run"] == (
         "python launch.py --config=configs/quickstart.py --workdir=runs/again"
     )
-    assert "may need" not in text, "no name lacks its folder"
+    assert "by name alone" not in text, "no name lacks its folder"
 
 
 def test_page_holds_everything_it_shows(text):

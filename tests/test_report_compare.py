@@ -123,12 +123,15 @@ def test_comparison_removes_its_own_pictures_and_links_odd_names(tmp_path, repor
 def test_runs_of_one_backbone_are_told_apart(tmp_path, reported):
     folders = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "b" / "y"]
     views = [view.read_run(write_run(folder)) for folder in folders]
-    assert compare.name_runs(views) == ["near (a/x)", "near (b/x)", "near (b/y)"]
-    assert compare.name_runs(views[1:]) == ["near (x)", "near (y)"]
+
+    def titles(views):
+        return [run.title for run in compare.name_runs(views)]
+
+    assert titles(views) == ["near (a/x)", "near (b/x)", "near (b/y)"]
+    assert titles(views[1:]) == ["near (x)", "near (y)"]
     far = view.read_run(write_run(tmp_path / "far", backbone="far"))
-    assert compare.name_runs([views[0], far]) == ["near", "far"]
-    names = compare.name_runs([views[0], views[0]])
-    assert len(set(names)) == 2
+    assert titles([views[0], far]) == ["near", "far"]
+    assert len(set(titles([views[0], views[0]]))) == 2
 
 
 def test_runs_of_other_classes_are_refused_with_the_reason(tmp_path, reported, capsys):

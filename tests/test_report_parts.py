@@ -1,6 +1,7 @@
 """What pages are made of: pictures, charts, sheets, commands and words."""
 
 import io
+import types
 
 import numpy as np
 import pytest
@@ -17,13 +18,12 @@ from lgm_jax.report import (
     feature_map,
     gallery,
     judge,
-    losses,
     pictures,
     plane,
     timelapse,
     words,
 )
-from lgm_jax.report.place import Embedded
+from lgm_jax.report.place import Place
 from tests.run_folders import NAMES, probe_entry
 
 
@@ -66,7 +66,6 @@ def test_hundred_classes_of_many_images_are_one_file():
     labels = np.tile(np.arange(100, dtype=np.int32), 3)
     images = np.zeros((300, 8, 8, 3), np.float32)
     made = gallery.make_gallery(images, labels, [f"class {i}" for i in range(100)])
-    assert made.fits_one_file
     assert (len(made.labels), made.total) == (200, 3)
 
 
@@ -257,21 +256,14 @@ def test_durations_and_devices_are_said_in_words():
     assert join(["a", "b", "c"]) == "a, b and c"
 
 
-def test_commands_are_changed_and_their_bare_names_found():
+def test_commands_are_changed_and_their_folders_found():
     command = (
         "python launch.py --config=c.py --config.seed=3 '--config.data.folder=p q' --workdir=w/x"
     )
     assert commands.folder(command, "x") == "w/x"
     # It was renamed, or nothing is known of it.
     assert commands.folder(command, "y") == commands.folder(None, "y") == "y"
-    assert commands.again(command, "w/z").endswith("'--config.data.folder=p q' --workdir=w/z")
-    assert commands.bare_names(command) == ["c.py", "p q"]
-    # Backbones may be folders.
-    of_backbones = (
-        "launch.py --config.backbone.name=dinov2_vitb14,mine --config.eval_backbones=mine"
-    )
-    assert commands.bare_names(of_backbones) == ["mine"]
-    assert commands.changed(command, config__seed=4, workdir="runs/again") == (
+    assert commands.changed(command, {"--config.seed": 4, "--workdir": "runs/again"}) == (
         "python launch.py --config=c.py '--config.data.folder=p q' --config.seed=4 "
         "--workdir=runs/again"
     )
@@ -289,12 +281,16 @@ def test_commands_are_changed_and_their_bare_names_found():
     ],
 )
 def test_code_to_load_runs_the_backbone_where_it_fits(backbone, side, expected):
-    text = commands.load("runs/x", 10, side, ["a", "b", "c"], backbone, soft=False)
+    run = types.SimpleNamespace(
+        num_images=10, side=side, class_names=["a", "b", "c"], backbones=[backbone], soft=False
+    )
+    text = commands.load(run, "runs/x")
     compile(text, "code", "exec")
     assert "['a', 'b', ...]" in text
     assert ("backbones.load" in text) == (expected is not None)
     assert expected is None or expected in text
-    assert "probabilities" in commands.load("x", 2, 8, ["a"], None, soft=True)
+    run.soft = True
+    assert "probabilities" in commands.load(run, "x")
 
 
 def test_axis_of_accuracies_encloses_them_and_guessing_where_it_is_near():
@@ -306,7 +302,7 @@ def test_axis_of_accuracies_encloses_them_and_guessing_where_it_is_near():
 
 def test_thumbnails_that_hide_each_other_are_moved_apart():
     places = np.asarray([[0.5, 0.5], [0.5, 0.5], [0.52, 0.5], [0.9, 0.2], [1.0, 1.0]])
-    moved = charts.move_apart(places, (0.1, 0.1), 0.5)
+    moved = feature_map.move_apart(places, (0.1, 0.1), 0.5)
     # Sides of the boxes, in parts of width and height.
     apart = np.abs(moved[:, None] - moved[None]) / np.asarray([0.1, 0.2])
     assert (apart.max(axis=-1) + 2 * np.eye(5) > 0.98).all()
@@ -314,7 +310,7 @@ def test_thumbnails_that_hide_each_other_are_moved_apart():
     np.testing.assert_allclose(moved[4], [0.95, 0.9])
     # Seven that fill more than a row give way to the other side.
     slant = np.stack([0.07 + 0.123 * np.arange(7), 0.41 - 0.043 * np.arange(7)], axis=1)
-    moved = charts.move_apart(slant, (0.2, 0.16), 1.1)
+    moved = feature_map.move_apart(slant, (0.2, 0.16), 1.1)
     apart = np.abs(moved[:, None] - moved[None]) / np.asarray([0.2, 0.16 / 1.1])
     assert (apart.max(axis=-1) + 2 * np.eye(7) > 0.98).all()
 
@@ -329,7 +325,7 @@ def test_no_thumbnail_of_the_map_covers_a_name_on_a_phone():
     near = plane.Map(real, np.arange(50) % 10, syn, np.array([0.4, 0.2], np.float32), True)
     names = [f"class {label}" for label in labels]
     made = gallery.make_gallery(np.zeros((10, 8, 8, 3), np.float32), labels, names, {}, near)
-    thumbs = feature_map.describe_map(made, Embedded())["thumbs"]
+    thumbs = feature_map.describe_map(made, Place())["thumbs"]
     # A map of 358 x 394 pixels, thumbnails of 34, and names 20 high below them.
     x, y = np.array([thumb["narrow"] for thumb in thumbs]).T * [[3.58], [3.94]]
     assert (y + 17 + 20 <= 394).all()
@@ -344,7 +340,7 @@ def test_real_picture_of_two_kinds_is_shown_once(tmp_path):
     reals["neighbors"][1] = 5
     made = gallery.make_gallery(images, np.arange(2, dtype=np.int32), ["a", "b"], reals)
     assert made.side == 8
-    assert [said["name"] for _, said in cards.describe_reals(made, 0)] == [
+    assert [said["name"] for said in cards.describe_reals(made, 0)] == [
         "typical and look-alike real",
         "random real",
     ]
@@ -354,18 +350,18 @@ def test_real_picture_of_two_kinds_is_shown_once(tmp_path):
 def test_growth_is_marked_where_a_finer_level_joins():
     settings = {"images.kind": "pyramid", "images.grow_every": 100, "images.start_resolution": 4}
     expected = [(100, "8 px"), (200, "16 px"), (300, "32 px")]
-    assert losses.describe_growth(settings, 32) == expected
-    later = losses.describe_growth(settings | {"images.grow_delay": 1}, 32)
+    assert charts.describe_growth(settings, 32) == expected
+    later = charts.describe_growth(settings | {"images.grow_delay": 1}, 32)
     assert [step for step, _ in later] == [101, 201, 301]
-    assert losses.describe_growth(settings | {"images.kind": "pixels"}, 32) == []
-    assert losses.describe_growth(settings, None) == []
-    found = losses.describe_losses([("a", [(0, 1.0), (1000, 0.5)])], 0, expected)
+    assert charts.describe_growth(settings | {"images.kind": "pixels"}, 32) == []
+    assert charts.describe_growth(settings, None) == []
+    found = charts.describe_losses([("a", [(0, 1.0), (1000, 0.5)])], 0, expected)
     assert [mark["wide"] for mark in found["marks"]] == [True] * 3
     assert [mark["narrow"] for mark in found["marks"]] == [True, False, True]
 
 
 def test_losses_that_are_not_finite_are_left_out():
-    found = losses.describe_losses(
+    found = charts.describe_losses(
         [("a", [(1, 2.0), (2, float("nan"))]), ("b", [(1, float("inf"))])]
     )
     assert [(curve["name"], curve["last"]) for curve in found["curves"]] == [("a", (1, 2.0))]

@@ -208,7 +208,13 @@ def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
     # Runs that experiments share lie with the first of them.
     shared = config["command"] + " --config.experiment.share=runs/table1"
     assert commands.folder(shared, "a") == "runs/table1/runs/a"
-    assert commands.again(shared, "w") == commands.changed(config["command"], workdir="w")
+    files.write_json(folder / runs.CONFIG, config | {"command": shared})
+    assert write(folder) == 0
+    again = read_commands((folder / "report.html").read_text())
+    assert (
+        again["Command that reproduces the experiment"]
+        == (found["Command that reproduces the experiment"])
+    )
     assert commands.makes_several("launch.py --config=mine.py --config.experiment.seeds=2")
     assert commands.makes_several("launch.py --config=table2:embedded")
     assert commands.makes_several("launch.py --config=table2.py --workdir=w")

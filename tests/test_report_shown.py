@@ -8,9 +8,10 @@ from etils import epath
 from PIL import Image, ImageFont
 
 from lgm_jax import predictions, runs
-from lgm_jax.report import best, classes, fonts, place, view, words
+from lgm_jax.report import classes, compare, fonts, view, words
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.judge import Finding, difference_error, doubtful
+from lgm_jax.report.place import Place
 from tests.report_pages import write
 from tests.run_folders import probe_entry, write_run
 
@@ -36,7 +37,7 @@ def test_classes_name_what_they_are_taken_for(tmp_path):
     }
     typical = {"per_class": [75.0, 25.0, 100.0, 50.0]}
     run = change(write_run(tmp_path / "run"), distilled=own, centroids=typical)
-    found = classes.describe_classes(run, place.Embedded())
+    found = classes.describe_classes(run, Place())
     assert [row["own"] for row in found["rows"]] == [50, 0, 100, 100]
     assert [row["gain"] for row in found["rows"]] == [-25, -25, 0, 50]
     taken = [[(each["name"], each["percent"]) for each in row["confused"]] for row in found["rows"]]
@@ -47,12 +48,12 @@ def test_classes_name_what_they_are_taken_for(tmp_path):
     assert found["images"] == (4, 4)
     # Runs of earlier versions have none.
     without = change(tmp_path / "run", distilled={"per_class": None}, full={"per_class": None})
-    assert classes.describe_classes(without, place.Embedded()) is None
+    assert classes.describe_classes(without, Place()) is None
 
 
 def test_confusion_of_many_classes_is_a_picture(tmp_path):
     run = view.read_run(write_run(tmp_path / "run", names=[f"c{i}" for i in range(30)], side=8))
-    here = place.Beside(epath.Path(tmp_path / "pictures"))
+    here = Place(epath.Path(tmp_path / "pictures"))
     found = classes.describe_classes(run, here)
     assert found["matrix"] is None
     with Image.open(tmp_path / found["picture"]) as picture:
@@ -66,7 +67,7 @@ def test_headline_has_the_result_and_does_not_boast():
     entries = {"distilled": probe_entry(89.84), "full": probe_entry(95.75)}
     said = words.headline(entries, 10, 1149, [])
     assert said == "10 images teach 89.8\u00a0%, all 1,149 teach 95.8\u00a0%"
-    fault = Finding("no better than guessing", "On near, ...", "near")
+    fault = Finding("no better than guessing", "On near, ...")
     assert words.headline(entries, 10, 1149, [fault]) == "10 images: no better than guessing"
     assert words.headline({}, 1, 1149, []) == "1 image in place of 1,149"
     assert words.headline({"distilled": probe_entry(50)}, 1, None, []) == (
@@ -90,10 +91,9 @@ def test_best_run_is_named_unless_it_is_at_fault(tmp_path):
     folders = [write_run(tmp_path / name, seed=i) for i, name in enumerate("abc")]
     for folder, mean in zip(folders, (75.0, 85.0, 50.0), strict=True):
         change(folder, distilled=probe_entry(mean))
-    views = [view.read_run(folder) for folder in folders]
-    probes = [dict(each.results["probe"]) for each in views]
-    found = best.describe_best(["a", "b", "c"], views, probes)
-    assert (found["title"], found["next"], found["mean"]) == ("b", "a", 85.0)
+    compared = compare.name_runs([view.read_run(folder) for folder in folders])
+    found = compare.describe_best(compared)
+    assert (found["title"], found["next"], found["mean"]) == ("near (b)", "near (a)", 85.0)
     # 10 points on 80 images.
     assert found["unsure"]
     # The images that both name rightly do not count, if they are known.
@@ -101,9 +101,9 @@ def test_best_run_is_named_unless_it_is_at_fault(tmp_path):
     for folder, wrong in zip(folders, (20, 12), strict=False):
         named = np.where(np.arange(80) < wrong, (labels + 1) % 4, labels)[None]
         predictions.add(folder / runs.PREDICTIONS, "near", "distilled", named, "test", labels)
-    assert not best.describe_best(["a", "b", "c"], views, probes)["unsure"]
+    assert not compare.describe_best(compared)["unsure"]
     # The third has worse images than random ones, so the first two have nobody to share a model.
-    assert best.describe_best(["a", "c"], views[::2], probes[::2]) is None
+    assert compare.describe_best(compared[::2]) is None
 
 
 def test_card_is_for_a_slide(tmp_path):

@@ -22,9 +22,9 @@ from lgm_jax.experiments import axes
 from lgm_jax.experiments.runner import Measure, Outcome, Row
 from lgm_jax.features import Views, embed
 from lgm_jax.report.grid import draw_grid
+from lgm_jax.report.pictures import write_png
 from lgm_jax.session import Session
 from lgm_jax.stages.costs import step_costs
-from lgm_jax.stages.progress import write_png
 
 STEP_MS, MINUTES, MEGABYTES = COSTS = ("ms a step", "minutes", "MB")
 

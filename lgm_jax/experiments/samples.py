@@ -12,7 +12,6 @@ from lgm_jax.experiments import figures
 from lgm_jax.experiments.axes import label
 from lgm_jax.experiments.runner import Outcome
 from lgm_jax.report import grid, pictures
-from lgm_jax.stages.progress import write_png
 
 FILE = "images.png"
 
@@ -72,5 +71,5 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epa
             canvas.paste(pictures.resize(picture, _CELL), (left, top + y * step))
             if y == 0 and named:
                 draw.text((left, _GAP), grid.fit(name, font, _CELL), grid.INK, font)
-    write_png(folder / FILE, canvas)
+    pictures.write_png(folder / FILE, canvas)
     return [folder / FILE]

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from lgm_jax.report import charts, words
+from lgm_jax.report import charts
 from lgm_jax.report.judge import contradicts, gap
 from lgm_jax.report.table import title_taught
+from lgm_jax.report.view import RunView
 from lgm_jax.report.vocabulary import TITLES
 
 
-def describe_accuracies(
-    probes: Mapping[str, Mapping[str, Any]],
-    made_for: Sequence[str],
-    num_classes: int,
-    num_test: int | None = None,
-) -> list[dict[str, Any]]:
+def describe_accuracies(run: RunView) -> list[dict[str, Any]]:
     """Returns dots with error bars for each evaluation backbone, in percent of their axis' width.
 
-    Args:
-        probes: `probe` of `results.json`; backbones that images were made for come first.
-        made_for: Names of these backbones.
-        num_classes: Number of classes, from which the accuracy of guessing follows.
-        num_test: Images that accuracies were measured on, if known.
+    Those that the images were made for come first.
     """
-    if not probes:
+    every = [_span(entry) for entries in run.probes.values() for entry in entries.values()]
+    if not every:
         return []
-    guess = words.guess(num_classes)
-    spans = {
-        name: {
-            method: (
-                max(0.0, entry["top1_mean"] - (entry["top1_std"] or 0.0)),
-                min(100.0, entry["top1_mean"] + (entry["top1_std"] or 0.0)),
-            )
-            for method, entry in entries.items()
-        }
-        for name, entries in probes.items()
-    }
-    every = [span for methods in spans.values() for span in methods.values()]
+    guess = 100 / run.num_classes
     low, high = charts.percent_range([a for a, _ in every], [b for _, b in every], guess)
 
     def at(value: float) -> float:
@@ -53,30 +35,26 @@ def describe_accuracies(
     )
     return [
         {
-            **_describe_backbone(entries, spans[name], at, num_test),
+            **_describe_backbone(entries, at, run.num_test),
             "backbone": name,
-            "mine": name in made_for,
+            "mine": name in run.backbones,
             "ticks": [(charts.number(tick), at(tick)) for tick in ticks],
             "guess": at(guess) if low <= guess <= high else None,
         }
-        for name, entries in probes.items()
+        for name, entries in run.probes.items()
     ]
 
 
-def _describe_backbone(
-    entries: Mapping[str, Any],
-    spans: Mapping[str, tuple[float, float]],
-    at: Callable[[float], float],
-    num_test: int | None,
-) -> dict[str, Any]:
-    """Dots and error bars of one evaluation backbone.
+def _span(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns the ends of an error bar."""
+    mean, std = entry["top1_mean"], entry["top1_std"] or 0.0
+    return max(0.0, mean - std), min(100.0, mean + std)
 
-    Args:
-        entries: The backbone's entries in `results.json`, by method.
-        spans: Ends of the error bars.
-        at: Returns the place of an accuracy on the axis, in percent of its width.
-        num_test: Images that accuracies were measured on, if known.
-    """
+
+def _describe_backbone(
+    entries: Mapping[str, Any], at: Callable[[float], float], num_test: int | None
+) -> dict[str, Any]:
+    """Returns rows of one evaluation backbone; `at` places an accuracy on the axis."""
     means = {method: entry["top1_mean"] for method, entry in entries.items()}
     has_share = {"distilled", "full"} <= set(means) and means["full"] > 0
     has_share = has_share and not contradicts(entries, num_test)
@@ -88,8 +66,8 @@ def _describe_backbone(
                 "mean": means[method],
                 "std": entries[method]["top1_std"],
                 "at": at(means[method]),
-                "low": at(spans[method][0]),
-                "high": at(spans[method][1]),
+                "low": at(_span(entries[method])[0]),
+                "high": at(_span(entries[method])[1]),
             }
             for method, title in TITLES.items()
             if method in entries
@@ -121,19 +99,20 @@ def describe_training(entries: Mapping[str, Any]) -> str:
 
 def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns accuracies by group, if the data has groups."""
-    rows = [
-        {
-            "title": title,
-            "groups": entries[method]["groups"],
-            "worst": entries[method]["worst_group"],
-        }
+    with_groups = {
+        title: entries[method]
         for method, title in TITLES.items()
         if method in entries and entries[method].get("groups")
-    ]
-    if not rows:
+    }
+    if not with_groups:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in row["groups"]))
-    return {"backbone": backbone, "names": names, "rows": rows}
+    names = list(dict.fromkeys(name for entry in with_groups.values() for name in entry["groups"]))
+    rows = {
+        title: [*(entry["groups"].get(name) for name in names), entry["worst_group"]]
+        for title, entry in with_groups.items()
+    }
+    title = f"Accuracy in percent, on {backbone}"
+    return {"title": title, "names": [*names, "worst group"], "rows": rows}
 
 
 def describe_taught(
@@ -146,14 +125,12 @@ def describe_taught(
     """
     tables = []
     for targets, probes in taught.items():
-        methods = [m for m in TITLES if any(m in entries for entries in probes.values())]
-        rows = [
-            {
-                "title": TITLES[method],
-                "means": [entries.get(method, {}).get("top1_mean") for entries in probes.values()],
-            }
-            for method in methods
-        ]
+        rows = {
+            title: [entries.get(method, {}).get("top1_mean") for entries in probes.values()]
+            for method, title in TITLES.items()
+            if any(method in entries for entries in probes.values())
+        }
         title = title_taught(targets, probes)
-        tables.append({"title": title[0].upper() + title[1:], "names": list(probes), "rows": rows})
+        title = f"{title[0].upper()}{title[1:]}: accuracy in percent"
+        tables.append({"title": title, "names": list(probes), "rows": rows})
     return tables

@@ -29,17 +29,15 @@ def describe_cards(
         row = {
             "distilled": place.put(DISTILLED, i, gallery.files[DISTILLED][i]),
             "reals": [
-                {**caption, "src": place.put(kind, i, gallery.files[kind][i])}
-                for kind, caption in describe_reals(gallery, i)
+                {**real, "src": place.put(real["method"], i, gallery.files[real["method"]][i])}
+                for real in describe_reals(gallery, i)
             ],
             "others": [],
         }
         cards[label]["rows"].append(row)
     for number, (other, labels) in enumerate(others):
-        if other.gallery is None:
-            continue
         whole = first_pictures(other.gallery)
-        budget = None if place.lazy else BUDGET // len(others)
+        budget = None if place.folder else BUDGET // len(others)
         small = pictures.shrink(list(whole.values()), _SIDE, budget)
         first = dict(zip(whole, small, strict=True))
         for card, label in zip(cards, labels, strict=True):
@@ -50,21 +48,19 @@ def describe_cards(
     return [card for card in cards if card["rows"]]
 
 
-def describe_reals(gallery: Gallery, i: int) -> list[tuple[str, dict[str, str]]]:
-    """Returns the real pictures beside a distilled one: kind, and name with description.
+def describe_reals(gallery: Gallery, i: int) -> list[dict[str, str]]:
+    """Returns the real pictures beside a distilled one: their kinds, names and descriptions.
 
     A picture of several kinds appears once, under the first of them.
     """
     kinds: dict[bytes, list[str]] = {}
-    for kind in REALS:
-        if kind in gallery.files:
-            kinds.setdefault(gallery.files[kind][i], []).append(kind)
+    for kind in filter(gallery.files.__contains__, REALS):
+        kinds.setdefault(gallery.files[kind][i], []).append(kind)
     described = []
     for same in kinds.values():
-        titles = [TITLES[kind].removesuffix(" real") for kind in same]
+        titles = join([TITLES[kind].removesuffix(" real") for kind in same])
         text = CAPTIONS[same[0]][0]
         if len(same) > 1:
             text = f"one image: {join([CAPTIONS[kind][1] for kind in same])}"
-        name = f"{join(titles)} real"
-        described.append((same[0], {"name": name, "text": text, "method": same[0]}))
+        described.append({"name": f"{titles} real", "text": text, "method": same[0]})
     return described

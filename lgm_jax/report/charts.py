@@ -1,17 +1,21 @@
-"""Geometry of charts: ticks, curves and boxes, as plain numbers and SVG paths."""
+"""Charts, as plain numbers and SVG paths: axes, and curves of losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float
+from lgm_jax.images import level_sizes, num_active
+from lgm_jax.report.vocabulary import SERIES, TITLES
+
+WIDTH, HEIGHT = 1000, 320
 
 # Points of a curve that are drawn.
 _MOST_POINTS = 400
 
-WIDTH, HEIGHT = 1000, 320
+# Percent of a chart's width between the labels of two marks, by the screen.
+_ROOM = {"wide": 4.5, "narrow": 15.0}
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -25,24 +29,9 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def curve(
-    points: Sequence[tuple[float, float]], x_range: Sequence[float], y_range: Sequence[float]
-) -> str:
-    """Returns the path of a curve in a box of `WIDTH` by `HEIGHT`; `y` grows upwards.
-
-    Long curves are thinned evenly; the last point stays. One point becomes a dot.
-    """
-    stride = max(1, math.ceil(len(points) / _MOST_POINTS))
-    thinned = [*points[::stride]]
-    if points and thinned[-1] != points[-1]:
-        thinned.append(points[-1])
-    (x0, x1), (y0, y1) = x_range, y_range
-    across, up = WIDTH / ((x1 - x0) or 1), HEIGHT / ((y1 - y0) or 1)
-    placed = [f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in thinned]
-    if len(placed) == 1:
-        # A line of no length is drawn as a dot.
-        return f"M{placed[0]}h0"
-    return "M" + "L".join(placed) if placed else ""
+def number(value: float) -> str:
+    """Writes a number for an axis, without needless zeros."""
+    return f"{value:,.6g}"
 
 
 def percent_range(
@@ -62,39 +51,97 @@ def percent_range(
     return float(max(0, low)), float(min(100, high))
 
 
-def move_apart(
-    places: Float[np.ndarray, "n 2"], box: tuple[float, float], shape: float
-) -> Float[np.ndarray, "n 2"]:
-    """Moves boxes apart, no further than it takes for none to hide another.
+def curve(
+    points: Sequence[Sequence[float]], x_range: Sequence[float], y_range: Sequence[float]
+) -> str:
+    """Returns the path of a curve in a box of `WIDTH` by `HEIGHT`; `y` grows upwards.
+
+    Long curves are thinned evenly; the last point stays. One point becomes a dot.
+    """
+    stride = math.ceil(len(points) / _MOST_POINTS)
+    (x0, x1), (y0, y1) = x_range, y_range
+    across, up = WIDTH / ((x1 - x0) or 1), HEIGHT / ((y1 - y0) or 1)
+    thinned = [*points[:-1:stride], points[-1]]
+    path = "L".join(f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in thinned)
+    # A line of no length is drawn as a dot.
+    return f"M{path}" if len(thinned) > 1 else f"M{path}h0"
+
+
+def describe_losses(
+    series: Sequence[tuple[str, Sequence[Sequence[float]]]],
+    steps: int = 0,
+    marks: Sequence[tuple[int, str]] = (),
+) -> dict[str, Any] | None:
+    """Returns curves of losses by step, or epoch, in one box, with ticks placed in percent.
 
     Args:
-        places: Middles of the boxes, in parts of a frame's width and height.
-        box: Width and height of a box, in parts of the frame's width.
-        shape: The frame's height by its width.
-
-    Returns:
-        Places within the frame. If it is too full, some boxes still overlap.
+        series: A name, and step and loss of each point; losses that are not finite are left out.
+        steps: The last step that the box has room for, at least.
+        marks: Steps at which something happened, each with its label.
     """
-    size = np.asarray([box[0], box[1] / shape])
-    edge = size / 2
-    moved = np.clip(places.astype(float), edge, 1 - edge)
-    for turn in range(500):
-        apart = moved[:, None] - moved[None]
-        overlap = size - np.abs(apart)
-        hidden = (overlap > 1e-9).all(axis=-1) & ~np.eye(len(moved), dtype=bool)
-        if not hidden.any():
-            break
-        # Along the direction in which less has to be moved, and at times, where a full row holds
-        # them in it, along the other; two at one place part by their order.
-        order = np.sign(np.arange(len(moved))[:, None] - np.arange(len(moved))[None])
-        shorter = np.argmin(overlap / size, axis=-1)[..., None] == np.arange(2)
-        along = shorter if turn % 120 < 100 else ~shorter
-        towards = np.where(apart == 0, order[..., None], np.sign(apart))
-        push = np.where(hidden[..., None] & along, towards * overlap / 2, 0.0)
-        moved = np.clip(moved + 0.7 * push.sum(axis=1), edge, 1 - edge)
-    return moved
+    finite = [(name, [p for p in points if math.isfinite(p[1])]) for name, points in series]
+    curves = [(name, points) for name, points in finite if points]
+    if not curves:
+        return None
+    every = [point for _, points in curves for point in points]
+    end = float(max(steps, *(step for step, _ in every))) or 1.0
+    x_ticks = [tick for tick in ticks(0.0, end) if tick <= end]
+    y_ticks = ticks(min(0.0, *(y for _, y in every)), max(y for _, y in every))
+    low, high = y_ticks[0], y_ticks[-1]
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "x_ticks": [(number(x), 100 * x / end) for x in x_ticks],
+        "y_ticks": [(number(y), 100 * (high - y) / (high - low)) for y in y_ticks],
+        "marks": _place_marks([(100 * x / end, text) for x, text in marks if x < end]),
+        "curves": [
+            {
+                "name": name,
+                "series": i % len(SERIES),
+                "path": curve(points, (0.0, end), (low, high)),
+                "first": points[0],
+                "last": points[-1],
+            }
+            for i, (name, points) in enumerate(curves)
+        ],
+    }
 
 
-def number(value: float) -> str:
-    """Writes a number for an axis, without needless zeros."""
-    return f"{value:,.6g}"
+def describe_learning(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns curves of training losses, if any solver of these classifiers has epochs."""
+    curves = [
+        (title, entries[method].get("loss_curve") or [])
+        for method, title in TITLES.items()
+        if method in entries
+    ]
+    loss = describe_losses(curves)
+    return {"backbone": backbone, "loss": loss} if loss else None
+
+
+def describe_growth(settings: Mapping[str, Any], side: int | None) -> list[tuple[int, str]]:
+    """Returns the steps at which a finer level of detail joined the images, and its side."""
+    every = settings.get("images.grow_every") or 0
+    if settings.get("images.kind") != "pyramid" or not every or side is None:
+        return []
+    sizes = level_sizes(side)
+    start = int(settings.get("images.start_resolution") or 1)
+    delay = int(settings.get("images.grow_delay") or 0)
+    steps = range(delay, delay + every * (len(sizes) + 1), every)
+    counts = [int(num_active(step, sizes, start, every, delay)) for step in steps]
+    return [
+        (step, f"{sizes[count - 1]} px")
+        for step, before, count in zip(steps[1:], counts, counts[1:], strict=False)
+        if count > before
+    ]
+
+
+def _place_marks(marks: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    """Returns for each mark whether its label has room, on wide screens and on narrow ones."""
+    placed: list[dict[str, Any]] = []
+    for part, text in marks:
+        fits = {
+            screen: all(part - mark["at"] >= room for mark in placed if mark[screen])
+            for screen, room in _ROOM.items()
+        }
+        placed.append({"at": part, "text": text, **fits})
+    return placed

@@ -17,8 +17,8 @@ from lgm_jax.report.vocabulary import TITLES
 # Classes whose confusion matrix is a table; that of more is a picture.
 _TABLE = 20
 
-# Confusions that are listed beside a picture.
-_PAIRS = 10
+# Confusions that are listed beside a picture, and of a class.
+_PAIRS, _CONFUSED = 10, 2
 
 # Light on dark paper, and dark on light.
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
@@ -40,7 +40,7 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
     if own is None or len(names) != len(values[own]):
         return None
     shares, images = _share(entries[own]["confusion"], len(names))
-    confused = [_most_confused(shares, label, names) for label in range(len(names))]
+    wrong = shares * (1 - np.eye(len(names)))
     rows = [
         {
             "label": label,
@@ -50,7 +50,10 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
             "gain": values["distilled"][label] - values["centroids"][label]
             if {"distilled", "centroids"} <= set(values)
             else None,
-            "confused": confused[label],
+            "confused": [
+                {"label": other, "name": names[other], "percent": 100 * float(wrong[label, other])}
+                for other in _largest(wrong[label], _CONFUSED)
+            ],
         }
         for label, name in enumerate(names)
         if images[label]
@@ -65,7 +68,10 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
         "images": (int(min(images[images > 0])), int(max(images))),
         "matrix": {"names": names, "rows": shares.tolist()} if table else None,
         "picture": None if table else place.put("confusion", 0, _draw(shares)),
-        "pairs": _pairs(shares, names),
+        "pairs": [
+            {"name": names[a], "named": names[b], "percent": 100 * float(wrong[a, b])}
+            for a, b in (divmod(i, len(names)) for i in _largest(wrong, _PAIRS))
+        ],
     }
 
 
@@ -80,29 +86,10 @@ def _share(
     return counts[:, :-1] / np.maximum(images, 1)[:, None], images
 
 
-def _most_confused(
-    shares: Float[np.ndarray, "k k"], label: int, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Returns the two classes that images of a class are most often taken for."""
-    others = shares[label].copy()
-    others[label] = 0
-    return [
-        {"label": other, "name": names[other], "percent": 100 * float(others[other])}
-        for other in np.argsort(-others, kind="stable")[:2].tolist()
-        if others[other] > 0
-    ]
-
-
-def _pairs(shares: Float[np.ndarray, "k k"], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the most frequent confusions of all."""
-    wrong = shares * (1 - np.eye(len(shares)))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
-    places = np.stack(np.unravel_index(order, wrong.shape), axis=-1).tolist()
-    return [
-        {"name": names[a], "label": a, "named": names[b], "percent": 100 * float(wrong[a, b])}
-        for a, b in places
-        if wrong[a, b] > 0
-    ]
+def _largest(shares: Float[np.ndarray, " *k"], most: int) -> list[int]:
+    """Returns the flat indices of the largest shares, the largest first; none of zero."""
+    order = np.argsort(-shares, axis=None, kind="stable")[:most]
+    return [i for i in order.tolist() if shares.flat[i] > 0]
 
 
 def _draw(shares: Float[np.ndarray, "k k"]) -> bytes:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
-from lgm_jax import files, paths, runs
+from lgm_jax import files, paths, predictions, runs
 from lgm_jax.errors import UserError
 from lgm_jax.names import join
-from lgm_jax.report import best, words
-from lgm_jax.report.judge import judge
-from lgm_jax.report.losses import describe_losses
-from lgm_jax.report.place import Beside, Embedded, Place
+from lgm_jax.report import words
+from lgm_jax.report.charts import describe_losses
+from lgm_jax.report.judge import judge, standard_error
+from lgm_jax.report.place import Place
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes
 from lgm_jax.report.vocabulary import TITLES
@@ -24,6 +26,27 @@ MOST_PICTURES, _BUDGET = 400, 7_000_000
 
 # Where the page is not one file, each run's pictures lie in a folder of this name and a number.
 _FOLDERS = "run"
+
+
+class Compared(NamedTuple):
+    """A run beside others.
+
+    Attributes:
+        title: Its title, which no other has.
+        view: The run.
+        probes: Accuracies by evaluation backbone and method; a backbone with other weights or
+            settings than in another run is named after the run, too.
+        own: Names of the backbones that it distilled for, as in `probes`.
+    """
+
+    title: str
+    view: RunView
+    probes: Mapping[str, Mapping[str, Any]]
+    own: Sequence[str]
+
+    def mean(self, backbone: str) -> float | None:
+        """Returns the accuracy of the distilled images on a backbone, if it was measured."""
+        return self.probes.get(backbone, {}).get("distilled", {}).get("top1_mean")
 
 
 def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Path:
@@ -42,19 +65,16 @@ def write_comparison(views: Sequence[RunView], out: epath.PathLike) -> epath.Pat
     """
     labels = [match_classes(views[0], view) for view in views]
     page, folder = _check_page(out)
-    sizes = [
-        len(file)
-        for view in views
-        if view.gallery
-        for file in first_pictures(view.gallery).values()
-    ]
+    sizes = [len(file) for view in views for file in first_pictures(view.gallery).values()]
     many = len(sizes) > MOST_PICTURES or sum(sizes) > _BUDGET
-    place: Place = Beside(folder) if many else Embedded()
     page.parent.mkdir(parents=True, exist_ok=True)
-    _remove_pictures(folder)
+    # Those of an earlier comparison, and no more.
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if re.fullmatch(rf"{_FOLDERS}\d+", path.name) and path.is_dir():
+            path.rmtree()
     with files.replacing(page) as temporary:
-        content = render("compare.html", describe_comparison(views, labels, place))
-        files.write_text(temporary, content)
+        content = describe_comparison(views, labels, Place(folder if many else None))
+        files.write_text(temporary, render("compare.html", content))
     return page
 
 
@@ -68,96 +88,110 @@ def describe_comparison(
         labels: For each run, the labels that it gives the classes of the first.
         place: The place of pictures.
     """
-    titles = name_runs(views)
-    shown = _names_of_backbones(titles, views)
-    probes = [
-        {names.get(name, name): entries for name, entries in view.results.get("probe", {}).items()}
-        for names, view in zip(shown, views, strict=True)
-    ]
-    own = [
-        {names.get(name, name) for name in view.backbones}
-        for names, view in zip(shown, views, strict=True)
-    ]
+    compared = name_runs(views)
+    backbones = list(dict.fromkeys(name for run in compared for name in run.probes))
+    methods = {method for run in compared for rows in run.probes.values() for method in rows}
     same_data = len({view.data.get("fingerprint") for view in views}) == 1
     tested = {view.num_test for view in views if view.probes}
     return {
         "title": f"{len(views)} runs compared",
         "runs": [
-            {
-                "title": title,
-                "about": _describe_run(view, title),
-                "ipc": view.recorded.get("ipc"),
-            }
-            for title, view in zip(titles, views, strict=True)
+            {"title": run.title, "about": _describe_run(run), "ipc": run.view.recorded.get("ipc")}
+            for run in compared
         ],
         "dataset": views[0].data.get("name", ""),
         "rows": _describe_classes(views, labels, place),
-        "table": _describe_table(titles, probes),
-        "heat": _describe_heat(titles, own, probes),
-        "losses": _describe_losses(titles, views),
-        "best": best.describe_best(titles, views, probes),
+        "table": [_describe_table(compared, backbone) for backbone in backbones],
+        "heat": _describe_heat(compared, backbones),
+        "losses": _describe_losses(compared),
+        "best": describe_best(compared),
         "differ": _describe_differences(views),
-        "about": {name: words.about_backbone(name) for entries in probes for name in entries},
-        "words": words.glossary(
-            [method for entries in probes for rows in entries.values() for method in rows],
-            None,
-            has_loss=any(view.losses for view in views),
-        ),
+        "about": {name: words.about_backbone(name) for name in backbones},
+        "words": words.glossary(methods, None, has_loss=any(view.losses for view in views)),
         "num_test": tested.pop() if same_data and len(tested) == 1 else None,
         "findings": [
-            finding._replace(text=f"{title}: {finding.text}")
-            for title, view in zip(titles, views, strict=True)
-            for finding in judge(view.results, view.num_test)
+            finding._replace(text=f"{run.title}: {finding.text}")
+            for run in compared
+            for finding in judge(run.view.results, run.view.num_test)
         ],
         "same_data": same_data,
         "all_made": all(view.backbones for view in views),
-        "lazy": place.lazy,
+        "lazy": place.folder is not None,
     }
+
+
+def name_runs(views: Sequence[RunView]) -> list[Compared]:
+    """Returns the runs with a title for each, and with names for backbones that tell them apart.
+
+    A title has as many of the last folders as it takes. A run that is named twice gets a number.
+    """
+    plain = [view.title for view in views]
+    titles = plain
+    for depth in range(1, 1 + max(len(view.path.parts) for view in views)):
+        if len(set(titles)) == len(titles):
+            break
+        titles = [
+            title if plain.count(title) == 1 else f"{title} ({'/'.join(view.path.parts[-depth:])})"
+            for title, view in zip(plain, views, strict=True)
+        ]
+    kinds: dict[str, set[str]] = {}
+    for view in views:
+        for name, fingerprint in view.fingerprints.items():
+            kinds.setdefault(name, set()).add(fingerprint)
+    compared = []
+    for number, (title, view) in enumerate(zip(titles, views, strict=True), 1):
+        unique = f"{title}, {number}" if titles.count(title) > 1 else title
+        names = {
+            name: f"{name}, as in {unique}" if len(kinds[name]) > 1 else name
+            for name in view.fingerprints
+        }
+        probes = view.results.get("probe", {})
+        probes = {names.get(name, name): entries for name, entries in probes.items()}
+        own = [names.get(name, name) for name in view.backbones]
+        compared.append(Compared(unique, view, probes, own))
+    return compared
+
+
+def _describe_run(run: Compared) -> str:
+    """Returns objective, steps, and the folder where the title does not have it."""
+    objective, steps = (run.view.recorded.get(name) for name in ("objective", "steps"))
+    folder = run.view.name if run.view.name not in run.title else None
+    counted = f"{steps:,} steps" if steps is not None else None
+    return ", ".join(filter(None, [objective, counted, folder]))
 
 
 def _describe_classes(
     views: Sequence[RunView], labels: Sequence[Sequence[int]], place: Place
 ) -> list[dict[str, Any]]:
     """Returns a row for each class: a typical real picture, and the first of every run."""
-    firsts = [first_pictures(view.gallery) if view.gallery else {} for view in views]
     gallery = views[0].gallery
-    typical = first_pictures(gallery, "centroids") if gallery else {}
+    typical = first_pictures(gallery, "centroids")
+    columns = [*(first_pictures(view.gallery) for view in views), typical]
     rows = []
-    for label, name in enumerate(views[0].gallery.class_names if views[0].gallery else ()):
-        cells = []
-        for number, (pictures, own) in enumerate(zip(firsts, labels, strict=True)):
-            picture = pictures.get(own[label])
-            cells.append(place.put(f"{_FOLDERS}{number}", label, picture) if picture else None)
-        real = place.put(f"{_FOLDERS}{len(views)}", label, typical[label]) if typical else None
-        rows.append({"name": name, "label": label, "cells": cells, "typical": real})
+    for label, name in enumerate(gallery.class_names if gallery else ()):
+        of_runs = [*(own[label] for own in labels), label]
+        cells = [
+            place.put(f"{_FOLDERS}{number}", label, column[of_run]) if of_run in column else None
+            for number, (column, of_run) in enumerate(zip(columns, of_runs, strict=True))
+        ]
+        rows.append({"name": name, "label": label, "cells": cells[:-1], "typical": cells[-1]})
     return rows
 
 
-def _describe_run(view: RunView, title: str) -> str:
-    """Returns objective, steps, and the folder where the title does not have it."""
-    objective, steps = (view.recorded.get(name) for name in ("objective", "steps"))
-    parts = [objective, f"{steps:,} steps" if steps is not None else None]
-    return ", ".join(filter(None, [*parts, view.name if view.name not in title else None]))
-
-
-def _describe_losses(
-    titles: Sequence[str], views: Sequence[RunView]
-) -> list[tuple[str, dict[str, Any]]]:
+def _describe_losses(compared: Sequence[Compared]) -> list[tuple[str, dict[str, Any]]]:
     """Returns curves by objective: losses of different ones are not on one scale."""
     groups: dict[str, list[tuple[str, Sequence[tuple[int, float]]]]] = {}
-    for title, view in zip(titles, views, strict=True):
-        groups.setdefault(str(view.recorded.get("objective") or "none"), []).append(
-            (title, view.losses)
-        )
+    for run in compared:
+        objective = str(run.view.recorded.get("objective") or "none")
+        groups.setdefault(objective, []).append((run.title, run.view.losses))
     described = ((name, describe_losses(curves)) for name, curves in groups.items())
     return [(name, loss) for name, loss in described if loss is not None]
 
 
 def _describe_differences(views: Sequence[RunView]) -> list[str]:
     """Returns in what the runs differ that makes accuracies unlike, as parts of a sentence."""
-    named = {"steps": "steps", "ipc": "images per class"}
     parts = []
-    for key, what in named.items():
+    for key, what in {"steps": "steps", "ipc": "images per class"}.items():
         values = [view.recorded.get(key) for view in views]
         if len(set(values)) > 1:
             shown = [f"{value:,}" if value is not None else "none" for value in values]
@@ -165,84 +199,87 @@ def _describe_differences(views: Sequence[RunView]) -> list[str]:
     return parts
 
 
-def name_runs(views: Sequence[RunView]) -> list[str]:
-    """Returns a title for each run, with as many of the last folders as tell them apart.
-
-    A run that is named twice gets a number.
-    """
-    titles = [view.title for view in views]
-    named = titles
-    for depth in range(1, 1 + max(len(view.path.parts) for view in views)):
-        if len(set(named)) == len(named):
-            return named
-        folders = ["/".join(view.path.parts[-depth:]) for view in views]
-        named = [
-            title if titles.count(title) == 1 else f"{title} ({folder})"
-            for title, folder in zip(titles, folders, strict=True)
-        ]
-    return [
-        f"{name}, {number}" if named.count(name) > 1 else name
-        for number, name in enumerate(named, 1)
+def _describe_table(compared: Sequence[Compared], backbone: str) -> dict[str, Any]:
+    """Returns a row per method with an entry for each run, of one evaluation backbone."""
+    rows = [
+        {"title": title, "entries": entries}
+        for method, title in TITLES.items()
+        if any(entries := [run.probes.get(backbone, {}).get(method) for run in compared])
     ]
+    return {"backbone": backbone, "titles": [run.title for run in compared], "rows": rows}
 
 
-def _names_of_backbones(titles: Sequence[str], views: Sequence[RunView]) -> list[dict[str, str]]:
-    """Returns, for each run, the names of its evaluation backbones beside those of the others.
-
-    A name that stands for other weights or settings in another run is followed by its run.
-    """
-    kinds: dict[str, set[str]] = {}
-    for view in views:
-        for name, fingerprint in view.fingerprints.items():
-            kinds.setdefault(name, set()).add(fingerprint)
-    return [
-        {
-            name: f"{name}, as in {title}" if len(kinds[name]) > 1 else name
-            for name in view.fingerprints
-        }
-        for title, view in zip(titles, views, strict=True)
-    ]
-
-
-def _describe_table(
-    titles: Sequence[str], probes: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Returns, by evaluation backbone, a row per method with an entry for each run."""
-    tables = []
-    for backbone in dict.fromkeys(name for entries in probes for name in entries):
-        rows = []
-        for method, title in TITLES.items():
-            entries = [probe.get(backbone, {}).get(method) for probe in probes]
-            if any(entries):
-                rows.append({"title": title, "entries": entries})
-        tables.append({"backbone": backbone, "titles": list(titles), "rows": rows})
-    return tables
-
-
-def _describe_heat(
-    titles: Sequence[str], own: Sequence[Collection[str]], probes: Sequence[dict[str, Any]]
-) -> dict[str, Any] | None:
+def _describe_heat(compared: Sequence[Compared], backbones: Sequence[str]) -> dict[str, Any] | None:
     """Returns accuracies of distilled images by run and evaluation backbone, if there are several.
 
     A colour stands for the place within its column's range: backbones differ in what is possible.
     """
-    columns = list(dict.fromkeys(name for entries in probes for name in entries))
-    values = [
-        [probe.get(name, {}).get("distilled", {}).get("top1_mean") for name in columns]
-        for probe in probes
-    ]
-    if len(columns) < 2 or all(value is None for row in values for value in row):
+    measured = {
+        name: means
+        for name in backbones
+        if (means := [mean for run in compared if (mean := run.mean(name)) is not None])
+    }
+    if len(measured) < 2:
         return None
-    rows = []
-    for title, mine, row in zip(titles, own, values, strict=True):
-        cells = []
-        for number, (name, value) in enumerate(zip(columns, row, strict=True)):
-            column = [other[number] for other in values if other[number] is not None]
-            span = max(column) - min(column) if column else 0
-            part = None if value is None else ((value - min(column)) / span if span else 1.0)
-            cells.append({"value": value, "part": part, "mine": name in mine})
-        rows.append({"title": title, "cells": cells})
-    return {"columns": columns, "rows": rows}
+
+    def cell(run: Compared, name: str) -> dict[str, Any]:
+        value, low, high = run.mean(name), min(measured[name]), max(measured[name])
+        part = None if value is None else (value - low) / (high - low) if high > low else 1.0
+        return {"value": value, "part": part, "mine": name in run.own}
+
+    rows = [
+        {"title": run.title, "cells": [cell(run, name) for name in measured]} for run in compared
+    ]
+    return {"columns": list(measured), "rows": rows}
+
+
+def describe_best(compared: Sequence[Compared]) -> dict[str, Any] | None:
+    """Returns the run with the best distilled images, on the model that most runs share.
+
+    `None` where no model is shared by two runs that are not at fault.
+    """
+    sound = [run for run in compared if not judge(run.view.results, run.view.num_test)]
+    shared = Counter(
+        name for run in sound for name, entries in run.probes.items() if "distilled" in entries
+    )
+    if not shared or max(shared.values()) < 2:
+        return None
+    backbone, _ = shared.most_common(1)[0]
+    entries = [
+        (run.probes[backbone]["distilled"], run)
+        for run in sound
+        if "distilled" in run.probes.get(backbone, {})
+    ]
+    (best, first), (next_best, second) = sorted(entries, key=lambda e: -e[0]["top1_mean"])[:2]
+    difference = best["top1_mean"] - next_best["top1_mean"]
+    error = _paired_error(first.view, second.view, best["split"], backbone)
+    if error is None and first.view.num_test:
+        error = standard_error([best, next_best], first.view.num_test)
+    return {
+        "title": first.title,
+        "next": second.title,
+        "backbone": backbone,
+        "mean": best["top1_mean"],
+        "difference": difference,
+        "unsure": error is not None and difference <= 2 * error,
+    }
+
+
+def _paired_error(a: RunView, b: RunView, split: str, backbone: str) -> float | None:
+    """Returns the standard error of the difference of two runs, in points, by a paired test.
+
+    `None` unless both have predictions for the same test images.
+    """
+    stored = [predictions.load(view.path / runs.PREDICTIONS) for view in (a, b)]
+    labels, named = f"labels/{split}", f"{backbone}/distilled"
+    if (
+        a.data.get("fingerprint") != b.data.get("fingerprint")
+        or not all({labels, named} <= set(arrays) for arrays in stored)
+        or not np.array_equal(stored[0][labels], stored[1][labels])
+    ):
+        return None
+    right = [arrays[named] == arrays[labels][None, :] for arrays in stored]
+    return predictions.compare(*right)["standard_error"]
 
 
 def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
@@ -257,10 +294,3 @@ def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
         if runs.is_run(place):
             raise UserError(f"--out={out} would write into the run {place}: name a file elsewhere")
     return page, folder
-
-
-def _remove_pictures(folder: epath.Path) -> None:
-    """Removes the pictures of an earlier comparison of the same name, and no more."""
-    for path in list(folder.iterdir()) if folder.is_dir() else []:
-        if re.fullmatch(rf"{_FOLDERS}\d+", path.name) and path.is_dir():
-            path.rmtree()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from lgm_jax.report import charts, pictures
+from lgm_jax.report import pictures
 from lgm_jax.report.gallery import DISTILLED, Gallery
 from lgm_jax.report.place import Place
 from lgm_jax.report.plane import Map
@@ -106,8 +107,41 @@ def _move_apart(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     def move(box: tuple[float, float], name: float, shape: float) -> np.ndarray:
         below = np.array([[0, name / shape]])
-        return charts.move_apart(places + below, box, shape) - below
+        return move_apart(places + below, box, shape) - below
 
     few = len(places) <= _NARROW_NAMED
     narrow, name = (_NARROW_BOX, _NARROW_NAME) if few else (_NARROW_THUMB, 0.0)
     return move(_BOX, _NAME, _SHAPE), move(narrow, name, _NARROW_SHAPE)
+
+
+def move_apart(
+    places: Float[np.ndarray, "n 2"], box: tuple[float, float], shape: float
+) -> Float[np.ndarray, "n 2"]:
+    """Moves boxes apart, no further than it takes for none to hide another.
+
+    Args:
+        places: Middles of the boxes, in parts of a frame's width and height.
+        box: Width and height of a box, in parts of the frame's width.
+        shape: The frame's height by its width.
+
+    Returns:
+        Places within the frame. If it is too full, some boxes still overlap.
+    """
+    size = np.asarray([box[0], box[1] / shape])
+    edge = size / 2
+    moved = np.clip(places.astype(float), edge, 1 - edge)
+    for turn in range(500):
+        apart = moved[:, None] - moved[None]
+        overlap = size - np.abs(apart)
+        hidden = (overlap > 1e-9).all(axis=-1) & ~np.eye(len(moved), dtype=bool)
+        if not hidden.any():
+            break
+        # Along the direction in which less has to be moved, and at times, where a full row holds
+        # them in it, along the other; two at one place part by their order.
+        order = np.sign(np.arange(len(moved))[:, None] - np.arange(len(moved))[None])
+        shorter = np.argmin(overlap / size, axis=-1)[..., None] == np.arange(2)
+        along = shorter if turn % 120 < 100 else ~shorter
+        towards = np.where(apart == 0, order[..., None], np.sign(apart))
+        push = np.where(hidden[..., None] & along, towards * overlap / 2, 0.0)
+        moved = np.clip(moved + 0.7 * push.sum(axis=1), edge, 1 - edge)
+    return moved

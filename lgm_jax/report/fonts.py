@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import ImageFont
@@ -23,13 +22,10 @@ _NOTHING = "\U0010fffd"
 
 
 def find(texts: Iterable[str], size: int) -> Font:
-    """Returns a font with the letters of texts: Pillow's own, or the machine's that has most.
+    """Returns a font, of a size in pixels, with the letters of texts.
 
-    A note names the letters that no font has.
-
-    Args:
-        texts: The texts.
-        size: Size in pixels.
+    It is Pillow's own, or the one of the machine that has most. A note names the letters that none
+    has.
     """
     letters = "".join(sorted({letter for text in texts for letter in text if letter.isprintable()}))
     file = choose(letters)
@@ -56,23 +52,17 @@ def choose(letters: str) -> str | None:
     return best
 
 
-def list_files() -> Iterator[str]:
-    """Yields the machine's fonts, plain ones first."""
-    folders = [Path(folder).expanduser() for folder in _FOLDERS]
-    found = [
-        Path(where) / name
-        for folder in folders
-        for where, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in _KINDS
-    ]
+def list_files() -> list[str]:
+    """Returns the machine's fonts, plain ones first."""
 
     def order(path: Path) -> tuple[bool, bool, str]:
         name = path.stem.lower()
         slanted = any(word in name for word in ("italic", "oblique", "bold", "mono", "serif"))
         return slanted, "sans" not in name, str(path)
 
-    yield from map(str, sorted(found, key=order))
+    every = (path for folder in _FOLDERS for path in Path(folder).expanduser().rglob("*"))
+    fonts = [path for path in every if path.suffix.lower() in _KINDS]
+    return [str(path) for path in sorted(fonts, key=order)]
 
 
 def find_lacking(font: Font, letters: str) -> list[str]:

@@ -8,7 +8,8 @@ the backbone or a device.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -52,11 +53,6 @@ class Gallery:
     map: Map | None = None
     side: int | None = None
 
-    @property
-    def fits_one_file(self) -> bool:
-        """Whether a page is one file, rather than a page and a folder of pictures."""
-        return fits_one_file(len(self.class_names))
-
 
 def fits_one_file(num_classes: int) -> bool:
     """Returns whether the pictures of so many classes go into the page itself."""
@@ -74,8 +70,7 @@ def shown(labels: Int[np.ndarray, " n"], most: int = _MOST_IMAGES) -> Int[np.nda
     classes = len(np.unique(labels))
     few = max(1, min(_PER_CLASS, most // classes)) if fits_one_file(classes) else _PER_CLASS
     order = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[order], labels[order])
-    return order[np.arange(len(order)) - first < few]
+    return order[_numbers(labels)[order] < few]
 
 
 def make_gallery(
@@ -95,14 +90,12 @@ def make_gallery(
         feature_map: The map of their features.
     """
     rows = shown(labels)
-    one_file = fits_one_file(len(class_names))
-    files = {
-        DISTILLED: pictures.encode(
-            pictures.to_bytes(images[rows]), _SIDE, _BUDGET if one_file else None
-        )
-    }
+    budget, real_budget = (
+        (_BUDGET, _REAL_BUDGET) if fits_one_file(len(class_names)) else (None, None)
+    )
+    files = {DISTILLED: pictures.encode(pictures.to_bytes(images[rows]), _SIDE, budget)}
     for kind, beside in (reals or {}).items():
-        files[kind] = pictures.encode(beside, _REAL_SIDE, _REAL_BUDGET if one_file else None)
+        files[kind] = pictures.encode(beside, _REAL_SIDE, real_budget)
     total = int(np.bincount(labels).max())
     names, side = list(map(str, class_names)), int(images.shape[1])
     return Gallery(names, labels[rows], total, files, feature_map, side)
@@ -124,25 +117,30 @@ def real_rows(
     """
     rows = shown(labels)
     per_class = len(labels) // (int(labels.max()) + 1)
-    # Which image of its class each is.
-    order = np.argsort(labels, kind="stable")
-    number = np.empty(len(labels), int)
-    number[order] = np.arange(len(labels)) % per_class
-    place = labels[rows] * per_class + number[rows]
+    place = labels[rows] * per_class + _numbers(labels)[rows]
     return {"centroids": centroids[place], "neighbors": neighbors[rows], "random": random[place]}
+
+
+def _numbers(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Returns for each image how many of its class come before it."""
+    order = np.argsort(labels, kind="stable")
+    numbers = np.empty(len(labels), int)
+    numbers[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return numbers
 
 
 def save_gallery(path: epath.Path, gallery: Gallery) -> None:
     """Writes `gallery.npz`."""
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         "class_names": np.asarray(gallery.class_names, np.str_),
         "labels": gallery.labels,
-        "total": np.asarray(gallery.total),
+        "total": gallery.total,
     }
     if gallery.side is not None:
-        arrays["side"] = np.asarray(gallery.side)
+        arrays["side"] = gallery.side
     for kind, files in gallery.files.items():
-        arrays[f"{kind}_bytes"], arrays[f"{kind}_ends"] = pictures.pack(files)
+        arrays[f"{kind}_bytes"] = np.frombuffer(b"".join(files), np.uint8)
+        arrays[f"{kind}_ends"] = np.cumsum([len(file) for file in files], dtype=np.int64)
     if gallery.map is not None:
         for field in dataclasses.fields(Map):
             arrays[f"map_{field.name}"] = getattr(gallery.map, field.name)
@@ -159,27 +157,29 @@ def load_gallery(path: epath.Path) -> Gallery:
     # A broken archive makes zipfile, zlib and NumPy raise almost anything.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return _from_arrays(arrays.__getitem__, arrays.files)
+            stored = dict(arrays)
+        labels, files = stored["labels"], {}
+        for kind in (DISTILLED, *REALS):
+            if f"{kind}_ends" in stored:
+                parts = np.split(stored[f"{kind}_bytes"], stored[f"{kind}_ends"])
+                files[kind] = [part.tobytes() for part in parts[:-1]]
+        if {len(listed) for listed in files.values()} != {len(labels)}:
+            raise ValueError("pictures and labels differ in number")
+        # Those of earlier versions do not have all fields.
+        values = {
+            name.removeprefix("map_"): value
+            for name, value in stored.items()
+            if name.startswith("map_")
+        }
+        return Gallery(
+            stored["class_names"].tolist(),
+            labels,
+            int(stored["total"]),
+            files,
+            Map(**values) if values else None,
+            int(stored["side"]) if "side" in stored else None,
+        )
     except Exception as error:
         raise UserError(
             f"{path} is damaged: delete it, and start the run again to have it made anew ({error})"
         ) from error
-
-
-def _from_arrays(get: Callable[[str], np.ndarray], stored: Sequence[str]) -> Gallery:
-    files = {
-        kind: pictures.unpack(get(f"{kind}_bytes"), get(f"{kind}_ends"))
-        for kind in (DISTILLED, *REALS)
-        if f"{kind}_ends" in stored
-    }
-    feature_map = None
-    if "map_real" in stored:
-        # Those of earlier versions do not have all.
-        names = (field.name for field in dataclasses.fields(Map))
-        feature_map = Map(**{name: get(f"map_{name}") for name in names if f"map_{name}" in stored})
-    labels = get("labels")
-    if {len(listed) for listed in files.values()} != {len(labels)}:
-        raise ValueError("pictures and labels differ in number")
-    names, total = get("class_names").tolist(), int(get("total"))
-    side = int(get("side")) if "side" in stored else None
-    return Gallery(names, labels, total, files, feature_map, side)

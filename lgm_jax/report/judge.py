@@ -16,6 +16,7 @@ _ASSUMED_IMAGES = 1000
 _SHORT_WAY = 5.0
 
 Entries = Mapping[str, Any]
+"""The entries of one evaluation backbone in `results.json`, by method."""
 
 
 class Finding(NamedTuple):
@@ -24,12 +25,10 @@ class Finding(NamedTuple):
     Attributes:
         title: A few words, as an attribute of the results.
         text: A sentence or two: the fault, with its numbers, and what to do.
-        backbone: The evaluation backbone, or `None` where it is about the images.
     """
 
     title: str
     text: str
-    backbone: str | None = None
 
 
 def judge(results: Mapping[str, Any], num_test: int | None = None) -> list[Finding]:
@@ -46,7 +45,7 @@ def judge(results: Mapping[str, Any], num_test: int | None = None) -> list[Findi
     images = results.get("test_images") or num_test or _ASSUMED_IMAGES
     for backbone, entries in results.get("probe", {}).items():
         for title, text in _judge_accuracies(entries, results.get("num_classes") or 0, images):
-            findings.append(Finding(title, f"On {backbone}, {text}", backbone))
+            findings.append(Finding(title, f"On {backbone}, {text}"))
     return findings
 
 
@@ -54,38 +53,29 @@ def contradicts(entries: Entries, num_test: int | None = None) -> list[str]:
     """Returns the methods of few images that do better than all real images, which none should.
 
     Args:
-        entries: The entries of one evaluation backbone in `results.json`, by method.
+        entries: The methods.
         num_test: Images that accuracy was measured on, if known.
     """
-    if "full" not in entries or not _is_number(entries["full"]):
+    entries = {name: entry for name, entry in entries.items() if _is_number(entry)}
+    if "full" not in entries:
         return []
-    images = num_test or _ASSUMED_IMAGES
     return [
         method
-        for method in TITLES
-        if method in entries
-        and _is_number(entries[method])
-        and entries[method]["top1_mean"] - entries["full"]["top1_mean"]
-        > 2 * difference_error(entries, method, "full", images)
+        for method in filter(entries.__contains__, TITLES)
+        if entries[method]["top1_mean"] - entries["full"]["top1_mean"]
+        > 2 * difference_error(entries, method, "full", num_test or _ASSUMED_IMAGES)
     ]
 
 
 def doubtful(entries: Entries, num_test: int) -> list[str]:
-    """Returns the methods within two standard errors of the distilled images.
-
-    Args:
-        entries: As for `contradicts`.
-        num_test: Images that accuracy was measured on.
-    """
+    """Returns the methods within two standard errors of the distilled images."""
     if "distilled" not in entries:
         return []
-    own = entries["distilled"]["top1_mean"]
     return [
         method
-        for method in TITLES
-        if method in entries
-        and method != "distilled"
-        and abs(own - entries[method]["top1_mean"])
+        for method in filter(entries.__contains__, TITLES)
+        if method != "distilled"
+        and abs(entries["distilled"]["top1_mean"] - entries[method]["top1_mean"])
         <= 2 * difference_error(entries, "distilled", method, num_test)
     ]
 
@@ -94,7 +84,7 @@ def gap(entries: Entries, num_test: int | None = None) -> float | None:
     """Returns how much of the way from random to all real images distilled ones close.
 
     `None` where one of the three is not known, where there is hardly a way to go, or where few
-    images do better than all. Arguments as for `contradicts`.
+    images do better than all.
     """
     if not {"distilled", "random", "full"} <= set(entries) or contradicts(entries, num_test):
         return None
@@ -109,15 +99,14 @@ def difference_error(entries: Entries, a: str, b: str, num_test: int) -> float:
     accuracies that are taken to be independent, which is rather too large.
 
     Args:
-        entries: As for `contradicts`.
+        entries: The rows.
         a: The method of one row.
         b: That of the other.
         num_test: Images that accuracy was measured on.
     """
     for row, other in ((a, b), (b, a)):
-        test = (entries[row].get("against") or {}).get(other)
-        if test is not None:
-            return float(test["standard_error"])
+        if other in (entries[row].get("against") or {}):
+            return float(entries[row]["against"][other]["standard_error"])
     return standard_error([entries[a], entries[b]], num_test)
 
 
@@ -131,11 +120,13 @@ def standard_error(entries: Sequence[Mapping[str, Any]], num_test: int) -> float
         entries: One or two entries of `results.json`.
         num_test: Images that they were measured on.
     """
-    variance = 0.0
-    for entry in entries:
-        mean, std = entry["top1_mean"], entry["top1_std"] or 0.0
-        variance += mean * (100 - mean) / num_test + std**2 / len(entry["top1_runs"])
-    return math.sqrt(variance)
+    return math.sqrt(
+        sum(
+            entry["top1_mean"] * (100 - entry["top1_mean"]) / num_test
+            + (entry["top1_std"] or 0.0) ** 2 / len(entry["top1_runs"])
+            for entry in entries
+        )
+    )
 
 
 def _judge_images(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -181,21 +172,9 @@ def _judge_accuracies(
                 f"{images_of(name)} reach {means[name]:.1f} %, no more than guessing "
                 f"({guess:.3g} %).",
             )
-    if {"distilled", "random"} <= set(means):
-        yield from _judge_against_random(entries, num_test, least)
-
-
-def _judge_against_random(
-    entries: Entries, num_test: int, least: float
-) -> Iterator[tuple[str, str]]:
-    """Yields a fault of distilled images beside random ones.
-
-    Args:
-        entries: As for `contradicts`.
-        num_test: Images that accuracy was measured on.
-        least: The accuracy that is better than guessing; what is not is called so already.
-    """
-    own, random = (entries[name]["top1_mean"] for name in ("distilled", "random"))
+    if not {"distilled", "random"} <= set(means):
+        return
+    own, random = means["distilled"], means["random"]
     unsure = "random" in doubtful(entries, num_test)
     if own < random:
         yield (
@@ -203,6 +182,7 @@ def _judge_against_random(
             f"the distilled images reach {own:.1f} %, less than random real images "
             f"({random:.1f} %){', which may be chance' if unsure else ''}.",
         )
+    # What is no better than guessing is called so already.
     elif unsure and own > least:
         yield (
             "not clearly better than random images",

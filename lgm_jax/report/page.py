@@ -8,9 +8,8 @@ Nothing is fetched from anywhere else, which a content security policy in the pa
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ from lgm_jax.names import join
 from lgm_jax.objectives import OBJECTIVES
 from lgm_jax.report import cards, classes, commands, pictures, poster, timelapse, words
 from lgm_jax.report.accuracies import describe_accuracies, describe_groups, describe_taught
+from lgm_jax.report.charts import describe_growth, describe_learning, describe_losses
 from lgm_jax.report.feature_map import describe_map
-from lgm_jax.report.gallery import Gallery, make_gallery, shown
+from lgm_jax.report.gallery import fits_one_file, make_gallery, shown
 from lgm_jax.report.judge import gap, judge
-from lgm_jax.report.losses import describe_growth, describe_learning, describe_losses
-from lgm_jax.report.place import Beside, Embedded, Place
+from lgm_jax.report.place import Place
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, match_classes, read_run
 
@@ -53,30 +52,21 @@ def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
     # Pictures of an earlier page would stay otherwise.
     if folder.exists():
         folder.rmtree()
-    place = Embedded() if gallery is None or gallery.fits_one_file else Beside(folder)
+    many = gallery is not None and not fits_one_file(len(gallery.class_names))
+    place = Place(folder if many else None)
     page, content = run.path / runs.PAGE, describe(run, others, place)
     with files.replacing(page) as temporary:
         files.write_text(temporary, render("run.html", content))
     if gallery is not None and run.results:
-        _write_card(run.path / runs.CARD, gallery, content)
+        backbones, dataset = join(run.backbones), content["dataset"]
+        card = poster.draw_card(
+            content["headline"] or dataset,
+            f"{dataset}, distilled for {backbones}" if backbones else dataset,
+            gallery,
+            next(iter(content["accuracy"]), None),
+        )
+        pictures.write_png(run.path / runs.CARD, card)
     return page
-
-
-def _write_card(path: epath.Path, gallery: Gallery, content: Mapping[str, Any]) -> None:
-    """Writes the picture with the result of a finished run."""
-    made_for = f", distilled for {join(content['backbones'])}" if content["backbones"] else ""
-    accuracy = next(iter(content["accuracy"]), None)
-    card = poster.draw_card(
-        content["headline"] or content["dataset"],
-        f"{content['dataset']}{made_for}",
-        gallery,
-        accuracy,
-        "lgm_jax: Linear Gradient Matching, arXiv 2511.16674",
-    )
-    buffer = io.BytesIO()
-    card.save(buffer, "PNG")
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
 
 
 def write_unfinished_page(
@@ -113,118 +103,66 @@ def describe(
     run: RunView, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
 ) -> dict[str, Any]:
     """Returns all that the template of a run shows."""
+    gallery, budget = run.gallery, _BUDGET - (cards.BUDGET if others else 0)
     return {
-        **_describe_run(run),
-        **_describe_objective(run),
-        **_describe_images(run, others, place),
+        "run": run,
+        **_describe_head(run),
+        "cards": cards.describe_cards(gallery, others, place) if gallery else [],
+        "timelapse": timelapse.describe_timelapse(run, place, budget) if gallery else None,
+        "map": describe_map(gallery, place) if gallery and gallery.map else None,
         **_describe_probes(run),
         "classes": classes.describe_classes(run, place),
         **_describe_record(run),
         **commands.describe_next_steps(run),
-        "soft": run.soft,
-        "lazy": place.lazy,
+        "lazy": place.folder is not None,
     }
 
 
-def _describe_run(run: RunView) -> dict[str, Any]:
-    """Names the run and its data, and says how far it has come."""
-    settings, dataset = run.settings, str(run.data.get("name", ""))
+def _describe_head(run: RunView) -> dict[str, Any]:
+    """Names the run, its data and its objective."""
+    dataset, objective = str(run.data.get("name", "")), str(run.recorded.get("objective"))
     findings = judge(run.results, run.num_test)
     title = f"{dataset or run.name}{', distilled' if run.backbones else ''}"
-    return {
-        "run": run.name,
-        "title": title + "".join(f": {finding.title}" for finding in findings[:1]),
-        "findings": findings,
-        "headline": words.headline(
-            next(iter(run.probes.values()), {}),
-            run.num_images,
-            run.counts.get("train", {}).get("images"),
-            findings,
-        ),
-        "dataset": dataset,
-        "about_data": words.DATA.get(dataset),
-        "unfinished": not run.results,
-        "finished": run.finished,
-        "step": run.step,
-        "steps": run.results.get("steps") or settings.get("steps"),
-        "seed": settings.get("seed"),
-        "backbones": run.backbones,
-        "about": {name: words.about_backbone(name) for name in (*run.backbones, *run.probes)},
-    }
-
-
-def _describe_objective(run: RunView) -> dict[str, Any]:
-    objective = str(run.recorded.get("objective"))
     about = run.results.get("about_objective") or {}
     if not about and objective in OBJECTIVES:
         about = objectives.about(OBJECTIVES[objective])
     return {
+        "title": title + "".join(f": {finding.title}" for finding in findings[:1]),
+        "findings": findings,
+        "headline": words.headline(run.first_probe, run.num_images, run.num_train, findings),
+        "dataset": dataset,
+        "about_data": words.DATA.get(dataset),
+        "unfinished": not run.results,
+        "start": words.STARTS.get(str(run.settings.get("images.init"))),
+        "about": {name: words.about_backbone(name) for name in (*run.backbones, *run.probes)},
         "objective": about.get("title"),
-        "each_step": about.get("each_step"),
-        "loss_is": about.get("loss_is", ""),
+        "each_step": about.get("each_step") or "",
+        "loss_is": about.get("loss_is") or "",
         "new_heads": objective == "lgm",
-    }
-
-
-def _describe_images(
-    run: RunView, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
-) -> dict[str, Any]:
-    """Shows the distilled images beside real ones, over time and on the map of features."""
-    settings, gallery = run.settings, run.gallery
-    budget = _BUDGET - (cards.BUDGET if others else 0)
-    return {
-        "image_every": settings.get("image_every"),
-        "start": words.STARTS.get(str(settings.get("images.init"))),
-        "side": run.side,
-        "ipc": run.recorded.get("ipc"),
-        "num_classes": run.num_classes,
-        "num_images": run.num_images,
-        "num_train": run.counts.get("train", {}).get("images"),
-        "cards": cards.describe_cards(gallery, others, place) if gallery else [],
-        "per_class": gallery.total if gallery else 0,
-        "timelapse": timelapse.describe_timelapse(
-            run.sheets,
-            dict(run.losses),
-            place,
-            budget,
-            run.class_names,
-            run.num_images,
-            run.side,
-        )
-        if gallery
-        else None,
-        "map": describe_map(gallery, place) if gallery and gallery.map else None,
     }
 
 
 def _describe_probes(run: RunView) -> dict[str, Any]:
     """Describes accuracies and losses, and the words that they take."""
-    settings, num_test = run.settings, run.num_test
-    main = next(iter(run.probes.values()), {})
+    settings, num_test, main = run.settings, run.num_test, run.first_probe
     loss = describe_losses(
         [(run.name, run.losses)],
         # The box of an unfinished run has room for all of its steps.
         settings.get("steps", 0) if not run.results else 0,
         describe_growth(settings, run.side),
     )
-    doubt = (
-        words.doubt(
-            main,
-            num_test,
-            settings.get("seed"),
-            made_here=bool(run.backbones),
-            repeated=settings.get("probe.runs") != 1,
-        )
-        if "distilled" in main
-        else None
+    doubt = words.doubt(
+        main,
+        num_test,
+        settings.get("seed"),
+        made_here=bool(run.backbones),
+        repeated=settings.get("probe.runs") != 1,
     )
     return {
-        "num_test": num_test,
-        "accuracy": describe_accuracies(run.probes, run.backbones, run.num_classes, num_test),
+        "accuracy": describe_accuracies(run),
         "compared": words.compare(main, num_test),
         "compared_briefly": words.compare(main, num_test, ["random"]),
-        "doubt": doubt,
-        "guess": words.guess(run.num_classes) if run.num_classes else None,
+        "doubt": doubt if "distilled" in main else "",
         "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],
         "taught": describe_taught(run.results.get("taught", {})),
         "learning": [each for item in run.probes.items() if (each := describe_learning(*item))],
@@ -234,20 +172,7 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
 
 
 def _describe_record(run: RunView) -> dict[str, Any]:
-    """Lists facts, hashes and settings, the changed ones first."""
-    facts, hashes = describe_provenance(run)
-    settings = {name: json.dumps(value) for name, value in run.settings.items()}
-    changed = [name for name in run.config.get("changed", ()) if name in settings]
-    return {
-        "provenance": facts,
-        "hashes": hashes,
-        "changed": {name: settings[name] for name in changed},
-        "settings": {name: text for name, text in settings.items() if name not in changed},
-    }
-
-
-def describe_provenance(run: RunView) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Returns facts by name, where they were recorded, and hashes by file."""
+    """Returns facts by name, hashes by file, and settings, the changed ones first."""
     facts: list[tuple[str, str]] = []
     if run.finished:
         facts.append(("distilled on", f"{run.finished} (UTC)"))
@@ -260,8 +185,9 @@ def describe_provenance(run: RunView) -> tuple[list[tuple[str, str]], list[tuple
             "commit": process.get("commit") or "not known",
         }
         facts += [(name + where, text) for name, text in recorded.items() if text]
-    seconds = run.results.get("seconds", {})
-    facts += [words.took(stage, taken) for stage, taken in seconds.items()]
+    for stage, seconds in run.results.get("seconds", {}).items():
+        purpose = words.PURPOSES.get(stage, f"of {stage}")
+        facts.append((f"time {purpose}", words.duration(seconds)))
     weights = run.made_by[-1].get("weights", {}) if run.made_by else {}
     hashes = [
         (f"{name}, {file}", str(sha256))
@@ -271,4 +197,11 @@ def describe_provenance(run: RunView) -> tuple[list[tuple[str, str]], list[tuple
     fingerprint = run.config.get("identity", {}).get("data.fingerprint")
     if fingerprint:
         hashes.append(("all images of the data", str(fingerprint)))
-    return facts, hashes
+    settings = {name: json.dumps(value) for name, value in run.settings.items()}
+    changed = [name for name in run.config.get("changed", ()) if name in settings]
+    return {
+        "provenance": facts,
+        "hashes": hashes,
+        "changed": [(name, settings.pop(name)) for name in changed],
+        "settings": list(settings.items()),
+    }

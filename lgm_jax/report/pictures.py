@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from etils import epath
+from jaxtyping import Float, UInt8
 from PIL import Image
+
+from lgm_jax.files import replacing
 
 # Images up to this side are encoded without loss: they are tiny anyway.
 _LOSSLESS_SIDE = 64
@@ -25,6 +28,9 @@ _SAMPLE = 8
 # most images.
 SHEET_IMAGES = 100
 _CELLS = {12: 160, 36: 128, SHEET_IMAGES: 96}
+
+# Milliseconds that a frame of an animation is shown, and that the last is.
+_FRAME, _LAST_FRAME = 160, 2500
 
 # Lossy WebP works on blocks of 16 pixels: a gap as wide keeps one image's out of the next.
 _GAP = 16
@@ -143,19 +149,14 @@ def animate(
     sheets: Sequence[bytes],
     layout: SheetLayout,
     count: int,
-    milliseconds: int = 160,
-    rest: int = 2500,
 ) -> bytes:
     """Returns an animated WebP of contact sheets, on white, that rests on the last and repeats.
 
     Args:
         sheets: The sheets, in order.
         layout: Their layout.
-        count: Images of a sheet.
-        milliseconds: Time that each is shown.
-        rest: Time that the last is shown, in milliseconds.
+        count: Images of a sheet; small ones are enlarged.
     """
-    # Small images are enlarged smoothly, which makes their shapes easier to read than blocks.
     side = next(cell for most, cell in _CELLS.items() if count <= most)
     shown = layout._replace(cell=side)
     frames = []
@@ -169,16 +170,9 @@ def animate(
                 frame.paste(resize(image, side), shown.corner(i))
         frames.append(frame)
     buffer = io.BytesIO()
-    durations = [milliseconds] * (len(frames) - 1) + [rest]
-    frames[0].save(
-        buffer,
-        "WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=durations,
-        loop=0,
-        quality=80,
-    )
+    durations = [_FRAME] * (len(frames) - 1) + [_LAST_FRAME]
+    options = {"append_images": frames[1:], "duration": durations, "loop": 0, "quality": 80}
+    frames[0].save(buffer, "WEBP", save_all=True, **options)
     return buffer.getvalue()
 
 
@@ -205,18 +199,12 @@ def is_readable(file: bytes) -> bool:
     return True
 
 
-def pack(
-    files: Sequence[bytes],
-) -> tuple[UInt8[np.ndarray, " bytes"], Int[np.ndarray, " files"]]:
-    """Packs files into two arrays for an npz: all their bytes, and the end of each."""
-    joined = np.frombuffer(b"".join(files), np.uint8)
-    return joined, np.cumsum([len(file) for file in files], dtype=np.int64)
-
-
-def unpack(joined: UInt8[np.ndarray, " bytes"], ends: Int[np.ndarray, " files"]) -> list[bytes]:
-    """Returns the files that `pack` packed."""
-    starts = [0, *ends.tolist()]
-    return [joined[a:b].tobytes() for a, b in zip(starts, ends.tolist(), strict=False)]
+def write_png(path: epath.Path, picture: Image.Image) -> None:
+    """Writes a picture so that a reader sees all of it or none."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _encode_one(image: UInt8[np.ndarray, "h w 3"], side: int, quality: int) -> bytes:
@@ -233,6 +221,6 @@ def resize(picture: Image.Image, side: int) -> Image.Image:
     if picture.size == (side, side):
         return picture
     # Small images are enlarged smoothly, which makes their shapes easier to read than blocks.
-    smaller = side < picture.size[0]
-    how = Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC
+    shrinks = side < picture.size[0]
+    how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
     return picture.resize((side, side), how)

@@ -1,7 +1,8 @@
-"""Places for the pictures of a page: the page itself, or a folder beside it."""
+"""The place of a page's pictures: the page itself, or a folder beside it."""
 
 from __future__ import annotations
 
+import dataclasses
 import urllib.parse
 
 from etils import epath
@@ -9,31 +10,23 @@ from etils import epath
 from lgm_jax.report import pictures
 
 
-class Embedded:
-    """Pictures are part of the page itself."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The place of pictures.
 
-    lazy = False
+    Attributes:
+        folder: A folder beside the page, from which pictures load when they are scrolled to;
+            `None` for the page itself.
+    """
 
-    def put(self, kind: str, number: int, webp: bytes) -> str:
-        """Returns the picture as the address of an image."""
-        return pictures.data_uri(webp)
-
-
-class Beside:
-    """Pictures lie in a folder beside the page, and load when they are scrolled to."""
-
-    lazy = True
-
-    def __init__(self, folder: epath.Path):
-        self._folder = folder
+    folder: epath.Path | None = None
 
     def put(self, kind: str, number: int, webp: bytes) -> str:
-        """Writes the picture; returns its address relative to the page."""
+        """Puts a picture there; returns its address, which is relative to the page."""
+        if self.folder is None:
+            return pictures.data_uri(webp)
         name = f"{kind}/{number:05d}.webp"
-        path = self._folder / name
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(webp)
-        return urllib.parse.quote(f"{self._folder.name}/{name}")
-
-
-Place = Embedded | Beside
+        return urllib.parse.quote(f"{self.folder.name}/{name}")

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageDraw
 
 from lgm_jax.report import fonts, pictures
 from lgm_jax.report.gallery import Gallery
@@ -20,6 +20,8 @@ from lgm_jax.report.vocabulary import COLOURS, INK, LINE, PAPER, SOFT
 _SIZE, _MARGIN = (1600, 900), 64
 _PAPER, _INK, _SOFT, _LINE = (pair[0] for pair in (PAPER, INK, SOFT, LINE))
 
+_FOOT = "lgm_jax: Linear Gradient Matching, arXiv 2511.16674"
+
 # Images, and the box in which they lie: left, top and width. The chart, with its height.
 _MOST, _IMAGES = 10, (_MARGIN, 250, 970)
 _CHART = (1110, 250, 426, 452)
@@ -27,7 +29,7 @@ _NAME, _GAP = 24, 14
 
 
 def draw_card(
-    title: str, about: str, gallery: Gallery, accuracy: Mapping[str, Any] | None, foot: str
+    title: str, about: str, gallery: Gallery, accuracy: Mapping[str, Any] | None
 ) -> Image.Image:
     """Draws the card.
 
@@ -36,12 +38,10 @@ def draw_card(
         about: A line on the data and the backbone.
         gallery: Pictures of the run.
         accuracy: The chart of accuracies, as `describe_accuracies` returns it, if there are any.
-        foot: A line at the bottom.
     """
-    names = [str(name) for name in gallery.class_names]
     canvas = Image.new("RGB", _SIZE, _PAPER)
     draw = ImageDraw.Draw(canvas)
-    letters = [title, about, foot, *names, "…"]
+    letters = [title, about, _FOOT, *gallery.class_names, "…"]
     lines = textwrap.wrap(title, 46)[:2]
     large = fonts.find(letters, 64 if len(lines) == 1 else 52)
     # Wrapped, it needs no spaces that keep a line whole.
@@ -49,11 +49,8 @@ def draw_card(
     draw.text((_MARGIN, 52), heading, font=large, fill=_INK, spacing=8)
     small = fonts.find(letters, 28)
     width = _SIZE[0] - 2 * _MARGIN
-    below = (_MARGIN, 172 + 28 * len(lines))
-    draw.text(below, fit(about, small, width), font=small, fill=_SOFT, anchor="ls")
-    draw.text(
-        (_MARGIN, _SIZE[1] - 44), fit(foot, small, width), font=small, fill=_SOFT, anchor="ls"
-    )
+    for text, y in ((about, 172 + 28 * len(lines)), (_FOOT, _SIZE[1] - 44)):
+        draw.text((_MARGIN, y), fit(text, small, width), font=small, fill=_SOFT, anchor="ls")
     _draw_images(canvas, gallery, _IMAGES if accuracy else (*_IMAGES[:2], width))
     if accuracy:
         _draw_chart(draw, accuracy, letters)
@@ -70,12 +67,12 @@ def _draw_images(canvas: Image.Image, gallery: Gallery, box: tuple[int, int, int
     room = _SIZE[1] - 90 - top
     side = min((width - (columns - 1) * _GAP) // columns, room // rows - _NAME - _GAP)
     draw = ImageDraw.Draw(canvas)
-    font = fonts.find([*map(str, gallery.class_names), "…"], _NAME - 3)
+    font = fonts.find([*gallery.class_names, "…"], _NAME - 3)
     for i, (label, file) in enumerate(shown):
         x, y = left + i % columns * (side + _GAP), top + i // columns * (side + _NAME + _GAP + 8)
         with Image.open(io.BytesIO(file)) as picture:
             canvas.paste(pictures.resize(picture.convert("RGB"), side), (x, y))
-        name = fit(str(gallery.class_names[label]), font, side)
+        name = fit(gallery.class_names[label], font, side)
         draw.text((x, y + side + 4), name, font=font, fill=_SOFT)
 
 
@@ -92,27 +89,16 @@ def _draw_chart(
 
     bottom = top + step * len(found["rows"])
     for text, percent in found["ticks"]:
-        for number in range(len(found["rows"])):
-            middle = top + step * number + 56
-            ends = [(at(percent), middle - 14), (at(percent), middle + 14)]
-            draw.line(ends, fill=_LINE, width=2)
+        for middle in range(top + 56, bottom, step):
+            draw.line([(at(percent), middle - 14), (at(percent), middle + 14)], _LINE, 2)
         draw.text((at(percent), bottom + 8), text, font=small, fill=_SOFT, anchor="ma")
     draw.text((left, bottom + 40), "top-1 accuracy, %", font=small, fill=_SOFT)
-    for number, row in enumerate(found["rows"]):
-        y = top + step * number
-        colour = ImageColor.getrgb(COLOURS[row["method"]][0])
+    for y, row in zip(range(top, bottom, step), found["rows"], strict=True):
+        middle, colour = y + 56, COLOURS[row["method"]][0]
         draw.text((left, y + 6), row["title"], font=font, fill=_INK)
         draw.text((left + width, y + 6), f"{row['mean']:.1f}", font=font, fill=_INK, anchor="ra")
-        middle = y + 56
         if row["std"]:
-            ends = [(at(row["low"]), middle), (at(row["high"]), middle)]
-            draw.line(ends, fill=colour, width=4)
+            draw.line([(at(row["low"]), middle), (at(row["high"]), middle)], colour, 4)
         radius = 11 if row["method"] == "distilled" else 9
-        hollow = row["method"] == "full"
-        draw.circle(
-            (at(row["at"]), middle),
-            radius,
-            fill=_PAPER if hollow else colour,
-            outline=colour,
-            width=4,
-        )
+        inside = _PAPER if row["method"] == "full" else colour
+        draw.circle((at(row["at"]), middle), radius, inside, colour, 4)

@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     import markupsafe
 
 
+_FOLDER = epath.Path(__file__).parent
+
+
 def render(template: str, context: Mapping[str, Any]) -> str:
     """Fills a template of `report/templates`."""
     import markupsafe
 
+    def read(name: str) -> str:
+        return (_FOLDER / "templates" / name).read_text()
+
     text = {
         "colours": _colours(),
-        "css": _read("map.css") + _read("page.css"),
+        "css": read("map.css") + read("page.css"),
         # The parts share one function.
-        "js": _read("page.js") + _read("map.js"),
+        "js": read("page.js") + read("map.js"),
     }
     safe = {name: markupsafe.Markup(part) for name, part in text.items()}
     return _environment().get_template(template).render(**safe, **context)
@@ -54,7 +60,7 @@ def _environment() -> jinja2.Environment:
         "unbroken": _unbroken,
         "wrapped": _wrapped,
         "filename": lambda name: re.sub(r"\W+", "_", name).strip("_").lower(),
-        "percent": percent,
+        "percent": "{:.1f}".format,
         "thousands": "{:,}".format,
         "listed": names.join,
         "markdown": _markdown,
@@ -68,20 +74,10 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _read(name: str) -> str:
-    return (_folder() / "templates" / name).read_text()
-
-
 def _colours() -> str:
     """Returns the style sheet that defines the colours of rows, curves, paper and ink."""
-    pairs = {
-        **COLOURS,
-        **{f"s{number}": pair for number, pair in enumerate(SERIES)},
-        "paper": PAPER,
-        "ink": INK,
-        "soft": SOFT,
-        "line": LINE,
-    }
+    pairs = {**COLOURS, "paper": PAPER, "ink": INK, "soft": SOFT, "line": LINE}
+    pairs |= {f"s{number}": pair for number, pair in enumerate(SERIES)}
     light, dark = (
         " ".join(f"--{name}: {pair[i]};" for name, pair in pairs.items()) for i in (0, 1)
     )
@@ -94,17 +90,8 @@ def _colours() -> str:
 
 def look() -> str:
     """Returns a hash that changes when the page would look different for the same run."""
-    files = sorted([*_folder().glob("*.py"), *(_folder() / "templates").iterdir()])
+    files = sorted([*_FOLDER.glob("*.py"), *(_FOLDER / "templates").iterdir()])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-
-
-def percent(value: float) -> str:
-    """Writes an accuracy in percent with one decimal."""
-    return f"{value:.1f}"
-
-
-def _folder() -> epath.Path:
-    return epath.Path(__file__).parent
 
 
 def _unbroken(command: str) -> markupsafe.Markup:

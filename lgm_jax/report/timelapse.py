@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -16,6 +15,9 @@ from PIL import Image
 from lgm_jax.files import replacing
 from lgm_jax.report import pictures
 from lgm_jax.report.place import Place
+
+if TYPE_CHECKING:
+    from lgm_jax.report.view import RunView
 
 # Sheets kept of a run, and frames of the animation.
 _FRAMES = 30
@@ -35,10 +37,7 @@ class Sheet(NamedTuple):
 
 def is_kept(step: int, steps: int) -> bool:
     """Returns whether a sheet is kept of a step: of 30 in all, denser early, when most changes."""
-    number = round(math.sqrt(step / steps) * (_FRAMES - 1)) if steps else 0
-    return any(
-        step == round(steps * (near / (_FRAMES - 1)) ** 2) for near in range(number - 1, number + 2)
-    )
+    return any(step == round(steps * (i / (_FRAMES - 1)) ** 2) for i in range(_FRAMES))
 
 
 def images_shown(count: int) -> list[int]:
@@ -60,17 +59,16 @@ def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
         folder: The folder; it need not exist.
         up_to: The last step that counts: a run that lost its checkpoints may have gone back.
     """
-    if not folder.exists():
-        return []
-    matches = [(_SHEET.fullmatch(path.name), path) for path in folder.iterdir()]
+    paths = folder.iterdir() if folder.exists() else ()
+    matches = ((_SHEET.fullmatch(path.name), path) for path in paths)
     sheets = []
-    for step, path in sorted((int(match[1]), path) for match, path in matches if match):
-        if up_to is not None and step > up_to:
-            continue
-        if pictures.is_readable(path.read_bytes()):
-            sheets.append(Sheet(step, path))
+    for sheet in sorted(Sheet(int(match[1]), path) for match, path in matches if match):
+        if up_to is not None and sheet.step > up_to:
+            break
+        if pictures.is_readable(sheet.path.read_bytes()):
+            sheets.append(sheet)
         else:
-            print(f"note: {path} is damaged, and left out of the timelapse", flush=True)
+            print(f"note: {sheet.path} is damaged, and left out of the timelapse", flush=True)
     return sheets
 
 
@@ -107,73 +105,55 @@ def write_animation(path: epath.Path, sheets: Sequence[Sheet], count: int, side:
         temporary.write_bytes(pictures.animate(chosen, layout, images))
 
 
-def describe_timelapse(
-    sheets: Sequence[Sheet],
-    losses: Mapping[int, float],
-    place: Place,
-    budget: int,
-    class_names: Sequence[str],
-    num_images: int | None,
-    side: int | None,
-) -> dict[str, Any] | None:
-    """Returns the contact sheets, as many as fit into a page that is one file.
+def describe_timelapse(run: RunView, place: Place, budget: int) -> dict[str, Any] | None:
+    """Returns the contact sheets of a run, or `None` if there are fewer than two.
 
     Args:
-        sheets: The sheets, by step.
-        losses: Losses by step.
+        run: The run.
         place: The place of pictures.
-        budget: Bytes that the sheets may take of a page that is one file.
-        class_names: Names of all classes, in label order.
-        num_images: The number of distilled images, which go class by class, if known.
-        side: Their side in pixels, if known.
+        budget: Bytes that the sheets may take of a page that is one file: as many are shown.
     """
-    files = [sheet.path.read_bytes() for sheet in sheets]
-    if not files:
-        return None
-    width, height = size = _size(files[-1])
+    files = [sheet.path.read_bytes() for sheet in run.sheets]
+    sizes = [_size(file) for file in files]
     # A run that an earlier version began has sheets of another layout, too.
-    same = [i for i, file in enumerate(files) if _size(file) == size]
-    few = [same[i] for i in pictures.spread_with_ends(len(same), _FRAMES)]
-    chosen = few if place.lazy else [few[i] for i in choose([len(files[i]) for i in few], budget)]
+    same = [i for i, size in enumerate(sizes) if size == sizes[-1]]
+    chosen = [same[i] for i in pictures.spread_with_ends(len(same), _FRAMES)]
+    if place.folder is None:
+        chosen = [chosen[i] for i in choose([len(files[i]) for i in chosen], budget)]
     if len(chosen) < 2:
         return None
+    losses = dict(run.losses)
     frames = [
         {
-            "step": sheets[i].step,
+            "step": run.sheets[i].step,
             "src": place.put("timelapse", number, files[i]),
-            "loss": losses.get(sheets[i].step),
+            "loss": losses.get(run.sheets[i].step),
         }
         for number, i in enumerate(chosen)
     ]
-    images = min(pictures.SHEET_IMAGES, num_images or 0)
-    layout = pictures.sheet_layout(images, side) if images and side else None
-    return {
-        # The page cuts a sheet into its images, to name them.
-        "cells": _cells(layout, class_names, num_images or 0)
-        if layout and layout.size == size
-        else [],
-        "cell": layout.cell if layout else 0,
-        "columns": min(layout.columns, _MOST_COLUMNS) if layout else 1,
-        "frames": frames,
-        "width": width,
-        "height": height,
-        "images": images,
-    }
-
-
-def _cells(
-    layout: pictures.SheetLayout, class_names: Sequence[str], num_images: int
-) -> list[dict[str, Any]]:
-    """Returns the class of each image of a sheet, with its corner."""
-    per_class = num_images // len(class_names) if class_names else 0
-    return [
+    count = run.num_images or 0
+    images = images_shown(count)
+    layout = pictures.sheet_layout(len(images), run.side) if images and run.side else None
+    per_class = count // len(run.class_names) if run.class_names else 0
+    cells = [
         {
-            "name": class_names[number // per_class],
+            "name": run.class_names[number // per_class],
             "label": number // per_class,
             "corner": layout.corner(i),
         }
-        for i, number in enumerate(images_shown(num_images) if per_class else [])
+        for i, number in enumerate(images)
+        if layout and layout.size == sizes[-1] and per_class
     ]
+    return {
+        # The page cuts a sheet into its images, to name them.
+        "cells": cells,
+        "cell": layout.cell if layout else 0,
+        "columns": min(layout.columns, _MOST_COLUMNS) if layout else 1,
+        "frames": frames,
+        "width": sizes[-1][0],
+        "height": sizes[-1][1],
+        "images": len(images),
+    }
 
 
 def _size(file: bytes) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,8 @@ class RunView:
 
     Attributes:
         path: The folder.
-        config: `config.json`, with settings and command as others may see them.
+        config: `config.json`, with settings and command as others may see them; `shortened` where
+            that command lacks folders.
         results: `results.json`; empty while the run is unfinished.
         losses: Step and loss of each line of `metrics.jsonl`, up to the steps that are shown.
         made_by: Records of the processes that distilled.
@@ -79,16 +82,20 @@ class RunView:
 
     @property
     def side(self) -> int | None:
-        """Side of the distilled images in pixels."""
-        if self.gallery is None or self.gallery.side is not None:
-            return self.gallery.side if self.gallery else None
-        configured = self.settings.get("images.resolution")
-        return int(configured) if configured else None
+        """Side of the distilled images in pixels; galleries of earlier versions lack it."""
+        if self.gallery is None:
+            return None
+        return self.gallery.side or self.settings.get("images.resolution")
 
     @property
     def counts(self) -> Mapping[str, Any]:
         """Images by split and class."""
         return self.data.get("counts", {})
+
+    @property
+    def num_train(self) -> int | None:
+        """The number of real images to train on."""
+        return self.counts.get("train", {}).get("images")
 
     @functools.cached_property
     def num_classes(self) -> int:
@@ -114,15 +121,26 @@ class RunView:
 
     @functools.cached_property
     def probes(self) -> dict[str, Mapping[str, Any]]:
-        """Accuracies by evaluation backbone; those that the images were made for come first."""
-        probes = self.results.get("probe", {})
-        return {n: probes[n] for n in sorted(probes, key=lambda name: name not in self.backbones)}
+        """Accuracies by evaluation backbone; those that the images were made for come first.
+
+        Those that are not a number, which a finding names, are left out.
+        """
+        numbers = {
+            name: {m: entry for m, entry in entries.items() if math.isfinite(entry["top1_mean"])}
+            for name, entries in self.results.get("probe", {}).items()
+        }
+        names = sorted(filter(numbers.get, numbers), key=lambda name: name not in self.backbones)
+        return {name: numbers[name] for name in names}
+
+    @property
+    def first_probe(self) -> Mapping[str, Any]:
+        """Accuracies on the first evaluation backbone, by method."""
+        return next(iter(self.probes.values()), {})
 
     @property
     def num_test(self) -> int | None:
         """Images that accuracies were measured on."""
-        first = next(iter(self.probes.values()), {})
-        split = next(iter(first.values()))["split"] if first else None
+        split = next((entry["split"] for entry in self.first_probe.values()), None)
         return self.results.get("test_images") or self.counts.get(str(split), {}).get("images")
 
     @property
@@ -148,7 +166,9 @@ def read_run(
     path, config, stages, results = runs.read_folder(folder)
     config = {**config, "config": public.settings(config.get("config", {}))}
     if config.get("command"):
-        config["command"] = public.command(config["command"])
+        typed = shlex.join(shlex.split(config["command"]))
+        config["command"] = public.command(typed)
+        config["shortened"] = config["command"] != typed
     results = results if results is not None and step is None else {}
     record = stages.get("distill", {})
     made_by = record.get("made_by", []) if results else runs.contributors(record)
@@ -157,11 +177,9 @@ def read_run(
     if gallery is None and (path / runs.DISTILLED / ARRAYS).exists():
         distilled = read_distilled(str(path))
         gallery = make_gallery(distilled.images, distilled.labels, distilled.class_names)
-    losses = _read_losses(path / runs.METRICS)
     # The file of a run that continues, or lost its checkpoints, has later steps, too.
     last = results.get("steps") if results else step
-    if last is not None:
-        losses = [point for point in losses if point[0] <= last]
+    losses = [p for p in _read_losses(path / runs.METRICS) if last is None or p[0] <= last]
     sheets = timelapse.find_sheets(path / runs.TIMELAPSE, last)
     if not results and step is None:
         step = losses[-1][0] if losses else 0
@@ -188,27 +206,27 @@ def match_classes(run: RunView, other: RunView) -> list[int]:
     ours, theirs = (list(view.gallery.class_names) for view in (run, other) if view.gallery)
     if ours == theirs:
         return list(range(len(ours)))
-    lacking, foreign = (
-        [name for name in a if name not in set(b)] for a, b in ((ours, theirs), (theirs, ours))
-    )
-    if lacking or foreign or len(ours) != len(theirs):
+    lacking = [name for name in ours if name not in theirs]
+    foreign = [name for name in theirs if name not in ours]
+    if lacking or foreign:
         differ = [
             f"{verb} {', '.join(map(repr, names[:3]))}{' and others' if len(names) > 3 else ''}"
             for verb, names in (("lacks", lacking), ("has", foreign))
             if names
         ]
-        reason = " and ".join(differ) or f"has {len(theirs)} classes, not {len(ours)}"
-        raise UserError(f"{other.path} is of another set of classes than {run.path}: it {reason}")
-    if len(set(ours)) < len(ours):
+        raise UserError(
+            f"{other.path} is of another set of classes than {run.path}: it {' and '.join(differ)}"
+        )
+    if len(set(ours)) < max(len(ours), len(theirs)):
         raise UserError(
             f"{other.path} and {run.path} order their classes differently, and some share a name"
         )
     return [theirs.index(name) for name in ours]
 
 
-def first_pictures(gallery: Gallery, kind: str = DISTILLED) -> dict[int, bytes]:
-    """Returns the first image of each class of a kind, by label; none of a kind that is lacking."""
-    if kind not in gallery.files:
+def first_pictures(gallery: Gallery | None, kind: str = DISTILLED) -> dict[int, bytes]:
+    """Returns the first picture of each class, by label; none of a kind that is lacking."""
+    if gallery is None or kind not in gallery.files:
         return {}
     pairs = zip(gallery.labels.tolist(), gallery.files[kind], strict=True)
     return dict(reversed(list(pairs)))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from lgm_jax.backbones import specs
 from lgm_jax.names import join
-from lgm_jax.report.judge import Finding, contradicts, doubtful
+from lgm_jax.report.judge import Entries, Finding, contradicts, doubtful
 from lgm_jax.report.vocabulary import TITLES, images_of
 
 # Real pictures beside a distilled one: their description, and that where one picture is several.
@@ -25,7 +24,7 @@ DATA = {
     "digits_spurious": "handwritten digits on backgrounds that mislead",
 }
 
-_PURPOSES = {
+PURPOSES = {
     "distill": "to distil",
     "probe": "to train classifiers on distilled images",
     "baselines": "to train classifiers on real images",
@@ -55,7 +54,7 @@ def about_backbone(name: str) -> str | None:
 
 
 def headline(
-    entries: Mapping[str, Any],
+    entries: Entries,
     num_images: int | None,
     num_train: int | None,
     findings: Sequence[Finding],
@@ -63,7 +62,7 @@ def headline(
     """Returns the result of a run in a few words, which does not boast of what went wrong.
 
     Args:
-        entries: As for `compare`, of the first evaluation backbone.
+        entries: Those of the first evaluation backbone.
         num_images: The number of distilled images; without any there is no such result.
         num_train: The number of real ones, if known.
         findings: The faults of the run.
@@ -83,24 +82,21 @@ def headline(
     return said
 
 
-def guess(num_classes: int) -> float:
-    """Returns the accuracy of guessing, in percent."""
-    return 100 / num_classes
-
-
 def compare(
-    entries: Mapping[str, Any], num_test: int | None = None, against: Collection[str] = TITLES
+    entries: Entries, num_test: int | None = None, against: Collection[str] = TITLES
 ) -> list[str]:
     """Compares distilled images with real ones, in points, as parts of a sentence.
 
     Args:
-        entries: The entries of one evaluation backbone in `results.json`, by method.
+        entries: The methods.
         num_test: Images that accuracy was measured on, if known.
         against: Methods to compare with; all by default.
     """
+    if "distilled" not in entries:
+        return []
     parts: list[str] = []
-    for method in filter(against.__contains__, TITLES):
-        if method == "distilled" or not {method, "distilled"} <= set(entries):
+    for method in TITLES:
+        if method == "distilled" or method not in entries or method not in against:
             continue
         # Against a classifier that has not learned what it can, nothing can be measured.
         if method == "full" and contradicts(entries, num_test):
@@ -117,7 +113,7 @@ def compare(
 
 
 def doubt(
-    entries: Mapping[str, Any],
+    entries: Entries,
     num_test: int | None,
     seed: int | None,
     *,
@@ -127,7 +123,7 @@ def doubt(
     """Says how far to trust a comparison, in a few sentences.
 
     Args:
-        entries: As for `compare`.
+        entries: The methods.
         num_test: Images that accuracy was measured on, if known.
         seed: The run's seed.
         made_here: Whether the run distilled the images.
@@ -149,7 +145,7 @@ def doubt(
 
 
 def glossary(
-    methods: Sequence[str], gap_here: float | None, *, has_loss: bool
+    methods: Collection[str], gap_here: float | None, *, has_loss: bool
 ) -> list[tuple[str, str]]:
     """Returns the words of a page with their meaning.
 
@@ -165,11 +161,6 @@ def glossary(
         "gap": gap_here is None,
     }
     return [(w, text.format(gap_here)) for w, text in _GLOSSARY.items() if not absent.get(w)]
-
-
-def took(stage: str, seconds: float) -> tuple[str, str]:
-    """Returns the name and the duration of a stage."""
-    return f"time {_PURPOSES.get(stage, f'of {stage}')}", duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 
 import numpy as np
-from etils import epath
 from PIL import Image
 
-from lgm_jax import distill, files, hosts, images, runs
+from lgm_jax import distill, hosts, images, runs
 from lgm_jax.errors import UserError, find_full
 from lgm_jax.report import pictures, timelapse
 from lgm_jax.report.grid import draw_grid
@@ -34,7 +32,7 @@ def write_progress(session: Session, step: int, images: np.ndarray) -> Image.Ima
     some = pictures.spread(len(images), MOST_DRAWN)
     picture = draw_grid(images[some], [names[label] for label in labels[some]])
     with _spared("the picture", step):
-        write_png(path / runs.PROGRESS / f"step_{step:06d}.png", picture)
+        pictures.write_png(path / runs.PROGRESS / f"step_{step:06d}.png", picture)
     with _spared("the page", step):
         write_unfinished_page(path, step, images, labels, names)
     return picture
@@ -45,14 +43,6 @@ def write_frame(session: Session, step: int, images: np.ndarray) -> None:
     if hosts.is_first():
         with _spared("the contact sheet", step):
             timelapse.write_sheet(session.run.path / runs.TIMELAPSE, step, images)
-
-
-def write_png(path: epath.Path, picture: Image.Image) -> None:
-    """Writes a picture so that a reader sees all of it or none."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
 
 
 def note_growth(session: Session) -> None:

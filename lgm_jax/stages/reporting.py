@@ -24,7 +24,7 @@ from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.report.words import headline
 from lgm_jax.session import Session, content_hash
 from lgm_jax.stages.probing import collect_results, collect_taught, neighbors
-from lgm_jax.stages.progress import MOST_DRAWN, write_png
+from lgm_jax.stages.progress import MOST_DRAWN
 
 # Width of the picture of all images, in pixels: that of a slide.
 _WIDE = 1920
@@ -177,4 +177,4 @@ def write_pairs(session: Session) -> None:
     # About as wide as a slide beside its height.
     columns = 2 * math.ceil(math.sqrt(16 / 9 * 2 * len(names)) / 2)
     grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns, _WIDE)
-    write_png(session.run.path / runs.GRID, grid)
+    pictures.write_png(session.run.path / runs.GRID, grid)
