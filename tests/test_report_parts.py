@@ -23,7 +23,7 @@ from lgm_jax.report import (
     timelapse,
     words,
 )
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from tests.run_folders import NAMES, probe_entry
 
 

@@ -136,7 +136,8 @@ def test_run_of_an_earlier_version_has_a_page(tmp_path):
     assert gallery.load_gallery(folder / runs.GALLERY).side is None
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
-    assert "80.5 %</strong> of unseen test images correctly: 20.5 points" in text
+    plain = re.sub("<[^>]+>", "", text)
+    assert "80.5 % of unseen test images correctly: 20.5 points" in plain
     assert "Another seed gives other images" in text
     assert "may be chance" not in text
     assert "ANOTHER_RUN" in text
@@ -220,6 +221,31 @@ def test_run_of_an_experiment_is_found_in_its_folder(tmp_path):
     assert commands.makes_several("launch.py --config=table2.py --workdir=w")
     assert not commands.makes_several("launch.py --config=configs/quickstart.py")
     assert not commands.makes_several("launch.py --config=quickstart:quick")
+
+
+def test_accuracies_that_are_no_numbers_are_named_and_not_drawn(tmp_path):
+    folder = write_run(tmp_path / "run")
+    results = json.loads((folder / runs.RESULTS).read_text())
+    results["probe"]["near"]["full"]["top1_mean"] = float("nan")
+    results["probe"]["far"] = {"full": results["probe"]["near"]["full"]}
+    (folder / runs.RESULTS).write_text(json.dumps(results))
+    assert write(folder) == 0
+    assert (folder / runs.CARD).exists()
+    text = (folder / "report.html").read_text()
+    assert "Not a number." in text
+    assert "nan" not in re.findall(r"[\w.]+", text)
+
+
+def test_command_without_the_folders_of_this_machine_says_so(tmp_path):
+    folder = write_run(tmp_path / "run")
+    config = json.loads((folder / runs.CONFIG).read_text())
+    config["command"] += " --config.data.folder=/secret/photos"
+    files.write_json(folder / runs.CONFIG, config)
+    assert write(folder) == 0
+    text = (folder / "report.html").read_text()
+    assert "elsewhere on the machine by name alone" in text
+    assert "--config.data.folder=photos" in read_commands(text)["Command that reproduces the run"]
+    assert "secret" not in text
 
 
 def test_run_on_the_way_without_images_says_what_it_distils_for(tmp_path):

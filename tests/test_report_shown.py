@@ -8,10 +8,9 @@ from etils import epath
 from PIL import Image, ImageFont
 
 from lgm_jax import predictions, runs
-from lgm_jax.report import classes, compare, fonts, view, words
-from lgm_jax.report.grid import draw_grid
+from lgm_jax.report import classes, compare, grid, view, words
 from lgm_jax.report.judge import Finding, difference_error, doubtful
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from tests.report_pages import write
 from tests.run_folders import probe_entry, write_run
 
@@ -119,31 +118,31 @@ def test_card_is_for_a_slide(tmp_path):
 def test_grid_is_as_wide_as_asked():
     images = np.zeros((10, 32, 32, 3), np.float32)
     names = [f"class {i}" for i in range(10)]
-    assert draw_grid(images, names).size[0] == 4 * (128 + 8) + 8
-    wide = draw_grid(images, names, 5, 1920)
+    assert grid.draw_grid(images, names).size[0] == 4 * (128 + 8) + 8
+    wide = grid.draw_grid(images, names, 5, 1920)
     assert 1920 <= wide.size[0] < 1920 + 5 * 32
     # Large images stay as they are.
     large = np.zeros((4, 300, 300, 3), np.float32)
-    assert draw_grid(large, [""] * 4).size[0] == 2 * (300 + 8) + 8
+    assert grid.draw_grid(large, [""] * 4).size[0] == 2 * (300 + 8) + 8
 
 
 def test_names_are_written_with_a_font_that_has_their_letters(capsys):
-    plain = fonts.find(["golden_retriever"], 20)
+    plain = grid.find_font(["golden_retriever"], 20)
     assert plain.getname() == ImageFont.load_default(20).getname()
     # No font of Pillow's has Hebrew; DejaVu has.
-    lacking = fonts.find_lacking(ImageFont.load_default(20), "a\u05d7")
+    lacking = grid.find_lacking(ImageFont.load_default(20), "a\u05d7")
     assert lacking == ["\u05d7"]
-    found = fonts.find(["\u05d7\u05ea\u05d5\u05dc"], 20)
+    found = grid.find_font(["\u05d7\u05ea\u05d5\u05dc"], 20)
     said = capsys.readouterr().out
     if not said:
-        assert fonts.find_lacking(found, "\u05d7\u05ea") == []
+        assert grid.find_lacking(found, "\u05d7\u05ea") == []
 
 
 def test_letters_that_no_font_has_are_named_once(capsys, monkeypatch):
-    monkeypatch.setattr(fonts, "list_files", lambda: iter(()))
-    fonts.choose.cache_clear()
+    monkeypatch.setattr(grid, "list_fonts", list)
+    grid.choose_font.cache_clear()
     for _ in range(2):
-        fonts.find(["\u05d7\u05ea"], 20)
+        grid.find_font(["\u05d7\u05ea"], 20)
     said = capsys.readouterr().out
     assert said == "note: no font of this machine has all letters of the names: \u05d7 \u05ea\n"
-    fonts.choose.cache_clear()
+    grid.choose_font.cache_clear()

@@ -1,4 +1,4 @@
-"""Accuracies of classifiers by evaluation backbone and by group, and how they were trained."""
+"""Accuracies of classifiers, by evaluation backbone and by group: charts, and tables."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 from lgm_jax.report import charts
 from lgm_jax.report.judge import contradicts, gap
-from lgm_jax.report.table import title_taught
 from lgm_jax.report.view import RunView
 from lgm_jax.report.vocabulary import TITLES
+
+# What probes with a teacher do, by their key in `taught` of `results.json`.
+_TAUGHT = {"kd": "knowledge distillation", "ci": "classifier inheritance"}
 
 
 def describe_accuracies(run: RunView) -> list[dict[str, Any]]:
@@ -130,7 +132,54 @@ def describe_taught(
             for method, title in TITLES.items()
             if any(method in entries for entries in probes.values())
         }
-        title = title_taught(targets, probes)
+        title = _title_taught(targets, probes)
         title = f"{title[0].upper()}{title[1:]}: accuracy in percent"
         tables.append({"title": title, "names": list(probes), "rows": rows})
     return tables
+
+
+def _title_taught(targets: str, probes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the title of the accuracies of probes that learn from a teacher, by its targets."""
+    teacher = next(entry["teacher"] for entries in probes.values() for entry in entries.values())
+    return f"{_TAUGHT[targets]} ({targets}) from the head on all real images of {teacher}"
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """Returns the top-1 accuracies of `results.json`, a column per evaluation backbone.
+
+    Those of probes with a teacher, which know all real images, stand in tables of their own.
+    """
+    probes = results["probe"]
+    if not probes:
+        return "no probes were trained"
+    tables = [_format_probes(probes, results["ipc"])]
+    for targets, taught in results.get("taught", {}).items():
+        title = _title_taught(targets, taught)
+        tables.append(f"{title}:\n{_format_probes(taught, results['ipc'])}")
+    return "\n\n".join(tables)
+
+
+def _format_probes(probes: Mapping[str, Mapping[str, Any]], ipc: int) -> str:
+    every = [entry for entries in probes.values() for entry in entries.values()]
+    splits = " and ".join(sorted({entry["split"] for entry in every}))
+    rows = [[f"top-1 % on {splits} (mean ± std)", *probes]]
+    for method in dict.fromkeys(method for entries in probes.values() for method in entries):
+        few = f", {ipc} per class" if method != "full" else ""
+        cells = [_format_cell(entries.get(method)) for entries in probes.values()]
+        rows.append([TITLES[method] + few, *cells])
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [
+        "  ".join([title.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
+        for title, *cells in rows
+    ]
+    single = any(entry["top1_std"] is None for entry in every)
+    note = ["± -: one run, so no spread was measured"] if single else []
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *note])
+
+
+def _format_cell(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    # A spread that was not measured is no spread of zero.
+    std = "-" if entry["top1_std"] is None else f"{entry['top1_std']:.1f}"
+    return f"{entry['top1_mean']:.1f} ± {std:>3}"

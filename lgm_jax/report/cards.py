@@ -8,7 +8,7 @@ from typing import Any
 from lgm_jax.names import join
 from lgm_jax.report import pictures
 from lgm_jax.report.gallery import DISTILLED, REALS, Gallery
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from lgm_jax.report.view import RunView, first_pictures
 from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.report.words import CAPTIONS

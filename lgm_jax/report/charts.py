@@ -37,13 +37,7 @@ def number(value: float) -> str:
 def percent_range(
     lows: Sequence[float], highs: Sequence[float], guess: float
 ) -> tuple[float, float]:
-    """Returns the tens of percent that enclose values, so that dots on an axis use its width.
-
-    Args:
-        lows: Lower ends of the values.
-        highs: Upper ends.
-        guess: Accuracy of guessing; the axis reaches it where it is not far.
-    """
+    """Returns the tens of percent that enclose error bars and, where it is not far, guessing."""
     low = 10 * math.floor((min(lows) - 1) / 10)
     if guess >= low - 20:
         low = min(low, 10 * math.floor((guess - 1) / 10))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from lgm_jax.report.view import RunView
 from lgm_jax.report.vocabulary import TITLES
 

@@ -70,12 +70,7 @@ def makes_several(command: str | None) -> bool:
 
 
 def folder(command: str | None, name: str) -> str:
-    """Returns a run's folder as it would be typed.
-
-    Args:
-        command: The command that made it.
-        name: The folder's name, which may have changed since.
-    """
+    """Returns a run's folder as it would be typed; its name may differ from the command's."""
     flags = _flags(command)
     typed = flags.get("--workdir", name)
     if makes_several(command):
@@ -87,12 +82,7 @@ def folder(command: str | None, name: str) -> str:
 
 
 def load(run: RunView, where: str) -> str:
-    """Returns Python code that loads the images and, where they fit it, applies the backbone.
-
-    Args:
-        run: The run.
-        where: Its folder, as it would be typed.
-    """
+    """Returns Python code that loads the images and, where they fit it, applies the backbone."""
     side = run.side
     lines = [
         "import lgm_jax",

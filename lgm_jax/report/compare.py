@@ -16,7 +16,7 @@ from lgm_jax.names import join
 from lgm_jax.report import words
 from lgm_jax.report.charts import describe_losses
 from lgm_jax.report.judge import judge, standard_error
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes
 from lgm_jax.report.vocabulary import TITLES
@@ -84,9 +84,7 @@ def describe_comparison(
     """Returns all that the template of a comparison shows.
 
     Args:
-        views: The runs.
         labels: For each run, the labels that it gives the classes of the first.
-        place: The place of pictures.
     """
     compared = name_runs(views)
     backbones = list(dict.fromkeys(name for run in compared for name in run.probes))
@@ -288,8 +286,6 @@ def _check_page(out: epath.PathLike) -> tuple[epath.Path, epath.Path]:
     if page.suffix != ".html":
         raise UserError(f"--out={out} is no HTML file: name one, for example compare.html")
     folder = page.with_name(f"{page.stem}_pictures")
-    if page.is_dir():
-        raise UserError(f"--out={out} is a folder: name a file")
     for place in (folder, *page.resolve().parents):
         if runs.is_run(place):
             raise UserError(f"--out={out} would write into the run {place}: name a file elsewhere")

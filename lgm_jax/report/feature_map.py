@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from lgm_jax.report import pictures
 from lgm_jax.report.gallery import DISTILLED, Gallery
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from lgm_jax.report.plane import Map
 from lgm_jax.report.vocabulary import class_colours
 
@@ -34,16 +34,16 @@ _NARROW_THUMB = (0.09, 0.09)
 _NAME, _NARROW_NAME = 0.009, 0.028
 
 
-def describe_map(gallery: Gallery, place: Place) -> dict[str, Any]:
+def describe_map(gallery: Gallery | None, place: Place) -> dict[str, Any] | None:
     """Returns dots of real images by class, and thumbnails of distilled ones, in one box.
 
     Each direction fills the box. Thumbnails and names that would hide each other are moved apart,
     with a line to their places. Many classes have dots, whose thumbnails are shown one at a time.
+    `None` without a gallery that has a map.
     """
-    points = gallery.map
-    if points is None:
-        raise ValueError("the gallery has no map")
-    real, syn = _stretch(points)
+    if gallery is None or gallery.map is None:
+        return None
+    points, (real, syn) = gallery.map, _stretch(gallery.map)
     dots = real * 1000
     named = len(gallery.class_names) <= NAMED
     thumbs = list(range(len(gallery.labels)))

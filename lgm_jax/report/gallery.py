@@ -84,10 +84,7 @@ def make_gallery(
 
     Args:
         images: All distilled images, in [0, 1].
-        labels: Their classes.
-        class_names: Names of the classes, in label order.
         reals: By kind, the real image beside each that is `shown`.
-        feature_map: The map of their features.
     """
     rows = shown(labels)
     budget, real_budget = (

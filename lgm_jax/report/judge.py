@@ -50,13 +50,8 @@ def judge(results: Mapping[str, Any], num_test: int | None = None) -> list[Findi
 
 
 def contradicts(entries: Entries, num_test: int | None = None) -> list[str]:
-    """Returns the methods of few images that do better than all real images, which none should.
-
-    Args:
-        entries: The methods.
-        num_test: Images that accuracy was measured on, if known.
-    """
-    entries = {name: entry for name, entry in entries.items() if _is_number(entry)}
+    """Returns the methods of few images that do better than all real images, which none should."""
+    entries = {name: entry for name, entry in entries.items() if is_number(entry)}
     if "full" not in entries:
         return []
     return [
@@ -97,12 +92,6 @@ def difference_error(entries: Entries, a: str, b: str, num_test: int) -> float:
 
     That of their paired test on the same test images, where the results have it; else that of
     accuracies that are taken to be independent, which is rather too large.
-
-    Args:
-        entries: The rows.
-        a: The method of one row.
-        b: That of the other.
-        num_test: Images that accuracy was measured on.
     """
     for row, other in ((a, b), (b, a)):
         if other in (entries[row].get("against") or {}):
@@ -115,10 +104,6 @@ def standard_error(entries: Sequence[Mapping[str, Any]], num_test: int) -> float
 
     It is in points, and has two parts: the choice of test images, and the spread of repeated
     training.
-
-    Args:
-        entries: One or two entries of `results.json`.
-        num_test: Images that they were measured on.
     """
     return math.sqrt(
         sum(
@@ -148,10 +133,10 @@ def _judge_accuracies(
     entries: Entries, num_classes: int, num_test: int
 ) -> Iterator[tuple[str, str]]:
     """Yields a title and a text for each fault on one evaluation backbone."""
-    lost = [images_of(name) for name, entry in entries.items() if not _is_number(entry)]
+    lost = [images_of(name) for name, entry in entries.items() if not is_number(entry)]
     if lost:
         yield "not a number", f"the accuracy with {join(lost)} is not a number."
-    entries = {name: entry for name, entry in entries.items() if _is_number(entry)}
+    entries = {name: entry for name, entry in entries.items() if is_number(entry)}
     means = {name: entry["top1_mean"] for name, entry in entries.items()}
     better = contradicts(entries, num_test)
     if better:
@@ -191,5 +176,6 @@ def _judge_accuracies(
         )
 
 
-def _is_number(entry: Mapping[str, Any]) -> bool:
+def is_number(entry: Mapping[str, Any]) -> bool:
+    """Returns whether an entry's accuracy is a number."""
     return entry.get("top1_mean") is not None and math.isfinite(entry["top1_mean"])

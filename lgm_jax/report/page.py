@@ -25,7 +25,7 @@ from lgm_jax.report.charts import describe_growth, describe_learning, describe_l
 from lgm_jax.report.feature_map import describe_map
 from lgm_jax.report.gallery import fits_one_file, make_gallery, shown
 from lgm_jax.report.judge import gap, judge
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, match_classes, read_run
 
@@ -37,7 +37,6 @@ def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
     """Writes `report.html` of a run, and the folder `report/` if it has many classes.
 
     Args:
-        run: The run.
         beside: Runs of the same classes, whose distilled images are shown beside its own.
 
     Returns:
@@ -82,11 +81,8 @@ def write_unfinished_page(
     always one file.
 
     Args:
-        path: The run folder.
         step: The number of updates so far.
-        images: The images after them.
-        labels: Their classes.
-        class_names: Names of all classes, in label order.
+        images: The images after them, in [0, 1].
     """
     classes, counts = np.unique(labels, return_counts=True)
     used = classes[pictures.spread(len(classes), pictures.SHEET_IMAGES)]
@@ -109,7 +105,7 @@ def describe(
         **_describe_head(run),
         "cards": cards.describe_cards(gallery, others, place) if gallery else [],
         "timelapse": timelapse.describe_timelapse(run, place, budget) if gallery else None,
-        "map": describe_map(gallery, place) if gallery and gallery.map else None,
+        "map": describe_map(gallery, place),
         **_describe_probes(run),
         "classes": classes.describe_classes(run, place),
         **_describe_record(run),

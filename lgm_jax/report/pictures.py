@@ -1,10 +1,12 @@
-"""Pictures as bytes: WebP files within a budget, contact sheets and animations."""
+"""Pictures as bytes: WebP files within a budget, their place, contact sheets and animations."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
+import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,7 +49,6 @@ def encode(
     """Encodes images as WebP files.
 
     Args:
-        images: The images.
         largest: Side in pixels that no file exceeds.
         budget: Bytes that all files together may take: quality, then size, is lowered until they
             fit. The last resort is taken whether it fits or not.
@@ -72,6 +73,28 @@ def data_uri(webp: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The place of pictures.
+
+    Attributes:
+        folder: A folder beside the page, from which pictures load when they are scrolled to;
+            `None` for the page itself.
+    """
+
+    folder: epath.Path | None = None
+
+    def put(self, kind: str, number: int, webp: bytes) -> str:
+        """Puts a picture there; returns its address, which is relative to the page."""
+        if self.folder is None:
+            return data_uri(webp)
+        name = f"{kind}/{number:05d}.webp"
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(webp)
+        return urllib.parse.quote(f"{self.folder.name}/{name}")
+
+
 def spread(count: int, most: int) -> list[int]:
     """Returns at most `most` of the numbers below `count`, evenly spread, with the last."""
     if count <= most:
@@ -85,13 +108,7 @@ def spread_with_ends(count: int, most: int) -> list[int]:
 
 
 class SheetLayout(NamedTuple):
-    """The layout of a contact sheet.
-
-    Attributes:
-        cell: Side of an image in pixels.
-        columns: Images in a row.
-        rows: Rows.
-    """
+    """The layout of a contact sheet; `cell` is the side of an image in pixels."""
 
     cell: int
     columns: int
@@ -113,9 +130,7 @@ class SheetLayout(NamedTuple):
 def sheet_layout(count: int, side: int) -> SheetLayout:
     """Returns the layout of a contact sheet of so many images, at most `SHEET_IMAGES`.
 
-    Args:
-        count: The number of images.
-        side: Their side in pixels, which a cell does not exceed.
+    A cell is no larger than the images' side, in pixels.
     """
     # Wider than high, with the last row as full as it gets.
     ideal = math.sqrt(1.6 * count)
@@ -145,17 +160,10 @@ def draw_sheet(images: Float[np.ndarray, "n h w 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def animate(
-    sheets: Sequence[bytes],
-    layout: SheetLayout,
-    count: int,
-) -> bytes:
+def animate(sheets: Sequence[bytes], layout: SheetLayout, count: int) -> bytes:
     """Returns an animated WebP of contact sheets, on white, that rests on the last and repeats.
 
-    Args:
-        sheets: The sheets, in order.
-        layout: Their layout.
-        count: Images of a sheet; small ones are enlarged.
+    Images, of which each sheet has `count`, are enlarged where they are small.
     """
     side = next(cell for most, cell in _CELLS.items() if count <= most)
     shown = layout._replace(cell=side)

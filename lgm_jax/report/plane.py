@@ -74,14 +74,9 @@ def _principal(
     centred: Float[np.ndarray, "n d"],
 ) -> tuple[Float[np.ndarray, "2 d"], Float[np.ndarray, " 2"]]:
     """Returns the first two principal components, and their parts of the variance."""
-    _, singular, components = np.linalg.svd(centred, full_matrices=False)
-    # One or two images have fewer components than the plane.
-    axes, parts = np.zeros((2, centred.shape[1])), np.zeros(2)
-    axes[: len(components[:2])] = components[:2]
-    total = np.sum(singular**2)
-    if total > 0:
-        parts[: len(singular[:2])] = singular[:2] ** 2 / total
-    return axes, parts
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    parts = np.maximum(values[:-3:-1], 0) / max(values.sum(), 1e-30)
+    return vectors.T[:-3:-1], parts
 
 
 def _discriminants(

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from lgm_jax.report import fonts, pictures
+from lgm_jax.report import pictures
 from lgm_jax.report.gallery import Gallery
-from lgm_jax.report.grid import fit
+from lgm_jax.report.grid import find_font, fit
 from lgm_jax.report.view import first_pictures
 from lgm_jax.report.vocabulary import COLOURS, INK, LINE, PAPER, SOFT
 
@@ -36,18 +36,17 @@ def draw_card(
     Args:
         title: The result, in a line or two.
         about: A line on the data and the backbone.
-        gallery: Pictures of the run.
         accuracy: The chart of accuracies, as `describe_accuracies` returns it, if there are any.
     """
     canvas = Image.new("RGB", _SIZE, _PAPER)
     draw = ImageDraw.Draw(canvas)
     letters = [title, about, _FOOT, *gallery.class_names, "…"]
     lines = textwrap.wrap(title, 46)[:2]
-    large = fonts.find(letters, 64 if len(lines) == 1 else 52)
+    large = find_font(letters, 64 if len(lines) == 1 else 52)
     # Wrapped, it needs no spaces that keep a line whole.
     heading = "\n".join(lines).replace("\u00a0", " ")
     draw.text((_MARGIN, 52), heading, font=large, fill=_INK, spacing=8)
-    small = fonts.find(letters, 28)
+    small = find_font(letters, 28)
     width = _SIZE[0] - 2 * _MARGIN
     for text, y in ((about, 172 + 28 * len(lines)), (_FOOT, _SIZE[1] - 44)):
         draw.text((_MARGIN, y), fit(text, small, width), font=small, fill=_SOFT, anchor="ls")
@@ -67,7 +66,7 @@ def _draw_images(canvas: Image.Image, gallery: Gallery, box: tuple[int, int, int
     room = _SIZE[1] - 90 - top
     side = min((width - (columns - 1) * _GAP) // columns, room // rows - _NAME - _GAP)
     draw = ImageDraw.Draw(canvas)
-    font = fonts.find([*gallery.class_names, "…"], _NAME - 3)
+    font = find_font([*gallery.class_names, "…"], _NAME - 3)
     for i, (label, file) in enumerate(shown):
         x, y = left + i % columns * (side + _GAP), top + i // columns * (side + _NAME + _GAP + 8)
         with Image.open(io.BytesIO(file)) as picture:
@@ -81,7 +80,7 @@ def _draw_chart(
 ) -> None:
     """Draws the dots of one evaluation backbone, with their names and numbers above them."""
     left, top, width, height = _CHART
-    font, small = fonts.find(letters, 26), fonts.find(letters, 22)
+    font, small = find_font(letters, 26), find_font(letters, 22)
     step = (height - 30) // len(found["rows"])
 
     def at(percent: float) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lgm_jax.files import replacing
 from lgm_jax.report import pictures
-from lgm_jax.report.place import Place
+from lgm_jax.report.pictures import Place
 
 if TYPE_CHECKING:
     from lgm_jax.report.view import RunView
@@ -55,9 +55,7 @@ def write_sheet(folder: epath.Path, step: int, images: Float[np.ndarray, "n h w 
 def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
     """Returns the contact sheets in a folder, by step; a note names those that cannot be read.
 
-    Args:
-        folder: The folder; it need not exist.
-        up_to: The last step that counts: a run that lost its checkpoints may have gone back.
+    Those after a step `up_to` do not count: a run that lost its checkpoints may have gone back.
     """
     paths = folder.iterdir() if folder.exists() else ()
     matches = ((_SHEET.fullmatch(path.name), path) for path in paths)
@@ -73,12 +71,7 @@ def find_sheets(folder: epath.Path, up_to: int | None = None) -> list[Sheet]:
 
 
 def choose(sizes: Sequence[int], budget: int) -> list[int]:
-    """Returns indices of evenly spread files, from the first to the last, that fit a budget.
-
-    Args:
-        sizes: Bytes of each file.
-        budget: Bytes that all chosen may take; the last is chosen in any case.
-    """
+    """Returns indices of evenly spread files, the last in any case, that fit a budget in bytes."""
     for most in range(len(sizes), 1, -1):
         chosen = pictures.spread_with_ends(len(sizes), most)
         if sum(sizes[i] for i in chosen) <= budget:
@@ -89,9 +82,9 @@ def choose(sizes: Sequence[int], budget: int) -> list[int]:
 def write_animation(path: epath.Path, sheets: Sequence[Sheet], count: int, side: int) -> None:
     """Writes the contact sheets, if there are any, as one animated WebP.
 
+    Those of another layout, as of earlier versions, are left out.
+
     Args:
-        path: The file.
-        sheets: The sheets, by step; those of another layout, as of earlier versions, are left out.
         count: The number of distilled images.
         side: Their side in pixels.
     """
@@ -109,8 +102,6 @@ def describe_timelapse(run: RunView, place: Place, budget: int) -> dict[str, Any
     """Returns the contact sheets of a run, or `None` if there are fewer than two.
 
     Args:
-        run: The run.
-        place: The place of pictures.
         budget: Bytes that the sheets may take of a page that is one file: as many are shown.
     """
     files = [sheet.path.read_bytes() for sheet in run.sheets]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.report import timelapse
 from lgm_jax.report.gallery import DISTILLED, Gallery, load_gallery, make_gallery
+from lgm_jax.report.judge import is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ class RunView:
         Those that are not a number, which a finding names, are left out.
         """
         numbers = {
-            name: {m: entry for m, entry in entries.items() if math.isfinite(entry["top1_mean"])}
+            name: {method: entry for method, entry in entries.items() if is_number(entry)}
             for name, entries in self.results.get("probe", {}).items()
         }
         names = sorted(filter(numbers.get, numbers), key=lambda name: name not in self.backbones)
@@ -155,7 +155,6 @@ def read_run(
     """Reads a run folder; `~` is expanded.
 
     Args:
-        folder: The folder.
         gallery: Pictures to show in place of those that the folder holds.
         step: The update that a still distilling run has reached. Results from before it went on
             to more steps are then not shown.

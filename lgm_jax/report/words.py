@@ -61,11 +61,8 @@ def headline(
 ) -> str | None:
     """Returns the result of a run in a few words, which does not boast of what went wrong.
 
-    Args:
-        entries: Those of the first evaluation backbone.
-        num_images: The number of distilled images; without any there is no such result.
-        num_train: The number of real ones, if known.
-        findings: The faults of the run.
+    It takes the entries of the first evaluation backbone, and the numbers of distilled images and
+    of real ones, where they are known; without distilled images there is no such result.
     """
     if not num_images:
         return None
@@ -88,8 +85,6 @@ def compare(
     """Compares distilled images with real ones, in points, as parts of a sentence.
 
     Args:
-        entries: The methods.
-        num_test: Images that accuracy was measured on, if known.
         against: Methods to compare with; all by default.
     """
     if "distilled" not in entries:
@@ -123,9 +118,6 @@ def doubt(
     """Says how far to trust a comparison, in a few sentences.
 
     Args:
-        entries: The methods.
-        num_test: Images that accuracy was measured on, if known.
-        seed: The run's seed.
         made_here: Whether the run distilled the images.
         repeated: Whether training was to be repeated.
     """
@@ -147,13 +139,7 @@ def doubt(
 def glossary(
     methods: Collection[str], gap_here: float | None, *, has_loss: bool
 ) -> list[tuple[str, str]]:
-    """Returns the words of a page with their meaning.
-
-    Args:
-        methods: The rows of the accuracies.
-        gap_here: The gap on the first evaluation backbone.
-        has_loss: Whether the page shows a loss.
-    """
+    """Returns the words of a page with their meaning: of its rows, its gap and its loss."""
     absent = {
         "typical real": "centroids" not in methods,
         "look-alike real": "neighbors" not in methods,

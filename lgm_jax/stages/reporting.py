@@ -12,12 +12,12 @@ import numpy as np
 from lgm_jax import baselines, files, hosts, images, objectives, public, runs, terminal
 from lgm_jax.identity import digest
 from lgm_jax.report import gallery, pictures, timelapse
+from lgm_jax.report.accuracies import format_table
 from lgm_jax.report.gallery import Gallery
 from lgm_jax.report.grid import draw_grid
 from lgm_jax.report.judge import judge
 from lgm_jax.report.page import write_page
 from lgm_jax.report.plane import make_map
-from lgm_jax.report.table import format_table
 from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
 from lgm_jax.report.vocabulary import TITLES
