@@ -12,12 +12,12 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from lgm_jax import runs
 from lgm_jax.names import join
 from lgm_jax.report import (
-    cards,
     charts,
     commands,
     feature_map,
     gallery,
     judge,
+    page,
     pictures,
     plane,
     timelapse,
@@ -340,11 +340,11 @@ def test_real_picture_of_two_kinds_is_shown_once(tmp_path):
     reals["neighbors"][1] = 5
     made = gallery.make_gallery(images, np.arange(2, dtype=np.int32), ["a", "b"], reals)
     assert made.side == 8
-    assert [said["name"] for said in cards.describe_reals(made, 0)] == [
+    assert [said["name"] for said in page.describe_reals(made, 0)] == [
         "typical and look-alike real",
         "random real",
     ]
-    assert len(cards.describe_reals(made, 1)) == 3
+    assert len(page.describe_reals(made, 1)) == 3
 
 
 def test_growth_is_marked_where_a_finer_level_joins():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lgm_jax.images import level_sizes, num_active
+from lgm_jax.images import Pyramid
 from lgm_jax.report.vocabulary import SERIES, TITLES
 
 WIDTH, HEIGHT = 1000, 320
@@ -117,15 +118,14 @@ def describe_growth(settings: Mapping[str, Any], side: int | None) -> list[tuple
     every = settings.get("images.grow_every") or 0
     if settings.get("images.kind") != "pyramid" or not every or side is None:
         return []
-    sizes = level_sizes(side)
-    start = int(settings.get("images.start_resolution") or 1)
-    delay = int(settings.get("images.grow_delay") or 0)
-    steps = range(delay, delay + every * (len(sizes) + 1), every)
-    counts = [int(num_active(step, sizes, start, every, delay)) for step in steps]
+    start = settings.get("images.start_resolution") or 1
+    delay = settings.get("images.grow_delay") or 0
+    pyramid = Pyramid(side, start_resolution=start, grow_every=every, grow_delay=delay)
+    steps = range(delay, delay + every * (len(pyramid.sizes) + 1), every)
     return [
-        (step, f"{sizes[count - 1]} px")
-        for step, before, count in zip(steps[1:], counts, counts[1:], strict=False)
-        if count > before
+        (step, f"{pyramid.side_at(step)} px")
+        for before, step in itertools.pairwise(steps)
+        if pyramid.side_at(step) > pyramid.side_at(before)
     ]
 
 

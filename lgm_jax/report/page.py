@@ -19,18 +19,28 @@ from jaxtyping import Float, Int
 from lgm_jax import files, objectives, runs
 from lgm_jax.names import join
 from lgm_jax.objectives import OBJECTIVES
-from lgm_jax.report import cards, classes, commands, pictures, poster, timelapse, words
+from lgm_jax.report import classes, commands, pictures, poster, timelapse, words
 from lgm_jax.report.accuracies import describe_accuracies, describe_groups, describe_taught
 from lgm_jax.report.charts import describe_growth, describe_learning, describe_losses
 from lgm_jax.report.feature_map import describe_map
-from lgm_jax.report.gallery import fits_one_file, make_gallery, shown
+from lgm_jax.report.gallery import (
+    DISTILLED,
+    REALS,
+    Gallery,
+    fits_one_file,
+    make_gallery,
+    shown,
+)
 from lgm_jax.report.judge import gap, judge
 from lgm_jax.report.pictures import Place
 from lgm_jax.report.template import render
-from lgm_jax.report.view import RunView, match_classes, read_run
+from lgm_jax.report.view import RunView, first_pictures, match_classes, read_run
+from lgm_jax.report.vocabulary import TITLES
 
 # Bytes that the timelapse takes of a page that is one file, together with other runs' images.
 _BUDGET = 2_000_000
+# Those that other runs' images may take of these, and the images' side.
+_BESIDE_BUDGET, _BESIDE_SIDE = 1_000_000, 160
 
 
 def write_page(run: RunView, beside: Sequence[RunView] = ()) -> epath.Path:
@@ -99,11 +109,11 @@ def describe(
     run: RunView, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
 ) -> dict[str, Any]:
     """Returns all that the template of a run shows."""
-    gallery, budget = run.gallery, _BUDGET - (cards.BUDGET if others else 0)
+    gallery, budget = run.gallery, _BUDGET - (_BESIDE_BUDGET if others else 0)
     return {
         "run": run,
         **_describe_head(run),
-        "cards": cards.describe_cards(gallery, others, place) if gallery else [],
+        "cards": _describe_cards(gallery, others, place) if gallery else [],
         "timelapse": timelapse.describe_timelapse(run, place, budget) if gallery else None,
         "map": describe_map(gallery, place),
         **_describe_probes(run),
@@ -112,6 +122,55 @@ def describe(
         **commands.describe_next_steps(run),
         "lazy": place.folder is not None,
     }
+
+
+def _describe_cards(
+    gallery: Gallery, others: Sequence[tuple[RunView, Sequence[int]]], place: Place
+) -> list[dict[str, Any]]:
+    """Returns a card for each class: distilled images, real ones, and other runs'."""
+    cards: list[dict[str, Any]] = [
+        {"name": str(name), "label": label, "rows": []}
+        for label, name in enumerate(gallery.class_names)
+    ]
+    for i, label in enumerate(gallery.labels.tolist()):
+        row = {
+            "distilled": place.put(DISTILLED, i, gallery.files[DISTILLED][i]),
+            "reals": [
+                {**real, "src": place.put(real["method"], i, gallery.files[real["method"]][i])}
+                for real in describe_reals(gallery, i)
+            ],
+            "others": [],
+        }
+        cards[label]["rows"].append(row)
+    for number, (other, labels) in enumerate(others):
+        whole = first_pictures(other.gallery)
+        budget = None if place.folder else _BESIDE_BUDGET // len(others)
+        small = pictures.shrink(list(whole.values()), _BESIDE_SIDE, budget)
+        first = dict(zip(whole, small, strict=True))
+        for card, label in zip(cards, labels, strict=True):
+            if label in first and card["rows"]:
+                src = place.put(f"beside{number}", card["label"], first[label])
+                name = f"distilled for {other.title}"
+                card["rows"][0]["others"].append({"name": name, "src": src})
+    return [card for card in cards if card["rows"]]
+
+
+def describe_reals(gallery: Gallery, i: int) -> list[dict[str, str]]:
+    """Returns the real pictures beside a distilled one: their kinds, names and descriptions.
+
+    A picture of several kinds appears once, under the first of them.
+    """
+    kinds: dict[bytes, list[str]] = {}
+    for kind in filter(gallery.files.__contains__, REALS):
+        kinds.setdefault(gallery.files[kind][i], []).append(kind)
+    described = []
+    for same in kinds.values():
+        titles = join([TITLES[kind].removesuffix(" real") for kind in same])
+        text = words.CAPTIONS[same[0]][0]
+        if len(same) > 1:
+            text = f"one image: {join([words.CAPTIONS[kind][1] for kind in same])}"
+        described.append({"name": f"{titles} real", "text": text, "method": same[0]})
+    return described
 
 
 def _describe_head(run: RunView) -> dict[str, Any]:
