@@ -138,7 +138,7 @@ def test_ticks_are_round_and_enclose(low, high, expected):
 
 
 def test_long_curves_are_thinned_to_their_last_point():
-    path = charts.curve([(float(i), 0.0) for i in range(5001)], (0.0, 5000.0), (0.0, 1.0))
+    path = charts.curve([(float(i), 0.0) for i in range(5001)], 5000.0, 0.0, 1.0)
     assert path.count("L") < 410
     assert path.endswith(f"{charts.WIDTH:.1f} {charts.HEIGHT:.1f}")
 

@@ -46,18 +46,16 @@ def percent_range(
     return float(max(0, low)), float(min(100, high))
 
 
-def curve(
-    points: Sequence[Sequence[float]], x_range: Sequence[float], y_range: Sequence[float]
-) -> str:
-    """Returns the path of a curve in a box of `WIDTH` by `HEIGHT`; `y` grows upwards.
+def curve(points: Sequence[Sequence[float]], end: float, low: float, high: float) -> str:
+    """Returns the path of a curve from 0 to `end`, and from `low` up to `high`, in the chart's box.
 
     Long curves are thinned evenly; the last point stays. One point becomes a dot.
     """
     stride = math.ceil(len(points) / _MOST_POINTS)
-    (x0, x1), (y0, y1) = x_range, y_range
-    across, up = WIDTH / ((x1 - x0) or 1), HEIGHT / ((y1 - y0) or 1)
     thinned = [*points[:-1:stride], points[-1]]
-    path = "L".join(f"{across * (x - x0):.1f} {up * (y1 - y):.1f}" for x, y in thinned)
+    path = "L".join(
+        f"{WIDTH * x / end:.1f} {HEIGHT * (high - y) / (high - low):.1f}" for x, y in thinned
+    )
     # A line of no length is drawn as a dot.
     return f"M{path}" if len(thinned) > 1 else f"M{path}h0"
 
@@ -93,7 +91,7 @@ def describe_losses(
             {
                 "name": name,
                 "series": i % len(SERIES),
-                "path": curve(points, (0.0, end), (low, high)),
+                "path": curve(points, end, low, high),
                 "first": points[0],
                 "last": points[-1],
             }

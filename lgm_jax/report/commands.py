@@ -15,15 +15,6 @@ _SHARE = "--config.experiment.share"
 # Names of classes that a comment has room for.
 _FEW = 2
 
-BIBTEX = """\
-@inproceedings{cazenavette2025dataset,
-  title     = {Dataset Distillation for Pre-Trained Self-Supervised Vision Models},
-  author    = {Cazenavette, George and Torralba, Antonio and Sitzmann, Vincent},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2025},
-  url       = {https://arxiv.org/abs/2511.16674}
-}"""
-
 
 def describe_next_steps(run: RunView) -> dict[str, Any]:
     """Returns the next commands and code for a reader."""
@@ -37,7 +28,6 @@ def describe_next_steps(run: RunView) -> dict[str, Any]:
         compare = f"{again}\n{compare}"
     return {
         "command": command,
-        "bibtex": BIBTEX,
         "where": where,
         # Runs that its experiment shared are made again, too.
         "again": changed(command, {_SHARE: None, "--workdir": "runs/again"}) if command else None,
