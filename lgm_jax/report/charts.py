@@ -46,7 +46,7 @@ def percent_range(
     return float(max(0, low)), float(min(100, high))
 
 
-def curve(points: Sequence[Sequence[float]], end: float, low: float, high: float) -> str:
+def curve(points: Sequence[Sequence[float | int]], end: float, low: float, high: float) -> str:
     """Returns the path of a curve from 0 to `end`, and from `low` up to `high`, in the chart's box.
 
     Long curves are thinned evenly; the last point stays. One point becomes a dot.
@@ -61,7 +61,7 @@ def curve(points: Sequence[Sequence[float]], end: float, low: float, high: float
 
 
 def describe_losses(
-    series: Sequence[tuple[str, Sequence[Sequence[float]]]],
+    series: Sequence[tuple[str, Sequence[Sequence[float | int]]]],
     steps: int = 0,
     marks: Sequence[tuple[int, str]] = (),
 ) -> dict[str, Any] | None:
