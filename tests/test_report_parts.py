@@ -1,7 +1,7 @@
 """What pages are made of: pictures, charts, sheets, commands and words."""
 
+import dataclasses
 import io
-import types
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from lgm_jax.report import (
     pictures,
     plane,
     timelapse,
+    view,
     words,
 )
 from lgm_jax.report.pictures import Place
@@ -281,16 +282,16 @@ def test_commands_are_changed_and_their_folders_found():
     ],
 )
 def test_code_to_load_runs_the_backbone_where_it_fits(backbone, side, expected):
-    run = types.SimpleNamespace(
-        num_images=10, side=side, class_names=["a", "b", "c"], backbones=[backbone], soft=False
-    )
+    shown = gallery.Gallery(["a", "b", "c"], np.arange(3), 1, {}, None, side)
+    results = {"steps": 1, "backbones": [backbone], "num_classes": 3, "ipc": 2}
+    run = view.RunView(epath.Path("x"), {}, results, [], [], shown, [])
     text = commands.load(run, "runs/x")
     compile(text, "code", "exec")
     assert "['a', 'b', ...]" in text
     assert ("backbones.load" in text) == (expected is not None)
     assert expected is None or expected in text
-    run.soft = True
-    assert "probabilities" in commands.load(run, "x")
+    soft = dataclasses.replace(run, results=results | {"labels": {"kind": "soft"}})
+    assert "probabilities" in commands.load(soft, "x")
 
 
 def test_axis_of_accuracies_encloses_them_and_guessing_where_it_is_near():
