@@ -63,6 +63,7 @@ def test_findings_of_accuracies(changes, expected):
 
 def test_findings_name_the_backbone_and_the_numbers():
     (found,) = judge(results_of({"near": GOOD | {"full": 52.0}, "far": GOOD}))
+    assert found.backbone == "near"
     assert found.text.startswith("On near, all real images reach 52.0 %, less than")
     assert "the distilled images (80.0 %)" in found.text
     assert "probe.full_epochs" in found.text

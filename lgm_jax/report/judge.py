@@ -25,10 +25,12 @@ class Finding(NamedTuple):
     Attributes:
         title: A few words, as an attribute of the results.
         text: A sentence or two: the fault, with its numbers, and what to do.
+        backbone: The evaluation backbone, or `None` where it is about the images.
     """
 
     title: str
     text: str
+    backbone: str | None = None
 
 
 def judge(results: Mapping[str, Any], num_test: int | None = None) -> list[Finding]:
@@ -45,7 +47,7 @@ def judge(results: Mapping[str, Any], num_test: int | None = None) -> list[Findi
     images = results.get("test_images") or num_test or _ASSUMED_IMAGES
     for backbone, entries in results.get("probe", {}).items():
         for title, text in _judge_accuracies(entries, results.get("num_classes") or 0, images):
-            findings.append(Finding(title, f"On {backbone}, {text}"))
+            findings.append(Finding(title, f"On {backbone}, {text}", backbone))
     return findings
 
 
