@@ -73,7 +73,23 @@ class Augmentation:
         self, keys: Key[Array, " n"], images: Float[Array, "n h w 3"], resolution: int
     ) -> Float[Array, "n r r 3"]:
         """Augments images; see `augment`, which takes uint8 images too."""
-        return jax.vmap(lambda key, image: _augment(key, image, resolution, self))(keys, images)
+
+        def one(key: Key[Array, ""], image: Float[Array, "h w 3"]) -> Float[Array, "r r 3"]:
+            key_flip, key_box, key_choice, key_noise = jax.random.split(key, 4)
+            dtype, aspect = image.dtype, image.shape[1] / image.shape[0]
+            # Places between pixels need more digits than colours do.
+            image = at_least_float32(image)
+            flip = jax.random.bernoulli(key_flip, self.flip).astype(image.dtype)
+            box = random_box(key_box, self.scale, self.ratio, crops=self.crops, aspect=aspect)
+            image = crop_and_flip(image, box.astype(image.dtype), flip, resolution)
+            if self.noise == 0:
+                return image.astype(dtype)
+            chosen = jax.random.bernoulli(key_choice, self.noise).astype(image.dtype)
+            noise = jax.random.normal(key_noise, image.shape, image.dtype)
+            noisy = image + chosen * (self.noise_mean + self.noise_std * noise)
+            return noisy.astype(dtype)
+
+        return jax.vmap(one)(keys, images)
 
 
 Augment = Callable[[Key[Array, " n"], Float[Array, "n h w 3"], int], Float[Array, "n r r 3"]]
@@ -200,27 +216,3 @@ def crop_and_flip(
     rows = crop_matrix(top, height, image.shape[0], resolution)
     columns = crop_matrix(left + flip * width, width * (1 - 2 * flip), image.shape[1], resolution)
     return resample(image, rows, columns)
-
-
-def _augment(
-    key: Key[Array, ""], image: Float[Array, "h w 3"], resolution: int, augmentation: Augmentation
-) -> Float[Array, "r r 3"]:
-    key_flip, key_box, key_choice, key_noise = jax.random.split(key, 4)
-    dtype, (height, width) = image.dtype, image.shape[:2]
-    # Places between pixels need more digits than colours do.
-    image = at_least_float32(image)
-    flip = jax.random.bernoulli(key_flip, augmentation.flip).astype(image.dtype)
-    box = random_box(
-        key_box,
-        augmentation.scale,
-        augmentation.ratio,
-        crops=augmentation.crops,
-        aspect=width / height,
-    )
-    image = crop_and_flip(image, box.astype(image.dtype), flip, resolution)
-    if augmentation.noise == 0:
-        return image.astype(dtype)
-    chosen = jax.random.bernoulli(key_choice, augmentation.noise).astype(image.dtype)
-    noise = jax.random.normal(key_noise, image.shape, image.dtype)
-    noisy = image + chosen * (augmentation.noise_mean + augmentation.noise_std * noise)
-    return noisy.astype(dtype)

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 from lgm_jax.errors import UserError
 
+# No sums in the order in which threads finish, and no kernels chosen by how fast they just were:
+# see the XLA documentation's page on determinism, and its flag definitions.
 FLAGS: Mapping[str, str] = {"xla_gpu_deterministic_ops": "true", "xla_gpu_autotune_level": "0"}
-"""No sums in the order in which threads finish, and no kernels chosen by how fast they just were.
-
-From the XLA documentation's page on determinism, and its flag definitions.
-"""
 
 
 def add_flags(flags: str) -> str:

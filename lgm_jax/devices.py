@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from lgm_jax.numerics import pad, stack
@@ -42,6 +42,11 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def outline_mesh(num_images: int, copies: int, count: int) -> Any:
+    """Returns the mesh of so many devices that are not there, of shapes and layouts alone."""
+    return AbstractMesh(split(num_images, copies, count), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
 def split(num_images: int, copies: int, count: int) -> tuple[int, int]:
     """Returns the numbers of parts of images and of copies for so many devices; see `make_mesh`."""
     splits = [(count // parts, parts) for parts in range(1, count + 1) if count % parts == 0]
@@ -50,34 +55,12 @@ def split(num_images: int, copies: int, count: int) -> tuple[int, int]:
     return min(splits, key=lambda split: -(-num_images // split[0]) * -(-copies // split[1]))
 
 
-def on_mesh(
-    function: Callable[..., Any],
-    mesh: Mesh,
-    in_specs: Any,
-    out_specs: Any,
-    *,
-    checked: bool = True,
-) -> Callable[..., Any]:
-    """Maps a function by `jax.shard_map`, for functions in which devices exchange nothing.
-
-    JAX verifies that where `checked`; it cannot follow all loops.
-    """
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=checked
-    )
-
-
 def varying(tree: Any, axes: Sequence[str] = AXES) -> Any:
     """Marks common values as each device's own, at the beginning of a mapped function.
 
     So their gradients are summed over devices once, not in each turn of a loop within.
     """
     return jax.lax.pcast(tree, tuple(axes), to="varying")
-
-
-def numbers_here(each: int, axis: str | Sequence[str]) -> Int[Array, " each"]:
-    """Returns the numbers of this device's rows, if each has as many along an axis."""
-    return jax.lax.axis_index(axis) * each + jnp.arange(each, dtype=jnp.int32)
 
 
 def map_views(
@@ -91,11 +74,8 @@ def map_views(
 
     The function treats every view for itself. Intermediate values of several parts are recomputed
     for the gradient. A part is whole images with all copies, or some copies of one image, and is
-    sliced: so each image is decoded once a part, and no gradient is scattered.
-
-    Args:
-        size: Views at a time; `None` for all.
-        params: Parameters of the images, arrays with a leading axis `s`.
+    sliced: so each image is decoded once a part, and no gradient is scattered. `params` are arrays
+    with a leading axis `s`; a `size` of `None` is all views.
     """
     rows, columns = part(len(images), len(copies), size)
     if (rows, columns) == (len(images), len(copies)):
@@ -135,7 +115,7 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     An array that is on every device already is shared: weights on meshes of the same devices take
     memory once. A `jax.ShapeDtypeStruct` becomes the shape, type and layout of the placed array.
     """
-    parts, sharding = _parts(mesh, spec), layout(mesh, spec)
+    parts, sharding = math.prod(mesh.shape[axis] for axis in _AXES_OF[spec]), layout(mesh, spec)
 
     def place(array: Any) -> Any:
         if isinstance(array, jax.ShapeDtypeStruct):
@@ -170,13 +150,9 @@ def bytes_here(tree: Any) -> int:
 
 
 def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
-    """Divides rows of which each process has read some.
+    """Divides `count` rows, of which each process has read its share, rounded up at most.
 
     The order of rows is not defined, but is the same for all arrays.
-
-    Args:
-        rows: The rows of this process, at most `count / processes`, rounded up.
-        count: Number of rows of all processes.
     """
     if not mesh.is_multi_process:
         return put(mesh, rows, ROWS)
@@ -191,39 +167,26 @@ def put_rows(mesh: Mesh, rows: np.ndarray, count: int) -> jax.Array:
 
 
 def rows_here(mesh: Mesh, count: int) -> Int[np.ndarray, " own"]:
-    """Returns which of `count` rows, a multiple of the devices, `put_rows` puts in their places.
-
-    Args:
-        mesh: The devices.
-        count: Number of rows of all processes.
-    """
+    """Returns which of `count` rows, a multiple of the devices, `put_rows` puts in their places."""
     local = [device in mesh.local_devices for device in mesh.devices.flat]
     return np.arange(count).reshape(mesh.size, -1)[local].reshape(-1)
 
 
 def place(mesh: Mesh, state: Any, num_images: int) -> Any:
     """Places a state: arrays with a row per image are divided, the others on every device."""
-
-    def lay(leaf: Any) -> Any:
-        return put(mesh, leaf, IMAGES if _of_images(leaf, num_images) else EVERYWHERE)
-
-    return jax.tree.map(lay, state)
+    return jax.tree.map(
+        lambda leaf: put(mesh, leaf, IMAGES if _of_images(leaf, num_images) else EVERYWHERE), state
+    )
 
 
 def collect(mesh: Mesh, state: Any, num_images: int) -> Any:
-    """Returns a placed state without its padding, independent of the number of devices.
-
-    A state without padding is returned unchanged, each device with its part.
-    """
+    """Returns a placed state without padding: one that has none unchanged, others everywhere."""
     padded = -(-num_images // mesh.shape[IMAGE]) * mesh.shape[IMAGE]
     return state if padded == num_images else _cut(state, num_images, padded, mesh)
 
 
 def fetch(mesh: Mesh, tree: Any) -> Any:
-    """Returns arrays of the mesh such that every process can read all of them.
-
-    Within one process they are returned unchanged.
-    """
+    """Returns arrays of the mesh such that every process can read all of them."""
     if not mesh.is_multi_process:
         return tree
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), _everywhere(tree, mesh))
@@ -248,10 +211,6 @@ def _share(array: Any, sharding: NamedSharding) -> jax.Array | None:
     if not own <= held.keys():
         return None
     return jax.make_array_from_single_device_arrays(array.shape, sharding, [held[d] for d in own])
-
-
-def _parts(mesh: Mesh, spec: PartitionSpec) -> int:
-    return math.prod(mesh.shape[axis] for axis in _AXES_OF[spec])
 
 
 def _of_images(leaf: Any, num_images: int) -> bool:

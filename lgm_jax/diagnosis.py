@@ -27,43 +27,23 @@ def find_cause(
     failed: int,
     state: distill.State,
     *,
-    changed: bool = False,
-    mesh: Mesh | None = None,
-    microbatch: int | None = None,
+    mesh: Mesh,
+    microbatch: int | None,
 ) -> str:
     """Computes a step again, part by part; returns a clause on what is not finite, and its cause.
 
     A step whose loss is not finite does not change the state, so its parts are computed from the
-    same images, unless a later step has changed them; then the clause says so. All processes make
-    the same call.
+    same images, or from those that a later step has changed. All processes make the same call.
 
     Args:
         failed: Number of the step, from 1.
         state: The newest state, as it lies on the mesh.
-        changed: Whether a later step has changed it.
     """
     for backbone, features in zip(backbones, real, strict=True):
         if not distill.is_finite(backbone.params):
             return f"weights of {backbone.name} are not finite: load a sound file of them"
         if not distill.is_finite(features):
             return _overflow(f"features of real images by {backbone.name}")
-    # With the number of the step, for its views.
-    before = state._replace(step=state.step * 0 + (failed - 1))
-    cause = _find_in_images(recipe, key, backbones, before, mesh, microbatch)
-    if not changed:
-        return cause
-    return f"{cause} (seen in images that later steps have changed, up to step {int(state.step)})"
-
-
-def _find_in_images(
-    recipe: Recipe,
-    key: jax.Array,
-    backbones: Sequence[Backbone],
-    state: distill.State,
-    mesh: Mesh | None,
-    microbatch: int | None,
-) -> str:
-    """Finds the cause in the images of a state; arguments as for `find_cause`."""
     size = float(_largest(state.params["images"]))
     far = f"to {size:.1e}" if math.isfinite(size) else "beyond what float32 holds"
     grown = (
@@ -79,7 +59,8 @@ def _find_in_images(
         embed = distill.make_embed(
             recipe.task, backbone.apply, key, mesh=mesh, microbatch=microbatch
         )
-        if not distill.is_finite(jax.jit(embed)(state.params, backbone.params, state.step).values):
+        seen = jax.jit(embed)(state.params, backbone.params, jnp.int32(failed - 1))
+        if not distill.is_finite(seen.values):
             name = f"features of the distilled images by {backbone.name}"
             return f"{name} are not finite, and {grown}" if size > _GROWN else _overflow(name)
     name = type(recipe.task.objective).__name__.lower()

@@ -147,8 +147,7 @@ def init(
 def init_state(task: Distillation, key: Key[Array, ""], *, params: Any = None) -> State:
     """Returns the state before the first step, on one device; arguments as for `init`."""
     if params is None:
-        init_key = jax.random.fold_in(key, INIT)
-        params = task.parametrisation.init_params(init_key, task.num_images)
+        params = task.parametrisation.init_params(jax.random.fold_in(key, INIT), task.num_images)
     values = {"images": params}
     if task.labels == "soft":
         k = task.num_classes
@@ -215,12 +214,13 @@ def make_embed(
     device works for itself.
 
     Args:
-        apply: The backbone's `apply(params, images)`.
-        mesh: As for `make_step`.
-        microbatch: As for `make_step`.
+        apply: The backbone's `apply(params, images)`; the others as for `make_step`.
     """
     mesh, view_key = mesh_for(task, mesh), jax.random.fold_in(key, VIEW)
     copies_here = -(-task.copies // mesh.shape[devices.COPY])
+
+    def numbers(each: int, axis: str) -> Int[Array, " each"]:
+        return jax.lax.axis_index(axis) * each + jnp.arange(each, dtype=jnp.int32)
 
     def part(backbone_params: Any, params: Params, step: Array) -> tuple[Array, ...]:
         """Returns the rows of one device."""
@@ -228,8 +228,7 @@ def make_embed(
         own_params, own_step = devices.varying((backbone_params, step))
         key = jax.random.fold_in(view_key, own_step)
         here = jax.tree.leaves(params["images"])[0].shape[0]
-        images = devices.numbers_here(here, devices.IMAGE)
-        copies = devices.numbers_here(copies_here, devices.COPY)
+        images, copies = numbers(here, devices.IMAGE), numbers(copies_here, devices.COPY)
 
         def features(params: Any, images: Array, copies: Array) -> Float[Array, "s c d"]:
             views = _views(task, key, params, images, copies, own_step)
@@ -247,7 +246,7 @@ def make_embed(
 
     rows, everywhere = devices.ROWS, devices.EVERYWHERE
     in_specs = (everywhere, devices.IMAGES, everywhere)
-    mapped = devices.on_mesh(part, mesh, in_specs, (rows,) * 5)
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=(rows,) * 5)
     all_copies = copies_here * mesh.shape[devices.COPY]
 
     def embed(params: Params, backbone_params: Any, step: Int[Array, ""]) -> Features:
@@ -346,12 +345,20 @@ def make_step(
             by default all at once.
     """
     loss_of = make_loss(task, applies, key, weights=weights, mesh=mesh, microbatch=microbatch)
-    grow = _make_grow(task, key)
+    growing: Any = task.parametrisation if isinstance(task.parametrisation, Growing) else None
+
+    def grow(state: State) -> State:
+        step_key = jax.random.fold_in(jax.random.fold_in(key, GROW), state.step)
+        grown = growing.grow(step_key, state.params["images"], state.step)
+        opt_state = {**state.opt_state, "images": task.optimizer.init(grown)}
+        return State(state.step, {**state.params, "images": grown}, opt_state)
 
     def update(
         state: State, backbone_params: Sequence[Any], real: Sequence[Any]
     ) -> tuple[State, dict[str, Array]]:
-        before = grow(state)
+        due = False if growing is None else growing.grows_at(state.step)
+        # A Python `False` where all levels count from the start.
+        before = state if due is False else jax.lax.cond(due, grow, lambda state: state, state)
         loss, gradient = jax.value_and_grad(loss_of)(
             before.params, before.step, backbone_params, real
         )
@@ -371,29 +378,6 @@ def make_step(
         return after, {"loss": loss}
 
     return Program(update, donate_argnums=0)
-
-
-def _make_grow(task: Distillation, key: Key[Array, ""]) -> Callable[[State], State]:
-    """Makes the function that lets the parametrisation grow before a step."""
-    growing = task.parametrisation
-    if not isinstance(growing, Growing):
-        return lambda state: state
-
-    def grow(state: State) -> State:
-        step_key = jax.random.fold_in(jax.random.fold_in(key, GROW), state.step)
-        grown = growing.grow(step_key, state.params["images"], state.step)
-        return State(
-            state.step,
-            {**state.params, "images": grown},
-            {**state.opt_state, "images": task.optimizer.init(grown)},
-        )
-
-    def grow_if_due(state: State) -> State:
-        due = growing.grows_at(state.step)
-        # A Python `False` where all levels count from the start.
-        return state if due is False else jax.lax.cond(due, grow, lambda state: state, state)
-
-    return grow_if_due
 
 
 @jax.jit

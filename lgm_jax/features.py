@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from lgm_jax import checks, compilation, devices, files, hosts, paths
 from lgm_jax.augment import Augment, augment
 from lgm_jax.backbones import Backbone
-from lgm_jax.data.dataset import Split
+from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.errors import UserError
 from lgm_jax.prefetch import Ahead
 from lgm_jax.progress import progress
@@ -89,7 +89,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * 4
+        return sum(shard.nbytes for shard in self.shards)
 
     def whole(self) -> Float[np.ndarray, "views n d"]:
         """All of them, in memory."""
@@ -133,47 +133,42 @@ def embed(
     """
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     images, total = len(split.labels), views.count * len(split.labels)
+    numbers, dim = range(-(-total // SHARD)), backbone.feature_dim
 
     @functools.cache
     def placed() -> tuple[Backbone, int | None]:
         here = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
         return here, size(here)
 
-    def compute(rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+    def compute(number: int) -> Float[np.ndarray, "n d"]:
+        rows = np.arange(number * SHARD, min((number + 1) * SHARD, total))
         places, load = np.divmod(rows, images), lambda at: split.load(rows[at] % images)
         here, each = placed()
         found = embed_places(here, load, np.stack(places, axis=1), views, key, mesh=mesh, size=each)
-        return finite(found, backbone.name)
+        if wrong := np.count_nonzero(~np.isfinite(found).all(axis=1)):
+            raise UserError(
+                f"features of {wrong} of {len(found)} images by {backbone.name} are not finite: "
+                "its weights are damaged, or its network overflows; try "
+                "config.backbone.dtype=float32 and config.backbone.attention=xla"
+            )
+        return found
 
-    folder = None if folder is None else folder / f"shards_of_{SHARD}"
-    if folder is not None and hosts.count() > 1:
-        _share_shards(compute, total, folder, label)
-    found = _find_shards(folder)
-    shards = []
-    for number in progress(range(-(-total // SHARD)), label):
-        rows = _shard_rows(number, total)
-        shard = _read_shard(found.get(number), (len(rows), backbone.feature_dim))
+    if folder is None:
+        return Rows([compute(number) for number in progress(numbers, label)], views.count)
+    folder = folder / f"shards_of_{SHARD}"
+    if hosts.count() > 1:
+        found, own = _find_shards(folder), numbers[hosts.index() :: hosts.count()]
+        for number in progress([number for number in own if number not in found], label):
+            _write_shard(folder, number, compute(number))
+        hosts.wait()
+    found, shards = _find_shards(folder), []
+    for number in progress(numbers, label):
+        shape = min(SHARD, total - number * SHARD), dim
+        shard = _read_shard(found[number], shape) if number in found else None
         if shard is None:
-            shard = compute(rows)
-            if folder is not None:
-                shard = _load(_write_shard(folder, number, shard))
+            shard = _load(_write_shard(folder, number, compute(number)))
         shards.append(shard)
     return Rows(shards, views.count)
-
-
-def _share_shards(
-    compute: Callable[[np.ndarray], np.ndarray], total: int, folder: epath.Path, label: str
-) -> None:
-    """Makes the shards that are missing: process p of P those of numbers p, p + P, ..."""
-    found = _find_shards(folder)
-    own = range(hosts.index(), -(-total // SHARD), hosts.count())
-    for number in progress([number for number in own if number not in found], label):
-        _write_shard(folder, number, compute(_shard_rows(number, total)))
-    hosts.wait()
-
-
-def _shard_rows(number: int, total: int) -> Int[np.ndarray, " n"]:
-    return np.arange(number * SHARD, min((number + 1) * SHARD, total))
 
 
 def embed_images(
@@ -185,12 +180,9 @@ def embed_images(
         images: uint8, or float in [0, 1] such as those of `distill.render`.
         crop: Side of the crops, in pixels; by default the backbone's resolution.
     """
-    mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
-    pixels, places = np.asarray(images), np.arange(len(images))[:, None]
-    views, key = Views(crop or backbone.resolution), jax.random.key(0)
-    placed = dataclasses.replace(backbone, params=devices.put(mesh, backbone.params))
-    found = embed_places(placed, pixels.__getitem__, places, views, key, mesh=mesh)
-    return finite(found, backbone.name)
+    split = ArraySplit(np.asarray(images), np.zeros(len(images), np.int32))
+    views = Views(crop or backbone.resolution)
+    return embed(backbone, split, views, jax.random.key(0), mesh=mesh).whole()[0]
 
 
 def embed_places(
@@ -215,8 +207,8 @@ def embed_places(
         label: What a progress bar says; none by default.
         size: As for `embed_views`, of a batch of at most `BATCH` for each device.
     """
-    # As equal as can be. The last repeats rows, so that one compiled shape serves all.
-    batch = -(-len(places) // -(-len(places) // (BATCH * mesh.size)))
+    # The last repeats rows, so that one compiled shape serves all.
+    batch = devices.even(len(places), BATCH * mesh.size)
     batch += -batch % mesh.size
     own = devices.rows_here(mesh, batch)
     starts = range(0, len(places), batch)
@@ -250,18 +242,6 @@ def embed_places(
     if under_way:
         keep()
     return table[: len(places)]
-
-
-def finite(features: Float[np.ndarray, "n d"], name: str) -> Float[np.ndarray, "n d"]:
-    """Returns features of images whose pixels are finite; a `UserError` if some are not."""
-    wrong = np.count_nonzero(~np.isfinite(features).all(axis=1))
-    if wrong:
-        raise UserError(
-            f"features of {wrong} of {len(features)} images by {name} are not finite: its weights "
-            "are damaged, or its network overflows; try config.backbone.dtype=float32 and "
-            "config.backbone.attention=xla"
-        )
-    return features
 
 
 @functools.partial(
@@ -304,7 +284,8 @@ def embed_views(
         return devices.map_rows(features, size, images, places)
 
     rows, everywhere = devices.ROWS, devices.EVERYWHERE
-    mapped = devices.on_mesh(part, mesh, (everywhere, everywhere, rows, rows), rows)
+    specs = (everywhere, everywhere, rows, rows)
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=rows)
     return mapped(params, key, images, places)
 
 
@@ -313,18 +294,16 @@ def most_at_once(platform: str, images: int) -> int:
     return min(images, _ON_TPU) if platform == "tpu" else images
 
 
-def _find_shards(folder: epath.Path | None) -> dict[int, epath.Path]:
-    if folder is None or not folder.is_dir():
+def _find_shards(folder: epath.Path) -> dict[int, epath.Path]:
+    if not folder.is_dir():
         return {}
     # Anything else there is the rest of a write that was cut off, or somebody else's.
     matches = ((_SHARD_NAME.fullmatch(path.name), path) for path in folder.iterdir())
     return {int(match["number"]): path for match, path in matches if match}
 
 
-def _read_shard(path: epath.Path | None, shape: tuple[int, int]) -> np.ndarray | None:
+def _read_shard(path: epath.Path, shape: tuple[int, int]) -> np.ndarray | None:
     """A shard, or `None` if it is missing or not what was written."""
-    if path is None:
-        return None
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,7 @@ from lgm_jax.numerics import cosine_distance, nonzero, num_parts, sum_of_parts, 
 
 
 class ClassSums(NamedTuple):
-    """Weighted sums of the features of each class, from which flows follow.
-
-    The sums of a set's parts add up to those of the set.
-
-    Attributes:
-        features: (k, d) Weighted sums of features.
-        weights: (k,) Sums of weights.
-    """
+    """Weighted sums of the features of each class, and sums of the weights."""
 
     features: Float[Array, "k d"]
     weights: Float[Array, " k"]
@@ -40,7 +33,7 @@ def class_sums(
     Args:
         labels: Class indices, or probabilities as the shares of an image in each class.
         weights: Weight of each image; zero leaves it out. All one by default.
-        parts: As for `linear_probe_loss`, but that `None` is the default.
+        parts: As for `linear_probe_loss`; `None` by default.
     """
     features, weights = weighted(features, weights)
 
@@ -51,22 +44,6 @@ def class_sums(
 
     parts = parts or num_parts(len(features), num_classes)
     return sum_of_parts(share, parts, None, features, labels, weights)
-
-
-def shifted_class_sums(
-    features: Float[Array, "n d"],
-    labels: Labels,
-    num_classes: int,
-    weights: Float[Array, " n"] | None = None,
-) -> ClassSums:
-    """Returns `class_sums` of centred features, with its arguments.
-
-    The mean does not change a flow, but if it is large, it takes digits from the differences.
-    """
-    features, weights = weighted(features, weights)
-    total = jax.lax.stop_gradient(jnp.sum(weights[:, None] * features, axis=0))
-    shifted = features - (total / nonzero(jnp.sum(weights)))[None, :]
-    return class_sums(shifted, labels, num_classes, weights)
 
 
 def class_flows(sums: ClassSums, present: Float[Array, " k"]) -> Float[Array, "k d"]:
@@ -105,8 +82,16 @@ def flow_matching_loss(
         labels_real: Their labels. Classes that either set lacks are left out of both; with fewer
             than two left, the distance is one.
     """
-    sums_syn = shifted_class_sums(features_syn, labels_syn, num_classes, weights_syn)
-    sums_real = shifted_class_sums(features_real, labels_real, num_classes, weights_real)
+
+    def centred_sums(features: Array, labels: Labels, weights: Any) -> ClassSums:
+        # The mean does not change a flow, but if it is large, it takes digits from the differences.
+        features, weights = weighted(features, weights)
+        total = jax.lax.stop_gradient(jnp.sum(weights[:, None] * features, axis=0))
+        shifted = features - (total / nonzero(jnp.sum(weights)))[None, :]
+        return class_sums(shifted, labels, num_classes, weights)
+
+    sums_syn = centred_sums(features_syn, labels_syn, weights_syn)
+    sums_real = centred_sums(features_real, labels_real, weights_real)
     both = (sums_syn.weights > 0) & (sums_real.weights > 0)
     present = both.astype(sums_syn.features.dtype)
     return cosine_distance(class_flows(sums_syn, present), class_flows(sums_real, present))

@@ -17,9 +17,6 @@ from pathlib import Path
 _MODE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _VARIABLE, _TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
-# The first version with the tunable.
-_GLIBC = (2, 35)
-
 # NVIDIA, AMD, TPU: steps run there, and huge pages gain nothing.
 _ACCELERATORS = ("nvidiactl", "kfd", "accel0", "accel", "vfio/0")
 
@@ -56,7 +53,8 @@ def environment(
         mode: Linux's setting of transparent huge pages, such as `always [madvise] never`.
     """
     version = re.fullmatch(r"glibc (\d+)\.(\d+).*", libc)
-    tunable = version is not None and tuple(map(int, version.groups())) >= _GLIBC
+    # The first version with the tunable.
+    tunable = version is not None and tuple(map(int, version.groups())) >= (2, 35)
     set_already = environ.get(_VARIABLE, "")
     on_cpu = not accelerators or environ.get("JAX_PLATFORMS", "").strip().lower() == "cpu"
     if not tunable or "[madvise]" not in mode or _TUNABLE in set_already or not on_cpu:

@@ -55,15 +55,12 @@ class Parametrisation(Protocol):
     @property
     def resolution(self) -> int:
         """Side of the images, in pixels."""
-        ...
 
     def init_params(self, key: Key[Array, ""], num_images: int) -> Any:
         """Returns the parameters of new images; those of image i do not depend on their number."""
-        ...
 
     def decode(self, params: Any, step: int | Int[Array, ""]) -> Float[Array, "n r r 3"]:
         """Returns the images in [0, 1] after `step` updates."""
-        ...
 
 
 @runtime_checkable
@@ -75,15 +72,12 @@ class Growing(Parametrisation, Protocol):
 
     def grows_at(self, step: int | Int[Array, ""]) -> Any:
         """Returns whether the parameters change after `step` updates, before the next."""
-        ...
 
     def grow(self, key: Key[Array, ""], params: Any, step: int | Int[Array, ""]) -> Any:
         """Returns the changed parameters."""
-        ...
 
     def side_at(self, step: int) -> int:
         """Returns the side in pixels of the finest detail after `step` updates."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,9 +286,8 @@ def init_pyramid(
     sizes = level_sizes(resolution, kind)
     if init == "zero":
         return tuple(jnp.zeros((num_images, size, size, 3), jnp.float32) for size in sizes)
-    return tuple(
-        level * (i < active) / active for i, level in enumerate(_noise(key, num_images, sizes))
-    )
+    levels = _noise(key, num_images, sizes)
+    return tuple(level * (i < active) / active for i, level in enumerate(levels))
 
 
 def grow_pyramid(
@@ -317,8 +310,7 @@ def grow_pyramid(
     """
     checks.one_of("init", init, INITS)
     count = jnp.asarray(active, jnp.promote_types(levels[0].dtype, jnp.float32))
-    sizes = [level.shape[1] for level in levels]
-    noise = _noise(key, levels[0].shape[0], sizes)
+    noise = _noise(key, levels[0].shape[0], [level.shape[1] for level in levels])
 
     def grow(i: int, level: Array) -> Array:
         new = noise[i] / (count + 1) if init == "noise" else jnp.zeros_like(level)
@@ -353,7 +345,10 @@ def decode(
     for i, level in enumerate(levels):
         if active is not None:
             level = jnp.where(i < active, level, 0)
-        total = total + _enlarge(level, resolution)
+        if level.shape[1] != resolution:
+            matrix = enlarge_matrix(level.shape[1], resolution, level.dtype)
+            level = jax.vmap(functools.partial(resample, rows=matrix, columns=matrix))(level)
+        total = total + level
     if grey or decorrelate:
         color = jnp.asarray(_GREY if grey else _COLOR, total.dtype)
         total = jnp.einsum("...i,oi->...o", total, color, precision=Precision.HIGHEST)
@@ -381,13 +376,6 @@ def from_images(
         inverse = jnp.asarray(np.linalg.inv(_COLOR), total.dtype)
         total = jnp.einsum("...i,oi->...o", total, inverse, precision=Precision.HIGHEST)
     return (total,)
-
-
-def _enlarge(level: Float[Array, "n s s 3"], resolution: int) -> Float[Array, "n r r 3"]:
-    if level.shape[1] == resolution:
-        return level
-    matrix = enlarge_matrix(level.shape[1], resolution, level.dtype)
-    return jax.vmap(functools.partial(resample, rows=matrix, columns=matrix))(level)
 
 
 def _noise(key: Key[Array, ""], num_images: int, sizes: Sequence[int]) -> Levels:

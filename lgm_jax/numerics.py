@@ -35,19 +35,17 @@ def nonzero(total: Any) -> Any:
 
 def num_parts(rows: int, num_classes: int) -> int:
     """Returns the number of parts, a power of two, whose class scores take 64 MiB at most."""
-    needed = -(-rows * num_classes // _SCORES)
-    return min(1 << max(0, needed - 1).bit_length(), 1 << max(0, rows - 1).bit_length())
+    needed = min(-(-rows * num_classes // _SCORES), rows)
+    return 1 << max(0, needed - 1).bit_length()
 
 
 def padded_rows(rows: int, num_classes: int, devices: int) -> int:
     """Returns the least number of rows, from `rows` on, that parts and devices divide evenly."""
-    parts = num_parts(rows, num_classes)
-    while True:
-        padded = -(-rows // (devices * parts)) * devices * parts
-        needed = num_parts(padded, num_classes)
-        if needed <= parts:
-            return padded
+    parts, padded = 0, rows
+    while (needed := num_parts(padded, num_classes)) > parts:
         parts = needed
+        padded = -(-rows // (devices * parts)) * devices * parts
+    return padded
 
 
 def sum_of_parts(function: Callable[..., Any], parts: int, common: Any, *arrays: Array) -> Any:
@@ -135,9 +133,7 @@ def _unit(tree: Any) -> tuple[Any, Bool[Array, ""]]:
 
 
 def _inner(tree_a: Any, tree_b: Any) -> Float[Array, ""]:
-    products = jax.tree.map(
-        lambda a, b: jnp.dot(jnp.ravel(a), jnp.ravel(b), precision=Precision.HIGHEST),
-        tree_a,
-        tree_b,
-    )
-    return jax.tree.reduce(jnp.add, products)
+    def product(a: Array, b: Array) -> Array:
+        return jnp.dot(jnp.ravel(a), jnp.ravel(b), precision=Precision.HIGHEST)
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(product, tree_a, tree_b))

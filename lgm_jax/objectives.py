@@ -111,7 +111,6 @@ class Objective(Protocol):
             synthetic: All views of all synthetic images.
             real: `Features` of real images, or the result of `prepare`.
         """
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +142,7 @@ class LGM:
         checks.in_range("head_std", self.head_std, 0)
 
     def __call__(self, key: Key[Array, ""], synthetic: Features, real: Features) -> Array:
-        dim = synthetic.values.shape[-1]
-        head = init_head(key, dim, synthetic.num_classes, self.head_std)
+        head = init_head(key, synthetic.values.shape[-1], synthetic.num_classes, self.head_std)
         return _compare(functools.partial(gradient_matching_loss, head), synthetic, real)
 
 
@@ -317,9 +315,8 @@ def about(objective: Objective | type[Objective]) -> dict[str, str]:
     """Returns the description of an objective for reports: `title`, and its other attributes."""
     kind = objective if isinstance(objective, type) else type(objective)
     names = ("title", "source", "each_step", "loss_is")
-    return {"title": kind.__name__} | {
-        name: getattr(kind, name) for name in names if hasattr(kind, name)
-    }
+    own = {name: getattr(kind, name) for name in names if hasattr(kind, name)}
+    return {"title": kind.__name__} | own
 
 
 def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
@@ -340,9 +337,8 @@ def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
         )
 
     def fill(features: Features) -> Features:
-        order = jnp.asarray(np.random.default_rng(0).permutation(count))
-        rows = jnp.concatenate([order, order[:3]])
-        filled = jax.tree.map(lambda leaf: leaf[rows], features)
+        order = np.random.default_rng(0).permutation(count)
+        filled = jax.tree.map(lambda leaf: leaf[np.resize(order, count + 3)], features)
         return dataclasses.replace(filled, weights=filled.weights.at[count:].set(0))
 
     key, (synthetic, real) = jax.random.key(2), (draw(0), draw(1))

@@ -13,12 +13,6 @@ from lgm_jax.errors import UserError
 # The extra to install for each platform of `JAX_PLATFORMS`.
 _EXTRAS = {"cuda": "cuda12", "gpu": "cuda12", "tpu": "tpu"}
 
-# Code that reads the flags, and does nothing else.
-_READ_FLAGS = (
-    "from jaxlib import xla_client; "
-    "xla_client.CompileOptions().executable_build_options.debug_options"
-)
-
 
 def start() -> None:
     """Starts the backend that `JAX_PLATFORMS` names, or the best there is."""
@@ -61,8 +55,12 @@ def _explain(wanted: str | None, error: Exception) -> str:
 
 def _check_flags() -> None:
     """Reads `XLA_FLAGS` in another process, since XLA aborts a process at an unknown flag."""
+    code = (
+        "from jaxlib import xla_client; "
+        "xla_client.CompileOptions().executable_build_options.debug_options"
+    )
     read = subprocess.run(
-        [sys.executable, "-c", _READ_FLAGS], capture_output=True, text=True, errors="replace"
+        [sys.executable, "-c", code], capture_output=True, text=True, errors="replace"
     )
     unknown = re.search(r"Unknown flags? in XLA_FLAGS: *(.*)", read.stderr)
     if read.returncode and unknown:

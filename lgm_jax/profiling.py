@@ -30,23 +30,18 @@ class StepTrace:
 
     def advance(self, result: Any) -> None:
         """Counts a step; to be called with its result."""
-        if not self._steps:
-            return
         self._done += 1
-        if self._done == _BEFORE:
+        if self._steps and self._done == _BEFORE:
             jax.block_until_ready(result)
             self._folder.mkdir(parents=True, exist_ok=True)
             place = paths.alias(self._folder)
             jax.profiler.start_trace(os.fspath(place), create_perfetto_trace=True)
             self._runs = True
-        elif self._done == _BEFORE + self._steps:
+        elif self._runs and self._done == _BEFORE + self._steps:
             jax.block_until_ready(result)
-            self._stop()
+            self.__exit__()
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
         if self._runs:
             self._runs = False
             jax.profiler.stop_trace()

@@ -238,7 +238,8 @@ def train_epochs(fit: Fit, data: Data, *drawn: Array, protocol: Protocol, mesh: 
     """`_train_epochs`, compiled, each device with its runs."""
     train = functools.partial(_train_epochs, protocol=protocol)
     specs = (devices.IMAGES, _specs(data), devices.EVERYWHERE, devices.EVERYWHERE)
-    return devices.on_mesh(train, mesh, specs, devices.IMAGES)(fit, data, *drawn)
+    mapped = jax.shard_map(train, mesh=mesh, in_specs=specs, out_specs=devices.IMAGES)
+    return mapped(fit, data, *drawn)
 
 
 def _train_epochs(
@@ -338,9 +339,12 @@ def _each_run(
             return jax.vmap(solve, (0, None, 0))(keys, table[0], labels)
         return jax.vmap(solve)(keys, table, labels)
 
-    # JAX cannot check loops.
     specs = (devices.EVERYWHERE, _specs(data))
-    return devices.on_mesh(solve_all, mesh, specs, devices.IMAGES, checked=False)(key, data)
+    # JAX cannot check loops.
+    mapped = jax.shard_map(
+        solve_all, mesh=mesh, in_specs=specs, out_specs=devices.IMAGES, check_vma=False
+    )
+    return mapped(key, data)
 
 
 def lbfgs(

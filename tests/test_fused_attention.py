@@ -96,7 +96,8 @@ def test_every_family_is_differentiated_by_the_kernel_that_auto_takes(name, time
             return jax.grad(lambda images: jnp.sum(apply(common, images) ** 2))(images)
 
         layout = (devices.EVERYWHERE, devices.ROWS)
-        return devices.on_mesh(of_device, mesh, layout, devices.ROWS)(params, images)
+        mapped = jax.shard_map(of_device, mesh=mesh, in_specs=layout, out_specs=devices.ROWS)
+        return mapped(params, images)
 
     text = _lowered(gradient, params, jax.ShapeDtypeStruct((VIEWS, side, side, 3), jnp.float32))
     assert (text.count(FORWARD), text.count(BACKWARD)) == (1, 1)

@@ -240,7 +240,8 @@ def test_tpus_compiler_takes_it_within_the_step(topology, name):
             return jax.grad(lambda images: jnp.sum(apply(own, images, "products")))(images)
 
         layout = (devices.EVERYWHERE, devices.ROWS)
-        return devices.on_mesh(of_device, mesh, layout, devices.ROWS)(params, images)
+        mapped = jax.shard_map(of_device, mesh=mesh, in_specs=layout, out_specs=devices.ROWS)
+        return mapped(params, images)
 
     def laid(leaf, rows):
         sharding = jax.sharding.NamedSharding(mesh, rows)

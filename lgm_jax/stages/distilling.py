@@ -210,11 +210,13 @@ class Loop:
             self.real(step - 1),
             step,
             state,
-            # A failed step changes nothing, but later ones may have.
-            changed=int(state.step) > (step - 1 if bad else step),
             mesh=self.mesh,
             microbatch=self.size,
         )
+        # A failed step changes nothing, but later ones may have.
+        if bad and int(state.step) >= step:
+            last = int(state.step)
+            cause += f" (seen in images that later steps have changed, up to step {last})"
         raise UserError(
             f"{problem}: {cause}; {saved}, and the same command continues there; another value "
             "needs another workdir or --overwrite"
