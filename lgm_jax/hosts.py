@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -48,9 +49,9 @@ _END = "lgm_jax/end"
 LOST = 134
 
 # Words in the errors of the coordination service, gloo and NCCL that a dead process causes.
-_DEATHS = (
-    *("heartbeat timeout", "CoordinationServiceError", "Failed to send RPC", "UNAVAILABLE"),
-    *("Connection closed by peer", "Connection reset by peer", "Socket closed", "Gloo", "NCCL"),
+_DEATHS = re.compile(
+    "heartbeat timeout|CoordinationServiceError|Failed to send RPC|UNAVAILABLE|Gloo|NCCL|"
+    "Connection closed by peer|Connection reset by peer|Socket closed"
 )
 
 _waits = itertools.count()
@@ -82,7 +83,7 @@ def index() -> int:
 
 def is_first() -> bool:
     """Whether this process prints and writes for all."""
-    return index() == 0
+    return this.index == 0
 
 
 @contextlib.contextmanager
@@ -154,11 +155,10 @@ def leave(code: int, line: str | None) -> int:
 def tells_of_death(error: BaseException | None) -> bool:
     """Whether an error was raised, or caused, by the death of another process.
 
-    JAX then ends this process, but a wait for the other one may fail a moment earlier. JAX has no
-    class of error for that.
+    JAX, which has no class of error for that, ends this process too, but perhaps a moment later.
     """
     while error is not None:
-        if count() > 1 and any(word in str(error) for word in _DEATHS):
+        if count() > 1 and _DEATHS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -231,23 +231,16 @@ def _end(code: int, line: str | None) -> None:
     if is_first():
         if line:
             print(line, file=sys.stderr)
-        _outlast_others()
+        # JAX's service ends with this process, and JAX aborts all that are still connected to it. A
+        # process that knows of the end may be slow to leave; its connection ends with it.
+        deadline = time.monotonic() + _HEARTBEAT_SECONDS
+        for connection in this.connections.values():
+            with contextlib.suppress(OSError):
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
+                connection.recv(1)
     # The output may be closed.
     with contextlib.suppress(Interrupted):
         sys.stdout.flush()
     sys.stderr.flush()
     # An orderly exit would wait for the others, which wait for this one.
     os._exit(code)
-
-
-def _outlast_others() -> None:
-    """Waits, in process 0, until the others have ended, but no longer than for a heartbeat.
-
-    The service ends with this process, and JAX aborts all that are still connected to it. A process
-    that knows of the end may be slow to leave; its connection ends with it.
-    """
-    deadline = time.monotonic() + _HEARTBEAT_SECONDS
-    for connection in this.connections.values():
-        with contextlib.suppress(OSError):
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-            connection.recv(1)
