@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import topologies
 
 from lgm_jax.errors import UserError, unknown_name
 
@@ -19,7 +20,6 @@ class Accelerator(NamedTuple):
 
     Attributes:
         platform: JAX's name of its kind, `tpu` or `gpu`.
-        bfloat16: Peak with bfloat16 operands.
         rounded: Peak with float32 operands that are rounded, as they are by default: to bfloat16 on
             TPUs, to TF32 on GPUs.
         float32: Peak with float32 operands that are not; TPUs make six bfloat16 products of one.
@@ -42,27 +42,17 @@ class Accelerator(NamedTuple):
         return 1e12 * (self.float32 if exact else self.rounded)
 
 
-def _tpu(bfloat16: float, gibibytes: float, bandwidth: float) -> Accelerator:
-    return Accelerator("tpu", bfloat16, bfloat16, bfloat16 / 6, int(gibibytes * 2**30), bandwidth)
-
-
-def _gpu(
-    bfloat16: float, rounded: float, float32: float, memory: int, bandwidth: float
-) -> Accelerator:
-    return Accelerator("gpu", bfloat16, rounded, float32, int(0.75 * memory), bandwidth)
-
-
 ACCELERATORS: Mapping[str, Accelerator] = {
     # cloud.google.com/tpu/docs/v4 and so on: peak compute per chip, HBM bandwidth per chip.
-    "v4": _tpu(275.0, 30.75, 1200.0),
-    "v5e": _tpu(197.0, 15.75, 819.0),
-    "v5p": _tpu(459.0, 95.74, 2765.0),
-    "v6e": _tpu(918.0, 31.25, 1638.0),
+    "v4": Accelerator("tpu", 275.0, 275.0, 275.0 / 6, int(30.75 * 2**30), 1200.0),
+    "v5e": Accelerator("tpu", 197.0, 197.0, 197.0 / 6, int(15.75 * 2**30), 819.0),
+    "v5p": Accelerator("tpu", 459.0, 459.0, 459.0 / 6, int(95.74 * 2**30), 2765.0),
+    "v6e": Accelerator("tpu", 918.0, 918.0, 918.0 / 6, int(31.25 * 2**30), 1638.0),
     # NVIDIA's data sheets of A100 80 GB SXM, H100 SXM and H200 SXM, without sparsity; memory as in
     # the descriptions in `gpus/`.
-    "a100": _gpu(312.0, 156.0, 19.5, 85_100_068_864, 2039.0),
-    "h100": _gpu(989.0, 495.0, 67.0, 84_929_347_584, 3352.0),
-    "h200": _gpu(989.0, 495.0, 67.0, 151_397_597_184, 4800.0),
+    "a100": Accelerator("gpu", 312.0, 156.0, 19.5, int(0.75 * 85_100_068_864), 2039.0),
+    "h100": Accelerator("gpu", 989.0, 495.0, 67.0, int(0.75 * 84_929_347_584), 3352.0),
+    "h200": Accelerator("gpu", 989.0, 495.0, 67.0, int(0.75 * 151_397_597_184), 4800.0),
 }
 
 # Environment variables that libtpu needs on a machine without TPUs, or without a right to them.
@@ -81,7 +71,6 @@ _GPU_OPTIONS = {"xla_gpu_autotune_level": "0", "xla_gpu_enable_triton_gemm": "Fa
 class Topology:
     """Devices to compile for, which this process does not have, and options of their compiler."""
 
-    name: str
     accelerator: Accelerator
     devices: Sequence[jax.Device]
     options: Mapping[str, str]
@@ -95,25 +84,24 @@ def find(name: str) -> Topology:
     kind, _, shape = name.lower().partition(":")
     if kind not in ACCELERATORS:
         raise unknown_name("accelerator", kind, list(ACCELERATORS))
+    is_tpu = ACCELERATORS[kind].platform == "tpu"
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        example = "2x4" if ACCELERATORS[kind].platform == "tpu" else "8"
+        example = "2x4" if is_tpu else "8"
         raise UserError(f"--plan_topology={name} has no shape; for example {kind}:{example}")
     sides = [int(side) for side in shape.split("x")]
-    if ACCELERATORS[kind].platform == "gpu" and len(sides) > 2:
+    if not is_tpu and len(sides) > 2:
         raise UserError(f"--plan_topology={name}: GPUs are {kind}:COUNT or {kind}:HOSTSxCOUNT")
-    find_devices = _tpus if ACCELERATORS[kind].platform == "tpu" else _gpus
     try:
-        devices = find_devices(kind, sides)
+        devices = _tpus(kind, sides) if is_tpu else _gpus(kind, sides)
     except jax.errors.JaxRuntimeError as error:
         said = str(error).split("\n")[0]
         raise UserError(f"there is no topology {name}: {said}") from error
     except (RuntimeError, NotImplementedError, ImportError) as error:
-        extra = "tpu" if find_devices is _tpus else "cuda12"
+        extra = "tpu" if is_tpu else "cuda12"
         raise UserError(
             f"no compiler for {name} is installed: pip install 'lgm_jax[{extra}]'"
         ) from error
-    options = {} if find_devices is _tpus else _GPU_OPTIONS
-    return Topology(name, ACCELERATORS[kind], devices, options)
+    return Topology(ACCELERATORS[kind], devices, {} if is_tpu else _GPU_OPTIONS)
 
 
 def on_cpu() -> None:
@@ -127,8 +115,6 @@ def on_cpu() -> None:
 
 
 def _tpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
-    from jax.experimental import topologies
-
     # Hosts have four chips, or as many as there are.
     bounds = tuple(min(side, most) for side, most in zip([*sides, 1, 1], (2, 2, 1), strict=False))
     # A v4 chip has two cores and is one device.
@@ -140,8 +126,6 @@ def _tpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
 
 
 def _gpus(kind: str, sides: Sequence[int]) -> Sequence[jax.Device]:
-    from jax.experimental import topologies
-
     # The GPU as XLA's compiler knows it.
     description = (resources.files("lgm_jax") / "gpus" / f"{kind}.txtpb").read_text()
     hosts, each = (1, *sides)[-2:]

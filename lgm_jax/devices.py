@@ -24,6 +24,9 @@ from lgm_jax.numerics import pad, stack
 
 IMAGE, COPY = AXES = ("image", "copy")
 
+AnyMesh = Mesh | AbstractMesh
+"""Devices that are there, or whose number alone is known: of shapes and layouts."""
+
 EVERYWHERE = PartitionSpec()
 IMAGES = PartitionSpec(IMAGE)
 """The first axis divided as images are."""
@@ -42,8 +45,8 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def outline_mesh(num_images: int, copies: int, count: int) -> Any:
-    """Returns the mesh of so many devices that are not there, of shapes and layouts alone."""
+def outline_mesh(num_images: int, copies: int, count: int) -> AbstractMesh:
+    """Returns the mesh of so many devices that are not there."""
     return AbstractMesh(split(num_images, copies, count), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
@@ -109,7 +112,7 @@ def map_rows(function: Callable[..., Array], size: int | None, *arrays: Array) -
     return parts.reshape(-1, *parts.shape[2:])[:count]
 
 
-def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
+def put(mesh: AnyMesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     """Puts arrays on the mesh, padded with zeros where they are divided into equal parts.
 
     An array that is on every device already is shared: weights on meshes of the same devices take
@@ -134,7 +137,7 @@ def put(mesh: Mesh, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     return jax.tree.map(place, tree)
 
 
-def layout(mesh: Mesh, spec: PartitionSpec = ROWS) -> NamedSharding:
+def layout(mesh: AnyMesh, spec: PartitionSpec = ROWS) -> NamedSharding:
     """Returns the sharding of arrays of a spec on the mesh."""
     # Without axes of one device, as XLA writes it: another name would compile a step twice.
     axes = tuple(axis for axis in _AXES_OF[spec] if mesh.shape[axis] > 1)
@@ -172,7 +175,7 @@ def rows_here(mesh: Mesh, count: int) -> Int[np.ndarray, " own"]:
     return np.arange(count).reshape(mesh.size, -1)[local].reshape(-1)
 
 
-def place(mesh: Mesh, state: Any, num_images: int) -> Any:
+def place(mesh: AnyMesh, state: Any, num_images: int) -> Any:
     """Places a state: arrays with a row per image are divided, the others on every device."""
     return jax.tree.map(
         lambda leaf: put(mesh, leaf, IMAGES if _of_images(leaf, num_images) else EVERYWHERE), state

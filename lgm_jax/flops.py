@@ -16,11 +16,9 @@ _FUSED = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wra
 
 
 class Kind(NamedTuple):
-    """A kind of products.
+    """A kind of products: those that must not be rounded, as float32 is by default, are `exact`.
 
-    Attributes:
-        exact: Whether they must not be rounded, as float32 is by default on accelerators.
-        path: Names of JAX's transformations and primitives around it, from the outermost.
+    `path` has the names of JAX's transformations and primitives around it, from the outermost.
     """
 
     dtype: str
@@ -53,7 +51,13 @@ def _count(jaxpr: Any, path: str) -> dict[Kind, float]:
         inner = [_count(body, inside) for body in bodies]
         if name == "cond":
             inner = sorted(inner, key=lambda counted: sum(counted.values()))[-1:]
-        turns = _turns(name, parameters)
+        turns = 1
+        if name == "scan":
+            turns = parameters["length"]
+        elif name == "shard_map":
+            turns = parameters["mesh"].size
+        elif name == "pallas_call":
+            turns = math.prod(parameters["grid_mapping"].grid)
         for counted in inner:
             for kind, each in counted.items():
                 total[kind] += turns * each
@@ -83,17 +87,6 @@ def _operations(name: str, parameters: Mapping[str, Any], equation: Any) -> floa
         tokens = equation.invars[1].aval.shape[1]
         return 2.0 * _FUSED[name] * tokens * math.prod(equation.invars[0].aval.shape)
     return 0.0
-
-
-def _turns(name: str, parameters: Mapping[str, Any]) -> int:
-    """Returns how often a primitive computes the functions within, on all devices."""
-    if name == "scan":
-        return parameters["length"]
-    if name == "shard_map":
-        return parameters["mesh"].size
-    if name == "pallas_call":
-        return math.prod(parameters["grid_mapping"].grid)
-    return 1
 
 
 def _jaxprs(value: Any) -> list[Any]:

@@ -7,23 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Bytes of a number, by XLA's name of its type.
-_BYTES = {
-    **dict.fromkeys(("pred", "s8", "u8"), 1),
-    **dict.fromkeys(("bf16", "f16", "s16", "u16"), 2),
-    **dict.fromkeys(("f32", "s32", "u32"), 4),
-    **dict.fromkeys(("f64", "s64", "u64"), 8),
-}
-
 
 class Collective(NamedTuple):
-    """An exchange among groups of devices, each of `group` devices.
+    """An exchange among groups of `group` devices, executed `times` in a run of the program.
 
-    Attributes:
-        kind: XLA's name, such as `all-reduce`.
-        numbers: Numbers that it leaves on each device.
-        num_bytes: Their bytes.
-        times: Number of its executions in one execution of the program.
+    `kind` is XLA's name, such as `all-reduce`; it leaves so many `numbers` on each device.
     """
 
     kind: str
@@ -49,11 +37,14 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
             match = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(-start)?\(", line)
             if match and (group := _read_group(line, num_devices)) > 1:
                 arrays = [
-                    (math.prod(map(int, filter(None, sides.split(",")))), _BYTES[dtype])
+                    (math.prod(map(int, filter(None, sides.split(",")))), _num_bytes(dtype))
                     for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
                 ]
-                if match[3]:
-                    arrays = _results(match[2], arrays)
+                # An asynchronous one names its operands too.
+                if match[3] and match[2] == "all-gather":
+                    arrays = arrays[len(arrays) // 2 :]
+                elif match[3] and match[2] == "collective-permute":
+                    arrays = arrays[1:2]
                 numbers = sum(size for size, _ in arrays)
                 num_bytes = sum(size * each for size, each in arrays)
                 yield Collective(match[2], numbers, num_bytes, group, times)
@@ -66,11 +57,9 @@ def read_collectives(text: str, num_devices: int) -> list[Collective]:
     return list(walk(entry, 1.0))
 
 
-def _results(kind: str, arrays: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Returns the results among the arrays that an asynchronous collective names."""
-    if kind == "all-gather":
-        return arrays[len(arrays) // 2 :]
-    return arrays[1:2] if kind == "collective-permute" else arrays
+def _num_bytes(dtype: str) -> int:
+    """Returns the bytes of a number by XLA's name of its type, such as `bf16`."""
+    return 1 if dtype == "pred" else int(dtype.lstrip("bfsu")) // 8
 
 
 def _read_group(line: str, num_devices: int) -> int:

@@ -36,7 +36,6 @@ _COLOR /= np.linalg.norm(_COLOR, axis=0).max()
 # Grey is the mean of all three coordinates.
 _GREY = np.full((3, 3), 1 / 3)
 
-KINDS = ("pyramid", "pixels")
 INITS = ("noise", "zero")
 STARTS = (*INITS, "real")
 
@@ -208,7 +207,7 @@ def level_sizes(resolution: int, kind: str = "pyramid") -> tuple[int, ...]:
     Raises:
         UserError: If the kind is unknown or the resolution out of range.
     """
-    checks.one_of("kind", kind, KINDS)
+    checks.one_of("kind", kind, list(PARAMETRISATIONS))
     checks.in_range("resolution", resolution, 1, whole=True)
     if kind == "pixels":
         return (resolution,)

@@ -21,10 +21,10 @@ from lgm_jax.backbones import residuals
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.distill import Distillation, abstract_params, make_embed
 from lgm_jax.errors import OUT_OF_MEMORY
+from lgm_jax.objectives import LGM
 
-# For devices that report no memory of their own, such as CPUs: the part of the machine's memory
-# that microbatches may take together, of all processes of a run, which may share the machine. Not
-# of what is free at the moment, so that the same command does the same on a machine that is busy.
+# For devices that report no memory of their own, such as CPUs. Not of what is free at the moment,
+# so that the same command does the same on a machine that is busy.
 _PART_OF_MACHINE = 0.5
 
 # Where Linux tells how much of the machine's memory a container may use.
@@ -50,13 +50,7 @@ than there is."""
 
 
 class Account(NamedTuple):
-    """Bytes of one device that a program takes, by its compiler's account.
-
-    Attributes:
-        arguments: What it is given: of a step, weights, state and real features.
-        results: What it returns that does not take the place of an argument.
-        temporary: What it computes on the way.
-    """
+    """Bytes of one device that a program takes; results in the place of arguments do not count."""
 
     arguments: int
     results: int
@@ -68,7 +62,7 @@ class Account(NamedTuple):
 
 
 def account(program: jax.stages.Compiled) -> Account:
-    """Returns the memory of a compiled program on each device."""
+    """Returns the memory of a compiled program on each device, by its compiler's account."""
     found: Any = program.memory_analysis()
     return Account(
         found.argument_size_in_bytes,
@@ -80,15 +74,11 @@ def account(program: jax.stages.Compiled) -> Account:
 def try_compile(
     lowered: Any, options: Mapping[str, str] | None = None
 ) -> tuple[jax.stages.Compiled | None, int | float]:
-    """Compiles a program, for accelerators, and runs nothing.
-
-    Args:
-        lowered: What `lower` of a jitted function or of a `Program` returned.
+    """Compiles a lowered program, for accelerators, and runs nothing.
 
     Returns:
         The program, and the bytes of each device that it needs. Where its compiler refuses it for
-        lack of memory, as that of TPUs does: `None`, and what it says that it would need, at least;
-        infinity if it does not say.
+        lack of memory: `None`, and what it says that it would need; infinity if it does not say.
     """
     try:
         compiled = lowered.compile(compiler_options=dict(options or {}))
@@ -107,8 +97,7 @@ def view_bytes(task: Distillation, network: Any, kept: Residuals = "all") -> int
         network: The backbone, or its outline: of its parameters only shapes and types count.
         kept: What its blocks keep for the gradient.
     """
-    plain = min(task.center_crop_copies, 1)
-    single = dataclasses.replace(task, copies=1, center_crop_copies=plain)
+    single = one_view(task)
     mesh = devices.make_mesh(devices=jax.devices()[:1])
     apply = residuals.keeping(network, kept).apply
     embed = make_embed(single, apply, jax.random.key(0), mesh=mesh)
@@ -117,7 +106,7 @@ def view_bytes(task: Distillation, network: Any, kept: Residuals = "all") -> int
         def features(images: Any, backbone_params: Any) -> Float[Array, "n d"]:
             return embed({"images": images}, backbone_params, jnp.int32(0)).values
 
-        return kept_bytes(features, abstract_params(task, count), network.params)
+        return kept_bytes(features, abstract_params(single, count), network.params)
 
     # The difference leaves out what is kept once, such as parameters.
     each = held(2) - held(1)
@@ -127,25 +116,32 @@ def view_bytes(task: Distillation, network: Any, kept: Residuals = "all") -> int
     return each + view_bytes(task, network) // network.spec.blocks
 
 
+def one_view(task: Distillation) -> Distillation:
+    """Returns a task of single views that take as much: the same for many tasks."""
+    return dataclasses.replace(
+        task,
+        num_classes=2,
+        ipc=1,
+        copies=1,
+        center_crop_copies=min(1, task.center_crop_copies),
+        objective=LGM(),
+        labels="hard",
+    )
+
+
 def forward_view_bytes(network: Any, crop: int) -> int:
     """Estimated bytes of a view, of `crop` pixels, without a gradient: those of a block."""
 
-    def apply(images: Any, params: Any) -> Float[Array, "n d"]:
-        return network.apply(params, images)
-
     def kept(count: int) -> int:
         images = jax.ShapeDtypeStruct((count, crop, crop, 3), jnp.float32)
-        return kept_bytes(apply, images, network.params)
+        return kept_bytes(lambda some, params: network.apply(params, some), images, network.params)
 
     blocks = network.spec.blocks if len(residuals.offered(network)) > 1 else 1
     return (kept(2) - kept(1)) // blocks
 
 
 def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> int:
-    """Bytes that are kept of a computation until it is differentiated by `argument`; runs nothing.
-
-    Of the arguments only shapes and types count.
-    """
+    """Bytes kept of a computation until it is differentiated by `argument`; runs nothing."""
 
     def pullback(argument: Any, *others: Any) -> Any:
         return jax.vjp(lambda argument: function(argument, *others), argument)[1]
@@ -155,11 +151,10 @@ def kept_bytes(function: Callable[..., Array], argument: Any, *others: Any) -> i
 
 
 def free_bytes(stats: Mapping[str, int] | None, reserved: int) -> int:
-    """Memory of a device for microbatches.
+    """Bytes of a device for microbatches.
 
     A device that reports nothing, as a CPU, gets its share of half of the machine's memory. All
-    processes of the run are taken to be on this machine, as nothing says which are: on machines of
-    their own they get less than they could have.
+    processes of the run are taken to be on this machine, as nothing says which are.
 
     Args:
         stats: What the device reports of itself, `device.memory_stats()`.
@@ -186,21 +181,19 @@ def choose_size(view_bytes: int, free: int, views: int, platform: str = "cpu") -
     return max(1, min(views, int(free / (_MARGINS[platform] * view_bytes))))
 
 
-def needed_bytes(view_bytes: int, size: int, platform: str = "cpu") -> int:
+def needed_bytes(view_bytes: int, size: int, platform: str) -> int:
     """Memory that is reckoned with for `size` views at a time; arguments as for `choose_size`."""
     return int(_MARGINS[platform] * view_bytes * size)
 
 
 def fit(needed: Needed, limit: int, sizes: Sequence[int], first: int, fixed: int) -> int:
-    """The largest size whose program fits, or one that a quarter more would not; see `needed`.
+    """The largest size whose program fits in `limit` bytes, or one that a quarter more would not.
 
     Every program that is asked for is compiled, which takes long. So the first guess is to be good,
     and the next ones follow from a straight line of bytes against sizes. Where a compiler does not
     say what a program needs that does not fit, half of its size is next.
 
     Args:
-        needed: What the program of a size needs.
-        limit: Bytes that it may take.
         sizes: All that may be, in ascending order; the least if none fits.
         fixed: Bytes that every program takes.
     """

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from lgm_jax import checks, devices, distill, execution, flops, memory, real
-from lgm_jax.backbones import residuals
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.execution import Execution
-from lgm_jax.features import BATCH
-from lgm_jax.objectives import LGM, SFM, Features
+from lgm_jax.objectives import LGM, SFM
 from lgm_jax.opening import find_data, reads_on_host
-from lgm_jax.outlines import Outline, make_outlines
+from lgm_jax.programs import Network, Programs, make_outlines
 from lgm_jax.quantities import duration, listed, si
-from lgm_jax.settings import Recipe, make_recipe
+from lgm_jax.settings import Recipe, backbone_weights, make_recipe
 
 # What the step of a plan is executed on: an accelerator, whatever plans it.
 _PLATFORM = "gpu"
@@ -55,41 +52,39 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The costs of one step, those of a device where it says so.
+    """The costs of one step.
 
     Attributes:
-        outlines: The backbones to distil against.
+        programs: What is planned, for the devices of the machine.
         flops: By part, of the matrix products on all devices.
         exchanged: Bytes that each device adds up with the others, or gets from them.
         memory: Bytes on a device, by part.
-        views: Augmented synthetic images of a device.
-        execution: How many of them are in the backbone at a time, and what is kept of them.
-        embedded_once: Real views that are embedded before the first step.
-        real_views: Real images that a device embeds together: its part of a step's, or of a batch.
-        real_size: How many of them are in a backbone at a time.
+        execution: How many views are in the backbone at a time, and what is kept of them.
+        real_size: How many real images are in a backbone at a time.
     """
 
-    recipe: Recipe
-    outlines: Sequence[Outline]
+    programs: Programs
     machine: Machine
     flops: dict[str, float]
     exchanged: int
     memory: dict[str, float]
-    views: int
     execution: Execution
-    embedded_once: int
-    real_views: int
     real_size: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is to be made."""
+        return self.programs.recipe
 
     @property
     def parts(self) -> int:
         """Microbatches of a device in a step."""
-        return -(-self.views // self.execution.microbatch)
+        return -(-self.programs.views // self.execution.microbatch)
 
     @property
     def view_flops(self) -> float:
         """Operations of one forward pass of one view, by all backbones."""
-        return sum(outline.flops[0] for outline in self.outlines)
+        return _flops(self.programs)[0]
 
     @property
     def exchange(self) -> float:
@@ -105,7 +100,7 @@ class Plan:
         if self.machine.tflops is None:
             return None
         # A device may have one image more than another, and images of no weight fill up.
-        here = sum(self.flops.values()) * self.views / self.recipe.task.num_views
+        here = sum(self.flops.values()) * self.programs.views / self.recipe.task.num_views
         return here / (self.machine.tflops * 1e12)
 
     @property
@@ -116,32 +111,59 @@ class Plan:
 
 def plan_config(config: ConfigDict, machine: Machine, num_classes: int, num_images: int) -> Plan:
     """Plans the steps of a config for data of so many classes and training images."""
-    outlines = make_outlines(config)
+    programs = make_programs(config, machine.devices, num_classes, num_images)
+    return make_plan(programs, machine, config.microbatch)
+
+
+def make_programs(
+    config: ConfigDict,
+    on: Sequence[jax.Device] | int,
+    num_classes: int,
+    num_images: int,
+    *,
+    options: Mapping[str, str] | None = None,
+) -> Programs:
+    """The programs of a config as a run makes them, without weights or data.
+
+    Args:
+        on: The devices, or a number of those for which nothing is compiled.
+        options: Of their compiler.
+    """
+    outlines = make_outlines(config, None if isinstance(on, int) else on[0])
     recipe = make_recipe(config, num_classes, outlines[0].resolution)
-    on_host = reads_on_host(config, recipe, num_images)
-    return make_plan(recipe, outlines, num_images, machine, config.microbatch, on_host=on_host)
+    make_mesh: Any = devices.outline_mesh if isinstance(on, int) else devices.make_mesh
+    return Programs(
+        recipe,
+        outlines,
+        jax.random.key(config.seed),
+        num_images,
+        reads_on_host(config, recipe, num_images),
+        make_mesh(recipe.task.num_images, recipe.task.copies, on),
+        backbone_weights(config),
+        options,
+    )
 
 
 def describe(config: ConfigDict, machine: Machine) -> str:
     """The plan of a config, in words, for a person."""
     num_classes, num_images = size_of_data(config)
     plan = plan_config(config, machine, num_classes, num_images)
-    needed = sum(plan.memory.values())
+    needed, how = sum(plan.memory.values()), plan.recipe.real
     lines = [
         title(config, plan.recipe, num_images),
         f"a step         {si(sum(plan.flops.values()))}FLOP: {listed(plan.flops, 'FLOP')}",
         f"exchanged      {si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
         f"memory         {si(needed)}B a device: {listed(plan.memory, 'B')}",
-        f"microbatches   {plan.views} views a device in {plan.parts} of "
-        f"{plan.execution.microbatch}, {plan.execution.repeats(plan.parts)}",
-        real_in_words(plan.recipe, plan.real_views, plan.real_size),
+        microbatches_in_words(plan.programs, plan.execution, plan.parts),
+        real_in_words(plan.programs, plan.real_size),
     ]
     if needed > machine.memory * 1e9:
         lines.append(f"note: this is more than the {machine.memory:g} GB of --plan_memory")
-    if plan.embedded_once:
-        once = plan.embedded_once * plan.view_flops
-        lines.append(f"before         {plan.embedded_once} views embedded once, {si(once)}FLOP")
+    if how.source != "stream":
+        views = how.views * num_images
+        once = f"{views} views embedded once, {si(views * plan.view_flops)}FLOP"
+        lines.append(f"before         {once}")
     if plan.exchange:
         ms = 1e3 * plan.exchange
         lines.append(f"exchange       {ms:.3g} ms a step at {machine.bandwidth:g} GB/s")
@@ -166,171 +188,97 @@ def title(config: ConfigDict, recipe: Recipe, num_images: int) -> str:
     )
 
 
-def real_in_words(recipe: Recipe, here: int, size: int) -> str:
+def microbatches_in_words(programs: Programs, how: Execution, parts: int) -> str:
+    """How a device takes its views, in so many parts, in a line."""
+    views = f"{programs.views} views a device in {parts} of {how.microbatch}"
+    return f"microbatches   {views}, {how.repeats(parts)}"
+
+
+def real_in_words(programs: Programs, size: int) -> str:
     """How real images are embedded, `size` at a time, in a line."""
-    together = "step" if recipe.real.source == "stream" else "batch"
+    here = programs.embeddings()[0].here
+    together = "step" if programs.recipe.real.source == "stream" else "batch"
     return f"real images    {here} a {together} and device in {-(-here // size)} of {size}"
 
 
-def make_plan(
-    recipe: Recipe,
-    outlines: Sequence[Outline],
-    num_images: int,
-    machine: Machine,
-    size: int | None = None,
-    *,
-    on_host: bool = False,
-) -> Plan:
-    """Counts what a step takes.
-
-    Args:
-        size: Views in the backbone at a time; by default what fits.
-        on_host: Whether streamed images come from the host.
-    """
-    task, sources = recipe.task, recipe.real
-    split = devices.split(task.num_images, task.copies, machine.devices)
-    images_here, copies_here = -(-task.num_images // split[0]), -(-task.copies // split[1])
-    views = images_here * copies_here
-    used = _arguments(recipe, outlines, images_here, num_images, machine.devices, held=not on_host)
+def make_plan(programs: Programs, machine: Machine, size: int | None = None) -> Plan:
+    """Counts what a step takes, with `size` views in the backbone at a time, or what fits."""
+    recipe, outlines = programs.recipe, programs.networks
+    task, streams = recipe.task, recipe.real.source == "stream"
+    views, (images_here, _) = programs.views, programs.here
+    _, params, given = programs.arguments()
+    used = {
+        "weights": float(devices.bytes_here(params)),
+        # Parameters, Adam's two moments, the gradient and that of the backbones before.
+        "images": (4.0 + (len(outlines) > 1)) * images_here * distill.params_bytes(task),
+        "real": float(devices.bytes_here(given) + programs.beside()),
+    }
     stats = {"bytes_limit": int(machine.memory * 1e9)}
     free = memory.free_bytes(stats, int(sum(used.values())))
+
+    def view_bytes(kept: Residuals) -> int:
+        return sum(_view_bytes(outline, memory.one_view(task), kept) for outline in outlines)
 
     def fitting(kept: Residuals) -> int:
         if size is not None:
             return min(size, views)
         return memory.choose_size(view_bytes(kept), free, views, _PLATFORM)
 
-    def view_bytes(kept: Residuals) -> int:
-        return sum(_view_bytes(outline, _alike(task), kept) for outline in outlines)
-
-    offered = min((residuals.offered(outline) for outline in outlines), key=len)
-    chosen = execution.choose(fitting, offered, views, _PLATFORM)
-    view = view_bytes(chosen.residuals)
-    used["microbatch"] = float(memory.needed_bytes(view, chosen.microbatch, _PLATFORM))
-    real_views, real_size, forward = _embedding(recipe, outlines, machine, free)
-    if sources.source == "stream":
-        real_size = real_size if size is None else devices.even(real_views, size)
-        used["microbatch"] = max(used["microbatch"], forward * real_size)
-    counted = _count_flops(recipe, outlines, num_images, again=chosen.microbatch < views)
-    dims = [outline.spec.feature_dim for outline in outlines]
-    exchanged = sum(_exchanged(recipe, dim, views * machine.devices) for dim in dims)
-    if split[1] > 1:
+    chosen = execution.choose(fitting, programs.offered, views, _PLATFORM)
+    kept = view_bytes(chosen.residuals)
+    used["microbatch"] = float(memory.needed_bytes(kept, chosen.microbatch, _PLATFORM))
+    # Real images that a device embeds together: its part of a step's, or of a batch.
+    real_views = programs.embeddings()[0].here
+    real_bytes = max(_forward_bytes(outline, task.crop) for outline in outlines)
+    fits = size if size and streams else memory.choose_size(real_bytes, free, real_views, _PLATFORM)
+    real_size = devices.even(real_views, fits)
+    if streams:
+        used["microbatch"] = max(used["microbatch"], real_bytes * real_size)
+    exchanged = sum(
+        _exchanged(recipe, each.feature_dim, views * machine.devices) for each in outlines
+    )
+    if programs.mesh.shape[devices.COPY] > 1:
         # Devices that share the copies of an image add up its gradient, for each backbone.
         exchanged += len(outlines) * images_here * distill.params_bytes(task)
-    return Plan(
-        recipe,
-        outlines,
-        machine,
-        counted,
-        exchanged=exchanged,
-        memory=used,
-        views=views,
-        execution=chosen,
-        embedded_once=0 if sources.source == "stream" else sources.views * num_images,
-        real_views=real_views,
-        real_size=real_size,
-    )
-
-
-def _arguments(
-    recipe: Recipe,
-    outlines: Sequence[Outline],
-    images_here: int,
-    num_images: int,
-    num_devices: int,
-    *,
-    held: bool,
-) -> dict[str, float]:
-    """Bytes of a device for what a step takes, by part."""
-    sources, dims = recipe.real, [outline.spec.feature_dim for outline in outlines]
-    leaves = jax.tree.leaves([outline.params for outline in outlines])
-    # Parameters, Adam's two moments, the gradient and that of the backbones before.
-    copies = 4.0 + (len(outlines) > 1)
-    given = real.bytes_on_device(
-        sources.source, sources.views, num_images, dims, recipe.task, num_devices, held=held
-    )
-    return {
-        "weights": float(sum(x.size * x.dtype.itemsize for x in leaves)),
-        "images": copies * images_here * distill.params_bytes(recipe.task),
-        "real": float(given),
-    }
-
-
-def _embedding(
-    recipe: Recipe, outlines: Sequence[Outline], machine: Machine, free: int
-) -> tuple[int, int, int]:
-    """How many real images a device embeds together, how many at a time, and bytes of each."""
-    streams, task = recipe.real.source == "stream", recipe.task
-    together = -(-task.num_views // machine.devices) if streams else BATCH
-    each = max(_forward_bytes(outline, task.crop) for outline in outlines)
-    size = memory.choose_size(each, free, together, _PLATFORM)
-    return together, devices.even(together, size), each
-
-
-def _alike(task: distill.Distillation) -> distill.Distillation:
-    """A task whose views take as much: the same for many, so that their plans share it."""
-    return dataclasses.replace(
-        task,
-        num_classes=2,
-        ipc=1,
-        copies=1,
-        center_crop_copies=min(1, task.center_crop_copies),
-        objective=LGM(),
-        labels="hard",
-    )
-
-
-def _count_flops(
-    recipe: Recipe, outlines: Sequence[Outline], num_images: int, *, again: bool
-) -> dict[str, float]:
-    """Counts operations of a step by part; `again`: with a second forward pass for the gradient."""
-    task, sources = recipe.task, recipe.real
-    dims = [outline.spec.feature_dim for outline in outlines]
-    forward, backward = (
-        task.num_views * sum(part) for part in zip(*(each.flops for each in outlines), strict=True)
-    )
-    rows = sources.views * num_images if sources.source == "exact" else task.num_views
-    if recipe.prepares:
-        rows = task.num_classes
+    forward, backward = (task.num_views * each for each in _flops(programs))
     counted = {"synthetic forward": forward}
-    if again:
+    if chosen.microbatch < views:
         counted["again"] = forward
     counted["backward"] = backward
-    if sources.source == "stream":
+    if streams:
         counted["real forward"] = forward
-    counted["objective"] = sum(_objective_flops(recipe, dim, rows) for dim in dims)
-    return counted
+    counted["objective"] = sum(
+        _objective_flops(task, each, outline.feature_dim)
+        for outline, each in zip(outlines, given, strict=True)
+    )
+    return Plan(programs, machine, counted, exchanged, used, chosen, real_size)
+
+
+def _flops(programs: Programs) -> tuple[float, float]:
+    """Operations of a view, forward and backward, by all backbones."""
+    networks: Sequence[Any] = programs.networks
+    return sum(each.flops[0] for each in networks), sum(each.flops[1] for each in networks)
 
 
 @functools.lru_cache
-def _view_bytes(outline: Outline, task: distill.Distillation, kept: Residuals) -> int:
+def _view_bytes(outline: Network, task: distill.Distillation, kept: Residuals) -> int:
     return memory.view_bytes(task, outline, kept)
 
 
 @functools.lru_cache
-def _forward_bytes(outline: Outline, crop: int) -> int:
+def _forward_bytes(outline: Network, crop: int) -> int:
     return memory.forward_view_bytes(outline, crop)
 
 
-def _objective_flops(recipe: Recipe, dim: int, rows: int) -> float:
+def _objective_flops(task: distill.Distillation, given: Any, dim: int) -> float:
     """Counts operations of the matrix products of the objective and its gradient."""
-    task = recipe.task
 
-    def features(count: int, copies: int) -> Features:
-        def numbers(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((count, *shape), dtype)
+    def loss(values: Any, synthetic: Any, given: Any) -> Any:
+        seen = dataclasses.replace(synthetic, values=values)
+        return task.objective(jax.random.key(0), seen, given)
 
-        index, weight = numbers(jnp.int32), numbers(jnp.float32)
-        return Features(
-            numbers(jnp.float32, dim), index, weight, index, index, task.num_classes, copies
-        )
-
-    def loss(values: Any, synthetic: Features, real: Features) -> Any:
-        key = jax.random.key(0)
-        return task.objective(key, dataclasses.replace(synthetic, values=values), real)
-
-    synthetic = features(task.num_views, task.copies)
-    return flops.count(jax.grad(loss), synthetic.values, synthetic, features(rows, 1))
+    synthetic = real.abstract_features(task.num_views, dim, task.num_classes, task.copies)
+    return flops.count(jax.grad(loss), synthetic.values, synthetic, given)
 
 
 def _exchanged(recipe: Recipe, dim: int, views: int) -> int:

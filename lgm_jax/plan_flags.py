@@ -38,13 +38,13 @@ def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
     """
     from lgm_jax import accelerators, compiled, plan, platforms
 
-    fields = [field.name for field in dataclasses.fields(plan.Machine)]
+    names = [*(field.name for field in dataclasses.fields(plan.Machine)), _TOPOLOGY]
     topology = values.get(_TOPOLOGY)
     numbers: dict[str, Any] = {}
     for name, text in values.items():
         flag = f"--{_PLAN}_{name}"
-        if name not in (*fields, _TOPOLOGY):
-            raise unknown_name("flag", flag, [f"--{_PLAN}_{each}" for each in (*fields, _TOPOLOGY)])
+        if name not in names:
+            raise unknown_name("flag", flag, [f"--{_PLAN}_{each}" for each in names])
         if name == _TOPOLOGY:
             continue
         if topology is not None:
@@ -55,9 +55,9 @@ def read(values: Mapping[str, str]) -> Callable[[ConfigDict], str]:
             numbers[name] = 0
         if not 0 < numbers[name] < math.inf:
             raise UserError(f"{flag} must be a positive number, not {text!r}")
-    if topology is not None:
-        accelerators.on_cpu()
+    if topology is None:
+        platforms.start()
+        return functools.partial(plan.describe, machine=plan.Machine(**numbers))
+    accelerators.on_cpu()
     platforms.start()
-    if topology is not None:
-        return functools.partial(compiled.describe, name=topology)
-    return functools.partial(plan.describe, machine=plan.Machine(**numbers))
+    return functools.partial(compiled.describe, name=topology)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
 from lgm_jax.data.loader import HostBatch, Loader, Parts
 from lgm_jax.data.sampling import Choices, Order
+from lgm_jax.devices import AnyMesh
 from lgm_jax.distill import Distillation, mesh_for
 from lgm_jax.features import Rows, embed_views
 from lgm_jax.objectives import Features
@@ -86,14 +87,17 @@ def streamed(
         # One step is ahead of the device, not many: their images would fill its memory, and on
         # CPUs the programs of many devices would wait for each other's threads.
         jax.block_until_ready(under_way)
-        batch = batches(step)
-        step_key, views = jax.random.fold_in(view_key, step), batch.numbers[:, None]
+        pixels, labels, weights, indices, numbers = batches(step)
+        step_key, views = jax.random.fold_in(view_key, step), numbers[:, None]
         under_way[:] = [
-            embed_views(own, batch.images, step_key, views, apply=backbone.apply, **options)
+            embed_views(own, pixels, step_key, views, apply=backbone.apply, **options)
             for backbone, own in zip(backbones, params, strict=True)
         ]
         # Views are drawn anew: their numbers in the batch tell those of one image apart.
-        return [Features(values, *batch[1:], task.num_classes) for values in under_way]
+        return [
+            Features(values, labels, weights, indices, numbers, task.num_classes)
+            for values in under_way
+        ]
 
     return real
 
@@ -169,7 +173,7 @@ def exact(
 
 
 def shapes(
-    source: str, views: int, num_images: int, dim: int, task: Distillation, mesh: Mesh
+    source: str, views: int, num_images: int, dim: int, task: Distillation, mesh: AnyMesh
 ) -> Any:
     """Returns shapes, types and layouts of a step's real features, for one backbone."""
     classes = task.num_classes
@@ -183,77 +187,44 @@ def shapes(
     rows, copies = task.num_views, 1 if source == "stream" else views
     if source == "exact":
         rows = numerics.padded_rows(views * num_images, classes, mesh.size)
+    return devices.put(mesh, abstract_features(rows, dim, classes, copies), devices.ROWS)
+
+
+def abstract_features(rows: int, dim: int, num_classes: int, copies: int) -> Features:
+    """Returns shapes and types of features with hard labels."""
     row = jax.ShapeDtypeStruct((rows,), np.int32)
     weight = jax.ShapeDtypeStruct((rows,), np.float32)
     value = jax.ShapeDtypeStruct((rows, dim), np.float32)
-    features = Features(value, row, weight, row, row, classes, copies)
-    return devices.put(mesh, features, devices.ROWS)
-
-
-def bytes_on_device(
-    source: str,
-    views: int,
-    num_images: int,
-    dims: Sequence[int],
-    task: Distillation,
-    num_devices: int,
-    *,
-    held: bool,
-) -> int:
-    """Returns the bytes that real images or their features take on each device, at most.
-
-    Args:
-        dims: Number of features by each backbone.
-        held: As for `streamed`.
-    """
-    rows = task.num_views
-    if source == "exact":
-        prepared = hasattr(task.objective, "prepare")
-        rows = task.num_classes if prepared else views * num_images
-        return -(-4 * rows * sum(dims) // (1 if prepared else num_devices))
-    # One batch is in use, and the next is on its way.
-    features = 2 * 4 * -(-rows // num_devices) * sum(dims)
-    if source == "cached":
-        return features
-    pixels = 3 * task.parametrisation.resolution**2
-    batches = 2 * pixels * -(-rows // num_devices)
-    return features + batches + (pixels * num_images if held else 0)
-
-
-class _Batch(NamedTuple):
-    """The images of a step as they lie on the mesh; see `HostBatch`."""
-
-    images: Array
-    labels: Array
-    weights: Array
-    indices: Array
-    numbers: Array
+    return Features(value, row, weight, row, row, num_classes, copies)
 
 
 def _from_host(
     read: Callable[[int], HostBatch], task: Distillation, mesh: Mesh
-) -> Callable[[int], _Batch]:
-    def batch(step: int) -> _Batch:
+) -> Callable[[int], Sequence[Array]]:
+    """Makes the function that returns a step's images, labels, weights, indices and numbers."""
+
+    def batch(step: int) -> Sequence[Array]:
         images, labels, numbers, indices = read(step)
         rows = images, labels, np.ones(len(labels), np.float32), indices, numbers
-        return _Batch(*(devices.put_rows(mesh, array, task.num_views) for array in rows))
+        return [devices.put_rows(mesh, array, task.num_views) for array in rows]
 
     return batch
 
 
 def _held(
     split: Split, task: Distillation, key: Key[Array, ""], sampling: str, mesh: Mesh
-) -> Callable[[int], _Batch]:
+) -> Callable[[int], Sequence[Array]]:
+    """As `_from_host`, of images that lie on every device."""
     order = Order(sampling, image_keys(key)[0], np.asarray(split.labels), task.num_classes)
     images = devices.put(mesh, split.load(np.arange(len(split.labels))))
     take = jax.jit(lambda images, rows: images[rows], out_shardings=devices.layout(mesh))
     numbers = np.arange(task.num_views, dtype=np.int32)
 
-    def batch(step: int) -> _Batch:
+    def batch(step: int) -> Sequence[Array]:
         indices = order.at(step * task.num_views + numbers.astype(np.int64))
         rows = split.labels[indices], np.ones(len(indices), np.float32), indices, numbers
         placed = devices.put(mesh, rows, devices.ROWS)
-        return _Batch(take(images, placed[2]), *placed)
+        return take(images, placed[2]), *placed
 
     return batch
 

@@ -30,10 +30,10 @@ from lgm_jax.data.dataset import ArraySplit, Dataset
 from lgm_jax.data.loader import Loader, Parts, default_workers
 from lgm_jax.data.sampling import Crops, Order
 from lgm_jax.distilled import ARRAYS, read_distilled
-from lgm_jax.embedding import Embedding
 from lgm_jax.errors import UserError
 from lgm_jax.features import BATCH, Rows, Views, embed
 from lgm_jax.identity import describe
+from lgm_jax.programs import Embedding
 
 # Training images are held in memory, decoded, up to this size.
 MEMORY_LIMIT = 8 * 2**30

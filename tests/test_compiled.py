@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import launch
-from lgm_jax import accelerators, compiled, devices, features, hlo, memory
+from lgm_jax import accelerators, compiled, devices, features, hlo, memory, plan
 from lgm_jax.programs import Programs
 
 MISSING = importlib.util.find_spec("libtpu") is None
@@ -38,7 +38,7 @@ def test_the_quickstart_compiles_for_eight_tpus():
     accelerators.on_cpu()
     topology = accelerators.find("v5e:2x4")
     config = config_of("--config=configs/quickstart.py", "--config.backbone.dtype=bfloat16")
-    programs = compiled.make_programs(config, topology.devices, 10, 1149, options=topology.options)
+    programs = plan.make_programs(config, topology.devices, 10, 1149, options=topology.options)
     program = programs.lower(5).compile()
     text = program.as_text()
     assert dict(programs.mesh.shape) == {"image": 2, "copy": 4}
@@ -92,7 +92,7 @@ def test_tpus_embed_few_images_at_a_time():
     ],
 )
 def test_what_does_not_fit_is_said_with_what_does(each, size, said, monkeypatch):
-    programs = compiled.make_programs(
+    programs = plan.make_programs(
         config_of("--config=configs/quickstart.py"), jax.devices()[:1], 10, 1149
     )
     monkeypatch.setattr(Programs, "lower", lambda _, size: size)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_said_with_what_does(each, size, said, monkeypatch)
 def test_a_compiled_plan_says_how_real_images_are_embedded(flags, said, monkeypatch):
     """By the compiler of CPUs, which is here."""
     h100 = accelerators.ACCELERATORS["h100"]
-    here = accelerators.Topology("here", h100, jax.devices()[:1], {})
+    here = accelerators.Topology(h100, jax.devices()[:1], {})
     monkeypatch.setattr(accelerators, "find", lambda name: here)
     text = compiled.describe(config_of("--config=configs/quickstart.py:quick", *flags), "here")
     assert re.search(rf"\nreal images +{said}\n", text), text

@@ -23,7 +23,7 @@ from lgm_jax.backbones.families.resnet import ResNetSpec
 from lgm_jax.backbones.network import Published
 from lgm_jax.errors import UserError
 from lgm_jax.images import Pyramid
-from lgm_jax.outlines import Outline
+from lgm_jax.programs import Outline
 from tests.marks import slow
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backbones.md").read_text()

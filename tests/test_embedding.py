@@ -15,9 +15,8 @@ from lgm_jax import backbones, devices, features, memory
 from lgm_jax.augment import Augmentation
 from lgm_jax.compilation import Program
 from lgm_jax.data.dataset import ArraySplit
-from lgm_jax.embedding import Embedding
 from lgm_jax.features import Views
-from lgm_jax.outlines import Outline
+from lgm_jax.programs import Embedding, Outline
 from tests.marks import slow
 
 KEY = jax.random.key(0)

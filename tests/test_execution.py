@@ -8,7 +8,7 @@ import jax
 import pytest
 
 import launch
-from lgm_jax import accelerators, compiled
+from lgm_jax import accelerators, plan
 from lgm_jax.execution import Execution, choose
 
 CASES = {
@@ -63,7 +63,7 @@ def test_the_order_of_accelerators_is_that_of_estimated_times():
     config, *_ = launch.parse(
         ["launch.py", "--config=configs/dinov2_in100.py:cached", "--config.copies=1"], writes=False
     )
-    programs = compiled.make_programs(config, jax.devices()[:1], 100, 128_116)
+    programs = plan.make_programs(config, jax.devices()[:1], 100, 128_116)
     views, parts = 100, 50
     ways = [(residuals, size) for residuals in ("all", "products") for size in (views, parts)]
     some = {each: dataclasses.replace(programs, residuals=each) for each in ("all", "products")}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import launch
-from lgm_jax import backbones, distill, flops, images, objectives, plan, settings
+from lgm_jax import backbones, devices, distill, flops, images, objectives, plan, settings
 from lgm_jax.backbones import network
 from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.execution import Execution
-from lgm_jax.outlines import Outline
+from lgm_jax.programs import Outline, Programs
 
 FAMILIES = {
     "plain": {},
@@ -65,6 +65,14 @@ def recipe_of(objective=LGM, **real):
     return settings.Recipe(task, settings.Updates(), settings.RealViews(**real))
 
 
+def plan_of(recipe, outlines, machine, size=None):
+    """The plan for 1,149 training images."""
+    task = recipe.task
+    mesh = devices.outline_mesh(task.num_images, task.copies, machine.devices)
+    programs = Programs(recipe, outlines, jax.random.key(0), 1149, on_host=False, mesh=mesh)
+    return plan.make_plan(programs, machine, size)
+
+
 # Of the levels from 1 to 32 px, with three colours, in float32.
 PYRAMID = 4 * 3 * (1 + 4 + 16 + 64 + 256 + 1024)
 
@@ -72,22 +80,20 @@ PYRAMID = 4 * 3 * (1 + 4 + 16 + 64 + 256 + 1024)
 def test_memory_and_exchange_follow_the_devices():
     outline = Outline(*backbones.outline("digits_contrastive"))
     recipe = recipe_of()
-    one, four = (
-        plan.make_plan(recipe, [outline], 1149, plan.Machine(devices, memory=0.1))
-        for devices in (1, 4)
+    one, four = (plan_of(recipe, [outline], plan.Machine(count, memory=0.1)) for count in (1, 4))
+    assert (one.programs.views, four.programs.views) == (40, 10), (
+        "five images with two copies each fill four devices"
     )
-    assert (one.views, four.views) == (40, 10), "five images with two copies each fill four devices"
     assert one.exchanged == 2 * 4 * (10 * 129 + 1)
     assert four.exchanged == one.exchanged + 5 * PYRAMID, "two devices share each image's gradient"
     assert one.flops == four.flops
     assert one.memory["weights"] == sum(leaf.size for leaf in jax.tree.leaves(outline.params)) * 4
-    # All images; and of the batches, one in use and the next, with their features.
+    # All images; and of the batches, one in use and the next, with their features; of those in
+    # use also a label, a weight and two numbers.
     pixels, batch = 3 * 32 * 32, 3 * 32 * 32 + 4 * 128
-    assert one.memory["real"] == 1149 * pixels + 2 * 40 * batch
-    assert four.memory["real"] == 1149 * pixels + 2 * 10 * batch
-    small = plan.make_plan(
-        recipe, [outline], 1149, plan.Machine(memory=0.1), one.execution.microbatch // 2
-    )
+    assert one.memory["real"] == 1149 * pixels + 2 * 40 * batch + 40 * 16
+    assert four.memory["real"] == 1149 * pixels + 2 * 10 * batch + 10 * 16
+    small = plan_of(recipe, [outline], plan.Machine(memory=0.1), one.execution.microbatch // 2)
     assert small.parts > one.parts
     assert small.memory["microbatch"] < one.memory["microbatch"]
     assert small.flops["again"] == small.flops["synthetic forward"]
@@ -144,12 +150,13 @@ def test_bad_plans_are_refused(flag, words, capsys):
 def test_each_objective_has_its_own_arithmetic_and_exchange():
     outline = Outline(*backbones.outline("digits_contrastive"))
     machine = plan.Machine(2, memory=0.1)
-    s, n, d, k = 40, 1149, 128, 10
+    # Two devices share the rows, of which one fills up.
+    s, n, d, k = 40, 1150, 128, 10
 
-    def plan_of(objective):
-        return plan.make_plan(recipe_of(objective, source="exact"), [outline], n, machine)
+    def plan_with(objective):
+        return plan_of(recipe_of(objective, source="exact"), [outline], machine)
 
-    plans = {name: plan_of(objective()) for name, objective in objectives.OBJECTIVES.items()}
+    plans = {name: plan_with(objective()) for name, objective in objectives.OBJECTIVES.items()}
     assert plans["sfm"].memory["real"] < plans["clp"].memory["real"] == plans["lgm"].memory["real"]
     # Scores and their gradient: of synthetic images differentiated once more, which is three
     # products for two. A cosine has four products of vectors, with their gradients nine.
@@ -163,7 +170,7 @@ def test_each_objective_has_its_own_arithmetic_and_exchange():
     assert plans["sfm"].exchanged == 4 * (k * (d + 1) + d + 1)
     assert plans["clp"].exchanged == 4 * (s * (2 * d + 2) + 2)
     # Four heads, each of all views, of which those of other copies have no weight.
-    heads = plan_of(objectives.CLP(head_per_copy=True))
+    heads = plan_with(objectives.CLP(head_per_copy=True))
     assert heads.flops["objective"] == 4 * plans["clp"].flops["objective"]
 
 
@@ -185,10 +192,7 @@ def test_operations_are_counted_in_loops_branches_and_factorisations():
 def test_several_backbones_add_up():
     outline = Outline(*backbones.outline("digits_contrastive"))
     recipe = recipe_of(source="exact")
-    one, two = (
-        plan.make_plan(recipe, [outline] * number, 1149, plan.Machine(memory=1.0))
-        for number in (1, 2)
-    )
+    one, two = (plan_of(recipe, [outline] * number, plan.Machine(memory=1.0)) for number in (1, 2))
     assert two.flops == {name: 2 * flops for name, flops in one.flops.items()}
     assert two.exchanged == 2 * one.exchanged
     for name, share in {"weights": 2, "real": 2, "images": 5 / 4}.items():

@@ -6,10 +6,9 @@ import jax
 import pytest
 
 import launch
-from lgm_jax import compilation, compiled, devices, distill, plan
-from lgm_jax.embedding import Embedding
+from lgm_jax import compilation, devices, distill, plan
 from lgm_jax.execution import Execution
-from lgm_jax.programs import Programs
+from lgm_jax.programs import Embedding, Programs
 
 QUICK = ["--config=configs/quickstart.py:quick", "--config.stages=distill", "--config.steps=1"]
 
@@ -41,7 +40,7 @@ def test_what_is_planned_runs(changes, vit_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(compilation.Program, "__call__", spy)
     assert launch.main(["launch.py", *flags, f"--workdir={tmp_path / 'run'}"]) == 0
     config = config_of(*flags)
-    programs = compiled.make_programs(config, jax.devices(), *plan.size_of_data(config))
+    programs = plan.make_programs(config, jax.devices(), *plan.size_of_data(config))
     assert ran == [programs.lower(changes["microbatch"]).as_text()]
     # Of programs with options for XLA too, as those for CPUs have.
     parts = {part for part, *_ in programs.flops(changes["microbatch"])}
@@ -52,7 +51,7 @@ def test_what_is_planned_runs(changes, vit_folder, tmp_path, monkeypatch):
 def test_what_lies_on_a_device_already_is_counted_once(monkeypatch):
     """Weights, and what the caller has placed; the step's account has both again."""
     config = config_of(*QUICK, "--config.real.source=cached")
-    programs = compiled.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
+    programs = plan.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
     weights = devices.bytes_here(programs.arguments()[1])
     assert weights > 0
     asked = []
@@ -77,7 +76,7 @@ def test_streamed_images_have_a_size_of_their_own(monkeypatch):
     """On accelerators, what fits beside all that a step takes; on CPUs and where one is given,
     that of the step."""
     config = config_of(*QUICK, "--config.real.source=stream")
-    programs = compiled.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
+    programs = plan.make_programs(config, jax.devices()[:1], *plan.size_of_data(config))
     (embedding,) = programs.embeddings()
     assert (embedding.here, embedding.numbers) == (programs.recipe.task.num_views, 1)
     size = programs.choose().microbatch

@@ -19,7 +19,7 @@ from lgm_jax.data import imagenet, sources
 from lgm_jax.data.sources import known_size
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import axes, paper, published
-from lgm_jax.outlines import make_outlines
+from lgm_jax.programs import make_outlines
 from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
