@@ -62,7 +62,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize(
-    "number", [errno.ENOSPC, slow(errno.EDQUOT), slow(errno.EROFS), errno.EACCES]
+    "number", [errno.ENOSPC, *map(slow, (errno.EDQUOT, errno.EROFS, errno.EACCES))]
 )
 def test_the_folder_that_cannot_be_written_is_named(number, tmp_path, monkeypatch, capsys):
     shared, written = tmp_path / "shared", epath.Path.write_bytes

@@ -113,7 +113,7 @@ def test_fingers_find_what_a_pointer_would(opened):
     expect(page.get_by_role("dialog", name="zero")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", slow("dark")])
 @pytest.mark.parametrize("name", ["one/report.html#class-1", "one/report.html", "both.html"])
 @pytest.mark.parametrize("size", ["desktop", slow("phone"), slow("tablet")])
 def test_axe_finds_no_violations(opened, name, scheme, size):

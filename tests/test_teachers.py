@@ -14,6 +14,7 @@ from lgm_jax.augment import Augmentation
 from lgm_jax.backbones import Backbone
 from lgm_jax.errors import UserError
 from lgm_jax.identity import describe
+from tests.marks import slow
 
 N, D, E, K, SIDE = 6, 5, 4, 3, 4
 
@@ -191,7 +192,7 @@ def tables_of(augment, own, teacher):
     return given
 
 
-@pytest.mark.parametrize("augment", ["fresh", "views"])
+@pytest.mark.parametrize("augment", ["fresh", slow("views")])
 def test_both_backbones_see_the_same_views(augment):
     """A teacher whose features are a linear map of the probe's has those of the same pixels."""
     kernel, mix = draw(14, SIDE * SIDE * 3, D), draw(15, D, E)
