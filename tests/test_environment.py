@@ -74,6 +74,8 @@ def test_the_folder_that_cannot_be_written_is_named(number, tmp_path, monkeypatc
         return written(path, content)
 
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", write)
+    # A shard is a batch: what is embedded before it is written.
+    monkeypatch.setattr(features, "SHARD", features.BATCH)
     arguments = ["--config.real.source=cached", f"--config.real.cache={shared}"]
     line = refuse(capsys, QUICK, *DISTILL, *arguments, f"--workdir={tmp_path / 'run'}")
     assert str(shared) in line
