@@ -210,6 +210,7 @@ def test_gradient_to_the_image_matches_finite_differences(augmentation):
         images = _images(2, 6, 6).astype(jnp.float64)
         keys = jax.random.split(jax.random.key(0), 2)
 
+        @jax.jit
         def loss(images):
             return jnp.sum(jnp.square(augment(keys, jnp.asarray(images), 5, augmentation)))
 
