@@ -44,6 +44,12 @@ def _clp(syn, labels_syn, real, labels_real, *weights):
     )
 
 
+@functools.cache
+def _loss_and_slope(loss):
+    """A loss and its gradient by the first features, compiled once for all tests."""
+    return jax.jit(jax.value_and_grad(loss))
+
+
 LOSSES = {"lgm": _lgm, "sfm": _sfm, "clp": _clp}
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
@@ -105,8 +111,8 @@ def test_a_large_shared_mean_takes_no_digits_from_the_gradient(name, n, shift):
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
 @pytest.mark.parametrize("name", ["sfm", "clp"])
 def test_the_size_of_features_is_nothing_to_flows_and_closed_form_probes(name, scale):
-    plain = jax.value_and_grad(LOSSES[name])(*_set(1, 2 * K), *_set(2, 100))
-    loss, slope = jax.value_and_grad(LOSSES[name])(
+    plain = _loss_and_slope(LOSSES[name])(*_set(1, 2 * K), *_set(2, 100))
+    loss, slope = _loss_and_slope(LOSSES[name])(
         *_set(1, 2 * K, scale=scale), *_set(2, 100, scale=scale)
     )
     np.testing.assert_allclose(loss, plain[0], rtol=1e-5)
@@ -121,7 +127,7 @@ def test_a_set_without_weight_has_no_say(loss, which):
     sets = *_set(1, 2 * K), *_set(2, 20)
     weights = [jnp.ones(2 * K), jnp.ones(20)]
     weights[which == "real"] = jnp.zeros_like(weights[which == "real"])
-    value, slope = jax.value_and_grad(loss)(*sets, *weights)
+    value, slope = _loss_and_slope(loss)(*sets, *weights)
     # Nothing to match is at a distance of one; a head of zero is as good as chance.
     expected = {_lgm: 1, _sfm: 1, _clp: 0 if which == "real" else np.log(K)}[loss]
     np.testing.assert_allclose(value, expected, rtol=1e-6)
@@ -132,9 +138,9 @@ def test_a_set_without_weight_has_no_say(loss, which):
 def test_rows_without_weight_count_for_nothing_even_if_they_are_not_finite(loss):
     (syn, labels_syn), real = _set(1, 2 * K), _set(2, 20)
     weights = jnp.asarray([1.0] * 7 + [0.0] * 3)
-    expected = jax.value_and_grad(loss)(syn[:7], labels_syn[:7], *real)
+    expected = _loss_and_slope(loss)(syn[:7], labels_syn[:7], *real)
     spoilt = syn.at[7].set(jnp.nan).at[8].set(jnp.inf)
-    value, slope = jax.value_and_grad(loss)(spoilt, labels_syn, *real, weights)
+    value, slope = _loss_and_slope(loss)(spoilt, labels_syn, *real, weights)
     np.testing.assert_allclose(value, expected[0], rtol=1e-5)
     np.testing.assert_allclose(slope[:7], expected[1], rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(slope[7:], 0)
@@ -146,14 +152,14 @@ def test_features_that_are_all_the_same_have_a_finite_loss_and_gradient(loss, fe
     same = jnp.full((2 * K, D), features)
     labels = jnp.arange(2 * K) % K
     for sets in ((same, labels, *_set(2, 20)), (*_set(1, 2 * K), same, labels), (same, labels) * 2):
-        value, slope = jax.value_and_grad(loss)(*sets)
+        value, slope = _loss_and_slope(loss)(*sets)
         assert np.isfinite(value)
         assert np.all(np.isfinite(slope))
 
 
 @each_loss
 def test_one_image_has_a_finite_loss_and_gradient(loss):
-    value, slope = jax.value_and_grad(loss)(*_set(1, 1), *_set(2, 20))
+    value, slope = _loss_and_slope(loss)(*_set(1, 1), *_set(2, 20))
     assert np.isfinite(value)
     assert np.all(np.isfinite(slope))
 
