@@ -27,7 +27,7 @@ from lgm_jax import (
 )
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Dataset
-from lgm_jax.data.loader import Loader, Parts, default_workers
+from lgm_jax.data.loader import Loader, Parts
 from lgm_jax.data.sampling import Crops, Order
 from lgm_jax.distilled import ARRAYS, read_distilled
 from lgm_jax.errors import UserError
@@ -139,8 +139,7 @@ class Session:
             hosts.index(),
             hosts.count(),
         )
-        workers = config.data.workers
-        return Loader(parts, default_workers() if workers is None else workers)
+        return Loader(parts, config.data.workers)
 
     @functools.cached_property
     def distilled(self) -> ArraySplit | None:

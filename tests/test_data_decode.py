@@ -316,7 +316,6 @@ class TestPlaces:
             top, left = (offset, 0) if height > width else (0, offset)
             image = split.load(np.asarray([0]), place[None])[0]
             np.testing.assert_array_equal(image, pixels[top : top + R, left : left + R])
-            np.testing.assert_array_equal(image, split.load_one(0, place))
 
     def test_default_is_the_middle(self):
         split, pixels = self.split(R + 4, R)

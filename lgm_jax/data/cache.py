@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from etils import epath
+
+from lgm_jax import files
 
 
 def folder() -> Path | None:
@@ -24,7 +27,8 @@ def folder() -> Path | None:
 
 def compiled() -> Path | None:
     """Returns the folder for compiled programs; `None`, with a note, if nothing can be stored."""
-    kept, reason = folder(), "no home folder is known"
+    kept = folder()
+    reason = "no home folder is known"
     if kept is not None:
         kept = kept / "compiled"
         reason = f"{kept} cannot be written to"
@@ -34,10 +38,8 @@ def compiled() -> Path | None:
                 return kept
         except OSError as error:
             reason = f"{kept}: {error.strerror}"
-    print(
-        f"note: programs are compiled anew at every start ({reason}): set XDG_CACHE_HOME",
-        flush=True,
-    )
+    said = f"note: programs are compiled anew at every start ({reason}): set XDG_CACHE_HOME"
+    print(said, flush=True)
     return None
 
 
@@ -55,14 +57,11 @@ def remember(kind: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarr
     except (OSError, ValueError, EOFError):
         # Not there, or cut short by a crash, to nothing even.
         value = compute()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.save(file, value, allow_pickle=False)
-        temporary.replace(path)
-    except OSError:
-        # A machine without a writable home finds it out again next time.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    # A machine without a writable home finds it out again next time.
+    with (
+        contextlib.suppress(OSError),
+        files.replacing(epath.Path(path), shared=True) as temporary,
+        temporary.open("wb") as file,
+    ):
+        np.save(file, value)
     return value

@@ -83,7 +83,7 @@ def decode(
                 pixels = _decode_jpeg(source)
                 if pixels is not None:
                     return pixels
-            return _decode(image, source, orient=orient)
+            return _decode(image, orient=orient)
     except BadImageError:
         raise
     except Exception as error:
@@ -153,13 +153,13 @@ def _decode_jpeg(source: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
 
 def _open(source: bytes, name: str) -> Image.Image:
     """The image, its header read. `Image.open` would warn of large ones and refuse large JPEGs."""
-    reasons = []
+    reason = ""
     for format in formats.matching(source, name):
         try:
             return formats.read_by_pillow()[format][0](io.BytesIO(source), "")
         except Exception as error:
-            reasons.append(f"broken {format}: {error or type(error).__name__}")
-    raise BadImageError(reasons[0] if reasons else "not in a format that is read, like JPEG or PNG")
+            reason = reason or f"broken {format}: {error or type(error).__name__}"
+    raise BadImageError(reason or "not in a format that is read, like JPEG or PNG")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -169,17 +169,21 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _decode(image: Image.Image, source: bytes, *, orient: bool) -> Image.Image:
+def _decode(image: Image.Image, *, orient: bool) -> Image.Image:
     """RGB, upright if asked for, of at most `LARGE` pixels."""
     pixels = image.width * image.height
+    is_jpeg, size = isinstance(image, JpegImageFile), f"{image.width} x {image.height} pixels"
     with _one_large if pixels > LARGE else contextlib.nullcontext():
-        if isinstance(image, JpegImageFile) and pixels > LARGE:
-            _shrink(image, source)
-        elif pixels > _MOST_PIXELS:
-            raise BadImageError(
-                f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS:,}: save it "
-                "smaller, or as JPEG"
-            )
+        if pixels > _MOST_PIXELS and not is_jpeg:
+            what = f"{size} are more than {_MOST_PIXELS:,}"
+            raise BadImageError(f"{what}: save it smaller, or as JPEG")
+        if pixels > LARGE and is_jpeg:
+            # Its decoder would keep all coefficients.
+            if "progressive" in image.info:
+                what = f"{size} are too many for a progressive JPEG"
+                raise BadImageError(f"{what}: save it smaller, or not progressive")
+            factor = next(f for f in (2, 4, 8) if pixels <= f * f * LARGE)
+            image.draft("RGB", (image.width // factor, image.height // factor))
         # Of PNG and PGM, whose values are 16 bits wide even where PIL holds them in 32.
         wide = image.format in ("PNG", "PPM")
         image.load()
@@ -187,32 +191,6 @@ def _decode(image: Image.Image, source: bytes, *, orient: bool) -> Image.Image:
         turn = _TURNS.get(_orientation(image)) if orient else None
         rgb = _to_rgb(image, wide=wide) if pixels <= LARGE else _to_small_rgb(image, wide=wide)
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _shrink(image: JpegImageFile, source: bytes) -> None:
-    """Has a large JPEG decoded at a half, a quarter or an eighth of its size."""
-    if not _has_one_scan(source):
-        raise BadImageError(
-            f"{image.width} x {image.height} pixels are too many for a progressive JPEG: save it "
-            "smaller, or not progressive"
-        )
-    factor = next(f for f in (2, 4, 8) if image.width * image.height <= f * f * LARGE)
-    image.draft("RGB", (image.width // factor, image.height // factor))
-
-
-def _has_one_scan(source: bytes) -> bool:
-    """Whether libjpeg decodes a JPEG row by row, rather than keep all its coefficients."""
-    at, components = 2, 0
-    while at + 9 < len(source) and source[at] == 0xFF:
-        marker, length = source[at + 1], int.from_bytes(source[at + 2 : at + 4], "big")
-        if marker == 0xDA:
-            return source[at + 4] == components
-        if marker in (0xC2, 0xC6, 0xCA, 0xCE):
-            return False
-        if marker in (0xC0, 0xC1):
-            components = source[at + 9]
-        at += 2 + length
-    return False
 
 
 def _to_small_rgb(image: Image.Image, *, wide: bool) -> Image.Image:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from jaxtyping import Int
 
 from lgm_jax.data.dataset import ArraySplit, Dataset, digest
 
@@ -67,7 +66,12 @@ def load_spurious_digits(resolution: int = RESOLUTION) -> Dataset:
     for name, split in plain.splits.items():
         assert isinstance(split, ArraySplit)
         share = _MISLEADING if name == "train" else 0.5
-        tints = _draw_tints(split.labels, share, rng)
+        # Of each class, this share has the tint of its parity.
+        tints = np.empty(len(split.labels), np.int32)
+        for label in np.unique(split.labels):
+            members = rng.permutation(np.flatnonzero(split.labels == label))
+            own = round(share * len(members))
+            tints[members[:own]], tints[members[own:]] = label % 2, 1 - label % 2
         # From a tint to white, as the scan from black.
         colour = np.asarray(list(_TINTS.values()), np.float32)[tints][:, None, None, :]
         images = np.round(colour + (1 - colour / 255) * split.images).astype(np.uint8)
@@ -77,15 +81,3 @@ def load_spurious_digits(resolution: int = RESOLUTION) -> Dataset:
     facts = [array for split in splits.values() for array in (split.images, split.groups)]
     fingerprint = digest(plain.fingerprint, group_names, *facts)
     return Dataset("digits_spurious", plain.class_names, splits, fingerprint, group_names)
-
-
-def _draw_tints(
-    labels: Int[np.ndarray, " n"], share: float, rng: np.random.Generator
-) -> Int[np.ndarray, " n"]:
-    """The number of each image's tint: of each class, `share` have that of its parity."""
-    tints = np.empty(len(labels), np.int32)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        own = round(share * len(members))
-        tints[members[:own]], tints[members[own:]] = label % 2, 1 - label % 2
-    return tints

@@ -49,9 +49,13 @@ def fetch(archive: Archive, place: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         # Renamed at the end, so that no folder of this name is incomplete.
         with tempfile.TemporaryDirectory(dir=place, prefix=".download-") as temporary:
-            packed = Path(temporary, "archive")
-            found = _download(archive, packed)
-            if found != archive.sha256:
+            packed, hashed = Path(temporary, "archive"), hashlib.sha256()
+            source = urllib.request.urlopen(archive.url, timeout=_PATIENCE)
+            with source, packed.open("wb") as file:
+                for _ in progress(range(-(-archive.num_bytes // _CHUNK)), archive.folder):
+                    hashed.update(chunk := source.read(_CHUNK))
+                    file.write(chunk)
+            if (found := hashed.hexdigest()) != archive.sha256:
                 raise UserError(
                     f"{archive.url} is another file than expected: its SHA-256 is {found}, not "
                     f"{archive.sha256}"
@@ -67,13 +71,3 @@ def fetch(archive: Archive, place: Path) -> Path:
             f"and set --config.data.folder={archive.folder}"
         ) from error
     return folder
-
-
-def _download(archive: Archive, target: Path) -> str:
-    """Writes an archive to a file; returns its SHA-256."""
-    source = urllib.request.urlopen(archive.url, timeout=_PATIENCE)
-    with source, target.open("w+b") as file:
-        for _ in progress(range(-(-archive.num_bytes // _CHUNK)), archive.folder):
-            file.write(source.read(_CHUNK))
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
 from lgm_jax.data.records import FileRecords, ImageSplit, PixelRecords
@@ -31,8 +32,8 @@ def note_leaks(dataset: Dataset) -> Dataset:
     files = isinstance(train, ImageSplit) and isinstance(train.records, FileRecords)
     if np.maximum(read, _OPENING if files else 0).sum() > _LARGEST:
         return dataset
-    known = set(_hashes(train, np.flatnonzero(alike)))
-    leaked = sum(found in known for found in _hashes(test, np.flatnonzero(test_alike)))
+    known = set(_hashes(train, alike))
+    leaked = sum(found in known for found in _hashes(test, test_alike))
     if not leaked:
         return dataset
     note = (
@@ -45,21 +46,20 @@ def note_leaks(dataset: Dataset) -> Dataset:
 def _sizes(split: Split) -> Int[np.ndarray, " m"]:
     """Bytes of each image; none where they are unknown."""
     stored = split.records if isinstance(split, ImageSplit) else split
-    if isinstance(split, ImageSplit) and isinstance(stored, FileRecords) and len(stored.sizes):
+    if isinstance(split, ImageSplit) and isinstance(stored, FileRecords):
         return np.asarray(stored.sizes, np.int64)[split.rows]
     if isinstance(stored, ArraySplit | PixelRecords):
         return np.full(len(split.labels), stored.images[0].nbytes)
     return np.zeros(0, np.int64)
 
 
-def _hashes(split: Split, rows: Int[np.ndarray, " m"]) -> Iterator[bytes]:
-    for row in rows.tolist():
-        if isinstance(split, ImageSplit):
-            try:
+def _hashes(split: Split, which: Bool[np.ndarray, " m"]) -> Iterator[bytes]:
+    for row in np.flatnonzero(which):
+        # The error of a file that cannot be read is raised when the image is loaded.
+        with contextlib.suppress(OSError):
+            if isinstance(split, ImageSplit):
                 stored = split.records.read(int(split.rows[row]))
-            except OSError:
-                # The error is raised when the image is loaded.
-                continue
-        else:
-            stored = split.load(np.asarray([row]))[0]
-        yield hashlib.sha256(stored if isinstance(stored, bytes) else stored.tobytes()).digest()
+            else:
+                stored = split.load(np.asarray([row]))[0]
+            content = stored if isinstance(stored, bytes) else stored.tobytes()
+            yield hashlib.sha256(content).digest()

@@ -105,14 +105,16 @@ class Loader:
     To be closed, or used as a context, since it has processes.
     """
 
-    def __init__(self, parts: Parts, workers: int):
+    def __init__(self, parts: Parts, workers: int | None = None):
         """Starts nothing yet.
 
         Args:
-            workers: Processes that decode; with 0, threads of this process do, and they do where
-                the images are in memory, which every process would need a copy of.
+            workers: Processes that decode, by default one for each core but that which drives the
+                device; with 0, or where images are in memory, of which every process would need a
+                copy, threads of this process do.
         """
         stored = getattr(parts.split, "records", parts.split)
+        workers = max(1, num_cores() - 1) if workers is None else workers
         self.workers = 0 if isinstance(stored, ArraySplit | PixelRecords) else workers
         self._parts = parts
         self._ahead = Ahead(self._read, parts.steps)
@@ -197,11 +199,6 @@ class Loader:
         with self._lock:
             running, self._running = self._running, []
         _end(running)
-
-
-def default_workers() -> int:
-    """All cores but the one that drives the device."""
-    return max(1, num_cores() - 1)
 
 
 def start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProcess, Connection]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from lgm_jax.data.dataset import Places
@@ -52,6 +52,16 @@ class FileRecords:
     def name(self, number: int) -> str:
         return plain(self.files[number])
 
+    def dead_links(self, numbers: Int[np.ndarray, " n"]) -> list[str]:
+        """Those of some files that are links to nowhere, and where to."""
+        empty = numbers[np.asarray(self.sizes)[numbers] == 0]
+        paths = [self.where / self.files[number] for number in empty]
+        return [
+            f"{plain(path.relative_to(self.where))} -> {plain(os.readlink(path))}"
+            for path in paths
+            if path.is_symlink() and not os.path.exists(path)
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
 class PixelRecords:
@@ -91,20 +101,15 @@ class ImageSplit:
         images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
 
         def fill(i: int) -> None:
-            images[i] = self.load_one(indices[i], None if places is None else places[i])
+            place = None if places is None else places[i]
+            try:
+                images[i] = resize_and_crop(self._decode(indices[i]), self.resolution, place)
+            except BadImageError as error:
+                name = f"{self.records.where}/{self.name(indices[i])}"
+                raise UserError(f"cannot read image {name}: {error}") from error
 
         _in_threads(fill, range(len(indices)))
         return images
-
-    def load_one(
-        self, index: int | np.integer, place: Float[np.ndarray, " 2"] | None = None
-    ) -> UInt8[np.ndarray, "r r 3"]:
-        """Decodes one image, in the calling thread."""
-        try:
-            return resize_and_crop(self._decode(index), self.resolution, place)
-        except BadImageError as error:
-            name = f"{self.records.where}/{self.name(index)}"
-            raise UserError(f"cannot read image {name}: {error}") from error
 
     def name(self, index: int | np.integer) -> str:
         """Returns the name of an image: never an absolute path."""
@@ -138,10 +143,8 @@ class ImageSplit:
 
 
 def _in_threads(function: Callable[[int], T], items: Sequence[int]) -> list[T]:
-    """Maps in as many threads as there are cores; decoding and resizing release the GIL.
-
-    A worker process maps in its own thread: there are as many workers as there are cores to use.
-    """
+    """Maps in as many threads as there are cores; decoding and resizing release the GIL."""
+    # There are as many worker processes as there are cores to use.
     if len(items) < 2 or multiprocessing.parent_process() is not None:
         return [function(item) for item in items]
     with ThreadPoolExecutor(num_cores()) as pool:

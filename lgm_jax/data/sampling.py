@@ -69,7 +69,7 @@ class Order(_Draw):
 
         Args:
             key: Random key of the run's real images.
-            num_classes: Number of classes `k`, each of which has an image.
+            num_classes: Number of classes, each of which has an image.
             made: For `shuffle`: whether the shuffle of an epoch is made, which takes time in
                 proportion to the images, or each of its entries found on its own, in another order.
         """
@@ -105,14 +105,14 @@ class Order(_Draw):
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The shuffle of an epoch, or the words that decide it."""
-        if epoch not in self._epochs:
-            with self._on_host() as key:
-                draw = _epoch_order if self._made else _epoch_words
-                drawn = np.asarray(draw(key, jnp.int32(epoch), self._num_images))
-            # In one step, as threads may share this.
-            self._epochs = {**dict(list(self._epochs.items())[1 - _EPOCHS_KEPT :]), epoch: drawn}
-            return drawn
-        return self._epochs[epoch]
+        if epoch in self._epochs:
+            return self._epochs[epoch]
+        with self._on_host() as key:
+            draw = _epoch_order if self._made else _epoch_words
+            drawn = np.asarray(draw(key, jnp.int32(epoch), self._num_images))
+        # In one step, as threads may share this.
+        self._epochs = {**dict(list(self._epochs.items())[1 - _EPOCHS_KEPT :]), epoch: drawn}
+        return drawn
 
 
 class Crops(_Draw):
@@ -144,13 +144,6 @@ def _epoch_words(
     key: Key[Array, ""], epoch: Int[Array, ""], num_images: int
 ) -> UInt32[Array, "rounds 2"]:
     return jax.random.bits(jax.random.fold_in(key, epoch), (_ROUNDS, 2), jnp.uint32)
-
-
-@jax.jit
-def _find(
-    words: UInt32[Array, "rounds 2"], places: UInt32[Array, " b"], length: UInt32[Array, ""]
-) -> Int[Array, " b"]:
-    return jax.vmap(_shuffled, in_axes=(None, 0, None))(words, places, length).astype(jnp.int32)
 
 
 @jax.jit
@@ -200,3 +193,6 @@ def _shuffled(
         return jax.lax.fori_loop(0, words.shape[0], mix_once, value)
 
     return jax.lax.while_loop(lambda value: value >= length, mix, mix(place))
+
+
+_find = jax.jit(jax.vmap(_shuffled, in_axes=(None, 0, None)))
