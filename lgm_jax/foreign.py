@@ -14,7 +14,7 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from lgm_jax import paths
-from lgm_jax.data import imagenet, pixels
+from lgm_jax.data import imagenet
 from lgm_jax.data.arrays import read_npz
 from lgm_jax.data.class_folders import (
     NUMBER_BEFORE,
@@ -103,8 +103,10 @@ def _to_colour(images: np.ndarray, path: epath.Path) -> np.ndarray:
     grey = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 1)
     whole = images.dtype.kind in "iu" and images.dtype != np.uint8
     if (images.ndim == 4 and images.shape[-1] == 4) or whole:
-        advice = pixels.as_bytes(images) if whole else pixels.advise(images)
-        raise UserError(f"{path} has images that are {images.dtype} {images.shape}: {advice}")
+        raise UserError(
+            f"{path} has images that are {images.dtype} {images.shape}: expected 3 channels or 1, "
+            "of 8 bits or in [0, 1]"
+        )
     if grey:
         print(f"note: {path.name}: grey images are read as RGB", flush=True)
         images = np.repeat(images.reshape(*images.shape[:3], 1), 3, axis=-1)

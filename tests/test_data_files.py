@@ -248,7 +248,7 @@ class TestLeftBehind:
         assert {"cat/photo", "cat/2020.01.05", "dog/3", "dog/pointer"} < names
 
     def test_in_grouped_sets_too(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("lgm_jax.data.spurious._DOGS_PER_FOLDER", 4)
+        monkeypatch.setattr("lgm_jax.data.layouts._DOGS_PER_FOLDER", 4)
         for place in ("desert", "mountain", "dirt", "jungle"):
             for dog in ("bulldog", "corgi", "dachshund", "labrador"):
                 for name in ("._a.png", "Thumbs.db", "a.png", "b.png", "c.png", "d.png"):

@@ -13,7 +13,7 @@ from PIL import Image
 from lgm_jax import data
 from lgm_jax.data import imagenet, load_dataset
 from lgm_jax.data.dataset import Dataset
-from lgm_jax.data.spurious import SPAWRIOUS
+from lgm_jax.data.layouts import SPAWRIOUS
 from lgm_jax.errors import UserError
 from tests.photos import names, write_image
 
@@ -106,7 +106,7 @@ class TestImageNet:
 
     def test_missing_split(self, folder):
         (folder / "val").rename(folder / "held_out")
-        with pytest.raises(UserError, match=r"has no folder val: expected train/<wnid>"):
+        with pytest.raises(UserError, match=r"has no val: expected train/<wnid>"):
             load_dataset("imagenet", folder=str(folder), resolution=R)
 
     def test_folder_is_asked_for(self):
@@ -149,12 +149,6 @@ class TestArtBench:
         dataset = load_dataset("artbench", folder=str(inner), resolution=R)
         row = names(dataset, "train").index("train/baroque/a.jpg")
         np.testing.assert_array_equal(dataset.splits["train"].load(np.asarray([row]))[0], expected)
-
-    def test_other_folders_are_refused(self, tmp_path):
-        inner = self.unpack(tmp_path)
-        write_image(inner / "train" / "cubism" / "a.jpg")
-        with pytest.raises(UserError, match="other folders than ArtBench's"):
-            load_dataset("artbench", folder=str(inner), resolution=R)
 
     def test_archive_itself(self, tmp_path):
         (tmp_path / "artbench.tar").touch()
@@ -257,7 +251,7 @@ class TestWaterbirds:
 
     def test_missing_column(self, tmp_path):
         self.unpack(tmp_path, columns="img_filename,y,split,background")
-        with pytest.raises(UserError, match=r"has no column place: expected metadata\.csv with"):
+        with pytest.raises(UserError, match=r"are not as published: KeyError\('place'\)"):
             load_dataset("waterbirds", folder=str(tmp_path), resolution=R)
 
     def test_missing_table_and_image(self, tmp_path):
@@ -278,15 +272,13 @@ class TestWaterbirds:
         with pytest.raises(UserError, match=r"leads out of .*data$"):
             load_dataset("waterbirds", folder=str(folder), resolution=R)
 
-    def test_links_are_followed_and_names_found_in_the_other_encoding(self, tmp_path):
+    def test_links_are_followed(self, tmp_path):
         write_image(tmp_path / "pool.jpg", 77)
-        rows = [*self.ROWS, ("caf\u00e9/z.jpg", 0, 2, 0), ("l.jpg", 1, 2, 1)]
-        folder = self.unpack(tmp_path / "data", rows)
-        (folder / "caf\u00e9").rename(folder / "cafe\u0301")
+        folder = self.unpack(tmp_path / "data", [*self.ROWS, ("l.jpg", 1, 2, 1)])
         (folder / "l.jpg").unlink()
         (folder / "l.jpg").symlink_to("../pool.jpg")
         test = load_dataset("waterbirds", folder=str(folder), resolution=R).splits["test"]
-        np.testing.assert_allclose(test.load(np.asarray([3, 4]))[:, 0, 0, 0], [90, 77], atol=1)
+        np.testing.assert_allclose(test.load(np.asarray([3]))[:, 0, 0, 0], 77, atol=1)
 
     def test_worst_group_needs_groups_to_survive_decoding(self, tmp_path):
         dataset = load_dataset("waterbirds", folder=str(self.unpack(tmp_path)), resolution=R)
@@ -299,7 +291,7 @@ class TestSpawrious:
     @pytest.fixture
     def few(self, monkeypatch) -> None:
         """Folders of 100 images stand for the real 3,168: 97 and 3, 87 and 13."""
-        monkeypatch.setattr("lgm_jax.data.spurious._DOGS_PER_FOLDER", 100)
+        monkeypatch.setattr("lgm_jax.data.layouts._DOGS_PER_FOLDER", 100)
 
     def unpack(self, folder: Path, benchmark: str, count: int = 100) -> Path:
         train, test, shared = SPAWRIOUS[benchmark]
@@ -366,7 +358,7 @@ class TestSpawrious:
 
     def test_missing_folder_is_named(self, tmp_path):
         (tmp_path / "0").mkdir()
-        with pytest.raises(UserError, match="has no folder 0/jungle/bulldog: expected 0/<backgr"):
+        with pytest.raises(UserError, match="has no folder 0/jungle/bulldog: unpack the arch"):
             load_dataset("spawrious_o2o_hard", folder=str(tmp_path), resolution=R)
 
     @pytest.mark.usefixtures("few")

@@ -297,11 +297,14 @@ class TestKindsOfLabels:
         [
             (np.arange(10) % 2 / 2, r"train labels are float64 like 0\.5: expected integers"),
             (np.where(np.arange(10) == 3, np.nan, np.arange(10) % 2), "1 of 10 .* number 3: "),
-            (np.where(np.arange(10) == 3, np.inf, 0), "train labels have inf: no class"),
+            (
+                np.where(np.arange(10) == 3, np.inf, 0),
+                "labels are float64 like inf: exp",
+            ),
             (np.arange(10) % 2 - 2, "train labels are from -2 to -2, but there are 2 classes"),
             (np.arange(10), "train labels are from 0 to 9, but there are 2 classes"),
-            (np.arange(10) % 2 + 2**32, "train labels have 4294967296: no class"),
-            (np.full(10, 2**64 - 1, np.uint64), "train labels have 18446744073709551615: no"),
+            (np.arange(10) % 2 + 2**32, "int64 like 4294967296: expected"),
+            (np.full(10, 2**64 - 1, np.uint64), "uint64 like 18446744073709551615: exp"),
             (np.eye(2)[np.arange(10) % 2], r"float64 \(10, 2\): expected integers \(10,\)"),
             (np.zeros(9, int), r"int64 \(9,\): expected integers \(10,\)"),
             ([0, 1, None] * 3 + [0], r"3 of 10 train images have no label .*the first is number 2"),

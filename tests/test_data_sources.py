@@ -15,9 +15,9 @@ from PIL import Image
 from lgm_jax import data
 from lgm_jax.data import imagenet, load_dataset
 from lgm_jax.data.dataset import ArraySplit, Dataset
+from lgm_jax.data.layouts import SPAWRIOUS
 from lgm_jax.data.records import ImageSplit
 from lgm_jax.data.splits import check, select_classes
-from lgm_jax.data.spurious import SPAWRIOUS
 from lgm_jax.errors import UserError
 from tests.photos import names, write_image
 
@@ -142,9 +142,9 @@ class TestArrays:
         for name, message in (
             ("text.npz", "cannot read"),
             ("damaged.npz", "cannot read"),
-            ("one.npy", "is one array"),
-            ("gone.npz", "there is no file"),
-            (".", "is a folder"),
+            ("one.npy", "it is one array; expected images"),
+            ("gone.npz", "No such file or directory; expected images"),
+            (".", "Is a directory; expected images"),
         ):
             with pytest.raises(UserError, match=message):
                 load_dataset("npz", folder=str(tmp_path / name), resolution=R)
@@ -205,7 +205,10 @@ class TestMadeInAProgram:
             ({"labels": [0.0, 1.0, 0.0, 1.0]}, r"labels are float64 \(4,\): expected integers"),
             ({"labels": [0, 1, 0]}, r"are uint8 \(4, 8, 8, 3\): expected uint8 \(3, h, w, 3\)"),
             ({"labels": []}, "mine has no images in its train split"),
-            ({"groups": [0, 0, 1, 2], "group_names": ["a", "b"]}, "groups from 0 to 2 in its"),
+            (
+                {"groups": [0, 0, 1, 2], "group_names": ["a", "b"]},
+                "are from 0 to 2, but there are 2 g",
+            ),
             ({"groups": [0, 0, 1], "group_names": ["a", "b"]}, r"groups are int64 \(3,\)"),
             ({"images": np.full((4, R, R, 3), 255.0)}, r"float64 .* expected uint8 .*, or floats"),
             ({"images": np.full((4, R, R, 3), np.nan)}, r"float64 .* expected uint8 .*, or floats"),

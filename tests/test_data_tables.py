@@ -218,7 +218,6 @@ class TestColumnsOfSplits:
         train = {"label": ([0, 1, 0, 1], ["1", "0"])}
         dataset = self.open(self.save(tmp_path, train=train, test={"label": [0, 1, 1, 1]}))
         assert self.shown(dataset) == ["0", "1", "1", "1"]
-        assert any("taken for the names of train's classes" in note for note in dataset.notes)
 
     def test_images_may_be_called_otherwise(self, tmp_path):
         datasets = pytest.importorskip("datasets")

@@ -281,7 +281,8 @@ def test_metadata_label_files_that_lie_beside_each_other(tmp_path, capsys):
     source = open_source(tmp_path / "set", tmp_path)
     assert source.labels.tolist() == levels(source) == [0, 1, 2]
     printed = capsys.readouterr().out
-    assert "labels by metadata.jsonl" in printed
+    assert "labels by the numbers of its classes, counted from 0" in printed
+    assert "note: set: metadata.jsonl says which image is of which class" in printed
     assert "left out" not in printed
 
 
@@ -302,8 +303,7 @@ TABLES = {
     "ImageNet's numbers": "image,target\n{0},482\n{1},0\n{2},217\n",
     "WordNet names": "path\tlabel\n{0}\tn02979186\n{1}\tn01440764\n{2}\tn02102040\n",
     "both": "label,file,class_name\n9,{0},cassette player\n9,{1},tench\n9,{2},English springer\n",
-    "without a head": "{0},2\n{1},0\n{2},1\n",
-    "the other column": "{0},2.0\n{1},0.0\n{2},1.0\n,\n",
+    "whole numbers as floats": "file,label\n{0},2.0\n{1},0.0\n{2},1.0\n,\n",
     "numbers first": "label,file\n2,{0}\n0,{1}\n1,{2}\n",
     "Windows": "\ufeffFile_Name;Label\r\n.\\{0};2\r\n{1};0\r\n{2};1\r\n",
 }
@@ -412,11 +412,11 @@ def test_grey_arrays_are_read_as_colour(shape, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (np.full((3, 32, 32, 3), 200), "are int64 (3, 32, 32, 3): images.astype('uint8')"),
-        (np.zeros((3, 32, 32, 4), np.uint8), "(3, 32, 32, 4): images[..., :3], which leaves out"),
-        (np.full((3, 32, 32, 3), 60000, np.uint16), ": (images // 257).astype('uint8')"),
+        (np.full((3, 32, 32, 3), 200), "int64 (3, 32, 32, 3): expected 3 channels or 1, of 8 bits"),
+        (np.zeros((3, 32, 32, 4), np.uint8), "uint8 (3, 32, 32, 4): expected 3 channels or 1"),
+        (np.full((3, 32, 32, 3), 60000, np.uint16), "uint16 (3, 32, 32, 3): expected 3 channels"),
     ],
 )
-def test_arrays_that_are_not_read_say_how_to_convert_them(images, words, tmp_path):
+def test_arrays_that_are_not_read_say_what_is(images, words, tmp_path):
     np.savez(tmp_path / "set.npz", images=images, labels=np.arange(3))
     assert words in refused(tmp_path / "set.npz", tmp_path)

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 import launch
 from configs import common
-from lgm_jax import backbones, data, settings
+from lgm_jax import backbones, settings
 from lgm_jax.backbones import specs
-from lgm_jax.data import imagenet
+from lgm_jax.data import imagenet, sources
 from lgm_jax.data.digits import load_digits
 from lgm_jax.features import Views, embed
 from tests.marks import slow
@@ -104,7 +104,7 @@ def test_every_config_is_built_and_checked(path):
 def test_data_page_names_every_source_subset_and_key():
     page = (ROOT / "docs" / "data.md").read_text()
     keys = [key for key in common.KEYS if key.startswith("data.")]
-    for name in [*data.source_names(), *imagenet.SUBSETS]:
+    for name in [*sources.SOURCES, *imagenet.SUBSETS]:
         assert f"`{name}`" in page, name
     for key in keys:
         assert f"config.{key}" in page, key

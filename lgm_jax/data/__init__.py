@@ -12,7 +12,7 @@ from lgm_jax.data.assembly import Request
 from lgm_jax.data.class_names import name_classes
 from lgm_jax.data.dataset import ArraySplit, Dataset, Split
 from lgm_jax.data.leaks import note_leaks
-from lgm_jax.data.sources import SOURCES, get_source
+from lgm_jax.data.sources import get_source
 from lgm_jax.data.splits import check, describe, select_classes, skip_unreadable
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress as show_progress
@@ -27,7 +27,6 @@ __all__ = [
     "get_source",
     "in_memory",
     "load_dataset",
-    "source_names",
 ]
 
 ON_BAD_IMAGE = ("stop", "skip")
@@ -50,7 +49,7 @@ def load_dataset(
     """Opens a data set by name; nothing is decoded yet, unless bad images are to be skipped.
 
     Args:
-        name: One of `source_names()`, or `tfds:NAME` for any other set of TFDS.
+        name: One of `sources.SOURCES`, or `tfds:NAME` for any other set of TFDS.
         resolution: Side of the images that splits load, in pixels.
         seed: Seed of the split where the data set does not come with one.
         val_fraction: Part of the training images that becomes `val` where there is none; by
@@ -84,11 +83,6 @@ def load_dataset(
     return note_leaks(dataset)
 
 
-def source_names() -> list[str]:
-    """Returns the names that `load_dataset` knows, beside `tfds:NAME`."""
-    return list(SOURCES)
-
-
 def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySplit:
     """Decodes a whole split, with the centre crop of every image.
 
@@ -98,8 +92,7 @@ def in_memory(split: Split, *, limit_bytes: int, progress: str = "") -> ArraySpl
         UserError: If the images take more than `limit_bytes`, or one cannot be read.
     """
     shape = decoded_shape(split)
-    size = math.prod(shape)
-    if size > limit_bytes:
+    if (size := math.prod(shape)) > limit_bytes:
         raise UserError(
             f"{shape[0]} images of {shape[1]} px take {size / 1e9:.3g} GB of memory, more than the "
             f"limit of {limit_bytes / 1e9:.3g} GB: set --config.data.placement=host"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lgm_jax.data import formats, pixels
+from lgm_jax.data import formats
 from lgm_jax.data.assembly import Request, Stored, assemble
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.labels import check_names, read_labels, unlabelled
 from lgm_jax.data.records import PixelRecords
 from lgm_jax.data.split_names import assign_splits
-from lgm_jax.errors import UserError, list_some
+from lgm_jax.errors import UserError, explain, list_some
 
 Labelled = tuple[np.ndarray, Any] | tuple[np.ndarray, Any, Any]
 
@@ -26,8 +25,7 @@ _LAYOUT = (
     "images (n, h, w, 3) uint8 and labels (n,), or train_images, train_labels, test_images, "
     "test_labels and perhaps val_images, val_labels"
 )
-# `images`, `train_images`, `validation_labels`: what an array of a file is.
-_KEY = re.compile(r"(?:(?P<split>.+)_)?(?P<kind>images|labels|groups|class_names)")
+_KINDS = ("images", "labels", "groups", "class_names")
 
 
 def from_arrays(
@@ -45,8 +43,7 @@ def from_arrays(
     Args:
         splits: `train`, and perhaps `val` and `test`, by any of their usual names: images
             (n, h, w), (n, h, w, 1), (n, h, w, 3) or (n, h, w, 4) uint8; labels (n,) or (n, 1),
-            which are whole numbers or names of classes, or -1 or `None` throughout a held-out
-            split that has none; and perhaps groups, integers from 0. What is missing is held out
+            as for `read_labels`; and perhaps groups, integers from 0. What is missing is held out
             of `train`: see `splits.complete`.
         resolution: Side of the images to return, in pixels.
         class_names: In label order, or by split where each has an order of its own; by default
@@ -68,15 +65,13 @@ def from_arrays(
         stored[split] = Stored(
             PixelRecords(where, images),
             read_labels(labels, len(images), where, list(names) or None),
-            _check_groups(groups[0], len(images), f"{where} groups") if groups else None,
+            _check_groups(groups[0], len(images), where) if groups else None,
             images,
         )
-    # Groups that have no names are called by their numbers.
-    largest = max(
-        (part.groups.max(initial=-1) for part in stored.values() if part.groups is not None),
-        default=-1,
+    numbers = [part.groups.max(initial=-1) for part in stored.values() if part.groups is not None]
+    group_names = check_names(group_names, name, "group") or list(
+        map(str, range(max(numbers, default=-1) + 1))
     )
-    group_names = check_names(group_names, name, "group") or list(map(str, range(largest + 1)))
     request = Request("", resolution, seed, val_fraction)
     return assemble(request, name, stored, benchmark=False, group_names=group_names, notes=notes)
 
@@ -85,40 +80,41 @@ def load_npz(request: Request) -> Dataset:
     """Reads the `.npz` file of a request; see `from_arrays` for what its arrays may be.
 
     It holds `images` and `labels`, or `train_images`, `train_labels` and so on; and perhaps
-    `class_names`, `groups` (likewise) and `group_names`. Refused if it cannot be read or lacks
-    arrays.
+    `class_names`, `groups` (likewise) and `group_names`.
+
+    Raises:
+        UserError: If it cannot be read, or lacks arrays.
     """
     file = request.folder
     path = Path(os.path.expanduser(file))
     arrays = read_npz(path)
-    # By split, the name of its array of each kind.
-    given: dict[str, dict[str, str]] = {}
-    for key in arrays:
-        if found := _KEY.fullmatch(key):
-            kinds, kind = given.setdefault(found["split"] or "train", {}), found["kind"]
-            if kinds.setdefault(kind, key) != key and kind == "images":
-                raise UserError(f"{file} has both images and train_images: keep one of them")
-    given = {name: kinds for name, kinds in given.items() if "images" in kinds}
-    if not given:
+    if {"images", "train_images"} <= set(arrays):
+        raise UserError(f"{file} has both images and train_images: keep one of them")
+    bare = "images" in arrays
+    called = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
+    called += ["train"] if bare else []
+    if not called:
         raise UserError(f"{file} has arrays {sorted(arrays)}: expected {_LAYOUT}")
-    assigned, notes = assign_splits(given, file)
+    assigned, notes = assign_splits(called, file)
+    keys_of = {
+        given: {kind: kind if bare and given == "train" else f"{given}_{kind}" for kind in _KINDS}
+        for given in called
+    }
     splits: dict[str, Any] = {}
     names = {}
-    for split, called in assigned.items():
-        kinds = given[called]
-        if "labels" in kinds:
-            wanted = ("images", "labels", "groups")
-            splits[split] = tuple(arrays[kinds[kind]] for kind in wanted if kind in kinds)
+    for split, given in assigned.items():
+        keys = keys_of[given]
+        if keys["labels"] in arrays:
+            kinds = [kind for kind in ("images", "labels", "groups") if keys[kind] in arrays]
+            splits[split] = tuple(arrays[keys[kind]] for kind in kinds)
             shared = arrays.get("class_names", np.zeros(0))
-            names[split] = arrays.get(f"{called}_class_names", shared).reshape(-1).tolist()
+            names[split] = arrays.get(keys["class_names"], shared).reshape(-1).tolist()
         elif split == "train":
-            images = kinds["images"]
-            raise UserError(f"{file} has {images} but no {images.replace('images', 'labels')}")
+            raise UserError(f"{file} has {keys['images']} but no {keys['labels']}")
         else:
             notes.append(unlabelled(file, split))
-    used = {key for kinds in given.values() for key in kinds.values()}
-    unused = [key for key in arrays if key not in {*used, "group_names", "class_names"}]
-    if unused:
+    used = {"class_names", "group_names"}.union(*(keys.values() for keys in keys_of.values()))
+    if unused := [key for key in arrays if key not in used]:
         notes.append(f"{file}: {list_some(unused)} is ignored: expected {_LAYOUT}")
     dataset = from_arrays(
         splits,
@@ -137,43 +133,33 @@ def read_npz(path: Path | epath.Path, expected: str = _LAYOUT) -> dict[str, np.n
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
-            if isinstance(stored, np.lib.npyio.NpzFile):
-                return {name: stored[name] for name in stored.files}
-        what = f"{path} is one array"
-    except FileNotFoundError:
-        what = f"there is no file {path}"
-    except IsADirectoryError:
-        what = f"{path} is a folder"
+            if isinstance(stored, np.ndarray):
+                raise TypeError("it is one array")
+            return dict(stored)
     # A broken archive makes zipfile, zlib and NumPy raise almost anything.
     except Exception as error:
-        reason = formats.explain_file(path) or error or type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}") from error
-    raise UserError(f"{what}: expected an .npz file with {expected}")
+        reason = formats.explain_file(path) or explain(error)
+        raise UserError(f"cannot read {path}: {reason}; expected {expected} in an .npz") from error
 
 
 def _check_images(images: np.ndarray, where: str) -> np.ndarray:
     images = np.asarray(images)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
-    shape, problem = images.shape, ""
-    if images.dtype != np.uint8:
-        problem = f": {pixels.as_bytes(images)}"
-    elif len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (3, 4):
-        problem = f": {pixels.advise(images)}"
-    elif len(shape) in (3, 4) and shape[3:] in ((), (3,), (4,)) and 0 not in shape[1:]:
-        return images
-    raise UserError(
-        f"{where} images are {images.dtype} {shape}: expected uint8 (n, h, w), "
-        f"(n, h, w, 3) or (n, h, w, 4){problem}"
-    )
+    shape = images.shape
+    is_colour = len(shape) in (3, 4) and shape[3:] in ((), (3,), (4,))
+    if images.dtype != np.uint8 or not is_colour or 0 in shape[1:]:
+        raise UserError(
+            f"{where} images are {images.dtype} {shape}: expected uint8 (n, h, w), (n, h, w, 3) or "
+            "(n, h, w, 4)"
+        )
+    return images
 
 
-def _check_groups(numbers: Any, count: int, what: str) -> np.ndarray:
+def _check_groups(numbers: Any, count: int, where: str) -> np.ndarray:
     numbers = np.asarray(numbers)
-    flat = numbers.reshape(-1) if numbers.shape == (count, 1) else numbers
-    if flat.shape != (count,) or flat.dtype.kind not in "iu":
-        raise UserError(f"{what} are {numbers.dtype} {numbers.shape}: expected integers ({count},)")
-    # Before they are 32 bits, which a larger number would leave.
-    if flat.size and (flat.min() < 0 or flat.max() >= 2**31):
-        raise UserError(f"{what} are from {flat.min()} to {flat.max()}: groups must count from 0")
-    return flat.astype(np.int32)
+    if numbers.shape not in ((count,), (count, 1)) or numbers.dtype.kind not in "iu":
+        raise UserError(
+            f"{where} groups are {numbers.dtype} {numbers.shape}: expected integers ({count},)"
+        )
+    return numbers.reshape(-1).astype(np.int32)

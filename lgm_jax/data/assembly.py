@@ -82,14 +82,13 @@ def assemble(
     group_names: Sequence[str] = (),
     identity: Sequence[Any] = (),
     notes: Iterable[str] = (),
-    lost: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Makes one data set of splits: labels matched by name, what is missing held out.
 
     Args:
         benchmark: Whether results on it are published, so that no training image is held out for
             `val` unless that is asked for.
-        group_names: As `Dataset` has them; `notes` and `lost` likewise.
+        group_names, notes: As `Dataset` has them.
         identity: What the fingerprint is made of; by default everything.
     """
     labels_of = {split: part.labels for split, part in stored.items()}
@@ -110,7 +109,6 @@ def assemble(
         digest(*(identity or facts)),
         group_names,
         notes=[*notes, *more],
-        lost=lost or {},
     )
     val_fraction = request.val_fraction
     if benchmark:
@@ -145,5 +143,4 @@ def assemble_files(
         orient=own,
         group_names=listed.groups,
         notes=listing.notes(),
-        lost=listing.lost,
     )

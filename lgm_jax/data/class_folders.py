@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from lgm_jax.data import tables
 from lgm_jax.data.listing import Listing, below
 from lgm_jax.distilled import METADATA
@@ -78,9 +76,8 @@ def find_classes(folder: Path) -> list[ClassFolders]:
         if pickles:
             reason = f"{pickles[0]} is a pickle, which can run code; {SAVE_AS_ARRAYS}"
         raise UserError(f"{folder} holds no distilled set: {reason}")
-    described = _by_metadata(listing, inside, files) or _by_table(listing, inside, files)
-    if described is not None:
-        return [described]
+    if tabled := _by_table(listing, inside, files):
+        return [tabled]
     shorter: dict[str, list[str]] = {}
     whole: dict[str, list[str]] = {}
     for path in files:
@@ -89,7 +86,7 @@ def find_classes(folder: Path) -> list[ClassFolders]:
         whole.setdefault(stem, []).append(path)
     ways = [way for way in (shorter, whole) if len(way) > 1]
     if any(numbers_of(list(way)) is not None for way in ways):
-        tables.refuse_others(folder, _above(inside))
+        tables.refuse_others(folder, inside)
     if not ways:
         raise UserError(f"{folder} has images of one class only, {files[0]} for example")
     distinct = ways[:1] if shorter.keys() == whole.keys() else ways
@@ -101,9 +98,7 @@ def numbers_of(names: Sequence[str]) -> list[int] | None:
     matches = [re.fullmatch(r"(.*?)[ _-]*(\d+)", name) for name in names]
     beginnings = {match[1] for match in matches if match}
     numbers = [int(match[2]) for match in matches if match]
-    if len(numbers) < len(names) or len(beginnings) > 1 or len(set(numbers)) < len(numbers):
-        return None
-    return numbers
+    return numbers if len(beginnings) == 1 and len(set(numbers)) == len(names) else None
 
 
 def count_from(numbers: Sequence[int], classes: int) -> int | None:
@@ -112,21 +107,6 @@ def count_from(numbers: Sequence[int], classes: int) -> int | None:
         if sorted(numbers) == list(range(first, first + classes)):
             return first
     return None
-
-
-def read_metadata(path: epath.Path | Path) -> list[dict[str, Any]]:
-    """Returns the lines of a `metadata.jsonl`; checks their `label` and `class_name`."""
-    entries = []
-    for line, entry in tables.read_objects(path):
-        if not isinstance(entry.get("file_name"), str):
-            raise UserError(f"{path}, line {line}: no object with a file_name")
-        label, name = entry.get("label"), entry.get("class_name")
-        if type(label) not in (int, type(None)) or type(name) not in (str, type(None)):
-            raise UserError(
-                f"{path}, line {line}: label must be a whole number and class_name a text"
-            )
-        entries.append({**entry, "line": line})
-    return entries
 
 
 def _descend(listing: Listing) -> str:
@@ -168,85 +148,41 @@ def _by_name(listing: Listing, inside: str, groups: Mapping[str, Sequence[str]])
     return _found(listing, files, called, by)
 
 
-def _by_metadata(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
-    """Classes of files in no class folders from metadata; `None` where none is labelled."""
-    metadata = listing.root / inside / METADATA
-    entries = read_metadata(metadata) if metadata.is_file() else []
-    labels = {
-        below(inside, entry["file_name"]): (entry.get("label"), entry.get("class_name"))
-        for entry in entries
-        if entry.keys() & {"label", "class_name"}
-    }
-    used = {labels[path] for path in files if path in labels}
-    if not used:
-        return None
-    numbers = sorted(label for label, _ in used if label is not None)
-    numbered = len(numbers) == len(used)
-    if numbered and numbers != list(range(len(used))):
-        raise UserError(
-            f"{metadata} has labels {list_some(list(map(str, numbers)))}: expected 0 to "
-            f"{len(used) - 1}, each with one class_name"
-        )
-    classes = {
-        path: ((label or 0) if numbered else 0, str(label if name is None else name))
-        for path, (label, name) in labels.items()
-    }
-    return _by_label(listing, metadata, files, classes, METADATA if numbered else None)
-
-
 def _by_table(listing: Listing, inside: str, files: Sequence[str]) -> ClassFolders | None:
-    """Classes from a table beside the files; `None` without one."""
-    table = tables.find_table(listing.root, _above(inside), files, (".csv", ".tsv"))
+    """Classes of files from a table beside them, or above; `None` without one."""
+    table = tables.find_table(listing.root, inside, files)
     if table is None:
         return None
     labels = {file: row.label for file, row in table.rows.items() if row.label}
+    if lacking := [file for file in files if file not in labels]:
+        raise UserError(f"{listing.root / table.path} says no class of {list_some(lacking)}")
     listing.use(table.path)
     listing.say(f"{listing.root}: {table.path} says which image is of which class")
     numbered = all(map(str.isdecimal, labels.values()))
-    classes = {file: (int(label) if numbered else 0, label) for file, label in labels.items()}
-    path = listing.root / table.path
-    return _by_label(listing, path, files, classes, NUMBERS if numbered else None)
-
-
-def _by_label(
-    listing: Listing,
-    table: Path,
-    files: Sequence[str],
-    labels: Mapping[str, tuple[int, str]],
-    by: str | None,
-) -> ClassFolders:
-    """Classes in the order of the labels that a table has of each file: a number and a name."""
-    if lacking := [file for file in files if file not in labels]:
-        raise UserError(f"{table} says no class of {list_some(lacking)}")
-    classes = sorted({labels[file] for file in files})
-    by_class = [[path for path in files if labels[path] == each] for each in classes]
-    return _found(listing, by_class, [name for _, name in classes], by)
+    names = sorted({labels[file] for file in files}, key=int if numbered else str)
+    by_class = [[file for file in files if labels[file] == name] for name in names]
+    return _found(listing, by_class, names, NUMBERS if numbered else None)
 
 
 def _found(
-    listing: Listing, files: Sequence[Sequence[str]], names: Sequence[object], by: str | None
+    listing: Listing, files: Sequence[Sequence[str]], names: Sequence[str], by: str | None
 ) -> ClassFolders:
     return ClassFolders(listing.root, files, list(map(plain, names)), by, listing.notes())
-
-
-def _above(inside: str) -> list[str]:
-    """The folders from the outermost to this one."""
-    parts = inside.split("/") if inside else []
-    return ["/".join(parts[:i]) for i in range(len(parts) + 1)]
 
 
 def _describe(path: Path, names: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
     """Labels and class names of class folders that metadata has: `label` and `class_name`."""
     known = {looks(name): name for name in names} | {name: name for name in names}
     classes: dict[str, dict[str, Any]] = {}
-    for entry in read_metadata(path):
+    for line, entry in tables.read_objects(path):
+        where = f"{path}, line {line}"
+        if not isinstance(entry.get("file_name"), str):
+            raise UserError(f"{where}: no object with a file_name")
+        facts = {key: entry[key] for key in ("label", "class_name") if entry.get(key) is not None}
+        if type(facts.get("label", 0)) is not int or type(facts.get("class_name", "")) is not str:
+            raise UserError(f"{where}: label must be a whole number and class_name a text")
         name, slash, _ = entry["file_name"].partition("/")
-        if not slash:
-            continue
         folder = known.get(name) or known.get(looks(name), name)
-        said = {key: entry[key] for key in ("label", "class_name") if entry.get(key) is not None}
-        if classes.setdefault(folder, said) != said:
-            raise UserError(
-                f"{path}, line {entry['line']}: {folder} has another label or class_name above"
-            )
+        if slash and classes.setdefault(folder, facts) != facts:
+            raise UserError(f"{where}: {folder} has another label or class_name above")
     return classes

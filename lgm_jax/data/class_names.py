@@ -62,23 +62,21 @@ def name_classes(dataset: Dataset, folder: str) -> Dataset:
 def _keyed(lines: list[str], classes: list[str]) -> Mapping[str, str]:
     """From classes to the names behind them."""
     found: dict[str, str] = {}
-    for line in lines:
-        # Of `black` and `black cat`, the longer.
-        begin = (name for name in classes if re.match(rf"{re.escape(name)}[ \t,]", line))
-        name = max(begin, key=len, default=None)
-        if name is None:
-            continue
-        if name in found:
-            raise UserError(f"{FILE} names {name!r} twice")
-        found[name] = plain(line.removeprefix(name).lstrip(" \t,"))
+    # Of `black` and `black cat`, the longer.
+    longest_first = sorted(classes, key=len, reverse=True)
+    pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})[ \t,]+(.*)")
+    for match in filter(None, map(pattern.match, lines)):
+        if match[1] in found:
+            raise UserError(f"{FILE} names {match[1]!r} twice")
+        found[match[1]] = plain(match[2])
     return found
 
 
 def _counted(lines: list[str], classes: list[str]) -> Mapping[str, str]:
-    """From classes that are numbers to the names in their order."""
-    numbers = [int(name) for name in classes if name.isdecimal()]
-    if len(numbers) < len(classes) or len(lines) < max(numbers, default=0):
+    """From classes that are numbers to the names in their order, which count from 0 or 1."""
+    if not all(map(str.isdecimal, classes)):
         return {}
+    numbers = list(map(int, classes))
     first = int(0 not in numbers and max(numbers) == len(lines))
     if max(numbers) - first >= len(lines):
         return {}

@@ -11,8 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from lgm_jax.data import pixels
-from lgm_jax.data.labels import check_names, check_range
+from lgm_jax.data.labels import check_names, check_numbers
 from lgm_jax.data.split_names import SPLITS, assign_splits
 from lgm_jax.errors import UserError
 from lgm_jax.names import plain
@@ -84,7 +83,6 @@ class Dataset:
         wnids: The classes' WordNet names, where they are classes of ImageNet-1k; else empty.
         skipped: By split, the images that cannot be read and were left out, without their folder.
         notes: What was ignored, and why; a line each.
-        lost: Images that are links to nowhere, without their folder, and what they link to.
 
     Raises:
         UserError: If there are fewer than two classes, a name is missing or there twice, `train` is
@@ -100,7 +98,6 @@ class Dataset:
     wnids: Sequence[str] = ()
     skipped: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    lost: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         name = plain(self.name)
@@ -113,10 +110,9 @@ class Dataset:
         splits = {split: self.splits[assigned[split]] for split in SPLITS if split in assigned}
         for split, members in splits.items():
             _check_split(name, split, members, len(class_names), len(group_names))
-        named = {"name": name, "class_names": class_names, "group_names": group_names}
         # The class is frozen.
-        for field, value in {**named, "splits": splits, "notes": [*self.notes, *ignored]}.items():
-            object.__setattr__(self, field, value)
+        vars(self).update(name=name, class_names=class_names, group_names=group_names)
+        vars(self).update(splits=splits, notes=[*self.notes, *ignored])
 
     @property
     def num_classes(self) -> int:
@@ -131,39 +127,23 @@ class Dataset:
 
 
 def _check_split(name: str, split: str, members: Split, classes: int, groups: int) -> None:
-    labels = np.asarray(members.labels)
+    where, labels = f"{name}, {split}", np.asarray(members.labels)
     if not labels.size:
         raise UserError(f"{name} has no images in its {split} split")
-    for kind, numbers in (("labels", labels), ("groups", members.groups)):
-        if numbers is None:
-            continue
-        numbers = np.asarray(numbers)
-        if numbers.shape != (labels.size,) or numbers.dtype.kind not in "iu":
-            raise UserError(
-                f"{name}, {split} {kind} are {numbers.dtype} {numbers.shape}: expected integers "
-                f"({labels.size},)"
-            )
     if isinstance(members, ArraySplit):
-        _check_images(f"{name}, {split}", members.images, len(labels))
-    check_range(labels, classes, f"{name}, {split}")
-    if members.groups is not None and (members.groups.min() < 0 or members.groups.max() >= groups):
-        raise UserError(
-            f"{name} has groups from {members.groups.min()} to {members.groups.max()} in its "
-            f"{split} split, but {groups} group names: groups must count from 0"
-        )
-
-
-def _check_images(what: str, images: np.ndarray, count: int) -> None:
-    colour = images.ndim == 4 and images.shape[-1] == 3
-    advice = "" if colour and len(images) != count else pixels.advise(images)
-    floats = np.issubdtype(images.dtype, np.floating)
-    # A comparison with NaN is false.
-    valid = images.dtype == np.uint8 or (floats and images.min() >= 0 and images.max() <= 1)
-    if not colour or len(images) != count or not valid:
-        raise UserError(
-            f"{what} images are {images.dtype} {images.shape}: expected uint8 ({count}, h, w, 3), "
-            f"or floats from 0 to 1{advice and f': {advice}'}"
-        )
+        images, count = members.images, labels.size
+        floats = np.issubdtype(images.dtype, np.floating)
+        # A comparison with NaN is false.
+        valid = images.dtype == np.uint8 or (floats and images.min() >= 0 and images.max() <= 1)
+        if images.ndim != 4 or (len(images), images.shape[-1]) != (count, 3) or not valid:
+            raise UserError(
+                f"{where} images are {images.dtype} {images.shape}: expected uint8 ({count}, h, w, "
+                "3), or floats from 0 to 1"
+            )
+    check_numbers(labels, labels.size, classes, f"{where} labels")
+    if members.groups is not None:
+        numbers = np.asarray(members.groups)
+        check_numbers(numbers, labels.size, groups, f"{where} groups", "groups")
 
 
 def digest(*facts: Any) -> str:

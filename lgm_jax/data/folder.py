@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from lgm_jax.data.assembly import Entry, Listed, Request, assemble_files
 from lgm_jax.data.dataset import Dataset
-from lgm_jax.data.labels import unlabelled
-from lgm_jax.data.listing import File, Listing
+from lgm_jax.data.listing import File, Listing, below
 from lgm_jax.data.split_names import (
     assign_splits,
     check_one,
@@ -46,14 +45,12 @@ _LOOKED_AT = 3
 
 
 def load_folder(request: Request) -> Dataset:
-    """Lists a folder of images; nothing is decoded yet.
+    """Lists a folder of images, whose EXIF orientation is honoured; nothing is decoded yet.
 
     Class folders come in two layouts: `train/<class>/*` with `val`, `test` or both, by any of their
     usual names, or `<class>/*` alone; or a table labels images that lie in no class folders. What
-    is missing is held out of `train`: see `splits.complete`. The split depends on names and seed,
-    not on where the folder lies or in which order the file system lists it. The fingerprint covers
-    names, sizes, labels, splits and resolution, but not what is in the files. The EXIF orientation
-    is honoured.
+    is missing is held out of `train`: see `splits.complete`. The fingerprint covers names, sizes,
+    labels, splits and resolution, but not what is in the files.
 
     Raises:
         UserError: If the folder is missing or laid out otherwise, lacks classes or images, or is
@@ -69,12 +66,16 @@ def load_folder(request: Request) -> Dataset:
     if len(names) < 2:
         what = f"one class only, {names[0]!r}" if names else "none of the classes"
         raise UserError(f"{root / given['train']} has {what}: expected {LAYOUT}")
+    for split, entries in listed.items():
+        inside = list({str(entry.name) for entry in entries})
+        # Readers of class folders need one for images that have none: test/unknown.
+        if len(inside) == 1 and not match(inside, names):
+            listed[split] = [entry._replace(name=None) for entry in entries]
     return assemble_files(request, name_of(root), listing, Listed(listed), own=True)
 
 
 def name_of(root: Path) -> str:
-    """Returns the name of a data set: its folder's."""
-    # `.` has no name of its own.
+    """Returns the name of a folder, which `.` has not by itself."""
     return Path(os.path.abspath(root)).name
 
 
@@ -93,25 +94,28 @@ def list_classes(
 ) -> list[Entry]:
     """Lists the images of the class folders in `inside`; names that look the same are one class.
 
-    `only` has the names of the classes to list; by default all.
+    Held-out images that lie in no class folders have no class. `only` has the names of the classes
+    to list; by default all.
     """
     folder = listing.root / inside
     names = listing.folders(inside)
     if not names:
-        loose = len(listing.images(inside))
-        what = f", but images ({loose}): move each into the folder of its class" if loose else ""
-        raise UserError(f"{folder} has no class folders{what}: expected {LAYOUT}")
+        loose = listing.images(inside)
+        if loose and split != "train":
+            return [Entry(file, None) for file in loose]
+        what = f", but images ({len(loose)}): move each into the folder of its class"
+        raise UserError(f"{folder} has no class folders{what * bool(loose)}: expected {LAYOUT}")
     classes: dict[str, list[File]] = {}
-    called: dict[str, str] = {}
+    shown: dict[str, str] = {}
     merged, written = [], []
     for name in names:
         if only and name not in only:
             continue
-        place = Path(inside, name).as_posix()
+        place = below(inside, name)
         if files := listing.images(place):
-            shown = called.setdefault(looks(name), plain(name))
-            merged += [shown] if shown in classes else []
-            classes.setdefault(shown, []).extend(files)
+            if looks(name) in shown:
+                merged.append(shown[looks(name)])
+            classes.setdefault(shown.setdefault(looks(name), plain(name)), []).extend(files)
         elif others := listing.others(place):
             if _WRITTEN.issuperset(others):
                 written.append(name)
@@ -122,20 +126,18 @@ def list_classes(
             f"{folder} has {list_some(list(classes))}, which are no classes by their names: "
             "expected <class>/*.jpg, so put the images of each class into a folder of its own"
         )
-    for some, why in (
-        (merged, "folders whose names look the same are one class"),
-        (written, "no classes, since they hold text alone"),
-    ):
-        if some:
-            listing.say(f"{folder}: {why}: {list_some(some)}")
-    return [Entry(file, shown) for shown, files in classes.items() for file in files]
+    if merged:
+        why = "folders whose names look the same are one class"
+        listing.say(f"{folder}: {why}: {list_some(merged)}")
+    if written:
+        listing.say(f"{folder}: no classes, since they hold text alone: {list_some(written)}")
+    return [Entry(file, name) for name, files in classes.items() for file in files]
 
 
 def find_splits_of_classes(listing: Listing) -> dict[str, str]:
     """From split to its folder's name, or nothing where the folders are classes.
 
-    Names decide, and whether the folders hold folders of images. What is ignored is noted, and what
-    is ambiguous refused.
+    Names decide, and whether the folders hold folders of images.
     """
     root, names = listing.root, listing.folders()
     # What is only looked at is not left out.
@@ -153,7 +155,11 @@ def find_splits_of_classes(listing: Listing) -> dict[str, str]:
     known = [name for given in found.values() for name in given]
     others = [name for name in names if known and name not in known and look.images(name)]
     if "train" in found and len(found) > 1:
-        return _check_splits(listing, look, found, others)
+        for given in found.values():
+            check_one(given, str(root))
+        for name in others:
+            listing.say(ignored(str(root), name))
+        return {split: given[0] for split, given in found.items()}
     exact = [name for name in known if split_of(name)]
     if "train" in found:
         train, inside = found["train"][0], classes(found["train"][0])
@@ -171,7 +177,7 @@ def find_splits_of_classes(listing: Listing) -> dict[str, str]:
     else:
         if exact and (not others or any(map(classes, exact))):
             raise UserError(f"{root} has {' and '.join(exact)} but no train folder")
-        _check_classes(listing, look, names, classes)
+        _check_classes(listing, look, names)
     for name in exact:
         listing.say(
             f"{root}: the folder {name} is a class, since it holds images and no folders of them"
@@ -179,30 +185,7 @@ def find_splits_of_classes(listing: Listing) -> dict[str, str]:
     return {}
 
 
-def _check_splits(
-    listing: Listing, look: Listing, found: dict[str, list[str]], others: Sequence[str]
-) -> dict[str, str]:
-    """Splits beside `train`, without those whose images lie in no classes."""
-    for given in found.values():
-        check_one(given, str(listing.root))
-    for name in others:
-        listing.say(ignored(str(listing.root), name))
-    splits = {}
-    trained = look.folders(found["train"][0])
-    for split, (name,) in found.items():
-        inside = look.folders(name)
-        # Readers of class folders need one for images that have none: test/unknown.
-        makeshift = len(inside) == 1 < len(trained) and not match(inside, trained)
-        if split != "train" and (makeshift or (not inside and look.images(name))):
-            listing.say(unlabelled(str(listing.root / name), split))
-        else:
-            splits[split] = name
-    return splits
-
-
-def _check_classes(
-    listing: Listing, look: Listing, names: Sequence[str], classes: Callable[[str], Sequence[str]]
-) -> None:
+def _check_classes(listing: Listing, look: Listing, names: Sequence[str]) -> None:
     """Refuses or notes folders whose names or content are not those of classes."""
     root = listing.root
     mentioned = [splits_within(name) for name in names]
@@ -211,22 +194,16 @@ def _check_classes(
             f"{root} has {list_some(names)}, each of a split and something else: expected "
             "train/<class> and test/<class>"
         )
-    for name in names[:_LOOKED_AT]:
-        inside = find_splits(each for each in look.folders(name) if split_of(each))
-        if "train" in inside and len(inside) > 1:
-            splits = " and ".join(given[0] for given in inside.values())
-            if len(names) == 1:
-                raise UserError(f"{root} has {name} alone, which has {splits}: give {root / name}")
+    held = [look.folders(name) for name in names[:_LOOKED_AT]]
+    for name, inside in zip(names, held, strict=False):
+        splits = find_splits(each for each in inside if split_of(each))
+        if "train" in splits and len(splits) > 1:
+            both = " and ".join(given[0] for given in splits.values())
             raise UserError(
-                f"{root / name} has {splits}: splits must hold classes, as in train/<class>, not "
+                f"{root / name} has {both}: splits must hold classes, as in train/<class>, not "
                 "classes splits; if it is the data set, give it alone"
             )
-    if len(names) == 1 and len(below := classes(names[0])) > 1:
-        raise UserError(
-            f"{root} has {names[0]} alone, which has {list_some(below)}: give {root / names[0]}"
-        )
-    held = [set(look.folders(name)) for name in names[:_LOOKED_AT]]
-    alike = sorted(set.intersection(*held)) if len(held) > 1 else []
+    alike = sorted(set.intersection(*map(set, held))) if len(held) > 1 else []
     if len(alike) > 1:
         listing.say(
             f"{root}: {list_some(names)} are the classes, and each has folders "
@@ -246,14 +223,14 @@ def _load_flat(request: Request, root: Path) -> Dataset | None:
     listed: dict[str, list[Entry]] = {}
     for split, inside in places.items():
         files = look.beside(inside)
-        table = find_table(root, ["", inside], [file.path for file in files])
-        if table is None and split == "train":
-            return None
-        rows = [(table.rows if table else {}).get(file.path, Row("")) for file in files]
+        table = find_table(root, inside, [file.path for file in files])
+        rows = [table.rows.get(file.path, Row("")) if table else Row("") for file in files]
         listed[split] = [
             Entry(file, row.label or None, row.group) for file, row in zip(files, rows, strict=True)
         ]
         if table is None:
+            if split == "train":
+                return None
             continue
         listing.say(f"{root}: {table.path} says which image is of which class")
         if len(places) == 1:

@@ -1,4 +1,7 @@
-"""Folders that Hugging Face's `datasets` reads: parquet, WebDataset's tars, imagefolders."""
+"""Folders that Hugging Face's `datasets` reads: parquet, WebDataset's tars, imagefolders.
+
+To be imported where such a folder is opened: `datasets` is an extra, and takes a second.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import datasets
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.parquet.parquet import Parquet
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from lgm_jax import paths
 from lgm_jax.data import formats
@@ -26,8 +34,9 @@ _LAYOUT = (
 _STORED = (".parquet", ".arrow", ".tar")
 # Of what a WebDataset stores beside images, what is read: nothing that might run code.
 _DECODED = frozenset({"cls", "cls2", "index", "id", "txt", "text", "json"})
-# Of columns that may be labels without naming their classes.
 _TEXT = frozenset({"string", "large_string"})
+# Whole numbers are stored as floats where some were missing once.
+_FLOATS = frozenset({"float32", "float64"})
 _LABEL_TYPES = frozenset(
     {"bool"} | _TEXT | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
@@ -65,85 +74,74 @@ def load_huggingface(request: Request) -> Dataset:
     `datasets` does. The request's label is the column of labels: see `choose_label`; of several,
     comma-separated, each split's is the first that it has.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        message = f"datasets is not installed: pip install 'lgm_jax[hf]' ({error})"
-        raise UserError(message) from error
     root = open_folder(request.folder, _LAYOUT)
     where, place, asked = name_of(root), os.fspath(paths.alias(root)), request.label
-    tables, files, sizes = _open(datasets, root, place)
+    tables, sizes = _open(root, place)
     assigned, notes = assign_splits(tables, str(root))
-    train = _Columns(datasets, tables[assigned["train"]], where, "train")
-    wanted = [asked] if asked in train.features else [key.strip() for key in asked.split(",")]
-    image = train.image()
-    label, said = train.label(next((key for key in wanted if key in train.features), asked))
+    trained = tables[assigned["train"]].features
+    image = _image_column(trained)
+    wanted = [asked] if asked in trained else [key.strip() for key in asked.split(",")]
+    asked = next((key for key in wanted if key in trained), asked)
+    usable = _usable_as_labels(trained, [asked])
+    classes = [key for key in usable if _names_classes(trained[key])]
+    others = [key for key in usable if key not in classes]
+    label, said = choose_label(classes, others, trained, asked=asked, where=where)
     notes += said
     stored: dict[str, Stored] = {}
     for split, called in assigned.items():
-        columns = _Columns(datasets, tables[called], where, split)
-        own, key = image if image in columns.features else columns.image(), label
+        table, kinds = tables[called], tables[called].features
+        own = image if image in kinds else _image_column(kinds)
         if own != image:
             notes.append(f"{where}: the {split} images are those of the column {own}")
-        if label not in columns.features:
+        key: str | None = label
+        if label not in kinds:
             known = set(stored["train"].labels.names)
-            found, note = columns.other_label(label, train.features, wanted, known)
+            new = [each for each in _usable_as_labels(kinds, wanted) if each not in trained]
+            key, note = _other_label(table, split, where, label, new, wanted, known)
             notes.append(note)
-            if found is None:
-                continue
-            key = found
-        names, more = columns.class_names(key, files.get(called, ()))
-        notes += more
-        values = columns.values(key)
+        if key is None:
+            continue
+        values = _values(table, key)
+        names = kinds[key].names if _names_classes(kinds[key]) else None
         labels = read_labels(values, len(values), f"{where}, {split}", names)
-        images = columns.table.cast_column(own, datasets.Image(decode=False))
+        images = table.cast_column(own, datasets.Image(decode=False))
         records = HubRecords(str(root), place, called, images, own)
         stored[split] = Stored(records, labels, identity=[called, sizes])
     return assemble(request, where, stored, benchmark=False, orient=True, notes=notes)
 
 
-def _open(
-    datasets: Any, root: Path, place: str
-) -> tuple[dict[str, Any], Mapping[str, Sequence[str]], list[Any]]:
-    """By split, its table (`None` of parquet files in no split) and files; and all files' sizes."""
+def _open(root: Path, place: str) -> tuple[dict[str, Any], list[Any]]:
+    """By split, its table (`None` of parquet files in no split), and the sizes of all files."""
     held = sorted(path for path in root.rglob("*") if path.suffix in _STORED)
     shards = [path for path in held if path.suffix == ".parquet"]
-    files: Mapping[str, Sequence[str]] = {}
+    # Of a program that saves each split by itself.
+    parts = [] if shards else sorted(path.parent.name for path in root.glob("*/state.json"))
+    files: list[str] = []
     try:
         if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
             opened = datasets.load_from_disk(place)
-        # Of a program that saves each split by itself.
-        elif (
-            parts := []
-            if shards
-            else sorted(path.parent.name for path in root.glob("*/state.json"))
-        ):
+        elif parts:
             opened = {part: datasets.load_from_disk(os.path.join(place, part)) for part in parts}
         else:
-            opened, files = _load(datasets, place)
+            opened, files = _load(place)
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
-        raise UserError(_explain(datasets, root, place, held, error)) from error
-    every = [file for each in files.values() for file in each]
+        raise UserError(_explain(root, place, held, error)) from error
     tables = dict(opened) if isinstance(opened, dict) else {"train": opened}
-    real = set(map(os.path.realpath, every))
-    for path in shards if every else ():
+    real = set(map(os.path.realpath, files))
+    for path in shards if files else ():
         if os.path.realpath(path) not in real:
             tables[path.relative_to(root).as_posix()] = None
-    images = [file for file in every if not file.endswith(_STORED)]
+    images = [file for file in files if not file.endswith(_STORED)]
     held = sorted({*held, *(root / os.path.relpath(file, place) for file in images)})
-    sizes = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in held]
-    return tables, files, sizes
+    return tables, [[path.relative_to(root).as_posix(), path.stat().st_size] for path in held]
 
 
-def _load(datasets: Any, place: str) -> tuple[Any, Mapping[str, Sequence[str]]]:
-    """The tables of a folder of parquet files, tars or images, and the files of each split."""
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-    from datasets.packaged_modules.parquet.parquet import Parquet
-    from datasets.packaged_modules.webdataset.webdataset import WebDataset
-
+def _load(place: str) -> tuple[Any, list[str]]:
+    """The tables of a folder of parquet files, tars or images by split, and all files."""
     builder = datasets.load_dataset_builder(place)
     files = {str(split): list(each) for split, each in builder.config.data_files.items()}
+    every = [file for each in files.values() for file in each]
     if isinstance(builder, Parquet):
         # Each by itself: `datasets` refuses columns that the first split has not, and takes its
         # names of classes for all.
@@ -152,7 +150,7 @@ def _load(datasets: Any, place: str) -> tuple[Any, Mapping[str, Sequence[str]]]:
                 "parquet", data_files={split: each}, split=split, features=builder.info.features
             )
             for split, each in files.items()
-        }, files
+        }, every
     if isinstance(builder, WebDataset):
         # `datasets` would hand files of PyTorch's to its unpickler.
         decoders = {kind: decode for kind, decode in builder.DECODERS.items() if kind in _DECODED}
@@ -161,10 +159,10 @@ def _load(datasets: Any, place: str) -> tuple[Any, Mapping[str, Sequence[str]]]:
     elif not isinstance(builder, ImageFolder):
         raise ValueError(f"its files hold no images: expected {_LAYOUT}")
     builder.download_and_prepare()
-    return builder.as_dataset(), files
+    return builder.as_dataset(), every
 
 
-def _explain(datasets: Any, root: Path, place: str, held: Sequence[Path], error: Exception) -> str:
+def _explain(root: Path, place: str, held: Sequence[Path], error: Exception) -> str:
     """Why a folder cannot be read."""
     with contextlib.suppress(Exception):
         # Of the data sets that a folder's card describes, if it can be read.
@@ -177,120 +175,77 @@ def _explain(datasets: Any, root: Path, place: str, held: Sequence[Path], error:
     for path in held:
         if reason := formats.explain_file(path):
             return f"cannot read {path}: {reason}"
-    # It resolves links to folders of files, and takes the name for a pattern again.
-    misread = place != os.path.realpath(root)
-    if not held and not misread and not isinstance(error, ValueError):
+    if not held and not isinstance(error, ValueError):
         return f"{root} holds no parquet files: expected {_LAYOUT}"
+    # Of what `datasets` says, the rest is traces.
     reason = str(error).split("\n")[0] or type(error).__name__
-    hint = ": datasets may misread the folder's name, rename it" if misread else ""
-    return f"cannot read {root}: {reason}{hint}"
+    return f"cannot read {root}: {reason}"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Columns:
-    """The columns of a split: which have images and labels."""
+def _values(table: Any, key: str) -> list[Any]:
+    """The cells of a column."""
+    # Of the whole table, rows would be read with their images.
+    return list(table.select_columns([key])[key])
 
-    datasets: Any
-    table: Any
-    where: str
-    split: str
 
-    @property
-    def features(self) -> Mapping[str, Any]:
-        """The columns' types."""
-        return self.table.features
+def _image_column(kinds: Mapping[str, Any]) -> str:
+    """Returns the column of images: the only one, or that called `image`."""
+    typed = [key for key, kind in kinds.items() if isinstance(kind, datasets.Image)]
+    # Files that no `datasets` has written say no type: bytes, alone or beside a path.
+    parts = {k: p["bytes"] if isinstance(p, dict) and "bytes" in p else p for k, p in kinds.items()}
+    binary = ("binary", "large_binary")
+    untyped = [key for key, kind in parts.items() if getattr(kind, "dtype", "") in binary]
+    for found in (typed, untyped):
+        if "image" in found or len(found) == 1:
+            return "image" if "image" in found else found[0]
+    what = f"images in {' and '.join(typed)}" if typed else "no image"
+    raise UserError(
+        f"the columns are {sorted(kinds)}, with {what}: one called image must be of type Image, or "
+        "the bytes of files"
+    )
 
-    def values(self, key: str) -> list[Any]:
-        """The cells of a column."""
-        # Of the whole table, rows would be read with their images.
-        return list(self.table.select_columns([key])[key])
 
-    def image(self) -> str:
-        """Returns the column of images: the only one, or that called `image`."""
-        kinds = self.features.items()
-        typed = [key for key, kind in kinds if isinstance(kind, self.datasets.Image)]
-        # Files that no `datasets` has written say no type: bytes, alone or beside a path.
-        parts = {k: p["bytes"] if isinstance(p, dict) and "bytes" in p else p for k, p in kinds}
-        binary = ("binary", "large_binary")
-        untyped = [key for key, kind in parts.items() if getattr(kind, "dtype", "") in binary]
-        for found in (typed, untyped):
-            if "image" in found or len(found) == 1:
-                return "image" if "image" in found else found[0]
-        what = f"images in {' and '.join(typed)}" if typed else "no image"
+def _usable_as_labels(kinds: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
+    return [
+        key
+        for key, kind in kinds.items()
+        if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
+        or (dtype in _FLOATS and (key in asked or is_called_label(key)))
+    ]
+
+
+def _names_classes(kind: Any) -> bool:
+    return isinstance(kind, datasets.ClassLabel)
+
+
+def _other_label(
+    table: Any,
+    split: str,
+    where: str,
+    label: str,
+    new: Sequence[str],
+    wanted: Sequence[str],
+    known: set[str],
+) -> tuple[str | None, str]:
+    """Returns the column of labels of a split without that of `train`, if any, and a note.
+
+    It is the one that was asked for, or the only one, of the `new` ones that `train` has not, that
+    numbers classes, is called as labels are, or has only `known` names, those of `train`.
+    """
+    kinds = table.features
+    likely = [key for key in wanted if key in kinds][:1] or [
+        key
+        for key in new
+        if _names_classes(kinds[key])
+        or is_called_label(key)
+        or (kinds[key].dtype in _TEXT and known.issuperset(_values(table, key)))
+    ]
+    if len(likely) > 1:
         raise UserError(
-            f"the columns are {sorted(self.features)}, with {what}: one called image must be of "
-            "type Image, or the bytes of files"
+            f"{where} has no column {label} in its {split} split, and may have labels in "
+            f"{', '.join(likely)}: set --config.data.label={label},{likely[0]} or another"
         )
-
-    def label(self, asked: str) -> tuple[str, list[str]]:
-        """Returns the column of labels, and notes on the choice; see `choose_label`."""
-        usable = self._usable([asked])
-        classes = [key for key in usable if self._names_classes(key)]
-        others = [key for key in usable if key not in classes]
-        return choose_label(classes, others, self.features, asked=asked, where=self.where)
-
-    def other_label(
-        self, label: str, trained: Mapping[str, Any], wanted: Sequence[str], known: set[str]
-    ) -> tuple[str | None, str]:
-        """Returns the column of labels of a split without that of `train`, if any, and a note.
-
-        It is the one that was asked for, or the only one, of those that `train` has not, that
-        numbers classes, is called as labels are, or has only `known` names, those of `train`.
-        """
-        new = [key for key in self._usable(wanted) if key not in trained]
-        likely = [key for key in wanted if key in self.features][:1] or [
-            key
-            for key in new
-            if self._names_classes(key)
-            or is_called_label(key)
-            or (self.features[key].dtype in _TEXT and known.issuperset(self.values(key)))
-        ]
-        if len(likely) > 1:
-            raise UserError(
-                f"{self.where} has no column {label} in its {self.split} split, and may have "
-                f"labels in {', '.join(likely)}: set --config.data.label={label},{likely[0]} or "
-                "another"
-            )
-        if likely:
-            said = f"the {self.split} labels are those of the column {likely[0]}"
-            return likely[0], f"{self.where}: {said}"
-        hint = f"; if {new[0]} has them, set --config.data.label={label},{new[0]}" if new else ""
-        return None, f"{unlabelled(self.where, self.split)}: there is no column {label}{hint}"
-
-    def class_names(
-        self, key: str, files: Sequence[str]
-    ) -> tuple[Sequence[str] | None, Sequence[str]]:
-        """Returns the names that numbers stand for (`None` where labels have none), and notes.
-
-        `datasets` takes those of the first parquet file for all files, whatever the others say.
-        """
-        from pyarrow import parquet  # type: ignore[import-untyped]
-
-        if not self._names_classes(key):
-            return None, ()
-        first, bare = ("", self.features[key].names), []
-        for file in files if files and files[0].endswith(".parquet") else ():
-            with Path(file).open("rb") as stream:
-                schema = parquet.read_schema(stream)
-            own = self.datasets.Features.from_arrow_schema(schema).get(key)
-            if not isinstance(own, self.datasets.ClassLabel):
-                bare.append(os.path.basename(file))
-            elif first[0] and own.names != first[1]:
-                raise UserError(f"{file} names the classes of {key} otherwise than {first[0]}")
-            else:
-                first = (file, own.names)
-        note = f"{self.where}, {self.split}: labels of {list_some(bare)} count these classes too"
-        return first[1], [note] if bare and first[0] else ()
-
-    def _names_classes(self, key: str) -> bool:
-        return isinstance(self.features[key], self.datasets.ClassLabel)
-
-    def _usable(self, asked: Sequence[str]) -> list[str]:
-        """The columns that may be of labels."""
-        return [
-            key
-            for key, kind in self.features.items()
-            if (dtype := getattr(kind, "dtype", "")) in _LABEL_TYPES
-            # Whole numbers are stored so where some were missing once.
-            or (dtype in ("float32", "float64") and (key in asked or is_called_label(key)))
-        ]
+    if likely:
+        return likely[0], f"{where}: the {split} labels are those of the column {likely[0]}"
+    hint = f"; if {new[0]} has them, set --config.data.label={label},{new[0]}" if new else ""
+    return None, f"{unlabelled(where, split)}: there is no column {label}{hint}"

@@ -46,24 +46,24 @@ def read_labels(values: Any, count: int, what: str, names: Sequence[Any] | None 
     """
     present, has = _present(values, count, what)
     numbers = np.full(count, _MISSING, np.int32)
-    if present.dtype.kind != "U" and names is not None:
-        own = list(map(_decode, names))
-        check_range(present, len(own), what)
+    own = None if names is None else list(map(_decode, names))
+    is_text = present.dtype.kind == "U"
+    if own is not None and not is_text:
+        check_numbers(present, len(present), len(own), f"{what} labels")
         numbers[has] = present
         return Labels(numbers, own)
-    values_of, places = np.unique(present, return_inverse=True)
-    if present.dtype.kind != "U":
-        if present.min(initial=0) < 0:
-            check_range(present, len(values_of), what)
+    found, places = np.unique(present, return_inverse=True)
+    if own is None:
+        if not is_text and present.min(initial=0) < 0:
+            check_numbers(present, len(present), len(found), f"{what} labels")
         numbers[has] = places
-        return Labels(numbers, [str(value) for value in values_of.tolist()], named=False)
-    own = values_of.tolist() if names is None else list(map(_decode, names))
+        return Labels(numbers, list(map(str, found.tolist())), named=False)
     index = {name: number for number, name in enumerate(own)}
-    strange = [text for text in values_of.tolist() if text not in index]
-    if strange:
-        raise UserError(f"{what}: the label {plain(strange[0])!r} is none of the class names")
-    numbers[has] = np.asarray([index[text] for text in values_of.tolist()], np.int32)[places]
-    return Labels(numbers, own, names is not None)
+    for text in found.tolist():
+        if text not in index:
+            raise UserError(f"{what}: the label {plain(text)!r} is none of the class names")
+    numbers[has] = np.asarray([index[text] for text in found.tolist()], np.int32)[places]
+    return Labels(numbers, own)
 
 
 def match_labels(
@@ -145,24 +145,19 @@ def _alike(names: Sequence[str], where: str) -> list[str]:
 def _count_classes(
     own: Sequence[str], names: Sequence[str], what: str, whose: str
 ) -> tuple[list[str], list[str]]:
-    """The classes of numbers that came without names, where others have names, and a note."""
+    """The classes of numbers that came without names, where others have names, and notes."""
     numbers = list(map(int, own))
+    if len(match(own, names)) == len(own):
+        return list(own), []
     counted = [names[n] for n in numbers] if max(numbers) < len(names) else []
-    called = match(own, names)
-    if len(called) == len(own):
-        differ = counted and counted != [called[name] for name in own]
-        said = (
-            f"{what}: labels are numbers, taken for the names of {whose}'s classes, not their order"
-        )
-        return list(own), [said] if differ else []
     if not counted:
         raise UserError(
             f"{what}: labels are numbers without names, from {min(numbers)} to {max(numbers)}, but "
             f"{whose} has {len(names)} classes: they must count these from 0, or have names"
         )
     meaning = [f"{n} is {name}" for n, name in sorted(zip(numbers, counted, strict=True))]
-    said = f"{what}: labels are numbers without names, which count {whose}'s classes"
-    return counted, [f"{said}: {list_some(meaning)}"]
+    note = f"{what}: labels are numbers without names, which count {whose}'s classes"
+    return counted, [f"{note}: {list_some(meaning)}"]
 
 
 def choose_label(
@@ -208,13 +203,16 @@ def unlabelled(where: str, split: str) -> str:
     return f"{where}: the {split} images have no labels and are ignored"
 
 
-def check_range(labels: np.ndarray, classes: int, what: str) -> None:
-    """Refuses labels that are none of a class."""
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
-    if low < 0 or high >= classes:
+def check_numbers(
+    numbers: np.ndarray, count: int, limit: int, what: str, of: str = "classes"
+) -> None:
+    """Refuses what are not `count` whole numbers that count the `limit` classes, or groups."""
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
+        raise UserError(f"{what} are {numbers.dtype} {numbers.shape}: expected integers ({count},)")
+    if numbers.min(initial=0) < 0 or numbers.max(initial=-1) >= limit:
         raise UserError(
-            f"{what} labels are from {low} to {high}, but there are {classes} classes: labels must "
-            "count from 0"
+            f"{what} are from {numbers.min()} to {numbers.max()}, but there are {limit} {of}: they "
+            "must count from 0"
         )
 
 
@@ -254,10 +252,8 @@ def _present(values: Any, count: int, what: str) -> tuple[np.ndarray, np.ndarray
         return np.asarray(found, np.str_), has
     if not kinds <= {bool, int, float}:
         raise UserError(wrong.format(array.shape))
-    # Before they are 64 bits, which a larger number would leave.
-    if far := [number for number in found if abs(number) >= 2**31]:
-        raise UserError(f"{what} labels have {far[0]}: no class has such a number")
-    if strange := [number for number in found if number % 1]:
+    # Before they are 32 bits, which a larger number would leave; infinity divides to NaN.
+    if strange := [number for number in found if number % 1 or abs(number) >= 2**31]:
         raise UserError(wrong.format(f"like {strange[0]}"))
     numbers = np.asarray(found, np.int64)
     has[has] = numbers != _MISSING

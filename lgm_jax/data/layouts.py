@@ -1,28 +1,50 @@
-"""Published sets as their archives unpack: one table, and a reader of each set's lists."""
+"""Published sets as their archives unpack: one table, and a reader of each set's lists.
+
+The background misleads in Waterbirds and Spawrious, which have groups of class and background.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lgm_jax.data import formats, imagenet, spurious, tables
+from lgm_jax.data import imagenet, tables
 from lgm_jax.data.assembly import Entry, Listed, Request, assemble_files
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.folder import list_classes, name_of, open_folder
 from lgm_jax.data.listing import Listing
-from lgm_jax.data.split_names import SPLITS, check_one, find_splits
+from lgm_jax.data.split_names import SPLITS
 from lgm_jax.errors import UserError, list_some
 
-_ARTBENCH = (
-    *("art_nouveau", "baroque", "expressionism", "impressionism", "post_impressionism"),
-    *("realism", "renaissance", "romanticism", "surrealism", "ukiyo_e"),
-)
+_BIRDS = ("landbird", "waterbird")
+_PLACES = ("land", "water")
+# Columns of whole numbers, and from where on they mean nothing.
+_NUMBERS = {"y": 2, "place": 2, "split": 3}
+
+# In the order of the labels, and in that in which the authors list a benchmark's backgrounds.
+_DOGS = ("bulldog", "corgi", "dachshund", "labrador")
+_LISTED = ("bulldog", "dachshund", "labrador", "corgi")
+_DOGS_PER_FOLDER = 3168
+
+SPAWRIOUS: Mapping[str, tuple[str, str, str]] = {
+    "spawrious_o2o_easy": ("desert jungle dirt snow", "dirt snow desert jungle", "beach"),
+    "spawrious_o2o_medium": ("mountain beach dirt jungle", "jungle dirt beach snow", "desert"),
+    "spawrious_o2o_hard": ("jungle mountain snow desert", "mountain snow desert jungle", "beach"),
+    "spawrious_m2m_easy": ("desert mountain dirt jungle", "dirt jungle mountain desert", ""),
+    "spawrious_m2m_medium": ("beach snow mountain desert", "desert mountain beach snow", ""),
+    "spawrious_m2m_hard": ("dirt jungle snow beach", "snow beach dirt jungle", ""),
+}
+"""By benchmark: the dogs' backgrounds in training and in test images, and the one that all share.
+
+Source: Lynch et al., arXiv 2303.05470, and the authors' `spawrious` package.
+"""
+
+# In many-to-many benchmarks two dogs swap backgrounds: which entry each takes second.
+_SWAPPED = (1, 0, 3, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +52,16 @@ class Layout:
     """How an archive unpacks.
 
     Attributes:
-        marks: Files and folders by which it is known.
-        inner: Folders below the one that is given that may have the marks.
+        marks: Files and folders that it has.
+        inner: Folders below the one that is given that may have them.
+        expected: The layout in words, where nothing else is read by its name.
         distinct: Whether the marks tell it from a person's own folder.
     """
 
-    expected: str
-    read: Callable[[Listing, Request, str], Listed]
+    read: Callable[[Listing, Request], Listed]
     marks: Sequence[str]
     inner: Sequence[str] = ()
+    expected: str = ""
     distinct: bool = False
 
     def find(self, root: Path) -> str | None:
@@ -49,87 +72,74 @@ class Layout:
         return None
 
 
-def find_layout(folder: str, name: str) -> str | None:
-    """Returns the name of the layout that a folder, if it exists, has.
-
-    The source `folder` stands for every layout that is distinct.
-    """
-    root = Path(os.path.expanduser(folder))
-    for each, layout in LAYOUTS.items() if folder else ():
-        wanted = layout.distinct if name == "folder" else each == name
-        if wanted and layout.find(root) is not None:
-            return each
-    return None
-
-
 def load_published(request: Request) -> Dataset:
     """Lists a published set with its official splits, as its archive unpacks.
 
     The EXIF orientation is ignored, as in published results, and no training image is held out
     unless asked for. Where a set has one split beside `train`, that one is `test`.
+
+    Raises:
+        UserError: If the folder lacks something of the archive, or its lists are out of order.
     """
     layout = LAYOUTS[request.name]
     root = open_folder(request.folder, layout.expected)
-    inside = layout.find(root) or ""
+    inside = layout.find(root)
+    if inside is None:
+        lacking = next(mark for mark in layout.marks if not (root / mark).exists())
+        raise UserError(f"{root} has no {lacking}: expected {layout.expected}")
     listing = Listing(root / inside)
     if inside:
         listing.say(f"{name_of(root)}: images are those in {inside}")
-    listed = layout.read(listing, request, layout.expected)
+    try:
+        listed = layout.read(listing, request)
+    except UserError:
+        raise
+    # Of lists that were cut short or changed; what is no MATLAB file may raise anything.
+    except Exception as error:
+        raise UserError(f"the lists in {listing.root} are not as published: {error!r}") from error
     return assemble_files(request, request.name, listing, listed)
 
 
-def _read_imagenet(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_imagenet(listing: Listing, request: Request) -> Listed:
     """`train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`; of a subset, its classes alone."""
-    given = _find_splits(listing, ("train", "val"), expected)
-    if not listing.folders(given["val"]):
+    if not listing.folders("val"):
         raise UserError(
-            f"{listing.root / given['val']} has no folders: move each image into the folder of its "
-            "class, val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt (of Kaggle's archive "
+            f"{listing.root}/val has no folders: move each image into the folder of its class, "
+            "val/<wnid>/, as ILSVRC2012_validation_ground_truth.txt (of Kaggle's archive "
             "LOC_val_solution.csv) says"
         )
     # Listing a million files that are not wanted takes a while.
     only = {imagenet.wnids()[index] for index in imagenet.SUBSETS.get(request.subset, ())}
-    listed = {split: list_classes(listing, split, inside, only) for split, inside in given.items()}
+    listed = _list_splits(listing, ("train", "val"), only)
     for split, entries in listed.items():
         strange = sorted({str(entry.name) for entry in entries} - set(imagenet.wnids()))
         if strange:
             raise UserError(
-                f"{listing.root / given[split]} has folders that are no classes of ImageNet-1k: "
+                f"{listing.root}/{split} has folders that are no classes of ImageNet-1k: "
                 f"{list_some(strange)}; for a data set of your own, set --config.data.name=folder"
             )
     return Listed(listed)
 
 
-def _read_artbench(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_artbench(listing: Listing, request: Request) -> Listed:
     """`train/<style>/*.jpg` and `test/<style>/*.jpg`."""
-    given = _find_splits(listing, ("train", "test"), expected)
-    listed = {split: list_classes(listing, split, inside) for split, inside in given.items()}
-    if tuple(dict.fromkeys(entry.name for entry in listed["train"])) != _ARTBENCH:
-        raise UserError(
-            f"{listing.root / given['train']} has other folders than ArtBench's {list(_ARTBENCH)}"
-        )
-    return Listed(listed)
+    return Listed(_list_splits(listing, ("train", "test")))
 
 
-def _read_birds(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_birds(listing: Listing, request: Request) -> Listed:
     """`images.txt`, `image_class_labels.txt` and `train_test_split.txt` have a line per image."""
     names, labels, trained = (
-        dict(_columns(listing, f"{table}.txt", expected))
+        dict(_columns(listing, f"{table}.txt"))
         for table in ("classes", "image_class_labels", "train_test_split")
     )
-    rows = []
-    for number, image in _columns(listing, "images.txt", expected):
-        label, split = labels.get(number, "none"), trained.get(number, "none")
-        if label not in names or split not in ("0", "1"):
-            raise UserError(
-                f"{listing.root}: image {number} has class {label} and split {split}: expected a "
-                "class of classes.txt, and 1 for train or 0"
-            )
-        rows.append((("test", "train")[int(split)], f"images/{image}", _shown(names[label])))
-    return _listed(listing, rows, [_shown(name) for name in names.values()])
+    rows = [
+        (("test", "train")[int(trained[number])], f"images/{image}", _shown(names[labels[number]]))
+        for number, image in _columns(listing, "images.txt")
+    ]
+    return _listed(listing, rows, list(map(_shown, names.values())))
 
 
-def _read_dogs(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_dogs(listing: Listing, request: Request) -> Listed:
     """`train_list.mat` and `test_list.mat` have `file_list`, of paths below `Images`."""
     rows = [
         (split, f"Images/{image}", image.partition("/")[0])
@@ -139,113 +149,159 @@ def _read_dogs(listing: Listing, request: Request, expected: str) -> Listed:
     return _listed(listing, rows)
 
 
-def _read_flowers(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_flowers(listing: Listing, request: Request) -> Listed:
     """`imagelabels.mat` has a class from 1 for each image, `setid.mat` the images of splits."""
     stored = Path(__file__).with_name("flowers_classes.txt")
     names = stored.read_text(encoding="utf-8").splitlines()
     labels = _read_mat(listing.root / "imagelabels.mat", "labels").tolist()
-    rows = []
-    for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
-        for number in _read_mat(listing.root / "setid.mat", key).tolist():
-            label = labels[number - 1] if 0 < number <= len(labels) else 0
-            if not 0 < label <= len(names):
-                raise UserError(f"{listing.root}/imagelabels.mat has no class of image {number}")
-            rows.append((split, f"jpg/image_{number:05d}.jpg", names[label - 1]))
+    rows = [
+        (split, f"jpg/image_{number:05d}.jpg", names[labels[number - 1] - 1])
+        for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
+        for number in _read_mat(listing.root / "setid.mat", key).tolist()
+    ]
     return _listed(listing, rows, names)
 
 
-def _read_food(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_food(listing: Listing, request: Request) -> Listed:
     """`meta/train.txt` and `meta/test.txt` have lines `<class>/<number>`."""
     rows = [
         (split, f"images/{image}.jpg", _shown(image.partition("/")[0]))
         for split in ("train", "test")
-        for (image,) in _columns(listing, f"meta/{split}.txt", expected, 1)
+        for (image,) in _columns(listing, f"meta/{split}.txt", 1)
     ]
     return _listed(listing, rows)
 
 
-def _read_pets(listing: Listing, request: Request, expected: str) -> Listed:
+def _read_pets(listing: Listing, request: Request) -> Listed:
     """`annotations/trainval.txt` and `test.txt` have lines `<breed>_<number> <class> ...`."""
     rows = []
-    names: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     for split, table in (("train", "trainval"), ("test", "test")):
-        for image, rest in _columns(listing, f"annotations/{table}.txt", expected):
-            breed, number = _shown(image.rpartition("_")[0]), rest.split()[0]
-            if names.setdefault(number, breed) != breed:
-                raise UserError(
-                    f"{listing.root}/annotations: {image} is of class {number}, which is "
-                    f"{names[number]}"
-                )
+        for image, rest in _columns(listing, f"annotations/{table}.txt"):
+            breed = _shown(image.rpartition("_")[0])
+            numbers[breed] = int(rest.split()[0])
             rows.append((split, f"images/{image}.jpg", breed))
-    return _listed(listing, rows, [names[number] for number in sorted(names, key=int)])
+    return _listed(listing, rows, sorted(numbers, key=numbers.__getitem__))
+
+
+def _read_waterbirds(listing: Listing, request: Request) -> Listed:
+    """Lists Waterbirds with its official splits, as WILDS unpacks it (`waterbirds_v1.0`).
+
+    Groups are bird x background: landbird on land, on water, waterbird on land, on water.
+    """
+    table = listing.root / "metadata.csv"
+    listed: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    lines: dict[str, int] = {}
+    for line, row in tables.read_rows(table):
+        where, numbers = f"{table}, line {line}", []
+        for name, limit in _NUMBERS.items():
+            number = tables.whole(row[name])
+            if number not in map(str, range(limit)):
+                raise UserError(f"{where}: {name} is {row[name]!r}, not from 0 to {limit - 1}")
+            numbers.append(int(number))
+        y, place, split = numbers
+        if not row["img_filename"]:
+            raise UserError(f"{where}: img_filename is empty")
+        image = listing.find(row["img_filename"])
+        if lines.setdefault(image.path, line) != line:
+            raise UserError(f"{where}: {image.path} is in line {lines[image.path]} already")
+        group = f"{_BIRDS[y]} on {_PLACES[place]}"
+        listed[SPLITS[split]].append(Entry(image, _BIRDS[y], group))
+    return Listed(listed, _BIRDS, [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES])
+
+
+def _read_spawrious(listing: Listing, request: Request) -> Listed:
+    """Lists a Spawrious benchmark with its official training and test images.
+
+    The archives unpack to `0/<background>/<dog>/*.png` and, for one-to-one benchmarks, `1/...`
+    too: the two training environments. One-to-one: in folder 0, 97 % of a dog's training images
+    show it before its own background, in folder 1, 87 %, the others before one that all share; in
+    the test images, dogs have swapped backgrounds. Where only a part of a folder is wanted, the
+    authors take the first files that the system happens to list, here it is the first by name.
+    Groups are dog x background.
+    """
+    listed: dict[str, list[Entry]] = {"train": [], "test": []}
+    groups: dict[str, None] = {}
+    for split, inside, count in _spawrious_folders(*SPAWRIOUS[request.name]):
+        _, place, dog = inside.split("/")
+        if not (listing.root / inside).is_dir():
+            raise UserError(f"{listing.root} has no folder {inside}: unpack the archive again")
+        images = listing.images(inside)
+        if count and len(images) < count:
+            raise UserError(
+                f"{listing.root / inside} has {len(images)} images, but {count} are needed: "
+                "unpack the archive again"
+            )
+        groups[group := f"{dog}, {place}"] = None
+        listed[split] += [Entry(image, dog, group) for image in images[:count]]
+    return Listed(listed, _DOGS, list(groups))
+
+
+def _spawrious_folders(train: str, test: str, shared: str) -> Iterator[tuple[str, str, int | None]]:
+    """Splits, folders, and how many of each folder's images are wanted, `None` for all."""
+    trained, tested = train.split(), test.split()
+    for i, dog in enumerate(_LISTED):
+        if not shared:
+            for entry in (i, _SWAPPED[i]):
+                yield "train", f"0/{trained[entry]}/{dog}", _DOGS_PER_FOLDER
+                yield "test", f"0/{tested[entry]}/{dog}", _DOGS_PER_FOLDER
+            continue
+        for environment, share in ((0, 0.97), (1, 0.87)):
+            own = int(share * _DOGS_PER_FOLDER)
+            yield "train", f"{environment}/{trained[i]}/{dog}", own
+            yield "train", f"{environment}/{shared}/{dog}", _DOGS_PER_FOLDER - own
+            yield "test", f"{environment}/{tested[i]}/{dog}", None
 
 
 _IMAGENET = Layout(
-    "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG",
     _read_imagenet,
-    ("train",),
+    ("train", "val"),
     # Where the archive that Kaggle hands out has them, from each of the folders above.
     ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"),
+    "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG",
+)
+_SPAWRIOUS = Layout(
+    _read_spawrious,
+    ("0",),
+    ("spawrious224",),
+    "0/<background>/<dog>/*.png (and 1/... for o2o), as spawrious224 has them",
 )
 
 LAYOUTS: Mapping[str, Layout] = {
-    "imagenet": _IMAGENET,
-    "imagenet2012": _IMAGENET,
-    "imagenette": _IMAGENET,
+    **dict.fromkeys(("imagenet", "imagenet2012", "imagenette"), _IMAGENET),
     "caltech_birds2011": Layout(
-        "images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt, as "
-        "CUB_200_2011.tgz has them",
         _read_birds,
         ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"),
         ("CUB_200_2011",),
         distinct=True,
     ),
     "stanford_dogs": Layout(
-        "Images/<class>/*.jpg of images.tar, and train_list.mat and test_list.mat of lists.tar",
-        _read_dogs,
-        ("Images", "train_list.mat", "test_list.mat"),
-        distinct=True,
+        _read_dogs, ("Images", "train_list.mat", "test_list.mat"), distinct=True
     ),
     "oxford_flowers102": Layout(
-        "jpg/*.jpg of 102flowers.tgz, and imagelabels.mat and setid.mat",
-        _read_flowers,
-        ("jpg", "imagelabels.mat", "setid.mat"),
-        distinct=True,
+        _read_flowers, ("jpg", "imagelabels.mat", "setid.mat"), distinct=True
     ),
     "food101": Layout(
-        "images/<class>/*.jpg, meta/train.txt and meta/test.txt, as food-101.tar.gz has them",
-        _read_food,
-        ("images", "meta/train.txt", "meta/test.txt"),
-        ("food-101",),
-        distinct=True,
+        _read_food, ("images", "meta/train.txt", "meta/test.txt"), ("food-101",), distinct=True
     ),
     "oxford_iiit_pet": Layout(
-        "images/*.jpg, and annotations/trainval.txt and annotations/test.txt",
         _read_pets,
         ("images", "annotations/trainval.txt", "annotations/test.txt"),
         distinct=True,
     ),
     "artbench": Layout(
-        "train/<style>/*.jpg and test/<style>/*.jpg, as artbench-10-imagefolder-split.tar has",
         _read_artbench,
         ("train", "test"),
         ("artbench-10-imagefolder-split",),
+        "train/<style>/*.jpg and test/<style>/*.jpg, as artbench-10-imagefolder-split.tar has",
     ),
     "waterbirds": Layout(
-        "metadata.csv with img_filename, y, split and place, and its images, of waterbirds_v1.0",
-        spurious.read_waterbirds,
+        _read_waterbirds,
         ("metadata.csv",),
         ("waterbirds_v1.0",),
+        "metadata.csv with img_filename, y, split and place, and its images, of waterbirds_v1.0",
     ),
-    **dict.fromkeys(
-        spurious.SPAWRIOUS,
-        Layout(
-            "0/<background>/<dog>/*.png (and 1/... for o2o), as spawrious224 has them",
-            spurious.read_spawrious,
-            ("0",),
-            ("spawrious224",),
-        ),
-    ),
+    **dict.fromkeys(SPAWRIOUS, _SPAWRIOUS),
 }
 """By `data.name`: those of TFDS are read as TFDS prepares them, or as their archives unpack."""
 
@@ -261,46 +317,28 @@ def _listed(
     return Listed(splits, classes or sorted({name for _, _, name in rows}))
 
 
-def _find_splits(listing: Listing, wanted: Sequence[str], expected: str) -> dict[str, str]:
-    """Returns the folder of each split; notes other folders."""
-    names, given = listing.folders(), {}
-    found = find_splits(names)
-    for split in wanted:
-        if split not in found:
-            raise UserError(f"{listing.root} has no folder {split}: expected {expected}")
-        check_one(found[split], str(listing.root))
-        given[split] = found[split][0]
-    if others := [name for name in names if name not in given.values()]:
+def _list_splits(
+    listing: Listing, wanted: Sequence[str], only: Collection[str] = ()
+) -> dict[str, list[Entry]]:
+    """Lists the class folders of splits; notes other folders."""
+    if others := [name for name in listing.folders() if name not in wanted]:
         listing.say(f"{listing.root}: what lies in {list_some(others)} is ignored")
-    return given
+    return {split: list_classes(listing, split, split, only) for split in wanted}
 
 
-def _columns(listing: Listing, name: str, expected: str, count: int = 2) -> Iterator[list[str]]:
+def _columns(listing: Listing, name: str, count: int = 2) -> Iterator[list[str]]:
     """The lines of a list, cut at spaces into so many columns."""
-    path = listing.root / name
-    if not path.is_file():
-        raise UserError(f"{listing.root} has no {name}: expected {expected}")
-    for number, line in enumerate(tables.read_text(path).splitlines(), 1):
-        cells = line.strip().split(maxsplit=count - 1)
+    for line in tables.read_text(listing.root / name).splitlines():
         # The authors of pets begin with comments.
-        if not cells or line.startswith("#"):
-            continue
-        if len(cells) < count:
-            raise UserError(f"{path}, line {number}: {line!r} has fewer than {count} columns")
-        yield cells
+        if line.strip() and not line.startswith("#"):
+            yield line.strip().split(maxsplit=count - 1)
 
 
 def _read_mat(path: Path, key: str) -> np.ndarray:
     """A variable of a MATLAB file (n,)."""
     from scipy import io
 
-    try:
-        stored: Any = io.loadmat(path, variable_names=[key], squeeze_me=True)[key]
-    # What is no MATLAB file makes its reader raise almost anything.
-    except Exception as error:
-        reason = formats.explain_file(path) or f"no MATLAB file with {key} ({error})"
-        raise UserError(f"cannot read {path}: {reason}".replace("\n", " ")) from error
-    return np.atleast_1d(stored)
+    return np.atleast_1d(io.loadmat(path, variable_names=[key], squeeze_me=True)[key])
 
 
 def _shown(name: str) -> str:

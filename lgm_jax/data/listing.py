@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from lgm_jax.data import formats
 from lgm_jax.errors import UserError, list_some
-from lgm_jax.names import match, plain
+from lgm_jax.names import plain
 
 # What systems, servers and tools leave beside photos, in lower case; hidden entries come on top.
 _LEFT_BEHIND = frozenset(
@@ -54,15 +54,10 @@ class File(NamedTuple):
 
 
 class Listing:
-    """Images below a data folder, and the entries that were left out.
-
-    Attributes:
-        lost: Images that are links to nowhere, and where to.
-    """
+    """Images below a data folder, and the entries that were left out."""
 
     def __init__(self, root: Path):
         self.root = root
-        self.lost: dict[str, str] = {}
         # What is left out, by why: paths, with the suffixes of files that are no images.
         self._out: dict[str, dict[str, str]] = {why: {} for why in _WHY}
         self._used: set[str] = set()
@@ -92,7 +87,8 @@ class Listing:
 
     def images(self, inside: str) -> list[File]:
         """The images at any depth below a folder, sorted by path; each folder is read once."""
-        found = self._use(self._walk(inside, self._above | {_identity(self.root / inside)}))
+        seen = self._above | {_identity(self.root / inside)}
+        found = self._not_loose(list(self._walk(inside, seen)))
         if not found and not self.others(inside):
             self._out[_EMPTY][inside] = ""
         return found
@@ -100,25 +96,19 @@ class Listing:
     def beside(self, inside: str = "") -> list[File]:
         """The images that lie in a folder itself, sorted by name."""
         entries = self._read(inside)
-        return self._use(File(p, e.stat().st_size) for kind, p, e in entries if kind == _IMAGE)
+        files = [File(path, e.stat().st_size) for kind, path, e in entries if kind == _IMAGE]
+        return self._not_loose(files)
 
     def find(self, name: str) -> File:
-        """Returns the file that data name, with backslashes too or in another encoding (of `é`)."""
+        """Returns the file that data name, with slashes or backslashes."""
         check_inside(name, self.root)
-        path = name
-        if not os.path.lexists(self.root / path):
-            path = ""
-            for part in PurePosixPath(name.replace("\\", "/")).parts:
-                folder = self.root / path
-                there = os.listdir(folder) if folder.is_dir() else []
-                path = below(path, match([part], there).get(part, part))
+        path = name if os.path.lexists(self.root / name) else name.replace("\\", "/")
         try:
             return File(path, os.stat(self.root / path).st_size)
         except OSError as error:
-            if not os.path.islink(self.root / path):
-                raise UserError(f"{self.root / name} does not exist") from error
-        self._lose(path)
-        return File(path, 0)
+            if os.path.islink(self.root / path):
+                return File(path, 0)
+            raise UserError(f"{self.root / name} does not exist") from error
 
     def others(self, inside: str) -> list[str]:
         """The suffixes of files at any depth below a folder that was read that are no images."""
@@ -146,11 +136,10 @@ class Listing:
             self.say(f"{self.root}: left out: {'; '.join(parts)}")
         return list(self._notes)
 
-    def _use(self, files: Iterable[File]) -> list[File]:
-        found = list(files)
-        for file in found:
+    def _not_loose(self, files: list[File]) -> list[File]:
+        for file in files:
             self._out[_LOOSE].pop(file.path, None)
-        return found
+        return files
 
     def _walk(self, inside: str, seen: set[tuple[int, int]]) -> Iterator[File]:
         for kind, path, entry in self._read(inside):
@@ -161,14 +150,8 @@ class Listing:
                 else:
                     seen.add(identity)
                     yield from self._walk(path, seen)
-            elif kind == _LOST:
-                self._lose(path)
-                yield File(path, 0)
             else:
-                yield File(path, entry.stat().st_size)
-
-    def _lose(self, path: str) -> None:
-        self.lost[plain(path)] = plain(os.readlink(self.root / path))
+                yield File(path, 0 if kind == _LOST else entry.stat().st_size)
 
     def _read(self, inside: str) -> Iterator[tuple[str, str, os.DirEntry[str]]]:
         """The folders and images in a folder, sorted by name: their kinds, paths and entries."""
@@ -183,7 +166,7 @@ class Listing:
             lost = entry.is_symlink() and not os.path.exists(entry.path)
             if is_left_behind(entry.name):
                 self._out[_BEHIND][path] = ""
-            elif _is_folder(entry):
+            elif not lost and entry.is_dir():
                 yield _FOLDER, path, entry
             elif lost and (not suffix or suffix in formats.suffixes()):
                 yield _LOST, path, entry
@@ -206,14 +189,6 @@ def check_inside(name: str, root: Path) -> None:
         raise UserError(f"{name!r} is no file's path below {root}")
     if parts[0] == "/" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]):
         raise UserError(f"{name} leads out of {root}")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    # A link to itself.
-    except OSError:
-        return False
 
 
 def _identity(folder: os.PathLike[str]) -> tuple[int, int]:

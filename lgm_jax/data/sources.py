@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-from lgm_jax.data import imagenet, tfds
+from lgm_jax.data import imagenet
 from lgm_jax.data.arrays import load_npz
 from lgm_jax.data.assembly import Request
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.digits import load_digits, load_spurious_digits
 from lgm_jax.data.folder import load_folder
-from lgm_jax.data.huggingface import load_huggingface
-from lgm_jax.data.layouts import LAYOUTS, find_layout, load_published
-from lgm_jax.data.spurious import SPAWRIOUS
+from lgm_jax.data.layouts import LAYOUTS, SPAWRIOUS, load_published
 from lgm_jax.errors import UserError, unknown_name
 
 
@@ -34,21 +33,17 @@ class Source:
         needs: The folder or file that must be given, in words; "" if none.
         size: Its size, for plans before the data exist on this machine.
         columns: Whether it may have several columns of labels.
+        prepared: Whether TFDS prepares it, in a folder that holds one for each data set.
     """
 
     load: Callable[[Request], Dataset]
     needs: str = ""
     size: Size | None = None
     columns: bool = False
-
-    @property
-    def prepared(self) -> bool:
-        """Whether TFDS prepares it, in a folder that holds one for each data set."""
-        return self.load is _prepared
+    prepared: bool = False
 
 
 def _digits(request: Request) -> Dataset:
-    """scikit-learn's digits, plain or on backgrounds that mislead."""
     if folder := request.folder:
         raise UserError(
             f"digits are not read from a folder: set --config.data.name=folder for {folder}"
@@ -59,18 +54,36 @@ def _digits(request: Request) -> Dataset:
 
 def _own(request: Request) -> Dataset:
     """A person's own folder, or one that an archive of a published set unpacked to."""
-    name = find_layout(request.folder, "folder")
-    if name is None:
-        return load_folder(request)
-    dataset = load_published(dataclasses.replace(request, name=name))
-    note = f"the folder is read as {name}, with its official splits, since it is laid out so"
-    return dataclasses.replace(dataset, notes=[*dataset.notes, note])
+    root = Path(request.folder).expanduser()
+    for name, layout in LAYOUTS.items():
+        if layout.distinct and layout.find(root) is not None:
+            dataset = load_published(dataclasses.replace(request, name=name))
+            note = (
+                f"the folder is read as {name}, with its official splits, since it is laid out so"
+            )
+            return dataclasses.replace(dataset, notes=[*dataset.notes, note])
+    return load_folder(request)
 
 
-def _prepared(request: Request) -> Dataset:
+def _hub(request: Request) -> Dataset:
+    try:
+        import datasets  # noqa: F401
+    except ImportError as error:
+        message = f"datasets is not installed: pip install 'lgm_jax[hf]' ({error})"
+        raise UserError(message) from error
+    from lgm_jax.data.huggingface import load_huggingface
+
+    return load_huggingface(request)
+
+
+def _tfds(request: Request) -> Dataset:
     """A set of TFDS, as it was prepared or as its archive unpacked."""
-    published = find_layout(request.folder, request.name)
-    return load_published(request) if published else tfds.load_tfds(request)
+    layout, root = LAYOUTS.get(request.name), Path(request.folder).expanduser()
+    if request.folder and layout is not None and layout.find(root) is not None:
+        return load_published(request)
+    from lgm_jax.data.tfds import load_tfds
+
+    return load_tfds(request)
 
 
 # Sizes: the data sets' pages in TFDS's catalogue, and WILDS. Of Spawrious, one-to-one benchmarks
@@ -94,25 +107,27 @@ _PREPARED: Mapping[str, Size] = {
     "oxford_iiit_pet": Size(37, 3_680, 3_669),
 }
 
+_TFDS = Source(_tfds, columns=True, prepared=True)
+
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits),
     "digits_spurious": Source(_digits),
     "folder": Source(_own, "the folder of images"),
     "npz": Source(load_npz, "the .npz file"),
-    "huggingface": Source(load_huggingface, "the folder of parquet files", columns=True),
+    "huggingface": Source(_hub, "the folder of parquet files", columns=True),
     **{
         name: Source(load_published, f"the folder with {LAYOUTS[name].expected}", size)
         for name, size in _PUBLISHED.items()
     },
-    **{name: Source(_prepared, size=size, columns=True) for name, size in _PREPARED.items()},
+    **{name: dataclasses.replace(_TFDS, size=size) for name, size in _PREPARED.items()},
 }
 """By `config.data.name`, beside `tfds:NAME`."""
 
 
 def get_source(name: str) -> Source:
     """Returns the source of a name, which may be `tfds:NAME`; refuses unknown ones."""
-    if name.startswith(tfds.PREFIX):
-        return Source(_prepared, columns=True)
+    if name.startswith("tfds:"):
+        return _TFDS
     if name not in SOURCES:
         raise unknown_name("data set", name, list(SOURCES))
     return SOURCES[name]

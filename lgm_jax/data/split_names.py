@@ -25,8 +25,6 @@ _FILLERS = frozenset(
         *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "samples"),
     }
 )
-# These splits have no labels by their name.
-_UNLABELLED = frozenset({"unlabelled", "unlabeled", "unsupervised", "nolabel", "nolabels"})
 
 
 def split_of(name: str) -> str | None:
@@ -34,10 +32,9 @@ def split_of(name: str) -> str | None:
 
     `None` for a name that is not a split's, or that stands for two, as `test-dev` does.
     """
-    words = _words(name)
     found = splits_within(name)
-    rest = [word for word in words if word not in _SPLIT_OF and word not in _FILLERS]
-    return found.pop() if len(found) == 1 and not rest else None
+    others = set(_words(name)) - _SPLIT_OF.keys() - _FILLERS
+    return found.pop() if len(found) == 1 and not others else None
 
 
 def find_splits(names: Iterable[str]) -> dict[str, list[str]]:
@@ -48,10 +45,10 @@ def find_splits(names: Iterable[str]) -> dict[str, list[str]]:
     """
     names = list(names)
     found = {split: [name for name in names if split_of(name) == split] for split in SPLITS}
-    longer = [name for name in names if _prefix(name)]
-    if len({_prefix(name) for name in longer}) == 1:
+    prefixes = {name: prefix for name in names if (prefix := _prefix(name))}
+    if len(set(prefixes.values())) == 1:
         for split in SPLITS:
-            ending = [name for name in longer if _SPLIT_OF[_words(name)[-1]] == split]
+            ending = [name for name in prefixes if split in splits_within(name)]
             if len(ending) == 1 and not found[split]:
                 found[split] = ending
     return {split: given for split, given in found.items() if given}
@@ -77,11 +74,10 @@ def assign_splits(names: Iterable[str], where: str) -> tuple[dict[str, str], lis
         )
     assigned = {split: given[0] for split, given in found.items()}
     others = [name for name in names if name not in assigned.values()]
-    unknown = [name for name in others if not set(_words(name)) & _UNLABELLED]
-    if unknown and len(found) == 1:
+    if others and len(found) == 1:
         raise UserError(
-            f"{where} has a split {unknown[0]} beside {assigned['train']}: call it val or test, "
-            "or remove it"
+            f"{where} has a split {others[0]} beside {assigned['train']}: call it val or test, or "
+            "remove it"
         )
     return assigned, [ignored(where, name) for name in others]
 

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from lgm_jax.data import cache, formats, imagenet
 from lgm_jax.data.dataset import Dataset, Split, digest
-from lgm_jax.data.records import ImageSplit
+from lgm_jax.data.records import FileRecords, ImageSplit
 from lgm_jax.data.split_names import SPLITS
 from lgm_jax.errors import UserError, list_some, unknown_name
 from lgm_jax.progress import progress
@@ -32,36 +32,32 @@ def complete(dataset: Dataset, *, seed: int, val_fraction: float | None) -> Data
     other is `test`, whatever it is called: recipes are tuned on `val`, so the images given to
     report on must not be it. Then, without a `val`, a part of `train` becomes it: `val_fraction`,
     by default an eighth where `test` was made here too, else a fifth. A class too small for all
-    three keeps an image for `train` first, then for `test`; if all are, there is no `val`, unless a
-    fraction was asked for. What is not as its owner called it is noted.
+    three keeps an image for `train` first, then for `test`.
 
-    Which images of a class are held out depends on the seed and the class's name, not on the other
-    classes.
+    Which images of a class are held out depends on the seed and the class's name alone.
+
+    Raises:
+        UserError: If no class has two images, or none can give one to a `val` that was asked for.
     """
-    splits = dict(dataset.splits)
+    splits, notes, name = dict(dataset.splits), list(dataset.notes), dataset.name
     if set(splits) == set(SPLITS):
         return dataset
-    asked, notes = val_fraction is not None, list(dataset.notes)
-    if val_fraction is None:
-        val_fraction = _VAL_FRACTION if len(splits) == 1 else 0.2
+    fraction = val_fraction
+    if fraction is None:
+        fraction = _VAL_FRACTION if len(splits) == 1 else 0.2
     if "val" in splits:
-        notes.append(f"{dataset.name} has no test images: its val images are the test split")
+        notes.append(f"{name} has no test images: its val images are the test split")
         splits["test"] = splits.pop("val")
-    if "test" not in splits:
-        splits |= _hold_out(dataset, splits["train"], _TEST_FRACTION, seed, "test")
-        if "test" not in splits:
-            raise UserError(
-                f"{dataset.name} has one image per class: two are needed at least, to hold one "
-                "out for 'test'"
-            )
-    if val_fraction:
-        splits |= _hold_out(dataset, splits["train"], val_fraction, seed, "val")
-        few = f"{dataset.name} has too few images per class"
-        if "val" not in splits and asked:
+    if "test" not in splits and not _hold_out(dataset, splits, _TEST_FRACTION, seed, "test"):
+        raise UserError(
+            f"{name} has one image per class: two are needed at least, to hold one out for 'test'"
+        )
+    if fraction and not _hold_out(dataset, splits, fraction, seed, "val"):
+        few = f"{name} has too few images per class"
+        if val_fraction is not None:
             raise UserError(f"{few} to hold any out for 'val': set --config.data.val_fraction=0")
-        if "val" not in splits:
-            notes.append(f"{few} for a val split: it has none")
-    facts = [dataset.fingerprint, seed, val_fraction, sorted(dataset.splits)]
+        notes.append(f"{few} for a val split: it has none")
+    facts = [dataset.fingerprint, seed, fraction, sorted(dataset.splits)]
     return dataclasses.replace(dataset, splits=splits, fingerprint=digest(*facts), notes=notes)
 
 
@@ -75,7 +71,7 @@ def select_classes(dataset: Dataset, subset: str) -> Dataset:
     Raises:
         UserError: If a class is unknown, named twice, or the only one.
     """
-    chosen = [_find_class(dataset, item, subset) for item in _subset_items(subset)]
+    chosen = [_find_class(dataset, item) for item in _subset_items(subset)]
     if len(chosen) < 2:
         raise UserError("config.data.subset names fewer than two classes")
     for i, label in enumerate(chosen):
@@ -102,6 +98,9 @@ def skip_unreadable(dataset: Dataset) -> Dataset:
     """Leaves out the images that cannot be decoded.
 
     Every image is decoded once to find them; the result is remembered on this machine.
+
+    Raises:
+        UserError: If no image of a split can be.
     """
     splits, notes = dict(dataset.splits), list(dataset.notes)
     skipped: dict[str, list[str]] = {}
@@ -134,14 +133,16 @@ def check(dataset: Dataset) -> list[str]:
     Returns:
         Notes: what the source ignored, classes that a held-out split lacks, images left out.
     """
-    stored = [s for s in dataset.splits.values() if dataset.lost and isinstance(s, ImageSplit)]
-    images = [name for split in stored for name in map(split.name, range(len(split.labels)))]
+    lost: list[str] = []
+    for split in dataset.splits.values():
+        if isinstance(split, ImageSplit) and isinstance(split.records, FileRecords):
+            lost += split.records.dead_links(split.rows)
     # All at once, rather than the first that is read.
-    if lost := [name for name in images if name in dataset.lost]:
+    if lost:
         raise UserError(
-            f"{len(lost)} images of {dataset.name} are links that lead nowhere, "
-            f"{lost[0]} -> {dataset.lost[lost[0]]} among them: fetch them (git annex get, dvc "
-            "pull), or leave them out with --config.data.on_bad_image=skip"
+            f"{len(lost)} images of {dataset.name} are links that lead nowhere, {lost[0]} among "
+            "them: fetch them (git annex get, dvc pull), or leave them out with "
+            "--config.data.on_bad_image=skip"
         )
     notes = list(dataset.notes)
     for name, split in dataset.splits.items():
@@ -173,31 +174,30 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         }
         for name, count in dataset.counts().items()
     }
-    return {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "counts": counts,
-        "notes": check(dataset),
-    }
+    facts = {"name": dataset.name, "fingerprint": dataset.fingerprint}
+    return {**facts, "counts": counts, "notes": check(dataset)}
 
 
 def _hold_out(
-    dataset: Dataset, split: Split, fraction: float, seed: int, name: str
-) -> dict[str, Split]:
-    """Splits off a part of each class, at least one image, but never the last one.
+    dataset: Dataset, splits: dict[str, Split], fraction: float, seed: int, name: str
+) -> bool:
+    """Moves a part of each class of `train`, at least one image, but never the last one.
 
-    Returns the part by its name, and the rest as `train`; nothing if no class has two images.
+    Returns whether any class has two images.
     """
-    held_out = np.zeros(len(split.labels), bool)
-    order = np.argsort(split.labels, kind="stable")
-    bounds = np.searchsorted(split.labels[order], np.arange(dataset.num_classes + 1))
+    train = splits["train"]
+    held_out = np.zeros(len(train.labels), bool)
+    order = np.argsort(train.labels, kind="stable")
+    bounds = np.searchsorted(train.labels[order], np.arange(dataset.num_classes + 1))
     for label, class_name in enumerate(dataset.class_names):
         members = order[bounds[label] : bounds[label + 1]]
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         rng = np.random.default_rng(int(digest(seed, name, class_name)[:16], 16))
         held_out[rng.permutation(members)[: max(0, count)]] = True
-    parts = {"train": split.take(np.flatnonzero(~held_out))}
-    return parts | {name: split.take(np.flatnonzero(held_out))} if held_out.any() else {}
+    if held_out.any():
+        splits["train"] = train.take(np.flatnonzero(~held_out))
+        splits[name] = train.take(np.flatnonzero(held_out))
+    return bool(held_out.any())
 
 
 def _subset_items(subset: str) -> list[str]:
@@ -213,37 +213,27 @@ def _subset_items(subset: str) -> list[str]:
     return [item.strip() for row in rows for item in row if item.strip()]
 
 
-def _find_class(dataset: Dataset, item: str, subset: str) -> int:
-    """The label of a class by its name, WordNet name or index; `subset` is all that was asked."""
-    names = {name: i for i, name in enumerate(dataset.class_names)}
-    wnids = {wnid: i for i, wnid in enumerate(dataset.wnids)}
+def _find_class(dataset: Dataset, item: str) -> int:
+    """The label of a class by its name, WordNet name or index."""
+    names, wnids = list(dataset.class_names), list(dataset.wnids)
     if item.isdecimal() and item not in names:
-        known = imagenet.wnids() if wnids else dataset.class_names
+        known = imagenet.wnids() if wnids else names
         if int(item) >= len(known):
             raise UserError(
                 f"config.data.subset has class {item}, but indices end at {len(known) - 1}"
             )
         item = known[int(item)]
-    if item in wnids or item in names:
-        return wnids.get(item, names.get(item, -1))
+    for each in (wnids, names):
+        if item in each:
+            return each.index(item)
     if item in imagenet.names_by_wnid():
         what = f"{item} ({imagenet.names_by_wnid()[item]})"
         raise UserError(f"{dataset.name} has no class {what}, which config.data.subset names")
-    cut = [name for name in names if "," in name and item in name and name in subset]
-    if cut:
-        quoted = cut[0].replace('"', '""')
-        raise UserError(
-            f"config.data.subset has {item}, which is no class: a name with commas stands in "
-            f"double quotes: --config.data.subset='\"{quoted}\",...'"
-        )
-    raise unknown_name("class of config.data.subset", item, list(names) + list(wnids))
+    raise unknown_name("class of config.data.subset", item, names + wnids)
 
 
 def _find_unreadable(split: ImageSplit, name: str) -> Int[np.ndarray, " bad"]:
     every = np.arange(len(split.labels))
-    bad: list[int] = []
-    for start in progress(range(0, len(every), _BATCH), f"checking {name} images"):
-        part = every[start : start + _BATCH]
-        faults = zip(part.tolist(), split.faults(part), strict=True)
-        bad += [row for row, fault in faults if fault is not None]
-    return np.asarray(bad, np.int64)
+    starts = progress(range(0, len(every), _BATCH), f"checking {name} images")
+    faults = [fault for start in starts for fault in split.faults(every[start : start + _BATCH])]
+    return np.flatnonzero([fault is not None for fault in faults])

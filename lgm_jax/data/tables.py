@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from lgm_jax.data import formats, listing
 from lgm_jax.data.labels import is_called_label
 from lgm_jax.errors import UserError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
-# Names of columns of files, where these are without suffix.
+_SUFFIXES = (".csv", ".tsv", ".jsonl")
+# Names of columns of files, the likelier first.
 _FILES = (
     *("file_name", "filename", "file", "image", "image_name", "image_id", "image_path", "path"),
     *("img", "img_filename", "id"),
@@ -49,17 +48,15 @@ class LabelTable(NamedTuple):
     missing: Sequence[str]
 
 
-def find_table(
-    root: Path, folders: Sequence[str], files: Sequence[str], suffixes: Sequence[str] = SUFFIXES
-) -> LabelTable | None:
-    """Returns the table in one of some folders below `root` that names images; `None` if none does.
+def find_table(root: Path, inside: str, files: Sequence[str]) -> LabelTable | None:
+    """Returns the table that names images, `files` of a folder; `None` if none does.
 
-    The innermost of `folders` holds the images, `files`.
+    It lies in `inside`, the folder of the images, or above it, up to `root`.
     """
-    known = _names_of(files, folders)
+    known = _names_of(files, _up_to(inside))
     found = []
-    for path in _others(root, folders):
-        if path.suffix.lower() in suffixes:
+    for path in _others(root, inside):
+        if path.suffix.lower() in _SUFFIXES:
             rows, missing = _read_labels(path, known)
             if rows:
                 found.append(LabelTable(path.relative_to(root).as_posix(), rows, missing))
@@ -69,9 +66,9 @@ def find_table(
     return found[0] if found else None
 
 
-def refuse_others(root: Path, folders: Sequence[str]) -> None:
+def refuse_others(root: Path, inside: str) -> None:
     """Refuses to number images by their files' names beside a file that may say otherwise."""
-    for path in _others(root, folders):
+    for path in _others(root, inside):
         if _LABELS.search(path.stem.lower()):
             raise UserError(
                 f"{path} may say which image is of which class, but is not read: write {_WRITE}, "
@@ -79,45 +76,32 @@ def refuse_others(root: Path, folders: Sequence[str]) -> None:
             )
 
 
-def read_columns(
-    table: Path, columns: Sequence[str], expected: str
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the rows of a table with their lines, by names of columns; missing cells are empty."""
-    if not table.is_file():
-        raise UserError(f"{table.parent} has no {table.name}: expected {expected}")
-    rows = read_rows(table)
-    names = [name.lower() for name in next(rows, (0, []))[1]]
-    lacking = sorted(set(columns) - set(names))
-    if lacking:
-        raise UserError(f"{table} has no column {lacking[0]}: expected {expected}")
-    for line, cells in rows:
-        row = dict(zip(names, cells, strict=False))
-        yield line, {name: row.get(name, "") for name in columns}
+def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table that are not empty, with their lines.
 
-
-def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table that are not empty, with their lines; cells without spaces around.
-
-    Of lines of JSON, the first row has the names of columns.
+    Cells are without spaces around, by the names of columns in lower case; "" where a row has none.
     """
+    found: list[tuple[int, dict[Any, Any]]]
     if table.suffix.lower() == ".jsonl":
-        objects = read_objects(table)
-        names = list(dict.fromkeys(name for _, stored in objects for name in stored))
-        yield from [(0, names)] if names else []
-        for line, stored in objects:
-            cells = (stored.get(name) for name in names)
-            yield line, ["" if cell is None else str(cell).strip() for cell in cells]
-        return
-    text = read_text(table)
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
-    try:
-        for row in reader:
-            # Programs write rows of separators alone below a table.
-            if any(row):
-                yield reader.line_num, [cell.strip() for cell in row]
-    except csv.Error as error:
-        raise UserError(f"{table}, line {reader.line_num}: {error}") from error
+        found = [*read_objects(table)]
+        names = dict.fromkeys(name for _, row in found for name in row)
+        found = [(line, names | row) for line, row in found]
+    else:
+        text = read_text(table)
+        head = text.partition("\n")[0]
+        reader = csv.DictReader(
+            io.StringIO(text, newline=""), restval="", delimiter=max(",;\t", key=head.count)
+        )
+        try:
+            found = [(reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise UserError(f"{table}, line {reader.line_num}: {error}") from error
+    rows = [
+        (line, {_text(name).lower(): _text(cell) for name, cell in row.items()})
+        for line, row in found
+    ]
+    # Programs write rows of separators alone below a table.
+    return [(line, row) for line, row in rows if any(row.values())]
 
 
 def read_objects(table: Path | epath.Path) -> list[tuple[int, dict[str, Any]]]:
@@ -155,17 +139,23 @@ def whole(text: str) -> str:
     return number if point and number.isdecimal() and not zeros.strip("0") else text
 
 
-def _others(root: Path, folders: Sequence[str]) -> list[Path]:
+def _up_to(inside: str) -> list[str]:
+    """The folders from the outermost, "", to this one."""
+    parts = inside.split("/") if inside else []
+    return ["/".join(parts[:i]) for i in range(len(parts) + 1)]
+
+
+def _others(root: Path, inside: str) -> list[Path]:
     """The files in these folders that are no images and were not left behind."""
     return [
         path
-        for folder in dict.fromkeys(folders)
+        for folder in _up_to(inside)
         for path in sorted((root / folder).iterdir())
         if path.is_file() and not formats.is_image(path) and not listing.is_left_behind(path.name)
     ]
 
 
-def _names_of(files: Sequence[str], folders: Sequence[str]) -> Mapping[str, str]:
+def _names_of(files: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
     """Paths of images by the names that a table may use: with or without the folders."""
     called: dict[str, set[str]] = {}
     for file in files:
@@ -175,57 +165,48 @@ def _names_of(files: Sequence[str], folders: Sequence[str]) -> Mapping[str, str]
     return {way: paths.pop() for way, paths in called.items() if len(paths) == 1}
 
 
-def _read_labels(table: Path, known: Mapping[str, str]) -> tuple[dict[str, Row], list[str]]:
+def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], list[str]]:
     """The rows of a table by image, and files that do not exist; both may be empty."""
     try:
-        rows = list(read_rows(table))
+        rows = read_rows(table)
     except UserError:
         # A log in another encoding is nobody's concern.
         if _LABELS.search(table.stem.lower()):
             raise
         return {}, []
-    columns = list(itertools.zip_longest(*(cells for _, cells in rows), fillvalue=""))
-    head = [column[0].lower() for column in columns]
-    hits = [sum(_path(cell) in known for cell in column) for column in columns]
-    files = hits.index(max(hits)) if any(hits) else None
-    if files is None:
-        # Numbers of images may be those of anything, unless the columns say what they are.
-        files = next((i for i, name in enumerate(head) if name in _FILES), None)
-        known = {str(PurePosixPath(way).with_suffix("")): file for way, file in known.items()}
-        if files is None or not any(_path(cell) in known for cell in columns[files][1:]):
-            return {}, []
-    elif _path(columns[files][0]) in known:
-        head = [""] * len(head)
-    used = _find_columns(head, files, table)
+    head = list(rows[0][1]) if rows else []
+    files = next((name for name in _FILES if name in head), "")
+    known = {str(PurePosixPath(way).with_suffix("")): file for way, file in known.items()} | known
+    # Numbers of images may be those of anything.
+    if not any(_path(row.get(files, "")) in known for _, row in rows):
+        return {}, []
+    group, split = (
+        next((name for name in names if name in head), "") for names in (_GROUPS, _SPLITS)
+    )
+    others = [name for name in head if name not in (files, group, split)]
+    named = [name for name in others if name in _NAMES]
+    called = [name for name in others if is_called_label(name)]
+    label = next((found[0] for found in (named, called, others) if len(found) == 1), None)
+    if label is None:
+        raise UserError(
+            f"{table} names the images, but which column has their classes is ambiguous: write "
+            f"{_WRITE}"
+        )
     labelled: dict[str, Row] = {}
     missing = []
-    for number in range(1 if any(head) else 0, len(rows)):
-        name = columns[files][number]
-        file = known.get(_path(name))
-        row = Row(*("" if i is None else whole(columns[i][number]) for i in used))
+    for line, cells in rows:
+        file = known.get(_path(cells[files]))
+        row = Row(*(whole(cells.get(name, "")) for name in (label, group, split)))
         if file is None:
-            missing.append(name)
+            missing.append(cells[files])
         elif labelled.setdefault(file, row) != row:
-            raise UserError(f"{table}, line {rows[number][0]}: {file} has another class above")
+            raise UserError(f"{table}, line {line}: {file} has another class above")
     return labelled, missing
-
-
-def _find_columns(head: Sequence[str], files: int, table: Path) -> tuple[int | None, ...]:
-    """The columns of classes, groups and splits; `files` has the images."""
-    others = [i for i in range(len(head)) if i != files]
-    group, split = (
-        next((i for i in others if head[i] in names), None) for names in (_GROUPS, _SPLITS)
-    )
-    others = [i for i in others if i not in (group, split)]
-    named = [i for i in others if head[i] in _NAMES]
-    called = [i for i in others if is_called_label(head[i])]
-    for found in (named, called, others):
-        if len(found) == 1:
-            return found[0], group, split
-    raise UserError(
-        f"{table} names the images, but which column has their classes is ambiguous: write {_WRITE}"
-    )
 
 
 def _path(cell: str) -> str:
     return cell.replace("\\", "/").removeprefix("./")
+
+
+def _text(cell: object) -> str:
+    return "" if cell is None else str(cell).strip()

@@ -1,4 +1,7 @@
-"""TensorFlow Datasets, read as ArrayRecord files without TensorFlow."""
+"""TensorFlow Datasets, read as ArrayRecord files without TensorFlow.
+
+To be imported where such a set is opened: `tensorflow_datasets` takes a second.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core.utils import version
 
 from lgm_jax import paths
 from lgm_jax.data import cache
@@ -20,8 +26,6 @@ from lgm_jax.data.labels import choose_label, read_labels, unlabelled
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress
-
-PREFIX = "tfds:"
 
 # Their test images have no labels.
 _UNLABELLED = frozenset({"imagenet2012"})
@@ -51,29 +55,33 @@ class TfdsRecords:
 def load_tfds(request: Request) -> Dataset:
     """Opens a prepared TFDS data set that has an image and a label.
 
-    The splits are TFDS's: where it has one beside `train`, that one is `test`, whatever it is
-    called. None of the training images are held out unless asked for, and the EXIF orientation is
-    ignored, as TFDS does. The request's name is TFDS's, perhaps with a configuration
+    The splits are TFDS's, no training image is held out unless asked for, and the EXIF orientation
+    is ignored, as TFDS does. The request's name is TFDS's, perhaps with a configuration
     (`imagenette/320px-v2`); its folder is where TFDS keeps its sets, by default `$TFDS_DATA_DIR` or
-    `~/tensorflow_datasets`; its label is the feature of labels, of type `ClassLabel`, by default
-    `label`, else the only one.
+    `~/tensorflow_datasets`; its label is the feature of labels, of type `ClassLabel`.
 
     Raises:
         UserError: If the set is not prepared, is not in ArrayRecord format, lacks files, or has no
             image, label or training images. Says what to type.
     """
-    # Importing it takes a second.
-    import tensorflow_datasets as tfds
-
-    name = request.name.removeprefix(PREFIX)
-    builder, folder = _find(tfds, name, request.folder)
-    _check_format(name, folder)
+    name = request.name.removeprefix("tfds:")
+    builder, folder = _find(name, request.folder)
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    # Of several formats, TFDS takes the one that it reads.
+    formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+    if "array_record" not in formats:
+        raise UserError(
+            f"{name} is prepared as {formats[0]}, which needs TensorFlow to read; convert it: "
+            f"{_BUILD} convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+        )
     base, features = name.split("/")[0], builder.info.features
-    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    images, classes = (
+        [key for key, kind in features.items() if isinstance(kind, wanted)]
+        for wanted in (tfds.features.Image, tfds.features.ClassLabel)
+    )
     if "image" not in images and len(images) != 1:
         raise UserError(f"{name} has features {sorted(features)}: it needs one image")
     image_key = "image" if "image" in images else images[0]
-    classes = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
     label_key, notes = choose_label(classes, (), features, asked=request.label, where=base)
     kind = features[label_key]
     names = list(kind.names or map(str, range(kind.num_classes)))
@@ -101,14 +109,11 @@ def load_tfds(request: Request) -> Dataset:
     return assemble(request, base, stored, benchmark=True, identity=facts, notes=notes)
 
 
-def _find(tfds: Any, name: str, data_dir: str) -> tuple[Any, Path]:
+def _find(name: str, data_dir: str) -> tuple[Any, Path]:
     """Finds a prepared set by TFDS's own look-up: the newest version, and its folder.
 
     Where the configuration is not named, it is TFDS's default, else the only one.
     """
-    from tensorflow_datasets.core import read_only_builder
-    from tensorflow_datasets.core.utils import version
-
     given = data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
     root = Path(os.path.expanduser(given))
     if not re.fullmatch(r"\w+(/[\w.-]+)?", name) or ".." in name:
@@ -131,17 +136,17 @@ def _find(tfds: Any, name: str, data_dir: str) -> tuple[Any, Path]:
         folders = sorted(path.name for path in (root / name).iterdir() if path.is_dir())
         found = look_up(*(f"{name}/{folder}" for folder in folders))
     if len(found) > 1:
-        choices = " or ".join(f"{PREFIX}{each}" for each in found)
+        choices = " or ".join(f"tfds:{each}" for each in found)
         raise UserError(f"{name} is prepared in several ways: set --config.data.name={choices}")
     if not found:
         command = f"{_BUILD} build {name} --file_format=array_record --data_dir={root}"
-        raise UserError(f"{root} holds no {name}: {_manual(tfds, name, root)}{command}")
+        raise UserError(f"{root} holds no {name}: {_explain_files(name, root)}{command}")
     (builder,) = found.values()
     return builder, root / Path(builder.data_path).relative_to(place)
 
 
-def _manual(tfds: Any, name: str, root: Path) -> str:
-    """Returns the files that the user must fetch before a set can be built."""
+def _explain_files(name: str, root: Path) -> str:
+    """Says which files the user must fetch before a set can be built, if any."""
     try:
         text = tfds.builder_cls(name.split("/")[0]).MANUAL_DOWNLOAD_INSTRUCTIONS
     except tfds.core.DatasetNotFoundError as error:
@@ -153,18 +158,9 @@ def _manual(tfds: Any, name: str, root: Path) -> str:
     return f"it needs files that only you can fetch ({words}); put them into {place}, then: "
 
 
-def _check_format(name: str, folder: Path) -> None:
-    """Refuses sets that only TensorFlow reads; of several formats, TFDS takes the other one."""
-    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-    formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
-    if "array_record" not in formats:
-        raise UserError(
-            f"{name} is prepared as {formats[0]}, which needs TensorFlow to read; convert it: "
-            f"{_BUILD} convert_format --dataset_version_dir={folder} --out_file_format=array_record"
-        )
-
-
 def read_column(source: Any, label_key: str, label: str, key: str) -> np.ndarray:
+    """The labels (n,) of all records, which are remembered by `key`; `label` is for progress."""
+
     def read() -> np.ndarray:
         rows = progress(range(len(source)), f"{label}: labels")
         return np.asarray([source[row][label_key] for row in rows], np.int32)
