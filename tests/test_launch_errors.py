@@ -246,7 +246,9 @@ def test_an_offset_of_positions_that_matters_is_named(finished, capsys, monkeypa
     moved = "--config.backbone.position_offset=0.1"
 
     def load_moved(*arguments):
-        return dataclasses.replace(load(*arguments), position_offset=0.1, fingerprint="moved")
+        loaded = load(*arguments)
+        settings = dataclasses.replace(loaded.settings, position_offset=0.1)
+        return dataclasses.replace(loaded, settings=settings, fingerprint="moved")
 
     monkeypatch.setattr(opening, "load_backbone", load_moved)
     refused = refuse(capsys, QUICK, moved, workdir=finished)
