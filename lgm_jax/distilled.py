@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,16 +121,20 @@ def read_distilled(folder: epath.PathLike) -> DistilledSet:
 
 
 def first_of_classes(
-    folder: epath.PathLike, count: int
+    folder: epath.PathLike, count: int, first: Collection[str] = ()
 ) -> list[tuple[str, Float[np.ndarray, "h w 3"]]]:
     """Reads the first image of each of at most `count` classes, with the class's name.
 
     Args:
         folder: As for `load_distilled`.
+        first: Names of classes that come before the others, where the set has them.
     """
     images, labels, names, *_ = read_distilled(folder)
-    classes, rows = np.unique(labels, return_index=True)
-    return [(names[label], images[row]) for label, row in zip(classes[:count], rows, strict=False)]
+    classes, rows = (each.tolist() for each in np.unique(labels, return_index=True))
+    ordered = sorted(
+        zip(classes, rows, strict=True), key=lambda at: (names[at[0]] not in first, at)
+    )
+    return [(names[label], images[row]) for label, row in ordered[:count]]
 
 
 def class_folder(label: int, class_names: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def fabricate(planned, score, taught=()):
         "probe": probes(methods),
         "taught": {targets: probes(few, f", {targets}") for targets in taught},
     }
-    results |= {"steps": changes.get("steps", 6), "labels": {"bytes": 40}}
+    results |= {"dataset": "photos", "steps": changes.get("steps", 6), "labels": {"bytes": 40}}
     costs = {name: {"seconds": took, "bytes": 5_000_000} for name, took in SECONDS.items()}
     measured = costs if planned.measure else None
     return runner.Outcome(planned, results, lines, measured)

@@ -197,11 +197,12 @@ def test_the_first_image_of_each_of_the_first_classes(tmp_path):
     labels = np.asarray([0, 0, 1, 2], np.int32)
     save_distilled(tmp_path / "distilled", images, labels, ["a", "b", "c"])
 
-    def first():
-        found = first_of_classes(tmp_path, 2)
+    def first(*options):
+        found = first_of_classes(tmp_path, 2, *options)
         return [(name, round(float(image.mean()), 2)) for name, image in found]
 
     assert first() == [("a", 0.2), ("b", 0.6)]
+    assert first(["c"]) == [("c", 0.8), ("a", 0.2)]
     # As of a run that others have given, without the unrounded values.
     (tmp_path / "distilled" / ARRAYS).unlink()
     assert first() == [("a", 0.2), ("b", 0.6)]

@@ -36,7 +36,10 @@ def _tabulate(config: Any, fill: Callable[[Any], dict[str, Any]]) -> result.Resu
         else each
         for each in sweep.plan(config, {})
     ]
-    outcomes = [dataclasses.replace(Outcome(each, {"probe": {}}), **fill(each)) for each in planned]
+    outcomes = [
+        dataclasses.replace(Outcome(each, {"probe": {}, "dataset": "photos"}), **fill(each))
+        for each in planned
+    ]
     return experiments.tabulate(sweep, config, sweep.studies(config, outcomes))
 
 

@@ -386,14 +386,21 @@ def test_the_papers_average_over_other_images_stands_on_the_rows_of_ours():
     assert texts[texts.index("digits_masked") + 1] == "70.0 ± 0.0"
 
 
-def test_the_figure_of_table_3_has_a_row_for_what_is_left_out():
-    (same, texts), (others, _) = drawn_rows("table3", ":embedded", lambda *_: 60.0)
-    named = [label.get_text().replace("\n", " ") for label in same.get_yticklabels()]
-    assert named[0] == "full method"
-    assert "without decorrelate, pyramid, augment" in named
-    # A heading, and the values.
-    assert len(named) == len(texts) - 1 == 8
-    assert texts[1] == "60.0 ± 0.0 [87.2]"
+def test_a_row_of_table_3_has_a_mark_for_each_part():
+    (marks, _), (same, texts), (others, _) = drawn_rows("table3", ":embedded", lambda *_: 60.0)
+    assert [label.get_text() for label in marks.get_xticklabels()] == [
+        *("decorrelate", "pyramid", "augment"),
+    ]
+    filled = {
+        tuple(*line.get_xydata().tolist())
+        for line in marks.lines
+        if line.get_markerfacecolor() != "none"
+    }
+    # The full method, then without each part, without each two, without any.
+    assert {(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (0, 2), (2, 4)} <= filled
+    assert len(filled) == 3 + 3 * 2 + 3
+    assert texts[0] == "60.0 ± 0.0 [87.2]"
+    assert len(texts) == 8
     assert same.get_xlabel() == others.get_xlabel() == "top-1 %"
 
 

@@ -5,6 +5,8 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from lgm_jax import experiments
+from lgm_jax.data import imagenet
 from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures, runner, samples
@@ -33,6 +35,25 @@ def test_every_run_has_a_row_and_every_class_a_column(tmp_path):
     # Names of classes above, of runs at the left.
     assert picture[:20].min() < 100
     assert all(picture[40 + 116 * y : 120 + 116 * y, :170].min() < 100 for y in (0, 1))
+
+
+def test_the_class_of_figure_5_is_in_the_picture_of_table_3(tmp_path):
+    classes = imagenet.SUBSETS["imagenet-100"]
+    every = list(imagenet.names_by_wnid().values())
+    names = [every[i] for i in classes]
+    (pineapple,) = experiments.SWEEPS["table3"].classes
+    assert names.index(pineapple) == 12
+    levels = np.linspace(0, 1, len(names), dtype=np.float32)
+    folders = {"full method": save_run(tmp_path / "a", levels, names)}
+
+    def cells(*options):
+        picture = np.asarray(
+            Image.open(*samples.write(epath.Path(tmp_path), folders, *options)).convert("L")
+        )
+        return [round(float(picture[-60, -60 - 116 * x]) / 255 * 99) for x in reversed(range(10))]
+
+    assert cells() == list(range(10))
+    assert cells([pineapple]) == [12, *range(9)]
 
 
 def test_classes_that_differ_are_not_named(tmp_path):

@@ -89,7 +89,7 @@ def run(
         paths = result.write(folder, tabulate(sweep, config, studies), to_csv(studies))
         # The numbers do not depend on the picture.
         try:
-            paths += samples.write(folder, samples.titled_folders(outcomes))
+            paths += samples.write(folder, samples.titled_folders(outcomes), sweep.classes)
         except (UserError, OSError) as error:
             print(f"note: no {samples.FILE}: {error}", flush=True)
         for path in paths:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,10 @@ class Row(NamedTuple):
     paper: str = "the paper's"
 
 
+Parts = tuple[str, Mapping[str, Collection[str]], Mapping[str, Table]]
+"""A title; by row of the tables, the parts that it leaves out; tables, by what is above each."""
+
+
 def dots(figure: Any, tables: Sequence[Table]) -> None:
     """For each table, its columns one below another, a dot for each row."""
     dots_beside(figure, [(table, None) for table in tables])
@@ -70,17 +75,63 @@ def dots_beside(figure: Any, shown: Sequence[tuple[Table, np.ndarray | None]]) -
     _explain(figure, [row for own in rows for row in own], shown[0][0].repeats)
 
 
-def rows_of(table: Table) -> Iterator[Row]:
+def parts(figure: Any, shown: Sequence[Parts]) -> None:
+    """For each set of images, marks of the parts that a row has, beside dots of its accuracies."""
+    heights = [_AROUND + 0.3 + _ROW * len(without) for _, without, _ in shown]
+    figure.set_size_inches(WIDTH, sum(heights) + 0.3)
+    drawn: list[Row] = []
+    places = figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for within, (heading, without, tables) in zip(places, shown, strict=True):
+        within.suptitle(heading, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+        every = list(dict.fromkeys(part for out in without.values() for part in out))
+        ratios = [0.28 * len(every), *[2.0] * len(tables)]
+        left, *others = within.subplots(1, len(ratios), width_ratios=ratios)
+        _mark(left, every, list(without.values()))
+        ends, width = _ends(list(tables.values())), 88 // len(tables)
+        for axes, (title, table) in zip(others, tables.items(), strict=True):
+            column = AVERAGE if AVERAGE in table.columns else table.columns[0]
+            rows = [row for row in rows_of(table, [column]) if row.cell is not None]
+            draw_rows(axes, rows, table.digits)
+            axes.set_yticks([])
+            axes.set_xlim(*ends[table.unit])
+            axes.set_xlabel(table.unit)
+            of = "average" if column == AVERAGE else f"made for {column}"
+            axes.set_title(wrap(f"{title}, {of}", width), fontweight="normal")
+            drawn += rows
+    _explain(figure, drawn, "distillation seeds")
+
+
+def _mark(axes: Any, every: Sequence[str], without: Sequence[Collection[str]]) -> None:
+    for (y, out), (x, part) in itertools.product(enumerate(without), enumerate(every)):
+        look = {"color": SOFT, "markerfacecolor": "none"} if part in out else {"color": INK}
+        axes.plot(x, y, "o", markersize=4 if part in out else 7, **look)
+    axes.set_xticks(range(len(every)), every, rotation=60, ha="left")
+    axes.xaxis.tick_top()
+    axes.set_yticks([])
+    axes.set_ylim(len(without) - 0.5, -0.5)
+    axes.set_xlim(-0.6, len(every) - 0.4)
+    axes.tick_params(length=0, pad=1)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def rows_of(table: Table, columns: Sequence[str] = ()) -> Iterator[Row]:
     """Yields the rows of a figure: a heading for each column of a table, and its cells.
 
     Numbers of the paper's in a column of their own, which are of other images, stand on the rows of
     the average, or of the one column there is.
+
+    Args:
+        table: The table.
+        columns: Which of its own columns; by default all.
     """
     measured = {column for (_, column), cell in table.cells.items() if cell.mean is not None}
     own = [name for name in table.columns if name in measured]
     theirs = [name for name in table.columns if name not in measured]
     target = AVERAGE if AVERAGE in own else own[0] if len(own) == 1 else None
     for column in [*own, *(theirs if target is None else [])]:
+        if columns and column not in columns:
+            continue
         yield Row(column)
         for row in table.rows:
             cell, paper = table.cells.get((row, column), Cell()), "the paper's"

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from lgm_jax import analysis
 from lgm_jax.experiments import measures, published
 from lgm_jax.experiments.axes import SECTION, backbones, seeds
+from lgm_jax.experiments.figures import Panel
 from lgm_jax.experiments.frame import DISTILLED, Study
+from lgm_jax.experiments.paper import BACKBONES
 from lgm_jax.experiments.result import Cell, Claim, Result, Table
 
 if TYPE_CHECKING:
@@ -75,13 +77,15 @@ def transfer(study: Study) -> Result:
             (own, "as it is", "1-NN accuracy, top-1 %"),
         )
     ]
-    correlations, claims = {}, []
+    correlations, panels, claims = {}, [], []
     knn = f"mutual {study.config[SECTION].neighbors}-NN alignment"
     for kind, metric in ((knn, measures.ALIGNMENT), (measures.CKA, measures.CKA)):
         of = study.metric(metric)
         table = study.table(of, f": {kind}", "backbone", "against", "on", unit=kind, digits=2)
         tables.append(table)
-        correlations[kind] = found = analysis.correlate_pairs(mean, _matrix(study, of))
+        matrix = _matrix(study, of)
+        correlations[kind] = found = analysis.correlate_pairs(mean, matrix)
+        panels.append(_panel(study, kind, matrix, mean, found))
         if math.isfinite(found.pearson):
             text = f"transfer is strongly correlated with {kind} (r of at least 0.7)"
             detail = (
@@ -90,7 +94,7 @@ def transfer(study: Study) -> Result:
             )
             claims.append(Claim(f"on {study.title}, {text}", found.pearson >= 0.7, detail))
     tables.append(_correlations(study, correlations))
-    return Result(tables, claims, [_transfer_note(study.config)])
+    return Result(tables, claims, [_transfer_note(study.config)], panels)
 
 
 def _transfer_note(config: ConfigDict) -> str:
@@ -137,7 +141,25 @@ def _correlations(study: Study, correlations: Mapping[str, analysis.Correlation]
         unit="coefficient, or p",
         digits=2,
         papers="what the paper's table of ImageNet-1k and its four backbones comes to",
-        drawn=False,
+    )
+
+
+def _panel(
+    study: Study, kind: str, matrix: np.ndarray, mean: np.ndarray, found: analysis.Correlation
+) -> Panel:
+    named = [
+        f"{study.titled(a)} to {study.titled(b)}"
+        for a, b in itertools.permutations(study.sources, 2)
+    ]
+    own, off = (~np.eye(len(names), dtype=bool) for names in (study.sources, BACKBONES))
+    r = f"r = {found.pearson:.2f}" if math.isfinite(found.pearson) else "too few for a correlation"
+    papers = [each[off].tolist() for each in published.transfer_and_alignment()]
+    return Panel(
+        f"{study.title}: {found.pairs} pairs, {r}",
+        kind,
+        "1-NN accuracy, % of own",
+        dict(zip(named, zip(matrix[own], mean[own], strict=True), strict=True)),
+        None if kind == measures.CKA else (papers[1], papers[0]),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -178,6 +179,42 @@ def _draw_curves(axes: Any, table: Table) -> None:
     axes.legend(**_BESIDE)
 
 
+class Panel(NamedTuple):
+    """Dots.
+
+    Attributes:
+        title: Above.
+        x_label: Below.
+        y_label: At the left.
+        dots: Places by name.
+        grey: Abscissae and ordinates of the paper's dots.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    dots: Mapping[str, tuple[float, float]]
+    grey: tuple[Sequence[float], Sequence[float]] | None = None
+
+
+def scatter(figure: Any, panels: Sequence[Panel]) -> None:
+    """For each two panels, a line of dots of their own looks, and below them what they are."""
+    figure.set_size_inches(WIDTH, 3.4 * len(panels) / 2 + 0.2 * len(panels[0].dots))
+    grid = figure.subplots(len(panels) // 2, 2, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=True):
+        if panel.grey is not None:
+            look = {"color": SOFT, "markerfacecolor": "none", "linestyle": "none"}
+            axes.plot(*panel.grey, "D", label="the paper's, ImageNet-1k", **look)
+        for n, (name, (x, y)) in enumerate(panel.dots.items()):
+            colour = SERIES[n % len(SERIES)][0]
+            axes.plot(x, y, "os^vD<>ph*"[n % 10], color=colour, label=name, markersize=7)
+        axes.set_title(wrap(panel.title, 40))
+        axes.set_xlabel(panel.x_label)
+        axes.set_ylabel(panel.y_label)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=2)
+
+
 def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Left, principal components; right, how far outside its class each image is.
 
@@ -197,12 +234,6 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
             look = {**_MARKERS[kind], "edgecolors": INK, "linewidths": 0.8}
             left.scatter(*places.T, c=own[: len(places)], **look)
             right.scatter(found["ratio"], found["ratio_along"], c=own, **look)
-        made = measured["kinds"]["distilled"]
-        if len(measured["class_names"]) <= NAMED:
-            for label, place in zip(made["labels"], made["points"], strict=True):
-                # Names are no formulas, whatever signs are in them.
-                at = {"textcoords": "offset points", "fontsize": "small", "parse_math": False}
-                left.annotate(measured["class_names"][label], place, (7, 5), **at)
         first, second = (100 * part for part in measured["share"])
         left.set_xlabel(f"first principal component, {first:.0f} % of the variance")
         left.set_ylabel(f"second, {second:.0f} %")
@@ -219,6 +250,44 @@ def components(figure: Any, shown: Sequence[tuple[str, Mapping[str, Any]]]) -> N
         for kind, look in _MARKERS.items()
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
+    # Before places on paper are known, nothing tells whether names cover each other.
+    figure.draw_without_rendering()
+    for axes, (_, measured) in zip(grid[:, 0], shown, strict=True):
+        made, names = measured["kinds"]["distilled"], measured["class_names"]
+        if len(names) <= NAMED:
+            places = np.asarray(made["points"])
+            _name(axes, [names[k] for k in made["labels"][: len(places)]], places)
+
+
+def _name(axes: Any, names: Sequence[str], places: np.ndarray) -> None:
+    """Writes names beside places, where they cover neither each other nor a place, if they can."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    marks = axes.transData.transform(places)
+    taken = [Bbox.from_bounds(x - 8, y - 8, 16, 16) for x, y in marks]
+    frame = axes.get_window_extent()
+    # Names are no formulas, whatever signs are in them.
+    look = {"textcoords": "offset points", "fontsize": "x-small", "parse_math": False}
+    line = {"arrowstyle": "-", "linewidth": 0.6, "color": SOFT, "shrinkA": 0, "shrinkB": 5}
+    offsets = list(itertools.product((7, -7, 32, -32), (5, -11, 12, -18, 19, -25, 26, -32)))
+    # From above, so that names below find what is left.
+    for i in np.argsort(-places[:, 1]):
+        tried = []
+        for dx, dy in offsets:
+            side = "left" if dx > 0 else "right"
+            text = axes.annotate(names[i], places[i], (dx, dy), ha=side, arrowprops=line, **look)
+            # Without its line.
+            box = Text.get_window_extent(text)
+            outside = box.x0 < frame.x0 or box.x1 > frame.x1
+            tried.append((sum(map(box.overlaps, taken)) + 100 * outside, text, box))
+            text.set_visible(False)
+        _, text, box = min(tried, key=lambda each: each[0])
+        text.set_visible(True)
+        taken.append(box)
+        for _, other, _ in tried:
+            if other is not text:
+                other.remove()
 
 
 def _draw_real(axes: Any, real: Mapping[str, Any], colours: Sequence[str]) -> None:

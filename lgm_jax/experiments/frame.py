@@ -126,7 +126,9 @@ class Study:
 
     @property
     def title(self) -> str:
-        return axes.SETS[self.name].title
+        """The name of the images; of given ones, that of their data set or folder."""
+        names = [each.results["dataset"] for each in self.outcomes if self.name == axes.GIVEN]
+        return names[0] if names else axes.SETS[self.name].title
 
     @functools.cached_property
     def papers(self) -> Mapping[Key, Number]:

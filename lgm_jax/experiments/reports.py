@@ -187,7 +187,7 @@ def by_part(study: Study) -> Result:
         for name, words in off.items()
     }
     papers = {titles[name]: (words, "distilled") for name, words in off.items()}
-    tables = []
+    shown: dict[str, Table] = {}
     for over, where in (("same", SAME), ("others", OTHERS)):
         part = own[own["where"] == where]
         if part.empty:
@@ -197,29 +197,16 @@ def by_part(study: Study) -> Result:
         table = study.table(part, title, "method", rows, "against", average=average)
         if not table.has_papers:
             table = with_papers_average(table, papers, over=over)
-        tables.append(table)
-    return Result(
-        tables,
-        _part_claims(study, tables),
-        [_seed_note(study.config)],
-        [_only(table, _average_of(table)) for table in tables],
-    )
-
-
-def _average_of(table: Table) -> str:
-    return AVERAGE if AVERAGE in table.columns else table.columns[0]
-
-
-def _only(table: Table, column: str) -> Table:
-    """Returns a column of a table, and what only the paper has."""
-    cells = {at: cell for at, cell in table.cells.items() if at[1] == column or cell.mean is None}
-    return dataclasses.replace(table, cells=cells)
+        shown[f"on the {where}"] = table
+    without = {titles[name]: words.split("-")[1:] for name, words in off.items()}
+    tables, parts = list(shown.values()), (study.title, without, shown)
+    return Result(tables, _part_claims(study, tables), [_seed_note(study.config)], [parts])
 
 
 def _part_claims(study: Study, tables: Sequence[Table]) -> list[Claim]:
     claims, losses = [], []
     for table in tables:
-        column = _average_of(table)
+        column = AVERAGE if AVERAGE in table.columns else table.columns[0]
         full = table.mean("full method", column)
         loss = {
             row.removeprefix("without "): full - table.mean(row, column)
@@ -333,14 +320,16 @@ def objectives(study: Study) -> Result:
     config = study.config
     against = f"distilled against {study.titled(study.sources[0])}"
     tables = _by_objective(study)
-    at_steps, at_time = tables[:2]
-    # Steps would dwarf percentages.
-    cells = {place: cell for place, cell in at_time.cells.items() if place[1] != _STEPS}
-    shown = [at_steps, dataclasses.replace(at_time, cells=cells, unit=at_steps.unit)]
+    shown = []
+    if len(axes.objectives(config)) > 1:
+        at_steps, at_time = tables[0], _accuracies(tables[1])
+        # Where a step of each takes as long, they are the same.
+        shown = [at_steps, *([at_time] if at_time.cells != at_steps.cells else [])]
     if by_source := _by_source(config):
         title, corner = f", sources of real features, {against}", "objective, source"
         unit = "top-1 %, or milliseconds"
         tables.append(_by_variant(study, by_source, _OWN_TIME, title, corner, unit=unit))
+        shown.append(_accuracies(tables[-1]))
     if config[SECTION].soft:
         variants, title = {"hard labels": "", "soft labels": SOFT}, f", soft labels, {against}"
         unit, whole = "top-1 %, or bytes", [_LABELS]
@@ -349,6 +338,12 @@ def objectives(study: Study) -> Result:
         )
     joint, claims = _jointly(study)
     return Result([*tables, *joint], claims, [_objectives_note(config)], [*shown, *joint])
+
+
+def _accuracies(table: Table) -> Table:
+    """Returns a table without steps and times, which would dwarf percentages."""
+    cells = {at: cell for at, cell in table.cells.items() if at[1] not in (_STEPS, _OWN_TIME)}
+    return dataclasses.replace(table, cells=cells, unit="top-1 %")
 
 
 def _by_objective(study: Study) -> list[Table]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
@@ -40,12 +40,15 @@ def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
     return {title or "as configured": path for title, path in named}
 
 
-def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epath.Path]:
+def write(
+    folder: epath.Path, run_folders: Mapping[str, epath.Path], first: Collection[str] = ()
+) -> list[epath.Path]:
     """Writes the picture of the first image of up to ten classes; returns the file, if any.
 
     Args:
         folder: Where to write.
         run_folders: By title of a row, of which there are at most 48.
+        first: Names of classes that come before the others, where the images have them.
 
     Raises:
         UserError: If the images of a run cannot be read.
@@ -53,7 +56,7 @@ def write(folder: epath.Path, run_folders: Mapping[str, epath.Path]) -> list[epa
     if not run_folders:
         return []
     titles = list(run_folders)[:_MOST_RUNS]
-    rows = [first_of_classes(run_folders[title], _MOST_CLASSES) for title in titles]
+    rows = [first_of_classes(run_folders[title], _MOST_CLASSES, first) for title in titles]
     names = [[name for name, _ in row] for row in rows]
     # Names of the first row are wrong above rows of other classes.
     named = all(other == names[0] for other in names)
