@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lgm_jax import backbones, data, plugins
+from lgm_jax import plugins
 from lgm_jax.errors import UserError, unknown_name
 from lgm_jax.settings import split_list
 
-Check = Callable[[str, Any], None]
+Check = Callable[[str, Any], object]
 
 # Far above anything useful; products of counts are checked where they are formed.
 _LARGEST = 10**7
 
 
-def at_least(low: int, high: int = _LARGEST) -> Check:
-    return _range(low, high, f"from {low} to {high}")
-
-
-def above(low: float) -> Check:
-    return _range(math.nextafter(low, math.inf), 1e6, f"above {low:g}, at most 1e6")
-
-
 def between(low: float, high: float) -> Check:
-    return _range(low, high, f"between {low:g} and {high:g}")
+    def check(name: str, value: Any) -> None:
+        # Written so that NaN, which compares false with everything, is refused too.
+        if not (low <= value <= high):
+            raise UserError(f"config.{name} must be from {low:.10g} to {high:.10g}, not {value}")
+
+    return check
+
+
+def at_least(low: int) -> Check:
+    return between(low, _LARGEST)
+
+
+def above_zero(name: str, value: Any) -> None:
+    if not (0 < value <= 1e6):
+        raise UserError(f"config.{name} must be above 0, at most 1e6, not {value}")
 
 
 def one_of(*values: str) -> Check:
@@ -48,64 +53,25 @@ def named(kind: str, known: Iterable[str]) -> Check:
     return check
 
 
-def any_of(*values: str) -> Check:
-    def check(name: str, value: Any) -> None:
-        for item in split_list(value):
-            one_of(*values)(name, item)
+def each(check: Check | None = None, *, some: bool = False, twice: bool = True) -> Check:
+    """A list of items that pass a check; perhaps of at least one, perhaps none of them twice."""
 
-    return check
+    def check_all(name: str, value: Any) -> None:
+        items = split_list(value)
+        if some and not items:
+            raise UserError(f"config.{name} is empty: name at least one")
+        for number, item in enumerate(items):
+            if check is not None:
+                check(name, item)
+            if not twice and item in items[:number]:
+                raise UserError(f"config.{name} names {item} twice")
 
-
-def some_of(*values: str) -> Check:
-    def check(name: str, value: Any) -> None:
-        any_of(*values)(name, value)
-        if not split_list(value):
-            raise UserError(f"config.{name} is empty: name some of {', '.join(values)}")
-
-    return check
-
-
-def pooling(name: str, value: Any) -> None:
-    """Refuses what is no pooling of a backbone."""
-    backbones.check_pooling(value)
+    return check_all
 
 
-def different(name: str, value: Any) -> None:
-    """A `Check`: a list of at least one item, none twice."""
-    if not split_list(value):
-        raise UserError(f"config.{name} is empty: name at least one")
-    none_twice(name, value)
-
-
-def none_twice(name: str, value: Any) -> None:
-    """A `Check`: a list, no item of it twice."""
-    items = split_list(value)
-    twice = next((item for item in items if items.count(item) > 1), None)
-    if twice is not None:
-        raise UserError(f"config.{name} names {twice} twice")
-
-
-def weights(name: str, value: Any) -> None:
-    """A `Check`: a list of positive numbers."""
-    for item in split_list(value):
-        try:
-            number = float(item)
-        except ValueError:
-            raise UserError(
-                f"config.{name} must be numbers, for example 2,1, not {value}"
-            ) from None
-        above(0)(name, number)
-
-
-def data_name(name: str, value: Any) -> None:
-    """A `Check`: a data source that exists, by name."""
-    data.get_source(value)
-
-
-def _range(low: float, high: float, text: str) -> Check:
-    def check(name: str, value: Any) -> None:
-        # Written so that NaN, which compares false with everything, is refused too.
-        if not (low <= value <= high):
-            raise UserError(f"config.{name} must be {text}, not {value}")
-
-    return check
+def weight(name: str, value: Any) -> None:
+    try:
+        number = float(value)
+    except ValueError:
+        raise UserError(f"config.{name} must be numbers, for example 2,1, not {value}") from None
+    above_zero(name, number)

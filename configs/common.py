@@ -7,27 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from configs._checks import (
-    Check,
-    above,
-    any_of,
-    at_least,
-    between,
-    data_name,
-    different,
-    named,
-    none_twice,
-    one_of,
-    pooling,
-    some_of,
-    weights,
-)
+from configs._checks import Check, above_zero, at_least, between, each, named, one_of, weight
 from lgm_jax import (
     backbones,
     baselines,
@@ -57,20 +43,12 @@ class Key:
     Attributes:
         default: The default; a bare type stands for "unset, of this type".
         help: One line for `--help`.
-        check: Raises for a value that is not allowed. Not called for an unset key.
+        check: Raises for a value that is not allowed; or the values that are. An unset key passes.
     """
 
     default: Any
     help: str
-    check: Check | None = None
-
-
-def stage_names(name: str, value: Any) -> None:
-    """A `Check`: stages, ours by their names or others as `package.module:function`."""
-    for item in split_list(value):
-        named("stage", STAGES)(name, item)
-    if not split_list(value):
-        raise UserError(f"config.{name} is empty: name some of {', '.join(STAGES)}")
+    check: Check | Iterable[str] | None = None
 
 
 KEYS: Mapping[str, Key] = {
@@ -83,12 +61,10 @@ KEYS: Mapping[str, Key] = {
         "lgm: match head gradients; sfm: flows of class means; clp: fit a closed-form probe",
         named("objective", OBJECTIVES),
     ),
-    "learning_rate": Key(0.002, "of Adam on the images", above(0)),
-    "schedule": Key(
-        "constant", "of the learning rate: constant, or cosine to zero", one_of(*SCHEDULES)
-    ),
-    "labels": Key("hard", "hard, or soft: learned along", one_of(*distill.LABELS)),
-    "labels_learning_rate": Key(0.01, "of Adam on soft labels", above(0)),
+    "learning_rate": Key(0.002, "of Adam on the images", above_zero),
+    "schedule": Key("constant", "of the learning rate: constant, or cosine to zero", SCHEDULES),
+    "labels": Key("hard", "hard, or soft: learned along", distill.LABELS),
+    "labels_learning_rate": Key(0.01, "of Adam on soft labels", above_zero),
     "head_std": Key(0.01, "std of the random head (the paper's text: 1.0)", between(0, 1e6)),
     "clp.ridge": Key(
         0.001,
@@ -112,9 +88,7 @@ KEYS: Mapping[str, Key] = {
     "images.crop": Key(
         int, "side of the crops the backbone sees (default: the backbone's)", between(1, 4096)
     ),
-    "images.init": Key(
-        "noise", "start: noise, zero, or real (pixels only)", one_of(*images.STARTS)
-    ),
+    "images.init": Key("noise", "start: noise, zero, or real (pixels only)", images.STARTS),
     "images.source": Key("", "evaluate the images of this folder; needs stages without distill"),
     "images.decorrelate": Key(True, "parametrise decorrelated colours"),
     "images.grey": Key(False, "images without colour, for data without"),
@@ -130,13 +104,9 @@ KEYS: Mapping[str, Key] = {
     "images.grow_delay": Key(
         0, "steps by which every new level comes later (the authors' code: 1)", at_least(0)
     ),
-    "augment.preset": Key(
-        "paper", "augmentation of synthetic and real images", named("augmentation", PRESETS)
-    ),
+    "augment.preset": Key("paper", "of synthetic and real images", named("augmentation", PRESETS)),
     "augment.distill": Key(True, "augment while distilling; probes are augmented in any case"),
-    "augment.center_crops": Key(
-        0, "of the copies in a step, those that are centre crops instead", at_least(0)
-    ),
+    "augment.center_crops": Key(0, "centre crops among the copies in a step", at_least(0)),
     "augment.real": Key(True, "augment real images too; False: centre crops"),
     "augment.flip": Key(float, "probability of a flip, instead of the preset's", between(0, 1)),
     "augment.scale_min": Key(float, "smallest area of a crop, likewise", between(1e-4, 1)),
@@ -145,18 +115,16 @@ KEYS: Mapping[str, Key] = {
         str,
         "law of the crops, likewise: inside (torchvision's), or beyond the image too (the "
         "authors' code)",
-        one_of(*CROPS),
+        CROPS,
     ),
     "augment.noise": Key(float, "probability of noise, likewise", between(0, 1)),
     "augment.noise_mean": Key(float, "mean of the noise, likewise", between(-1, 1)),
     "augment.noise_std": Key(float, "std of the noise, likewise", between(0, 10)),
-    "data.name": Key("digits", "data set: see docs/data.md", data_name),
+    "data.name": Key("digits", "data set: see docs/data.md", lambda _, name: data.get_source(name)),
     "data.folder": Key("", "where the images lie; for TFDS: its data_dir"),
     "data.subset": Key("", "classes to keep: a subset of ImageNet, or names or indices"),
     "data.label": Key("", "column of labels, where a set of Hugging Face or TFDS has several"),
-    "data.on_bad_image": Key(
-        "stop", "an image that cannot be read: stop, or skip it", one_of(*data.ON_BAD_IMAGE)
-    ),
+    "data.on_bad_image": Key("stop", "unreadable images: stop, or skip them", data.ON_BAD_IMAGE),
     "data.val_fraction": Key(
         float, "train images to tune on, where none are (default: 0.2 of your own)", between(0, 0.9)
     ),
@@ -164,7 +132,7 @@ KEYS: Mapping[str, Key] = {
     "data.placement": Key(
         "auto",
         "images to stream: all on the device, or read by the host as needed; auto: by size",
-        one_of("auto", "device", "host"),
+        ("auto", "device", "host"),
     ),
     "data.workers": Key(
         int, "processes that read (default: cores less one); 0: threads", between(0, 1000)
@@ -172,30 +140,24 @@ KEYS: Mapping[str, Key] = {
     "data.crop": Key(
         "auto",
         "square of a streamed image: center; random, as in the paper, if the host reads; or auto",
-        one_of("auto", "center", "random"),
+        ("auto", "center", "random"),
     ),
-    "data.sampling": Key(
-        "shuffle", "images of a step: shuffle, or balanced by class", one_of(*SAMPLINGS)
-    ),
+    "data.sampling": Key("shuffle", "images of a step: shuffle, or balanced by class", SAMPLINGS),
     "backbone.name": Key(
         "digits_contrastive",
         "what to distil against, comma-separated: names (python -m lgm_jax.backbones), folders or "
         "hub ids",
-        different,
+        each(some=True, twice=False),
     ),
-    "backbone.weights": Key(
-        "", "of the losses against several backbones, comma-separated (default: equal)", weights
-    ),
-    "backbone.normalization": Key(
-        "native", "mean and std of the inputs", one_of(*backbones.NORMALIZATIONS)
-    ),
-    "backbone.dtype": Key("float32", "what it computes in", one_of(*backbones.DTYPES)),
-    "backbone.params_dtype": Key(
-        "float32", "what its weights are rounded to", one_of(*backbones.DTYPES)
-    ),
-    "backbone.attention": Key("auto", "attention kernel", one_of(*backbones.ATTENTIONS)),
+    "backbone.weights": Key("", "of their losses, comma-separated (default: equal)", each(weight)),
+    "backbone.normalization": Key("native", "mean and std of the inputs", backbones.NORMALIZATIONS),
+    "backbone.dtype": Key("float32", "what it computes in", backbones.DTYPES),
+    "backbone.params_dtype": Key("float32", "what its weights are rounded to", backbones.DTYPES),
+    "backbone.attention": Key("auto", "attention kernel", backbones.ATTENTIONS),
     "backbone.pooling": Key(
-        "native", "features: native, cls, mean, cls+mean; cls:4 of the last 4 blocks", pooling
+        "native",
+        "features: native, cls, mean, cls+mean; cls:4 of the last 4 blocks",
+        lambda _, value: backbones.check_pooling(value),
     ),
     "backbone.position_offset": Key(
         0.0,
@@ -207,56 +169,54 @@ KEYS: Mapping[str, Key] = {
         "positions",
         "what fits where crops have another side than a backbone is used at: its positions, or the "
         "images, antialiased",
-        one_of(*backbones.RESIZED),
+        backbones.RESIZED,
     ),
     "backbone.revision": Key("", "branch, tag or commit of a backbone from the hub"),
     "real.source": Key(
         "stream",
         "real gradient: stream images, draw cached features, or exact over all of these",
-        one_of(*real.SOURCES),
+        real.SOURCES,
     ),
     "real.views": Key(1, "for cached and exact: augmentations of each image", between(1, 1000)),
     "real.cache": Key("", "folder of features that runs share (default: in the workdir)"),
-    "eval_backbones": Key("", "backbones, comma-separated (default: backbone.name)", none_twice),
+    "eval_backbones": Key(
+        "", "backbones, comma-separated (default: backbone.name)", each(twice=False)
+    ),
     "baselines": Key(
         ",".join(baselines.METHODS),
         "real images to compare with, comma-separated",
-        some_of(*baselines.METHODS),
+        each(one_of(*baselines.METHODS), some=True),
     ),
     "probe.epochs": Key(1000, "epochs on distilled images and on few real ones", at_least(1)),
     "probe.full_epochs": Key(100, "epochs on the full training set", at_least(1)),
     "probe.batch": Key(100, "images per update, at most", at_least(1)),
-    "probe.full_batch": Key(
-        int, "the same on the full training set (default: probe.batch)", at_least(1)
-    ),
+    "probe.full_batch": Key(int, "on the full training set (default: probe.batch)", at_least(1)),
     "probe.learning_rate": Key(
         0.001,
         "Adam's for a batch of 256, scaled with the images of an update: the batch, or all "
         "where they are fewer",
-        above(0),
+        above_zero,
     ),
     "probe.decay": Key(
         "update",
         "Adam's rate falls with every update, or every epoch as in the authors' code",
-        one_of(*solvers.DECAYS),
+        solvers.DECAYS,
     ),
     "probe.drop_last": Key(
         False, "for adam: leave out an epoch's last images that fill no batch, as the authors' code"
     ),
-    "probe.runs": Key(5, "repetitions, trained side by side", at_least(1, 1000)),
+    "probe.runs": Key(5, "repetitions, trained side by side", between(1, 1000)),
     "probe.ddof": Key(
-        1, "of the std over runs: 1, the sample's; 0, as in the authors' code", between(0, 1)
+        1, "of the std over runs: 1, the sample's; 0, the authors' code", between(0, 1)
     ),
-    "probe.augment": Key(
-        "fresh", "new augmentations every epoch, a few views, or none", one_of(*solvers.AUGMENTS)
-    ),
+    "probe.augment": Key("fresh", "fresh every epoch, a few views, or none", solvers.AUGMENTS),
     "probe.full_augment": Key(
-        str, "the same on the full training set (default: probe.augment)", one_of(*solvers.AUGMENTS)
+        str, "the same on the full training set (default: probe.augment)", solvers.AUGMENTS
     ),
     "probe.noise": Key(
         False, "noise in the probe's augmentation: in the paper's text, not in the authors' code"
     ),
-    "probe.views": Key(10, "for probe.augment=views: augmentations per image", at_least(1, 1000)),
+    "probe.views": Key(10, "for probe.augment=views: augmentations per image", between(1, 1000)),
     "probe.share_views": Key(False, "runs share augmentations; understates the spread"),
     "probe.solver": Key(
         "adam",
@@ -268,11 +228,9 @@ KEYS: Mapping[str, Key] = {
         "",
         "more probes, which learn from the first backbone's head on all real images too, "
         "comma-separated: kd, its soft labels; ci, itself behind a projection of features",
-        any_of(*teachers.TAUGHT),
+        each(one_of(*teachers.TAUGHT)),
     ),
-    "probe.split": Key(
-        "test", "evaluate on test, or on val to tune a recipe", one_of("test", "val")
-    ),
+    "probe.split": Key("test", "evaluate on test, or on val to tune a recipe", ("test", "val")),
     "checkpoint_every": Key(500, "steps", at_least(1)),
     "keep_checkpoints": Key(2, "newest checkpoints to keep", at_least(1)),
     "log_every": Key(50, "steps per line of metrics.jsonl, which has twenty at least", at_least(1)),
@@ -281,28 +239,29 @@ KEYS: Mapping[str, Key] = {
     "track": Key(
         "",
         "where else to follow a distillation: tensorboard, wandb, comma-separated",
-        any_of(*tracking.TRACKERS),
+        each(one_of(*tracking.TRACKERS)),
     ),
-    "stages": Key(",".join(STAGES), "what to do, comma-separated", stage_names),
+    "stages": Key(
+        ",".join(STAGES), "what to do, comma-separated", each(named("stage", STAGES), some=True)
+    ),
 }
 
 
 def get_config() -> ml_collections.ConfigDict:
     """All keys at their defaults, locked."""
-    config = ml_collections.ConfigDict()
+    nested: dict[str, Any] = {}
     for name, key in KEYS.items():
         *sections, leaf = name.split(".")
-        parent = config
-        for section in sections:
-            if section not in parent:
-                parent[section] = ml_collections.ConfigDict()
-            parent = parent[section]
         unset = isinstance(key.default, type)
-        parent[leaf] = config_dict.placeholder(key.default) if unset else key.default
+        value = config_dict.placeholder(key.default) if unset else key.default
+        functools.reduce(_subsection, sections, nested)[leaf] = value
     for name in OPTIONS:
-        *sections, leaf = name.split(".")
-        functools.reduce(getattr, sections, config)[leaf] = ml_collections.ConfigDict()
-    return config.lock()
+        functools.reduce(_subsection, name.split("."), nested)
+    return ml_collections.ConfigDict(nested).lock()
+
+
+def _subsection(section: dict[str, Any], name: str) -> dict[str, Any]:
+    return section.setdefault(name, {})
 
 
 def is_option(name: str) -> bool:
@@ -374,7 +333,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         if name not in flat:
             raise UserError(f"the config has no {name}: start from configs/common.py")
         if key.check is not None and flat[name] is not None:
-            key.check(name, flat[name])
+            refuse = key.check if callable(key.check) else one_of(*key.check)
+            refuse(name, flat[name])
     # An experiment leaves open what its sets of images decide.
     if config.copies is not None and config.augment.center_crops > config.copies:
         raise UserError(
@@ -393,24 +353,20 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             "config.backbone.revision is for one backbone: download the others, and name folders"
         )
+    solver, stages = solvers.find(config.probe.solver), split_list(config.stages)
     for name in ("augment", "full_augment"):
-        if config.probe[name] == "fresh" and not solvers.find(config.probe.solver).fresh:
+        if config.probe[name] == "fresh" and not solver.fresh:
             raise UserError(
                 f"config.probe.solver={config.probe.solver} needs config.probe.{name}=views or none"
             )
-    _check_teacher(config)
-    if config.images.source and "distill" in split_list(config.stages):
+    if config.images.source and "distill" in stages:
         raise UserError(
             "config.images.source names finished images: add --config.stages=probe,baselines,report"
         )
-
-
-def _check_teacher(config: ml_collections.ConfigDict) -> None:
-    """Refuses probes with a teacher that the run does not train, or whose solver takes none."""
-    taught, stages = config.probe.teacher, split_list(config.stages)
+    taught = config.probe.teacher
     if not taught or not {"probe", "baselines"} & set(stages):
         return
-    if not solvers.find(config.probe.solver).taught:
+    if not solver.taught:
         raise UserError(
             f"config.probe.solver={config.probe.solver} takes no teacher: "
             f"config.probe.teacher={taught} needs --config.probe.solver=adam"
