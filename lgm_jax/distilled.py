@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -57,15 +55,19 @@ def save_distilled(
         labels: Indices into `class_names`, int32.
         probabilities: Class probabilities, float32, for soft labels.
     """
+    from PIL import Image
+
     folder = epath.Path(folder)
     counts: dict[int, int] = {}
-    lines = []
+    width, lines = len(str(len(class_names) - 1)), []
     for image, label in zip(images, labels.tolist(), strict=True):
         number = counts[label] = counts.get(label, -1) + 1
-        name = f"{class_folder(label, class_names)}/{number:03d}.png"
+        name = f"{label:0{width}d}_{safe_name(class_names[label])}/{number:03d}.png"
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(image))
+        with path.open("wb") as file:
+            pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(file, "PNG")
         entry = {"file_name": name, "label": label, "class_name": class_names[label]}
         lines.append(json.dumps(entry, ensure_ascii=False))
     # In UTF-8, whatever the locale.
@@ -137,29 +139,11 @@ def first_of_classes(
     return [(names[label], images[row]) for label, row in ordered[:count]]
 
 
-def class_folder(label: int, class_names: Sequence[str]) -> str:
-    """Returns a folder name that sorts by label and is valid on any file system."""
-    width = len(str(len(class_names) - 1))
-    return f"{label:0{width}d}_{safe_name(class_names[label])}"
-
-
 def safe_name(class_name: str) -> str:
-    """Returns the part of a class folder's name that stands for the class's name."""
-    # The locale of a machine may lack letters.
-    coding = sys.getfilesystemencoding()
-    encodable = class_name.encode(coding, "replace").decode(coding)
-    fit = re.sub(r"[^\w.-]+", "_", encodable).strip("._")
+    """Returns a class's name as part of a folder's name that is valid on any file system."""
+    fit = re.sub(r"[^\w.-]+", "_", class_name).strip("._")
     # Names of files end at 255 bytes, of which other alphabets take several a letter.
     return fit[:80].encode()[:200].decode(errors="ignore")
-
-
-def encode_png(image: Float[np.ndarray, "h w 3"]) -> bytes:
-    """Encodes an image in [0, 1] as an 8-bit PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def read_arrays(path: epath.Path) -> DistilledSet:
