@@ -7,13 +7,14 @@ others.
 """
 
 from lgm_jax.analysis.alignment import (
+    Correlation,
+    correlate_pairs,
     linear_cka,
     nearest_accuracy,
     nearest_others,
     normalized_transfer,
     shared_neighbors,
 )
-from lgm_jax.analysis.correlation import Correlation, correlate_pairs
 from lgm_jax.analysis.geometry import EDGE, PCA, Outsideness, fit_pca, outsideness
 from lgm_jax.analysis.optima import ClassMeansShare, class_means_share, optimal_features
 

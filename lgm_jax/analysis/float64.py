@@ -8,14 +8,9 @@ import numpy as np
 TABLE = 2**23
 
 
-def double(features: np.ndarray) -> np.ndarray:
-    """Returns features in float64."""
-    return np.asarray(features, np.float64)
-
-
 def unit(features: np.ndarray) -> np.ndarray:
     """Returns features of length 1 in float64; features of zero stay."""
-    features = double(features)
+    features = np.asarray(features, np.float64)
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(lengths > 0, lengths, 1)
 

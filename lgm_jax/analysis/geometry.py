@@ -30,7 +30,7 @@ class PCA(NamedTuple):
 
     def project(self, features: Float[np.ndarray, "s d"]) -> Float[np.ndarray, "s components"]:
         """Returns the coordinates of features along the components."""
-        return (float64.double(features) - self.mean[None]) @ self.directions.T
+        return (np.asarray(features, np.float64) - self.mean[None]) @ self.directions.T
 
 
 def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
@@ -44,8 +44,8 @@ def fit_pca(features: Float[np.ndarray, "n d"], components: int = 2) -> PCA:
     """
     if components > min(features.shape):
         raise ValueError(f"{features.shape} features have no {components} components")
-    mean = float64.double(features).mean(axis=0)
-    centred = float64.double(features) - mean[None]
+    mean = np.asarray(features, np.float64).mean(axis=0)
+    centred = np.asarray(features, np.float64) - mean[None]
     if float64.agree(centred, features):
         raise UserError("features of all images are the same: they have no principal components")
     _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
@@ -101,7 +101,10 @@ def outsideness(
         UserError: If there are fewer images or classes, or the features of a class do not differ
             from each other, or from those of all others on average.
     """
-    features, features_real = float64.double(features), float64.double(features_real)
+    features, features_real = (
+        np.asarray(features, np.float64),
+        np.asarray(features_real, np.float64),
+    )
     classes = int(labels_real.max()) + 1
     if classes < 2 or np.bincount(labels_real, minlength=classes).min() < 2:
         raise UserError("classes have edges where there are two of at least two images each")

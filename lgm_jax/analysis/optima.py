@@ -96,7 +96,6 @@ def optimal_features(
     start: Float[Array, "s d"],
     *,
     steps: int = 600,
-    learning_rate: float = 0.2,
 ) -> tuple[Float[Array, "s d"], Float[Array, ""]]:
     """Returns the features that minimise an objective, whether or not images have them.
 
@@ -108,7 +107,6 @@ def optimal_features(
     Args:
         loss: A differentiable function of features, a row per image.
         start: The first features, for example at class means, as long as real features are.
-        learning_rate: Adam's learning rate at the first update.
 
     Returns:
         The features, and their loss.
@@ -116,7 +114,7 @@ def optimal_features(
     Raises:
         UserError: If a row of `start` is zero.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.2, steps))
     lengths = jnp.linalg.norm(start, axis=1, keepdims=True)
     if not bool(jnp.all(lengths > 0)):
         raise UserError("a row to start from is zero: it has no length to keep")
