@@ -5,6 +5,7 @@ A head is a pytree `{"kernel": (d, k), "bias": (k,)}`. See `objectives` for lett
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float, Int, Key
 
-from lgm_jax import checks, regression
+from lgm_jax import checks
 from lgm_jax.numerics import nonzero, num_parts, sum_of_parts, weighted, wide
 
 Head = dict[str, Float[Array, "..."]]
 Labels = Int[Array, " n"] | Float[Array, "n k"]
+
+_product = functools.partial(jnp.einsum, precision=Precision.HIGHEST)
 
 
 def init_head(key: Key[Array, ""], feature_dim: int, num_classes: int, std: float = 0.01) -> Head:
@@ -123,7 +126,7 @@ def ridge_head(
     features = features / size
     squares = jnp.sum(weights[:, None] * jnp.square(features))
     strength = nonzero(squares * (ridge / num_classes))
-    kernel = regression.ridge_kernel(features, targets, weights, strength) / size
+    kernel = _ridge_kernel(features, targets, weights, strength) / size
     return {"kernel": kernel, "bias": jnp.zeros_like(kernel, shape=(num_classes,))}
 
 
@@ -146,3 +149,54 @@ def probabilities(labels: Labels, num_classes: int, dtype: Any) -> Float[Array, 
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return jax.nn.one_hot(labels, num_classes, dtype=dtype)
     return labels
+
+
+def _ridge_kernel(
+    features: Float[Array, "n d"],
+    targets: Float[Array, "n k"],
+    weights: Float[Array, " n"],
+    strength: Float[Array, ""],
+) -> Float[Array, "d k"]:
+    """Returns the W that minimises |Z W - Y|² + λ |W|², with rows weighted by root weights.
+
+    Z is the centred rows Δ plus their mean m in each, a matrix of rank one. So with
+    A = Δᵀ Δ + λ I and the total weight N, W is W' = A⁻¹ ΔᵀY plus a multiple of A⁻¹ m:
+
+        W = W' + A⁻¹ m N (ȳ - mᵀ W') / (1 + N mᵀ A⁻¹ m)
+
+    So a mean that is large beside the differences takes no digits from them: Z Zᵀ would have an
+    eigenvalue |m|² n, and its rounding errors would be as large as the other eigenvalues.
+
+    Args:
+        features: One row per image, finite also where its weight is zero.
+    """
+    total = jnp.sum(weights)
+    share = weights / jnp.where(total > 0, total, 1)
+    mean, target = (_product("n,nj->j", share, rows) for rows in (features, targets))
+    scale = jnp.sqrt(weights)[:, None]
+    rows, aims = scale * (features - mean[None, :]), scale * (targets - target[None, :])
+    centred, across = _solve(rows, aims, mean, strength)
+    missed = total * (target - _product("d,dk->k", mean, centred))
+    share_of_mean = total * _product("d,d->", mean, across)
+    return centred + jnp.outer(across, missed / (strength + share_of_mean))
+
+
+def _solve(
+    rows: Float[Array, "n d"],
+    targets: Float[Array, "n k"],
+    vector: Float[Array, " d"],
+    strength: Float[Array, ""],
+) -> tuple[Float[Array, "d k"], Float[Array, " d"]]:
+    """Returns A⁻¹ ΔᵀY and λ A⁻¹ v, by Cholesky in the smaller of sample and feature space."""
+    count, dim = rows.shape
+    in_samples = count <= dim
+    gram = _product("nd,md->nm", rows, rows) if in_samples else _product("nd,ne->de", rows, rows)
+    shifted = gram + strength * jnp.eye(min(count, dim), dtype=gram.dtype)
+    if in_samples:
+        right = jnp.column_stack([targets, _product("nd,d->n", rows, vector)])
+        solved = jax.scipy.linalg.solve(shifted, right, assume_a="pos")
+        solved = _product("nd,nk->dk", rows, solved)
+        return solved[:, :-1], vector - solved[:, -1]
+    right = jnp.column_stack([_product("nd,nk->dk", rows, targets), strength * vector])
+    solved = jax.scipy.linalg.solve(shifted, right, assume_a="pos")
+    return solved[:, :-1], solved[:, -1]

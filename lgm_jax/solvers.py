@@ -27,7 +27,7 @@ from lgm_jax.errors import UserError
 from lgm_jax.features import AnyArray
 from lgm_jax.numerics import nonzero
 from lgm_jax.progress import progress
-from lgm_jax.teachers import TARGETS, Seen, Teacher
+from lgm_jax.teachers import TARGETS, Seen, Teacher, inherit, init_params, learning_loss
 
 AUGMENTS = ("fresh", "views", "none")
 DECAYS = ("update", "epoch")
@@ -135,7 +135,7 @@ class Protocol:
         checks.counts(self, "epochs", "batch", "runs", "crop", "views")
         checks.one_of("augment", self.augment, AUGMENTS)
         checks.one_of("decay", self.decay, DECAYS)
-        checks.one_of("targets", self.targets, list(TARGETS))
+        checks.one_of("targets", self.targets, TARGETS)
         checks.flags(self, "share_views", "drop_last")
         checks.positive("learning_rate", self.learning_rate)
         checks.in_range("ridge", self.ridge, 0)
@@ -208,13 +208,13 @@ def adam(
         every = (table, None if teacher is None else teacher.sees)
         return Seen(*(each(epoch) if callable(each) else each for each in every))
 
-    target, lessons = TARGETS[protocol.targets], None if teacher is None else teacher.heads
+    lessons = None if teacher is None else teacher.heads
     data = _divide(mesh, seen(0), labels, lessons)
     features, taught = data.table
     key_heads, key_orders = jax.random.split(key)
     optimizer = optax.adam(protocol.learning_rates(features.shape[2]))
     dims = (features.shape[-1], 0 if taught is None else taught.shape[-1], num_classes)
-    heads = jax.vmap(lambda k: target.init(k, *dims))(
+    heads = jax.vmap(lambda k: init_params(protocol.targets, k, *dims))(
         jax.random.split(key_heads, protocol.runs)[np.arange(len(data.runs)) % protocol.runs]
     )
     losses = jnp.zeros((len(data.runs), protocol.epochs), heads["kernel"].dtype)
@@ -227,8 +227,8 @@ def adam(
         epochs = jnp.arange(start, min(start + per_call, protocol.epochs))
         fit = train_epochs(fit, data, epochs, key_orders, protocol=protocol, mesh=mesh)
     heads, losses = _fetch(mesh, (fit.heads, fit.losses), protocol.runs)
-    if lessons is not None:
-        made = jax.vmap(target.head)(heads, _of_runs(lessons, np.arange(protocol.runs)))
+    if protocol.targets == "ci":
+        made = jax.vmap(inherit)(heads, _of_runs(lessons, np.arange(protocol.runs)))
         heads = jax.tree.map(np.asarray, made)
     return Trained(heads, losses)
 
@@ -252,7 +252,7 @@ def _train_epochs(
     # An epoch trains on so many images, each once.
     used = min(steps * batch, num_images)
     optimizer = optax.adam(protocol.learning_rates(num_images))
-    loss_and_gradient = jax.value_and_grad(TARGETS[protocol.targets].loss)
+    loss_and_gradient = jax.value_and_grad(functools.partial(learning_loss, protocol.targets))
 
     def update(
         fit: Fit,

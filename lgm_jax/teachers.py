@@ -11,9 +11,8 @@ code. The paper calls `ci` classifier inheritance.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -50,22 +49,6 @@ class Seen(NamedTuple):
 
     features: Any
     taught: Any = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What the parameters of a probe are trained for.
-
-    Attributes:
-        init: `init(key, d, e, k)` draws the parameters for `d` features, `e` of the teacher and `k`
-            classes.
-        loss: `loss(params, seen, labels, weights, head)`, with the teacher's head.
-        head: `head(params, head)` returns the linear head that they and the teacher's head make.
-    """
-
-    init: Callable[[Key[Array, ""], int, int, int], Head]
-    loss: Callable[[Head, Seen, Labels, Any, Any], Float[Array, ""]]
-    head: Callable[[Head, Any], Head]
 
 
 def distillation_loss(
@@ -140,30 +123,28 @@ def inherit(projection: Head, head: Head) -> Head:
     }
 
 
-TARGETS: Mapping[str, Target] = {
-    "labels": Target(
-        init=lambda key, dim, _, num_classes: init_head(key, dim, num_classes),
-        loss=lambda head, seen, labels, weights, _: linear_probe_loss(
-            head, seen.features, labels, weights
-        ),
-        head=lambda head, _: head,
-    ),
-    "kd": Target(
-        init=lambda key, dim, _, num_classes: init_head(key, dim, num_classes),
-        loss=lambda head, seen, labels, weights, teacher: distillation_loss(
-            head, seen.features, labels, logits(teacher, seen.taught), weights
-        ),
-        head=lambda head, _: head,
-    ),
-    "ci": Target(
-        init=lambda key, dim, dim_teacher, _: init_projection(key, dim, dim_teacher),
-        loss=lambda projection, seen, _, weights, __: projection_loss(
-            projection, seen.features, seen.taught, weights
-        ),
-        head=inherit,
-    ),
-}
-"""By `probe.Protocol.targets`."""
+TARGETS = ("labels", "kd", "ci")
+"""What a probe may learn, `probe.Protocol.targets`."""
 
-TAUGHT = tuple(name for name in TARGETS if name != "labels")
+TAUGHT = ("kd", "ci")
 """Those with a teacher."""
+
+
+def init_params(
+    targets: str, key: Key[Array, ""], dim: int, dim_teacher: int, num_classes: int
+) -> Head:
+    """Draws what is trained: a projection to the teacher's features for `ci`, or else a head."""
+    if targets == "ci":
+        return init_projection(key, dim, dim_teacher)
+    return init_head(key, dim, num_classes)
+
+
+def learning_loss(
+    targets: str, params: Head, seen: Seen, labels: Labels, weights: Any, head: Any
+) -> Float[Array, ""]:
+    """Returns the loss of what is trained, where `head` is the teacher's."""
+    if targets == "labels":
+        return linear_probe_loss(params, seen.features, labels, weights)
+    if targets == "kd":
+        return distillation_loss(params, seen.features, labels, logits(head, seen.taught), weights)
+    return projection_loss(params, seen.features, seen.taught, weights)
