@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from lgm_jax import backbones, data, hosts, paths, runs, settings
@@ -47,28 +45,43 @@ def open_session(
     recipe = settings.make_recipe(config, dataset.num_classes, against[0].resolution)
     on_host = _check_fit(config, recipe, dataset, against)
     crop_at = _crop_at(config, dataset, on_host=on_host)
-    weights = settings.backbone_weights(config)
     folder = config.images.source
     source = read_source(folder, dataset, side, config.ipc) if folder else None
     identity_of = functools.partial(
         settings.identity_of,
         seed=config.seed,
         backbones=[backbone.fingerprint for backbone in against],
-        weights=weights,
+        weights=settings.backbone_weights(config),
         data=dataset.fingerprint,
         crop_at=crop_at,
         source=None if source is None else content_hash(source),
     )
     path = paths.locate(workdir)
     begun = runs.begun(path)
-    recipe, growth = _keep_growth(config, recipe, path, begun, identity_of)
+    # Unless the config sets it, a run keeps its growth, from which other keys of the identity may
+    # follow, such as that of the first level.
+    every = begun.get("identity", {}).get(settings.GROW_EVERY, Pyramid.grow_every)
+    as_begun = settings.with_growth(recipe, every)
+    keeps = config.images.grow_every is None and as_begun != recipe
+    if keeps and identity_of(as_begun) == begun.get("identity"):
+        print(
+            f"note: {path} continues with {settings.GROW_EVERY}={every}, as it began; a new run of "
+            f"config.steps={config.steps} would make it {recipe.grow_every}"
+        )
+        recipe = as_begun
+        command = command and f"{command} --config.{settings.GROW_EVERY}={every}"
     identity = identity_of(recipe)
-    recorded = _settings(config, recipe, begun if begun.get("identity") == identity else {})
+    recorded = settings.flatten(config)
+    if recipe.grow_every is not None:
+        recorded[settings.GROW_EVERY] = recipe.grow_every
+    if begun.get("identity") == identity:
+        # Those of earlier starts of the run too.
+        stages = f"{begun.get('config', {}).get('stages', '')},{config.stages}"
+        recorded["stages"] = ",".join(dict.fromkeys(settings.split_list(stages)))
     session = Session(
         config,
         dataset,
         against,
-        weights,
         evaluated,
         recipe,
         identity,
@@ -81,9 +94,8 @@ def open_session(
     )
     if session.run.holds != "this":
         session.check_start()
-    described: dict[str, Any] = {"command": command and command + growth, "config": recorded}
-    described |= {"changed": list(changed), "data": data.describe(dataset)}
-    session.run.open(identity, described)
+    described = {"changed": list(changed), "data": data.describe(dataset)}
+    session.run.open(identity, {"command": command, "config": recorded, **described})
     return session
 
 
@@ -99,8 +111,13 @@ def _load_backbones(config: ConfigDict) -> tuple[list[Backbone], list[Backbone]]
     for name in (*own[1:], *evaluated):
         if name not in loaded:
             loaded[name] = load_backbone(config, name, first.resolution)
-    _refuse_same("backbone.name", own, loaded)
-    _refuse_same("eval_backbones", evaluated, loaded)
+    for key, names in (("backbone.name", own), ("eval_backbones", evaluated)):
+        owners: dict[str, str] = {}
+        for name in names:
+            # It would count twice.
+            other = owners.setdefault(loaded[name].fingerprint, name)
+            if other != name:
+                raise UserError(f"config.{key}: {other} and {name} are the same backbone; name one")
     taught = config.probe.teacher and {"probe", "baselines"} & {*settings.split_list(config.stages)}
     known = {loaded[name].fingerprint for name in evaluated or own}
     if taught and first.fingerprint not in known:
@@ -108,18 +125,7 @@ def _load_backbones(config: ConfigDict) -> tuple[list[Backbone], list[Backbone]]
             f"config.probe.teacher={config.probe.teacher} needs the probe on all real images of "
             f"{own[0]}: add it to config.eval_backbones"
         )
-    _check_kernels([backbone.attention for backbone in loaded.values()])
     return [loaded[name] for name in own], [loaded[name] for name in evaluated or own]
-
-
-def _check_kernels(kernels: list[str]) -> None:
-    """Refuses programs that differ between processes: their devices would wait for each other."""
-    first = hosts.first_says(kernels)
-    if kernels != first:
-        raise UserError(
-            f"attention is computed by {', '.join(kernels)} in process {hosts.index()}, and by "
-            f"{', '.join(first)} in process 0: set --config.backbone.attention=xla"
-        )
 
 
 def _load_data(config: ConfigDict, resolution: int) -> Dataset:
@@ -177,60 +183,6 @@ def _check_fit(
             "start fewer, or raise config.copies"
         )
     return reads_on_host(config, recipe, len(dataset.splits["train"].labels))
-
-
-def _keep_growth(
-    config: ConfigDict,
-    recipe: settings.Recipe,
-    path: epath.Path,
-    begun: Mapping[str, Any],
-    identity_of: Callable[[settings.Recipe], Mapping[str, Any]],
-) -> tuple[settings.Recipe, str]:
-    """Returns the recipe with the growth of the run in the folder, unless the config sets it.
-
-    The second result is what the command line then lacks, to repeat the run.
-    """
-    # Other keys of the identity may follow from it, such as that of the first level.
-    every = begun.get("identity", {}).get(settings.GROW_EVERY, Pyramid.grow_every)
-    as_begun = settings.with_growth(recipe, every)
-    if (
-        config.images.grow_every is not None
-        or as_begun == recipe
-        or identity_of(as_begun) != begun.get("identity")
-    ):
-        return recipe, ""
-    print(
-        f"note: {path} continues with {settings.GROW_EVERY}={every}, as it began; a new run of "
-        f"config.steps={config.steps} would make it {_grow_every(recipe)}"
-    )
-    return as_begun, f" --config.{settings.GROW_EVERY}={every}"
-
-
-def _grow_every(recipe: settings.Recipe) -> int | None:
-    return getattr(recipe.task.parametrisation, "grow_every", None)
-
-
-def _settings(
-    config: ConfigDict, recipe: settings.Recipe, earlier: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the config's values by dotted name, with the stages of earlier starts of the run."""
-    recorded = settings.flatten(config)
-    if _grow_every(recipe) is not None:
-        recorded[settings.GROW_EVERY] = _grow_every(recipe)
-    if earlier:
-        stages = [earlier.get("config", {}).get("stages", ""), config.stages]
-        named = [name for each in stages for name in settings.split_list(each)]
-        recorded["stages"] = ",".join(dict.fromkeys(named))
-    return recorded
-
-
-def _refuse_same(key: str, names: Sequence[str], loaded: Mapping[str, Backbone]) -> None:
-    """Refuses two names of one backbone, which would count twice."""
-    owners: dict[str, str] = {}
-    for name in names:
-        other = owners.setdefault(loaded[name].fingerprint, name)
-        if other != name:
-            raise UserError(f"config.{key}: {other} and {name} are the same backbone; name one")
 
 
 def reads_on_host(config: ConfigDict, recipe: settings.Recipe, num_images: int) -> bool:

@@ -38,9 +38,6 @@ from lgm_jax.programs import Embedding
 # Training images are held in memory, decoded, up to this size.
 MEMORY_LIMIT = 8 * 2**30
 
-# Features that every step takes whole may take so much of the device.
-MOST_FEATURES = 2 * 2**30
-
 # The random stream of the views whose features are stored.
 _VIEW_STREAM = 103
 
@@ -54,7 +51,6 @@ class Session:
 
     Attributes:
         backbones: Backbones to distil against; the first chooses typical and look-alike images.
-        weights: Weights of their losses, which add up to one.
         recipe: The recipe of the distillation.
         identity: The identity of the distillation; see `settings.identity_of`.
         source: Finished images in place of a distillation.
@@ -67,7 +63,6 @@ class Session:
     config: ConfigDict
     dataset: Dataset
     backbones: Sequence[Backbone]
-    weights: Sequence[float]
     eval_backbones: Sequence[Backbone]
     recipe: settings.Recipe
     identity: Mapping[str, Any]
@@ -224,6 +219,17 @@ class Session:
             self.dataset.splits["train"].labels,
             self.config.ipc,
             self.dataset.num_classes,
+        )
+
+    @functools.cached_property
+    def neighbors(self) -> np.ndarray:
+        """Indices of the training images that look most like the distilled ones, one of each."""
+        assert self.distilled is not None
+        return baselines.neighbors(
+            self.features(self.backbone, "train"),
+            self.dataset.splits["train"].labels,
+            self.features_syn,
+            self.distilled.labels,
         )
 
     @functools.cached_property

@@ -24,9 +24,6 @@ SCHEDULES = ("constant", "cosine")
 
 GROW_EVERY = "images.grow_every"
 
-# The learning rate of `ci` in those of other probes: 0.01 and 0.001 in the public code of SFM.
-CI_RATE = 10
-
 # Fields whose keys have other names, or are in another section.
 _KEYS = {
     "crop": "images.crop",
@@ -121,6 +118,11 @@ class Recipe:
         return self.task.augmentation if self.real.augmented else None
 
     @property
+    def grow_every(self) -> int | None:
+        """Steps between two levels of the images; `None` for images without levels."""
+        return getattr(self.task.parametrisation, "grow_every", None)
+
+    @property
     def prepares(self) -> bool:
         """Whether the objective prepares real features before the first step."""
         return self.real.source == "exact" and hasattr(self.task.objective, "prepare")
@@ -140,7 +142,7 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
             "num_classes": num_classes,
             "parametrisation": _make_parametrisation(config, flat, crop),
             "crop": crop,
-            "objective": _make_objective(config, flat),
+            "objective": make_objective(config),
             "augmentation": make_augmentation(config.augment) if config.augment.distill else None,
             "optimizer": optax.adam(updates.learning_rate),
             "labels_optimizer": optax.adam(updates.labels_learning_rate),
@@ -148,27 +150,6 @@ def make_recipe(config: ConfigDict, num_classes: int, crop: int) -> Recipe:
         }
     )
     return Recipe(task, updates, RealViews(**_read(RealViews, "real.", flat)))
-
-
-def identify(recipe: Recipe) -> dict[str, Any]:
-    """Returns the part of an identity that a config decides, as JSON by key.
-
-    It has all values that decide the images and are not at their default: a field or a key that is
-    added later changes no identity.
-    """
-    task = identity.describe(recipe.task)
-    nouns = {name: task.pop(name, {}) for name in ("parametrisation", "objective", "augmentation")}
-    named = _named("", task) | _named("", identity.describe(recipe.updates))
-    named |= _named("real.", identity.describe(recipe.real))
-    named |= _noun("images.kind", "images.", nouns["parametrisation"], PARAMETRISATIONS, _KIND)
-    named |= _noun("objective", "", nouns["objective"], OBJECTIVES, _OBJECTIVE)
-    augmentation = {"type": "none"} if nouns["augmentation"] is None else nouns["augmentation"]
-    named |= _noun("augment.preset", "augment.", augmentation, {"": _AUGMENTATION}, "")
-    idle = {
-        "labels_learning_rate": recipe.task.labels == "hard",
-        "augment.real": recipe.task.augmentation is None,
-    }
-    return {key: value for key, value in named.items() if not idle.get(key)}
 
 
 def identity_of(
@@ -182,20 +163,43 @@ def identity_of(
 ) -> dict[str, Any]:
     """Returns the identity of a run's distillation, as JSON by config key.
 
+    It has all values that decide the images and are not at their default: a field or a key that is
+    added later changes no identity.
+
     Args:
         crop_at: The place where streamed images are cropped, `center` or `random`.
         source: The hash of finished images in place of a distillation.
     """
+    task = identity.describe(recipe.task)
+    nouns = {name: task.pop(name, {}) for name in ("parametrisation", "objective", "augmentation")}
+    named = _named("", task) | _named("", identity.describe(recipe.updates))
+    named |= _named("real.", identity.describe(recipe.real))
+    named |= _noun("images.kind", "images.", nouns["parametrisation"], PARAMETRISATIONS, _KIND)
+    named |= _noun("objective", "", nouns["objective"], OBJECTIVES, _OBJECTIVE)
+    augmentation = {"type": "none"} if nouns["augmentation"] is None else nouns["augmentation"]
+    named |= _noun("augment.preset", "augment.", augmentation, {"": _AUGMENTATION}, "")
+    idle = {
+        "labels_learning_rate": recipe.task.labels == "hard",
+        "augment.real": recipe.task.augmentation is None,
+    }
     equal = len(set(weights)) == 1
     return {
         "seed": seed,
-        **identify(recipe),
+        **{key: value for key, value in named.items() if not idle.get(key)},
         "backbone.fingerprint": ",".join(backbones),
         **({} if equal else {"backbone.weights": list(weights)}),
         "data.fingerprint": data,
         **({} if crop_at == "center" else {"data.crop": crop_at}),
         **({} if source is None else {"images.source": source}),
     }
+
+
+def make_objective(config: ConfigDict) -> Objective:
+    """Reads the objective of a config."""
+    name, options = config.objective, config.objective_options.to_dict()
+    if name in OBJECTIVES:
+        options = _read(OBJECTIVES[name], _section(name), flatten(config)) | options
+    return plugins.make("objective", name, OBJECTIVES, options)
 
 
 def make_augmentation(config: ConfigDict) -> Augment | None:
@@ -238,17 +242,13 @@ def make_protocol(
         augmentation = dataclasses.replace(augmentation, noise=0.0)
     changes: dict[str, Any] = {"crop": crop, "augmentation": augmentation, "targets": targets}
     if targets == "ci":
-        changes["learning_rate"] = CI_RATE * options.learning_rate
+        # 0.01, for 0.001 of other probes, in the public code of SFM.
+        changes["learning_rate"] = 10 * options.learning_rate
     if full:
         changes["epochs"] = options.full_epochs
         changes["batch"] = options.full_batch or options.batch
-        changes["augment"] = full_augment(config)
+        changes["augment"] = options.full_augment or options.augment
     return probe.Protocol(**_read(probe.Protocol, "probe.", flatten(config)) | changes)
-
-
-def full_augment(config: ConfigDict) -> str:
-    """Returns the augmentation of the probe on all real images, one of `solvers.AUGMENTS`."""
-    return config.probe.full_augment or config.probe.augment
 
 
 def image_side(config: ConfigDict, crop: int) -> int:
@@ -301,13 +301,6 @@ def _make_parametrisation(config: ConfigDict, flat: Mapping[str, Any], crop: int
         images.grow_delay,
     )
     return dataclasses.replace(images, grow_every=every)
-
-
-def _make_objective(config: ConfigDict, flat: Mapping[str, Any]) -> Objective:
-    name, options = config.objective, config.objective_options.to_dict()
-    if name in OBJECTIVES:
-        options = _read(OBJECTIVES[name], _section(name), flat) | options
-    return plugins.make("objective", name, OBJECTIVES, options)
 
 
 def _section(name: str) -> str:

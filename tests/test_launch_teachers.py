@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lgm_jax import head_files, probe
+from lgm_jax import probe
 from lgm_jax.stages import probing
 from lgm_jax.teachers import TARGETS
 from tests.launching import QUICK, opened, refuse, start
@@ -162,7 +162,7 @@ def test_kept_heads_are_trained_when_missing_or_damaged(tmp_path, capsys):
 
     def kept():
         """The number of the training that the heads are of."""
-        trained = head_files.kept(path, train)
+        trained = probing.kept_heads(path, train)
         np.testing.assert_array_equal(trained.losses, np.ones((1, 4)))
         return int(trained.heads["kernel"].max())
 
@@ -177,9 +177,9 @@ def test_kept_heads_are_trained_when_missing_or_damaged(tmp_path, capsys):
     assert capsys.readouterr().out == f"note: {path} is damaged; its heads are trained again\n"
     assert [each.name for each in path.parent.iterdir()] == ["heads.npz"]
     path.unlink()
-    without = head_files.kept(path, lambda: train()._replace(losses=None))
+    without = probing.kept_heads(path, lambda: train()._replace(losses=None))
     assert without.losses is None
-    assert head_files.kept(path, train).losses is None
+    assert probing.kept_heads(path, train).losses is None
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_every_recipe_is_built_and_traced(name):
     assert task.num_views == size.classes * (3 if images == "in1k" else 10)
     shapes = trace(task, feature_dim(config.backbone.name))
     assert shapes == [(size.classes, 2**n, 2**n, 3) for n in range(9)]
-    assert settings.full_augment(config) == "fresh"
+    assert settings.make_protocol(config, 224, full=True).augment == "fresh"
 
 
 @pytest.mark.parametrize(

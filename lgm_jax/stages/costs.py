@@ -13,7 +13,7 @@ import jax
 
 from lgm_jax import devices, distill, hosts, memory
 from lgm_jax.session import Session
-from lgm_jax.settings import make_recipe
+from lgm_jax.settings import make_objective
 from lgm_jax.stages.distilling import (
     choose_execution,
     make_programs,
@@ -82,9 +82,5 @@ def step_costs(session: Session, names: Sequence[str]) -> dict[str, StepCost]:
 def _with_objective(session: Session, name: str) -> Session:
     config = session.config.copy_and_resolve_references()
     config.objective = name
-    task = session.task
-    objective = make_recipe(config, task.num_classes, task.crop).task.objective
-    recipe = dataclasses.replace(
-        session.recipe, task=dataclasses.replace(task, objective=objective)
-    )
-    return dataclasses.replace(session, recipe=recipe)
+    task = dataclasses.replace(session.task, objective=make_objective(config))
+    return dataclasses.replace(session, recipe=dataclasses.replace(session.recipe, task=task))

@@ -34,10 +34,12 @@ from lgm_jax.profiling import StepTrace
 from lgm_jax.programs import Programs
 from lgm_jax.progress import StepProgress, is_logged
 from lgm_jax.report import timelapse
-from lgm_jax.session import MOST_FEATURES, Session
-from lgm_jax.settings import split_list
+from lgm_jax.session import Session
+from lgm_jax.settings import backbone_weights, split_list
 from lgm_jax.stages import progress
-from lgm_jax.stages.metrics import Metrics
+
+# Features that every step takes whole may take so much of the device.
+MOST_FEATURES = 2 * 2**30
 
 
 def distill_stage(session: Session) -> None:
@@ -55,7 +57,7 @@ def distill_stage(session: Session) -> None:
     ):
         state = _restore(session, mesh, checkpoints)
         start = int(state.step)
-        metrics = Metrics(run.path / runs.METRICS, start)
+        metrics = progress.Metrics(run.path / runs.METRICS, start)
         against = place_backbones(session, mesh)
         programs = make_programs(session, against, mesh)
         execution = choose_execution(session, programs, placed=devices.bytes_here(state))
@@ -63,7 +65,10 @@ def distill_stage(session: Session) -> None:
         made_by = run.begin("distill", start, process)
         # Pages on the way replace the report.
         run.forget("report")
-        _print_start(session, mesh, execution, start)
+        progress.note_growth(session)
+        where = f"{mesh.size} devices, " if mesh.size > 1 else ""
+        where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
+        print(f"distill: steps {start:,} to {steps:,}, {where}{execution}", flush=True)
         size = execution.microbatch
         real = make_real(session, against, mesh, execution.real_microbatch, workers)
         step = dataclasses.replace(programs, residuals=execution.residuals).step(size)
@@ -97,7 +102,7 @@ class Loop:
     step: distill.Step
     real: real_features.Real
     checkpoints: Checkpoints
-    metrics: Metrics
+    metrics: progress.Metrics
 
     def run(self, state: distill.State) -> distill.State:
         """Runs the remaining steps; returns the state without padding."""
@@ -259,13 +264,12 @@ def make_real(
 ) -> real_features.Real:
     """Makes the function that returns a step's real features, `size` in a backbone at a time."""
     recipe, train = session.recipe, session.dataset.splits["train"]
-    options, task, key = recipe.real, recipe.task, session.key
+    options, task, key, count = recipe.real, recipe.task, session.key, len(train.labels)
     if options.source == "stream":
         source: Any
         if session.on_host:
             source = workers.enter_context(session.loader())
             by = f"{source.workers} processes" if source.workers else "threads"
-            count = len(train.labels)
             print(f"real images: {task.num_views} of {count} a step, read by {by}", flush=True)
         else:
             source = session.train
@@ -280,7 +284,15 @@ def make_real(
             mesh=mesh,
             microbatch=size,
         )
-    _print_cost(session, len(train.labels))
+    views = options.views
+    once, streamed = views * count, session.config.steps * task.num_views
+    by = f" by each of {len(against)} backbones" if len(against) > 1 else ""
+    print(
+        f"real features: {views} of each of {count} images, {once} embedded once{by}; streaming "
+        f"would embed {streamed}"
+    )
+    if once > streamed:
+        print("note: for so few steps, real.source=stream embeds fewer images")
     stored = [session.real_features(backbone) for backbone in against]
     if options.source == "cached":
         sampling = options.sampling
@@ -304,7 +316,7 @@ def make_programs(session: Session, against: Sequence[Backbone], mesh: Mesh) -> 
         len(session.dataset.splits["train"].labels),
         session.on_host,
         mesh,
-        session.weights,
+        backbone_weights(session.config),
     )
 
 
@@ -345,26 +357,3 @@ def _restore(session: Session, mesh: Mesh, checkpoints: Checkpoints) -> distill.
         state = devices.put(mesh, state)
     state = checkpoints.restore(state) or state
     return devices.place(mesh, state, session.task.num_images)
-
-
-def _print_start(session: Session, mesh: Mesh, execution: Execution, start: int) -> None:
-    progress.note_growth(session)
-    where = f"{mesh.size} devices, " if mesh.size > 1 else ""
-    where += f"{hosts.count()} processes, " if hosts.count() > 1 else ""
-    print(
-        f"distill: steps {start:,} to {session.config.steps:,}, {where}{execution}",
-        flush=True,
-    )
-
-
-def _print_cost(session: Session, num_images: int) -> None:
-    """Prints the cost of embedding real images once, and of embedding a batch at every step."""
-    views, steps = session.recipe.real.views, session.config.steps
-    once, streamed = views * num_images, steps * session.task.num_views
-    backbones = f" by each of {len(session.backbones)} backbones"
-    print(
-        f"real features: {views} of each of {num_images} images, {once} embedded once"
-        f"{backbones if len(session.backbones) > 1 else ''}; streaming would embed {streamed}"
-    )
-    if once > streamed:
-        print("note: for so few steps, real.source=stream embeds fewer images")

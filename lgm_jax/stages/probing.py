@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from lgm_jax import baselines, data, devices, head_files, hosts, predictions, probe, runs, solvers
+from lgm_jax import baselines, data, devices, files, hosts, predictions, probe, runs, solvers
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import ArraySplit, Split
 from lgm_jax.data.sampling import Crops
@@ -149,7 +150,7 @@ class Row:
         if self.method == "centroids":
             return session.centroids[None]
         if self.method == "neighbors":
-            return neighbors(session)[None]
+            return session.neighbors[None]
         return np.arange(len(self.split.labels))[None]
 
     @functools.cached_property
@@ -168,7 +169,7 @@ class Row:
             return self._train(backbone)
         digest = runs.digest(self.inputs(backbone.fingerprint))
         path = self.session.features_folder / f"heads_{backbone.name}_{digest}.npz"
-        return head_files.kept(path, lambda: self._train(backbone))
+        return kept_heads(path, lambda: self._train(backbone))
 
     def _train(self, backbone: Backbone) -> probe.Trained:
         """Trains a head per run, on stored features where the protocol allows it."""
@@ -222,6 +223,30 @@ class Row:
         views = Views(protocol.crop, protocol.augmentation, protocol.views)
         draws = range(1 if protocol.share_views else protocol.runs)
         return np.stack([session.embed(backbone, "train", views, draw).whole() for draw in draws])
+
+
+def kept_heads(path: epath.Path, train: Callable[[], probe.Trained]) -> probe.Trained:
+    """Returns the heads of an `.npz` file; trains and writes them if it is missing or damaged.
+
+    Of several processes, all are to call it: they train together, and each writes, for the folder
+    may be one of its machine alone.
+    """
+    found = None
+    if path.exists():
+        try:
+            arrays = files.read_arrays(path)
+            heads: dict[str, Any] = {name: arrays[name] for name in ("kernel", "bias")}
+            found = probe.Trained(heads, arrays.get("losses"))
+        except (UserError, KeyError):
+            print(f"note: {path} is damaged; its heads are trained again", flush=True)
+    if hosts.first_says(found is not None):
+        if found is None:
+            raise UserError(f"process {hosts.index()} cannot read {path}, which process 0 can")
+        return found
+    trained = train()
+    losses = {} if trained.losses is None else {"losses": trained.losses}
+    files.write_arrays(path, {**trained.heads, **losses}, shared=True)
+    return trained
 
 
 def _load_all(session: Session) -> probe.Load:
@@ -367,14 +392,3 @@ def collect_taught(session: Session) -> dict[str, dict[str, dict[str, Any]]]:
     known = TARGETS if solvers.find(session.config.probe.solver).taught else ()
     tables = {name: collect_results(session, name) for name in known if name != "labels"}
     return {name: table for name, table in tables.items() if table}
-
-
-def neighbors(session: Session) -> np.ndarray:
-    """Returns indices of the training images that look most like the distilled ones."""
-    assert session.distilled is not None
-    return baselines.neighbors(
-        session.features(session.backbone, "train"),
-        session.dataset.splits["train"].labels,
-        session.features_syn,
-        session.distilled.labels,
-    )

@@ -1,14 +1,17 @@
-"""Pictures of a distillation under way: the grid, the timelapse, the unfinished page."""
+"""The record of a distillation under way: losses, pictures, the timelapse, the unfinished page."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import time
 from collections.abc import Iterator
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
-from lgm_jax import distill, hosts, images, runs
+from lgm_jax import distill, files, hosts, images, runs
 from lgm_jax.errors import UserError, find_full
 from lgm_jax.report import pictures, timelapse
 from lgm_jax.report.grid import draw_grid
@@ -17,6 +20,40 @@ from lgm_jax.session import Session
 
 MOST_DRAWN = 400
 """Images in a picture of all: more are too small to see, and take long to draw."""
+
+
+class Metrics:
+    """`metrics.jsonl`: one line for each logged step, also of a run that was continued."""
+
+    def __init__(self, path: epath.Path, start: int):
+        """Reads the lines of earlier processes, up to the step from which the run continues."""
+        self._path = path
+        try:
+            lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+            self._lines = [line for line in lines if line["step"] <= start]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged: delete it to continue without its lines"
+            ) from error
+        self._before = self._lines[-1]["seconds"] if self._lines else 0.0
+        self._clock = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Returns the seconds spent, in earlier processes too."""
+        return self._before + time.perf_counter() - self._clock
+
+    def last_loss(self) -> float | None:
+        """Returns the newest loss, of earlier processes too."""
+        return self._lines[-1]["loss"] if self._lines else None
+
+    def write(self, step: int, loss: float, rate: float) -> None:
+        """Adds a line."""
+        line = {"step": step, "loss": loss, "steps_per_second": rate, "seconds": self.elapsed()}
+        self._lines.append({name: round(value, 6) for name, value in line.items()})
+        if not hosts.is_first():
+            return
+        with files.replacing(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
 
 
 def write_progress(session: Session, step: int, images: np.ndarray) -> Image.Image | None:

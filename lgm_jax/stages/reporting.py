@@ -23,11 +23,8 @@ from lgm_jax.report.view import read_run
 from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.report.words import headline
 from lgm_jax.session import Session, content_hash
-from lgm_jax.stages.probing import collect_results, collect_taught, neighbors
+from lgm_jax.stages.probing import collect_results, collect_taught
 from lgm_jax.stages.progress import MOST_DRAWN
-
-# Width of the picture of all images, in pixels: that of a slide.
-_WIDE = 1920
 
 
 def report_stage(session: Session) -> None:
@@ -39,20 +36,17 @@ def report_stage(session: Session) -> None:
     # The distillation of `distilled/`, which may be older than the config.
     record = run.latest("distill") if session.source is None else None
     results = _results(session, record)
-    pictured = session.distilled is not None
+    distilled = session.distilled
     inputs = {
         "results": digest(results),
         "settings": public.settings(session.settings),
-        "images": content_hash(session.distilled) if session.distilled is not None else None,
+        "images": None if distilled is None else content_hash(distilled),
         "look": look(),
     }
-    sheets = (
-        timelapse.find_sheets(run.path / runs.TIMELAPSE, record["steps"] if record else None)
-        if hosts.is_first()
-        else []
-    )
+    steps = record["steps"] if record else None
+    sheets = timelapse.find_sheets(run.path / runs.TIMELAPSE, steps) if hosts.is_first() else []
     names = [runs.RESULTS, runs.PAGE]
-    if pictured:
+    if distilled is not None:
         names += [runs.GRID, runs.GALLERY, runs.CARD]
         if not gallery.fits_one_file(session.dataset.num_classes):
             names.append(runs.REPORT)
@@ -60,15 +54,14 @@ def report_stage(session: Session) -> None:
         names.append(runs.ANIMATION)
     complete = all((run.path / name).exists() for name in names)
     if hosts.first_says(not complete or run.find("report", inputs) is None):
-        content = prepare_gallery(session) if pictured else None
-        if pictured:
+        content = None if distilled is None else prepare_gallery(session)
+        if distilled is not None:
             write_pairs(session)
         if hosts.is_first():
             files.write_json(run.path / runs.RESULTS, results)
-            if content is not None:
+            if distilled is not None and content is not None:
                 gallery.save_gallery(run.path / runs.GALLERY, content)
-            if session.distilled is not None:
-                shape = session.distilled.images.shape
+                shape = distilled.images.shape
                 timelapse.write_animation(run.path / runs.ANIMATION, sheets, *shape[:2])
             write_page(read_run(run.path))
         took = time.perf_counter() - started
@@ -145,7 +138,7 @@ def prepare_gallery(session: Session) -> Gallery | None:
     rows = gallery.real_rows(
         distilled.labels,
         session.centroids,
-        neighbors(session),
+        session.neighbors,
         # As in the first run of the baseline.
         baselines.random(train.labels, config.ipc, classes, config.probe.runs, config.seed)[0],
     )
@@ -174,7 +167,7 @@ def write_pairs(session: Session) -> None:
     pairs = np.stack([session.distilled.images[some], real], axis=1)
     names = [session.dataset.class_names[label] for label in labels]
     captions = [text for name in names for text in (name, f"{name}, real")]
-    # About as wide as a slide beside its height.
+    # As wide as a slide in pixels, and about so beside its height.
     columns = 2 * math.ceil(math.sqrt(16 / 9 * 2 * len(names)) / 2)
-    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns, _WIDE)
+    grid = draw_grid(pairs.reshape(-1, *pairs.shape[2:]), captions, columns, 1920)
     pictures.write_png(session.run.path / runs.GRID, grid)
