@@ -21,9 +21,6 @@ from lgm_jax import hosts, paths
 from lgm_jax.distill import State, is_finite
 from lgm_jax.errors import OUT_OF_MEMORY, UserError
 
-# Parts of a checkpoint.
-_STATE, _CHECK = "state", "check"
-
 
 def quiet_storage() -> None:
     """Silences what is printed beside the error that a checkpoint raises.
@@ -69,10 +66,8 @@ class Checkpoints:
     def save(self, step: int, state: State) -> None:
         """Starts to write a checkpoint, unless that of the step exists."""
         if step not in self._manager.all_steps():
-            check = {"checksum": int(_checksum(state))}
-            items = ocp.args.Composite(
-                **{_STATE: ocp.args.StandardSave(state), _CHECK: ocp.args.JsonSave(check)}
-            )
+            check = ocp.args.JsonSave({"checksum": int(_checksum(state))})
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), check=check)
             self._manager.save(step, args=items)
 
     def restore(self, template: State) -> State | None:
@@ -100,20 +95,20 @@ class Checkpoints:
 
     def _read(self, step: int, abstract: State) -> State | None:
         items = ocp.args.Composite(
-            **{_STATE: ocp.args.StandardRestore(abstract), _CHECK: ocp.args.JsonRestore()}
+            state=ocp.args.StandardRestore(abstract), check=ocp.args.JsonRestore()
         )
         try:
-            if not hosts.first_says(_is_readable(self._alias / str(step) / _STATE)):
+            if not hosts.first_says(_is_readable(self._alias / str(step) / "state")):
                 return None
             items = self._manager.restore(step, args=items)
-            sound = items[_CHECK]["checksum"] == int(_checksum(items[_STATE]))
+            sound = items.check["checksum"] == int(_checksum(items.state))
         # Orbax and its storage raise errors of no common class for missing or broken files.
         except Exception as error:
             if OUT_OF_MEMORY in str(error):
                 # The device lacks memory; the files may be sound.
                 raise
             return None
-        return items[_STATE] if sound and is_finite(items[_STATE]) else None
+        return items.state if sound and is_finite(items.state) else None
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -6,7 +6,6 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -43,11 +42,8 @@ from lgm_jax.names import folded, match
 _WNID = re.compile(r"(?<![0-9A-Za-z])n\d{8}(?!\d)")
 
 
-class _Matched(NamedTuple):
-    """The order from foreign labels to the data set's, and the rule that decides it, in words."""
-
-    order: Int[np.ndarray, " k"]
-    rule: str
+# The order from foreign labels to the data set's, and the rule that decides it, in words.
+_Matched = tuple[Int[np.ndarray, " k"], str]
 
 
 def read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> ArraySplit:
@@ -68,13 +64,13 @@ def read_source(folder: str, dataset: Dataset, resolution: int, ipc: int) -> Arr
         return _from_arrays(_read_arrays(arrays), dataset, folder, resolution, ipc)
     if not path.is_dir() or paths.is_bucket(path):
         raise UserError(f"{folder} is not a folder of images on this machine")
-    found, matched = _choose(find_classes(Path(path)), dataset, folder)
-    counts = np.zeros(dataset.num_classes, int)
-    counts[matched.order] = list(map(len, found.files))
-    _check_counts(counts, dataset, folder, ipc)
+    found, (order, rule) = _choose(find_classes(Path(path)), dataset, folder)
+    labels = np.repeat(order, list(map(len, found.files))).astype(np.int32)
+    _check_counts(labels, dataset, folder, ipc)
     images, fitted = _read_images(found, resolution)
-    labels = np.repeat(matched.order, list(map(len, found.files))).astype(np.int32)
-    _report(images, f"{matched.rule}{fitted}", found.notes)
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"images.source: {len(images)} images, labels by {rule}{fitted}", flush=True)
     return ArraySplit(images, labels)
 
 
@@ -118,25 +114,20 @@ def _to_colour(images: np.ndarray, path: epath.Path) -> np.ndarray:
 def _from_arrays(
     found: DistilledSet, dataset: Dataset, folder: str, resolution: int, ipc: int
 ) -> ArraySplit:
-    matched = _match(found.class_names, found.labelled_by, dataset, folder)
-    labels, images, soft = matched.order[found.labels], found.images, found.probabilities
+    order, rule = _match(found.class_names, found.labelled_by, dataset, folder)
+    labels, images, soft = order[found.labels], found.images, found.probabilities
     if soft is not None:
         # Column `c` of theirs is of class `order[c]` of ours.
-        soft = soft[:, np.argsort(matched.order)]
-    _check_counts(np.bincount(labels, minlength=dataset.num_classes), dataset, folder, ipc)
+        soft = soft[:, np.argsort(order)]
+    _check_counts(labels, dataset, folder, ipc)
     if images.shape[1] != images.shape[2]:
         raise UserError(f"the images in {folder} are not square")
-    _report(images, matched.rule, ())
+    print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
     return ArraySplit(_resize(images, resolution), labels, probabilities=soft)
 
 
-def _report(images: np.ndarray, rule: str, notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
-    print(f"images.source: {len(images)} images, labels by {rule}", flush=True)
-
-
-def _check_counts(counts: Int[np.ndarray, " k"], dataset: Dataset, folder: str, ipc: int) -> None:
+def _check_counts(labels: Int[np.ndarray, " n"], dataset: Dataset, folder: str, ipc: int) -> None:
+    counts = np.bincount(labels, minlength=dataset.num_classes)
     low, high = int(counts.min()), int(counts.max())
     if low != high:
         few, many = (dataset.class_names[int(i)] for i in (counts.argmin(), counts.argmax()))
@@ -153,15 +144,10 @@ def _read_images(found: ClassFolders, resolution: int) -> tuple[np.ndarray, str]
     from PIL import Image
 
     files = [found.root / file for files in found.files for file in files]
-    first = read_image(files[0])
-    images = np.empty((len(files), *first.shape), np.uint8)
-    square = first.shape[0] == first.shape[1]
-    for i, file in enumerate(files):
-        image = read_image(file)
-        if not square or image.shape != first.shape:
-            break
-        images[i] = image
-    else:
+    shapes = {read_image(file).shape for file in files}
+    height, width, _ = next(iter(shapes))
+    if len(shapes) == 1 and height == width:
+        images = np.stack([read_image(file) for file in files])
         return _resize(images.astype(np.float32) / 255, resolution), ""
     # As real images are treated. One at a time: they may be large.
     images = np.stack(
@@ -192,8 +178,8 @@ def _choose(
         raise errors[0]
     if len(matched) > 1:
         raise UserError(
-            f"{folder} can be read in two ways, by {matched[0][1].rule}, or by "
-            f"{matched[1][1].rule}: put the images of each class into a folder of its own"
+            f"{folder} can be read in two ways, by {matched[0][1][1]}, or by "
+            f"{matched[1][1][1]}: put the images of each class into a folder of its own"
         )
     return matched[0]
 
@@ -207,15 +193,13 @@ def _match(
     for rule, theirs, write in _ways_to_name(dataset):
         if len(set(theirs)) < len(theirs):
             continue
-        written, place = (
-            {write(name): name for name in names},
-            dict(zip(theirs, known, strict=True)),
-        )
+        written = {write(name): name for name in names}
+        place = dict(zip(theirs, known, strict=True))
         pairs = match(list(written), theirs, folded_safe, number)
         found = {written[name]: place[other] for name, other in pairs.items()}
         if len(found) == len(known) == len(names):
             order = [known.index(found[name]) for name in names]
-            return _Matched(np.asarray(order, np.int32), f"{rule}, all of which match")
+            return np.asarray(order, np.int32), f"{rule}, all of which match"
         best = max(best, found, key=len)
     lacking = list_some([name for name in known if name not in best.values()])
     foreign = list_some([name for name in names if name not in best])
@@ -233,9 +217,7 @@ def _match(
     return _by_label(names, labelled_by, dataset, folder)
 
 
-def _ways_to_name(
-    dataset: Dataset,
-) -> list[tuple[str, list[str], Callable[[str], str]]]:
+def _ways_to_name(dataset: Dataset) -> list[tuple[str, list[str], Callable[[str], str]]]:
     """Rules by which names may be compared: the rule, the data set's names, and theirs."""
     known = list(map(str, dataset.class_names))
     # Folders may be named by WordNet names, with or without other names for their classes.
@@ -279,7 +261,7 @@ def _by_label(
     rule, order = next(iter(rules.items()))
     meaning = [f"{name} is {classes[i]}" for name, i in zip(names, order, strict=True)]
     rule = f"{rule}, since no class name matches: {list_some(meaning)}"
-    return _Matched(np.asarray(order, np.int32), rule)
+    return np.asarray(order, np.int32), rule
 
 
 def folded_safe(name: str) -> str:

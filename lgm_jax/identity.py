@@ -20,9 +20,6 @@ from typing import Any
 
 import numpy as np
 
-# Every whole number up to this size is a float too.
-_EXACT = 2**53
-
 
 def describe(value: Any) -> Any:
     """Describes a value by JSON types: equally for equal meanings, and else differently.
@@ -41,12 +38,12 @@ def describe(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"type": _name(type(value)), **_changed(value)}
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, int | float | np.number):
-        return _number(value.item() if isinstance(value, np.number) else value)
-    if isinstance(value, np.bool_):
-        return bool(value)
+    if isinstance(value, int | float):
+        return _number(value)
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"only mappings with string keys have a description, not {value!r}")
@@ -85,15 +82,11 @@ def _changed(value: Any) -> dict[str, Any]:
         if field.name == "type":
             raise TypeError(f"{type(value).__name__}.type: that key stands for the class's name")
         here = describe(getattr(value, field.name))
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        elif field.default_factory is not dataclasses.MISSING:
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        else:
-            changed[field.name] = here
-            continue
         # Not the values: True equals 1, and arrays have no single answer.
-        if _canonical(here) != _canonical(describe(default)):
+        if default is dataclasses.MISSING or _canonical(here) != _canonical(describe(default)):
             changed[field.name] = here
     return changed
 
@@ -102,7 +95,8 @@ def _number(value: int | float) -> int | float | str:
     if isinstance(value, float) and not np.isfinite(value):
         # JSON has no such numbers.
         return str(value)
-    return int(value) if value == int(value) and abs(value) <= _EXACT else value
+    # Every whole number up to 2^53 is a float too.
+    return int(value) if value == int(value) and abs(value) <= 2**53 else value
 
 
 def _array(array: np.ndarray) -> dict[str, Any]:

@@ -28,7 +28,6 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.number = number
         self.exit_code = _CODES.get(signal.Signals(number), REQUEUE)
 
 

@@ -17,9 +17,6 @@ from lgm_jax import paths
 
 NAME = ".lock"
 
-# The pause between two attempts to lock a folder.
-_RETRY_SECONDS = 0.1
-
 # Network file systems without locks raise others: ENOLCK, ENOSYS, EOPNOTSUPP, EINVAL, EPERM.
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
@@ -93,7 +90,7 @@ def alone_in(folder: epath.Path) -> Iterator[None]:
                 lock.acquire()
             waits = False
         except Held:
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(0.1)
     try:
         yield
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 # Joiners of scripts and emoji: invisible, but they change the look of their neighbours.
@@ -55,9 +54,8 @@ def match(
         taken = set(matches.values())
         for key, name in ours.items():
             other = theirs.get(key)
-            if name is None or other is None or name in matches or other in taken:
-                continue
-            matches[name] = other
+            if not (name is None or other is None or name in matches or other in taken):
+                matches[name] = other
     return matches
 
 
@@ -73,10 +71,11 @@ def folded(name: str) -> str:
 
 def _by_key(names: Sequence[str], write: Callable[[str], str]) -> Mapping[str, str | None]:
     """Returns names by their keys, or `None` where several have the same key."""
-    keys = [write(name) for name in dict.fromkeys(names)]
-    counts = Counter(keys)
-    pairs = zip(keys, dict.fromkeys(names), strict=True)
-    return {key: name if counts[key] == 1 else None for key, name in pairs}
+    by_key: dict[str, str | None] = {}
+    for name in dict.fromkeys(names):
+        key = write(name)
+        by_key[key] = None if key in by_key else name
+    return by_key
 
 
 def _show(character: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import re
-import stat
 import tempfile
 from pathlib import Path
 
@@ -72,8 +70,15 @@ def alias(folder: epath.PathLike) -> epath.Path:
     path = os.path.realpath(folder)
     if _PLAIN.fullmatch(path):
         return epath.Path(path)
-    link = Path(_links(path), hashlib.sha256(os.fsencode(path)).hexdigest()[:16])
     try:
+        # With the user's number, since all users share the system's folder.
+        links = Path(tempfile.gettempdir(), f"lgm_jax-{os.getuid()}")
+        links.mkdir(0o700, exist_ok=True)
+        status = links.lstat()
+        others_write = status.st_uid != os.getuid() or status.st_mode & 0o022
+        if others_write or not _PLAIN.fullmatch(os.fspath(links)):
+            raise OSError(f"{links} cannot hold it")
+        link = links / hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
         if not (link.is_symlink() and os.readlink(link) == path):
             # At no time without a link, for another process may use it.
             temporary = link.with_suffix(f".{os.getpid()}")
@@ -81,28 +86,8 @@ def alias(folder: epath.PathLike) -> epath.Path:
             temporary.symlink_to(path)
             temporary.replace(link)
     except OSError as error:
-        raise _no_link(path, f"{link}: {error.strerror}") from error
+        raise UserError(
+            f"{path} has characters that libraries misread, and needs a link in the folder for "
+            f"temporary files ({error}): set TMPDIR to a plain name, or name another folder"
+        ) from error
     return epath.Path(link)
-
-
-def _links(path: str) -> str:
-    """Returns the folder of links, which no other user can write to."""
-    try:
-        # With the user's number, since all users share the system's folder.
-        folder = os.path.join(tempfile.gettempdir(), f"lgm_jax-{os.getuid()}")
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        status = os.lstat(folder)
-    except OSError as error:
-        raise _no_link(path, str(error)) from error
-    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-    if not own or status.st_mode & 0o022 or not _PLAIN.fullmatch(folder):
-        raise _no_link(path, f"{folder} cannot hold it")
-    return folder
-
-
-def _no_link(path: str, reason: str) -> UserError:
-    return UserError(
-        f"{path} has characters that libraries misread, and needs a link in the folder for "
-        f"temporary files ({reason}): set TMPDIR to a plain name, or name another folder"
-    )

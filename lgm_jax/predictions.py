@@ -16,9 +16,6 @@ from jaxtyping import Bool, Int
 
 from lgm_jax import files
 
-# Rows of results whose confusion matrix is recorded: with a thousand classes it has many entries.
-_CONFUSED = ("distilled", "full")
-
 Named = Int[np.ndarray, "runs n"]
 
 
@@ -77,7 +74,8 @@ def describe(
         if method not in found:
             continue
         rows[method]["per_class"] = by_class(found[method], labels, num_classes)
-        if method in _CONFUSED:
+        # With a thousand classes it has many entries.
+        if method in ("distilled", "full"):
             rows[method]["confusion"] = confusion(found[method], labels)
         rows[method]["against"] = {
             other: compare(correct[method], correct[other])

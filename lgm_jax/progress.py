@@ -13,14 +13,8 @@ from lgm_jax import hosts
 
 T = TypeVar("T")
 
-# Plain lines show the memory again after it has grown by this factor.
-_GROWTH = 1.1
-
 # What fits 80 columns with a loss, a speed and a memory behind it.
 _BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"
-
-# Points of a loss curve between its first and last, at least.
-_LEAST_LINES = 20
 
 
 def is_logged(step: int, steps: int, every: int) -> bool:
@@ -31,7 +25,7 @@ def is_logged(step: int, steps: int, every: int) -> bool:
         steps: Updates in all; with fewer than forty, all are logged.
         every: Steps between two logged ones at most.
     """
-    return step in (1, steps) or step % min(every, max(1, steps // _LEAST_LINES)) == 0
+    return step in (1, steps) or step % min(every, max(1, steps // 20)) == 0
 
 
 def progress(items: Sequence[T], label: str) -> Iterator[T]:
@@ -84,7 +78,8 @@ class StepProgress:
             if done > 1:
                 left = (self._steps - step) / rate
                 line += f"  {rate:.2f} steps/s  {images}  {left:.0f} s left"
-            if used > _GROWTH * self._shown:
+            # Again after it has grown by a tenth.
+            if used > 1.1 * self._shown:
                 self._shown, line = used, f"{line}  {memory}"
             print(line, flush=True)
         return rate

@@ -51,12 +51,6 @@ _HASHED = {
     "images.source": ("images.source",),
 }
 
-# Facts of a process that decide how it can execute a program.
-_EXECUTED_BY = ("devices", "attention")
-
-# Network file systems show a new file to other machines within a minute.
-_APPEARS_SECONDS = 90
-
 
 class InUseError(UserError):
     """Another process holds the folder of a run."""
@@ -100,8 +94,12 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._acquire()
-            if self.holds == "another":
-                _remove_outputs(self.path)
+            for name in _OUTPUTS if self.holds == "another" else ():
+                output = self.path / name
+                if output.is_dir():
+                    output.rmtree()
+                elif output.exists():
+                    output.unlink()
             record = {"version": VERSION, "identity": _plain(identity), **description}
             files.write_json(self.path / CONFIG, record)
         except OSError as error:
@@ -114,7 +112,8 @@ class Run:
 
     def await_file(self, name: str) -> None:
         """Waits until this process sees a file that the first has written."""
-        deadline = time.monotonic() + _APPEARS_SECONDS
+        # Network file systems show a new file to other machines within a minute.
+        deadline = time.monotonic() + 90
         while not (self.path / name).exists():
             if time.monotonic() > deadline:
                 raise UserError(
@@ -172,7 +171,9 @@ class Run:
         """
         processes = contributors(self._records().get(stage, {}))
         last = processes[-1] if processes else {}
-        same = like is None or all(last.get(key) == like.get(key) for key in _EXECUTED_BY)
+        same = like is None or all(
+            last.get(key) == like.get(key) for key in ("devices", "attention")
+        )
         return last if same else {}
 
     def begin(self, stage: str, step: int, process: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -375,36 +376,22 @@ def _plain(inputs: Inputs) -> dict[str, Any]:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lists the differences between two records' identities, by config key where there is one."""
-    names = [*old["identity"], *(name for name in new["identity"] if name not in old["identity"])]
+    """Lists the differences between two records' identities, by config key where there is one.
+
+    The values of a key are those of the identities if both have one, or else of the settings.
+    """
     changes = []
-    for name in names:
-        if old["identity"].get(name) == new["identity"].get(name):
+    for name in dict.fromkeys([*old["identity"], *new["identity"]]):
+        identities = [record["identity"].get(name) for record in (old, new)]
+        if identities[0] == identities[1]:
             continue
-        hashed = _HASHED.get(name, (name,))
-        by_key = [text for key in hashed if (text := _change(key, old, new)) is not None]
+        by_key = []
+        for key in _HASHED.get(name, (name,)):
+            values = [record.get("config", {}).get(key) for record in (old, new)]
+            if name not in _HASHED and (None not in identities or values[0] == values[1]):
+                values = identities
+            if values[0] != values[1]:
+                there, here = ("unset" if value in (None, "") else value for value in values)
+                by_key.append(f"{key} is {there} there, not {here}")
         changes += by_key or [f"the content of {name.partition('.')[0]}.* is another there"]
     return changes
-
-
-def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """Compares a key: its values in the identities if both have one, or else in the settings."""
-    values = [record["identity"].get(name) for record in (old, new)]
-    settings = [record.get("config", {}).get(name) for record in (old, new)]
-    if (None in values or name in _HASHED) and settings[0] != settings[1]:
-        values = settings
-    elif name in _HASHED:
-        return None
-    if values[0] == values[1]:
-        return None
-    there, here = ("unset" if value in (None, "") else value for value in values)
-    return f"{name} is {there} there, not {here}"
-
-
-def _remove_outputs(path: epath.Path) -> None:
-    for name in _OUTPUTS:
-        output = path / name
-        if output.is_dir():
-            output.rmtree()
-        elif output.exists():
-            output.unlink()

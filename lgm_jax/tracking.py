@@ -24,12 +24,6 @@ from lgm_jax.errors import UserError
 # A picture of a thousand classes would take a hundred megabytes each time.
 _LARGEST_SIDE = 2048
 
-_PROJECT = "lgm_jax"
-_RUN = "run.json"
-
-# Digits in the number of a file, so that the order of names is that of time.
-_DIGITS = 6
-
 
 @runtime_checkable
 class Tracker(Protocol):
@@ -63,7 +57,8 @@ class TensorBoard:
         events = folder / runs.TENSORBOARD
         events.mkdir(parents=True, exist_ok=True)
         numbers = [int(path.name.split(".")[3]) for path in events.glob("events.out.tfevents.*.*")]
-        name = f"events.out.tfevents.{max(numbers, default=0) + 1:0{_DIGITS}}.lgm_jax"
+        # With zeros before it, so that the order of names is that of time.
+        name = f"events.out.tfevents.{max(numbers, default=0) + 1:06}.lgm_jax"
         self._writer = RecordWriter((events / name).open("wb"))
         self._write(0, file_version="brain.Event:2")
         self._write(start + 1, session_log=self._log(status=self._log.START))
@@ -112,14 +107,14 @@ class WandB:
         """
         import wandb
 
-        path = folder / runs.WANDB / _RUN
+        path = folder / runs.WANDB / "run.json"
         name = (files.read_json(path) or {}).get("id") or secrets.token_hex(4)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, {"id": name})
         settings = (files.read_json(folder / runs.CONFIG) or {}).get("config", {})
         try:
             self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", _PROJECT),
+                project=os.environ.get("WANDB_PROJECT", "lgm_jax"),
                 name=paths.name(folder),
                 id=name,
                 resume="allow",
