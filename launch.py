@@ -85,8 +85,6 @@ _FLAGS = ("config", "workdir", "distributed", "num_processes", "process_id", "ov
 # Flags that the recorded command does not repeat.
 _OF_ONE_START = ("overwrite", "distributed", "num_processes", "process_id", "config.stages")
 
-_PROFILE = {"--profile": "--config.profile=3"}
-
 # The keys that the memory of each stage grows with, beside the microbatch of a distillation.
 _LARGE = {
     "probe": "config.probe.batch, config.probe.views or config.probe.runs",
@@ -101,7 +99,8 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE + _describe_keys())
         return 0
     try:
-        planned, argv = plan_flags.take([_PROFILE.get(argument, argument) for argument in argv])
+        argv = ["--config.profile=3" if word == "--profile" else word for word in argv]
+        planned, argv = plan_flags.take(argv)
         if planned is not None:
             print_plan(argv, planned)
             return 0

@@ -41,9 +41,6 @@ MEMORY_LIMIT = 8 * 2**30
 # The random stream of the views whose features are stored.
 _VIEW_STREAM = 103
 
-# Images decoded at a time to see that they can be read.
-_CHECK_BATCH = 128
-
 
 @dataclasses.dataclass(frozen=True)
 class Session:
@@ -264,8 +261,8 @@ class Session:
         if replaces:
             for name in (self.config.probe.split, *(() if streams else ("train",))):
                 split = self.dataset.splits[name]
-                for start in range(0, len(split.labels), _CHECK_BATCH):
-                    split.load(np.arange(start, min(start + _CHECK_BATCH, len(split.labels))))
+                for start in range(0, len(split.labels), 128):
+                    split.load(np.arange(start, min(start + 128, len(split.labels))))
 
 
 def content_hash(split: ArraySplit) -> str:

@@ -29,9 +29,6 @@ from lgm_jax.teachers import TARGETS
 # Random streams, separate from those of distillation.
 _PROBE_STREAM, _BASELINE_STREAM, _CROP_STREAM = 101, 102, 106
 
-# Points of a probe's learning curve.
-_MOST_POINTS = 50
-
 
 def probe_stage(session: Session) -> None:
     """Trains and evaluates probes on the distilled images."""
@@ -331,14 +328,14 @@ def _summary(
 
 
 def loss_curve(losses: np.ndarray | None) -> list[tuple[int, float]] | None:
-    """Returns some epochs, from 1 and evenly spread, with the mean training loss of all runs.
+    """Returns up to fifty epochs, evenly spread from 1, with the mean training loss of all runs.
 
     Args:
         losses: (runs, epochs); those of a diverged probe are left out.
     """
     if losses is None:
         return None
-    epochs = pictures.spread_with_ends(losses.shape[1], _MOST_POINTS)
+    epochs = pictures.spread_with_ends(losses.shape[1], 50)
     points = [(epoch + 1, float(losses[:, epoch].mean())) for epoch in epochs]
     return [(epoch, round(loss, 6)) for epoch, loss in points if math.isfinite(loss)]
 
