@@ -270,7 +270,7 @@ def _check_page(workdir, rows):
 
 
 def test_workdir_of_something_else_is_refused(finished, tmp_path, capsys, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise Interrupted(signal.SIGTERM)
 
     # An experiment's folder is one before its first run is.
