@@ -15,36 +15,29 @@ if __name__ == "__main__":
 import ast
 import contextlib
 import dataclasses
-import functools
-import importlib.util
 import os
 import pathlib
-import re
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import _files, common
-from lgm_jax import (
-    determinism,
-    experiments,
-    hosts,
-    plan_flags,
-    platforms,
-    plugins,
-    public,
-    tracking,
-)
+from lgm_jax import determinism, experiments, hosts, plan_flags, public
 from lgm_jax import meeting as meetings
-from lgm_jax.data import cache
-from lgm_jax.errors import OUT_OF_MEMORY, UserError, explain_refusal, find_full, unknown_name
+from lgm_jax.errors import (
+    OUT_OF_MEMORY,
+    UserError,
+    explain_refusal,
+    find_full,
+    find_user_error,
+    unknown_name,
+)
 from lgm_jax.interrupts import CTRL_C, INTERRUPTS, PIPE, Interrupted
 from lgm_jax.session import Session
-from lgm_jax.settings import split_list
 
 USAGE = """\
 usage: python launch.py --config=FILE --workdir=FOLDER [--config.KEY=VALUE ...] [--overwrite]
@@ -80,10 +73,14 @@ again to continue; 134 another process of the same run died: start all again; ot
 keys, with the default of configs/common.py (a recipe may have another):
 """
 
-_FLAGS = ("config", "workdir", "distributed", "num_processes", "process_id", "overwrite")
+_VALUED = ("config", "workdir", "distributed", "num_processes", "process_id")
+_FLAGS = (*_VALUED, "overwrite", "nooverwrite")
 
 # Flags that the recorded command does not repeat.
-_OF_ONE_START = ("overwrite", "distributed", "num_processes", "process_id", "config.stages")
+_OF_ONE_START = (
+    *("overwrite", "nooverwrite", "distributed", "num_processes", "process_id"),
+    "config.stages",
+)
 
 # The keys that the memory of each stage grows with, beside the microbatch of a distillation.
 _LARGE = {
@@ -151,112 +148,69 @@ def parse(
     Raises:
         UserError: If the command line or the config is wrong.
     """
-    given = _read_arguments(argv[1:])
-    config = _load_config(*_files.find(given.get("config") or ""))
+    # ml_collections needs the config before its overrides.
+    argv = [argv[0], *sorted(_join(argv[1:]), key=lambda a: a.lstrip("-")[:7] != "config=")]
+    _check_names(argv)
+    argv, given = _find_config(argv)
+    values = flags.FlagValues()
+    config_flag = config_flags.DEFINE_config_file(
+        "config", None, "recipe", flag_values=values, sys_argv=list(argv)
+    )
+    workdir = flags.DEFINE_string("workdir", None, "run folder", flag_values=values)
+    overwrite = flags.DEFINE_bool("overwrite", False, "start anew", flag_values=values)
+    where = flags.DEFINE_string("distributed", "off", "where to meet", flag_values=values)
+    processes = [
+        flags.DEFINE_integer(name, None, "of several", flag_values=values)
+        for name in ("num_processes", "process_id")
+    ]
+    rest = _read_flags(values, argv)
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag; see --help")
+    config = config_flag.value
+    if not isinstance(config, ConfigDict):
+        raise UserError("the config file's get_config() returns no ConfigDict")
     with config.unlocked():
-        for name, text in given.items():
-            if name.startswith("config."):
-                _set_key(config, name.removeprefix("config."), text)
+        config.update_from_flattened_dict(given)
     if experiments.SECTION in config:
         experiments.find(config)
         common.check(experiments.without_section(config))
     else:
         common.check(config)
-    workdir, where = given.get("workdir") or "", given.get("distributed") or "off"
-    if writes and not workdir:
+    if writes and not workdir.value:
         raise UserError("no workdir: add --workdir=runs/NAME")
-    processes = [
-        _convert(f"--{name}", given[name], int) if name in given else None
-        for name in ("num_processes", "process_id")
-    ]
-    meeting = meetings.read(where, *processes)
+    meeting = meetings.read(where.value, *(flag.value for flag in processes))
     if meeting is not None:
         settings = public.settings(common.flatten(config))
         meeting = dataclasses.replace(meeting, settings=settings)
-    overwrite = _convert("--overwrite", given.get("overwrite", "False"), bool)
-    return config, workdir, overwrite, meeting
+    return config, workdir.value or "", overwrite.value, meeting
 
 
-def _read_arguments(arguments: Sequence[str]) -> dict[str, str]:
-    """Returns the texts of flags by name without dashes; of two of one name, the last counts."""
-    given: dict[str, str] = {}
-    left = list(arguments)
-    while left:
-        flag, equals, text = left.pop(0).partition("=")
-        if flag[:1] != "-":
-            raise UserError(f"{flag!r} is not a flag; see --help")
-        name = flag.lstrip("-")
-        if name == "nooverwrite":
-            name, equals, text = "overwrite", "=", "False"
-        key = name.removeprefix("config.")
-        # An experiment's own keys are known once its config is loaded.
-        of_experiment = key.startswith(f"{experiments.SECTION}.")
-        if key == name and name not in _FLAGS:
-            raise unknown_name("flag", flag, [f"--{each}" for each in (*_FLAGS, "help")])
-        if key != name and not (key in common.KEYS or common.is_option(key) or of_experiment):
-            raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
-        if not equals and left and not re.match("-+[a-z]", left[0]):
-            text = left.pop(0)
-        elif not equals:
-            switch = key in common.KEYS and isinstance(common.KEYS[key].default, bool)
-            if not switch and name != "overwrite":
-                raise UserError(f"{flag} has no value")
-            text = "True"
-        given[name] = text
-    return given
-
-
-def _load_config(path: pathlib.Path, arg: str | None) -> ConfigDict:
-    """Returns the config of a file, which is Python and may raise anything."""
-    spec: Any = importlib.util.spec_from_file_location("lgm_jax_recipe", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+def _read_flags(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parses flags, and so loads the config; returns the other arguments."""
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([] if arg is None else [arg]))
-    except UserError:
-        raise
+        return values(argv)
+    # A config file is Python, and may raise anything.
     except Exception as error:
+        user_error = find_user_error(error)
+        if user_error is not None or isinstance(error, flags.Error):
+            raise UserError(str(user_error or _reason(error))) from error
         reason = f"{type(error).__name__}: {error}"
+        named = [a.partition("=")[0] for a in argv if f"config.{experiments.SECTION}." in a]
+        if named and isinstance(error, AttributeError | KeyError):
+            raise UserError(f"{' or '.join(named)} is not for this config: see its file") from error
         raise UserError(f"the config file cannot be loaded: {reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError("the config file's get_config() returns no ConfigDict")
-    return config
-
-
-def _set_key(config: ConfigDict, key: str, text: str) -> None:
-    """Sets a key to the value that a text stands for."""
-    *sections, leaf = key.split(".")
-    default = common.KEYS[key].default if key in common.KEYS else None
-    optional = isinstance(default, type)
-    try:
-        section = functools.reduce(getattr, sections, config)
-        if common.is_option(key):
-            section[leaf] = _literal(text)
-        elif optional and text in ("", "None"):
-            section[leaf] = None
-        elif default is not None and text == "None":
-            if default != "":
-                raise UserError(f"--config.{key} cannot be unset: its default is {default!r}")
-            section[leaf] = ""
-        else:
-            section[leaf] = _convert(f"--config.{key}", text, section.get_type(leaf))
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"config.{key} is not for this config: see its file") from error
-
-
-def _convert(flag: str, text: str, kind: type) -> Any:
-    """Returns a text as a value of a type."""
-    try:
-        if kind is not bool:
-            return kind(text)
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    except (KeyError, ValueError) as error:
-        wanted = {bool: "True or False", int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"{flag} must be {wanted}, not {text!r}") from error
 
 
 def print_plan(argv: Sequence[str], values: Mapping[str, str]) -> None:
-    """Prints the plan of a config, for the values of flags that `plan_flags.read` takes."""
+    """Prints the plan of a config.
+
+    Args:
+        argv: The command line without the flags of the plan.
+        values: Values of these flags; see `plan_flags.read`.
+
+    Raises:
+        UserError: For bad input.
+    """
     config, *_ = parse(argv, writes=False)
     describe = plan_flags.read(values)
     if experiments.SECTION not in config:
@@ -276,19 +230,36 @@ def recorded_command(argv: Sequence[str]) -> str:
 
     Flags of one start are left out: the stages, `--overwrite`, and the meeting of processes.
     """
-    given = _read_arguments(argv[1:])
-    words = [f"--{name}={text}" for name, text in given.items() if name not in _OF_ONE_START]
+    words = []
+    dropped = False
+    for argument in _join(argv[1:]):
+        # An argument without a dash is the value of the flag before it.
+        if argument[:1] == "-":
+            dropped = argument.partition("=")[0].lstrip("-") in _OF_ONE_START
+        if not dropped:
+            words.append(argument)
     as_module = pathlib.Path(argv[0]).match("lgm_jax/recipes/launch.py")
     return shlex.join(["python", *(["-m", "lgm_jax"] if as_module else ["launch.py"]), *words])
 
 
 def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None = None) -> None:
-    """Starts a run, or all those of an experiment, with the command line for its record.
+    """Starts a run, or all those of an experiment.
+
+    Args:
+        config: The config.
+        workdir: The run folder.
+        overwrite: Whether another distillation in it may be thrown away.
+        command: The command line, for the record.
 
     Raises:
         UserError: For bad input, and without enough memory.
     """
+    import jax
+
+    from lgm_jax import platforms, tracking
     from lgm_jax.checkpoints import quiet_storage
+    from lgm_jax.data import cache
+    from lgm_jax.settings import split_list
 
     quiet_storage()
     platforms.start()
@@ -301,27 +272,41 @@ def run(config: ConfigDict, workdir: str, overwrite: bool, command: str | None =
         if compiled is not None:
             jax.config.update("jax_compilation_cache_dir", str(compiled))
     tracking.check_installed(split_list(config.track))
-    start = functools.partial(run_stages, overwrite=overwrite, command=command)
-    if experiments.SECTION in config:
-        experiments.run(config, workdir, start, common.check, command)
-    else:
-        start(config, workdir)
+    if experiments.SECTION not in config:
+        run_stages(config, workdir, overwrite, command)
+        return
+
+    def start(config: ConfigDict, folder: str, then: Callable[[Session], Any]) -> Any:
+        return run_stages(config, folder, overwrite, command, then)
+
+    experiments.run(config, workdir, start, common.check, command)
 
 
 def run_stages(
     config: ConfigDict,
     workdir: str,
-    then: Callable[[Session], Any] = lambda session: None,
-    *,
     overwrite: bool,
     command: str | None = None,
+    then: Callable[[Session], Any] = lambda session: None,
 ) -> Any:
-    """Runs the stages that a config names; returns the result of `then(session)`."""
-    from lgm_jax import stages
-    from lgm_jax.opening import open_session
+    """Runs the stages that a config names; returns the result of `then(session)`.
 
-    changed = common.changed(config)
-    session = open_session(config, workdir, overwrite=overwrite, command=command, changed=changed)
+    Raises:
+        UserError: As for `run`.
+    """
+    import jax
+
+    from lgm_jax import plugins, stages
+    from lgm_jax.opening import open_session
+    from lgm_jax.settings import split_list
+
+    session = open_session(
+        config,
+        workdir,
+        overwrite=overwrite,
+        command=command,
+        changed=common.changed(config),
+    )
     if hosts.is_first():
         print(session.describe(), flush=True)
     named = split_list(config.stages)
@@ -353,6 +338,74 @@ def _microbatch(session: Session) -> str:
     if size == 1:
         return "config.images.resolution: one view at a time does not fit"
     return f"config.microbatch, which was {size}: start again with --config.microbatch={size // 2}"
+
+
+def _join(arguments: Sequence[str]) -> list[str]:
+    """Joins `--config FILE`, `--config.KEY VALUE` and the like into one argument each."""
+    joined: list[str] = []
+    for argument in arguments:
+        flag = joined[-1].lstrip("-") if joined else ""
+        valued = flag in _VALUED or (flag[:7] == "config." and "=" not in flag)
+        if valued and argument[:1] != "-":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _reason(error: Exception) -> str:
+    """Describes an error in one line, without the traceback that ml_collections includes."""
+    lines = str(error).strip().split("\n")
+    frames = [i for i, line in enumerate(lines) if line.startswith("  ")]
+    if frames:
+        return f"the config file cannot be loaded: {' '.join(lines[frames[-1] + 1 :])}"
+    return f"cannot read the command line: {' '.join(lines)}"
+
+
+def _check_names(argv: Sequence[str]) -> None:
+    """Refuses config keys and flags that do not exist."""
+    arguments = [a.lstrip("-").partition("=") for a in argv[1:] if a.startswith("-")]
+    for name, _, _ in arguments:
+        key = name.removeprefix("config.")
+        # An experiment's own keys are known once its config is loaded.
+        of_experiment = key.startswith(f"{experiments.SECTION}.")
+        known = key in common.KEYS or common.is_option(key)
+        if name.startswith("config.") and not known and not of_experiment:
+            raise unknown_name("config key", key, list(common.KEYS), "see --help; keys")
+        # A negative number is the value of the flag before it; absl's own flags are refused.
+        if not name.startswith("config.") and name[:1].isalpha() and name not in _FLAGS:
+            flags_ = [f"--{flag}" for flag in (*_VALUED, "overwrite", "help")]
+            raise unknown_name("flag", f"--{name}", flags_)
+
+
+def _find_config(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Returns the command line with the config's path, and the values of keys that absl cannot set.
+
+    Raises:
+        UserError: If there is no such config, or a key cannot be unset.
+    """
+    rest: list[str] = []
+    values: dict[str, Any] = {}
+    config = ""
+    for argument in argv[1:]:
+        flag, equals, value = argument.partition("=")
+        name = flag.lstrip("-")
+        dotted = name.removeprefix("config.")
+        key = common.KEYS.get(dotted) if dotted != name else None
+        optional = key is not None and isinstance(key.default, type)
+        if name == "config":
+            config = value
+        elif equals and common.is_option(dotted):
+            values[dotted] = _literal(value)
+        elif key is not None and equals and (value == "None" or (optional and not value)):
+            if not optional and key.default != "":
+                raise UserError(f"{flag} cannot be unset: its default is {key.default!r}")
+            values[dotted] = None if optional else ""
+        else:
+            # Of two values, the last counts.
+            values.pop(dotted, None)
+            rest.append(argument)
+    return [argv[0], f"--config={_files.find(config)}", *rest], values
 
 
 def _literal(text: str) -> Any:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lgm_jax import paths
 from lgm_jax.errors import UserError, unknown_name
 
-_ROOT = Path(__file__).parents[1]
 _FOLDERS = ("configs", "configs/experiments")
 
 # Recipes of the paper that had files of their own.
@@ -19,8 +19,8 @@ _MOVED = re.compile(
 )
 
 
-def find(named: str) -> tuple[Path, str | None]:
-    """A file that exists and has a `get_config()`, and the argument of `FILE[:ARG]`, if any.
+def find(named: str) -> str:
+    """`FILE[:ARG]` with a file that exists and has a `get_config()`.
 
     Args:
         named: What was typed: a path from the current folder, from that of `launch.py`, or from
@@ -45,12 +45,19 @@ def find(named: str) -> tuple[Path, str | None]:
         raise unknown_name("config file", name, _known(name))
     if not _is_config(path):
         raise UserError(f"config file {path} is no Python file with a get_config()")
-    return path, argument[1:] if argument else None
+    if ":" in os.fspath(path):
+        # A colon ends a file's name.
+        path = Path(paths.alias(path.parent), path.name)
+    return f"{path}{argument}"
+
+
+def _root() -> Path:
+    return Path(__file__).parents[1]
 
 
 def _candidates(name: str) -> Iterator[Path]:
     typed = Path(os.path.expanduser(name))
-    for folder in (Path(), _ROOT, *(_ROOT / each for each in _FOLDERS)):
+    for folder in (Path(), _root(), *(_root() / each for each in _FOLDERS)):
         yield folder / typed
         if not typed.suffix:
             yield folder / f"{typed}.py"
@@ -59,18 +66,23 @@ def _candidates(name: str) -> Iterator[Path]:
 def _known(name: str) -> list[str]:
     """Names of configs as they may be typed here, in the way in which this one was."""
     ours = [
-        path.relative_to(_ROOT)
+        path.relative_to(_root())
         for folder in _FOLDERS
-        for path in sorted((_ROOT / folder).glob("*.py"))
+        for path in sorted((_root() / folder).glob("*.py"))
         if _is_config(path)
     ]
     parent = Path(os.path.expanduser(name)).parent
+    beside = sorted(parent.glob("*.py")) if parent.is_dir() else []
+    theirs = [str(path) for path in beside if path.name[:1] != "_" and not _is_ours(path)]
     if parent == Path():
         return [path.stem if not Path(name).suffix else path.name for path in ours]
-    beside = [path for path in sorted(parent.glob("*.py")) if path.name[:1] != "_"]
-    return list(map(str, [*beside, *ours]))
+    return [*map(str, theirs), *map(str, ours)]
 
 
 def _is_config(path: Path) -> bool:
     content = path.read_text(encoding="utf-8", errors="replace")
     return path.suffix == ".py" and re.search(r"^(def )?get_config\b", content, re.M) is not None
+
+
+def _is_ours(path: Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(_root())

@@ -10,6 +10,12 @@ from typing import NamedTuple
 # If there are more valid names, only similar ones are listed.
 _LONG_LIST = 12
 
+# Letters of an unknown name that are repeated at most.
+_LONG_NAME = 100
+
+# Names that contain so many letters of an unknown one count as near.
+_PART = 3
+
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 """XLA's word in errors of compilers and of devices without enough memory."""
 
@@ -39,8 +45,8 @@ def unknown_name(kind: str, name: str, known: Sequence[str], where: str = "known
         known: Every valid name; of many, only the near ones are listed, or the first few.
         where: The words before the list of valid names.
     """
-    shown = name if len(name) <= 100 else f"{name[:100]}..."
-    near = _nearest(name[:100], known)
+    shown = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..."
+    near = _nearest(name[:_LONG_NAME], known)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     if near and len(known) > _LONG_LIST:
         return UserError(f"unknown {kind} {shown!r}: {hint}")
@@ -61,9 +67,19 @@ def _nearest(name: str, known: Sequence[str]) -> list[str]:
         lower.setdefault(each.lower(), each)
     asked = name.lower()
     near = difflib.get_close_matches(asked, lower, n=3, cutoff=0.5)
-    if len(asked) >= 3:
+    if len(asked) >= _PART:
         near += sorted((each for each in lower if asked in each and each not in near), key=len)
     return [lower[each] for each in near[:3]]
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Returns the `UserError` behind another error: absl and ml_collections wrap ValueErrors."""
+    while error is not None:
+        # ml_collections raises one of the same type whose message is the traceback.
+        if isinstance(error, UserError) and "Traceback (most recent call last)" not in str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class Full(NamedTuple):

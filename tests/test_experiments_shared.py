@@ -200,11 +200,11 @@ def interrupted(tmp_path_factory, vit_folder):
     file = hold(workdir / "runs" / name)
     run_stages, started, printed = launch.run_stages, [], io.StringIO()
 
-    def run_first(config, folder, *rest, **options):
+    def run_first(config, folder, *rest):
         started.append(folder)
         if len(started) == 2:
             raise Interrupted(signal.SIGTERM)
-        made = run_stages(config, folder, *rest, **options)
+        made = run_stages(config, folder, *rest)
         file.close()
         return made
 

@@ -67,7 +67,7 @@ from tests.marks import slow
         ((QUICK, "--config.objective=a\nb", "--workdir=w"), ["objective"]),
         ((QUICK, "--config.probe.runs=1000000", "--workdir=w"), ["probe.runs", "1000"]),
         ((QUICK, "--config.seed", "-1", "--workdir=w"), ["config.seed", "-1"]),
-        ((QUICK, "--config.seed=1", "-1", "--workdir=w"), ["flag '-1'"]),
+        ((QUICK, "--config.seed=1", "-1", "--workdir=w"), ["'1'"]),
         ((QUICK, "--flagfile=nowhere", "--workdir=w"), ["--flagfile", "--workdir"]),
         (("--config=configs", "--workdir=w"), ["configs/quickstart.py"]),
         (("--config=configs/common.py:quick", "--workdir=w"), ["cannot be loaded", "get_config()"]),

@@ -270,7 +270,7 @@ def test_command_is_recorded_without_what_is_about_one_start():
     argv += ["--config.stages", "report", "--nooverwrite", "--config.seed", "-1", "--workdir=w"]
     argv += ["--config.backbone.name=../../me/w,a..b", "--config.data.folder", "/home/me/photos"]
     assert launch.recorded_command(argv) == (
-        "python launch.py --config=../c.py:quick --config.seed=-1 --workdir=w "
+        "python launch.py --config=../c.py:quick --config.seed -1 --workdir=w "
         "--config.backbone.name=../../me/w,a..b --config.data.folder=/home/me/photos"
     )
 
