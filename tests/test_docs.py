@@ -207,8 +207,7 @@ def test_numbers_of_the_readme_are_those_of_its_picture():
     readme = " ".join((DOCS.parent / "README.md").read_text().split())
     for words in (
         f"**10 images: {top1['distilled']} %. All {record['real_images']:,}: {top1['full']} %. "
-        f"Ten random ones: {top1['random']} %**",
-        f"Ten typical photos: {top1['centroids']})",
+        f"Ten random ones: {top1['random']} %. Ten typical ones: {top1['centroids']} %**",
         f"{record['seconds']['distill'] / 60:.0f} minutes on one CPU core",
     ):
         assert words in readme

@@ -60,8 +60,8 @@ def test_readme_library_example_distils_images_that_teach(capsys):
     assert len(code.strip().splitlines()) <= 19
     names: dict = {}
     exec(code, names)
-    # Measured: 60.8 %; chance is 10.
-    assert names["top1"][0] > 45
+    # Measured: 83.1 %, and 74 with random digits in their place.
+    assert names["top1"][0] > 79
 
 
 def test_readme_jax_example_learns_the_images(clone, monkeypatch):

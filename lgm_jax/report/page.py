@@ -31,7 +31,7 @@ from lgm_jax.report.gallery import (
     make_gallery,
     shown,
 )
-from lgm_jax.report.judge import gap, judge
+from lgm_jax.report.judge import Entries, gap, judge
 from lgm_jax.report.pictures import Place
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes, read_run
@@ -216,7 +216,7 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
     return {
         "accuracy": describe_accuracies(run),
         "compared": words.compare(main, num_test),
-        "compared_briefly": words.compare(main, num_test, ["random"]),
+        "compared_briefly": words.compare(main, num_test, {"random", _best_choice(main)}),
         "doubt": doubt if "distilled" in main else "",
         "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],
         "taught": describe_taught(run.results.get("taught", {})),
@@ -224,6 +224,12 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
         "loss": loss,
         "words": words.glossary(list(main), gap(main, num_test), has_loss=loss is not None),
     }
+
+
+def _best_choice(entries: Entries) -> str:
+    """Returns the choice of few real images that teaches most, or random ones without any."""
+    choices = [name for name in ("centroids", "neighbors", "random") if name in entries]
+    return max(choices, key=lambda name: entries[name]["top1_mean"], default="random")
 
 
 def _describe_record(run: RunView) -> dict[str, Any]:
