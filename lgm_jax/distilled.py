@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -141,7 +142,10 @@ def first_of_classes(
 
 def safe_name(class_name: str) -> str:
     """Returns a class's name as part of a folder's name that is valid on any file system."""
-    fit = re.sub(r"[^\w.-]+", "_", class_name).strip("._")
+    # The locale of a machine may lack letters.
+    coding = sys.getfilesystemencoding()
+    encodable = class_name.encode(coding, "replace").decode(coding)
+    fit = re.sub(r"[^\w.-]+", "_", encodable).strip("._")
     # Names of files end at 255 bytes, of which other alphabets take several a letter.
     return fit[:80].encode()[:200].decode(errors="ignore")
 

@@ -10,10 +10,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import queue
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from lgm_jax.errors import UserError
@@ -24,12 +26,17 @@ SECONDS = 300.0
 # The pause between two attempts to reach process 0.
 PAUSE_SECONDS = 0.5
 
+# The pause between two looks of process 0 at the others.
+_LOOK_SECONDS = 0.05
+
+# A server of names may be out of reach for so long, as while a machine starts.
+NAMING_SECONDS = 30.0
+
 # To connect to an address of process 0, and for a connection there to identify itself.
 GREETING_SECONDS = 5.0
+_LONGEST_GREETING = 2**20
 
-# Before what processes send each other, which tells them from other programs.
-_MARK = b"lgm_jax "
-_LONGEST = 2**20
+_STRANGER = "another program than process 0 answers"
 
 # Keys whose values may differ between machines.
 _OF_MACHINES = ("data.workers",)
@@ -50,8 +57,8 @@ class Meeting:
     """
 
     address: str | None = None
-    num_processes: int = 1
-    process_id: int = 0
+    num_processes: int | None = None
+    process_id: int | None = None
     local_device_ids: Sequence[int] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     connections: Mapping[int, socket.socket] = dataclasses.field(default_factory=dict)
@@ -73,7 +80,7 @@ def read(where: str, num_processes: int | None, process_id: int | None) -> Meeti
         )
     if num_processes is None or process_id is None:
         raise UserError(f"--distributed={where} needs --num_processes=P and --process_id=I")
-    if not 0 <= process_id < num_processes:
+    if num_processes < 1 or not 0 <= process_id < num_processes:
         raise UserError(
             f"--process_id must be from 0 to --num_processes - 1, not {process_id} of "
             f"{num_processes}"
@@ -87,25 +94,43 @@ def meet(meeting: Meeting) -> Meeting:
     """Waits for all processes, with a line on stderr; returns a complete meeting for JAX."""
     if meeting.address is None:
         meeting = _detect(meeting)
+    if meeting.address is None or meeting.num_processes is None or meeting.process_id is None:
+        raise ValueError(f"{meeting} is incomplete")
     if meeting.num_processes == 1:
         return meeting
-    host, _, port = str(meeting.address).rpartition(":")
-    host = host.strip("[]")
+    host, _, port = meeting.address.rpartition(":")
     # Web proxies, which gRPC would ask, lead nowhere within a cluster.
-    direct = [*filter(None, [os.environ.get("no_grpc_proxy")]), host]  # noqa: SIM112
+    direct = [*filter(None, [os.environ.get("no_grpc_proxy")]), host.strip("[]")]  # noqa: SIM112
     os.environ["no_grpc_proxy"] = ",".join(direct)  # noqa: SIM112
-    try:
-        socket.getaddrinfo(host, port)
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"--distributed: no machine is called {host} ({error}): give the name or the address "
-            "of the machine of process 0"
-        ) from error
+    addresses = _resolve(host.strip("[]"), int(port))
     if meeting.process_id == 0:
         connections = _receive(meeting, int(port))
     else:
-        connections = {0: _join(meeting, host, int(port))}
+        connections = {0: _join(meeting, addresses)}
+    for connection in connections.values():
+        _keep_alive(connection)
     return dataclasses.replace(meeting, connections=connections)
+
+
+def _resolve(host: str, port: int) -> list[tuple[str, int]]:
+    """Returns the addresses of a machine, a link-local one with its scope."""
+    deadline = time.monotonic() + NAMING_SECONDS
+    while True:
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            break
+        except (OSError, UnicodeError) as error:
+            again = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+            if not again or time.monotonic() > deadline:
+                raise UserError(
+                    f"--distributed: no machine is called {host} ({error}): give the name or the "
+                    "address of the machine of process 0"
+                ) from error
+        time.sleep(PAUSE_SECONDS)
+    return [
+        (f"{number}%{rest[1]}" if rest and rest[1] else str(number), port)
+        for *_, (number, _, *rest) in infos
+    ]
 
 
 def _detect(meeting: Meeting) -> Meeting:
@@ -137,7 +162,22 @@ def _detect(meeting: Meeting) -> Meeting:
             "--distributed=auto finds no launcher of processes here: use Slurm's srun, Open MPI 4, "
             f"GKE or a TPU, or {by_hand}"
         )
-    return Meeting(address, processes, number, devices, meeting.settings)
+    return dataclasses.replace(
+        meeting,
+        address=address,
+        num_processes=processes,
+        process_id=number,
+        local_device_ids=devices,
+    )
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Has the system probe an idle connection every minute: firewalls forget those."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+        # Not all systems have both.
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 60)
 
 
 def _receive(meeting: Meeting, port: int) -> dict[int, socket.socket]:
@@ -153,38 +193,64 @@ def _receive(meeting: Meeting, port: int) -> dict[int, socket.socket]:
             f"process 0 cannot listen on port {port} ({error.strerror}): name another in "
             "--distributed, on all of them"
         ) from error
-    awaited, deadline = range(1, meeting.num_processes), time.monotonic() + SECONDS
-    heard: list[socket.socket] = []
+    count = meeting.num_processes or 1
     present: dict[int, socket.socket] = {}
-    refusal = ""
-    with server:
-        _announce(awaited, meeting)
-        while not refusal and len(_alive(present)) < len(awaited):
-            left = deadline - time.monotonic()
-            came = _accept(server, max(0.001, left))
-            # One that was started again comes a second time.
-            present = _alive(present)
-            if came is not None:
-                greeting, other = came
-                refusal = _refuse(meeting, greeting, present)
-                heard.append(other)
-                present[greeting["process"]] = other
-            elif left <= 0:
-                absent = _named([number for number in awaited if number not in present])
-                refusal = (
-                    f"{absent} of {meeting.num_processes} did not come to {meeting.address} within "
+    with server, contextlib.closing(_greetings(server)) as greetings:
+        _announce(range(1, count), meeting)
+        try:
+            for other, greeting in greetings:
+                number = _admit(meeting, other, greeting, present)
+                if number is None:
+                    other.close()
+                else:
+                    present[number] = other
+                present = {n: other for n, other in present.items() if not _is_gone(other)}
+                if len(present) == count - 1:
+                    break
+            else:
+                present = {n: other for n, other in present.items() if not _is_gone(other)}
+                absent = [number for number in range(1, count) if number not in present]
+                raise UserError(
+                    f"{_named(absent)} of {count} did not come to {meeting.address} within "
                     f"{SECONDS:.0f} s: start all with the same command, and let them reach that "
                     "port"
                 )
-    for other in heard:
-        with contextlib.suppress(OSError):
-            other.settimeout(GREETING_SECONDS)
-            _send(other, refusal)
-        if refusal or other not in present.values():
-            other.close()
-    if refusal:
-        raise UserError(refusal)
+        except UserError as error:
+            _answer(present.values(), str(error))
+            for other in present.values():
+                other.close()
+            raise
+    _answer(present.values(), "")
     return present
+
+
+def _greetings(server: socket.socket) -> Generator[tuple[socket.socket, bytes]]:
+    """Yields connections within `SECONDS`, with their first lines: a silent one delays no other."""
+    greetings: queue.SimpleQueue[tuple[socket.socket, bytes]] = queue.SimpleQueue()
+
+    def hear(other: socket.socket) -> None:
+        line = b""
+        with contextlib.suppress(OSError):
+            line = _read_line(other, time.monotonic() + GREETING_SECONDS)
+        greetings.put((other, line))
+
+    deadline = time.monotonic() + SECONDS
+    server.settimeout(_LOOK_SECONDS)
+    silent = set()
+    try:
+        while time.monotonic() < deadline:
+            # No other may come, or be gone again.
+            with contextlib.suppress(OSError):
+                other, _ = server.accept()
+                silent.add(other)
+                threading.Thread(target=hear, args=(other,), daemon=True).start()
+            while not greetings.empty():
+                other, line = greetings.get()
+                silent.discard(other)
+                yield other, line
+    finally:
+        for other in silent:
+            other.close()
 
 
 def _listen(port: int) -> socket.socket:
@@ -196,70 +262,70 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=1024)
 
 
-def _accept(server: socket.socket, seconds: float) -> tuple[Any, socket.socket] | None:
-    """Returns the next greeting and its connection; `None` if none comes, or a stranger."""
-    server.settimeout(seconds)
-    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
-        other = opened.enter_context(server.accept()[0])
-        greeting = _hear(other, GREETING_SECONDS)
-        if greeting is not None:
-            opened.pop_all()
-            return greeting, other
-    return None
-
-
-def _refuse(meeting: Meeting, greeting: Mapping[str, Any], present: Mapping[int, Any]) -> str:
-    """Returns why a process does not belong here; an empty text if it does."""
-    number, own = greeting["process"], _greeting(meeting)
-    theirs, ours = greeting["settings"], own["settings"]
-    if greeting["processes"] != own["processes"]:
-        counts = f"--num_processes={greeting['processes']}, not {own['processes']}"
-        reason = f"process {number} has {counts}"
-    elif number in present:
+def _admit(
+    meeting: Meeting, other: socket.socket, greeting: bytes, present: Mapping[int, socket.socket]
+) -> int | None:
+    """Returns the number of a process; `None` for a stranger."""
+    try:
+        fields = json.loads(greeting)
+        number, count = int(fields["process"]), int(fields["processes"])
+        settings = dict(fields["settings"])
+    # A scan of ports, or a process that died.
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+    own = _shared(meeting)
+    differ = [key for key in {**own, **settings} if own.get(key) != settings.get(key)]
+    if count != meeting.num_processes:
+        reason = f"process {number} has --num_processes={count}, not {meeting.num_processes}"
+    elif number == meeting.process_id or (number in present and not _is_gone(present[number])):
         reason = f"two processes have --process_id={number}"
-    elif theirs != ours:
-        differ = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        values = [f"{key} is {theirs.get(key)} there, not {ours.get(key)}" for key in differ]
+    elif differ:
+        values = [f"{key} is {settings.get(key)} there, not {own.get(key)}" for key in differ]
         reason = f"process {number} has another config: {'; '.join(values)}"
     else:
-        return ""
-    return f"{reason}: start all with the same command"
+        return number
+    refusal = f"{reason}: start all with the same command"
+    _answer([other], refusal)
+    other.close()
+    raise UserError(refusal)
 
 
-def _alive(present: Mapping[int, socket.socket]) -> dict[int, socket.socket]:
-    """Returns the connections to processes that have not ended: they send nothing more but that."""
-    alive = {}
-    for number, other in present.items():
-        other.setblocking(False)
-        try:
-            other.recv(1)
-        except BlockingIOError:
-            alive[number] = other
-        except OSError:
-            pass
-    return alive
-
-
-def _join(meeting: Meeting, host: str, port: int) -> socket.socket:
+def _join(meeting: Meeting, addresses: Sequence[Any]) -> socket.socket:
     """Asks process 0 for admission until it answers; returns the connection to it."""
+    greeting = {
+        "process": meeting.process_id,
+        "processes": meeting.num_processes,
+        "settings": _shared(meeting),
+    }
     deadline = time.monotonic() + SECONDS
     reason = ""
     _announce([0], meeting)
     while (left := deadline - time.monotonic()) > 0:
-        refusal = None
-        try:
-            timeout = min(left, GREETING_SECONDS)
-            with socket.create_connection((host, port), timeout=timeout) as connection:
-                _send(connection, _greeting(meeting))
-                # Process 0 names those that are missing, when its own time is up.
-                refusal = _hear(connection, left + GREETING_SECONDS)
-                if refusal == "":
-                    return connection.dup()
-                reason = "it ended, or another program answers"
-        except OSError as error:
-            reason = error.strerror or str(error)
-        if refusal is not None:
-            raise UserError(refusal)
+        for address in addresses:
+            try:
+                # An address that a firewall swallows leaves time for the next one.
+                timeout = min(left, GREETING_SECONDS)
+                with socket.create_connection(address, timeout=timeout) as connection:
+                    connection.sendall(json.dumps(greeting).encode() + b"\n")
+                    # Process 0 names the missing ones.
+                    answer = _read_line(connection, deadline + GREETING_SECONDS)
+                    if answer == _answer_line(""):
+                        return connection.dup()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                continue
+            if not answer:
+                reason = "it ended"
+                continue
+            try:
+                refused = json.loads(answer)["refused"]
+            except (ValueError, LookupError, TypeError, RecursionError):
+                # It may be the same run's, which ends because this process was started again.
+                if reason != _STRANGER:
+                    print(f"note: {_STRANGER} at {meeting.address}", file=sys.stderr, flush=True)
+                reason = _STRANGER
+                continue
+            raise UserError(refused)
         time.sleep(PAUSE_SECONDS)
     raise UserError(
         f"process 0 did not answer at {meeting.address} within {SECONDS:.0f} s ({reason}): start "
@@ -267,27 +333,46 @@ def _join(meeting: Meeting, host: str, port: int) -> socket.socket:
     )
 
 
-def _greeting(meeting: Meeting) -> dict[str, Any]:
-    """Returns what a process says of itself, as it arrives."""
-    settings = {key: value for key, value in meeting.settings.items() if key not in _OF_MACHINES}
-    return {
-        "process": meeting.process_id,
-        "processes": meeting.num_processes,
-        "settings": json.loads(json.dumps(settings, default=str)),
-    }
+def _read_line(connection: socket.socket, deadline: float) -> bytes:
+    line = bytearray()
+    while b"\n" not in line and len(line) < _LONGEST_GREETING:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        part = connection.recv(2**16)
+        if not part:
+            break
+        line += part
+    return bytes(line)
 
 
-def _send(connection: socket.socket, message: Any) -> None:
-    connection.sendall(_MARK + json.dumps(message).encode() + b"\n")
+def _answer(others: Iterable[socket.socket], refusal: str) -> None:
+    for other in others:
+        with contextlib.suppress(OSError):
+            other.settimeout(GREETING_SECONDS)
+            other.sendall(_answer_line(refusal))
 
 
-def _hear(connection: socket.socket, seconds: float) -> Any:
-    """Returns the message of another process; `None` from another program, or one that ended."""
-    connection.settimeout(seconds)
-    with connection.makefile("rb") as file:
-        line = file.readline(_LONGEST)
-    whole = line.startswith(_MARK) and line.endswith(b"\n")
-    return json.loads(line.removeprefix(_MARK)) if whole else None
+def _answer_line(refusal: str) -> bytes:
+    """Returns the answer to a process: why it is refused, or an empty text if it is not."""
+    return json.dumps({"refused": refusal}).encode() + b"\n"
+
+
+def _is_gone(other: socket.socket) -> bool:
+    """Returns whether a process that waited has ended, and may have been started again."""
+    other.setblocking(False)
+    try:
+        # It sends nothing more: this is its end.
+        other.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _shared(meeting: Meeting) -> dict[str, Any]:
+    """Returns the settings that all must share, as they arrive."""
+    shared = {key: value for key, value in meeting.settings.items() if key not in _OF_MACHINES}
+    return json.loads(json.dumps(shared, default=str))
 
 
 def _announce(awaited: Sequence[int], meeting: Meeting) -> None:
@@ -297,5 +382,6 @@ def _announce(awaited: Sequence[int], meeting: Meeting) -> None:
 
 def _named(numbers: Sequence[int]) -> str:
     """Names processes by their numbers, the first few of many."""
-    words = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
-    return f"process{'es' if len(numbers) > 1 else ''} {words}"
+    words = [str(number) for number in numbers]
+    text = ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
+    return f"process{'es' if len(words) > 1 else ''} {text}"

@@ -125,7 +125,18 @@ def _load_backbones(config: ConfigDict) -> tuple[list[Backbone], list[Backbone]]
             f"config.probe.teacher={config.probe.teacher} needs the probe on all real images of "
             f"{own[0]}: add it to config.eval_backbones"
         )
+    check_kernels([backbone.attention for backbone in loaded.values()])
     return [loaded[name] for name in own], [loaded[name] for name in evaluated or own]
+
+
+def check_kernels(kernels: list[str]) -> None:
+    """Refuses programs that differ between processes: their devices would wait for each other."""
+    first = hosts.first_says(kernels)
+    if kernels != first:
+        raise UserError(
+            f"attention is computed by {', '.join(kernels)} in process {hosts.index()}, and by "
+            f"{', '.join(first)} in process 0: set --config.backbone.attention=xla"
+        )
 
 
 def _load_data(config: ConfigDict, resolution: int) -> Dataset:

@@ -75,6 +75,23 @@ def test_splits_and_groups_of_a_table(tmp_path, table):
     assert [dataset.group_names[group] for group in groups] == ["g1", "g2", "g2", "g0"]
 
 
+def test_of_several_columns_of_files_that_which_names_them_counts(tmp_path):
+    folder = write(tmp_path / "set", ROWS)
+    rows = [
+        {"image_id": str(900 + i), "image_path": row["file_name"], "label": row["label"]}
+        for i, row in enumerate(ROWS)
+    ]
+    write_table(folder / "metadata.csv", rows)
+    with (folder / "metadata.csv").open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        # An empty line is no header.
+        file.write("\n" + text)
+    dataset = open_folder(folder)
+    everything = {n: name for split in dataset.splits for n, name in shown(dataset, split).items()}
+    assert everything == {i: ("cat", "dog")[i % 2] for i in range(12)}
+
+
 def test_one_folder_of_images_below_the_table(tmp_path):
     folder = write(tmp_path / "set" / "images", ROWS)
     (folder / "metadata.csv").rename(tmp_path / "set" / "labels.csv")

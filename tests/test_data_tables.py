@@ -139,6 +139,21 @@ class TestColumnsOfSplits:
         assert self.shown(dataset) == ["dog", "cat", "cat", "cat"]
         assert "files: the test labels are those of the column breed" in dataset.notes
 
+    def test_parquet_files_of_a_split_name_the_same_classes(self, tmp_path, monkeypatch):
+        """`datasets` would take the names of the first for all."""
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+        other = {"label": ([0, 1, 0, 1], ["dog", "cat"])}
+        saved = datasets.load_from_disk(self.save(tmp_path, a=TRAIN, b=other, c=TRAIN))
+        folders = [tmp_path / name for name in ("same", "swapped")]
+        for folder, parts in zip(folders, ("ac", "ab"), strict=True):
+            folder.mkdir()
+            for n, part in enumerate(parts):
+                saved[part].to_parquet(folder / f"train-{n:05d}-of-00002.parquet")
+        assert len(self.open(str(folders[0])).splits["test"].labels) > 0
+        with pytest.raises(UserError, match="names the classes of label otherwise than"):
+            self.open(str(folders[1]))
+
     def test_of_two_columns_one_is_asked_for(self, tmp_path):
         test = {
             "coarse": ([0, 0, 0, 1], ["pet", "stray"]),

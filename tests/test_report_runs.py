@@ -137,7 +137,7 @@ def test_run_of_an_earlier_version_has_a_page(tmp_path):
     assert write(folder) == 0
     text = (folder / "report.html").read_text()
     plain = re.sub("<[^>]+>", "", text)
-    assert "80.5 % of unseen test images correctly: 20.5 points" in plain
+    assert "80.5 % of unseen test images correctly: 10.5 points" in plain
     assert "Another seed gives other images" in text
     assert "may be chance" not in text
     assert "ANOTHER_RUN" in text

@@ -64,15 +64,23 @@ def test_confusion_of_many_classes_is_a_picture(tmp_path):
 
 def test_headline_has_the_result_and_does_not_boast():
     entries = {"distilled": probe_entry(89.84), "full": probe_entry(95.75)}
-    said = words.headline(entries, 10, 1149, [])
+    said = words.headline({"a": entries}, [], 10, 1149, [])
     assert said == "10 images teach 89.8\u00a0%, all 1,149 teach 95.8\u00a0%"
     fault = Finding("no better than guessing", "On near, ...")
-    assert words.headline(entries, 10, 1149, [fault]) == "10 images: no better than guessing"
-    assert words.headline({}, 1, 1149, []) == "1 image in place of 1,149"
-    assert words.headline({"distilled": probe_entry(50)}, 1, None, []) == (
+    assert (
+        words.headline({"a": entries}, [], 10, 1149, [fault])
+        == "10 images: no better than guessing"
+    )
+    # On the backbone that they are made for, whatever happened on others.
+    both = {"b": {"distilled": probe_entry(20)}, "a": entries}
+    elsewhere = fault._replace(backbone="b")
+    assert words.headline(both, ["a"], 10, 1149, [elsewhere]) == said
+    assert words.headline(both, ["b"], 10, 1149, [elsewhere]).endswith(fault.title)
+    assert words.headline({}, [], 1, 1149, []) == "1 image in place of 1,149"
+    assert words.headline({"a": {"distilled": probe_entry(50)}}, [], 1, None, []) == (
         "1 image teaches 50.0\u00a0%"
     )
-    assert words.headline({"full": probe_entry(50)}, None, 1149, []) is None
+    assert words.headline({"a": {"full": probe_entry(50)}}, [], None, 1149, []) is None
 
 
 def test_differences_are_judged_by_the_paired_test_where_there_is_one():

@@ -71,8 +71,13 @@ def test_a_repository_around_the_source_is_not_its(tmp_path, recorded):
     environment = mine / "venv" / "lib" / "site-packages"
     copy_project(environment)
     (environment / "setup.cfg").unlink()
+    # Copied beside what is another project's, whatever of it is tracked.
+    copy_project(mine)
+    (mine / "setup.cfg").write_text("[metadata]\nname = mine\n")
     commit_all(mine)
-    assert recorded(below) is recorded(environment) is None
+    assert recorded(below) is recorded(environment) is recorded(mine) is None
+    (mine / "setup.cfg").write_text("[metadata\n")
+    assert recorded(mine) is None
 
 
 def test_files_that_are_not_tracked_are_of_no_commit(tmp_path, recorded):
@@ -82,6 +87,17 @@ def test_files_that_are_not_tracked_are_of_no_commit(tmp_path, recorded):
     git(project, "add", "README", "setup.cfg")
     git(project, "commit", "-q", "-m", "some")
     assert recorded(project) is None
+
+
+def test_variables_of_another_repository_do_not_matter(tmp_path, recorded, monkeypatch):
+    project, other = copy_project(tmp_path / "project"), copy_project(tmp_path / "other")
+    (other / "notes.txt").write_text("another tree, and so another commit")
+    commit, foreign = commit_all(project), commit_all(other)
+    assert commit != foreign
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    assert recorded(project) == commit
 
 
 def test_worktrees_submodules_and_links_lead_to_the_source(tmp_path, recorded):

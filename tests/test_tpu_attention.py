@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lgm_jax import accelerators, backbones, devices, flops
+from lgm_jax import accelerators, backbones, devices, flops, opening
 from lgm_jax.backbones import (
     abstract_params,
     attention,
@@ -205,6 +205,13 @@ def test_where_it_does_not_fit_auto_takes_xla(kind, spec, lacking):
             attention.choose_kernel("pallas", spec, "bfloat16", device)
         told = f"backbone.attention=pallas needs {lacking}; set it to auto"
         assert str(refused.value) == told
+
+
+def test_processes_compute_attention_by_the_same_kernel(monkeypatch):
+    opening.check_kernels(["pallas", "xla"])
+    monkeypatch.setattr(opening.hosts, "first_says", lambda kernels: ["xla", "xla"])
+    with pytest.raises(UserError, match=r"by pallas, xla in process 0, and by xla, xla in process"):
+        opening.check_kernels(["pallas", "xla"])
 
 
 @pytest.mark.skipif(MISSING, reason="needs libtpu: pip install 'lgm_jax[tpu]'")

@@ -162,4 +162,10 @@ def _check_groups(numbers: Any, count: int, where: str) -> np.ndarray:
         raise UserError(
             f"{where} groups are {numbers.dtype} {numbers.shape}: expected integers ({count},)"
         )
-    return numbers.reshape(-1).astype(np.int32)
+    flat = numbers.reshape(-1)
+    # Before they are 32 bits, which a larger number would leave.
+    if flat.size and (flat.min() < 0 or flat.max() >= 2**31):
+        raise UserError(
+            f"{where} groups are from {flat.min()} to {flat.max()}: they must count from 0"
+        )
+    return flat.astype(np.int32)

@@ -83,7 +83,7 @@ def decode(
                 pixels = _decode_jpeg(source)
                 if pixels is not None:
                     return pixels
-            return _decode(image, orient=orient)
+            return _decode(image, source, orient=orient)
     except BadImageError:
         raise
     except Exception as error:
@@ -169,7 +169,7 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _decode(image: Image.Image, *, orient: bool) -> Image.Image:
+def _decode(image: Image.Image, source: bytes, *, orient: bool) -> Image.Image:
     """RGB, upright if asked for, of at most `LARGE` pixels."""
     pixels = image.width * image.height
     is_jpeg, size = isinstance(image, JpegImageFile), f"{image.width} x {image.height} pixels"
@@ -179,7 +179,7 @@ def _decode(image: Image.Image, *, orient: bool) -> Image.Image:
             raise BadImageError(f"{what}: save it smaller, or as JPEG")
         if pixels > LARGE and is_jpeg:
             # Its decoder would keep all coefficients.
-            if "progressive" in image.info:
+            if not _has_one_scan(source):
                 what = f"{size} are too many for a progressive JPEG"
                 raise BadImageError(f"{what}: save it smaller, or not progressive")
             factor = next(f for f in (2, 4, 8) if pixels <= f * f * LARGE)
@@ -191,6 +191,21 @@ def _decode(image: Image.Image, *, orient: bool) -> Image.Image:
         turn = _TURNS.get(_orientation(image)) if orient else None
         rgb = _to_rgb(image, wide=wide) if pixels <= LARGE else _to_small_rgb(image, wide=wide)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _has_one_scan(source: bytes) -> bool:
+    """Whether libjpeg decodes a JPEG row by row, rather than keep all its coefficients."""
+    at, components = 2, 0
+    while at + 9 < len(source) and source[at] == 0xFF:
+        marker, length = source[at + 1], int.from_bytes(source[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            return source[at + 4] == components
+        if marker in (0xC2, 0xC6, 0xCA, 0xCE):
+            return False
+        if marker in (0xC0, 0xC1):
+            components = source[at + 9]
+        at += 2 + length
+    return False
 
 
 def _to_small_rgb(image: Image.Image, *, wide: bool) -> Image.Image:

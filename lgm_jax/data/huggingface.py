@@ -16,6 +16,7 @@ import datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from pyarrow import parquet  # type: ignore[import-untyped]
 
 from lgm_jax import paths
 from lgm_jax.data import formats
@@ -124,6 +125,8 @@ def _open(root: Path, place: str) -> tuple[dict[str, Any], list[Any]]:
             opened = {part: datasets.load_from_disk(os.path.join(place, part)) for part in parts}
         else:
             opened, files = _load(place)
+    except UserError:
+        raise
     # What is wrong with a file shows as an error of pyarrow, of datasets or of Python.
     except Exception as error:
         raise UserError(_explain(root, place, held, error)) from error
@@ -143,6 +146,8 @@ def _load(place: str) -> tuple[Any, list[str]]:
     files = {str(split): list(each) for split, each in builder.config.data_files.items()}
     every = [file for each in files.values() for file in each]
     if isinstance(builder, Parquet):
+        for each in files.values():
+            _refuse_renamed(each)
         # Each by itself: `datasets` refuses columns that the first split has not, and takes its
         # names of classes for all.
         return {
@@ -160,6 +165,19 @@ def _load(place: str) -> tuple[Any, list[str]]:
         raise ValueError(f"its files hold no images: expected {_LAYOUT}")
     builder.download_and_prepare()
     return builder.as_dataset(), every
+
+
+def _refuse_renamed(files: Sequence[str]) -> None:
+    """Refuses parquet files that name classes otherwise: `datasets` takes the first one's names."""
+    named: dict[str, tuple[str, list[str]]] = {}
+    for file in files:
+        with Path(file).open("rb") as stream:
+            features = datasets.Features.from_arrow_schema(parquet.read_schema(stream))
+        for key, kind in features.items():
+            if isinstance(kind, datasets.ClassLabel):
+                first, names = named.setdefault(key, (file, kind.names))
+                if kind.names != names:
+                    raise UserError(f"{file} names the classes of {key} otherwise than {first}")
 
 
 def _explain(root: Path, place: str, held: Sequence[Path], error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +55,7 @@ def _digits(request: Request) -> Dataset:
 
 def _own(request: Request) -> Dataset:
     """A person's own folder, or one that an archive of a published set unpacked to."""
-    root = Path(request.folder).expanduser()
+    root = Path(os.path.expanduser(request.folder))
     for name, layout in LAYOUTS.items():
         if layout.distinct and layout.find(root) is not None:
             dataset = load_published(dataclasses.replace(request, name=name))
@@ -78,7 +79,7 @@ def _hub(request: Request) -> Dataset:
 
 def _tfds(request: Request) -> Dataset:
     """A set of TFDS, as it was prepared or as its archive unpacked."""
-    layout, root = LAYOUTS.get(request.name), Path(request.folder).expanduser()
+    layout, root = LAYOUTS.get(request.name), Path(os.path.expanduser(request.folder))
     if request.folder and layout is not None and layout.find(root) is not None:
         return load_published(request)
     from lgm_jax.data.tfds import load_tfds

@@ -87,7 +87,7 @@ def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         names = dict.fromkeys(name for _, row in found for name in row)
         found = [(line, names | row) for line, row in found]
     else:
-        text = read_text(table)
+        text = read_text(table).lstrip("\r\n")
         head = text.partition("\n")[0]
         reader = csv.DictReader(
             io.StringIO(text, newline=""), restval="", delimiter=max(",;\t", key=head.count)
@@ -175,10 +175,13 @@ def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], li
             raise
         return {}, []
     head = list(rows[0][1]) if rows else []
-    files = next((name for name in _FILES if name in head), "")
     known = {str(PurePosixPath(way).with_suffix("")): file for way, file in known.items()} | known
-    # Numbers of images may be those of anything.
-    if not any(_path(row.get(files, "")) in known for _, row in rows):
+    # Of several such columns, that which names most images; numbers may be those of anything.
+    hits = {
+        name: sum(_path(row[name]) in known for _, row in rows) for name in _FILES if name in head
+    }
+    files = max(hits, key=hits.__getitem__, default="")
+    if not hits.get(files):
         return {}, []
     group, split = (
         next((name for name in names if name in head), "") for names in (_GROUPS, _SPLITS)

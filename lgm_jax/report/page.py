@@ -177,6 +177,7 @@ def _describe_head(run: RunView) -> dict[str, Any]:
     """Names the run, its data and its objective."""
     dataset, objective = str(run.data.get("name", "")), str(run.recorded.get("objective"))
     findings = judge(run.results, run.num_test)
+    headline = words.headline(run.probes, run.backbones, run.num_images, run.num_train, findings)
     title = f"{dataset or run.name}{', distilled' if run.backbones else ''}"
     about = run.results.get("about_objective") or {}
     if not about and objective in OBJECTIVES:
@@ -184,7 +185,7 @@ def _describe_head(run: RunView) -> dict[str, Any]:
     return {
         "title": title + "".join(f": {finding.title}" for finding in findings[:1]),
         "findings": findings,
-        "headline": words.headline(run.first_probe, run.num_images, run.num_train, findings),
+        "headline": headline,
         "dataset": dataset,
         "about_data": words.DATA.get(dataset),
         "unfinished": not run.results,

@@ -183,11 +183,15 @@ def read_run(
     if not results and step is None:
         step = losses[-1][0] if losses else 0
     finished = record.get("finished") if results else None
-    fingerprints = {
-        name.split("/", 2)[2]: record["inputs"]["backbone"]
-        for name, record in stages.items()
-        if name.startswith(("probe/", "baselines/")) and "backbone" in record.get("inputs", {})
-    }
+    fingerprints = {}
+    for stage, record in stages.items():
+        kind, *rest = stage.split("/", 2)
+        if kind in ("probe", "baselines") and len(rest) == 2:
+            entry = results.get("probe", {}).get(rest[1], {}).get(rest[0])
+            reached = record.get("result", {}).get("top1_mean")
+            # Of another backbone of that name, a record may be left that is not in the results.
+            if entry and reached in (None, entry["top1_mean"]):
+                fingerprints[rest[1]] = record.get("inputs", {}).get("backbone")
     return RunView(
         path, config, results, losses, made_by, gallery, sheets, step, finished, fingerprints
     )

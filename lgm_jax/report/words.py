@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lgm_jax.backbones import specs
 from lgm_jax.names import join
@@ -54,18 +54,23 @@ def about_backbone(name: str) -> str | None:
 
 
 def headline(
-    entries: Entries,
+    probes: Mapping[str, Entries],
+    backbones: Sequence[str],
     num_images: int | None,
     num_train: int | None,
     findings: Sequence[Finding],
 ) -> str | None:
     """Returns the result of a run in a few words, which does not boast of what went wrong.
 
-    It takes the entries of the first evaluation backbone, and the numbers of distilled images and
-    of real ones, where they are known; without distilled images there is no such result.
+    It takes the entries of all evaluation backbones, of which the first that the images are made
+    for counts, or else the first; and the numbers of distilled images and of real ones, where they
+    are known. Without distilled images there is no such result.
     """
     if not num_images:
         return None
+    own = next((name for name in [*backbones, *probes] if name in probes), None)
+    entries = {} if own is None else probes[own]
+    findings = [finding for finding in findings if finding.backbone in (None, own)]
     few = f"{num_images:,} image{'s' if num_images > 1 else ''}"
     if findings:
         return f"{few}: {findings[0].title}"

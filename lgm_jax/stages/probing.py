@@ -87,7 +87,9 @@ class Row:
 
     def find(self, name: str, fingerprint: str) -> Any | None:
         """Returns the result of a backbone's probes, if there is one for these inputs."""
-        return self.session.run.find(self.stage(name), self.inputs(fingerprint))
+        stage, run = self.stage(name), self.session.run
+        # Inputs hash all images.
+        return run.find(stage, self.inputs(fingerprint)) if run.inputs_of(stage) else None
 
     def has(self, backbone: Backbone) -> bool:
         """Returns whether there is a result of a backbone's probes for these inputs."""

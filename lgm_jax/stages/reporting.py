@@ -81,8 +81,8 @@ def _print_result(session: Session, results: Mapping[str, Any]) -> None:
     if session.distilled is not None:
         print(f"images: {folder / runs.DISTILLED}, {folder / runs.GRID}")
     count = None if session.distilled is None else len(session.distilled.labels)
-    entries: Mapping[str, Any] = next(iter(results["probe"].values()), {})
-    reached = headline(entries, count, len(session.dataset.splits["train"].labels), findings)
+    num_train = len(session.dataset.splits["train"].labels)
+    reached = headline(results["probe"], results["backbones"], count, num_train, findings)
     page = f"open {folder / runs.PAGE}"
     print(page if reached is None else f"{reached.replace(chr(160), ' ')}: {page}")
 
