@@ -1,6 +1,6 @@
 """Writes pictures of finished runs, and what made them, into `docs/gallery.md`.
 
-    python -m tools.write_gallery runs/digits_contrastive runs/imagenette_lgm
+    python -m tools.write_gallery --title="Imagenette, as published" runs/imagenette_published
 
 Of each run, known by the name of its folder, `docs/gallery/` gets `NAME.json` (command, commit,
 seed, time, accuracy), `NAME.webp` (the first images of ten classes, without loss),
@@ -51,14 +51,14 @@ real images there: computing them is not in its time.
 """
 
 
-def collect(run: RunView) -> dict[str, Any]:
-    """Returns the record of a finished run."""
+def collect(run: RunView, title: str = "") -> dict[str, Any]:
+    """Returns the record of a finished run; its title names data and backbones by default."""
     if not run.results or not run.backbones:
         raise UserError(f"{run.path} is no finished run that distilled")
     shown = first_of_classes(run.path, _MOST)
     process = run.made_by[-1]
     return {
-        "title": f"{run.data['name']}, {names.join(run.backbones)}",
+        "title": title or f"{run.data['name']}, {names.join(run.backbones)}",
         "classes": [name for name, _ in shown],
         "images": run.num_images,
         "side": run.side,
@@ -172,10 +172,10 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def main(run_folders: Sequence[str], docs: Path = DOCS, records: str = "") -> int:
+def main(run_folders: Sequence[str], docs: Path = DOCS, records: str = "", title: str = "") -> int:
     """Adds runs and writes the page, or writes their records alone; returns the exit code."""
     try:
-        added = {epath.Path(path): collect(read_run(path)) for path in run_folders}
+        added = {epath.Path(path): collect(read_run(path), title) for path in run_folders}
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -203,5 +203,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("runs", nargs="+", help="folders of finished runs")
     parser.add_argument("--records", default="", help="a file for the records alone")
+    parser.add_argument("--title", default="", help="above the picture, in place of its data")
     options = parser.parse_args()
-    sys.exit(main(options.runs, records=options.records))
+    sys.exit(main(options.runs, records=options.records, title=options.title))
