@@ -217,7 +217,7 @@ def _describe_probes(run: RunView) -> dict[str, Any]:
     return {
         "accuracy": describe_accuracies(run),
         "compared": words.compare(main, num_test),
-        "compared_briefly": words.compare(main, num_test, {"random", _best_choice(main)}),
+        "compared_briefly": words.compare(main, num_test, [_best_choice(main)]),
         "doubt": doubt if "distilled" in main else "",
         "groups": [each for item in run.probes.items() if (each := describe_groups(*item))],
         "taught": describe_taught(run.results.get("taught", {})),
