@@ -187,32 +187,6 @@ def test_probes_that_cannot_differ_are_trained_once_and_depend_on_what_they_use(
 
 
 @pytest.mark.slow
-def test_results_on_other_backbones_stay_while_their_inputs_hold(run_copy, capsys):
-    """As of experiments that share runs."""
-
-    def evaluate(*arguments):
-        capsys.readouterr()
-        assert start(QUICK, "--config.baselines=random", *arguments, workdir=run_copy) == 0
-        return json.loads((run_copy / "results.json").read_text())["probe"]
-
-    own, other = "digits_contrastive", "digits_distilled"
-    before = json.loads((run_copy / "results.json").read_text())["probe"]
-    found = evaluate(f"--config.eval_backbones={other}")
-    assert list(found) == [other, own]
-    assert set(found[other]) == {"distilled", "random"}
-    assert found[own] == before[own]
-    again = evaluate()
-    assert list(again) == [own, other]
-    assert again == found
-    printed = capsys.readouterr().out
-    assert "distilled: done" in printed
-    assert re.search(rf"top-1 % on test.*{own}.*{other}", printed)
-    assert other in (run_copy / "report.html").read_text()
-    # Those of another protocol are of another evaluation.
-    assert list(evaluate("--config.probe.ridge=0.02")) == [own]
-
-
-@pytest.mark.slow
 def test_validation_images_are_not_the_test_images(run_copy):
     before = json.loads((run_copy / "results.json").read_text())
     assert start(QUICK, "--config.probe.split=val", workdir=run_copy) == 0

@@ -314,3 +314,29 @@ def test_a_pyramid_that_stays_unfinished_is_said_to(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "note: the images stay at 16 of 32 px" in out
     assert "config.images.grow_every=1, config.steps=3 is too few for 6 levels" in out
+
+
+@pytest.mark.slow
+def test_results_on_other_backbones_stay_while_their_inputs_hold(run_copy, capsys):
+    """As of experiments that share runs."""
+
+    def evaluate(*arguments):
+        capsys.readouterr()
+        assert start(QUICK, "--config.baselines=random", *arguments, workdir=run_copy) == 0
+        return json.loads((run_copy / "results.json").read_text())["probe"]
+
+    own, other = "digits_contrastive", "digits_distilled"
+    before = json.loads((run_copy / "results.json").read_text())["probe"]
+    found = evaluate(f"--config.eval_backbones={other}")
+    assert list(found) == [other, own]
+    assert set(found[other]) == {"distilled", "random"}
+    assert found[own] == before[own]
+    again = evaluate()
+    assert list(again) == [own, other]
+    assert again == found
+    printed = capsys.readouterr().out
+    assert "distilled: done" in printed
+    assert re.search(rf"top-1 % on test.*{own}.*{other}", printed)
+    assert other in (run_copy / "report.html").read_text()
+    # Those of another protocol are of another evaluation.
+    assert list(evaluate("--config.probe.ridge=0.02")) == [own]
