@@ -207,9 +207,12 @@ def embed_places(
         label: What a progress bar says; none by default.
         size: As for `embed_views`, of a batch of at most `BATCH` for each device.
     """
-    # The last repeats rows, so that one compiled shape serves all.
-    batch = devices.even(len(places), BATCH * mesh.size)
-    batch += -batch % mesh.size
+    # The last repeats rows, so that one compiled shape serves all. Other calls have compiled that of
+    # a whole batch already, as a rule: where it embeds a tenth more at most, it costs less.
+    batch = BATCH * mesh.size
+    if -len(places) % batch > len(places) // 10:
+        batch = devices.even(len(places), batch)
+        batch += -batch % mesh.size
     own = devices.rows_here(mesh, batch)
     starts = range(0, len(places), batch)
     rows = [np.resize(np.arange(i, min(i + batch, len(places))), batch) for i in starts]

@@ -88,6 +88,25 @@ def test_each_view_has_its_own_augmentation(backbone, split):
     assert np.abs(whole[0] - whole[1]).max(axis=-1).min() > 1e-3
 
 
+def test_splits_of_nearly_whole_batches_share_a_compiled_shape(backbone, monkeypatch):
+    shapes = []
+    program = features.embed_views
+
+    def embed_views(params, images, *given, **named):
+        shapes.append(len(images))
+        return program(params, images, *given, **named)
+
+    monkeypatch.setattr(features, "embed_views", embed_views)
+    monkeypatch.setattr(features, "BATCH", 20)
+    whole = embed(backbone, Counted(38).inner, Views(16), KEY).whole()
+    assert shapes == [20, 20]
+    shapes.clear()
+    some = embed(backbone, Counted(22).inner, Views(16), KEY).whole()
+    # Eighteen more would be too many.
+    assert shapes == [11, 11]
+    np.testing.assert_allclose(some[0, 20:], whole[0, 20:22], rtol=1e-4, atol=1e-5)
+
+
 def test_rows_are_taken_from_any_shard(backbone, split):
     rows = embed(backbone, split, FLIPS, KEY)
     wanted = np.asarray([32, 0, 8, 7, 32, 20])
