@@ -207,8 +207,8 @@ def embed_places(
         label: What a progress bar says; none by default.
         size: As for `embed_views`, of a batch of at most `BATCH` for each device.
     """
-    # The last repeats rows, so that one compiled shape serves all. Other calls have compiled that of
-    # a whole batch already, as a rule: where it embeds a tenth more at most, it costs less.
+    # The last repeats rows, so that one compiled shape serves all. That of a whole batch is there
+    # already, as a rule: to embed a tenth more takes less than to compile another.
     batch = BATCH * mesh.size
     if -len(places) % batch > len(places) // 10:
         batch = devices.even(len(places), batch)

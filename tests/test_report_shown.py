@@ -1,6 +1,7 @@
 """Classes, cards, fonts and the best of several runs, as pages and pictures show them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_best_run_is_named_unless_it_is_at_fault(tmp_path):
     assert not compare.describe_best(compared)["unsure"]
     # The third has worse images than random ones, so the first two have nobody to share a model.
     assert compare.describe_best(compared[::2]) is None
+    # On a backbone that nobody else has, a fault says nothing about those that they share.
+    results = compared[0].view.results
+    results["probe"]["elsewhere"] = {"distilled": probe_entry(1.0), "random": probe_entry(60.0)}
+    assert compare.describe_best(compared)["title"] == "near (b)"
+    results["final_loss"] = math.inf
+    assert compare.describe_best(compared) is None
 
 
 def test_card_is_for_a_slide(tmp_path):

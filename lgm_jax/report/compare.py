@@ -234,20 +234,22 @@ def _describe_heat(compared: Sequence[Compared], backbones: Sequence[str]) -> di
 def describe_best(compared: Sequence[Compared]) -> dict[str, Any] | None:
     """Returns the run with the best distilled images, on the model that most runs share.
 
-    `None` where no model is shared by two runs that are not at fault.
+    `None` unless two runs share it that are not at fault there.
     """
-    sound = [run for run in compared if not judge(run.view.results, run.view.num_test)]
     shared = Counter(
-        name for run in sound for name, entries in run.probes.items() if "distilled" in entries
+        name for run in compared for name, entries in run.probes.items() if "distilled" in entries
     )
-    if not shared or max(shared.values()) < 2:
+    if not shared:
         return None
     backbone, _ = shared.most_common(1)[0]
-    entries = [
-        (run.probes[backbone]["distilled"], run)
-        for run in sound
-        if "distilled" in run.probes.get(backbone, {})
-    ]
+    entries = []
+    for run in compared:
+        # A fault on another backbone is none here; one of the images is one everywhere.
+        at_fault = {each.backbone for each in judge(run.view.results, run.view.num_test)}
+        if "distilled" in run.probes.get(backbone, {}) and not {None, backbone} & at_fault:
+            entries.append((run.probes[backbone]["distilled"], run))
+    if len(entries) < 2:
+        return None
     (best, first), (next_best, second) = sorted(entries, key=lambda e: -e[0]["top1_mean"])[:2]
     difference = best["top1_mean"] - next_best["top1_mean"]
     error = _paired_error(first.view, second.view, best["split"], backbone)
