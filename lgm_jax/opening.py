@@ -16,7 +16,7 @@ from lgm_jax.errors import UserError
 from lgm_jax.foreign import read_source
 from lgm_jax.images import Pyramid
 from lgm_jax.objectives import OBJECTIVES, try_objective
-from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
+from lgm_jax.session import MEMORY_LIMIT, Session
 
 # Images to stream lie on the device up to this size where `data.placement` leaves it open.
 ON_DEVICE_LIMIT = 2 * 2**30
@@ -54,7 +54,7 @@ def open_session(
         weights=settings.backbone_weights(config),
         data=dataset.fingerprint,
         crop_at=crop_at,
-        source=None if source is None else content_hash(source),
+        source=None if source is None else source.fingerprint,
     )
     path = paths.locate(workdir)
     begun = runs.begun(path)

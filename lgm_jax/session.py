@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -263,9 +262,3 @@ class Session:
                 split = self.dataset.splits[name]
                 for start in range(0, len(split.labels), 128):
                     split.load(np.arange(start, min(start + 128, len(split.labels))))
-
-
-def content_hash(split: ArraySplit) -> str:
-    """Returns a hash of images and labels."""
-    soft = b"" if split.probabilities is None else split.probabilities.tobytes()
-    return hashlib.sha256(split.images.tobytes() + split.labels.tobytes() + soft).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 
 import numpy as np
 import pytest
@@ -158,3 +159,13 @@ class TestInMemory:
         assert in_memory(split, limit_bytes=60).images.nbytes == 60
         with pytest.raises(UserError, match="5 images of 2 px"):
             in_memory(split, limit_bytes=59)
+
+
+def test_split_is_hashed_once_with_its_soft_labels():
+    images, labels = np.zeros((2, 2, 2, 3), np.float32), np.arange(2, dtype=np.int32)
+    soft = np.full((2, 2), 0.5, np.float32)
+    hard, softly = ArraySplit(images, labels), ArraySplit(images, labels, probabilities=soft)
+    stored = images.tobytes() + labels.tobytes()
+    assert hard.fingerprint == hashlib.sha256(stored).hexdigest()
+    assert softly.fingerprint == hashlib.sha256(stored + soft.tobytes()).hexdigest()
+    assert hard.fingerprint is hard.fingerprint

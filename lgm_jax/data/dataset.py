@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,15 @@ class ArraySplit:
     def take(self, rows: np.ndarray) -> ArraySplit:
         groups = None if self.groups is None else self.groups[rows]
         return ArraySplit(self.images[rows], self.labels[rows], groups)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of images, labels and probabilities; computed once, for many rows ask for it."""
+        result = hashlib.sha256(self.images.tobytes())
+        result.update(self.labels.tobytes())
+        if self.probabilities is not None:
+            result.update(self.probabilities.tobytes())
+        return result.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

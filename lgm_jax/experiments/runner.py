@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from lgm_jax import files, hosts, locks, paths, runs
 from lgm_jax.errors import UserError, explain
 from lgm_jax.experiments.axes import SECTION, label
-from lgm_jax.session import Session, content_hash
+from lgm_jax.session import Session
 from lgm_jax.settings import split_list
 
 RUNS, RECORD = "runs", "experiment.json"
@@ -68,7 +68,7 @@ class Measure:
         config, recipe, images = session.config, session.recipe, session.distilled
         inputs = {
             "identity": dict(session.identity),
-            "images": None if images is None else content_hash(images),
+            "images": None if images is None else images.fingerprint,
             "backbones": [backbone.fingerprint for backbone in session.eval_backbones],
             "probe": [config.probe.split, config.probe.runs],
             "real": [recipe.real.views, repr(recipe.real_augmentation)],

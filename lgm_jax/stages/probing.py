@@ -22,7 +22,7 @@ from lgm_jax.features import Images, Views
 from lgm_jax.identity import describe
 from lgm_jax.report import pictures
 from lgm_jax.report.vocabulary import TITLES
-from lgm_jax.session import MEMORY_LIMIT, Session, content_hash
+from lgm_jax.session import MEMORY_LIMIT, Session
 from lgm_jax.settings import make_protocol, split_list
 from lgm_jax.teachers import TARGETS
 
@@ -127,7 +127,7 @@ class Row:
         if method in ("centroids", "neighbors"):
             inputs["chosen_by"] = session.backbone.fingerprint
         if method in ("distilled", "neighbors") and session.distilled is not None:
-            inputs["images"] = content_hash(session.distilled)
+            inputs["images"] = session.distilled.fingerprint
         if self.targets != "labels":
             inputs["teacher"] = Row(session, "full").inputs(session.backbone.fingerprint)
         return inputs

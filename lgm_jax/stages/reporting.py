@@ -22,7 +22,7 @@ from lgm_jax.report.template import look
 from lgm_jax.report.view import read_run
 from lgm_jax.report.vocabulary import TITLES
 from lgm_jax.report.words import headline
-from lgm_jax.session import Session, content_hash
+from lgm_jax.session import Session
 from lgm_jax.stages.probing import collect_results, collect_taught
 from lgm_jax.stages.progress import MOST_DRAWN
 
@@ -40,7 +40,7 @@ def report_stage(session: Session) -> None:
     inputs = {
         "results": digest(results),
         "settings": public.settings(session.settings),
-        "images": None if distilled is None else content_hash(distilled),
+        "images": None if distilled is None else distilled.fingerprint,
         "look": look(),
     }
     steps = record["steps"] if record else None
