@@ -1,5 +1,6 @@
 """Images and accuracies of classes, as a page shows them in a browser."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -215,3 +216,27 @@ def test_two_lines_stand_under_the_title(opened, scheme):
     page = opened("one/report.html", "desktop", scheme)
     lines = "(e) => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)"
     assert round(page.locator(".lede").evaluate(lines)) <= 2
+
+
+@pytest.mark.parametrize("size", EITHER)
+def test_charts_have_room_for_their_lines_and_a_legend_only_with_dots(opened, size):
+    page = opened("one/report.html", size)
+    wide = page.locator("#classes .classes td.wide").first.is_visible()
+    assert page.locator("#classes .keys").is_visible() == wide == (size != "phone")
+    chart = page.locator("#how-good .figure").first
+    room = chart.locator(".track svg").first.bounding_box()["width"]
+    assert room > 0.8 * chart.bounding_box()["width"]
+    # Lines lie on the dots, which would hide short ones.
+    parts = "(e) => [...e.children].map((part) => part.classList[0]).filter((c) => c !== 'rule')"
+    drawn = chart.locator(".track svg").first.evaluate(parts)
+    assert drawn[-3:] == ["dot", "gap", "whisker"]
+
+
+def test_every_saved_figure_has_a_title_and_a_name_of_its_own(pages):
+    for name in ("one/report.html", "both.html"):
+        figures = (pages / name).read_text().split('<template class="figure-file"')[1:]
+        titles = [re.findall(r'font-weight="bold">(.+)</text>', figure) for figure in figures]
+        names = [re.findall(r'data-name="(.+?)"', figure)[0] for figure in figures]
+        assert len(figures) >= 2
+        assert set(map(len, titles)) == {1}
+        assert len(set(names)) == len(names)

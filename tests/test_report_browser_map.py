@@ -149,3 +149,43 @@ def test_map_is_enlarged(opened, size):
     smaller.click()
     smaller.click()
     assert page.evaluate(width) == before
+
+
+@pytest.mark.parametrize("size", EITHER)
+def test_enlarged_map_follows_the_chosen_class(opened, size):
+    page = opened("one/report.html#class-3", size)
+    page.get_by_role("button", name="Close").click()
+    lit = page.locator(".plane path.hot")
+    expect(lit).to_have_attribute("data-label", "3")
+    for _ in range(5):
+        page.get_by_role("button", name="Larger").click()
+    seen = """
+    (label) => {
+      const [box, own] = [".pane", `.plane button[data-label="${label}"]`].map(
+        (part) => document.querySelector(part).getBoundingClientRect());
+      return box.left - 1 <= own.left && own.right <= box.right + 1
+        && box.top - 1 <= own.top && own.bottom <= box.bottom + 1;
+    }
+    """
+    assert page.evaluate(seen, 3)
+    assert not page.evaluate(seen, 0), "elsewhere"
+    # From the table, and from one class to the next.
+    page.locator("#class-rows a", has_text="zero").click()
+    assert page.evaluate(seen, 0)
+    page.get_by_role("button", name="Next class").click()
+    assert page.evaluate(seen, 1)
+    page.get_by_role("button", name="Close").click()
+    expect(lit).to_have_attribute("data-label", "1")
+
+
+def test_enlarged_map_shows_the_thumbnail_that_is_searched(opened):
+    page = opened("many/report.html")
+    for _ in range(5):
+        page.get_by_role("button", name="Larger").click()
+    field, tip = page.get_by_label("Find a class on the map"), page.locator("#map-tip")
+    for name in ("english_springer_spaniel_7", "english_springer_spaniel_14"):
+        field.fill(name)
+        # The map has scrolled, by which thumbnails of other places go.
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        expect(tip).to_contain_text(name)
+        expect(tip).to_be_visible()

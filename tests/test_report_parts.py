@@ -22,6 +22,7 @@ from lgm_jax.report import (
     plane,
     timelapse,
     view,
+    vocabulary,
     words,
 )
 from lgm_jax.report.pictures import Place
@@ -366,3 +367,16 @@ def test_losses_that_are_not_finite_are_left_out():
         [("a", [(1, 2.0), (2, float("nan"))]), ("b", [(1, float("inf"))])]
     )
     assert [(curve["name"], curve["last"]) for curve in found["curves"]] == [("a", (1, 2.0))]
+
+
+@pytest.mark.parametrize(("ground", "scheme"), [("#f0eeea", 0), ("#242220", 1)])
+def test_dots_of_every_class_stand_out_from_the_ground_of_a_map(ground, scheme):
+    def light(colour):
+        parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        return np.where(parts > 0.04045, ((parts + 0.055) / 1.055) ** 2.4, parts / 12.92)
+
+    back = light(ground) @ [0.2126, 0.7152, 0.0722] + 0.05
+    colours = [pair[scheme] for count in range(2, 31) for pair in vocabulary.class_colours(count)]
+    ratios = [(light(colour) @ [0.2126, 0.7152, 0.0722] + 0.05) / back for colour in colours]
+    # WCAG's for graphics, with what is lost to an opacity of 0.9.
+    assert min(max(ratio, 1 / ratio) for ratio in ratios) > 3.3

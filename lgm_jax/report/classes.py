@@ -97,7 +97,7 @@ def _draw(shares: Float[np.ndarray, "k k"]) -> bytes:
     right = np.eye(len(shares), dtype=bool)
     pixels = np.where(right[..., None], _RIGHT, _WRONG).astype(np.uint8)
     # Rare confusions are seen, too.
-    strength = np.where(right, shares, np.sqrt(shares))
+    strength = np.where(shares > 0, 0.3 + 0.7 * np.sqrt(shares), 0)
     alpha = np.round(255 * strength).astype(np.uint8)
     buffer = io.BytesIO()
     picture = Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=-1), "RGBA")

@@ -96,8 +96,8 @@ def _draw_chart(
         middle, colour = y + 56, COLOURS[row["method"]][0]
         draw.text((left, y + 6), row["title"], font=font, fill=_INK)
         draw.text((left + width, y + 6), f"{row['mean']:.1f}", font=font, fill=_INK, anchor="ra")
-        if row["std"]:
-            draw.line([(at(row["low"]), middle), (at(row["high"]), middle)], colour, 4)
         radius = 11 if row["method"] == "distilled" else 9
         inside = _PAPER if row["method"] == "full" else colour
         draw.circle((at(row["at"]), middle), radius, inside, colour, 4)
+        for ink, thick in ((_PAPER, 8), (colour, 3)) if row["std"] else ():
+            draw.line([(at(row["low"]), middle), (at(row["high"]), middle)], ink, thick)

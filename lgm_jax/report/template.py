@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from lgm_jax import names
+from lgm_jax import __version__, names
 from lgm_jax.report.vocabulary import COLOURS, INK, LINE, PAPER, SERIES, SOFT
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def _environment() -> jinja2.Environment:
         "code": _code,
     }
     environment.globals |= {
+        "version": __version__,
         # Figures that are saved are on white.
         "palette": {method: pair[0] for method, pair in COLOURS.items()},
         "series": [pair[0] for pair in SERIES],

@@ -48,8 +48,9 @@ PAPER, INK, SOFT, LINE = (
     ("#dedad3", "#37342f"),
 )
 
-# Lightness of the colours of classes, in turns, on each paper; and their chroma.
-_LIGHTNESS, _CHROMA = ((0.5, 0.66), (0.62, 0.8)), 0.14
+# Lightness of the colours of classes, in turns, on each paper: dots are 3:1 on the ground of a map.
+# And their chroma.
+_LIGHTNESS, _CHROMA = ((0.42, 0.56), (0.66, 0.84)), 0.14
 
 # From OKLab to the cube roots of cone responses, and from these to linear sRGB (Ottosson, 2020).
 _TO_CONES = np.array(

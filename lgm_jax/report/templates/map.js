@@ -4,10 +4,26 @@ const makeMap = (plane) => {
   const tip = find("#map-tip"), pane = find(".pane");
   const invitation = told.textContent;
   let chosen = null;
+  // By how much the map has to scroll for a part of it to be seen, or its middle if it is too large.
+  const shift = (part) => {
+    const own = part.getBoundingClientRect(), box = pane.getBoundingClientRect();
+    const along = (low, high, from, to) => high - low > to - from ? (low + high - from - to) / 2
+      : Math.min(0, low - from) + Math.max(0, high - to);
+    return [along(own.left, own.right, box.left, box.right),
+      along(own.top, own.bottom, box.top, box.bottom)];
+  };
+  // The real images of the chosen class, as far as its distilled one stays in sight.
+  const reveal = () => {
+    const real = chosen && find(`path[data-label="${chosen.dataset.label}"]`, plane);
+    for (const part of [real, chosen].filter(Boolean)) {
+      const [left, top] = shift(part);
+      pane.scrollBy({ left, top, behavior: "instant" });
+    }
+  };
   const point = (thumb) => {
     if (!tip) return;
-    tip.hidden = !thumb;
-    if (!thumb) return;
+    tip.hidden = !thumb || shift(thumb).some((by) => Math.abs(by) > thumb.offsetWidth / 2);
+    if (tip.hidden) return;
     find("img", tip).src = thumb.dataset.src;
     write(find("bdi", tip), thumb.dataset.name);
     // Beside the dot, within the map.
@@ -29,6 +45,7 @@ const makeMap = (plane) => {
   const choose = (thumb) => {
     chosen = thumb;
     for (const other of thumbs) other.setAttribute("aria-pressed", String(other === thumb));
+    reveal();
     show(thumb);
     const count = thumb && thumb.dataset.count;
     told.textContent = thumb ? `: ${count} real image${count === "1" ? "" : "s"} lit up.` : invitation;
@@ -53,7 +70,7 @@ const makeMap = (plane) => {
       const exact = found.filter((thumb) => thumb.dataset.name.toLowerCase() === words.join(" "));
       const [one] = exact.length === 1 ? exact : found.length === 1 ? found : [null];
       choose(one || null);
-      if (one) { one.scrollIntoView({ block: "nearest", inline: "nearest" }); point(one); return; }
+      if (one) { one.scrollIntoView({ block: "nearest", inline: "nearest" }); return; }
       light(new Set(found.map((thumb) => thumb.dataset.label)));
       if (words.length) told.textContent = `${found.length} classes have such a name.`;
     });
@@ -72,10 +89,10 @@ const makeMap = (plane) => {
     pane.scrollTo({ left, top, behavior: "instant" });
     larger.disabled = level === levels.length - 1;
     smaller.disabled = level === 0;
-    point(null);
+    point(chosen);
   };
-  larger.addEventListener("click", () => zoom(level + 1));
-  smaller.addEventListener("click", () => zoom(level - 1));
+  larger.addEventListener("click", () => { zoom(level + 1); reveal(); });
+  smaller.addEventListener("click", () => { zoom(level - 1); reveal(); });
   pane.addEventListener("wheel", (event) => {
     // As browsers send the gesture of two fingers.
     if (!event.ctrlKey) return;
@@ -83,7 +100,8 @@ const makeMap = (plane) => {
     const box = pane.getBoundingClientRect();
     zoom(level - Math.sign(event.deltaY), event.clientX - box.left, event.clientY - box.top);
   }, { passive: false });
-  pane.addEventListener("scroll", () => point(null));
+  pane.addEventListener("scroll", () => point(chosen));
+  chooseOnMap = (label) => choose(thumbs.find((thumb) => thumb.dataset.label === label) || null);
   find("#map-zoom").hidden = false;
   zoom(0);
 };

@@ -86,7 +86,7 @@ if (frames.length) {
 
 // A class enlarged, at an address of its own, with what it is compared to.
 const viewer = find("#viewer"), body = viewer && find("#viewer-body");
-let enlarge = null;
+let enlarge = null, chooseOnMap = () => {};
 if (viewer && viewer.showModal) {
   const title = find("#viewer-title"), hint = find("#viewer-hint");
   const filmed = find("#viewer-film"), shown = filmed && find(".canvases", filmed);
@@ -111,6 +111,7 @@ if (viewer && viewer.showModal) {
   };
   const show = (card) => {
     current = card;
+    chooseOnMap(card.dataset.label);
     write(title, card.dataset.name);
     hint.textContent = `number ${card.dataset.label}; ← and → for others`;
     const sets = all(".row", card).map((row, number) => {
@@ -170,8 +171,8 @@ if (viewer && viewer.showModal) {
   find("#pixels").addEventListener("change", (event) => {
     viewer.classList.toggle("pixels-shown", event.target.checked);
   });
-  for (const name of ["popstate", "hashchange"]) window.addEventListener(name, follow);
-  follow();
+  // First when the map is there, too.
+  for (const name of ["DOMContentLoaded", "popstate", "hashchange"]) window.addEventListener(name, follow);
 }
 
 // A picture enlarged by itself, in a comparison.
