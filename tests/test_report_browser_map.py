@@ -161,10 +161,11 @@ def test_enlarged_map_follows_the_chosen_class(opened, size):
         page.get_by_role("button", name="Larger").click()
     seen = """
     (label) => {
-      const [box, own] = [".pane", `.plane button[data-label="${label}"]`].map(
+      const thumb = `.plane button[data-label="${label}"]`;
+      const [box, own, name] = [".pane", thumb, `${thumb} span`].map(
         (part) => document.querySelector(part).getBoundingClientRect());
       return box.left - 1 <= own.left && own.right <= box.right + 1
-        && box.top - 1 <= own.top && own.bottom <= box.bottom + 1;
+        && box.top - 1 <= own.top && name.bottom <= box.bottom + 1;
     }
     """
     assert page.evaluate(seen, 3)

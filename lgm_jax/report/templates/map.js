@@ -12,10 +12,11 @@ const makeMap = (plane) => {
     return [along(own.left, own.right, box.left, box.right),
       along(own.top, own.bottom, box.top, box.bottom)];
   };
-  // The real images of the chosen class, as far as its distilled one stays in sight.
+  // The real images of the chosen class, as far as its distilled one, with its name, stays in sight.
   const reveal = () => {
-    const real = chosen && find(`path[data-label="${chosen.dataset.label}"]`, plane);
-    for (const part of [real, chosen].filter(Boolean)) {
+    if (!chosen) return;
+    const real = all(`path[data-label="${chosen.dataset.label}"]`, plane);
+    for (const part of [...real, chosen, ...all("span", chosen)]) {
       const [left, top] = shift(part);
       pane.scrollBy({ left, top, behavior: "instant" });
     }
@@ -45,8 +46,8 @@ const makeMap = (plane) => {
   const choose = (thumb) => {
     chosen = thumb;
     for (const other of thumbs) other.setAttribute("aria-pressed", String(other === thumb));
-    reveal();
     show(thumb);
+    reveal();
     const count = thumb && thumb.dataset.count;
     told.textContent = thumb ? `: ${count} real image${count === "1" ? "" : "s"} lit up.` : invitation;
     // A name that is written from right to left does not turn the rest of the line.
