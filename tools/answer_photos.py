@@ -136,6 +136,9 @@ class Answers:
             for pair in pairs:
                 apart = headline[pair] - self.best_real("table1", pair[1])
                 yield number, f"distilled - best real, {words} backbone", pair, apart
+                more = self.accuracy("figure3", pair, variant="copies10")
+                apart = more - self.best_real("table1", pair[1])
+                yield number, f"the same, with 10 copies, {words} backbone", pair, apart
         for pair in _OTHER:
             yield "3", "own images - the other's", pair, headline[pair[1], pair[1]] - headline[pair]
         for number, part in (("4", "augment"), ("6", "pyramid"), ("7", "decorrelate")):
@@ -145,7 +148,7 @@ class Answers:
                     self.accuracy("table3", pair, variant=each) for each in ("", f"no-{part}")
                 )
                 yield shown, f"full - without {part}", pair, full - less
-        for pair in ((S, S), (S, P)):
+        for pair in (*_OWN, *_OTHER):
             many, one = (
                 self.accuracy("figure3", pair, variant=each) for each in ("copies10", "copies1")
             )
