@@ -396,8 +396,11 @@ def task_families() -> dict[str, Family]:
     }
 
 
-def draw(count: int, side: int) -> np.ndarray:
-    return np.random.default_rng(count).uniform(size=(count, side, side, 3)).astype(np.float32)
+def draw(count: int, side: int, patch: int = 1) -> np.ndarray:
+    """Images of noise, in squares of `patch` pixels: the mean of many small ones is always grey."""
+    cells = -(-side // patch)
+    noise = np.random.default_rng(count).uniform(size=(count, cells, cells, 3)).astype(np.float32)
+    return noise.repeat(patch, axis=1).repeat(patch, axis=2)[:, :side, :side].copy()
 
 
 def relative_error(ours: Any, theirs: torch.Tensor) -> float:
@@ -410,6 +413,7 @@ def compare(
     backbone: backbones.Backbone,
     run: Callable[[torch.Tensor], torch.Tensor],
     count: int,
+    patch: int = 1,
 ) -> tuple[float, float]:
     """Relative errors of the features, and of the image gradient under random cotangents.
 
@@ -417,8 +421,9 @@ def compare(
         backbone: Ours.
         run: Upstream's, from normalised channels-first pixels.
         count: Number of images.
+        patch: Of the images; see `draw`.
     """
-    images = draw(count, backbone.resolution)
+    images = draw(count, backbone.resolution, patch)
     weights = np.random.default_rng(9).normal(size=(count, backbone.feature_dim)).astype("f4")
 
     @jax.jit
