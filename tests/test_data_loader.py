@@ -210,6 +210,7 @@ def test_workers_end_where_one_of_them_cannot_start(folder, monkeypatch):
     assert not started[0].is_alive()
 
 
+@pytest.mark.slow
 def test_a_program_that_closes_nothing_ends_with_its_workers(folder):
     code = (
         "import sys\n"

@@ -144,6 +144,7 @@ with hosts.joined(meeting.Meeting(sys.argv[1], 2, number)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [slow("hears"), "leaves"])
 def test_process_0_outlasts_another_that_is_late(late):
     with socket.socket() as free:

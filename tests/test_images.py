@@ -108,6 +108,7 @@ def test_growing_rescales_old_levels_and_draws_one_new_one():
     assert jnp.all(silent[2] == 0)
 
 
+@pytest.mark.slow
 def test_growing_with_zero_makes_the_image_paler_not_another():
     before = _grown(2, 8, 2)
     after = grow_pyramid(before, KEY, 2, "zero")

@@ -86,6 +86,7 @@ def test_changed_probe_key_keeps_the_distillation_and_who_made_it(run_copy):
     assert results["probe"]["digits_contrastive"]["distilled"]["epochs"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("later")
 def test_more_steps_continue_as_if_never_stopped(finished, run_copy, longer):
     ((_, first),) = commits(run_copy, "distill")

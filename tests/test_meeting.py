@@ -218,6 +218,7 @@ def test_no_greeting_ends_process_0(greeting, monkeypatch):
     assert said == [None]
 
 
+@pytest.mark.slow
 def test_another_program_that_answers_byte_by_byte_is_given_up(monkeypatch):
     monkeypatch.setattr(meeting, "GREETING_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -284,6 +285,7 @@ def test_a_link_local_address_keeps_its_scope(monkeypatch):
         assert meeting.read(where, 2, 1).address == address
 
 
+@pytest.mark.slow
 def test_who_dies_before_jax_connects_costs_no_five_minutes():
     address = free_address()
     program = (

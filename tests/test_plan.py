@@ -108,6 +108,7 @@ def test_plan_is_printed_without_weights_or_data(capsys):
     assert "steps/s at the peak of 1 x 400 TFLOP/s" in text
 
 
+@pytest.mark.slow
 def test_time_counts_padding_and_a_ring(capsys):
     """Of ten images with three copies, eight devices have five views each: 40 places for 30."""
 
@@ -147,6 +148,7 @@ def test_bad_plans_are_refused(flag, words, capsys):
     assert words in line
 
 
+@pytest.mark.slow
 def test_each_objective_has_its_own_arithmetic_and_exchange():
     outline = Outline(*backbones.outline("digits_contrastive"))
     machine = plan.Machine(2, memory=0.1)

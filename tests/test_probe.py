@@ -81,6 +81,7 @@ def test_probe_learns_what_is_separable(backbone, augment):
     assert probe.evaluate(heads, center_crops(backbone, test), shuffled)["top1"].max() < 30
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_each_epochs_images(backbone):
     """Of a head that does not move: in every epoch the loss of all images, a short batch or not."""
     split = colors(1, 7)
@@ -138,6 +139,7 @@ def test_one_view_of_no_augmentation_is_the_centre_crop(backbone):
     np.testing.assert_allclose(table[0, 0], features, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fresh_views_load_an_image_once_an_epoch_for_all_runs(backbone):
     split, loaded = colors(3, 14), []
 
@@ -236,6 +238,7 @@ def class_means(key, features, labels, num_classes, protocol):
     return {"kernel": means.T, "bias": -0.5 * jnp.sum(means**2, axis=-1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [f"{__name__}:class_means", slow(class_means)])
 def test_a_solver_may_be_anybodys_own(backbone, solver):
     """By its name or itself; accuracies are those of the nearest means, computed by hand."""

@@ -254,6 +254,7 @@ def test_page_has_the_papers_accuracies():
     assert table("Accuracies in the paper") == expected
 
 
+@pytest.mark.slow
 def test_page_has_the_costs_that_are_planned():
     told = {}
     for sets, *cells in table("Costs"):

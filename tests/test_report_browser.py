@@ -34,7 +34,7 @@ CONTRAST = """
 @pytest.mark.parametrize(
     ("size", "scheme"),
     [
-        *(("phone", "dark"), ("tablet", "light"), ("desktop", "light")),
+        *(("phone", "dark"), ("desktop", "light"), slow("tablet", "light")),
         *(slow("phone", "light"), slow("tablet", "dark"), slow("desktop", "dark")),
     ],
 )
@@ -92,6 +92,7 @@ def test_pages_have_a_sound_structure(opened, name):
     assert set(targets) <= set(ids)
 
 
+@pytest.mark.slow
 def test_fingers_find_what_a_pointer_would(opened):
     page = opened("one/report.html", "phone", touch=True)
     expect(page.get_by_text("Tap an image to compare")).to_be_visible()
@@ -192,6 +193,7 @@ def test_comparison_names_the_best_and_what_differs(opened, size):
     assert page.locator("table.heat td").first.inner_text().startswith("80.5")
 
 
+@pytest.mark.slow
 def test_many_pictures_load_as_they_are_scrolled_to(opened):
     page = opened("many/report.html", "phone")
     page.wait_for_load_state("networkidle")

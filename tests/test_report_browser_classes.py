@@ -8,8 +8,10 @@ from PIL import Image
 
 from lgm_jax.report.vocabulary import TITLES
 from tests.browsing import EITHER, EVIL, SIZES, expect
+from tests.marks import slow
 
 
+@pytest.mark.slow
 def test_search_narrows_and_says_so(opened):
     # Few classes need none.
     expect(opened("one/report.html").get_by_label("Find a class")).to_have_count(0)
@@ -29,6 +31,7 @@ def test_search_narrows_and_says_so(opened):
     expect(page.locator(".card:visible")).to_have_count(150)
 
 
+@pytest.mark.slow
 def test_real_images_appear_on_hover_and_focus(opened):
     page = opened("one/report.html")
     first, second = (page.locator(".open").nth(i) for i in range(2))
@@ -49,6 +52,7 @@ def test_real_images_appear_on_hover_and_focus(opened):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+@pytest.mark.slow
 def test_class_is_enlarged_by_click_and_keyboard(opened):
     page = opened("one/report.html")
     dialog = page.locator("#viewer")
@@ -171,6 +175,7 @@ def test_classes_are_sorted(opened, size):
     expect(wide).to_be_hidden() if size == "phone" else expect(wide).to_be_visible()
 
 
+@pytest.mark.slow
 def test_many_classes_are_shown_a_few_at_a_time(opened):
     page = opened("many/report.html")
     rows = page.locator("#class-rows tr")
@@ -211,7 +216,7 @@ def test_figures_are_saved_as_pictures_and_as_drawings(opened, tmp_path):
     assert EVIL[:22] in "".join(said)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", slow("dark")])
 def test_two_lines_stand_under_the_title(opened, scheme):
     page = opened("one/report.html", "desktop", scheme)
     lines = "(e) => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)"

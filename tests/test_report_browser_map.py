@@ -8,6 +8,9 @@ import pytest
 from tests.browsing import EITHER, EVIL, SIZES, expect
 from tests.marks import slow
 
+# What is drawn is tested without a browser, too.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_nothing_on_the_map_covers_a_name(opened, size):

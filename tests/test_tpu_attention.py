@@ -113,6 +113,7 @@ def test_its_operations_are_counted():
     assert flops.count(lambda x, y: jax.vjp(attend, x)[1](y), qkv, cotangent) == 7 * product
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_tpu", "interpreted")
 def test_auto_takes_it_where_a_trial_finds_no_fault(vit_folder, capsys):
     backbone = backbones.load(vit_folder, dtype="bfloat16")

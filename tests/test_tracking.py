@@ -64,6 +64,7 @@ def test_short_runs_log_twenty_steps_and_all_their_first_and_last(steps, every, 
 
 
 class TestTensorBoard:
+    @pytest.mark.slow
     def test_shows_what_the_run_wrote_by_step(self, followed, read_events):
         events = read_events(followed / "tensorboard")
         lines = [json.loads(line) for line in (followed / "metrics.jsonl").read_text().splitlines()]

@@ -97,6 +97,7 @@ def compared(backbone):
     return verification.compare(backbone, images, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_rounding_is_measured_as_expected(backbone):
     found = compared(backbone)
     assert list(found) == list(ERRORS)
