@@ -83,7 +83,10 @@ def said() -> dict[str, list[str]]:
             f"{copies['10'] - exact:.1f}, all photos",
             f"{copies['10']} and {real['typical real']} are level",
             f"step took {seconds[0]:.1f} s instead of {seconds[1]:.1f}",
-            f"level on P, too ({copies['10']} and {exact} to {real['typical real']})",
+            f"level on P, too ({copies['10']} to {real['typical real']}, and {exact} with all",
+            "and {} ± {} points ahead on S".format(
+                *answer(1, "the same, with 10 copies, own backbone", "S")
+            ),
         ],
         "objectives": [
             " | ".join(
@@ -124,6 +127,9 @@ def said() -> dict[str, list[str]]:
         ],
         "augmentations": [
             f"hardly, {mean('figure3', '20', c) - mean('figure3', '1', c):.1f} points from 1 to 20",
+            "by {} ± {} points from 1 to 10 on P and {} ± {} on S".format(
+                *answer(8, "10 copies - 1", "P"), *answer(8, "10 copies - 1", "S")
+            ),
         ],
         "images per class": [
             "{}, {}, {} and {} % with 1, 2, 5 and 10 a class".format(
