@@ -33,8 +33,8 @@ CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.l
 # Part of a device's memory to plan with; allocators lose some to fragments.
 _USABLE = 0.9
 
-# What a view takes, over what `kept_bytes` counts, by platform. With XLA for CPUs: 1.1 for a ViT-B
-# of twelve blocks, 1.5 for one of two, where the working memory of one block counts for more. By
+# What a view takes, over what `kept_bytes` counts, by platform. With XLA for CPUs: 1.33 for a ViT-B
+# of twelve blocks; more for one of few, where the working memory of one block counts for more. By
 # the compilers of accelerators, 0.9 to 1.05 for a ViT-B in bfloat16 (docs/scaling.md); that is what
 # plans without them go by, and the first size to try.
 _MARGINS = {"cpu": 1.5, "gpu": 1.0, "tpu": 1.0}
