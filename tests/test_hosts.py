@@ -21,7 +21,7 @@ import pytest
 import launch
 import lgm_jax
 from lgm_jax import devices, hosts
-from tests.marks import heavy, slow
+from tests.marks import heavy
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--config=configs/quickstart.py:quick"
@@ -145,7 +145,7 @@ with hosts.joined(meeting.Meeting(sys.argv[1], 2, number)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [slow("hears"), "leaves"])
+@pytest.mark.parametrize("late", ["hears", "leaves"])
 def test_process_0_outlasts_another_that_is_late(late):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

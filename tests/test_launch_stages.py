@@ -323,7 +323,6 @@ def test_no_image_is_embedded_twice(tmp_path, monkeypatch):
     assert {v.count for v in views} == {1, 2}, "centre crops, and views for distillation and probe"
 
 
-@pytest.mark.slow
 def test_copies_and_real_images_that_stay_centre_crops(tmp_path, capsys):
     crops = ("--config.augment.center_crops=1", "--config.augment.real=False")
     arguments = (QUICK, "--config.copies=2", "--config.real.source=exact")

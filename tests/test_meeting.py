@@ -285,7 +285,6 @@ def test_a_link_local_address_keeps_its_scope(monkeypatch):
         assert meeting.read(where, 2, 1).address == address
 
 
-@pytest.mark.slow
 def test_who_dies_before_jax_connects_costs_no_five_minutes():
     address = free_address()
     program = (

@@ -238,7 +238,6 @@ def class_means(key, features, labels, num_classes, protocol):
     return {"kernel": means.T, "bias": -0.5 * jnp.sum(means**2, axis=-1)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("solver", [f"{__name__}:class_means", slow(class_means)])
 def test_a_solver_may_be_anybodys_own(backbone, solver):
     """By its name or itself; accuracies are those of the nearest means, computed by hand."""

@@ -8,7 +8,7 @@ import pytest
 from tests.browsing import EITHER, EVIL, SIZES, expect
 from tests.marks import slow
 
-# What is drawn is tested without a browser, too.
+# Where dots and names lie is tested without a browser, too; what clicks do, here alone.
 pytestmark = pytest.mark.slow
 
 

@@ -91,7 +91,6 @@ def test_an_interrupted_run_gives_the_same_soft_labels_to_the_bit(program, vit, 
     assert_identical(jax.device_get(last), history[-1])
 
 
-@pytest.mark.slow
 def test_gradient_in_soft_labels_is_that_of_the_objective(vit, streamed):
     state, (features,) = distill.init(SOFT, KEY), streamed(0)
     loss_of = distill.make_loss(SOFT, [vit.apply], KEY)

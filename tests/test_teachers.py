@@ -192,7 +192,6 @@ def tables_of(augment, own, teacher):
     return given
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["fresh", slow("views")])
 def test_both_backbones_see_the_same_views(augment):
     """A teacher whose features are a linear map of the probe's has those of the same pixels."""
