@@ -10,6 +10,7 @@ from lgm_jax.data import imagenet
 from lgm_jax.distilled import save_distilled
 from lgm_jax.errors import UserError
 from lgm_jax.experiments import figures, runner, samples
+from tests.experimenting import load
 
 
 def save_run(folder, values, names=("one", "two")):
@@ -91,6 +92,21 @@ def test_runs_are_titled_by_what_tells_them_apart():
     other = outcome("3", set="digits", backbone="b", variant="sfm", seed=0)
     assert shown(*runs, other) == {"a": "0", "a sfm": "2", "b sfm": "3"}
     assert shown(runs[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "rows"),
+    [
+        ("table3", ["full method", "without pyramid, augment"]),
+        ("figure3", ["augmentations: 1", "augmentations: 2"]),
+        ("ipc", ["images per class: 1", "images per class: 2"]),
+    ],
+)
+def test_rows_of_variants_are_called_what_a_reader_calls_them(experiment, rows):
+    config = load(experiment, ":quick")
+    planned = experiments.find(config).plan(config, {})
+    outcomes = [runner.Outcome(each, {}, path=epath.Path(each.name)) for each in planned]
+    assert list(samples.titled_folders(outcomes)) == rows
 
 
 def test_names_of_backbones_are_broken_between_their_words():

@@ -95,11 +95,13 @@ class Planned:
             "seed": 0}`; the values, but for empty ones, name its folder.
         changes: Config values, by dotted key, that differ from the experiment's.
         measure: What else to compute, once its stages are done.
+        shown: What pictures call its variant, if not as the folder does.
     """
 
     axes: Mapping[str, Any]
     changes: Mapping[str, Any]
     measure: Measure | None = None
+    shown: str = ""
 
     @property
     def title(self) -> str:

@@ -27,6 +27,8 @@ def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
     found: dict[tuple[str, ...], epath.Path] = {}
     for outcome in outcomes:
         axes = {key: value for key, value in outcome.axes.items() if key != "seed"}
+        if outcome.planned.shown:
+            axes["variant"] = outcome.planned.shown
         if outcome.path is not None and "seed" in outcome.axes:
             found.setdefault(tuple(label(str(value)) for value in axes.values()), outcome.path)
     # Words that all share tell nothing apart.

@@ -47,12 +47,14 @@ class Variant:
         backbones: What to distil against, one after another, several at once comma-separated; by
             default each backbone of the experiment.
         measure: What else to compute from the run of the first seed.
+        shown: What pictures call it, if not by its name.
     """
 
     name: str = ""
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     backbones: Sequence[str] = ()
     measure: Measure | None = None
+    shown: str = ""
 
 
 def _look(
@@ -78,7 +80,7 @@ Looks = Callable[[ConfigDict], Iterable[Planned]]
 
 def _without(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
     """Returns the full method, and the method without parts, several with + between them."""
-    variants = {config[SECTION].prefix: Variant(config[SECTION].prefix)}
+    variants = {config[SECTION].prefix: Variant(config[SECTION].prefix, shown="full method")}
     for words in split_list(config[SECTION].without):
         changes: dict[str, Any] = {}
         for part in words.split("+"):
@@ -86,14 +88,16 @@ def _without(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
                 raise unknown_name("part of the method", part, list(_PARTS))
             changes |= _PARTS[part]
         name = "-".join(filter(None, [config[SECTION].prefix, "no", *words.split("+")]))
-        variants[name] = Variant(name, changes)
+        variants[name] = Variant(name, changes, shown=f"without {', '.join(words.split('+'))}")
     return list(variants.values())
 
 
-def _each(key: str) -> Variants:
-    """Returns variants by a whole number; the recipe's own is a run of other experiments, too."""
+def _each(key: str, counted: str) -> Variants:
+    """Returns variants by the number of what is counted; the recipe's own has no name."""
     return lambda config, _: [
-        Variant("" if each == config[key] else f"{key}{each}", {key: each})
+        Variant(
+            "" if each == config[key] else f"{key}{each}", {key: each}, shown=f"{counted}: {each}"
+        )
         for each in numbers(config, key, int)
     ]
 
@@ -121,7 +125,8 @@ def _objectives(config: ConfigDict, finished: Sequence[Outcome]) -> Iterator[Var
     for objective in named:
         own = objective == config.objective
         name = reports.variant_of(config, objective)
-        yield Variant(name, {"objective": objective}, measure=costs if own else None)
+        measure = costs if own else None
+        yield Variant(name, {"objective": objective}, measure=measure, shown=objective)
     for source, objective in itertools.product(axes.sources(config)[1:], named):
         changes = {"objective": objective, "real.source": source}
         yield Variant(reports.variant_of(config, objective, source), changes, every[:1])
@@ -210,7 +215,8 @@ class Sweep:
             )
             for each in runs:
                 place = {"set": name, **each.axes}
-                planned.append(Planned(place, {**images.changes, **each.changes}, each.measure))
+                changes = {**images.changes, **each.changes}
+                planned.append(dataclasses.replace(each, axes=place, changes=changes))
         return planned
 
     def _distil(self, config: ConfigDict, variant: Variant, backbone: str, seed: int) -> Planned:
@@ -231,7 +237,7 @@ class Sweep:
         }
         place = {"backbone": axes.joined(backbone), "variant": variant.name, "seed": seed}
         measure = self.measure or (variant.measure if seed == config.seed else None)
-        return Planned(place, changes, measure)
+        return Planned(place, changes, measure, variant.shown)
 
     def studies(self, config: ConfigDict, outcomes: Sequence[Outcome]) -> list[Study]:
         """Returns the runs and numbers on each image set."""
@@ -294,7 +300,7 @@ SWEEPS: Mapping[str, Sweep] = {
         "Figure 3: augmentations of each image in a step",
         reports.by_copies,
         figures.curves,
-        variants=_each("copies"),
+        variants=_each("copies", "augmentations"),
         others=axes.evaluated,
     ),
     "figure4": Sweep(
@@ -307,7 +313,7 @@ SWEEPS: Mapping[str, Sweep] = {
         "Images per class",
         reports.by_ipc,
         figures.curves,
-        variants=_each("ipc"),
+        variants=_each("ipc", "images per class"),
         looks=_real(backbones, "full"),
         beside=("random", *_CHOSEN),
     ),
