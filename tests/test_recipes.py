@@ -329,6 +329,12 @@ def test_plans_need_no_data(images, capsys, monkeypatch, tmp_path):
     assert f"{size.classes} images of 256 px" in text
 
 
+def test_crops_have_224_px_whatever_side_a_backbone_was_trained_at(capsys):
+    recipe = ["--config=configs/paper.py:dinov2,in100", "--config.backbone.name=digits_contrastive"]
+    assert launch.main(["launch.py", *recipe, "--plan"]) == 0
+    assert "digits_contrastive at 224 px, 100 images of 256 px" in capsys.readouterr().out
+
+
 def test_some_classes_have_their_share_of_the_images():
     assert known_size("cifar10", "0,3") == sources.Size(2, 10_000, 2_000)
     assert known_size("imagenet", "imagenet-100") == sources.Size(100, 128_116, 5_000)

@@ -81,6 +81,8 @@ SHARED: Mapping[str, Any] = {
     "images.init": "noise",
     "images.decorrelate": True,
     "images.start_resolution": 1,
+    # A checkpoint of DINOv2 in a folder says 518.
+    "images.crop": 224,
     "augment.crops": "beyond",
     # Of 5,000 steps: a level of 256 px every 200, and 200 of 5,001.
     "images.grow_until": 0.32,

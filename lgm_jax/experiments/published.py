@@ -45,13 +45,12 @@ _AUGMENT = ("flip", "scale_min", "scale_max", "noise", "noise_mean", "noise_std"
 # what the backbone sees of them, and how the probe is trained. By key, the values that are as good
 # as the recipe's.
 _SETTING: Mapping[str, Sequence[Any]] = {
-    **dict.fromkeys(("ipc", "data.subset", "augment.preset", "augment.crops"), ()),
+    **dict.fromkeys(("ipc", "images.crop", "data.subset", "augment.preset", "augment.crops"), ()),
     **dict.fromkeys(("backbone.normalization", "backbone.position_offset"), ()),
     **dict.fromkeys((f"probe.{name}" for name in _PROBE), ()),
     **dict.fromkeys(("data.val_fraction", *(f"augment.{name}" for name in _AUGMENT)), (None,)),
     "data.name": ("imagenet",),
     "images.resolution": (None, 256),
-    "images.crop": (None, 224),
     "backbone.pooling": ("native",),
     "backbone.resize": ("positions",),
     "backbone.revision": ("",),
