@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 import launch
-from lgm_jax import backbones, distill, real
+from lgm_jax import backbones, devices, diagnosis, distill, real, settings
+from tests.distilling import KEY, TASK
 from tests.marks import slow
 
 QUICK = "--config=configs/quickstart.py:quick"
@@ -117,6 +118,50 @@ def test_the_message_names_what_was_not_finite(break_it, cause, tmp_path, capsys
     assert re.search(cause, line), line
     assert ("learning_rate" in line) == (break_it is far_too_high_rate)
     assert not (tmp_path / "run" / "distilled").exists()
+
+
+def _spoilt(part):
+    """A step with a part that is not finite: backbones, real features and the state."""
+    params, features, state = jnp.ones(3), jnp.ones((2, 3)), distill.init(TASK, KEY)
+    if part == "weights":
+        params = spoil(params)
+    elif part == "real features":
+        features = spoil(features)
+    elif part == "gradient":
+        state = state._replace(params=spoil(state.params), opt_state=spoil(state.opt_state))
+    elif part == "images":
+        state = state._replace(params=spoil(state.params))
+    elif part == "large images":
+        state = state._replace(params=jax.tree.map(lambda leaf: leaf + 2e3, state.params))
+
+    def apply(params, images):
+        broken = jnp.nan if part in ("views", "large images") else 0.0
+        return jnp.broadcast_to(params + broken, (len(images), 3))
+
+    return backbones.Backbone("toy", apply, params, 3, 8, "toy"), features, state
+
+
+@pytest.mark.parametrize(
+    ("part", "cause", "blamed"),
+    [
+        ("weights", "weights of toy are not finite: load a sound file of them", False),
+        ("real features", "features of real images by toy are not finite, though", False),
+        ("gradient", "the gradient with respect to the images is not finite, though", False),
+        ("images", "the images' parameters have grown beyond what float32 holds", True),
+        ("views", "features of the distilled images by toy are not finite, though", False),
+        ("large images", "by toy are not finite, and the images' parameters have grown to", True),
+        ("nothing", "config.objective=lgm overflows on them, or a device made an error", False),
+    ],
+)
+def test_the_cause_is_the_first_part_of_a_step_that_is_not_finite(part, cause, blamed):
+    backbone, features, state = _spoilt(part)
+    recipe = settings.Recipe(TASK, settings.Updates(learning_rate=0.25), settings.RealViews())
+    mesh = devices.make_mesh(TASK.num_images, TASK.copies)
+    found = diagnosis.find_cause(
+        recipe, KEY, [backbone], [features], 1, state, mesh=mesh, microbatch=None
+    )
+    assert cause in found
+    assert ("config.learning_rate=0.25 is too high" in found) == blamed
 
 
 @pytest.mark.slow

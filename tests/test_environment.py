@@ -40,18 +40,32 @@ def refuse(capsys, *arguments):
     return said
 
 
-@pytest.mark.slow
-def test_without_a_home_nothing_is_kept_and_it_is_said(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def homeless(monkeypatch):
+    """No home folder is known, as in a container of a user whom the system does not know."""
+
     def home():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(pathlib.Path, "home", home)
     for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_there_is_no_cache(capsys):
+    assert cache.folder() is None
+    assert cache.compiled() is None
+    assert "(no home folder is known): set XDG_CACHE_HOME\n" in capsys.readouterr().out
+    assert cache.remember("labels", "x", lambda: np.arange(3)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.slow
+def test_without_a_home_nothing_is_kept_and_it_is_said(tmp_path, capsys):
     assert start(QUICK, *DISTILL, f"--workdir={tmp_path / 'run'}") == 0
     said = capsys.readouterr().out
     assert "note: programs are compiled anew at every start (no home folder is known)" in said
-    assert cache.remember("labels", "x", lambda: np.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,8 @@ import launch
 from lgm_jax import experiments, runs, share
 from lgm_jax.experiments import runner
 from lgm_jax.report import __main__ as report
+from lgm_jax.stages import reporting
+from tests.launching import opened
 
 QUICK = "--config=configs/quickstart.py:quick"
 
@@ -147,6 +149,26 @@ def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
         dataclasses.replace(outcomes[1], planned=runner.Planned({}, {"eval_backbones": "far"}))
     ]
     assert experiments.findings(other) == []
+
+
+def test_terminal_names_the_faults_of_results(tmp_path, capsys):
+    session = opened(tmp_path / "run", QUICK)
+    found = results_of(
+        {"near": GOOD | {"distilled": 40.0}, "far": GOOD | {"full": 52.0}},
+        ipc=1,
+        backbones=["near"],
+        pyramid={"reached": 4, "finest": 32},
+    )
+    capsys.readouterr()
+    reporting._print_result(session, found)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    expected = [
+        "note: unfinished: The images are no finer than 4 of 32 px",
+        "note: worse than random images: On near, the distilled images reach 40.0 %",
+        "note: cannot be right: On far, all real images reach 52.0 %",
+    ]
+    assert len(notes) == 3
+    assert all(map(str.startswith, notes, expected)), notes
 
 
 @pytest.fixture(scope="module")

@@ -198,6 +198,14 @@ def test_rate_follows_the_images_of_an_update(backbone, count, augment, rate):
         assert steps.max() < 1.05 * rate
 
 
+@pytest.mark.parametrize(
+    ("count", "rate"), [(2, 7.8125e-6), (10, 3.90625e-5), (99, 3.8671875e-4), (1000, 3.90625e-4)]
+)
+def test_rate_is_that_of_the_images_there_are(count, rate):
+    rates = protocol(batch=100, learning_rate=0.001).learning_rates(count)
+    assert float(rates(0)) == pytest.approx(rate)
+
+
 def test_top5_counts_five_guesses():
     heads = {"kernel": jnp.zeros((1, 3, CLASSES)), "bias": jnp.arange(7.0)[None]}
     features = np.zeros((CLASSES, 3), np.float32)

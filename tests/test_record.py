@@ -25,7 +25,7 @@ from lgm_jax import (
 )
 from lgm_jax import session as session_module
 from lgm_jax.report import __main__ as report
-from tests.launching import QUICK, start
+from tests.launching import QUICK, opened, start
 
 DISTIL = "--config.stages=distill"
 
@@ -40,8 +40,8 @@ def as_flags(settings):
 
 
 @pytest.fixture(scope="module")
-def odd_run(tmp_path_factory, write_vit):
-    """A run whose settings are everything that a record may get wrong."""
+def odd(tmp_path_factory, write_vit):
+    """A folder, and flags of a run in it that are everything that a record may get wrong."""
     base = tmp_path_factory.mktemp("odd")
     photos = base / "my, photos" / "of a=b" / "1,000 digits.npz"
     photos.parent.mkdir(parents=True)
@@ -61,6 +61,13 @@ def odd_run(tmp_path_factory, write_vit):
         *("--config.augment.flip=0", "--config.augment.scale_min=0.30000000000000004"),
         *("--config.data.val_fraction=0.25", "--config.seed=7"),
     ]
+    return base, arguments
+
+
+@pytest.fixture(scope="module")
+def odd_run(odd):
+    """The run of these flags."""
+    base, arguments = odd
     assert start(*arguments, workdir=base / "run of 1,2") == 0
     return base / "run of 1,2"
 
@@ -82,6 +89,17 @@ def test_recorded_settings_make_the_same_run_again(odd_run, tmp_path):
     config = common.get_config()
     config.update_from_flattened_dict(record["config"])
     assert common.flatten(config) == record["config"]
+
+
+def test_recorded_settings_open_the_same_run_again(odd, tmp_path):
+    """Without a step of it, which other tests make."""
+    _, arguments = odd
+    first = opened(tmp_path / "typed", *arguments)
+    record = record_of(tmp_path / "typed")
+    flags = ("--config=configs/common.py", *as_flags(record["config"]))
+    again = opened(tmp_path / "recorded", *flags)
+    assert again.identity == first.identity == record["identity"]
+    assert record_of(tmp_path / "recorded")["config"] == record["config"]
 
 
 def test_stages_of_an_earlier_start_stay_recorded(run_copy):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import launch
+from tests.launching import opened
 
 ROOT = Path(__file__).parents[1]
 QUICK = (f"--config={ROOT / 'configs' / 'quickstart.py'}:quick", "--config.images.crop=16")
@@ -38,6 +39,17 @@ def refused(capsys, *flags):
     line = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", line), line
     return line
+
+
+def test_two_evaluation_backbones_of_one_name_have_a_name_each(alike, tmp_path):
+    folders = [alike / owner / "tiny" for owner in ("here", "there")]
+    flags = (
+        f"--config.backbone.name={folders[0]}",
+        "--config.eval_backbones={},{}".format(*folders),
+    )
+    session = opened(tmp_path / "run", *QUICK, *SMALL, *flags)
+    names = [session.name_of(backbone) for backbone in session.eval_backbones]
+    assert names == ["tiny (normalization=imagenet)", "tiny (normalization=half)"]
 
 
 @pytest.mark.slow
