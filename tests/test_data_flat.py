@@ -159,3 +159,82 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
 def test_class_folders_are_read_whatever_table_lies_beside(tmp_path):
     rows = [{"file_name": f"{row['label']}/{row['file_name']}", "label": "x"} for row in ROWS]
     assert list(open_folder(write(tmp_path, rows)).class_names) == ["cat", "dog"]
+
+
+def write_twice(folder: Path) -> Path:
+    """Images of the same names in both splits, and the labels of `train` above them."""
+    write(folder / "train", ROWS[:8], "metadata.csv").joinpath("metadata.csv").rename(
+        folder / "train.csv"
+    )
+    write(folder / "test", ROWS[:8]).joinpath("metadata.csv").unlink()
+    return folder
+
+
+def test_a_table_called_after_a_split_labels_no_other(tmp_path):
+    dataset = open_folder(write_twice(tmp_path / "set"))
+    assert len(dataset.splits["test"].labels) < 8
+    assert any("test images have no labels and are ignored" in note for note in dataset.notes)
+    # Each table has its own images, though both name all.
+    swapped = [row | {"label": ("dog", "cat")[i % 2]} for i, row in enumerate(ROWS[:8])]
+    write_table(tmp_path / "set" / "test_labels.csv", swapped)
+    dataset = open_folder(tmp_path / "set")
+    assert shown(dataset, "test") == {i: ("dog", "cat")[i % 2] for i in range(8)}
+    trained = {**shown(dataset, "train"), **shown(dataset, "val")}
+    assert trained == {i: ("cat", "dog")[i % 2] for i in range(8)}
+
+
+def test_a_table_of_all_splits_says_which_image_it_means(tmp_path):
+    folder = write_twice(tmp_path / "set")
+    (folder / "train.csv").rename(folder / "labels.csv")
+    with pytest.raises(UserError, match=r"images of several splits are called 0\.png: say which"):
+        open_folder(folder)
+    rows = [
+        row | {"file_name": f"{s}/{row['file_name']}"}
+        for s in ("train", "test")
+        for row in ROWS[:8]
+    ]
+    write_table(folder / "labels.csv", rows)
+    assert len(open_folder(folder).splits["test"].labels) == 8
+
+
+def test_a_column_without_a_name_says_nothing(tmp_path):
+    folder = write(tmp_path / "set", ROWS)
+    # As pandas writes it: the first column is the index.
+    lines = [f"{i},{row['file_name']},{row['label']}" for i, row in enumerate(ROWS)]
+    (folder / "metadata.csv").write_text("\n".join([",file_name,label", *lines]))
+    dataset = open_folder(folder)
+    assert (dataset.group_names, dataset.class_names) == ([], ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        # Two classes have one name: ImageNet has two cranes.
+        ([(i % 3, ("crane", "crane", "dog")[i % 3]) for i in range(12)], "is ambiguous"),
+        ([(i % 2, ("cat", "dog", "cow")[i % 3]) for i in range(12)], "is ambiguous"),
+        ([(["a", "b"], "") for _ in range(12)], "says no class of 0.png"),
+    ],
+)
+def test_a_name_of_two_labels_is_no_class(tmp_path, labels, message):
+    folder = write(tmp_path / "set", ROWS, "metadata.jsonl")
+    rows = [
+        {"file_name": row["file_name"], "label": label, "class_name": name}
+        for row, (label, name) in zip(ROWS, labels, strict=True)
+    ]
+    write_table(folder / "metadata.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        open_folder(folder)
+
+
+def test_numbers_that_count_names_are_left_to_them(tmp_path):
+    rows = [row | {"label": i % 2, "class_name": row["label"]} for i, row in enumerate(ROWS)]
+    folder = write(tmp_path / "set", rows, "metadata.jsonl")
+    assert open_folder(folder).class_names == ["cat", "dog"]
+
+
+def test_a_comma_outside_of_quotes_is_named(tmp_path):
+    folder = write(tmp_path / "set", ROWS)
+    lines = [f"{row['file_name']},{row['label']}, more" for row in ROWS]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,label", *lines]))
+    with pytest.raises(UserError, match=r"metadata.csv, line 2: more cells than columns"):
+        open_folder(folder)

@@ -221,9 +221,11 @@ def _load_flat(request: Request, root: Path) -> Dataset | None:
     places = _find_places(look)
     listing = Listing(root)
     listed: dict[str, list[Entry]] = {}
+    held = {split: look.beside(inside) for split, inside in places.items()}
     for split, inside in places.items():
-        files = look.beside(inside)
-        table = find_table(root, inside, [file.path for file in files])
+        files = held[split]
+        others = [f.path for each in places if each != split for f in held[each]]
+        table = find_table(root, inside, [file.path for file in files], split, others)
         rows = [table.rows.get(file.path, Row("")) if table else Row("") for file in files]
         listed[split] = [
             Entry(file, row.label or None, row.group) for file, row in zip(files, rows, strict=True)

@@ -14,6 +14,7 @@ from etils import epath
 
 from lgm_jax.data import formats, listing
 from lgm_jax.data.labels import is_called_label
+from lgm_jax.data.split_names import splits_within
 from lgm_jax.errors import UserError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -30,6 +31,7 @@ _SPLITS = ("split", "subset", "partition", "set", "fold")
 # What files that label images are called, of whatever kind they are.
 _LABELS = re.compile(r"(?:^|[\W_])(?:labels?|metadata|annotations?|targets?|truth)(?:$|[\W_])")
 _WRITE = "a labels.csv with the columns file_name and label"
+_APART = "say which, as in train/1.jpg, or give each folder a table of its own"
 
 
 class Row(NamedTuple):
@@ -48,14 +50,23 @@ class LabelTable(NamedTuple):
     missing: Sequence[str]
 
 
-def find_table(root: Path, inside: str, files: Sequence[str]) -> LabelTable | None:
+def find_table(
+    root: Path, inside: str, files: Sequence[str], split: str = "", others: Sequence[str] = ()
+) -> LabelTable | None:
     """Returns the table that names images, `files` of a folder; `None` if none does.
 
-    It lies in `inside`, the folder of the images, or above it, up to `root`.
+    It lies in `inside`, the folder of the images, or above it, up to `root`. Above, where there are
+    `others`, images of other splits than this one, a table that is called after one is that one's.
     """
-    known = _names_of(files, _up_to(inside))
+    own, theirs = (_names_of(each, _up_to(inside)) for each in (files, others))
     found = []
     for path in _others(root, inside):
+        known, called = own, splits_within(path.stem)
+        if others and path.parent != root / inside:
+            if called and split not in called:
+                continue
+            if not called:
+                known = own | dict.fromkeys(own.keys() & theirs.keys(), "")
         if path.suffix.lower() in _SUFFIXES:
             rows, missing = _read_labels(path, known)
             if rows:
@@ -79,7 +90,8 @@ def refuse_others(root: Path, inside: str) -> None:
 def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a table that are not empty, with their lines.
 
-    Cells are without spaces around, by the names of columns in lower case; "" where a row has none.
+    Cells are without spaces around, by the names of columns in lower case; "" where a row has none,
+    or a list. Under "" is what a row has behind its columns; columns without a name are left out.
     """
     found: list[tuple[int, dict[Any, Any]]]
     if table.suffix.lower() == ".jsonl":
@@ -96,10 +108,11 @@ def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
             found = [(reader.line_num, row) for row in reader]
         except csv.Error as error:
             raise UserError(f"{table}, line {reader.line_num}: {error}") from error
-    rows = [
-        (line, {_text(name).lower(): _text(cell) for name, cell in row.items()})
-        for line, row in found
-    ]
+    rows = []
+    for line, row in found:
+        behind = "".join(map(_text, row.pop(None, ())))
+        cells = {_text(name).lower(): _text(cell) for name, cell in row.items()}
+        rows.append((line, cells | {"": behind}))
     # Programs write rows of separators alone below a table.
     return [(line, row) for line, row in rows if any(row.values())]
 
@@ -166,7 +179,10 @@ def _names_of(files: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
 
 
 def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], list[str]]:
-    """The rows of a table by image, and files that do not exist; both may be empty."""
+    """The rows of a table by image, and files that do not exist; both may be empty.
+
+    `known` has images by their names, "" for a name that an image of another split has, too.
+    """
     try:
         rows = read_rows(table)
     except UserError:
@@ -186,10 +202,15 @@ def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], li
     group, split = (
         next((name for name in names if name in head), "") for names in (_GROUPS, _SPLITS)
     )
-    others = [name for name in head if name not in (files, group, split)]
+    others = [name for name in head if name and name not in (files, group, split)]
     named = [name for name in others if name in _NAMES]
     called = [name for name in others if is_called_label(name)]
     label = next((found[0] for found in (named, called, others) if len(found) == 1), None)
+    for column in called if len(named) == 1 else ():
+        # One name of two labels: they are two classes, or labels of something else.
+        pairs = {(row[named[0]], row[column]) for _, row in rows if row[column]}
+        if len({name for name, _ in pairs}) < len(pairs):
+            label = None
     if label is None:
         raise UserError(
             f"{table} names the images, but which column has their classes is ambiguous: write "
@@ -198,12 +219,20 @@ def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], li
     labelled: dict[str, Row] = {}
     missing = []
     for line, cells in rows:
-        file = known.get(_path(cells[files]))
+        where, file = f"{table}, line {line}", known.get(_path(cells[files]))
+        if file == "":
+            raise UserError(
+                f"{where}: images of several splits are called {cells[files]}: {_APART}"
+            )
+        if file and cells[""]:
+            raise UserError(
+                f"{where}: more cells than columns: put text that has a comma in quotes"
+            )
         row = Row(*(whole(cells.get(name, "")) for name in (label, group, split)))
         if file is None:
             missing.append(cells[files])
         elif labelled.setdefault(file, row) != row:
-            raise UserError(f"{table}, line {line}: {file} has another class above")
+            raise UserError(f"{where}: {file} has another class above")
     return labelled, missing
 
 
@@ -212,4 +241,4 @@ def _path(cell: str) -> str:
 
 
 def _text(cell: object) -> str:
-    return "" if cell is None else str(cell).strip()
+    return "" if cell is None or isinstance(cell, list | dict) else str(cell).strip()
