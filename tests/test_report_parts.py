@@ -133,6 +133,8 @@ def test_map_separates_classes(classes):
         (0.0, 5000.0, [0, 2000, 4000, 6000]),
         (-1.0, 1.0, [-1, -0.5, 0, 0.5, 1]),
         (0.0, 0.0, [0, 0.25, 0.5, 0.75, 1]),
+        # An objective's own loss may be of any size.
+        (0.0, 1e-14, [0, 2.5e-15, 5e-15, 7.5e-15, 1e-14]),
     ],
 )
 def test_ticks_are_round_and_enclose(low, high, expected):
