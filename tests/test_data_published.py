@@ -150,6 +150,11 @@ class TestArtBench:
         row = names(dataset, "train").index("train/baroque/a.jpg")
         np.testing.assert_array_equal(dataset.splits["train"].load(np.asarray([row]))[0], expected)
 
+    def test_other_folders_are_refused(self, tmp_path):
+        write_image(self.unpack(tmp_path) / "test" / "cubism" / "0.jpg")
+        with pytest.raises(UserError, match=r"no styles of ArtBench-10: cubism; .*name=folder"):
+            load_dataset("artbench", folder=str(tmp_path), resolution=R)
+
     def test_archive_itself(self, tmp_path):
         (tmp_path / "artbench.tar").touch()
         with pytest.raises(UserError, match=r"artbench\.tar is an archive: unpack it"):

@@ -25,6 +25,11 @@ _PLACES = ("land", "water")
 # Columns of whole numbers, and from where on they mean nothing.
 _NUMBERS = {"y": 2, "place": 2, "split": 3}
 
+_STYLES = (
+    *("art_nouveau", "baroque", "expressionism", "impressionism", "post_impressionism"),
+    *("realism", "renaissance", "romanticism", "surrealism", "ukiyo_e"),
+)
+
 # In the order of the labels, and in that in which the authors list a benchmark's backgrounds.
 _DOGS = ("bulldog", "corgi", "dachshund", "labrador")
 _LISTED = ("bulldog", "dachshund", "labrador", "corgi")
@@ -111,19 +116,14 @@ def _read_imagenet(listing: Listing, request: Request) -> Listed:
     # Listing a million files that are not wanted takes a while.
     only = {imagenet.wnids()[index] for index in imagenet.SUBSETS.get(request.subset, ())}
     listed = _list_splits(listing, ("train", "val"), only)
-    for split, entries in listed.items():
-        strange = sorted({str(entry.name) for entry in entries} - set(imagenet.wnids()))
-        if strange:
-            raise UserError(
-                f"{listing.root}/{split} has folders that are no classes of ImageNet-1k: "
-                f"{list_some(strange)}; for a data set of your own, set --config.data.name=folder"
-            )
-    return Listed(listed)
+    return _of_these(listing, listed, imagenet.wnids(), "classes of ImageNet-1k")
 
 
 def _read_artbench(listing: Listing, request: Request) -> Listed:
     """`train/<style>/*.jpg` and `test/<style>/*.jpg`."""
-    return Listed(_list_splits(listing, ("train", "test")))
+    return _of_these(
+        listing, _list_splits(listing, ("train", "test")), _STYLES, "styles of ArtBench-10"
+    )
 
 
 def _read_birds(listing: Listing, request: Request) -> Listed:
@@ -324,6 +324,19 @@ def _list_splits(
     if others := [name for name in listing.folders() if name not in wanted]:
         listing.say(f"{listing.root}: what lies in {list_some(others)} is ignored")
     return {split: list_classes(listing, split, split, only) for split in wanted}
+
+
+def _of_these(
+    listing: Listing, listed: Mapping[str, Sequence[Entry]], known: Sequence[str], what: str
+) -> Listed:
+    """Refuses folders of other classes: any data set may have such folders of splits."""
+    for split, entries in listed.items():
+        if strange := sorted({str(entry.name) for entry in entries} - set(known)):
+            raise UserError(
+                f"{listing.root}/{split} has folders that are no {what}: {list_some(strange)}; for "
+                "a data set of your own, set --config.data.name=folder"
+            )
+    return Listed(listed)
 
 
 def _columns(listing: Listing, name: str, count: int = 2) -> Iterator[list[str]]:
