@@ -64,6 +64,19 @@ class TestTables:
         dataset = data.load_dataset("huggingface", folder=str(tmp_path / "set"), resolution=8)
         assert len(dataset.splits["test"].labels) == 4
 
+    def test_links_to_nowhere_are_named_and_hidden_files_left_out(self, tmp_path):
+        from pyarrow import parquet
+
+        root = tmp_path / "set"
+        (root / ".hidden").mkdir(parents=True)
+        for place in (root, root / ".hidden"):
+            parquet.write_table(self.table([png(i) for i in range(10)]), place / "train.parquet")
+        opened = data.load_dataset("huggingface", folder=str(root), resolution=8)
+        assert not [note for note in opened.notes if "hidden" in note]
+        (root / "test.parquet").symlink_to("nowhere")
+        with pytest.raises(UserError, match=r"links that lead nowhere, test\.parquet: fetch"):
+            data.load_dataset("huggingface", folder=str(root), resolution=8)
+
     def test_several_configurations_are_named(self, tmp_path):
         from pyarrow import parquet
 

@@ -24,7 +24,7 @@ from lgm_jax.data.assembly import Request, Stored, assemble
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.folder import name_of, open_folder
 from lgm_jax.data.labels import choose_label, is_called_label, read_labels, unlabelled
-from lgm_jax.data.listing import check_inside
+from lgm_jax.data.listing import check_inside, is_left_behind
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.errors import UserError, list_some
 
@@ -113,7 +113,13 @@ def load_huggingface(request: Request) -> Dataset:
 
 def _open(root: Path, place: str) -> tuple[dict[str, Any], list[Any]]:
     """By split, its table (`None` of parquet files in no split), and the sizes of all files."""
-    held = sorted(path for path in root.rglob("*") if path.suffix in _STORED)
+    stored = sorted(path for path in root.rglob("*") if path.suffix in _STORED)
+    held = [p for p in stored if not any(map(is_left_behind, p.relative_to(root).parts))]
+    if lost := [path.relative_to(root).as_posix() for path in held if not path.exists()]:
+        raise UserError(
+            f"{root} has links that lead nowhere, {list_some(lost)}: fetch what they lead to (git "
+            "annex get, dvc pull), or remove them"
+        )
     shards = [path for path in held if path.suffix == ".parquet"]
     # Of a program that saves each split by itself.
     parts = [] if shards else sorted(path.parent.name for path in root.glob("*/state.json"))
