@@ -161,6 +161,7 @@ class TestTfds:
             ("imagenet2012", r"ILSVRC2012_img_train\.tar .*put them into .*downloads/manual, then"),
             ("tfds:no_such_set", "TFDS knows no set 'no_such_set'"),
             ("tfds:../x", "is no TFDS name"),
+            ("tfds:é", "is no TFDS name"),
         ],
     )
     def test_what_is_not_prepared(self, built, name, message):

@@ -116,7 +116,7 @@ def _find(name: str, data_dir: str) -> tuple[Any, Path]:
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR", "") or "~/tensorflow_datasets"
     root = Path(os.path.expanduser(given))
-    if not re.fullmatch(r"\w+(/[\w.-]+)?", name) or ".." in name:
+    if not re.fullmatch(r"[a-z]\w*(/[\w.-]+)?", name, re.ASCII | re.IGNORECASE) or ".." in name:
         raise UserError(f"{name!r} is no TFDS name: expected NAME or NAME/CONFIGURATION")
     place = os.fspath(paths.alias(root))
 
