@@ -292,6 +292,13 @@ class TestKindsOfLabels:
         dataset = data.from_arrays(splits, resolution=R, val_fraction=0.0)
         assert (shown(dataset, "train"), shown(dataset, "test")) == (TWO, ["cat", "dog"])
 
+    @pytest.mark.parametrize("parts", [1, 4])
+    def test_splits_are_images_labels_and_perhaps_groups(self, parts):
+        split = (pixels(TWO), np.arange(10) % 2, np.zeros(10, int), np.zeros(10, int))[:parts]
+        # The annotation, which is checked under test, may refuse it first.
+        with pytest.raises((UserError, TypeError), match=r"\(images, labels\)|splits"):
+            data.from_arrays({"train": split}, resolution=R)
+
     @pytest.mark.parametrize(
         ("labels", "message"),
         [

@@ -337,6 +337,7 @@ def test_crops_have_224_px_whatever_side_a_backbone_was_trained_at(capsys):
 
 def test_some_classes_have_their_share_of_the_images():
     assert known_size("cifar10", "0,3") == sources.Size(2, 10_000, 2_000)
+    assert known_size("imagenet", '"tench, Tinca tinca",church') == known_size("imagenet", "0,497")
     assert known_size("imagenet", "imagenet-100") == sources.Size(100, 128_116, 5_000)
     assert known_size("folder") is None
     outline = make_outlines(config_of("clip,in1k", "authors_2025"))[0]

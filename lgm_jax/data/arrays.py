@@ -59,6 +59,8 @@ def from_arrays(
     stored = {}
     for split, given in assigned.items():
         where = f"{name}, {split}"
+        if not isinstance(splits[given], tuple | list) or len(splits[given]) not in (2, 3):
+            raise UserError(f"{where}: expected (images, labels) or (images, labels, groups)")
         images, labels, *groups = splits[given]
         images = _check_images(images, where)
         names = class_names.get(given, ()) if isinstance(class_names, Mapping) else class_names

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lgm_jax.data import imagenet
 from lgm_jax.data.arrays import load_npz
 from lgm_jax.data.assembly import Request
 from lgm_jax.data.dataset import Dataset
 from lgm_jax.data.digits import load_digits, load_spurious_digits
 from lgm_jax.data.folder import load_folder
 from lgm_jax.data.layouts import LAYOUTS, SPAWRIOUS, load_published
+from lgm_jax.data.splits import split_subset
 from lgm_jax.errors import UserError, unknown_name
 
 
@@ -139,5 +139,5 @@ def known_size(name: str, subset: str = "") -> Size | None:
     whole = SOURCES[name].size if name in SOURCES else None
     if whole is None or not subset:
         return whole
-    count = len(imagenet.SUBSETS.get(subset, subset.split(",")))
+    count = len(split_subset(subset))
     return Size(count, whole.train * count // whole.classes, whole.test * count // whole.classes)

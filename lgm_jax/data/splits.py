@@ -71,7 +71,7 @@ def select_classes(dataset: Dataset, subset: str) -> Dataset:
     Raises:
         UserError: If a class is unknown, named twice, or the only one.
     """
-    chosen = [_find_class(dataset, item) for item in _subset_items(subset)]
+    chosen = [_find_class(dataset, item) for item in split_subset(subset)]
     if len(chosen) < 2:
         raise UserError("config.data.subset names fewer than two classes")
     for i, label in enumerate(chosen):
@@ -92,6 +92,20 @@ def select_classes(dataset: Dataset, subset: str) -> Dataset:
         splits={name: choose(split) for name, split in dataset.splits.items()},
         fingerprint=digest(dataset.fingerprint, chosen),
     )
+
+
+def split_subset(subset: str) -> list[str]:
+    """Returns the classes that `subset` names, each as it is written; see `select_classes`."""
+    if subset in imagenet.SUBSETS:
+        return [imagenet.wnids()[index] for index in imagenet.SUBSETS[subset]]
+    try:
+        rows = list(csv.reader(subset.split("\n"), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"config.data.subset is {subset}: a name in quotes ends with one, and quotes within it "
+            'are doubled, as in "a ""b"", c"'
+        ) from error
+    return [item.strip() for row in rows for item in row if item.strip()]
 
 
 def skip_unreadable(dataset: Dataset) -> Dataset:
@@ -198,19 +212,6 @@ def _hold_out(
         splits["train"] = train.take(np.flatnonzero(~held_out))
         splits[name] = train.take(np.flatnonzero(held_out))
     return bool(held_out.any())
-
-
-def _subset_items(subset: str) -> list[str]:
-    if subset in imagenet.SUBSETS:
-        return [imagenet.wnids()[index] for index in imagenet.SUBSETS[subset]]
-    try:
-        rows = list(csv.reader(subset.split("\n"), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise UserError(
-            f"config.data.subset is {subset}: a name in quotes ends with one, and quotes within it "
-            'are doubled, as in "a ""b"", c"'
-        ) from error
-    return [item.strip() for row in rows for item in row if item.strip()]
 
 
 def _find_class(dataset: Dataset, item: str) -> int:
