@@ -128,6 +128,7 @@ def _pe_core(arguments: str) -> str:
             '{"model_type": "dinov2", "num_hidden_layers": 1000000000}',
             "num_hidden_layers must be a whole number from -65536 to 65536",
         ),
+        ('{"model_type": "clip", "architectures": true}', "architectures must be a list of names"),
         ('{"model_type": "clip", "projection_dim": 0}', "projection_dim must be positive"),
         ('{"model_type": "clip", "vision_config": {"hidden_size": 1e400}}', "hidden_size must"),
         (
@@ -339,6 +340,12 @@ def test_a_resolution_that_is_no_number_of_pixels_is_refused(vit_folder, resolut
     # The annotation, which is checked under test, may refuse it first.
     with pytest.raises((UserError, TypeError), match="resolution"):
         load(vit_folder, resolution=resolution)
+
+
+@pytest.mark.parametrize("offset", [-16.0, float("nan"), 1.0])
+def test_an_offset_that_is_no_part_of_a_patch_is_refused(vit_folder, offset):
+    with pytest.raises(UserError, match=r"position_offset must be a number from 0 to 0\.9"):
+        load(vit_folder, position_offset=offset)
 
 
 @pytest.mark.parametrize("pooling", ["map", "cls:0", "cls:", "cls+cls", "", "mean:x"])

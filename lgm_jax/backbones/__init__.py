@@ -104,6 +104,7 @@ def load(
             weights do not fit.
     """
     checks.one_of("backbone.normalization", normalization, NORMALIZATIONS)
+    checks.in_range("backbone.position_offset", position_offset, 0, 0.9)
     dtype, params_dtype, kept = _check_options(dtype, params_dtype, pooling, resize)
     # In float32 until positions are resized.
     found, published, params = read_checkpoint(source, revision=revision)

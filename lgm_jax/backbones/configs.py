@@ -134,7 +134,10 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
     if not isinstance(kind, str) or kind not in readers:
         raise unknown_name("transformers model_type", str(kind), list(readers), "supported")
     values = defaults[kind] | _checked(defaults[kind], config)
-    values |= {"model_type": kind, "architectures": config.get("architectures")}
+    classes = config.get("architectures") or ()
+    if not isinstance(classes, list | tuple):
+        raise UserError(f"architectures must be a list of names, not {classes!r:.50}")
+    values |= {"model_type": kind, "architectures": classes}
     tower = defaults.get(f"{kind}_vision_model")
     if tower is not None:
         # CLIP's older files have both, and the second counts.

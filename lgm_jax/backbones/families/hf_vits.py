@@ -77,7 +77,7 @@ def _read_clip(config: Config) -> tuple[ViTSpec, str]:
     vision = config.get("vision_config", config)
     # These classes save the tower alone, without its projection.
     towers = ("CLIPVisionModel", "CLIPForImageClassification")
-    bare = any(name in towers for name in config["architectures"] or ())
+    bare = any(name in towers for name in config["architectures"])
     if config["projection_dim"] < 1:
         raise UserError(f"projection_dim must be positive, not {config['projection_dim']!r}")
     pool = PoolSpec("cls", projection=0 if bare else config["projection_dim"])
