@@ -31,7 +31,9 @@ def add(
     arrays = load(path)
     arrays |= {f"{backbone}/{method}": named, f"labels/{split}": labels}
     small = {
-        key: value.astype(np.min_scalar_type(-1 - value.max())) for key, value in arrays.items()
+        # Signed, where no class at all is named too.
+        key: value.astype(np.min_scalar_type(-1 - max(0, int(value.max()))))
+        for key, value in arrays.items()
     }
     files.write_arrays(path, small, compressed=True)
 

@@ -77,6 +77,17 @@ def test_paired_test_keeps_its_level():
     assert 8 <= rejected <= 34
 
 
+def test_heads_that_name_no_class_are_kept_so(tmp_path):
+    """The heads of a probe that diverged; the file takes other rows afterwards."""
+    path, nothing = epath.Path(tmp_path) / "predictions.npz", np.full((2, 6), -1, np.int32)
+    predictions.add(path, "vit", "random", nothing, "test", LABELS)
+    predictions.add(path, "vit", "full", NAMED, "test", LABELS)
+    found = predictions.load(path)
+    np.testing.assert_array_equal(found["vit/random"], nothing)
+    np.testing.assert_array_equal(found["vit/full"], NAMED)
+    np.testing.assert_array_equal(found["labels/test"], LABELS)
+
+
 def test_predictions_of_other_probes_are_left_out(tmp_path):
     path = epath.Path(tmp_path / "predictions.npz")
     top1 = (100 * (LABELS[None] == NAMED).mean(axis=1)).tolist()
