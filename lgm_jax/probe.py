@@ -236,8 +236,12 @@ def evaluate(
         the top-1 accuracy within each group, (runs, largest group + 1), NaN for a group without
         images; `None` without groups. `named` is the class that each head names, (runs, n) int32;
         -1 for an image with a score that is not finite.
+
+    Raises:
+        UserError: If a label is not a class of the heads.
     """
     num_classes = heads["bias"].shape[-1]
+    _check_classes(np.asarray(labels), num_classes)
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     rows = devices.put(mesh, (features, labels), devices.ROWS)
     found = devices.fetch(mesh, _ranks(devices.put(mesh, heads), *rows))
@@ -295,9 +299,14 @@ def _labels_of_runs(labels: Any, runs: int, num_images: int, num_classes: int) -
         labels = np.broadcast_to(labels, wanted)
     if labels.shape != wanted:
         raise UserError(f"labels must have the shape {wanted[1:]} or {wanted}, not {labels.shape}")
-    if hard and not (labels.min() >= 0 and labels.max() < num_classes):
-        raise UserError(f"labels must be from 0 to {num_classes - 1}")
+    if hard:
+        _check_classes(labels, num_classes)
     return labels
+
+
+def _check_classes(labels: Int[np.ndarray, "..."], num_classes: int) -> None:
+    if np.any((labels < 0) | (labels >= num_classes)):
+        raise UserError(f"labels must be from 0 to {num_classes - 1}")
 
 
 @compilation.Program
