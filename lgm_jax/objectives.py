@@ -332,9 +332,8 @@ def try_objective(objective: Objective, num_classes: int, dim: int) -> None:
     def draw(seed: int) -> Features:
         values = jax.random.normal(jax.random.key(seed), (count, dim))
         rows, weights = jnp.arange(count, dtype=jnp.int32), jnp.ones(count)
-        return Features(
-            values, rows % num_classes, weights, rows % num_classes, rows, num_classes, 2
-        )
+        image, copy = rows % num_classes, rows // num_classes
+        return Features(values, image, weights, image, copy, num_classes, 2)
 
     def fill(features: Features) -> Features:
         order = np.random.default_rng(0).permutation(count)

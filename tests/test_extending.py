@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scale import make_backbone, make_task
@@ -79,6 +81,21 @@ def test_the_example_makes_the_same_images_on_eight_devices(names, tmp_path):
 @pytest.mark.slow
 def test_the_objective_of_the_page_honours_weights_and_no_order(names):
     objectives.try_objective(names["SquaredError"](), 3, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByImageAndCopy:
+    """An objective that lays views out by image and copy, which identify them."""
+
+    def __call__(self, key, synthetic, real):
+        places = jnp.arange(synthetic.num_classes * synthetic.copies)
+        own = (synthetic.image * synthetic.copies + synthetic.copy)[None, :] == places[:, None]
+        rows = jnp.argmax(own * synthetic.weights[None, :], axis=1)
+        return jnp.mean(jnp.abs(synthetic.values[rows]))
+
+
+def test_the_check_of_an_objective_numbers_images_and_copies_as_a_run_does():
+    objectives.try_objective(ByImageAndCopy(), 3, 8)
 
 
 @pytest.mark.slow
