@@ -126,7 +126,9 @@ def _checksum(state: State) -> UInt32[Array, ""]:
     """
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(state):
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+        word = jnp.dtype(f"uint{8 * min(4, leaf.dtype.itemsize)}")
+        bits = jax.lax.bitcast_convert_type(leaf, word).reshape(-1).astype(jnp.uint32)
         weights = 2 * jax.lax.iota(jnp.uint32, bits.size) * jnp.uint32(0x9E3779B1) + jnp.uint32(1)
         total = total * jnp.uint32(31) + jnp.sum(bits * weights, dtype=jnp.uint32)
     return total
