@@ -25,7 +25,7 @@ from lgm_jax import heads as linear
 from lgm_jax.augment import Augment
 from lgm_jax.errors import UserError
 from lgm_jax.features import AnyArray
-from lgm_jax.numerics import nonzero
+from lgm_jax.numerics import nonzero, wide
 from lgm_jax.progress import progress
 from lgm_jax.teachers import TARGETS, Seen, Teacher, inherit, init_params, learning_loss
 
@@ -360,7 +360,7 @@ def lbfgs(
     their differences would take digits and iterations.
     """
     targets = jnp.tile(labels, (features.shape[0],) + (1,) * (labels.ndim - 1))
-    features = rearrange(features, "views n d -> (views n) d")
+    features = wide(rearrange(features, "views n d -> (views n) d"))
     # A ridge has the same effect for every backbone once features have the same scale.
     largest = nonzero(jnp.max(jnp.abs(features)))
     scale = 1 / (largest * jnp.sqrt(nonzero(jnp.mean((features / largest) ** 2))))

@@ -52,6 +52,13 @@ def test_the_probe_by_lbfgs_is_at_its_minimum_whatever_the_mean(shift):
     assert np.abs(residual.sum(0)).max() < 1e-4
 
 
+def test_features_in_half_precision_lose_no_more_digits_in_the_probe():
+    features, labels = _features(10 * K)
+    halved = jnp.asarray(features + np.float32(5), jnp.bfloat16)
+    found, expected = _lbfgs(halved, labels), _lbfgs(np.asarray(halved, np.float32), labels)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_probe_of_features_of_zero_is_finite():
     head = _lbfgs(np.zeros((2 * K, D), np.float32), np.arange(2 * K) % K)
     assert np.all(head["kernel"] == 0)
