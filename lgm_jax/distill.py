@@ -138,6 +138,9 @@ def init(
         params: Parameters of the images to start from, such as those of `images.from_images`; they
             are copied, and stay as they are.
         mesh: As for `make_step`.
+
+    Raises:
+        UserError: If these parameters are not of so many images of that parametrisation.
     """
     return devices.place(
         mesh_for(task, mesh), init_state(task, key, params=params), task.num_images
@@ -148,6 +151,16 @@ def init_state(task: Distillation, key: Key[Array, ""], *, params: Any = None) -
     """Returns the state before the first step, on one device; arguments as for `init`."""
     if params is None:
         params = task.parametrisation.init_params(jax.random.fold_in(key, INIT), task.num_images)
+    else:
+        here, wanted = (
+            jax.tree.map(jnp.shape, each)
+            for each in (params, abstract_params(task, task.num_images))
+        )
+        if here != wanted:
+            raise UserError(
+                f"parameters to start from have the shapes {here}, but {task.num_images} images of "
+                f"{task.parametrisation} have {wanted}"
+            )
     values = {"images": params}
     if task.labels == "soft":
         k = task.num_classes
@@ -188,7 +201,7 @@ def render(
         rows: Numbers of the images to render; all by default.
     """
     params = jax.tree.map(lambda leaf: leaf[: task.num_images], state.params["images"])
-    if rows is not None and len(rows) < task.num_images:
+    if rows is not None and list(rows) != list(range(task.num_images)):
         params = jax.tree.map(lambda leaf: leaf[jnp.asarray(rows)], params)
     return task.parametrisation.decode(params, jnp.maximum(0, state.step - 1))
 
