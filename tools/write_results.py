@@ -17,7 +17,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ from lgm_jax.experiments.frame import Study
 from tools import write_gallery
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
+
+# Tables of a figure that docs/results.md shows by themselves, by page and file.
+_PANELS: Mapping[str, Mapping[str, int]] = {
+    "objectives": {"objectives_steps": 0, "objectives_joint": -1},
+}
 
 # Pixels, enough for a page on a sharp display.
 _WIDTH = 1800
@@ -125,6 +130,17 @@ def shrink(picture: Path) -> bytes:
     return buffer.getvalue()
 
 
+def _draw_panels(
+    name: str, collected: Mapping[str, Any], found: result.Result
+) -> Iterator[tuple[str, bytes]]:
+    """Yields the tables of a figure that have a file of their own, drawn as the figure is."""
+    sweep = experiments.find(_parse(collected["command"]))
+    for panel, index in _PANELS.get(name, {}).items():
+        shown = [found.to_draw[index]]
+        (drawn,) = figures.render(lambda figure, shown=shown: sweep.draw(figure, shown), ["svg"])
+        yield panel, drawn
+
+
 def main(workdirs: list[str], out: Path = DOCS) -> int:
     """Writes the pages; gives the exit code."""
     for folder in map(Path, workdirs):
@@ -143,6 +159,8 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
         (out / f"{folder.name}.md").write_text(text)
         (drawn,) = figures.render(found.draw, ["svg"])
         (out / f"{folder.name}.svg").write_bytes(drawn)
+        for panel, drawn in _draw_panels(folder.name, collected, found):
+            (out / f"{panel}.svg").write_bytes(drawn)
         (out / f"{folder.name}.webp").unlink(missing_ok=True)
         images.unlink(missing_ok=True)
         if distilled.exists():

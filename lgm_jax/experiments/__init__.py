@@ -114,7 +114,8 @@ def tabulate(sweep: Sweep, config: ConfigDict, studies: Sequence[Study]) -> Resu
         [claim for each in results for claim in each.claims],
         # Those that hold for every set stand once.
         list(dict.fromkeys(notes)),
-        title=sweep.title,
+        shown,
+        sweep.title,
         draw=lambda figure: sweep.draw(figure, shown),
     )
 
