@@ -235,6 +235,9 @@ class TestClassNames:
         (tmp_path / "class_names.txt").write_text("black noir\nblack cat Felix\n")
         dataset = load_dataset("folder", folder=str(tmp_path), resolution=R)
         assert list(dataset.class_names) == ["noir", "Felix"]
+        (tmp_path / "class_names.txt").write_text("black\nblack cat\n")
+        dataset = load_dataset("folder", folder=str(tmp_path), resolution=R)
+        assert list(dataset.class_names) == ["black", "black cat"]
         (tmp_path / "class_names.txt").write_text("black noir\nblack cat Felix\nblack schwarz\n")
         with pytest.raises(UserError, match=r"class_names.txt names 'black' twice"):
             load_dataset("folder", folder=str(tmp_path), resolution=R)

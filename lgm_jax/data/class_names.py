@@ -66,6 +66,9 @@ def _keyed(lines: list[str], classes: list[str]) -> Mapping[str, str]:
     longest_first = sorted(classes, key=len, reverse=True)
     pattern = re.compile(rf"({'|'.join(map(re.escape, longest_first))})[ \t,]+(.*)")
     for match in filter(None, map(pattern.match, lines)):
+        # A name alone, which begins as another does.
+        if match[0] in classes:
+            continue
         if match[1] in found:
             raise UserError(f"{FILE} names {match[1]!r} twice")
         found[match[1]] = plain(match[2])
