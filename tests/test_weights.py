@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lgm_jax.backbones import load, specs
+from lgm_jax.backbones import configs, files, load, network, specs
 from lgm_jax.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -349,3 +350,29 @@ def test_what_is_no_part_of_the_backbone_may_be_anything(folder):
     counters = {"queue_ptr": np.zeros(1, np.int64), "fc.bias": np.full(3, np.nan, np.float32)}
     _write(folder, tensors | counters)
     _same(load(folder), expected)
+
+
+def test_statistics_of_transformers_processors():
+    """A processor may leave images as they are; without one, the class's statistics hold."""
+
+    def read(**preprocessor: Any) -> Any:
+        return configs.read_config({"model_type": "siglip"}, preprocessor).preprocessing
+
+    own = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "rescale_factor": 1 / 255}
+    assert read(**own) == network.Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert read() == network.HALF
+    assert read(do_normalize=False, **own) == network.Preprocessing((0.0,) * 3, (1.0,) * 3)
+    for scaled in ({"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"rescale_factor": 1}):
+        with pytest.raises(UserError, match=r"does not take images in \[0, 1\]"):
+            read(**scaled)
+
+
+def test_transformers_5_writes_statistics_into_another_file(vit_copy):
+    (vit_copy / "config.json").write_text('{"model_type": "clip"}')
+    (vit_copy / "preprocessor_config.json").write_text('{"image_mean": [0, 0, 0]}')
+    assert files.from_folder(vit_copy).preprocessor == {"image_mean": [0, 0, 0]}
+    # Of earlier versions, it has no statistics.
+    (vit_copy / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    assert files.from_folder(vit_copy).preprocessor == {"image_mean": [0, 0, 0]}
+    (vit_copy / "processor_config.json").write_text('{"image_processor": {"image_std": [1, 1, 1]}}')
+    assert files.from_folder(vit_copy).preprocessor == {"image_std": [1, 1, 1]}

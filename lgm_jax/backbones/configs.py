@@ -145,14 +145,25 @@ def _from_transformers(config: Config, preprocessor: Config) -> Published:
         values["vision_config"] = {**tower, **_checked(tower, vision)}
     reader, family = readers[kind]
     spec, form = reader(values)
-    statistics = _statistics(
-        preprocessor.get("image_mean", family.mean), preprocessor.get("image_std", family.std)
-    )
     crop = preprocessor.get("crop_size") or preprocessor.get("size") or 0
     if isinstance(crop, Mapping):
         crop = crop.get("height", crop.get("shortest_edge", 0))
     fits = isinstance(crop, int) and crop > 0 and crop % spec.stride == 0
+    statistics = _transformers_statistics(preprocessor, family)
     return Published(spec, form, statistics, crop if fits else 0)
+
+
+def _transformers_statistics(preprocessor: Config, family: Preprocessing) -> Preprocessing:
+    """Statistics of images in [0, 1], which a processor makes of bytes unless it says otherwise."""
+    factor = preprocessor.get("rescale_factor") or 1 / 255
+    checks.in_range("rescale_factor", factor, 0, LARGEST)
+    if preprocessor.get("do_rescale") is False or abs(255 * factor - 1) > 1e-3:
+        raise UserError("a backbone that does not take images in [0, 1] is not supported")
+    if preprocessor.get("do_normalize") is False:
+        return Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return _statistics(
+        preprocessor.get("image_mean", family.mean), preprocessor.get("image_std", family.std)
+    )
 
 
 def to_ours(published: Published, origin: Config | None = None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from lgm_jax.errors import UserError, list_some
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
+# Where transformers 5 writes the parts of a processor, and looks first.
+_PROCESSOR = "processor_config.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PICKLES = (
     *("pytorch_model.bin", "pytorch_model-*.bin", "model.bin"),
@@ -37,7 +39,8 @@ class Files:
     Attributes:
         origin: The folder's base name, or the hub's repository, of a folder of its cache too.
         config: Content of `config.json`; empty where a table's entry takes its place.
-        preprocessor: Content of `preprocessor_config.json`; empty if there is none.
+        preprocessor: Content of `preprocessor_config.json`, or of this part of
+            `processor_config.json`; empty if there is neither.
         revision: The hub's commit, if it is from there.
     """
 
@@ -122,10 +125,12 @@ def from_folder(folder: Path, *, need_config: bool = True) -> Files:
         if (folder / "snapshots").is_dir():
             hint = "of the hub's cache, give a folder below its snapshots, or owner/name"
         raise UserError(f"{_missing(folder / CONFIG)}: {hint}")
-    config, preprocessor = (
+    config, preprocessor, processor = (
         _read_json(folder / name) if need_config and (folder / name).is_file() else {}
-        for name in (CONFIG, PREPROCESSOR)
+        for name in (CONFIG, PREPROCESSOR, _PROCESSOR)
     )
+    if isinstance(nested := processor.get("image_processor"), dict):
+        preprocessor = nested
     whole, index = folder / WEIGHTS, folder / _INDEX
     # An index beside a whole file is left from when there were several.
     shards = _shards(index) if index.is_file() and not whole.is_file() else [WEIGHTS]
@@ -172,7 +177,7 @@ def from_hub(repo: str, revision: str | None = None, *, need_config: bool = True
         except Exception as error:
             raise UserError(_explain(error, repo, revision)) from error
 
-    folder = fetch([WEIGHTS, _INDEX, *((CONFIG, PREPROCESSOR) if need_config else ())])
+    folder = fetch([WEIGHTS, _INDEX, *((CONFIG, PREPROCESSOR, _PROCESSOR) if need_config else ())])
     whole, index = folder / WEIGHTS, folder / _INDEX
     if not whole.exists() and not index.exists():
         raise UserError(
