@@ -183,6 +183,17 @@ def test_a_table_called_after_a_split_labels_no_other(tmp_path):
     assert trained == {i: ("cat", "dog")[i % 2] for i in range(8)}
 
 
+def test_a_table_called_after_a_split_may_label_others_by_their_paths(tmp_path):
+    folder = write_twice(tmp_path / "set")
+    rows = [
+        row | {"file_name": f"{split}/{row['file_name']}"}
+        for split in ("train", "test")
+        for row in ROWS[:8]
+    ]
+    write_table(folder / "train.csv", rows)
+    assert len(open_folder(folder).splits["test"].labels) == 8
+
+
 def test_a_table_of_all_splits_says_which_image_it_means(tmp_path):
     folder = write_twice(tmp_path / "set")
     (folder / "train.csv").rename(folder / "labels.csv")
@@ -230,6 +241,14 @@ def test_numbers_that_count_names_are_left_to_them(tmp_path):
     rows = [row | {"label": i % 2, "class_name": row["label"]} for i, row in enumerate(ROWS)]
     folder = write(tmp_path / "set", rows, "metadata.jsonl")
     assert open_folder(folder).class_names == ["cat", "dog"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    folder = write(tmp_path / "set", ROWS)
+    lines = [f"{row['file_name']},{row['label']},x" for row in ROWS]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,Label,label", *lines]))
+    with pytest.raises(UserError, match=r"metadata.csv has two columns 'label'"):
+        open_folder(folder)
 
 
 def test_a_comma_outside_of_quotes_is_named(tmp_path):

@@ -55,18 +55,16 @@ def find_table(
 ) -> LabelTable | None:
     """Returns the table that names images, `files` of a folder; `None` if none does.
 
-    It lies in `inside`, the folder of the images, or above it, up to `root`. Above, where there are
-    `others`, images of other splits than this one, a table that is called after one is that one's.
+    It lies in `inside`, the folder of the images, or above it, up to `root`. Above, names that
+    `others`, the images of other splits, have too are those of the split that it is called after.
     """
     own, theirs = (_names_of(each, _up_to(inside)) for each in (files, others))
     found = []
     for path in _others(root, inside):
         known, called = own, splits_within(path.stem)
-        if others and path.parent != root / inside:
-            if called and split not in called:
-                continue
-            if not called:
-                known = own | dict.fromkeys(own.keys() & theirs.keys(), "")
+        if split not in called and path.parent != root / inside:
+            apart = {way: file for way, file in own.items() if way not in theirs}
+            known = apart if called else dict.fromkeys(own, "") | apart
         if path.suffix.lower() in _SUFFIXES:
             rows, missing = _read_labels(path, known)
             if rows:
@@ -105,6 +103,9 @@ def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
             io.StringIO(text, newline=""), restval="", delimiter=max(",;\t", key=head.count)
         )
         try:
+            heads = [name for each in reader.fieldnames or () if (name := _text(each).lower())]
+            if twice := [name for name in dict.fromkeys(heads) if heads.count(name) > 1]:
+                raise UserError(f"{table} has two columns {twice[0]!r}: keep one of them")
             found = [(reader.line_num, row) for row in reader]
         except csv.Error as error:
             raise UserError(f"{table}, line {reader.line_num}: {error}") from error
@@ -169,13 +170,14 @@ def _others(root: Path, inside: str) -> list[Path]:
 
 
 def _names_of(files: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
-    """Paths of images by the names that a table may use: with or without the folders."""
+    """Paths of images by the names that a table may use: with or without folders and suffix."""
     called: dict[str, set[str]] = {}
     for file in files:
         inside = {file.removeprefix(f"{folder}/") for folder in folders}
         for way in {file, PurePosixPath(file).name, *inside}:
             called.setdefault(way, set()).add(file)
-    return {way: paths.pop() for way, paths in called.items() if len(paths) == 1}
+    one = {way: paths.pop() for way, paths in called.items() if len(paths) == 1}
+    return {str(PurePosixPath(way).with_suffix("")): file for way, file in one.items()} | one
 
 
 def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], list[str]]:
@@ -191,7 +193,6 @@ def _read_labels(table: Path, known: dict[str, str]) -> tuple[dict[str, Row], li
             raise
         return {}, []
     head = list(rows[0][1]) if rows else []
-    known = {str(PurePosixPath(way).with_suffix("")): file for way, file in known.items()} | known
     # Of several such columns, that which names most images; numbers may be those of anything.
     hits = {
         name: sum(_path(row[name]) in known for _, row in rows) for name in _FILES if name in head
