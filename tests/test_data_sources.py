@@ -225,6 +225,21 @@ class TestMadeInAProgram:
         with pytest.raises(UserError, match=message):
             self.make(**rest)
 
+    @pytest.mark.parametrize("kind", [np.int8, np.uint64])
+    def test_numbers_are_whole_and_of_any_type(self, kind):
+        images, numbers = np.zeros((4, R, R, 3), np.uint8), np.asarray([0, 1, 0, 1], kind)
+        split = ArraySplit(images, numbers, numbers)
+        dataset = self.make(splits={"train": split, "test": split}, group_names=["a", "b"])
+        assert dataset.counts()["test"].tolist() == [2, 2]
+        arrays = {"train": (images, numbers, numbers[:, None])}
+        groups = data.from_arrays(arrays, resolution=R).splits["test"].groups
+        assert groups is not None
+        assert groups.dtype == np.int32
+        for wrong in (-1, 2**31):
+            arrays = {"train": (images, numbers, numbers.astype(np.int64) + wrong)}
+            with pytest.raises(UserError, match=r"groups are from .* they must count from 0"):
+                data.from_arrays(arrays, resolution=R)
+
 
 class TestSubset:
     @pytest.fixture

@@ -14,7 +14,7 @@ from etils import epath
 from lgm_jax.data import formats
 from lgm_jax.data.assembly import Request, Stored, assemble
 from lgm_jax.data.dataset import Dataset
-from lgm_jax.data.labels import check_names, read_labels, unlabelled
+from lgm_jax.data.labels import check_names, check_numbers, read_labels, unlabelled
 from lgm_jax.data.records import PixelRecords
 from lgm_jax.data.split_names import assign_splits
 from lgm_jax.errors import UserError, explain, list_some
@@ -67,7 +67,7 @@ def from_arrays(
         stored[split] = Stored(
             PixelRecords(where, images),
             read_labels(labels, len(images), where, list(names) or None),
-            _check_groups(groups[0], len(images), where) if groups else None,
+            _read_groups(groups[0], len(images), where) if groups else None,
             images,
         )
     numbers = [part.groups.max(initial=-1) for part in stored.values() if part.groups is not None]
@@ -158,16 +158,10 @@ def _check_images(images: np.ndarray, where: str) -> np.ndarray:
     return images
 
 
-def _check_groups(numbers: Any, count: int, where: str) -> np.ndarray:
+def _read_groups(numbers: Any, count: int, where: str) -> np.ndarray:
     numbers = np.asarray(numbers)
-    if numbers.shape not in ((count,), (count, 1)) or numbers.dtype.kind not in "iu":
-        raise UserError(
-            f"{where} groups are {numbers.dtype} {numbers.shape}: expected integers ({count},)"
-        )
-    flat = numbers.reshape(-1)
-    # Before they are 32 bits, which a larger number would leave.
-    if flat.size and (flat.min() < 0 or flat.max() >= 2**31):
-        raise UserError(
-            f"{where} groups are from {flat.min()} to {flat.max()}: they must count from 0"
-        )
+    flat = numbers[:, 0] if numbers.shape == (count, 1) else numbers
+    # Before they are 32 bits, which a larger number would leave; those that are too large for the
+    # names are refused with these.
+    check_numbers(flat, count, 2**31, f"{where} groups", "groups")
     return flat.astype(np.int32)

@@ -209,7 +209,7 @@ def check_numbers(
     """Refuses what are not `count` whole numbers that count the `limit` classes, or groups."""
     if numbers.shape != (count,) or numbers.dtype.kind not in "iu":
         raise UserError(f"{what} are {numbers.dtype} {numbers.shape}: expected integers ({count},)")
-    if numbers.min(initial=0) < 0 or numbers.max(initial=-1) >= limit:
+    if count and (numbers.min() < 0 or numbers.max() >= limit):
         raise UserError(
             f"{what} are from {numbers.min()} to {numbers.max()}, but there are {limit} {of}: they "
             "must count from 0"
