@@ -107,6 +107,14 @@ def test_map_of_two_images_has_a_plane():
     np.testing.assert_allclose(found.real, [[-1, 0], [1, 0]], atol=1e-6)
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_map_of_one_feature_lies_on_a_line(classes):
+    features = np.arange(12, dtype=np.float32)[:, None]
+    found = plane.make_map(features, np.arange(12, dtype=np.int32) % classes, features[:3])
+    assert found.real.shape == (12, 2)
+    assert np.ptp(found.real, axis=0).min() == 0
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 def test_map_separates_classes(classes):
     """However little of the variance lies between them."""

@@ -44,6 +44,9 @@ def make_map(
     components. The sample that is shown is drawn with a fixed seed, and the largest entry of each
     direction is positive.
     """
+    if features.shape[1] == 1:
+        # A plane has two directions.
+        features, features_syn = (np.pad(x, ((0, 0), (0, 1))) for x in (features, features_syn))
     rng = np.random.default_rng(0)
     rows = _sample(rng, len(labels), _POINTS)
     fitted = _sample(rng, len(labels), _FITTED)
