@@ -15,8 +15,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
+from lgm_jax import files
 from lgm_jax.errors import UserError
-from lgm_jax.files import replacing
 from lgm_jax.report import pictures
 from lgm_jax.report.plane import Map
 
@@ -30,6 +30,8 @@ _PER_CLASS, _SIDE, _REAL_SIDE = 5, 256, 160
 # A page of at most so many classes is one file. It shows so many images, in so many bytes.
 MOST_CLASSES, _MOST_IMAGES = 100, 200
 _BUDGET, _REAL_BUDGET = 3_000_000, 600_000
+
+_AGAIN = "delete it, and start the run again to have it made anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +92,12 @@ def make_gallery(
     budget, real_budget = (
         (_BUDGET, _REAL_BUDGET) if fits_one_file(len(class_names)) else (None, None)
     )
-    files = {DISTILLED: pictures.encode(pictures.to_bytes(images[rows]), _SIDE, budget)}
+    encoded = {DISTILLED: pictures.encode(pictures.to_bytes(images[rows]), _SIDE, budget)}
     for kind, beside in (reals or {}).items():
-        files[kind] = pictures.encode(beside, _REAL_SIDE, real_budget)
+        encoded[kind] = pictures.encode(beside, _REAL_SIDE, real_budget)
     total = int(np.bincount(labels).max())
     names, side = list(map(str, class_names)), int(images.shape[1])
-    return Gallery(names, labels[rows], total, files, feature_map, side)
+    return Gallery(names, labels[rows], total, encoded, feature_map, side)
 
 
 def real_rows(
@@ -135,14 +137,13 @@ def save_gallery(path: epath.Path, gallery: Gallery) -> None:
     }
     if gallery.side is not None:
         arrays["side"] = gallery.side
-    for kind, files in gallery.files.items():
-        arrays[f"{kind}_bytes"] = np.frombuffer(b"".join(files), np.uint8)
-        arrays[f"{kind}_ends"] = np.cumsum([len(file) for file in files], dtype=np.int64)
+    for kind, stored in gallery.files.items():
+        arrays[f"{kind}_bytes"] = np.frombuffer(b"".join(stored), np.uint8)
+        arrays[f"{kind}_ends"] = np.cumsum([len(file) for file in stored], dtype=np.int64)
     if gallery.map is not None:
         for field in dataclasses.fields(Map):
             arrays[f"map_{field.name}"] = getattr(gallery.map, field.name)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    files.write_arrays(path, arrays)
 
 
 def load_gallery(path: epath.Path) -> Gallery:
@@ -151,16 +152,14 @@ def load_gallery(path: epath.Path) -> Gallery:
     Raises:
         UserError: If it is damaged.
     """
-    # A broken archive makes zipfile, zlib and NumPy raise almost anything.
+    stored = files.read_arrays(path, _AGAIN)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            stored = dict(arrays)
-        labels, files = stored["labels"], {}
+        labels, found = stored["labels"], {}
         for kind in (DISTILLED, *REALS):
             if f"{kind}_ends" in stored:
                 parts = np.split(stored[f"{kind}_bytes"], stored[f"{kind}_ends"])
-                files[kind] = [part.tobytes() for part in parts[:-1]]
-        if {len(listed) for listed in files.values()} != {len(labels)}:
+                found[kind] = [part.tobytes() for part in parts[:-1]]
+        if {len(listed) for listed in found.values()} != {len(labels)}:
             raise ValueError("pictures and labels differ in number")
         # Those of earlier versions do not have all fields.
         values = {
@@ -172,11 +171,9 @@ def load_gallery(path: epath.Path) -> Gallery:
             stored["class_names"].tolist(),
             labels,
             int(stored["total"]),
-            files,
+            found,
             Map(**values) if values else None,
             int(stored["side"]) if "side" in stored else None,
         )
-    except Exception as error:
-        raise UserError(
-            f"{path} is damaged: delete it, and start the run again to have it made anew ({error})"
-        ) from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {_AGAIN} ({error})") from error

@@ -47,7 +47,6 @@ def images_shown(count: int) -> list[int]:
 
 def write_sheet(folder: epath.Path, step: int, images: Float[np.ndarray, "n h w 3"]) -> None:
     """Writes the contact sheet of a step."""
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"step_{step:06d}.webp") as temporary:
         temporary.write_bytes(pictures.draw_sheet(images))
 
