@@ -6,11 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from run_folders import probe_entry, write_run
 
 import launch
 from lgm_jax import experiments, runs, share
+from lgm_jax.distilled import DistilledSet
 from lgm_jax.experiments import runner
 from lgm_jax.report import __main__ as report
 from lgm_jax.stages import reporting
@@ -149,6 +151,17 @@ def test_table_of_an_experiment_lists_doubtful_runs(tmp_path):
         dataclasses.replace(outcomes[1], planned=runner.Planned({}, {"eval_backbones": "far"}))
     ]
     assert experiments.findings(other) == []
+
+
+def test_card_warns_of_images_that_are_worse_than_random_ones():
+    images = DistilledSet(np.zeros((4, 8, 8, 3), np.float32), np.arange(4), list("abcd"), None)
+    made = {"dataset": "shapes", "ipc": 1, "objective": "lgm", "backbones": ["near"]}
+    found = results_of({"near": GOOD | {"distilled": 38.0}}, **made)
+    found["pyramid"] = {"reached": 4, "finest": 32}
+    record = {"inputs": {}, "made_by": []}
+    card = share.write_card(share.Finished(images, found, record), "me/set")
+    assert "**worse than random images**: On near, the distilled images reach 38.0 %" in card
+    assert "**unfinished**: The images are no finer than 4 of 32 px" in card
 
 
 def test_terminal_names_the_faults_of_results(tmp_path, capsys):
