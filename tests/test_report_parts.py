@@ -155,6 +155,14 @@ def test_long_curves_are_thinned_to_their_last_point():
     assert path.endswith(f"{charts.WIDTH:.1f} {charts.HEIGHT:.1f}")
 
 
+def test_curve_of_one_point_is_a_dot():
+    """A line of no length, which round ends show."""
+    (only,) = charts.describe_losses([("loss", [(1, 0.5)])], steps=1)["curves"]
+    # Between 0 and 0.6, the highest tick.
+    assert only["path"] == f"M{charts.WIDTH:.1f} {charts.HEIGHT / 6:.1f}h0"
+    assert only["first"] == only["last"] == (1, 0.5)
+
+
 def test_spread_ends_with_the_last():
     assert pictures.spread(3, 5) == [0, 1, 2]
     assert pictures.spread(100, 4) == [24, 49, 74, 99]
