@@ -92,31 +92,29 @@ def load_npz(request: Request) -> Dataset:
     arrays = read_npz(path)
     if {"images", "train_images"} <= set(arrays):
         raise UserError(f"{file} has both images and train_images: keep one of them")
-    bare = "images" in arrays
-    called = [key.removesuffix("_images") for key in arrays if key.endswith("_images")]
-    called += ["train"] if bare else []
-    if not called:
-        raise UserError(f"{file} has arrays {sorted(arrays)}: expected {_LAYOUT}")
-    assigned, notes = assign_splits(called, file)
-    keys_of = {
-        given: {kind: kind if bare and given == "train" else f"{given}_{kind}" for kind in _KINDS}
-        for given in called
+    prefix_of = {
+        "train" if key == "images" else key.removesuffix("_images"): key.removesuffix("images")
+        for key in arrays
+        if key == "images" or key.endswith("_images")
     }
+    if not prefix_of:
+        raise UserError(f"{file} has arrays {sorted(arrays)}: expected {_LAYOUT}")
+    assigned, notes = assign_splits(prefix_of, file)
     splits: dict[str, Any] = {}
     names = {}
     for split, given in assigned.items():
-        keys = keys_of[given]
-        if keys["labels"] in arrays:
-            kinds = [kind for kind in ("images", "labels", "groups") if keys[kind] in arrays]
-            splits[split] = tuple(arrays[keys[kind]] for kind in kinds)
+        prefix = prefix_of[given]
+        if f"{prefix}labels" in arrays:
+            keys = [f"{prefix}{kind}" for kind in ("images", "labels", "groups")]
+            splits[split] = tuple(arrays[key] for key in keys if key in arrays)
             shared = arrays.get("class_names", np.zeros(0))
-            names[split] = arrays.get(keys["class_names"], shared).reshape(-1).tolist()
+            names[split] = arrays.get(f"{prefix}class_names", shared).reshape(-1).tolist()
         elif split == "train":
-            raise UserError(f"{file} has {keys['images']} but no {keys['labels']}")
+            raise UserError(f"{file} has {prefix}images but no {prefix}labels")
         else:
             notes.append(unlabelled(file, split))
-    used = {"class_names", "group_names"}.union(*(keys.values() for keys in keys_of.values()))
-    if unused := [key for key in arrays if key not in used]:
+    used = {f"{prefix}{kind}" for prefix in prefix_of.values() for kind in _KINDS}
+    if unused := [key for key in arrays if key not in used | {"class_names", "group_names"}]:
         notes.append(f"{file}: {list_some(unused)} is ignored: expected {_LAYOUT}")
     dataset = from_arrays(
         splits,
