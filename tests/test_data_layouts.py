@@ -226,6 +226,7 @@ class TestClassNames:
         dataset = load_dataset("folder", folder=str(folder), resolution=R)
         assert list(dataset.class_names) == ["tench", "blue whale", "\u00e9mu"]
         assert any("class_names.txt names 2 of 3 classes" in note for note in dataset.notes)
+        assert not any("left out" in note for note in dataset.notes)
         assert levels(dataset, "test")[0] == ("tench", 2)
 
     def test_a_class_that_begins_another_takes_none_of_its_lines(self, tmp_path):

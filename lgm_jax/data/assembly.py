@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lgm_jax.data import imagenet
-from lgm_jax.data.class_names import name_wordnet
+from lgm_jax.data.class_names import FILE, name_wordnet
 from lgm_jax.data.dataset import Dataset, Split, digest
 from lgm_jax.data.labels import Labels, match_labels
 from lgm_jax.data.listing import File, Listing
@@ -122,6 +122,8 @@ def assemble_files(
     request: Request, name: str, listing: Listing, listed: Listed, *, own: bool = False
 ) -> Dataset:
     """Makes one data set of image files, a person's `own` or a published set's; see `assemble`."""
+    # Whoever names the classes reads it.
+    listing.use(FILE)
     number_of_group = {group: number for number, group in enumerate(listed.groups)}
     stored = {}
     for split, entries in listed.splits.items():
