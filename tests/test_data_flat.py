@@ -183,6 +183,14 @@ def test_a_table_called_after_a_split_labels_no_other(tmp_path):
     assert trained == {i: ("cat", "dog")[i % 2] for i in range(8)}
 
 
+def test_a_sample_of_answers_labels_nothing(tmp_path):
+    folder = write_twice(tmp_path / "set")
+    made_up = [row | {"file_name": f"test/{row['file_name']}", "label": "cat"} for row in ROWS[:8]]
+    write_table(folder / "sampleSubmission.csv", made_up)
+    notes = open_folder(folder).notes
+    assert any("test images have no labels and are ignored" in note for note in notes)
+
+
 def test_a_table_called_after_a_split_may_label_others_by_their_paths(tmp_path):
     folder = write_twice(tmp_path / "set")
     rows = [

@@ -30,6 +30,8 @@ _GROUPS = ("group", "groups", "group_name")
 _SPLITS = ("split", "subset", "partition", "set", "fold")
 # What files that label images are called, of whatever kind they are.
 _LABELS = re.compile(r"(?:^|[\W_])(?:labels?|metadata|annotations?|targets?|truth)(?:$|[\W_])")
+# Kaggle's tables of answers that are yet to be given: sample_submission, whose labels are made up.
+_ANSWERS = "submission"
 _WRITE = "a labels.csv with the columns file_name and label"
 _APART = "say which, as in train/1.jpg, or give each folder a table of its own"
 
@@ -65,7 +67,7 @@ def find_table(
         if split not in called and path.parent != root / inside:
             apart = {way: file for way, file in own.items() if way not in theirs}
             known = apart if called else dict.fromkeys(own, "") | apart
-        if path.suffix.lower() in _SUFFIXES:
+        if path.suffix.lower() in _SUFFIXES and _ANSWERS not in path.stem.lower():
             rows, missing = _read_labels(path, known)
             if rows:
                 found.append(LabelTable(path.relative_to(root).as_posix(), rows, missing))
