@@ -226,6 +226,15 @@ def test_a_whole_file_beside_an_old_index_is_loaded(folder):
     _same(load(folder), expected)
 
 
+def test_a_tensor_that_two_shards_have_is_named(folder):
+    tensors = _tensors(folder)
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    safetensors.numpy.save_file({"cls_token": tensors["cls_token"]}, folder / "b.safetensors")
+    weight_map = dict.fromkeys(tensors, "a.safetensors") | {"cls_token": "b.safetensors"}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert "b.safetensors has tensors of another file of its index: cls_token" in _refusal(folder)
+
+
 def test_missing_shards_are_named_and_counted(folder):
     (folder / "model.safetensors").unlink()
     names = [f"model-{i:05d}-of-00140.safetensors" for i in range(1, 141)]

@@ -103,6 +103,10 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
                 raise UserError(
                     f"{path} is truncated or not a safetensors file: {error}"
                 ) from error
+            if twice := sorted(handles.keys() & set(handle.keys())):
+                raise UserError(
+                    f"{path} has tensors of another file of its index: {list_some(twice)}"
+                )
             handles |= dict.fromkeys(handle.keys(), handle)
         yield Tensors(handles)
 
