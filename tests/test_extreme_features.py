@@ -131,6 +131,9 @@ def test_analyses_refuse_what_they_cannot_measure():
     features, labels = _features(2 * K)
     with pytest.raises(UserError, match="two images each"):
         analysis.outsideness(features, labels, features[:K], labels[:K])
+    with pytest.raises(UserError, match="two images each"):
+        # Of a class that no real image is of.
+        analysis.outsideness(features, labels + 1, features, labels)
     with pytest.raises(UserError, match="accuracy of 0"):
         analysis.normalized_transfer(np.asarray([[0.0, 1.0], [2.0, 3.0]]))
     with pytest.raises(UserError, match="no length to keep"):

@@ -105,7 +105,7 @@ def outsideness(
         np.asarray(features, np.float64),
         np.asarray(features_real, np.float64),
     )
-    classes = int(labels_real.max()) + 1
+    classes = int(max(labels_real.max(), labels.max(initial=0))) + 1
     if classes < 2 or np.bincount(labels_real, minlength=classes).min() < 2:
         raise UserError("classes have edges where there are two of at least two images each")
     means = np.stack([features_real[labels_real == c].mean(axis=0) for c in range(classes)])
