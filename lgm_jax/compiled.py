@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax
 from ml_collections import ConfigDict
 
-from lgm_jax import accelerators, devices, execution, hlo, memory, plan
+from lgm_jax import accelerators, execution, hlo, memory, plan
 from lgm_jax.backbones.residuals import Residuals
 from lgm_jax.programs import Embedding, Programs
 from lgm_jax.quantities import duration, listed, si
@@ -38,9 +38,6 @@ def describe(config: ConfigDict, name: str) -> str:
     chosen = execution.choose(fitting, programs.offered, programs.views, platform)
     size, program, notes = found[chosen.residuals]
     programs = dataclasses.replace(programs, residuals=chosen.residuals)
-    images, copies = programs.here
-    rows, columns = devices.part(images, copies, size)
-    parts = -(-images // rows) * -(-copies // columns)
     counted = programs.flops(size)
     by_part: dict[str, float] = defaultdict(float)
     for (part, _, _), operations in counted.items():
@@ -58,7 +55,7 @@ def describe(config: ConfigDict, name: str) -> str:
             f"{listed(account, 'B')}",
         ]
     lines += [
-        plan.microbatches_in_words(programs, chosen._replace(microbatch=rows * columns), parts),
+        plan.microbatches_in_words(programs, chosen),
         *notes,
         _real_in_words(programs, accelerator.memory),
         _time_in_words(counted, topology, config.steps),

@@ -77,11 +77,6 @@ class Plan:
         return self.programs.recipe
 
     @property
-    def parts(self) -> int:
-        """Microbatches of a device in a step."""
-        return -(-self.programs.views // self.execution.microbatch)
-
-    @property
     def view_flops(self) -> float:
         """Operations of one forward pass of one view, by all backbones."""
         return _flops(self.programs)[0]
@@ -155,7 +150,7 @@ def describe(config: ConfigDict, machine: Machine) -> str:
         f"exchanged      {si(float(plan.exchanged))}B a step and device"
         + ("" if machine.devices > 1 else ", with more devices"),
         f"memory         {si(needed)}B a device: {listed(plan.memory, 'B')}",
-        microbatches_in_words(plan.programs, plan.execution, plan.parts),
+        microbatches_in_words(plan.programs, plan.execution),
         real_in_words(plan.programs, plan.real_size),
     ]
     if needed > machine.memory * 1e9:
@@ -188,9 +183,10 @@ def title(config: ConfigDict, recipe: Recipe, num_images: int) -> str:
     )
 
 
-def microbatches_in_words(programs: Programs, how: Execution, parts: int) -> str:
-    """How a device takes its views, in so many parts, in a line."""
-    views = f"{programs.views} views a device in {parts} of {how.microbatch}"
+def microbatches_in_words(programs: Programs, how: Execution) -> str:
+    """How a device takes its views, in parts, in a line."""
+    size, parts = programs.parts(how.microbatch)
+    views = f"{programs.views} views a device in {parts} of {size}"
     return f"microbatches   {views}, {how.repeats(parts)}"
 
 
@@ -220,9 +216,9 @@ def make_plan(programs: Programs, machine: Machine, size: int | None = None) -> 
         return sum(_view_bytes(outline, memory.one_view(task), kept) for outline in outlines)
 
     def fitting(kept: Residuals) -> int:
-        if size is not None:
-            return min(size, views)
-        return memory.choose_size(view_bytes(kept), free, views, _PLATFORM)
+        most = size or memory.choose_size(view_bytes(kept), free, views, _PLATFORM)
+        # As the step divides them, in equal parts of whole images or of one's copies.
+        return programs.parts(most)[0]
 
     chosen = execution.choose(fitting, programs.offered, views, _PLATFORM)
     kept = view_bytes(chosen.residuals)

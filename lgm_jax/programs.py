@@ -211,6 +211,12 @@ class Programs(Sized):
         """Views of synthetic images of a device in a step."""
         return math.prod(self.here)
 
+    def parts(self, size: int) -> tuple[int, int]:
+        """Returns the views of a part, where it may have `size`, and the parts of a device."""
+        images, copies = self.here
+        rows, columns = devices.part(images, copies, size)
+        return rows * columns, -(-images // rows) * -(-copies // columns)
+
     def step(self, size: int | None) -> Any:
         """The update, with so many views in a backbone at a time; see `distill.make_step`."""
         return distill.make_step(
@@ -260,10 +266,9 @@ class Programs(Sized):
 
     def fit(self, limit: int, needed: memory.Needed | None = None) -> int:
         """The most views at a time for `limit` bytes a device, by the compiler's account."""
-        images, copies = self.here
-        sizes = {math.prod(devices.part(images, copies, size)) for size in range(1, self.views + 1)}
+        sizes = {self.parts(size)[0] for size in range(1, self.views + 1)}
         free = limit - self.beside()
-        gradient = images * distill.params_bytes(self.recipe.task)
+        gradient = self.here[0] * distill.params_bytes(self.recipe.task)
         fixed = devices.bytes_here(self.arguments()) + gradient
         first = memory.choose_size(self.view_bytes(), free - fixed, self.views, self.platform)
         return memory.fit(needed or self.needed, free, sorted(sizes), first, fixed)

@@ -94,9 +94,18 @@ def test_memory_and_exchange_follow_the_devices():
     assert one.memory["real"] == 1149 * pixels + 2 * 40 * batch + 40 * 16
     assert four.memory["real"] == 1149 * pixels + 2 * 10 * batch + 10 * 16
     small = plan_of(recipe, [outline], plan.Machine(memory=0.1), one.execution.microbatch // 2)
-    assert small.parts > one.parts
+    assert small.execution.microbatch < one.execution.microbatch
     assert small.memory["microbatch"] < one.memory["microbatch"]
     assert small.flops["again"] == small.flops["synthetic forward"]
+
+
+@pytest.mark.parametrize(("size", "line"), [(7, "10 of 4"), (3, "20 of 2"), (25, "2 of 20")])
+def test_microbatches_are_counted_as_the_step_divides_views(size, line):
+    """In equal parts of whole images, or of the copies of one."""
+    outline = Outline(*backbones.outline("digits_contrastive"))
+    planned = plan_of(recipe_of(), [outline], plan.Machine(memory=0.1), size)
+    words = plan.microbatches_in_words(planned.programs, planned.execution)
+    assert f"40 views a device in {line}, " in words
 
 
 def test_plan_is_printed_without_weights_or_data(capsys):
