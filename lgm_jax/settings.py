@@ -169,8 +169,17 @@ def identity_of(
     Args:
         crop_at: The place where streamed images are cropped, `center` or `random`.
         source: The hash of finished images in place of a distillation.
+
+    Raises:
+        UserError: If something from outside is no dataclass, or has a field without a description.
     """
-    task = identity.describe(recipe.task)
+    try:
+        task = identity.describe(recipe.task)
+    except TypeError as error:
+        raise UserError(
+            f"{error}, which a run is known by: make it a frozen dataclass of numbers and names, "
+            "see docs/extending.md"
+        ) from error
     nouns = {name: task.pop(name, {}) for name in ("parametrisation", "objective", "augmentation")}
     named = _named("", task) | _named("", identity.describe(recipe.updates))
     named |= _named("real.", identity.describe(recipe.real))

@@ -40,6 +40,20 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"augmentation": lambda keys, images, resolution: images},
+        {"objective": type("Bare", (), {"__call__": lambda self, key, synthetic, real: 0.0})()},
+    ],
+)
+def test_what_a_run_cannot_be_known_by_is_refused_in_a_line(changes):
+    recipe = settings.Recipe(dataclasses.replace(TASK, **changes), UPDATES, REAL)
+    with pytest.raises(UserError, match=r"has no description, .* a frozen dataclass") as error:
+        settings.identity_of(recipe, 0, ["a"], [1.0], "b", "center", None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("options", "name", "typo", "meant"),
     [
         (UPDATES, "schedule", "cosin", "cosine"),
