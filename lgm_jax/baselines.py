@@ -22,10 +22,7 @@ def random(
     Raises:
         ValueError: If a class has fewer than `ipc` images.
     """
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == label) for label in range(num_classes)]
-    if min(map(len, members)) < ipc:
-        raise ValueError(f"a class has fewer than {ipc} images")
+    rng, members = np.random.default_rng(seed), _members(labels, ipc, num_classes)
     return np.stack(
         [
             np.concatenate([rng.choice(indices, ipc, replace=False) for indices in members])
@@ -41,10 +38,12 @@ def centroids(
 
     Returns:
         Indices of training images, class by class.
+
+    Raises:
+        ValueError: If a class has fewer than `ipc` images.
     """
     chosen = []
-    for label in range(num_classes):
-        members = np.flatnonzero(labels == label)
+    for members in _members(labels, ipc, num_classes):
         # In float64: a mean that all images share may be large beside the distances.
         rows = features[members].astype(np.float64)
         distances = np.linalg.norm(rows - rows.mean(axis=0), axis=-1)
@@ -81,3 +80,13 @@ def neighbors(
             cosines = (float64.unit(features_syn[rows]) @ unit.T).astype(np.float32)
             nearest[rows] = members[np.argmax(cosines, axis=-1)]
     return nearest
+
+
+def _members(
+    labels: Int[np.ndarray, " n"], ipc: int, num_classes: int
+) -> list[Int[np.ndarray, " m"]]:
+    """Returns the indices of each class's images, of which there must be `ipc`."""
+    members = [np.flatnonzero(labels == label) for label in range(num_classes)]
+    if min(map(len, members)) < ipc:
+        raise ValueError(f"a class has fewer than {ipc} images")
+    return members

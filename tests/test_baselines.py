@@ -29,6 +29,13 @@ def test_centroids_are_the_images_nearest_to_the_mean():
     np.testing.assert_array_equal(baselines.centroids(features, labels, 2, 2), [1, 0, 4, 3])
 
 
+def test_centroids_are_as_many_of_each_class_as_asked_for():
+    features, labels = np.ones((5, 2), np.float32), np.asarray([0, 0, 0, 1, 1])
+    for ipc, classes in ((3, 2), (1, 3)):
+        with pytest.raises(ValueError, match=f"fewer than {ipc}"):
+            baselines.centroids(features, labels, ipc, classes)
+
+
 def test_neighbors_are_of_the_same_class_and_ignore_length():
     features = np.array([[1.0, 0.0], [0.0, 9.0], [1.0, 1.0], [0.1, 0.0]], np.float32)
     labels = np.array([0, 0, 1, 1])
