@@ -289,7 +289,7 @@ def _train_epochs(
         fit, parts = jax.lax.scan(
             lambda fit, some: each(fit, view, labels, teacher, *some), fit, batches
         )
-        losses = fit.losses.at[:, number].set(jnp.sum(parts, axis=0))
+        losses = fit.losses.at[:, number].set(jnp.sum(parts, axis=0, dtype=fit.losses.dtype))
         return Fit(fit.heads, fit.opt_state, losses), None
 
     return jax.lax.scan(epoch, fit, epochs)[0]
@@ -383,8 +383,8 @@ def lbfgs(
         return (optax.apply_updates(head, updates), state), None
 
     head = {
-        "kernel": jnp.zeros((features.shape[-1], num_classes), jnp.float32),
-        "bias": jnp.zeros((num_classes,), jnp.float32),
+        "kernel": jnp.zeros((features.shape[-1], num_classes), features.dtype),
+        "bias": jnp.zeros((num_classes,), features.dtype),
     }
     (head, _), _ = jax.lax.scan(update, (head, solver.init(head)), length=protocol.epochs)
     kernel = head["kernel"] * scale

@@ -56,6 +56,27 @@ def test_the_probe_by_lbfgs_is_at_its_minimum_whatever_the_mean(shift, ridge, to
     assert np.abs(residual.sum(0)).max() < 1e-4
 
 
+def test_features_of_float64_are_computed_in_where_jax_has_it():
+    features, labels = _features(10 * K)
+    with jax.enable_x64(True):
+        wide, narrow = _lbfgs(features.astype(np.float64), labels), _lbfgs(features, labels)
+    # Of 60 iterations.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), wide, narrow)
+    assert np.any(wide["kernel"] != wide["kernel"].astype(np.float32))
+
+
+def test_class_means_of_features_in_half_precision_lose_no_more_digits():
+    features, labels = _features(10 * K)
+    halved = jnp.asarray(features + np.float32(5), jnp.bfloat16)
+    found, expected = (
+        analysis.class_means_share(
+            jax.random.key(0), each, jnp.asarray(labels), K, head_std=0.1, heads=2
+        )
+        for each in (halved, halved.astype(jnp.float32))
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_features_in_half_precision_lose_no_more_digits_in_the_probe():
     features, labels = _features(10 * K)
     halved = jnp.asarray(features + np.float32(5), jnp.bfloat16)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from lgm_jax import objectives
 from lgm_jax.errors import UserError
 from lgm_jax.flows import class_sums
-from lgm_jax.numerics import nonzero
+from lgm_jax.numerics import nonzero, wide
 
 
 class ClassMeansShare(NamedTuple):
@@ -58,6 +58,7 @@ def class_means_share(
         The shares. Features of zero have a head gradient of their biases alone, which class means
         explain; where a gradient is zero, shares are 0.
     """
+    features = wide(features)
     sums = class_sums(features, labels, num_classes)
     means = sums.features / jnp.maximum(sums.weights, 1)[:, None]
     overall = jnp.broadcast_to(jnp.mean(features, axis=0, keepdims=True), means.shape)
