@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from lgm_jax.errors import UserError, unknown_name
 
@@ -68,3 +69,12 @@ def flags(owner: Any, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(owner, name), bool):
             raise UserError(f"{name} must be True or False, not {getattr(owner, name)!r}")
+
+
+def classes(labels: Any, num_classes: int, *, each: bool = False) -> None:
+    """Checks that labels are classes, and perhaps that each class has one."""
+    found = np.unique(labels)
+    if len(found) and not 0 <= found[0] <= found[-1] < num_classes:
+        raise UserError(f"labels must be from 0 to {num_classes - 1}")
+    if each and len(found) < num_classes:
+        raise UserError(f"{num_classes - len(found)} of {num_classes} classes have no image")

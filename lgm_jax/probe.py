@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from lgm_jax import compilation, devices
+from lgm_jax import checks, compilation, devices
 from lgm_jax import heads as linear
 from lgm_jax.augment import Augmentation
 from lgm_jax.backbones import Backbone
@@ -241,7 +241,7 @@ def evaluate(
         UserError: If a label is not a class of the heads.
     """
     num_classes = heads["bias"].shape[-1]
-    _check_classes(np.asarray(labels), num_classes)
+    checks.classes(labels, num_classes)
     mesh = devices.make_mesh(devices=jax.local_devices()) if mesh is None else mesh
     rows = devices.put(mesh, (features, labels), devices.ROWS)
     found = devices.fetch(mesh, _ranks(devices.put(mesh, heads), *rows))
@@ -300,13 +300,8 @@ def _labels_of_runs(labels: Any, runs: int, num_images: int, num_classes: int) -
     if labels.shape != wanted:
         raise UserError(f"labels must have the shape {wanted[1:]} or {wanted}, not {labels.shape}")
     if hard:
-        _check_classes(labels, num_classes)
+        checks.classes(labels, num_classes)
     return labels
-
-
-def _check_classes(labels: Int[np.ndarray, "..."], num_classes: int) -> None:
-    if np.any((labels < 0) | (labels >= num_classes)):
-        raise UserError(f"labels must be from 0 to {num_classes - 1}")
 
 
 @compilation.Program

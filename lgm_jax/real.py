@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from lgm_jax import devices, hosts, numerics
+from lgm_jax import checks, devices, hosts, numerics
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
-from lgm_jax.data.loader import HostBatch, Loader, Parts
+from lgm_jax.data.loader import HostBatch, Parts
 from lgm_jax.data.sampling import Choices, Order
 from lgm_jax.devices import AnyMesh
 from lgm_jax.distill import Distillation, mesh_for
@@ -63,8 +63,13 @@ def streamed(
         held: Whether all images of a split lie on every device, rather than those of a step.
         mesh: The devices, as for `distill.make_step`.
         microbatch: Images in a backbone at a time on each device; all by default.
+
+    Raises:
+        UserError: If a label is not a class, or a class has no image though sampling is balanced.
     """
     mesh = mesh_for(task, mesh)
+    if not callable(images):
+        checks.classes(images.labels, task.num_classes, each=sampling == "balanced")
     if callable(images):
         batches = _from_host(images, task, mesh)
     elif held:
@@ -72,7 +77,13 @@ def streamed(
     else:
         order = Order(sampling, image_keys(key)[0], np.asarray(images.labels), task.num_classes)
         parts = Parts(images, order, None, task.num_views, 2**31, hosts.index(), hosts.count())
-        batches = _from_host(Loader(parts, workers=0), task, mesh)
+
+        # Not a `Loader`, which is to be closed, and keeps its images until then.
+        def read(step: int) -> HostBatch:
+            pixels, indices = parts.load(step, slice(None))
+            return HostBatch(pixels, parts.split.labels[indices], parts.numbers, indices)
+
+        batches = _from_host(Ahead(read, parts.steps), task, mesh)
     view_key = jax.random.fold_in(key, _VIEW)
     params = [devices.put(mesh, backbone.params) for backbone in backbones]
     options: dict[str, Any] = {
@@ -114,9 +125,10 @@ def cached(
     """Draws the features of a batch from those of some views of each real image.
 
     Each image is seen in a random view. Choosing takes time in proportion to the batch. Arguments
-    as for `streamed`, whose shuffles are others.
+    and errors as for `streamed`, whose shuffles are others.
     """
     mesh = mesh_for(task, mesh)
+    checks.classes(labels, task.num_classes, each=sampling == "balanced")
     order = Order(sampling, jax.random.fold_in(key, _REAL), labels, task.num_classes, made=False)
     choices = Choices(jax.random.fold_in(key, _VIEW))
     views = stored[0].views
@@ -155,9 +167,10 @@ def exact(
 ) -> Real:
     """Returns all features of some views of each real image, or what the objective prepares.
 
-    Arguments as for `cached`.
+    Arguments and errors as for `cached`.
     """
     mesh = mesh_for(task, mesh)
+    checks.classes(labels, task.num_classes)
     prepare = getattr(task.objective, "prepare", None)
     placed = []
     for rows in stored:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +15,10 @@ from distilling import KEY, TASK, assert_close_to_largest, compile_step, run
 
 from lgm_jax import distill, objectives, real
 from lgm_jax.augment import augment, center_crop, to_float
+from lgm_jax.data.dataset import ArraySplit
 from lgm_jax.data.loader import HostBatch
 from lgm_jax.data.sampling import SAMPLINGS, Order
+from lgm_jax.errors import UserError
 from lgm_jax.features import Rows
 from tests.marks import slow
 
@@ -53,6 +58,46 @@ def test_streamed_embeds_the_images_of_the_order(vit, colours, sampling, augment
         np.testing.assert_array_equal(found.copy, np.arange(4))
         np.testing.assert_array_equal(found.weights, np.ones(4))
         assert found.num_classes == 2
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_streamed_images_are_let_go_of(vit, colours, held):
+    split = ArraySplit(colours.images.copy(), colours.labels)
+    source, kept = real.streamed([vit], split, TASK, KEY, held=held), weakref.ref(split)
+    source(0)
+    del split, source
+    # The thread that read ahead may be about to end.
+    deadline = time.monotonic() + 10
+    while kept() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert kept() is None
+
+
+def test_labels_that_are_no_class_of_the_task_are_refused(vit, kept, colours):
+    """Their rows would count, but for no class."""
+    for label in (-1, 2):
+        labels = colours.labels.copy()
+        labels[3] = label
+        split = ArraySplit(colours.images, labels)
+        for make in (
+            lambda split=split: real.streamed([vit], split, TASK, KEY),
+            lambda labels=labels: real.cached([kept], labels, TASK, KEY),
+            lambda labels=labels: real.exact([kept], labels, TASK),
+        ):
+            with pytest.raises(UserError, match="labels must be from 0 to 1"):
+                make()
+
+
+def test_a_balanced_choice_needs_images_of_each_class(vit, kept, colours):
+    """It would look for one without end."""
+    labels = np.zeros_like(colours.labels)
+    split = ArraySplit(colours.images, labels)
+    with pytest.raises(UserError, match="1 of 2 classes have no image"):
+        real.streamed([vit], split, TASK, KEY, sampling="balanced")
+    with pytest.raises(UserError, match="1 of 2 classes have no image"):
+        real.cached([kept], labels, TASK, KEY, sampling="balanced")
+    real.cached([kept], labels, TASK, KEY)
 
 
 @pytest.mark.slow
