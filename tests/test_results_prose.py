@@ -168,6 +168,9 @@ def said() -> dict[str, list[str]]:
             f"digits, {spread('objectives', 'soft labels', c)} for "
             f"{spread('objectives', 'hard labels', c)}",
         ],
+        "heads of 1": [
+            f"teach P {mean('photos_heads', p, p)} %, with 0.01 {copies['3']} (the same seed"
+        ],
         "closed-form probe": [f"at {mean('clp', '0.02', '0.3')} with one distillation seed"],
     }
 

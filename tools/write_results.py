@@ -17,7 +17,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from PIL import Image
 
 import launch
 from lgm_jax import experiments, public, runs
-from lgm_jax.experiments import figures, result, runner, samples
+from lgm_jax.experiments import dots, figures, result, runner, samples
 from lgm_jax.experiments.frame import Study
 from tools import write_gallery
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
 
-# Tables of a figure that docs/results.md shows by themselves, by page and file.
+# Tables of dots that docs/results.md shows by themselves: by page and file, which of the figure's.
 _PANELS: Mapping[str, Mapping[str, int]] = {
     "objectives": {"objectives_steps": 0, "objectives_joint": -1},
 }
@@ -130,17 +130,6 @@ def shrink(picture: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_panels(
-    name: str, collected: Mapping[str, Any], found: result.Result
-) -> Iterator[tuple[str, bytes]]:
-    """Yields the tables of a figure that have a file of their own, drawn as the figure is."""
-    sweep = experiments.find(_parse(collected["command"]))
-    for panel, index in _PANELS.get(name, {}).items():
-        shown = [found.to_draw[index]]
-        (drawn,) = figures.render(lambda figure, shown=shown: sweep.draw(figure, shown), ["svg"])
-        yield panel, drawn
-
-
 def main(workdirs: list[str], out: Path = DOCS) -> int:
     """Writes the pages; gives the exit code."""
     for folder in map(Path, workdirs):
@@ -159,7 +148,9 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
         (out / f"{folder.name}.md").write_text(text)
         (drawn,) = figures.render(found.draw, ["svg"])
         (out / f"{folder.name}.svg").write_bytes(drawn)
-        for panel, drawn in _draw_panels(folder.name, collected, found):
+        for panel, index in _PANELS.get(folder.name, {}).items():
+            draw = functools.partial(dots.dots, tables=[found.to_draw[index]])
+            (drawn,) = figures.render(draw, ["svg"])
             (out / f"{panel}.svg").write_bytes(drawn)
         (out / f"{folder.name}.webp").unlink(missing_ok=True)
         images.unlink(missing_ok=True)
