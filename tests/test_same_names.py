@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import launch
+from lgm_jax import solvers
+from lgm_jax.stages import probing
 from tests.launching import opened
 
 ROOT = Path(__file__).parents[1]
@@ -41,15 +43,30 @@ def refused(capsys, *flags):
     return line
 
 
-def test_two_evaluation_backbones_of_one_name_have_a_name_each(alike, tmp_path):
+def test_two_evaluation_backbones_of_one_name_have_entries_each(alike, tmp_path, monkeypatch):
+    """By heads that name one class, another of each backbone: without a probe that is trained."""
     folders = [alike / owner / "tiny" for owner in ("here", "there")]
-    flags = (
-        f"--config.backbone.name={folders[0]}",
-        "--config.eval_backbones={},{}".format(*folders),
-    )
+    both = ",".join(map(str, folders))
+    flags = (f"--config.backbone.name={folders[0]}", f"--config.eval_backbones={both}")
     session = opened(tmp_path / "run", *QUICK, *SMALL, *flags)
-    names = [session.name_of(backbone) for backbone in session.eval_backbones]
-    assert names == ["tiny (normalization=imagenet)", "tiny (normalization=half)"]
+    names = ["tiny (normalization=imagenet)", "tiny (normalization=half)"]
+    assert list(map(session.name_of, session.eval_backbones)) == names
+    labels = session.dataset.splits[session.config.probe.split].labels
+
+    def heads(row, backbone):
+        named = session.eval_backbones.index(backbone)
+        bias = np.eye(10, dtype=np.float32)[[named]]
+        return solvers.Trained({"kernel": np.zeros((1, 3, 10), np.float32), "bias": bias}, None)
+
+    monkeypatch.setattr(probing.Row, "heads", heads)
+    features = np.zeros((len(labels), 3), np.float32)
+    monkeypatch.setattr(type(session), "features", lambda *_: features)
+    probing.baselines_stage(session)
+    found = probing.collect_results(session)
+    assert list(found) == names
+    for number, name in enumerate(names):
+        expected = 100 * np.mean(labels == number)
+        assert found[name]["random"]["top1_mean"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow
