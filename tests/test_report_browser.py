@@ -178,8 +178,18 @@ def test_comparison_names_the_best_and_what_differs(opened, size):
     assert [head.split()[0] for head in heads] == ["class", "typical", "near", "far", "far"]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # One box of curves for each objective.
-    expect(page.locator("#loss h3")).to_have_text(["lgm", "clp: far (failed)"])
-    assert page.locator("#loss .figure").nth(0).locator("path.line").count() == 2
+    expect(page.locator("#loss h3")).to_have_text(["lgm", "clp"])
+    expect(page.locator("#loss .legend li")).to_have_text(["near", "far (two)", "far (failed)"])
+    colours = "(lines) => lines.map((line) => getComputedStyle(line).stroke)"
+    of_curves = page.locator("#loss path.line").evaluate_all(colours)
+    assert of_curves == page.locator("#loss .legend line").evaluate_all(colours)
+    assert len(set(of_curves)) == 3
+    # Images of all runs are seen at once, in columns of one width.
+    boxes = [cell.bounding_box() for cell in page.locator("tr").nth(1).locator("button.cell").all()]
+    assert len(boxes) == 4
+    assert boxes[-1]["x"] + boxes[-1]["width"] <= page.viewport_size["width"]
+    steps = np.diff([box["x"] for box in boxes])
+    np.testing.assert_allclose(steps, steps[0], atol=1)
     # A cell enlarges.
     cell = page.locator("button.cell").nth(1)
     small = cell.bounding_box()["width"]

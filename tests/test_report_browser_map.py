@@ -182,6 +182,19 @@ def test_enlarged_map_follows_the_chosen_class(opened, size):
     expect(lit).to_have_attribute("data-label", "1")
 
 
+def test_map_is_enlarged_about_the_chosen_class(opened):
+    page = opened("many/report.html")
+    page.get_by_label("Find a class on the map").fill("english_springer_spaniel_7")
+    place = "(b) => { const [own, box] = [b, document.querySelector('.pane')].map("
+    place += "(e) => e.getBoundingClientRect());"
+    place += " return [own.x + own.width / 2 - box.x, own.y + own.height / 2 - box.y]; }"
+    dot = page.locator(".plane button.hot")
+    before = dot.evaluate(place)
+    for _ in range(2):
+        page.get_by_role("button", name="Larger").click()
+    assert dot.evaluate(place) == pytest.approx(before, abs=2)
+
+
 def test_enlarged_map_shows_the_thumbnail_that_is_searched(opened):
     page = opened("many/report.html")
     for _ in range(5):

@@ -29,7 +29,7 @@ def test_comparison_sets_classes_side_by_side(tmp_path, reported):
     out = tmp_path / "deep" / "compare.html"
     assert write(reported, other, f"--out={out}") == 0
     text = out.read_text()
-    rows = re.findall(r'<tr data-name="(\w+)" data-label="\d">.*?</tr>', text, re.DOTALL)
+    rows = re.findall(r'<tr data-name="(\w+)" data-label="\d" role="row">.*?</tr>', text, re.DOTALL)
     assert rows == list(NAMES)
     alts = [image["alt"] for image in Tags(text).of("img")]
     assert alts[:3] == [
@@ -131,7 +131,22 @@ def test_runs_of_one_backbone_are_told_apart(tmp_path, reported):
     assert titles(views[1:]) == ["near (x)", "near (y)"]
     far = view.read_run(write_run(tmp_path / "far", backbone="far"))
     assert titles([views[0], far]) == ["near", "far"]
-    assert len(set(titles([views[0], views[0]]))) == 2
+    # A longer path would not tell a run from itself.
+    assert titles([views[0], views[0]]) == ["near, 1", "near, 2"]
+    assert titles([views[1], views[2], views[1]]) == ["near (x), 1", "near (y)", "near (x), 3"]
+
+
+def test_comparison_lists_runs_of_one_fault_together(tmp_path, reported):
+    folders = [write_run(tmp_path / name, seed=seed) for seed, name in enumerate("xy")]
+    for folder in folders:
+        results = json.loads((folder / runs.RESULTS).read_text())
+        results["pyramid"] = {"reached": 8, "finest": 32}
+        (folder / runs.RESULTS).write_text(json.dumps(results))
+    out = tmp_path / "compare.html"
+    assert write(reported, *folders, f"--out={out}") == 0
+    (notice,) = re.findall(r'<div class="notice warning".*?</div>', out.read_text(), re.DOTALL)
+    assert notice.count("<strong>") == 1
+    assert re.findall(r"<li>(near \(\w\)): ", notice) == ["near (x)", "near (y)"]
 
 
 def test_runs_of_other_classes_are_refused_with_the_reason(tmp_path, reported, capsys):

@@ -90,7 +90,7 @@ def describe_losses(
         "curves": [
             {
                 "name": name,
-                "series": i % len(SERIES),
+                "series": i % len(SERIES) if len(curves) > 1 else None,
                 "path": curve(points, end, low, high),
                 "first": points[0],
                 "last": points[-1],

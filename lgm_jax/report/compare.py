@@ -19,7 +19,7 @@ from lgm_jax.report.judge import judge, standard_error
 from lgm_jax.report.pictures import Place
 from lgm_jax.report.template import render
 from lgm_jax.report.view import RunView, first_pictures, match_classes
-from lgm_jax.report.vocabulary import TITLES
+from lgm_jax.report.vocabulary import SERIES, TITLES
 
 # Pictures that one file holds at most, and their bytes.
 MOST_PICTURES, _BUDGET = 400, 7_000_000
@@ -107,11 +107,7 @@ def describe_comparison(
         "about": {name: words.about_backbone(name) for name in backbones},
         "words": words.glossary(methods, None, has_loss=any(view.losses for view in views)),
         "num_test": tested.pop() if same_data and len(tested) == 1 else None,
-        "findings": [
-            finding._replace(text=f"{run.title}: {finding.text}")
-            for run in compared
-            for finding in judge(run.view.results, run.view.num_test)
-        ],
+        "findings": _list_findings(compared),
         "same_data": same_data,
         "all_made": all(view.backbones for view in views),
         "lazy": place.folder is not None,
@@ -126,7 +122,7 @@ def name_runs(views: Sequence[RunView]) -> list[Compared]:
     plain = [view.title for view in views]
     titles = plain
     for depth in range(1, 1 + max(len(view.path.parts) for view in views)):
-        if len(set(titles)) == len(titles):
+        if len(set(titles)) == len({view.path for view in views}):
             break
         titles = [
             title if plain.count(title) == 1 else f"{title} ({'/'.join(view.path.parts[-depth:])})"
@@ -176,14 +172,33 @@ def _describe_classes(
     return rows
 
 
+def _list_findings(compared: Sequence[Compared]) -> list[tuple[str, list[str]]]:
+    """Returns faults with what they say of each run: many runs often share one."""
+    texts: dict[str, list[str]] = {}
+    for run in compared:
+        for finding in judge(run.view.results, run.view.num_test):
+            texts.setdefault(finding.title, []).append(f"{run.title}: {finding.text}")
+    return list(texts.items())
+
+
 def _describe_losses(compared: Sequence[Compared]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns curves by objective: losses of different ones are not on one scale."""
+    """Returns curves by objective: losses of different ones are not on one scale.
+
+    A run has one colour, whatever box its curve is in.
+    """
     groups: dict[str, list[tuple[str, Sequence[tuple[int, float]]]]] = {}
     for run in compared:
         objective = str(run.view.recorded.get("objective") or "none")
         groups.setdefault(objective, []).append((run.title, run.view.losses))
-    described = ((name, describe_losses(curves)) for name, curves in groups.items())
-    return [(name, loss) for name, loss in described if loss is not None]
+    number = {run.title: i % len(SERIES) for i, run in enumerate(compared)}
+    described = []
+    for name, curves in groups.items():
+        if (loss := describe_losses(curves)) is None:
+            continue
+        for each in loss["curves"]:
+            each["series"] = number[each["name"]]
+        described.append((name, loss))
+    return described
 
 
 def _describe_differences(views: Sequence[RunView]) -> list[str]:

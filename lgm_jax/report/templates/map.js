@@ -92,8 +92,15 @@ const makeMap = (plane) => {
     smaller.disabled = level === 0;
     point(chosen);
   };
-  larger.addEventListener("click", () => { zoom(level + 1); reveal(); });
-  smaller.addEventListener("click", () => { zoom(level - 1); reveal(); });
+  // About the chosen image, which then keeps its place, else about the middle.
+  const step = (by) => {
+    const own = chosen?.getBoundingClientRect(), box = pane.getBoundingClientRect();
+    const about = own ? [own.left + own.width / 2 - box.left, own.top + own.height / 2 - box.top] : [];
+    zoom(level + by, ...about);
+    reveal();
+  };
+  larger.addEventListener("click", () => step(1));
+  smaller.addEventListener("click", () => step(-1));
   pane.addEventListener("wheel", (event) => {
     // As browsers send the gesture of two fingers.
     if (!event.ctrlKey) return;
