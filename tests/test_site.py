@@ -80,6 +80,23 @@ def test_a_figure_opens_in_full_width_and_closes(open_page, scheme):
     assert paper == scheme
 
 
+def test_pages_fit_a_phone(open_page):
+    for name in (*PAGES, "limits/", "recipes/", "reference/config/"):
+        page = open_page(name, width=390)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        # A flag is not broken after its hyphens, nor a name within a table.
+        broken = "(words) => words.filter((w) => w.getClientRects().length > 1)"
+        broken += ".map((w) => w.textContent)"
+        assert page.locator("code .word").evaluate_all(broken) == [], name
+    # What a key means is seen without scrolling, beside a default of many names, too.
+    row = page.locator("tr", has_text="baselines").first
+    meaning = row.locator("td").last.bounding_box()
+    assert meaning["x"] + meaning["width"] / 2 < 390
+    # Words of a figure can be read: it scrolls as a table does.
+    figure = open_page("results/table1/", width=390).locator(".md-content img").first
+    assert figure.bounding_box()["width"] > 500
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violations_on_the_site(open_page, scheme):
     if not REQUIRED:

@@ -23,6 +23,20 @@ for (const image of document.querySelectorAll(".md-content img")) {
 }
 shown.addEventListener("keydown", (event) => event.key === "Enter" && shown.close());
 
+// A browser would break a command after the hyphens of a flag: it may after spaces and commas, and
+// outside of tables, which scroll, within words that are longer than a line of a phone.
+for (const code of document.querySelectorAll(".md-typeset :not(pre) > code:not(:has(*))")) {
+  const longest = code.closest("table") ? Infinity : 34;
+  const parts = code.textContent.split(/(\s+)|(?<=,)/).filter(Boolean);
+  code.replaceChildren(...parts.flatMap((part) => {
+    if (!part.trim()) return part;
+    const word = document.createElement("span");
+    if (part.length <= longest) word.className = "word";
+    word.textContent = part;
+    return [word, ...part.endsWith(",") ? [document.createElement("wbr")] : []];
+  }));
+}
+
 // What the theme leaves to be named, or to be reached by keyboard.
 document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
 for (const head of document.querySelectorAll(".md-typeset th:empty")) {
@@ -33,6 +47,11 @@ addEventListener("load", () => {
     nav.setAttribute("aria-label", `Code ${i + 1}`);
   });
   for (const wide of document.querySelectorAll(".md-typeset__scrollwrap, .highlight-ipynb")) {
-    if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    if (wide.scrollWidth <= wide.clientWidth) continue;
+    wide.tabIndex = 0;
+    wide.classList.add("wide");
+    for (const cell of wide.querySelectorAll("td")) {
+      cell.classList.toggle("long", cell.textContent.length > 30);
+    }
   }
 });
