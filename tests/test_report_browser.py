@@ -99,7 +99,7 @@ def test_fingers_find_what_a_pointer_would(opened):
     lines = "(e) => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight)"
     assert page.locator(".lede").evaluate(lines) < 4.1
     # How good they are can be told from the first screen.
-    expect(page.get_by_text("on random real ones")).to_be_in_viewport()
+    expect(page.get_by_text("With random real ones it is")).to_be_in_viewport()
     expect(page.get_by_text("Point at an image")).to_be_hidden()
     thumb = page.locator(".plane button").nth(2)
     thumb.tap()

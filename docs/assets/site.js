@@ -51,7 +51,7 @@ addEventListener("load", () => {
     wide.tabIndex = 0;
     wide.classList.add("wide");
     for (const cell of wide.querySelectorAll("td")) {
-      cell.classList.toggle("long", cell.textContent.length > 30);
+      cell.classList.toggle("long", cell.textContent.split(/\s+/).length > 4);
     }
   }
 });
