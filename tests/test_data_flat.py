@@ -191,14 +191,18 @@ def test_a_sample_of_answers_labels_nothing(tmp_path):
     assert any("test images have no labels and are ignored" in note for note in notes)
 
 
-def test_a_table_called_after_a_split_may_label_others_by_their_paths(tmp_path):
-    folder = write_twice(tmp_path / "set")
-    rows = [
+def by_path():
+    """Rows of a table above both splits."""
+    return [
         row | {"file_name": f"{split}/{row['file_name']}"}
         for split in ("train", "test")
         for row in ROWS[:8]
     ]
-    write_table(folder / "train.csv", rows)
+
+
+def test_a_table_called_after_a_split_may_label_others_by_their_paths(tmp_path):
+    folder = write_twice(tmp_path / "set")
+    write_table(folder / "train.csv", by_path())
     assert len(open_folder(folder).splits["test"].labels) == 8
 
 
@@ -207,12 +211,7 @@ def test_a_table_of_all_splits_says_which_image_it_means(tmp_path):
     (folder / "train.csv").rename(folder / "labels.csv")
     with pytest.raises(UserError, match=r"images of several splits are called 0\.png: say which"):
         open_folder(folder)
-    rows = [
-        row | {"file_name": f"{s}/{row['file_name']}"}
-        for s in ("train", "test")
-        for row in ROWS[:8]
-    ]
-    write_table(folder / "labels.csv", rows)
+    write_table(folder / "labels.csv", by_path())
     assert len(open_folder(folder).splits["test"].labels) == 8
 
 

@@ -315,9 +315,8 @@ def test_a_fit_refuses_labels_that_do_not_fit(labels, text):
 @pytest.mark.parametrize("label", [-1, CLASSES])
 def test_a_label_that_is_no_class_is_refused_and_not_counted_as_right(label):
     heads = {"kernel": jnp.zeros((1, 3, CLASSES)), "bias": jnp.arange(7.0)[None]}
-    labels = np.asarray([0, label], np.int32)
     with pytest.raises(UserError, match="from 0 to 6"):
-        probe.evaluate(heads, np.zeros((2, 3), np.float32), labels)
+        probe.evaluate(heads, np.zeros((2, 3), np.float32), np.asarray([0, label], np.int32))
 
 
 def test_lbfgs_refuses_images_that_change():
