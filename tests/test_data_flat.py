@@ -191,7 +191,7 @@ def test_a_sample_of_answers_labels_nothing(tmp_path):
     assert any("test images have no labels and are ignored" in note for note in notes)
 
 
-def by_path():
+def rows_by_path():
     """Rows of a table above both splits."""
     return [
         row | {"file_name": f"{split}/{row['file_name']}"}
@@ -202,7 +202,7 @@ def by_path():
 
 def test_a_table_called_after_a_split_may_label_others_by_their_paths(tmp_path):
     folder = write_twice(tmp_path / "set")
-    write_table(folder / "train.csv", by_path())
+    write_table(folder / "train.csv", rows_by_path())
     assert len(open_folder(folder).splits["test"].labels) == 8
 
 
@@ -211,7 +211,7 @@ def test_a_table_of_all_splits_says_which_image_it_means(tmp_path):
     (folder / "train.csv").rename(folder / "labels.csv")
     with pytest.raises(UserError, match=r"images of several splits are called 0\.png: say which"):
         open_folder(folder)
-    write_table(folder / "labels.csv", by_path())
+    write_table(folder / "labels.csv", rows_by_path())
     assert len(open_folder(folder).splits["test"].labels) == 8
 
 

@@ -116,12 +116,12 @@ def _read_imagenet(listing: Listing, request: Request) -> Listed:
     # Listing a million files that are not wanted takes a while.
     only = {imagenet.wnids()[index] for index in imagenet.SUBSETS.get(request.subset, ())}
     listed = _list_splits(listing, ("train", "val"), only)
-    return _of_these(listing, listed, imagenet.wnids(), "classes of ImageNet-1k")
+    return _check_folders(listing, listed, imagenet.wnids(), "classes of ImageNet-1k")
 
 
 def _read_artbench(listing: Listing, request: Request) -> Listed:
     """`train/<style>/*.jpg` and `test/<style>/*.jpg`."""
-    return _of_these(
+    return _check_folders(
         listing, _list_splits(listing, ("train", "test")), _STYLES, "styles of ArtBench-10"
     )
 
@@ -326,7 +326,7 @@ def _list_splits(
     return {split: list_classes(listing, split, split, only) for split in wanted}
 
 
-def _of_these(
+def _check_folders(
     listing: Listing, listed: Mapping[str, Sequence[Entry]], known: Sequence[str], what: str
 ) -> Listed:
     """Refuses folders of other classes: any data set may have such folders of splits."""
