@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key
 from lgm_jax import checks, devices, hosts, numerics
 from lgm_jax.backbones import Backbone
 from lgm_jax.data.dataset import Split
-from lgm_jax.data.loader import HostBatch, Parts
+from lgm_jax.data.loader import HostBatch, Loader, Parts
 from lgm_jax.data.sampling import Choices, Order
 from lgm_jax.devices import AnyMesh
 from lgm_jax.distill import Distillation, mesh_for
@@ -77,13 +77,7 @@ def streamed(
     else:
         order = Order(sampling, image_keys(key)[0], np.asarray(images.labels), task.num_classes)
         parts = Parts(images, order, None, task.num_views, 2**31, hosts.index(), hosts.count())
-
-        # Not a `Loader`, which is to be closed, and keeps its images until then.
-        def read(step: int) -> HostBatch:
-            pixels, indices = parts.load(step, slice(None))
-            return HostBatch(pixels, parts.split.labels[indices], parts.numbers, indices)
-
-        batches = _from_host(Ahead(read, parts.steps), task, mesh)
+        batches = _from_host(Loader(parts, workers=0), task, mesh)
     view_key = jax.random.fold_in(key, _VIEW)
     params = [devices.put(mesh, backbone.params) for backbone in backbones]
     options: dict[str, Any] = {

@@ -124,8 +124,6 @@ class Loader:
         self._running: list[tuple[SpawnProcess, Connection]] = []
         self._turns: Iterator[Connection] = iter(())
         self._next_step = 0
-        # multiprocessing's own end of a program waits for workers that nobody has ended.
-        atexit.register(self._end_workers)
 
     def __call__(self, step: int) -> HostBatch:
         """The batch of a step."""
@@ -139,7 +137,6 @@ class Loader:
         # It finds that its workers have died.
         self._ahead.close()
         self._end_workers()
-        atexit.unregister(self._end_workers)
 
     def __enter__(self) -> Loader:
         return self
@@ -188,6 +185,9 @@ class Loader:
 
     def _start_workers(self, step: int) -> None:
         self._end_workers()
+        # multiprocessing's own end of a program waits for workers that nobody has ended. Without
+        # workers, a loader that nobody closes is freed with its images.
+        atexit.register(self._end_workers)
         started = start_workers(self._parts, step, self.workers)
         with self._lock:
             self._running = started
@@ -199,6 +199,7 @@ class Loader:
         with self._lock:
             running, self._running = self._running, []
         _end(running)
+        atexit.unregister(self._end_workers)
 
 
 def start_workers(parts: Parts, step: int, count: int) -> list[tuple[SpawnProcess, Connection]]:
