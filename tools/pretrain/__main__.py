@@ -60,6 +60,9 @@ _TEMPERATURE = flags.DEFINE_float(
 _SIDE = flags.DEFINE_integer("side", 112, "Pixels of a photo's view.")
 _STORED = flags.DEFINE_integer("stored", 160, "Pixels of the photos that views are cropped from.")
 _SMALL = flags.DEFINE_integer("small", 4, "Views of small parts of a photo.")
+_CROPS = flags.DEFINE_float(
+    "crops", 0.25, "Area of a photo at which whole views begin, and small ones end."
+)
 _PATCH = flags.DEFINE_integer("patch", 0, "Pixels of a patch; 8 for digits and 16 for photos.")
 _MASKED = flags.DEFINE_float("masked", 0.75, "Share of the patches that `masked` hides.")
 _WARP = flags.DEFINE_float("warp", 0.8, "Strength of the geometric augmentation of digits.")
@@ -75,7 +78,11 @@ def main(_: list[str]) -> None:
     if masked and not digits:
         raise app.UsageError("masked takes digits only: photos have no clean scan to fill in")
     train, val = _images(digits)
-    draw: Any = views.Digits(_WARP.value) if digits else views.Photos(_SIDE.value, _SMALL.value)
+    draw: Any = (
+        views.Digits(_WARP.value)
+        if digits
+        else views.Photos(_SIDE.value, _SMALL.value, most=_CROPS.value)
+    )
     spec = ViTSpec(
         resolution=RESOLUTION if digits else _SIDE.value,
         width=_WIDTH.value,

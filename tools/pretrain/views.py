@@ -59,23 +59,23 @@ class Photos:
         small: Views of a small part that are added to those of larger parts, as for DINO's
             multi-crop.
         small_side: Pixels of these.
-        parts: The areas, of the image's, at which small views end and larger ones begin, and the
-            smallest of all.
+        least: The smallest area of a small view, of the image's.
+        most: The area at which small views end and larger ones begin.
     """
 
     side: int
     small: int = 0
     small_side: int = 48
-    parts: tuple[float, float] = (0.05, 0.25)
+    least: float = 0.05
+    most: float = 0.25
 
     def __call__(
         self, key: Key[Array, ""], images: Float[Array, "b s s 3"], count: int
     ) -> tuple[tuple[Float[Array, "v b r r 3"], ...], None]:
         """Draws `count` views of large parts, and `small` ones of small parts, in two groups."""
-        least, most = self.parts
-        groups = [(count, self.side, (most, 1.0))]
+        groups = [(count, self.side, (self.most, 1.0))]
         if self.small:
-            groups.append((self.small, self.small_side, (least, most)))
+            groups.append((self.small, self.small_side, (self.least, self.most)))
         drawn = []
         for number, (views, side, scale) in enumerate(groups):
             view = jax.vmap(functools.partial(_photo, side=side, scale=scale))
