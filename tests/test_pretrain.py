@@ -92,6 +92,18 @@ def test_views_of_photos_have_two_sizes_and_differ():
     assert not np.allclose(small[0], small[1])
 
 
+def test_whole_views_of_photos_begin_where_small_ones_end(monkeypatch):
+    areas = []
+
+    def photo(key, image, *, side, scale):
+        areas.append((side, scale))
+        return image
+
+    monkeypatch.setattr(views, "_photo", photo)
+    views.Photos(8, small=2, small_side=4, most=0.15)(jax.random.key(0), _photos(2), 2)
+    assert areas == [(8, (0.15, 1.0)), (4, (0.05, 0.15))]
+
+
 def test_a_turn_of_colours_keeps_grey_and_brightness():
     turned = _photos(1) @ views.hue(jnp.float32(0.3))
     luma = np.asarray(views.LUMA, np.float32)
