@@ -5,6 +5,7 @@ import math
 import pandas as pd
 import pytest
 
+from lgm_jax.experiments.frame import WORST
 from lgm_jax.experiments.published import TOP1
 from tools.answer_photos import Accuracy, Answers, P, S, page
 
@@ -33,6 +34,12 @@ ANSWERS = Answers(
         ),
         "table2": frame(*images(P, P, (88.0, 92.0)), *images(P, S, (60.0,))),
         "table3": frame(*images(P, P, (90.0,)), *images(P, P, (92.0,), "no-augment")),
+        "table4": pd.concat(
+            [
+                frame(*images(P, P, (60.0,))),
+                frame(*images(P, P, (20.0,))).assign(metric=WORST),
+            ]
+        ),
     }
 )
 
@@ -57,6 +64,11 @@ def test_an_error_is_of_the_photos_and_of_the_seeds():
     assert other.error == pytest.approx(math.sqrt(60 * 40 / 3925 + 8))
     less = ANSWERS.accuracy("table3", (P, P), variant="no-augment")
     assert less.error == pytest.approx(math.sqrt(92 * 8 / 3925 + 8))
+    # Photos with places that mislead are fewer, in all and in a group.
+    groups = ANSWERS.accuracy("table4", (P, P))
+    assert groups.error == pytest.approx(math.sqrt(60 * 40 / 712 + 8))
+    worst = ANSWERS.accuracy("table4", (P, P), metric=WORST)
+    assert worst.error == pytest.approx(math.sqrt(20 * 80 / 178 + 8))
 
 
 def test_questions_take_the_best_real_images_and_say_what_was_not_run():

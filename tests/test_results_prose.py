@@ -1,5 +1,6 @@
 """What docs/results.md says in words has the numbers of the pages that it links to."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -68,6 +69,10 @@ def said() -> dict[str, list[str]]:
         for source in ("exact", "stream")
     ]
     part = "full - without "
+    transfer = [
+        answer(number, f"{part}{each}", "S to P")
+        for number, each in ((5, "augment"), (6, "pyramid"), (7, "decorrelate"))
+    ]
     both, pairs = f"{c} + {d}", "several backbones at once"
     return {
         "ten photos": [
@@ -102,8 +107,18 @@ def said() -> dict[str, list[str]]:
             "gains {} ± {} on P and loses {} ± {} from P to S".format(
                 *answer(7, f"{part}decorrelate", "P"), *answer(7, f"{part}decorrelate", "P to S")
             ),
-            "without the pyramid it loses {} ± {} there".format(
-                *answer(6, f"{part}pyramid", "P to S")
+            "loses {} ± {} on S itself".format(*answer(7, f"{part}decorrelate", "S")),
+            "without the pyramid it loses {} ± {} there, and {} ± {} on P.".format(
+                *answer(6, f"{part}pyramid", "P to S"), *answer(6, f"{part}pyramid", "P")
+            ),
+            "From S to P it loses {} to {} ± {} without any".format(
+                min(lost[0] for lost in transfer), *max(transfer)
+            ),
+            "on P it is worth {} ± {} points on the same and {} ± {} on the other; on S -{} ± {} "
+            "and {} ± {} |".format(
+                *itertools.chain(
+                    *(answer(6, f"{part}pyramid", pair) for pair in ("P", "P to S", "S", "S to P"))
+                )
             ),
         ],
         "pairs": [
@@ -114,7 +129,8 @@ def said() -> dict[str, list[str]]:
             f"images of S have {spread('imagenette_table2_s', s, p)} % on P, random photos "
             f"{mean('imagenette_table2_s', 'random real', p)}; images of P have "
             f"{spread('imagenette_table2', p, s)} on S, random photos "
-            f"{mean('imagenette_table2', 'random real', s)}",
+            + cell("imagenette_table2", "random real", s).replace("(", "(std ")[:-1]
+            + " over 5 draws",
             f"r is {cell('table6', 'mutual 10-NN alignment', 'Pearson r').split()[0]}",
         ],
         "real images": [
