@@ -195,3 +195,10 @@ def said() -> dict[str, list[str]]:
 def test_a_number_in_words_is_that_of_its_page(subject):
     for part in said()[subject]:
         assert part in PROSE
+
+
+def test_the_readme_has_the_numbers_of_the_published_step():
+    p = "vit_tiny_patch16_224"
+    three, ten = mean("imagenette_table1", "distilled", p), mean("imagenette_figure3", "10", p)
+    readme = " ".join((DOCS.parent / "README.md").read_text().split())
+    assert f"has {three} % with three augmentations and {ten} with ten" in readme
