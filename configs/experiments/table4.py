@@ -4,10 +4,10 @@
         --config.experiment.folders=SPAWRIOUS,WATERBIRDS
 
 `SPAWRIOUS` is the folder `spawrious224`, `WATERBIRDS` WILDS' `waterbirds_v1.0`; with one of them,
-add `--config.experiment.sets=waterbirds`. Eight runs of 4 and 2 images, minutes each on a GPU.
-`:embedded` has digits whose tint predicts their parity in training images only; `:imagenette` takes
-any folder with groups, for example what `tools/mislead.py` makes of photos; `:quick` tries
-everything. `figure.png` has distilled images beside real ones of each group.
+add `--config.experiment.sets=waterbirds`. Eight runs of 4 and 2 images, by prediction minutes each
+on a GPU. `:embedded` has digits whose tint predicts their parity in training images only;
+`:imagenette` takes any folder with groups, for example what `tools/mislead.py` makes of photos;
+`:quick` tries everything. `figure.png` has distilled images beside real ones of each group.
 """
 
 import functools
