@@ -150,6 +150,14 @@ def said() -> dict[str, list[str]]:
             ),
             f"S is weak: {mean('imagenette_table1_s', 'all real', s)} %",
         ],
+        "edges": [
+            "half on P and on S, on average at {:.2f} and {:.2f} of the edge".format(
+                *(
+                    mean(f"imagenette_figure4{end}", "distilled", "along class / 95 % edge")
+                    for end in ("", "_s")
+                )
+            ),
+        ],
         "groups": [
             f"on P {mean('imagenette_table4', 'distilled', p, 'average')} % on average, look-alike "
             f"photos {mean('imagenette_table4', 'look-alike real', p, 'average')}, and in the "
