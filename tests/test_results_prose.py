@@ -81,6 +81,14 @@ def said() -> dict[str, list[str]]:
             f"all photos in each step instead of 30 | {exact} |",
             f"typical real photos | {real['typical real']} |",
             f"look-alike real photos | {ours['neighbors']['top1_mean']:.1f} |",
+            f"900 steps of 3 augmentations | {mean('photos_steps', p, p)} |",
+            f"teach P {mean('photos_steps', p, p) - copies['3']:.1f} points more, and S, for which "
+            "they were not made, {:.1f}".format(
+                mean("photos_steps", p, s) - mean("imagenette_figure3", "3", s)
+            ),
+            "seeds differ by {} and {}".format(
+                *(spread("imagenette_table2", p, on).split()[-1] for on in (p, s))
+            ),
             f"300 steps of 3 augmentations | {spread('imagenette_table1', 'distilled', p)} |",
             f"300 steps of 1 augmentation | {copies['1']} |",
             f"ten random real photos | {random.replace('(', '(std ')[:-1]} over 5 draws) |",
