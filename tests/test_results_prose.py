@@ -218,3 +218,12 @@ def test_the_readme_has_the_numbers_of_the_published_step():
     three, ten = mean("imagenette_table1", "distilled", p), mean("imagenette_figure3", "10", p)
     readme = " ".join((DOCS.parent / "README.md").read_text().split())
     assert f"has {three} % with three augmentations and {ten} with ten" in readme
+
+
+def test_the_trainings_of_s_are_as_recorded():
+    text = (DOCS / "photos.md").read_text()
+    for of in json.loads((DOCS / "photos_backbones.json").read_text()):
+        held_out = ", ".join(map(str, of["held_out_linear_by_epoch"].values()))
+        top1 = of["results"]["probe"][of["backbone"]]["full"]["top1_mean"]
+        method = of["pretraining"].partition("--method=")[2].partition(" --learning_rate")[0]
+        assert f"`--method={method}` | {held_out} | {top1:.1f} |" in text
