@@ -13,11 +13,19 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from lgm_jax import schema
 from lgm_jax.errors import UserError, explain, naming
 
 
-def read_json(path: epath.Path) -> Any | None:
-    """Reads a JSON object; returns `None` if the file does not exist."""
+def read_json(path: epath.Path, form: schema.Form = dict) -> Any | None:
+    """Reads a JSON object; returns `None` if the file does not exist.
+
+    Args:
+        form: What it must be; see `schema.Form`.
+
+    Raises:
+        UserError: If the file cannot be read, or holds something else.
+    """
     if not path.exists():
         return None
     try:
@@ -26,8 +34,14 @@ def read_json(path: epath.Path) -> Any | None:
         raise UserError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return check(path, value, form)
+
+
+def check(path: epath.Path, value: Any, form: schema.Form) -> Any:
+    """Returns the content of a JSON file; raises a `UserError` if it has another form."""
+    fault = schema.find_fault(value, form)
+    if fault is not None:
+        raise UserError(f"{path} is damaged: {fault}")
     return value
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from lgm_jax import files, hosts, locks, paths, source
+from lgm_jax import files, hosts, locks, paths, schema, source
 from lgm_jax.errors import UserError, explain
 
 CONFIG, STAGES, METRICS = "config.json", "stages.json", "metrics.jsonl"
@@ -304,8 +304,10 @@ def is_run(path: epath.Path) -> bool:
 
 def _read_config(path: epath.Path) -> Mapping[str, Any] | None:
     """Returns the `config.json` of a folder, if it is a run's."""
-    found = files.read_json(path / CONFIG) or {}
-    return found if isinstance(found.get("identity"), dict) else None
+    found = files.read_json(path / CONFIG)
+    if found is None or not isinstance(found.get("identity"), dict):
+        return None
+    return files.check(path / CONFIG, found, schema.CONFIG)
 
 
 class Folder(NamedTuple):
@@ -323,15 +325,27 @@ def read_folder(folder: epath.PathLike) -> Folder:
     config = _read_config(path)
     if config is None:
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG} of a run")
-    return Folder(path, config, _read_stages(path), files.read_json(path / RESULTS))
+    return Folder(path, config, _read_stages(path), read_results(path))
+
+
+def read_results(path: epath.Path) -> dict[str, Any] | None:
+    """Returns the `results.json` of a run folder; `None` without one."""
+    return files.read_json(path / RESULTS, schema.RESULTS)
+
+
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of the `metrics.jsonl` of a run folder; none without one."""
+    file = path / METRICS
+    try:
+        lines = list(map(json.loads, file.read_text().splitlines() if file.exists() else []))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    return files.check(file, lines, schema.METRICS)
 
 
 def _read_stages(path: epath.Path) -> dict[str, Any]:
     """Returns the record of each stage in a run folder."""
-    records = files.read_json(path / STAGES) or {}
-    if not all(isinstance(record, dict) for record in records.values()):
-        raise UserError(f"{path / STAGES} is damaged: a stage's record is no JSON object")
-    return records
+    return files.read_json(path / STAGES, schema.STAGES) or {}
 
 
 def _version_of(path: epath.Path) -> str:

@@ -13,6 +13,9 @@ from lgm_jax.report import gallery, plane, timelapse
 
 NAMES = ("zero", "one", "two", "three")
 
+EMPTY = {"ipc": 1, "objective": "lgm", "steps": 3, "backbones": [], "probe": {}}
+"""The least that `results.json` holds."""
+
 
 def blobs(rng, count, side):
     """Smooth random images."""

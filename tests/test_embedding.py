@@ -135,7 +135,7 @@ def test_a_run_chooses_once_and_remembers(run_copy, monkeypatch):
     assert asked == [1]
     assert set(sizes) == {7}
     # Other devices have other memory.
-    record[stage]["going_on"][0]["devices"] = "others"
+    record[stage]["going_on"][0]["devices"] = ["others"]
     (run_copy / "stages.json").write_text(json.dumps(record))
     embed_anew()
     assert asked == [1, 1]

@@ -22,6 +22,7 @@ from lgm_jax import experiments, files, locks, runs
 from lgm_jax.experiments import result, runner
 from lgm_jax.interrupts import Interrupted
 from tests.experimenting import ROOT, entry, flat_score, load, outcomes_of
+from tests.run_folders import EMPTY
 from tools import write_results
 
 NAMES = tuple("abcdef")
@@ -53,7 +54,7 @@ class Starts:
             if not (run.path / runs.RESULTS).exists():
                 time.sleep(0.05)
                 self.made.append((threading.get_ident(), run.path.name))
-                files.write_json(run.path / runs.RESULTS, {"found": float(config.number)})
+                files.write_json(run.path / runs.RESULTS, EMPTY | {"found": float(config.number)})
         finally:
             run.close()
 

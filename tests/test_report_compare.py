@@ -185,7 +185,7 @@ def test_damaged_and_unfinished_folders_are_named(tmp_path, reported, capsys):
     (damaged / runs.GALLERY).write_bytes(b"PK")
     assert "gallery.npz is damaged" in refuse(capsys, damaged)
     (damaged / runs.STAGES).write_text('{"distill": null}')
-    assert "stages.json is damaged: a stage's record" in refuse(capsys, damaged)
+    assert "stages.json is damaged: distill is no JSON object" in refuse(capsys, damaged)
     going = write_run(tmp_path / "going", finished=False)
     out = f"--out={tmp_path / 'x.html'}"
     assert "no distilled images yet" in refuse(capsys, reported, going, out)

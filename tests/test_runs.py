@@ -7,6 +7,7 @@ from etils import epath
 
 from lgm_jax import runs
 from lgm_jax.errors import UserError
+from tests.run_folders import EMPTY
 
 IDENTITY = {"seed": 0, "scale": (0.1, 1.0)}
 
@@ -106,10 +107,10 @@ def test_a_stage_that_is_forgotten_is_done_again(run):
 
 
 def test_a_folder_is_read_by_others_and_from_home(run, monkeypatch):
-    (run.path / runs.RESULTS).write_text('{"steps": 3}')
+    (run.path / runs.RESULTS).write_text(json.dumps(EMPTY))
     monkeypatch.setenv("HOME", str(run.path.parent))
     found = runs.read_folder("~/run")
-    assert (found.path, found.stages, found.results) == (run.path, {}, {"steps": 3})
+    assert (found.path, found.stages, found.results) == (run.path, {}, EMPTY)
     assert found.config["identity"]["seed"] == 0
     (run.path / runs.CONFIG).write_text('{"identity": 3}')
     with pytest.raises(UserError, match="is no run's folder"):

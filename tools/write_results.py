@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -76,17 +77,14 @@ def collect(folder: Path) -> dict[str, Any]:
     commits: dict[str, None] = {}
 
     def find(planned: runner.Planned) -> runner.Outcome:
-        path, measured = made / planned.name, None
-        stages = json.loads((path / "stages.json").read_text())
+        path, measured = epath.Path(made / planned.name), None
+        stages = json.loads((path / runs.STAGES).read_text())
         if planned.measure is not None:
             measured = stages[f"measure/{planned.measure.name}"]["result"]
         commits.update((each["commit"], None) for of in stages.values() for each in of["made_by"])
-        lines = path / runs.METRICS
         gave[planned.name] = {
-            "results": json.loads((path / runs.RESULTS).read_text()),
-            "metrics": list(map(json.loads, lines.read_text().splitlines()))
-            if lines.exists()
-            else [],
+            "results": runs.read_results(path),
+            "metrics": runs.read_metrics(path),
             "measured": measured,
         }
         return _outcome(planned, gave)

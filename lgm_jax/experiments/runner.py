@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
 import statistics
 import time
@@ -317,11 +316,10 @@ def _make_if_free(
 
 def _read(path: epath.Path) -> list[Any]:
     """Returns what a run's `results.json` and `metrics.jsonl` hold."""
-    results, metrics = files.read_json(path / runs.RESULTS), path / runs.METRICS
+    results = runs.read_results(path)
     if results is None:
         raise UserError(f"{path} has no {runs.RESULTS}: add report to config.stages")
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    return [results, [json.loads(line) for line in lines]]
+    return [results, runs.read_metrics(path)]
 
 
 def _check_folder(folder: epath.Path, name: str) -> None:

@@ -110,7 +110,7 @@ def describe_groups(backbone: str, entries: Mapping[str, Any]) -> dict[str, Any]
         return None
     names = list(dict.fromkeys(name for entry in with_groups.values() for name in entry["groups"]))
     rows = {
-        title: [*(entry["groups"].get(name) for name in names), entry["worst_group"]]
+        title: [*(entry["groups"].get(name) for name in names), entry.get("worst_group")]
         for title, entry in with_groups.items()
     }
     title = f"Accuracy in percent, on {backbone}"
@@ -127,6 +127,8 @@ def describe_taught(
     """
     tables = []
     for targets, probes in taught.items():
+        if targets not in _TAUGHT or not any(probes.values()):
+            continue
         rows = {
             title: [entries.get(method, {}).get("top1_mean") for entries in probes.values()]
             for method, title in TITLES.items()

@@ -33,13 +33,14 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
     values = {
         method: entries[method]["per_class"]
         for method in TITLES
-        if (entries.get(method) or {}).get("per_class")
+        if entries.get(method, {}).get("per_class")
     }
     names = run.gallery.class_names if run.gallery else run.class_names
     own = next((method for method in ("distilled", "full") if method in values), None)
-    if own is None or len(names) != len(values[own]):
+    confusion = entries.get(own, {}).get("confusion")
+    if not confusion or len(names) != len(values[own]):
         return None
-    shares, images = _share(entries[own]["confusion"], len(names))
+    shares, images = _share(confusion, len(names))
     wrong = shares * (1 - np.eye(len(names)))
     rows = [
         {
@@ -100,6 +101,6 @@ def _draw(shares: Float[np.ndarray, "k k"]) -> bytes:
     strength = np.where(shares > 0, 0.3 + 0.7 * np.sqrt(shares), 0)
     alpha = np.round(255 * strength).astype(np.uint8)
     buffer = io.BytesIO()
-    picture = Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=-1), "RGBA")
+    picture = Image.fromarray(np.concatenate([pixels, alpha[..., None]], axis=-1))
     picture.save(buffer, "WEBP", lossless=True)
     return buffer.getvalue()

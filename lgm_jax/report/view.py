@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -178,7 +177,8 @@ def read_run(
         gallery = make_gallery(distilled.images, distilled.labels, distilled.class_names)
     # The file of a run that continues, or lost its checkpoints, has later steps, too.
     last = results.get("steps") if results else step
-    losses = [p for p in _read_losses(path / runs.METRICS) if last is None or p[0] <= last]
+    lines = [(line["step"], line["loss"]) for line in runs.read_metrics(path)]
+    losses = [point for point in lines if last is None or point[0] <= last]
     sheets = timelapse.find_sheets(path / runs.TIMELAPSE, last)
     if not results and step is None:
         step = losses[-1][0] if losses else 0
@@ -233,13 +233,3 @@ def first_pictures(gallery: Gallery | None, kind: str = DISTILLED) -> dict[int, 
         return {}
     pairs = zip(gallery.labels.tolist(), gallery.files[kind], strict=True)
     return dict(reversed(list(pairs)))
-
-
-def _read_losses(path: epath.Path) -> list[tuple[int, float]]:
-    if not path.exists():
-        return []
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [(int(line["step"]), float(line["loss"])) for line in lines]
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error

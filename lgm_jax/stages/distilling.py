@@ -57,7 +57,7 @@ def distill_stage(session: Session) -> None:
     ):
         state = _restore(session, mesh, checkpoints)
         start = int(state.step)
-        metrics = progress.Metrics(run.path / runs.METRICS, start)
+        metrics = progress.Metrics(run.path, start)
         against = place_backbones(session, mesh)
         programs = make_programs(session, against, mesh)
         execution = choose_execution(session, programs, placed=devices.bytes_here(state))

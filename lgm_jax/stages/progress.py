@@ -25,17 +25,15 @@ MOST_DRAWN = 400
 class Metrics:
     """`metrics.jsonl`: one line for each logged step, also of a run that was continued."""
 
-    def __init__(self, path: epath.Path, start: int):
+    def __init__(self, folder: epath.Path, start: int):
         """Reads the lines of earlier processes, up to the step from which the run continues."""
-        self._path = path
+        self._path = folder / runs.METRICS
         try:
-            lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
-            self._lines = [line for line in lines if line["step"] <= start]
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(
-                f"{path} is damaged: delete it to continue without its lines"
-            ) from error
-        self._before = self._lines[-1]["seconds"] if self._lines else 0.0
+            lines = runs.read_metrics(folder)
+        except UserError as error:
+            raise UserError(f"{error}; delete it to continue without its lines") from error
+        self._lines = [line for line in lines if line["step"] <= start]
+        self._before = self._lines[-1].get("seconds", 0.0) if self._lines else 0.0
         self._clock = time.perf_counter()
 
     def elapsed(self) -> float:
