@@ -46,7 +46,10 @@ ANSWERS = Answers(
 
 @pytest.mark.parametrize(
     ("value", "error", "verdict"),
-    [(2.1, 1, "yes"), (2, 1, "undecided"), (-2, 1, "undecided"), (-2.1, 1, "**no**")],
+    [
+        *[(2.1, 1, "yes"), (2, 1, "undecided"), (-2, 1, "undecided"), (-2.1, 1, "**no**")],
+        (9, math.nan, "undecided"),
+    ],
 )
 def test_two_standard_errors_decide(value, error, verdict):
     assert Accuracy(value, error).verdict == verdict
@@ -60,6 +63,9 @@ def test_an_error_is_of_the_photos_and_of_the_seeds():
     drawn = ANSWERS.accuracy("table1", (P, P), "random")
     assert (drawn.value, drawn.error) == (60, pytest.approx(math.sqrt(60 * 40 / 3925 + 200 / 2)))
     # One seed alone has the headline's spread, and a headline of one the largest of the others.
+    # Nothing tells the spread without that experiment.
+    alone = Answers({"table3": ANSWERS.frames["table3"]}).accuracy("table3", (P, P))
+    assert (alone.value, math.isnan(alone.error)) == (90, True)
     other = ANSWERS.accuracy("table2", (P, S))
     assert other.error == pytest.approx(math.sqrt(60 * 40 / 3925 + 8))
     less = ANSWERS.accuracy("table3", (P, P), variant="no-augment")

@@ -102,7 +102,9 @@ def test_the_same_seed_makes_the_same_images(photos, tmp_path, monkeypatch):
     ("flags", "words"),
     [
         (["--places=lake,marsh"], "marsh"),
-        (["--places=lake"], "3 classes, not two each"),
+        (["--places=lake"], "--places must be two classes, not 1"),
+        (["--objects=axe,bell,lake", "--places=moor"], "--objects must be two classes, not 3"),
+        (["--places=axe,moor"], "names 'axe' twice"),
         (["--agreement=0.2"], "--agreement must be from 0.5 to 1, not 0.2"),
         (["--seed=x"], "--seed"),
     ],

@@ -13,6 +13,7 @@ from einops import rearrange
 from flax import nnx
 
 from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
+from lgm_jax.errors import UserError
 from tools.pretrain import methods as tool
 from tools.pretrain import training, views
 
@@ -151,7 +152,12 @@ def test_training_goes_on_after_the_last_epoch(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         whole.run(images, tmp_path / "cut", stop)
     stopped.clear()
-    assert (tmp_path / "cut").exists()
     resumed = whole.run(images, tmp_path / "cut", stop)
-    assert not (tmp_path / "cut").exists()
     assert jax.tree.all(jax.tree.map(np.array_equal, resumed, expected))
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    few = training.Training(None, None, None, 8, None, batch=5, epochs=2, learning_rate=1e-3)
+    with pytest.raises(UserError, match="4 images fill no batch of 5: lower --batch"):
+        few.run(images, tmp_path, print)

@@ -50,7 +50,8 @@ class Accuracy:
     @property
     def verdict(self) -> str:
         """Whether a difference is positive by two standard errors."""
-        if abs(self.value) <= 2 * self.error:
+        # One of unknown error is not decided, either.
+        if not abs(self.value) > 2 * self.error:
             return "undecided"
         return "yes" if self.value > 0 else "**no**"
 
@@ -116,6 +117,8 @@ class Answers:
 
         Of a row with one seed it is not known, and the largest of the others stands in for it.
         """
+        if "table2" not in self.frames:
+            return math.nan
         own = self.frames["table2"]
         own = own[(own["metric"] == TOP1) & (own["method"] == "distilled")]
         each = own.groupby(["backbone", "evaluated", "seed"])["value"].mean()

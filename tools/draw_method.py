@@ -10,7 +10,6 @@ and `method_timelapse.webp` is the run's own `timelapse.webp`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -20,7 +19,8 @@ from PIL import Image
 
 import lgm_jax
 from configs import quickstart
-from lgm_jax import augment
+from lgm_jax import augment, settings
+from lgm_jax.report import pictures
 
 _GAP = 4
 _SCALE = 2
@@ -43,10 +43,7 @@ def main() -> None:
 
 def draw_views(images: np.ndarray) -> np.ndarray:
     """Some images, each beside views of it: rows by columns of squares."""
-    config = quickstart.get_config().augment
-    augmentation = augment.PRESETS[config.preset]
-    if augmentation is not None:
-        augmentation = dataclasses.replace(augmentation, scale=(config.scale_min, 1.0))
+    augmentation = settings.make_augmentation(quickstart.get_config().augment)
     side = images.shape[1]
     rows = []
     for label in _SHOWN:
@@ -65,8 +62,8 @@ def save(squares: np.ndarray, path: Path) -> None:
     for row in range(rows):
         for column in range(columns):
             at = np.s_[row * step : row * step + side, column * step : column * step + side]
-            sheet[at] = np.clip(squares[row, column], 0, 1)
-    picture = Image.fromarray(np.round(255 * sheet).astype(np.uint8))
+            sheet[at] = squares[row, column]
+    picture = Image.fromarray(pictures.to_bytes(sheet))
     size = (_SCALE * picture.width, _SCALE * picture.height)
     picture.resize(size, Image.Resampling.NEAREST).save(path, optimize=True)
 

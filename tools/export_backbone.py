@@ -10,14 +10,13 @@ from (repository, commit, hashes) is kept in the folder's `config.json`, and `lo
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
-from lgm_jax import backbones
+from lgm_jax import backbones, terminal
 from lgm_jax.backbones import files
-from lgm_jax.errors import UserError
 
 _BACKBONE = flags.DEFINE_string("backbone", None, "Name, folder or hub id.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to write; must not exist.", required=True)
@@ -25,15 +24,13 @@ _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit, for th
 _DTYPE = flags.DEFINE_enum("dtype", "float32", list(backbones.DTYPES), "Of the weights.")
 
 
-def main(_: list[str]) -> None:
-    try:
-        backbones.export(
-            _BACKBONE.value, Path(_OUT.value), revision=_REVISION.value, dtype=_DTYPE.value
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"{_BACKBONE.value}: {_OUT.value}/{files.CONFIG}, {files.WEIGHTS}")
+@terminal.one_line_errors
+def main(_: Sequence[str]) -> int:
+    """Writes the backbone that the command line names; returns the exit code."""
+    out = Path(_OUT.value)
+    backbones.export(_BACKBONE.value, out, revision=_REVISION.value, dtype=_DTYPE.value)
+    print(f"{_BACKBONE.value}: {out / files.CONFIG}, {files.WEIGHTS}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 from etils import epath
 
 from lgm_jax import paths
+from lgm_jax.interrupts import CTRL_C, REQUEUE
 
 CHECKPOINT_EVERY = 5
 
@@ -103,7 +104,8 @@ def start(
     except subprocess.TimeoutExpired:
         process.send_signal(number)
         _, errors = process.communicate()
-        if process.returncode not in (-number, 0, 75):
+        # Before it handles signals, it dies of them.
+        if process.returncode not in (-number, 0, REQUEUE, CTRL_C):
             raise RuntimeError(f"exit code {process.returncode}: {errors}") from None
         if process.returncode == 0:
             return True

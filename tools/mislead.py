@@ -31,6 +31,7 @@ from PIL import Image
 
 from lgm_jax import terminal
 from lgm_jax.data import Dataset, load_dataset
+from lgm_jax.data.splits import split_subset
 from lgm_jax.errors import UserError
 from lgm_jax.progress import progress
 
@@ -156,6 +157,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--agreement", type=float, default=0.95, help="of the training images")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    for flag in ("objects", "places"):
+        if (count := len(split_subset(getattr(options, flag)))) != 2:
+            raise UserError(f"--{flag} must be two classes, not {count}")
     if not 0.5 <= options.agreement <= 1:
         raise UserError(f"--agreement must be from 0.5 to 1, not {options.agreement:g}")
     if options.out.exists():
@@ -174,8 +178,6 @@ def main(arguments: Sequence[str]) -> int:
         val_fraction=0.0,
         subset=f"{options.objects},{options.places}",
     )
-    if dataset.num_classes != 4:
-        raise UserError(f"--objects and --places are {dataset.num_classes} classes, not two each")
     for (split, group), count in make(
         dataset, options.out, options.agreement, options.seed
     ).items():

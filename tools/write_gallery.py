@@ -57,13 +57,17 @@ def collect(run: RunView, title: str = "") -> dict[str, Any]:
         raise UserError(f"{run.path} is no finished run that distilled")
     shown = first_of_classes(run.path, _MOST)
     process = run.made_by[-1]
+    # Earlier versions, which had no objectives but ours, recorded the name alone.
+    about = run.results.get("about_objective") or objectives.about(
+        OBJECTIVES[run.results["objective"]]
+    )
     return {
         "title": title or f"{run.data['name']}, {names.join(run.backbones)}",
         "classes": [name for name, _ in shown],
         "images": run.num_images,
         "side": run.side,
         "real_images": run.counts["train"]["images"],
-        "objective": objectives.about(OBJECTIVES[run.results["objective"]])["title"],
+        "objective": about["title"],
         "steps": run.results["steps"],
         "seed": run.results["seed"],
         "command": run.config["command"],

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,12 @@ from flax import nnx
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
+from lgm_jax import terminal
 from lgm_jax.backbones import families, port
 from lgm_jax.backbones.vit_spec import AttentionSpec, EmbedSpec, MlpSpec, PoolSpec, ViTSpec
 from lgm_jax.data import ArraySplit, in_memory, load_dataset
 from lgm_jax.data.digits import RESOLUTION
+from lgm_jax.errors import UserError
 
 from . import methods, views
 from .training import Training
@@ -73,10 +77,12 @@ _VALIDATION = 0.1
 _MEMORY = 4 * 2**30
 
 
-def main(_: list[str]) -> None:
+@terminal.one_line_errors
+def main(_: Sequence[str]) -> int:
+    """Trains the network that the command line describes; returns the exit code."""
     digits, masked, folder = _DATA.value == "digits", _METHOD.value == "masked", Path(_OUT.value)
     if masked and not digits:
-        raise app.UsageError("masked takes digits only: photos have no clean scan to fill in")
+        raise UserError("masked takes digits only: photos have no clean scan to fill in")
     train, val = _images(digits)
     draw: Any = (
         views.Digits(_WARP.value)
@@ -122,12 +128,15 @@ def main(_: list[str]) -> None:
             accuracies = evaluate(features, train.labels, features_val, val.labels)
             tqdm.write(f"epoch {epoch} loss {loss:.3f} {name}: {accuracies}")
 
-    learner = training.run(train.images, folder / "checkpoints", report)
+    checkpoints = folder / "checkpoints"
+    learner = training.run(train.images, checkpoints, report)
     # As published: MoCo-v3's encoder of queries, DINO's teacher. The masked autoencoder has none:
     # its slow copy is a mean over its last steps.
     published = learner.online if _METHOD.value == "contrastive" else learner.momentum
     write(folder, spec, training.finish(published, train.images)["backbone"])
+    shutil.rmtree(checkpoints)
     print(f"{folder}: {time.time() - started:.0f} s")
+    return 0
 
 
 def _images(digits: bool) -> list[ArraySplit]:

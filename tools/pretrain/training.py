@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
+
+from lgm_jax.errors import UserError
 
 from .methods import PROTOTYPES, Batch, Loss, standardize
 
@@ -79,10 +80,15 @@ class Training:
 
         Args:
             images: The training images.
-            folder: For checkpoints; it is deleted at the end.
+            folder: For checkpoints.
             report: Called after each epoch with its number, the loss, and both weights.
+
+        Raises:
+            UserError: If there are fewer images than a batch takes.
         """
         per_epoch = len(images) // self.batch
+        if not per_epoch:
+            raise UserError(f"{len(images)} images fill no batch of {self.batch}: lower --batch")
         steps = self.epochs * per_epoch
         learner, step = self._start(steps)
         with ocp.CheckpointManager(
@@ -105,7 +111,6 @@ class Training:
                     weights = {"online": learner.online, "momentum": learner.momentum}
                     report(epoch + 1, float(loss), weights)
                     manager.save(int(learner.step), args=ocp.args.StandardSave(learner))
-        shutil.rmtree(folder)
         return learner
 
     def _start(self, steps: int) -> tuple[Learner, Callable[[Learner, Any], tuple[Learner, Any]]]:
