@@ -42,7 +42,7 @@ part() {
         echo "Not finished: no time was left."
     elif [ "$code" -ne 0 ]; then
         echo "Failed:"
-        grep -E "^[A-Za-z.]+(Error|Exception)" "$work/stderr" | head -n 3 || true
+        grep -E "^(error:|[A-Za-z.]+(Error|Exception))" "$work/stderr" | head -n 3 || true
     fi
     printf '\n%s s\n' $((SECONDS - begun))
 }

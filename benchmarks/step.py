@@ -189,7 +189,7 @@ class Theirs:
 
 def main() -> None:
     options = parse()
-    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _in_process(write_weights, options, folder)
         turns = options.device == "cpu"

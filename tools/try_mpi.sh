@@ -23,7 +23,7 @@ program=("$python" launch.py --config=configs/quickstart.py:quick --config.stage
 mpirun=(mpirun -n 2 --oversubscribe)
 if [ "$(id -u)" = 0 ]; then mpirun+=(--allow-run-as-root); fi
 
-"${mpirun[@]}" --version | head -n 1
+"${mpirun[@]}" --version | sed -n 1p
 "${mpirun[@]}" "${program[@]}" --config.steps=100000 --workdir="$out/resumed" --distributed=auto &
 until compgen -G "$out/resumed/checkpoints/[0-9]*" >/dev/null; do
     # Ends this script if mpirun has ended.

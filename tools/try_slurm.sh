@@ -72,7 +72,7 @@ daemons+=($!)
 setsid slurmd -D 2>"$cluster/slurmd" &
 daemons+=($!)
 for _ in {1..300}; do
-    if sinfo --noheader --states=idle 2>/dev/null | grep -q "$node"; then break; fi
+    if [[ $(sinfo --noheader --states=idle 2>/dev/null) == *"$node"* ]]; then break; fi
     sleep 0.2
 done
 srun --version
@@ -96,7 +96,8 @@ newest() {
     { find "$out/resumed/checkpoints" -regex '.*/[0-9]+' -printf '%f\n' 2>/dev/null || true; } |
         sort -n | tail -n 1
 }
-says() { scontrol show job "$job" | grep -qE " $1( |$)"; }
+# No pipe into `grep -q`: it leaves at once, and what it left would fail.
+says() { grep -qE " $1( |$)" <<<"$(scontrol show job "$job")"; }
 # Waits until a start of the job, the first of which is number 0, has written a checkpoint.
 await_start() {
     until says "Restarts=$1"; do sleep 0.2; done
@@ -117,7 +118,7 @@ await_start 1
 srun --partition=urgent -n 2 true
 await_start 2
 scancel "$job"
-while squeue --noheader --job="$job" 2>/dev/null | grep -q .; do sleep 0.2; done
+while [ -n "$(squeue --noheader --job="$job" 2>/dev/null)" ]; do sleep 0.2; done
 grep -v "^step" "$out/job.log"
 
 steps=$(($(newest) + 2))
