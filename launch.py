@@ -320,7 +320,8 @@ def run_stages(
                 full = find_full(error)
                 if full is not None:
                     where = os.path.dirname(full.where) if full.where else workdir
-                    name = f"workdir {workdir}" if where.startswith(workdir) else where
+                    inside = pathlib.PurePath(where).is_relative_to(workdir)
+                    name = f"workdir {workdir}" if inside else where
                     raise UserError(
                         f"no space is left for {name} ({full.message}): make some, and start again "
                         "to continue from the last checkpoint"

@@ -80,8 +80,10 @@ def _known(name: str) -> list[str]:
 
 
 def _is_config(path: Path) -> bool:
+    if path.suffix != ".py":
+        return False
     content = path.read_text(encoding="utf-8", errors="replace")
-    return path.suffix == ".py" and re.search(r"^(def )?get_config\b", content, re.M) is not None
+    return re.search(r"^(def )?get_config\b", content, re.M) is not None
 
 
 def _is_ours(path: Path) -> bool:
