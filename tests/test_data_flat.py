@@ -250,17 +250,17 @@ def test_numbers_that_count_names_are_left_to_them(tmp_path):
     assert open_folder(folder).class_names == ["cat", "dog"]
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path):
-    folder = write(tmp_path / "set", ROWS)
-    lines = [f"{row['file_name']},{row['label']},x" for row in ROWS]
-    (folder / "metadata.csv").write_text("\n".join(["file_name,Label,label", *lines]))
-    with pytest.raises(UserError, match=r"metadata.csv has two columns 'label'"):
-        open_folder(folder)
-
-
-def test_a_comma_outside_of_quotes_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("file_name,Label,label", "metadata.csv has two columns 'label'"),
+        # A comma outside of quotes.
+        ("file_name,label", "metadata.csv, line 2: more cells than columns"),
+    ],
+)
+def test_columns_that_do_not_fit_their_header_are_refused(tmp_path, header, message):
     folder = write(tmp_path / "set", ROWS)
     lines = [f"{row['file_name']},{row['label']}, more" for row in ROWS]
-    (folder / "metadata.csv").write_text("\n".join(["file_name,label", *lines]))
-    with pytest.raises(UserError, match=r"metadata.csv, line 2: more cells than columns"):
+    (folder / "metadata.csv").write_text("\n".join([header, *lines]))
+    with pytest.raises(UserError, match=message):
         open_folder(folder)

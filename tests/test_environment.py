@@ -18,26 +18,11 @@ import lgm_jax
 from configs import common
 from lgm_jax import features
 from lgm_jax.data import cache
+from tests.launching import QUICK, ROOT, refuse, start
 from tests.marks import slow
 
-ROOT = Path(__file__).parents[1]
-QUICK = "--config=configs/quickstart.py:quick"
 # It grows as a quick run does, so that the step is compiled already.
 DISTILL = ("--config.stages=distill", "--config.steps=2", "--config.images.grow_every=1")
-
-
-def start(*arguments):
-    return launch.main(["launch.py", *map(str, arguments)])
-
-
-def refuse(capsys, *arguments):
-    """Starts the program, which must refuse with one line and exit code 2; gives the line."""
-    capsys.readouterr()
-    assert start(*arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    return said
 
 
 @pytest.fixture

@@ -1,19 +1,15 @@
 """Backbones of one name in a run: told apart in results, or refused where they are one."""
 
 import json
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import launch
 from lgm_jax import solvers
 from lgm_jax.stages import probing
-from tests.launching import opened
+from tests.launching import ROOT, opened, refuse, start
 
-ROOT = Path(__file__).parents[1]
 QUICK = (f"--config={ROOT / 'configs' / 'quickstart.py'}:quick", "--config.images.crop=16")
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SMALL = ("--config.images.resolution=16", "--config.steps=2", "--config.baselines=random")
@@ -29,18 +25,6 @@ def alike(tmp_path_factory, vit_folder):
         config["pretrained_cfg"] |= {"mean": mean, "std": std}
         (folder / "config.json").write_text(json.dumps(config))
     return root
-
-
-def start(*flags):
-    return launch.main(["launch.py", *QUICK, *SMALL, *flags])
-
-
-def refused(capsys, *flags):
-    capsys.readouterr()
-    assert start(*flags) == 2
-    line = capsys.readouterr().err
-    assert re.fullmatch(r"error: [^\n]+\n", line), line
-    return line
 
 
 def test_two_evaluation_backbones_of_one_name_have_entries_each(alike, tmp_path, monkeypatch):
@@ -73,7 +57,7 @@ def test_two_evaluation_backbones_of_one_name_have_entries_each(alike, tmp_path,
 def test_two_evaluation_backbones_of_one_name_have_a_result_each(alike, tmp_path, capsys):
     both = f"{alike / 'here' / 'tiny'},{alike / 'there' / 'tiny'}"
     flags = (f"--config.backbone.name={alike / 'here' / 'tiny'}", f"--config.eval_backbones={both}")
-    assert start(*flags, f"--workdir={tmp_path / 'run'}") == 0
+    assert start(*QUICK, *SMALL, *flags, f"--workdir={tmp_path / 'run'}") == 0
     probe = json.loads((tmp_path / "run" / "results.json").read_text())["probe"]
     assert list(probe) == ["tiny (normalization=imagenet)", "tiny (normalization=half)"]
     first, second = (entries["random"]["top1_runs"] for entries in probe.values())
@@ -82,7 +66,7 @@ def test_two_evaluation_backbones_of_one_name_have_a_result_each(alike, tmp_path
     assert results["backbones"] == ["tiny (normalization=imagenet)"]
     # Nothing is trained again.
     capsys.readouterr()
-    assert start(*flags, f"--workdir={tmp_path / 'run'}") == 0
+    assert start(*QUICK, *SMALL, *flags, f"--workdir={tmp_path / 'run'}") == 0
     assert "distilled: done" in capsys.readouterr().out
 
 
@@ -90,8 +74,8 @@ def test_two_evaluation_backbones_of_one_name_have_a_result_each(alike, tmp_path
 def test_one_backbone_named_twice_is_refused(alike, tmp_path, capsys, key):
     folder = alike / "here" / "tiny"
     work = f"--workdir={tmp_path / 'run'}"
-    assert "twice" in refused(capsys, f"--config.{key}={folder},{folder}", work)
+    assert "twice" in refuse(capsys, *QUICK, *SMALL, f"--config.{key}={folder},{folder}", work)
     other = alike / "there" / ".." / "here" / "tiny"
-    said = refused(capsys, f"--config.{key}={folder},{other}", work)
+    said = refuse(capsys, *QUICK, *SMALL, f"--config.{key}={folder},{other}", work)
     assert "same backbone" in said
     assert not (tmp_path / "run").exists()
