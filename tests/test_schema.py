@@ -86,6 +86,13 @@ def test_the_fault_of_results_is_named(folder, tmp_path, capsys, change, words):
         runner._read(other)
 
 
+def test_a_command_with_half_of_its_quotes_is_named(tmp_path, capsys):
+    folder = write_run(tmp_path / "one")
+    config = json.loads((folder / runs.CONFIG).read_text())
+    (folder / runs.CONFIG).write_text(json.dumps(config | {"command": "python 'launch.py"}))
+    assert "config.json is damaged: its command: No closing quotation" in refuse(capsys, folder)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"loss": 1}', '{"step": 1, "loss": null}', "\x00"])
 def test_a_damaged_line_of_metrics_is_named(tmp_path, content):
     other = write_run(tmp_path / "other")

@@ -164,7 +164,10 @@ def read_run(
     path, config, stages, results = runs.read_folder(folder)
     config = {**config, "config": public.settings(config.get("config", {}))}
     if config.get("command"):
-        typed = shlex.join(shlex.split(config["command"]))
+        try:
+            typed = shlex.join(shlex.split(config["command"]))
+        except ValueError as error:
+            raise UserError(f"{path / runs.CONFIG} is damaged: its command: {error}") from error
         config["command"] = public.command(typed)
         config["shortened"] = config["command"] != typed
     results = results if results is not None and step is None else {}
