@@ -132,4 +132,6 @@ def _is(value: Any, kind: type | None) -> bool:
         return kind is object
     if kind is float:
         return isinstance(value, int | float)
-    return isinstance(value, kind) and (kind is not int or value >= 0)
+    if kind is int:
+        return isinstance(value, int) and value >= 0
+    return isinstance(value, kind)

@@ -37,8 +37,10 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
     }
     names = run.gallery.class_names if run.gallery else run.class_names
     own = next((method for method in ("distilled", "full") if method in values), None)
-    confusion = entries.get(own, {}).get("confusion")
-    if not confusion or len(names) != len(values[own]):
+    if own is None or len(names) != len(values[own]):
+        return None
+    confusion = entries[own].get("confusion")
+    if not confusion:
         return None
     shares, images = _share(confusion, len(names))
     wrong = shares * (1 - np.eye(len(names)))
