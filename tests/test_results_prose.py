@@ -68,6 +68,8 @@ def said() -> dict[str, list[str]]:
         / 1000
         for source in ("exact", "stream")
     ]
+    means = "that class means explain"
+    large = ("imagenette_class_means", "1", p, means)
     part = "full - without "
     transfer = [
         answer(number, f"{part}{each}", "S to P")
@@ -199,6 +201,16 @@ def said() -> dict[str, list[str]]:
         "soft labels": [
             f"digits, {spread('objectives', 'soft labels', c)} for "
             f"{spread('objectives', 'hard labels', c)}",
+        ],
+        "class means": [
+            "99.9 % of it or more on digits and {:.1f} % on photos".format(
+                100 * mean("imagenette_class_means", "0.01", p, means)
+            ),
+            "they explain {:.0f}, {:.0f} and {:.0f} % on digits".format(
+                *(100 * mean("class_means", "1", on, means) for on in (c, d, m))
+            ),
+            f"zero is ({100 * mean(*large):.0f} %, std "
+            f"{100 * float(cell(*large).split()[-1]):.0f} over 20 heads; P",
         ],
         "heads of 1": [
             f"teach P {mean('photos_heads', p, p)} %, with 0.01 {copies['3']} (the same seed"
