@@ -15,18 +15,22 @@ _WHERE = ("same backbone", "other backbones")
 _OBJECTIVES = ("clp", "sfm", "lgm")
 
 
-def cell(page: str, row: str, column: str, under: str = "") -> str:
+def page(name: str) -> str:
+    return (DOCS / "results" / f"{name}.md").read_text()
+
+
+def cell(of: str, row: str, column: str, under: str = "") -> str:
     """Returns a cell of the first table of a page whose heading ends so and that has both."""
-    sections = re.split(r"^## ", (DOCS / "results" / f"{page}.md").read_text(), flags=re.M)
+    sections = re.split(r"^## ", page(of), flags=re.M)
     for section in sections:
         lines = [line for line in section.splitlines() if line.startswith("| ")]
         if not section.partition("\n")[0].endswith(under) or not lines:
             continue
         columns, _, *rows = (line.strip("| ").split(" | ") for line in lines)
-        cells = {of[0]: dict(zip(columns, of, strict=False)) for of in rows}
+        cells = {each[0]: dict(zip(columns, each, strict=False)) for each in rows}
         if column in cells.get(row, ()):
             return cells[row][column]
-    raise LookupError(f"{page} has no {row} by {column} under {under}")
+    raise LookupError(f"{of} has no {row} by {column} under {under}")
 
 
 def mean(*place: str) -> float:
@@ -40,7 +44,7 @@ def spread(*place: str) -> str:
 
 def answer(question: int, difference: str, backbone: str) -> tuple[str, str]:
     """Returns a difference and its error of the answers on photos, without signs."""
-    text = (DOCS / "results" / "photos_answers.md").read_text()
+    text = page("photos_answers")
     (found,) = re.findall(
         rf"\| {question} \| {re.escape(difference)} \| {backbone} \| [+-]?([\d.]+) \| ([\d.]*)",
         text,
@@ -70,6 +74,8 @@ def said() -> dict[str, list[str]]:
     ]
     means = "that class means explain"
     large = ("imagenette_class_means", "1", p, means)
+    # On average and in the worst group, for three backbones each.
+    groups = [float(x) for x in re.findall(r"by \+([\d.]+)", page("table4"))]
     part = "full - without "
     transfer = [
         answer(number, f"{part}{each}", "S to P")
@@ -169,6 +175,8 @@ def said() -> dict[str, list[str]]:
             ),
         ],
         "groups": [
+            f"by {min(groups[:3])} to {max(groups[:3])} points on average and {min(groups[3:])} to "
+            f"{max(groups[3:])} in the worst group",
             f"on P {mean('imagenette_table4', 'distilled', p, 'average')} % on average, look-alike "
             f"photos {mean('imagenette_table4', 'look-alike real', p, 'average')}, and in the "
             f"worst group {mean('imagenette_table4', 'distilled', p, 'worst group')}, random "
