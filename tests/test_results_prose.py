@@ -76,6 +76,8 @@ def said() -> dict[str, list[str]]:
     large = ("imagenette_class_means", "1", p, means)
     # On average and in the worst group, for three backbones each.
     groups = [float(x) for x in re.findall(r"by \+([\d.]+)", page("table4"))]
+    augment = re.findall(r"without augment it loses ([\d.]+)", page("table3"))
+    pyramid = re.findall(r"worth (\S+) there and (\S+) here", page("table3"))
     part = "full - without "
     transfer = [
         answer(number, f"{part}{each}", "S to P")
@@ -115,6 +117,10 @@ def said() -> dict[str, list[str]]:
                 [f"| `{name}`", *(spread("objectives", name, on, "equal steps") for on in _WHERE)]
             )
             for name in ("lgm", "sfm", "clp")
+        ],
+        "parts, on digits": [
+            "yes, {} points on the same backbone, {} on others".format(*augment),
+            *(f"worth {here} points on the same and none on" for _, here in pyramid),
         ],
         "parts, on photos": [
             "gains {} ± {} points on P itself and loses {} ± {} from P to S".format(
