@@ -232,7 +232,13 @@ def said() -> dict[str, list[str]]:
         "heads of 1": [
             f"teach P {mean('photos_heads', p, p)} %, with 0.01 {copies['3']} (the same seed"
         ],
-        "closed-form probe": [f"at {mean('clp', '0.02', '0.3')} with one distillation seed"],
+        "closed-form probe": [
+            f"at {mean('clp', '0.02', '0.1')} with one distillation seed",
+            f"takes, have {mean('clp', '0.02', '0.3')}",
+            "a ridge of 2 costs {:.0f} to {:.0f} points".format(
+                *(mean("clp", "0.02", "0.1") - mean("clp", "2", at) for at in ("0.03", "0.3"))
+            ),
+        ],
     }
 
 

@@ -31,6 +31,6 @@ get_config = functools.partial(
         "imagenette": {"seeds": 1, "sources": "", "soft": False},
         "quick": _base.TWO | {"objectives": "sfm", "sources": "", "soft": False},
     },
-    # The best that the experiment `clp` found on validation images.
+    # By the experiment `clp`, on validation images, as good as the best within its error.
     changes={"embedded": {"clp.ridge": 0.02, "clp.temperature": 0.3}},
 )
