@@ -72,6 +72,11 @@ def test_a_page_has_the_figure_before_the_tables_and_the_images_at_the_end(tmp_p
 RUNS = sorted((DOCS / "results" / "runs").glob("*.json"))
 
 
+def test_every_page_of_results_has_its_runs():
+    pages = {path.stem for path in (DOCS / "results").glob("*.md")}
+    assert pages == {path.stem for path in RUNS} | {"photos_answers"}
+
+
 @pytest.mark.parametrize("path", RUNS, ids=[path.stem for path in RUNS])
 def test_every_number_of_an_experiment_is_computed_from_its_runs(path):
     collected, images = json.loads(path.read_text()), path.parents[1] / f"{path.stem}_images.webp"

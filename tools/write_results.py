@@ -150,7 +150,6 @@ def main(workdirs: list[str], out: Path = DOCS) -> int:
             draw = functools.partial(dots.dots, tables=[found.to_draw[index]])
             (drawn,) = figures.render(draw, ["svg"])
             (out / f"{panel}.svg").write_bytes(drawn)
-        (out / f"{folder.name}.webp").unlink(missing_ok=True)
         images.unlink(missing_ok=True)
         if distilled.exists():
             images.write_bytes(shrink(distilled))
