@@ -10,7 +10,7 @@ from etils import epath
 from lgm_jax import runs
 from lgm_jax.report.page import write_unfinished_page
 from lgm_jax.report.vocabulary import COLOURS
-from tests.browsing import EITHER, EVIL, REQUIRED, expect
+from tests.browsing import EITHER, EVIL, NO_CLASS, REQUIRED, expect
 from tests.marks import slow
 from tests.run_folders import NAMES, blobs
 
@@ -104,7 +104,7 @@ def test_fingers_find_what_a_pointer_would(opened):
     thumb = page.locator(".plane button").nth(2)
     thumb.tap()
     expect(page.locator(".plane path.hot")).to_have_count(1)
-    assert "#" not in page.url
+    expect(page).to_have_url(NO_CLASS)
     hit = "(b) => parseFloat(getComputedStyle(b, '::after').width)"
     assert thumb.evaluate(hit) >= 44
     # Commands are whole on the screen, and their buttons do not lie on them.
@@ -197,6 +197,7 @@ def test_comparison_names_the_best_and_what_differs(opened, size):
     small = cell.bounding_box()["width"]
     cell.click()
     lens = page.get_by_role("dialog", name="zero, distilled for near")
+    expect(lens.locator("img")).to_have_js_property("complete", True)
     assert lens.locator("img").bounding_box()["width"] > 1.5 * min(small, 200)
     page.keyboard.press("Escape")
     expect(lens).to_be_hidden()

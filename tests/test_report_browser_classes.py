@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lgm_jax.report.vocabulary import TITLES
-from tests.browsing import EITHER, EVIL, SIZES, expect
+from tests.browsing import EITHER, EVIL, NO_CLASS, SIZES, expect
 from tests.marks import slow
 
 
@@ -65,7 +65,7 @@ def test_class_is_enlarged_by_click_and_keyboard(opened):
     assert captions[:4] == ["distilled", "typical real", "look-alike real", "random real"]
     assert page.evaluate("[...document.querySelectorAll('#viewer img')].every((i) => i.alt)")
     assert "distilled for far" in dialog.inner_text()
-    assert page.evaluate(
+    page.wait_for_function(
         "[...document.querySelectorAll('#viewer img')].every((i) => i.complete && i.naturalWidth)"
     )
     page.keyboard.press("ArrowRight")
@@ -96,12 +96,12 @@ def test_class_has_an_address_of_its_own(opened, size):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # Its address goes with it, and is gone when it is.
     page.get_by_role("button", name="Previous class").click()
-    assert page.url.endswith("#class-1")
+    expect(page).to_have_url(re.compile("#class-1$"))
     page.get_by_role("button", name="Close").click()
     expect(dialog).to_be_hidden()
-    assert "#" not in page.url
+    expect(page).to_have_url(NO_CLASS)
     page.locator(".open").first.click()
-    assert page.url.endswith("#class-0")
+    expect(page).to_have_url(re.compile("#class-0$"))
     page.go_back()
     expect(dialog).to_be_hidden()
     # From one class to what it is taken for.
