@@ -86,6 +86,29 @@ def test_the_fault_of_results_is_named(folder, tmp_path, capsys, change, words):
         runner._read(other)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row["per_class"].pop(),
+        lambda row: row["per_class"].__setitem__(0, None),
+        lambda row: row["confusion"]["images"].pop(),
+        lambda row: row["confusion"]["class"].__setitem__(0, 4),
+        lambda row: row["confusion"]["named"].__setitem__(0, -2),
+        lambda row: row["confusion"].update({"class": [], "named": [], "images": []}),
+    ],
+)
+@pytest.mark.parametrize("method", ["distilled", "centroids"])
+def test_numbers_of_other_classes_are_not_shown(tmp_path, method, change):
+    folder = write_run(tmp_path / "one")
+    results = json.loads((folder / runs.RESULTS).read_text())
+    row = results["probe"]["near"][method]
+    if method == "centroids":
+        row["confusion"] = copy.deepcopy(results["probe"]["near"]["distilled"]["confusion"])
+    change(row)
+    (folder / runs.RESULTS).write_text(json.dumps(results))
+    assert write(folder) == 0
+
+
 def test_a_command_with_half_of_its_quotes_is_named(tmp_path, capsys):
     folder = write_run(tmp_path / "one")
     config = json.loads((folder / runs.CONFIG).read_text())

@@ -137,7 +137,9 @@ def matrices(figure: Any, tables: Sequence[Table]) -> None:
         axes.set_yticks(range(len(table.rows)), [wrap(name, 24) for name in table.rows])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_ylabel(table.corner)
+        rows, _, columns = table.corner.partition(" by ")
+        axes.set_ylabel(rows)
+        axes.set_xlabel(columns)
         unit = "" if table.unit in table.title else f", {table.unit}"
         axes.set_title(wrap(table.title + unit, 80))
 

@@ -110,6 +110,7 @@ def _closed_form(config: ConfigDict, _: Sequence[Outcome]) -> list[Variant]:
         Variant(
             f"ridge{ridge:g}-temperature{temperature:g}",
             {**changes, "clp.ridge": ridge, "clp.temperature": temperature},
+            shown=f"ridge {ridge:g}, temperature {temperature:g}",
         )
         for ridge, temperature in pairs
     ]

@@ -27,20 +27,18 @@ _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)
 def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
     """Returns accuracies by class on the first evaluation backbone, with the confusion of classes.
 
-    `None` where the results have none, as those of earlier versions.
+    `None` where the results have none, as those of earlier versions, or those of other classes.
     """
     backbone, entries = next(iter(run.probes.items()), ("", {}))
+    names = run.gallery.class_names if run.gallery else run.class_names
     values = {
         method: entries[method]["per_class"]
         for method in TITLES
-        if entries.get(method, {}).get("per_class")
+        if len(entries.get(method, {}).get("per_class") or ()) == len(names)
     }
-    names = run.gallery.class_names if run.gallery else run.class_names
     own = next((method for method in ("distilled", "full") if method in values), None)
-    if own is None or len(names) != len(values[own]):
-        return None
-    confusion = entries[own].get("confusion")
-    if not confusion:
+    confusion = entries[own].get("confusion") if own else None
+    if not confusion or not _fits(confusion, len(names)):
         return None
     shares, images = _share(confusion, len(names))
     wrong = shares * (1 - np.eye(len(names)))
@@ -59,7 +57,7 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
             ],
         }
         for label, name in enumerate(names)
-        if images[label]
+        if images[label] and None not in (each[label] for each in values.values())
     ]
     table = len(names) <= _TABLE
     return {
@@ -78,13 +76,25 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
     }
 
 
+def _fits(confusion: Mapping[str, Sequence[Any]], num_classes: int) -> bool:
+    """Returns whether a confusion counts images, of classes that there are."""
+    columns = [confusion[each] for each in ("class", "named", "images")]
+    return (
+        len(set(map(len, columns))) == 1
+        and set(columns[0]) <= set(range(num_classes))
+        and set(columns[1]) <= set(range(-1, num_classes))
+        and any(each > 0 for each in columns[2])
+    )
+
+
 def _share(
     confusion: Mapping[str, Sequence[Any]], num_classes: int
 ) -> tuple[Float[np.ndarray, "k k"], Float[np.ndarray, " k"]]:
     """Returns the part of each class that is named each class, and the images of each class."""
     counts = np.zeros((num_classes, num_classes + 1))
     # Those that no class was named for come last.
-    np.add.at(counts, (confusion["class"], confusion["named"]), confusion["images"])
+    places = (np.asarray(confusion[each], np.int32) for each in ("class", "named"))
+    np.add.at(counts, tuple(places), confusion["images"])
     images = counts.sum(axis=1).round()
     return counts[:, :-1] / np.maximum(images, 1)[:, None], images
 
