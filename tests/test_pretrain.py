@@ -161,3 +161,12 @@ def test_fewer_images_than_a_batch_are_refused(tmp_path):
     few = training.Training(None, None, None, 8, None, batch=5, epochs=2, learning_rate=1e-3)
     with pytest.raises(UserError, match="4 images fill no batch of 5: lower --batch"):
         few.run(images, tmp_path, print)
+
+
+def test_a_training_does_not_go_on_with_other_flags(tmp_path):
+    training.keep_settings(tmp_path / "s", {"seed": 0, "crops": 0.25})
+    training.keep_settings(tmp_path / "s", {"seed": 1, "crops": 0.25})
+    (tmp_path / "s" / training.CHECKPOINTS).mkdir()
+    training.keep_settings(tmp_path / "s", {"seed": 1, "crops": 0.25})
+    with pytest.raises(UserError, match=r"began with --crops=0\.25: go on with that"):
+        training.keep_settings(tmp_path / "s", {"seed": 1, "crops": 0.15})

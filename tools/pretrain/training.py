@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,34 @@ from lgm_jax.errors import UserError
 
 from .methods import PROTOTYPES, Batch, Loss, standardize
 
+CHECKPOINTS = "checkpoints"
+"""The subfolder of an unfinished training."""
+
 MOMENTUM = 0.99
 # Images embedded at a time.
 _EMBEDDED = 256
+
+
+def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes the flags of a training into its folder, `pretraining.json`.
+
+    Raises:
+        UserError: If the folder has an unfinished training that began with others.
+    """
+    path = folder / "pretraining.json"
+    if (folder / CHECKPOINTS).exists() and path.exists():
+        before = json.loads(path.read_text())
+        other = [
+            f"--{name}={before.get(name)}"
+            for name in settings
+            if before.get(name) != settings[name]
+        ]
+        if other:
+            raise UserError(
+                f"{folder} began with {' '.join(other)}: go on with that, or change --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=1) + "\n")
 
 
 class Learner(NamedTuple):
