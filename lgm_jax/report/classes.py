@@ -37,7 +37,9 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
         if len(entries.get(method, {}).get("per_class") or ()) == len(names)
     }
     own = next((method for method in ("distilled", "full") if method in values), None)
-    confusion = entries[own].get("confusion") if own else None
+    if own is None:
+        return None
+    confusion = entries[own].get("confusion")
     if not confusion or not _fits(confusion, len(names)):
         return None
     shares, images = _share(confusion, len(names))
