@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lgm_jax import files, hosts, locks, paths, runs
 from lgm_jax.errors import UserError, explain
-from lgm_jax.experiments.axes import SECTION, label
+from lgm_jax.experiments.axes import GIVEN, SECTION, label
 from lgm_jax.session import Session
 from lgm_jax.settings import split_list
 
@@ -104,8 +104,8 @@ class Planned:
 
     @property
     def title(self) -> str:
-        """The name for a person."""
-        return " ".join(self._words(" "))
+        """The name for a person, to whom the data of all runs are no news."""
+        return " ".join(word for word in self._words(" ") if word != GIVEN)
 
     @property
     def name(self) -> str:

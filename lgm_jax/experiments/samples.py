@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lgm_jax.distilled import first_of_classes
 from lgm_jax.experiments import figures
-from lgm_jax.experiments.axes import label
+from lgm_jax.experiments.axes import GIVEN, label
 from lgm_jax.experiments.runner import Outcome
 from lgm_jax.report import grid, pictures
 
@@ -30,7 +30,7 @@ def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
         if outcome.planned.shown:
             axes["variant"] = outcome.planned.shown
         if outcome.path is not None and "seed" in outcome.axes:
-            found.setdefault(tuple(label(str(value)) for value in axes.values()), outcome.path)
+            found.setdefault(tuple(map(_word, axes.values())), outcome.path)
     # Words that all share tell nothing apart.
     alike = [len(set(words)) == 1 < len(found) for words in zip(*found, strict=True)]
     titles = [
@@ -40,6 +40,10 @@ def titled_folders(outcomes: Sequence[Outcome]) -> dict[str, epath.Path]:
     # The recipe itself has no word of its own.
     named = zip(titles, found.values(), strict=True)
     return {title or "as configured": path for title, path in named}
+
+
+def _word(value: object) -> str:
+    return "" if value == GIVEN else label(str(value))
 
 
 def write(
