@@ -130,9 +130,10 @@ def _objectives(config: ConfigDict, finished: Sequence[Outcome]) -> Iterator[Var
         yield Variant(name, {"objective": objective}, measure=measure, shown=objective)
     for source, objective in itertools.product(axes.sources(config)[1:], named):
         changes = {"objective": objective, "real.source": source}
-        yield Variant(reports.variant_of(config, objective, source), changes, every[:1])
+        name, shown = reports.variant_of(config, objective, source), f"{objective}, {source}"
+        yield Variant(name, changes, every[:1], shown=shown)
     if config[SECTION].soft:
-        yield Variant(reports.SOFT, {"labels": "soft"}, every[:1])
+        yield Variant(reports.SOFT, {"labels": "soft"}, every[:1], shown="soft labels")
     if joint := [",".join(pair) for pair in axes.pairs(config)]:
         yield Variant(backbones=joint)
     costs_of = {each.axes["backbone"]: each.measured for each in finished if each.measured}
@@ -144,7 +145,8 @@ def _objectives(config: ConfigDict, finished: Sequence[Outcome]) -> Iterator[Var
         if steps != config.steps:
             # The number is in the name: on another machine, another number is another run.
             changes = {"objective": objective, "steps": steps}
-            yield Variant(f"{objective}-{steps}-steps", changes, [backbone])
+            name, shown = f"{objective}-{steps}-steps", f"{objective}, {steps} steps"
+            yield Variant(name, changes, [backbone], shown=shown)
 
 
 def _real(evaluated: Callable[[ConfigDict], list[str]], *methods: str) -> Looks:
