@@ -30,6 +30,11 @@ if _COMPILED not in os.environ:
     os.environ[_COMPILED] = _compiled.name
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_COMPILED]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# JAX writes what it compiled in place. Who reads it meanwhile, or after the writer was killed,
+# compiles for itself, and warns: in programs that tests start, on a stderr that is to be empty.
+_HALF_WRITTEN = "ignore:Error reading persistent compilation cache entry:UserWarning"
+_warnings = [*filter(None, [os.environ.get("PYTHONWARNINGS")]), _HALF_WRITTEN]
+os.environ["PYTHONWARNINGS"] = ",".join(_warnings)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
@@ -94,10 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
         r"ignore:.*typing\.Hashable deprecated:"
         "beartype.roar.BeartypeDecorHintPep585DeprecationWarning",
     )
-    # JAX writes what it compiled in place. A worker that reads it meanwhile compiles for itself.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning"
-    )
+    config.addinivalue_line("filterwarnings", _HALF_WRITTEN)
 
 
 # Files of which one test takes minutes: the first to begin, so that no worker waits for them. The

@@ -41,10 +41,13 @@ def config():
 
 
 class Starts:
-    """Makes runs that take a moment, as `launch.py` does: opened, made if need be, and closed."""
+    """Makes runs as `launch.py` does: opened, made if need be, and closed.
 
-    def __init__(self):
-        self.made = []
+    None is done before so many threads as given are at one.
+    """
+
+    def __init__(self, threads=1):
+        self.made, self.threads, self.makers, self.enough = [], threads, set(), threading.Event()
 
     def __call__(self, config, folder, then):
         identity = {"number": config.number}
@@ -52,7 +55,10 @@ class Starts:
         run.open(identity, {})
         try:
             if not (run.path / runs.RESULTS).exists():
-                time.sleep(0.05)
+                self.makers.add(threading.get_ident())
+                if len(self.makers) >= self.threads:
+                    self.enough.set()
+                assert self.enough.wait(60)
                 self.made.append((threading.get_ident(), run.path.name))
                 files.write_json(run.path / runs.RESULTS, EMPTY | {"found": float(config.number)})
         finally:
@@ -78,7 +84,7 @@ WHOLE = {name: float(i) for i, name in enumerate((*NAMES, "last"))}
 def test_each_run_is_made_once_whoever_makes_it(monkeypatch, tmp_path):
     """Locks are those of open files, so that threads are to each other as processes are."""
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
-    starts, failures = Starts(), []
+    starts, failures = Starts(threads=2), []
     threads = [
         threading.Thread(target=make, args=(starts, tmp_path, failures), daemon=True)
         for _ in range(3)
@@ -86,7 +92,7 @@ def test_each_run_is_made_once_whoever_makes_it(monkeypatch, tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert failures == []
     assert not any(thread.is_alive() for thread in threads)
     assert sorted(name for _, name in starts.made) == sorted(f"{name}_seed0" for name in WHOLE)
@@ -125,15 +131,16 @@ def test_a_run_that_is_held_is_waited_for_and_then_gone_on_with(monkeypatch, tmp
     """Its maker may have died."""
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
     file = hold(tmp_path / "runs" / "b_seed0")
-    starts, threads = Starts(), []
+    starts, sleep = Starts(), time.sleep
 
-    def start(config, folder, then):
-        if config.number == len(NAMES) - 1 and not threads:
-            threads.append(threading.Timer(0.3, file.close))
-            threads[0].start()
-        return starts(config, folder, then)
+    def let_go(seconds):
+        # Once it is waited for, however late.
+        if seconds == runner.POLL_SECONDS:
+            file.close()
+        sleep(seconds)
 
-    make(start, tmp_path)
+    monkeypatch.setattr(time, "sleep", let_go)
+    make(starts, tmp_path)
     assert [name[0] for _, name in starts.made] == [*"acdefb", "l"]
     said = capsys.readouterr().out
     assert said.count("waiting for other processes that make b_seed0;") == 1

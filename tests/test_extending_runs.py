@@ -25,6 +25,26 @@ OBJECTIVE = (
 )
 
 
+# The program, which goes no further than the fifth step: however late it is looked at, and killed.
+HELD = """
+import sys, time
+import launch
+from lgm_jax.stages import distilling
+
+class Held(distilling.StepProgress):
+    steps = 0
+
+    def advance(self):
+        super().advance()
+        self.steps += 1
+        if self.steps == 5:
+            time.sleep(900)
+
+distilling.StepProgress = Held
+sys.exit(launch.main(sys.argv))
+"""
+
+
 def start_on_devices(count, *arguments):
     """Starts a program that is compiled as users have it: other rounding grows with every step."""
     flags = f"--xla_force_host_platform_device_count={count}"
@@ -42,15 +62,18 @@ def start_on_devices(count, *arguments):
 def test_an_objective_runs_on_eight_devices_in_microbatches_killed_and_resumed(tmp_path):
     many, one = tmp_path / "many", tmp_path / "one"
     command = (*QUICK, *OBJECTIVE, "--config.microbatch=2", f"--workdir={many}")
-    first = start_on_devices(8, *command)
-    deadline = time.monotonic() + 300
-    while not (many / "checkpoints" / "3").exists() and first.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first = start_on_devices(8, "-c", HELD, *command[1:])
+    try:
+        deadline = time.monotonic() + 600
+        while not (many / "checkpoints" / "3").exists():
+            assert first.poll() is None, first.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
     second = start_on_devices(8, *command)
-    output, _ = second.communicate(timeout=400)
+    output, _ = second.communicate(timeout=900)
     assert second.returncode == 0, output
     assert "8 devices, 2 views at a time" in output
     results = json.loads((many / "results.json").read_text())
@@ -64,7 +87,7 @@ def test_an_objective_runs_on_eight_devices_in_microbatches_killed_and_resumed(t
     # Noise is drawn by row, wherever it lies: one device makes the same images.
     alone = (*QUICK, *OBJECTIVE, "--config.stages=distill", f"--workdir={one}")
     third = start_on_devices(1, *alone)
-    output, _ = third.communicate(timeout=400)
+    output, _ = third.communicate(timeout=900)
     assert third.returncode == 0, output
     images = [lgm_jax.load_distilled(folder)[0] for folder in (many, one)]
     np.testing.assert_allclose(*images, rtol=0, atol=1e-3)

@@ -178,6 +178,22 @@ np.save(sys.argv[2], rows.whole())
 """
 
 
+# Before it: goes no further than some shards, however late it is looked at, and killed.
+HELD = """
+import time
+from lgm_jax import features
+
+write = features._write_shard
+
+def write_some(folder, number, shard):
+    if number == 10:
+        time.sleep(900)
+    return write(folder, number, shard)
+
+features._write_shard = write_some
+"""
+
+
 def shards(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*.npy")}
 
@@ -186,12 +202,12 @@ def shards(folder: Path) -> set[str]:
 def test_a_kill_costs_one_shard(tmp_path):
     """Killed while it computes, and started again: the features of an uninterrupted run."""
 
-    def command(name: str) -> list[str]:
+    def command(name: str, before: str = "") -> list[str]:
         folder, result = tmp_path / name, tmp_path / f"{name}.npy"
-        return [sys.executable, "-c", SCRIPT, str(folder), str(result)]
+        return [sys.executable, "-c", before + SCRIPT, str(folder), str(result)]
 
     subprocess.run(command("whole"), check=True, cwd=ROOT)
-    process = subprocess.Popen(command("killed"), cwd=ROOT)
+    process = subprocess.Popen(command("killed", HELD), cwd=ROOT)
     while process.poll() is None and len(shards(tmp_path / "killed")) < 3:
         time.sleep(0.001)
     assert process.poll() is None, "it ended before it could be killed"

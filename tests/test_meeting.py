@@ -38,7 +38,7 @@ def test_a_host_that_does_not_resolve_is_one_line(tmp_path):
     arguments = ["--distributed=no-such-host.invalid:9876", "--num_processes=2", "--process_id=1"]
     process = start(tmp_path, *arguments)
     try:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 2
@@ -52,8 +52,8 @@ def test_what_is_waited_for_is_said_at_once(number, tmp_path):
     meet = [f"--distributed={address}", "--num_processes=2", f"--process_id={number}"]
     process = start(tmp_path, *meet)
     try:
-        ready, _, _ = select.select([process.stderr], [], [], 60)
-        assert ready, "nothing was said for a minute"
+        ready, _, _ = select.select([process.stderr], [], [], 300)
+        assert ready, "nothing was said for five minutes"
         line = process.stderr.readline().decode()
         assert line.startswith(f"waiting for process {1 - number} of 2 at {address}, for up to")
     finally:
@@ -97,7 +97,7 @@ def begin(monkeypatch, address, said):
 def connect(address):
     """To process 0, which may not listen yet."""
     host, port = address.split(":")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             return socket.create_connection((host, int(port)))
@@ -113,9 +113,9 @@ def test_all_that_belong_together_meet(monkeypatch):
 
 
 def test_who_did_not_come_is_named_on_all(monkeypatch):
-    said = gather(monkeypatch, (0, 4, {}), (2, 4, {}), seconds=2.0)
+    said = gather(monkeypatch, (0, 4, {}), (2, 4, {}), seconds=4.0)
     assert said[0].startswith("processes 1, 3 of 4 did not come to 127.0.0.1:")
-    assert "within 2 s" in said[0]
+    assert "within 4 s" in said[0]
     assert said[1] == said[0]
     (alone,) = gather(monkeypatch, (1, 2, {}), seconds=1.0)
     assert alone.startswith("process 0 did not answer at 127.0.0.1:")
@@ -132,7 +132,9 @@ def test_who_did_not_come_is_named_on_all(monkeypatch):
     ],
 )
 def test_who_does_not_belong_there_is_told(other, reason, monkeypatch):
-    said = gather(monkeypatch, (0, 2, {"seed": 0}), other, seconds=3.0)
+    # Two processes 0 meet nobody, and wait to the end.
+    seconds = 3.0 if reason is None else 20.0
+    said = gather(monkeypatch, (0, 2, {"seed": 0}), other, seconds=seconds)
     if reason is None:
         # Both are process 0, of which one has the port.
         assert any("cannot listen on port" in text for text in said)
@@ -156,6 +158,8 @@ def test_two_with_one_number_are_told_and_one_that_came_again_is_not(monkeypatch
 
 
 def test_strangers_that_say_little_or_nothing_delay_nobody(monkeypatch):
+    # Whoever waits for one of them comes too late.
+    monkeypatch.setattr(meeting, "GREETING_SECONDS", 60.0)
     address, said, over = free_address(), [], threading.Event()
     first = begin(monkeypatch, address, said)
     strangers = [connect(address) for _ in range(20)]
@@ -172,10 +176,8 @@ def test_strangers_that_say_little_or_nothing_delay_nobody(monkeypatch):
     mumbling = threading.Thread(target=mumble)
     mumbling.start()
     try:
-        began = time.monotonic()
         assert gather(monkeypatch, (1, 2, {}), address=address) == [None]
         first.join()
-        assert time.monotonic() - began < 3
         assert said == [None]
     finally:
         over.set()
@@ -227,7 +229,7 @@ def test_another_program_that_answers_byte_by_byte_is_given_up(monkeypatch):
         def mumble():
             other, _ = server.accept()
             with other, contextlib.suppress(OSError):
-                for _ in range(60):
+                for _ in range(600):
                     other.sendall(b"x")
                     time.sleep(0.1)
 
@@ -238,7 +240,8 @@ def test_another_program_that_answers_byte_by_byte_is_given_up(monkeypatch):
         took = time.monotonic() - began
         stranger.join()
     assert said.startswith(f"process 0 did not answer at {address} within 1 s")
-    assert took < 4
+    # It would go on for a minute.
+    assert took < 30
 
 
 def test_a_server_of_names_that_is_late_is_asked_again(monkeypatch):
@@ -278,7 +281,7 @@ def test_a_link_local_address_keeps_its_scope(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", refuse)
     name = socket.if_indextoname(1)
     address = f"[fe80::1%{name}]:9876"
-    gather(monkeypatch, (1, 2, {}), seconds=0.2, address=address)
+    gather(monkeypatch, (1, 2, {}), seconds=1.0, address=address)
     assert set(tried) == {("fe80::1%1", 9876)}
     for where in (address, address.replace("[", "").replace("]", "")):
         # gRPC, by which JAX connects, wants brackets.
@@ -300,7 +303,7 @@ def test_who_dies_before_jax_connects_costs_no_five_minutes():
         with connect(address) as other:
             other.sendall(b'{"process": 1, "processes": 2, "settings": {}}\n')
             assert other.recv(100) == b'{"refused": ""}\n'
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
         process.communicate()
@@ -326,7 +329,7 @@ def test_another_program_at_the_port_is_waited_out_and_said(monkeypatch, capsys)
     listening, said = threading.Event(), []
     stranger = threading.Thread(target=answer_twice)
     stranger.start()
-    assert listening.wait(10)
+    assert listening.wait(60)
     waiting = threading.Thread(
         target=lambda: said.extend(gather(monkeypatch, (1, 2, {}), address=address))
     )
@@ -371,7 +374,7 @@ def test_many_open_files_are_no_obstacle(monkeypatch):
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
     try:
-        assert gather(monkeypatch, (0, 2, {}), (1, 2, {}), seconds=5.0) == [None, None]
+        assert gather(monkeypatch, (0, 2, {}), (1, 2, {})) == [None, None]
     finally:
         for file in opened:
             os.close(file)

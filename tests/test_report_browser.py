@@ -209,6 +209,8 @@ def test_comparison_names_the_best_and_what_differs(opened, size):
 @pytest.mark.slow
 def test_many_pictures_load_as_they_are_scrolled_to(opened):
     page = opened("many/report.html", "phone")
+    # Those on the screen are asked for once it is drawn, perhaps after a pause of the network.
+    expect(page.locator(".card img").first).to_have_js_property("naturalWidth", 8)
     page.wait_for_load_state("networkidle")
     before = {url for url in opened.asked if "/distilled/" in url}
     assert 0 < len(before) < 150

@@ -54,6 +54,11 @@ def open_page(browser, tmp_path_factory):
                 viewport={"width": width, "height": 900}, color_scheme=scheme
             ).new_page()
             page.goto(address + name, wait_until="load")
+            # What the theme measures, it has measured once the page is drawn.
+            page.evaluate(
+                "() => new Promise((done) => requestAnimationFrame("
+                "() => requestAnimationFrame(() => setTimeout(done))))"
+            )
             return page
 
         yield open_page
@@ -69,6 +74,7 @@ def test_a_figure_opens_in_full_width_and_closes(open_page, scheme):
     page.keyboard.press("Enter")
     expect(shown).to_be_visible()
     expect(shown.locator("img")).to_have_attribute("alt", "Table 1: distilled images and real ones")
+    expect(shown.locator("img")).to_have_js_property("complete", True)
     assert shown.locator("img").bounding_box()["width"] > 1.5 * small
     page.keyboard.press("Escape")
     expect(shown).to_be_hidden()
