@@ -25,6 +25,9 @@ from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 __all__ = ["EITHER", "EVIL", "NO_CLASS", "REQUIRED", "SIZES", "expect"]
 
+# Where others want the machine too, a browser takes longer than the five seconds of Playwright.
+expect.set_options(timeout=30_000)
+
 NO_CLASS = re.compile("^[^#]*$")
 """The address of a page on which no class is enlarged; a browser tells it a little later."""
 EVIL = "<script>alert(1)</script>"
@@ -37,7 +40,9 @@ EITHER = ("phone", slow("tablet"), slow("desktop"))
 def start_browser():
     """Yields a browser."""
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
+        )
         yield found
         found.close()
 

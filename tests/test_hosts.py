@@ -66,7 +66,7 @@ def started(count, workdir, *arguments):
 
 def finish(processes):
     """Waits for all; gives exit codes, and what each said on stdout and stderr once they met."""
-    said = [process.communicate(timeout=300) for process in processes]
+    said = [process.communicate(timeout=900) for process in processes]
     met = [(out, re.sub(r"^waiting for .*\n", "", err)) for out, err in said]
     return [process.returncode for process in processes], met
 
@@ -87,7 +87,7 @@ def newest_checkpoint(workdir):
 
 def await_checkpoint(workdir, processes):
     """Waits until a checkpoint is written and the run goes on."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while newest_checkpoint(workdir) is None:
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes)

@@ -27,7 +27,7 @@ def test_the_next_number_is_computed_while_this_one_is_used():
 
     with Ahead(function, 10) as ahead:
         assert ahead(3) == 3
-        assert started.wait(10)
+        assert started.wait(60)
 
 
 def test_numbers_in_turn_are_computed_once_and_none_from_the_end_on():

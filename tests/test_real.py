@@ -67,7 +67,7 @@ def test_streamed_images_are_let_go_of(vit, colours, held):
     source(0)
     del split, source
     # The thread that read ahead may be about to end.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while kept() is not None and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.01)
