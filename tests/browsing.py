@@ -25,7 +25,7 @@ from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 __all__ = ["EITHER", "EVIL", "NO_CLASS", "REQUIRED", "SIZES", "expect"]
 
-# Where others want the machine too, a browser takes longer than the five seconds of Playwright.
+# Under load, a browser takes longer than the five seconds of Playwright.
 expect.set_options(timeout=30_000)
 
 NO_CLASS = re.compile("^[^#]*$")

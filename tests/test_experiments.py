@@ -10,7 +10,7 @@ from configs import common
 from configs.experiments import _base
 from lgm_jax import baselines, experiments, plan
 from lgm_jax.errors import UserError
-from lgm_jax.experiments import result
+from lgm_jax.experiments import result, runner
 from lgm_jax.settings import split_list
 from tests.experimenting import GIVEN, PATHS, ROOT, flat_score, load, tabulate
 
@@ -61,6 +61,9 @@ def test_backbones_of_folders_are_found_by_their_names():
     names = list(experiments.planned_configs(load("table2", ":imagenette", GIVEN)))
     seeds = [f"given_{name}_seed{seed}" for name in ("first", "second") for seed in range(3)]
     assert names == ["given_real", *seeds]
+    # The key of the images is no name for a person.
+    run = runner.Planned({"set": "given", "backbone": "here/first", "seed": 0}, {})
+    assert (run.title, run.name) == ("first seed 0", "given_first_seed0")
 
 
 def test_two_folders_of_one_name_are_refused():

@@ -43,7 +43,7 @@ def config():
 class Starts:
     """Makes runs as `launch.py` does: opened, made if need be, and closed.
 
-    None is done before so many threads as given are at one.
+    No run ends before `threads` threads are each making one.
     """
 
     def __init__(self, threads=1):

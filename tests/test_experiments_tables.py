@@ -359,6 +359,14 @@ def drawn_rows(name, scale, score):
     return [(axes, [text.get_text() for text in axes.texts]) for axes in figure.axes]
 
 
+def test_a_matrix_names_its_rows_and_its_columns():
+    found = tabulate(load("clp", ""), lambda *_: 60.0)
+    figure = Figure(layout="constrained")
+    found.draw(figure)
+    labels = {(axes.get_ylabel(), axes.get_xlabel()) for axes in figure.axes}
+    assert labels == {("ridge", "temperature")}
+
+
 def test_a_row_has_its_colour_its_value_its_error_bar_and_the_papers_mark():
     def score(where, method, backbone):
         return flat_score(where, method, backbone) + 2 * where.get("seed", 0)

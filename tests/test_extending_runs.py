@@ -69,6 +69,7 @@ def test_an_objective_runs_on_eight_devices_in_microbatches_killed_and_resumed(t
             assert first.poll() is None, first.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        assert first.poll() is None, "it ended before it could be killed"
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()

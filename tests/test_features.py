@@ -178,7 +178,7 @@ np.save(sys.argv[2], rows.whole())
 """
 
 
-# Before it: goes no further than some shards, however late it is looked at, and killed.
+# Put before `SCRIPT`: stops at the tenth shard, until it is killed, however late that is.
 HELD = """
 import time
 from lgm_jax import features

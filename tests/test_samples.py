@@ -89,6 +89,7 @@ def test_runs_are_titled_by_what_tells_them_apart():
     ]
     assert shown(*runs) == {"as configured": "0", "sfm": "2"}
     assert shown(*runs[:2]) == {"digits a": "0"}
+    assert shown(outcome("g", set="given", backbone="here/a", seed=0)) == {"a": "g"}
     other = outcome("3", set="digits", backbone="b", variant="sfm", seed=0)
     assert shown(*runs, other) == {"a": "0", "a sfm": "2", "b sfm": "3"}
     assert shown(runs[0]) == {}

@@ -33,13 +33,10 @@ def folder(tmp_path_factory):
 
 
 def edited(value, depth=0):
-    """Yields a value with each part left out, and of each wrong kind; of equal parts, the first.
-
-    Counts by class, which must be as many as there are classes, stay.
-    """
+    """Yields a value with each part left out, and of each wrong kind; of equal parts, the first."""
     if depth:
         yield from WRONG
-    if isinstance(value, dict) and "named" not in value:
+    if isinstance(value, dict):
         for name in list(value)[: 1 if depth in (2, 3) and "top1_mean" not in value else None]:
             yield {each: part for each, part in value.items() if each != name}
             yield from ({**value, name: part} for part in edited(value[name], depth + 1))
@@ -86,25 +83,45 @@ def test_the_fault_of_results_is_named(folder, tmp_path, capsys, change, words):
         runner._read(other)
 
 
+_SECTION = "Class by class"
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "is_shown"),
     [
-        lambda row: row["per_class"].pop(),
-        lambda row: row["per_class"].__setitem__(0, None),
-        lambda row: row["confusion"]["images"].pop(),
-        lambda row: row["confusion"]["class"].__setitem__(0, 4),
-        lambda row: row["confusion"]["named"].__setitem__(0, -2),
-        lambda row: row["confusion"].update({"class": [], "named": [], "images": []}),
+        (lambda rows: None, [True, True]),
+        (lambda rows: rows["distilled"]["per_class"].pop(), [False, False]),
+        (lambda rows: rows["distilled"].update(per_class=[None] * 4), [False, False]),
+        (lambda rows: rows["centroids"]["per_class"].pop(), [True, False]),
+        (lambda rows: rows["centroids"].update(per_class=[None] * 4), [True, False]),
+        (lambda rows: rows["distilled"]["confusion"]["images"].pop(), [False, False]),
+        (lambda rows: rows["distilled"]["confusion"].update(images=[0.2, 0.2]), [False, False]),
+        (lambda rows: rows["distilled"]["confusion"].update({"class": [4, 0]}), [False, False]),
+        (lambda rows: rows["distilled"]["confusion"].update(named=[-2, 0]), [False, False]),
+        (lambda rows: rows["distilled"]["confusion"].update(named=[0.5, 0]), [False, False]),
+        (lambda rows: rows["distilled"]["confusion"].update(named=[1.0, -1]), [True, True]),
     ],
 )
-@pytest.mark.parametrize("method", ["distilled", "centroids"])
-def test_numbers_of_other_classes_are_not_shown(tmp_path, method, change):
+def test_numbers_that_contradict_the_classes_are_not_shown(tmp_path, change, is_shown):
     folder = write_run(tmp_path / "one")
     results = json.loads((folder / runs.RESULTS).read_text())
-    row = results["probe"]["near"][method]
-    if method == "centroids":
-        row["confusion"] = copy.deepcopy(results["probe"]["near"]["distilled"]["confusion"])
-    change(row)
+    rows = results["probe"]["near"]
+    rows["distilled"]["confusion"] = {"class": [0, 1], "named": [0, 2], "images": [20, 20]}
+    change(rows)
+    (folder / runs.RESULTS).write_text(json.dumps(results))
+    assert write(folder) == 0
+    _, section, after = (folder / runs.PAGE).read_text().partition(f">{_SECTION}</h2>")
+    found = [bool(section), "centroids" in after.partition("</table>")[0]]
+    assert found == is_shown
+
+
+def test_classes_of_one_name_without_accuracies_have_a_page(tmp_path):
+    folder = write_run(tmp_path / "one", names=("one", "one", "two", "three"))
+    (folder / runs.GALLERY).unlink()
+    results = json.loads((folder / runs.RESULTS).read_text())
+    for rows in results["probe"].values():
+        for row in rows.values():
+            row.pop("per_class")
     (folder / runs.RESULTS).write_text(json.dumps(results))
     assert write(folder) == 0
 

@@ -51,7 +51,7 @@ class Table:
 
     Attributes:
         title: The heading.
-        corner: What the rows are.
+        corner: What the rows are; `ROWS by COLUMNS` where columns need a name, too.
         cells: By row and column; some places may have none.
         unit: Of the cells.
         digits: Behind the point.

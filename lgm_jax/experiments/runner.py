@@ -104,7 +104,7 @@ class Planned:
 
     @property
     def title(self) -> str:
-        """The name for a person, to whom the data of all runs are no news."""
+        """The name in messages, without the key of the given images, which is no name."""
         return " ".join(word for word in self._words(" ") if word != GIVEN)
 
     @property

@@ -31,23 +31,25 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
     """
     backbone, entries = next(iter(run.probes.items()), ("", {}))
     names = run.gallery.class_names if run.gallery else run.class_names
-    values = {
-        method: entries[method]["per_class"]
-        for method in TITLES
-        if len(entries.get(method, {}).get("per_class") or ()) == len(names)
-    }
-    own = next((method for method in ("distilled", "full") if method in values), None)
-    if own is None:
-        return None
-    confusion = entries[own].get("confusion")
+    own = next((m for m in ("distilled", "full") if entries.get(m, {}).get("per_class")), None)
+    confusion = entries[own].get("confusion") if own is not None else None
     if not confusion or not _fits(confusion, len(names)):
         return None
     shares, images = _share(confusion, len(names))
+    tested = np.flatnonzero(images > 0).tolist()
+    values = {
+        method: found
+        for method in TITLES
+        if len(found := entries.get(method, {}).get("per_class") or ()) == len(names)
+        and None not in (found[label] for label in tested)
+    }
+    if own not in values or not tested:
+        return None
     wrong = shares * (1 - np.eye(len(names)))
     rows = [
         {
             "label": label,
-            "name": name,
+            "name": names[label],
             "values": {method: each[label] for method, each in values.items()},
             "own": values[own][label],
             "gain": values["distilled"][label] - values["centroids"][label]
@@ -58,8 +60,7 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
                 for other in _largest(wrong[label], _CONFUSED)
             ],
         }
-        for label, name in enumerate(names)
-        if images[label] and None not in (each[label] for each in values.values())
+        for label in tested
     ]
     table = len(names) <= _TABLE
     return {
@@ -79,13 +80,12 @@ def describe_classes(run: RunView, place: Place) -> dict[str, Any] | None:
 
 
 def _fits(confusion: Mapping[str, Sequence[Any]], num_classes: int) -> bool:
-    """Returns whether a confusion counts images, of classes that there are."""
+    """Returns whether a confusion has columns of one length, and no class beyond the last."""
     columns = [confusion[each] for each in ("class", "named", "images")]
     return (
         len(set(map(len, columns))) == 1
         and set(columns[0]) <= set(range(num_classes))
         and set(columns[1]) <= set(range(-1, num_classes))
-        and any(each > 0 for each in columns[2])
     )
 
 
@@ -95,6 +95,7 @@ def _share(
     """Returns the part of each class that is named each class, and the images of each class."""
     counts = np.zeros((num_classes, num_classes + 1))
     # Those that no class was named for come last.
+    # JSON may have 1.0, which is no index.
     places = (np.asarray(confusion[each], np.int32) for each in ("class", "named"))
     np.add.at(counts, tuple(places), confusion["images"])
     images = counts.sum(axis=1).round()

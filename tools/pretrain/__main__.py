@@ -17,9 +17,9 @@ which are the mean of the patch tokens, are standardised over the training part 
 
 Labels are read only to print how well a linear head does on the validation part; the test part is
 not read. On two CPU cores digits take 15 to 30 minutes, photos hours; a run that is started again
-goes on after its last epoch. It keeps its flags in `pretraining.json`, and writes timm's format
-(`config.json`, `model.safetensors` in float16), so `timm.create_model(architecture, **model_args)`
-loads it too.
+goes on after its last epoch, and refuses to go on with other flags. It writes them,
+`pretraining.json`, and timm's format (`config.json`, `model.safetensors` in float16), so
+`timm.create_model(architecture, **model_args)` loads it too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,7 @@ from lgm_jax.data.digits import RESOLUTION
 from lgm_jax.errors import UserError
 
 from . import methods, views
-from .training import CHECKPOINTS, Training, keep_settings
+from .training import CHECKPOINTS, SETTINGS, Training, keep_settings
 
 _DATA = flags.DEFINE_string("data", "digits", "digits, or a folder of photos.")
 _METHOD = flags.DEFINE_enum("method", "contrastive", methods.METHODS, "Objective.")
@@ -73,8 +72,6 @@ _PATCH = flags.DEFINE_integer("patch", 0, "Pixels of a patch; 8 for digits and 1
 _MASKED = flags.DEFINE_float("masked", 0.75, "Share of the patches that `masked` hides.")
 _WARP = flags.DEFINE_float("warp", 0.8, "Strength of the geometric augmentation of digits.")
 _REPORT_EVERY = flags.DEFINE_integer("report_every", 25, "Epochs between two accuracies.")
-
-_SAID = ("out", "report_every")
 
 # A tenth of the training photos, for the accuracies that are printed.
 _VALIDATION = 0.1
@@ -132,18 +129,27 @@ def main(_: Sequence[str]) -> int:
             accuracies = evaluate(features, train.labels, features_val, val.labels)
             tqdm.write(f"epoch {epoch} loss {loss:.3f} {name}: {accuracies}")
 
-    # What only decides what is printed may change from one start to the next.
-    chosen = flags.FLAGS.get_flags_for_module(sys.argv[0])
-    keep_settings(folder, {f.name: f.value for f in chosen if f.name not in _SAID})
     checkpoints = folder / CHECKPOINTS
+    keep_settings(checkpoints, _settings())
     learner = training.run(train.images, checkpoints, report)
     # As published: MoCo-v3's encoder of queries, DINO's teacher. The masked autoencoder has none:
     # its slow copy is a mean over its last steps.
     published = learner.online if _METHOD.value == "contrastive" else learner.momentum
     write(folder, spec, training.finish(published, train.images)["backbone"])
+    (checkpoints / SETTINGS).replace(folder / SETTINGS)
     shutil.rmtree(checkpoints)
     print(f"{folder}: {time.time() - started:.0f} s")
     return 0
+
+
+def _settings() -> dict[str, Any]:
+    """Returns the flags that the weights depend on."""
+    module = flags.FLAGS.find_module_defining_flag(_DATA.name)
+    return {
+        flag.name: flag.value
+        for flag in flags.FLAGS.get_flags_for_module(module)
+        if flag.name not in (_OUT.name, _REPORT_EVERY.name)
+    }
 
 
 def _images(digits: bool) -> list[ArraySplit]:

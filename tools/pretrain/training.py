@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
+from lgm_jax import files
 from lgm_jax.errors import UserError
 
 from .methods import PROTOTYPES, Batch, Loss, standardize
@@ -25,31 +26,29 @@ from .methods import PROTOTYPES, Batch, Loss, standardize
 CHECKPOINTS = "checkpoints"
 """The subfolder of an unfinished training."""
 
+SETTINGS = "pretraining.json"
+"""The flags of a training: beside its checkpoints, and then beside its weights."""
+
 MOMENTUM = 0.99
 # Images embedded at a time.
 _EMBEDDED = 256
 
 
-def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the flags of a training into its folder, `pretraining.json`.
+def keep_settings(checkpoints: Path, settings: dict[str, Any]) -> None:
+    """Writes the flags of a training beside its checkpoints, before the first.
 
     Raises:
-        UserError: If the folder has an unfinished training that began with others.
+        UserError: If there are checkpoints of other flags, or of unknown ones.
     """
-    path = folder / "pretraining.json"
-    if (folder / CHECKPOINTS).exists() and path.exists():
-        before = json.loads(path.read_text())
-        other = [
-            f"--{name}={before.get(name)}"
-            for name in settings
-            if before.get(name) != settings[name]
-        ]
-        if other:
-            raise UserError(
-                f"{folder} began with {' '.join(other)}: go on with that, or change --out"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1) + "\n")
+    path = epath.Path(checkpoints / SETTINGS)
+    before = files.read_json(path)
+    if checkpoints.exists() and before != settings:
+        known = (before or {}).items()
+        other = [f"--{name}={value}" for name, value in known if settings.get(name) != value]
+        began = " ".join(other) or "an earlier version of this tool"
+        raise UserError(f"{checkpoints} began with {began}: go on with that, or change --out")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, settings)
 
 
 class Learner(NamedTuple):
