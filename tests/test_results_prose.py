@@ -132,7 +132,7 @@ def said() -> dict[str, list[str]]:
     both, pairs = f"{c} + {d}", "several backbones at once"
     return {
         "ten photos": [
-            f"photos in each step, 400 steps | {np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f} |",
+            f"in each step, 400 steps | {np.mean(seeds):.1f} ± {np.std(seeds, ddof=1):.1f} |",
             f"ahead in each of three seeds, by {ahead.value:.1f} ± {ahead.error:.1f} points, which "
             f"is just {ahead.verdict}",
             f"300 steps of 10 augmentations | {spread('imagenette_figure3', '10', p)} |",
