@@ -165,7 +165,9 @@ def test_fewer_images_than_a_batch_are_refused(tmp_path):
 
 def test_a_training_does_not_go_on_with_other_flags(tmp_path):
     folder, settings = tmp_path / "s" / training.CHECKPOINTS, {"seed": 1, "crops": 0.25}
+    training.keep_settings(folder, settings | {"crops": 0.15})
     training.keep_settings(folder, settings)
+    (folder / "73").mkdir()
     training.keep_settings(folder, settings)
     with pytest.raises(UserError, match=r"began with --crops=0\.25: go on with that"):
         training.keep_settings(folder, settings | {"crops": 0.15})

@@ -44,6 +44,11 @@ class Accuracy:
     value: float = math.nan
     error: float = math.nan
 
+    @classmethod
+    def over_seeds(cls, mean: float, std: float, seeds: int, images: int = _TEST) -> Accuracy:
+        """Returns a mean with its error: of so many test images, and of the deviation of seeds."""
+        return cls(mean, math.sqrt(mean * (100 - mean) / images + std**2 / seeds))
+
     def __sub__(self, other: Accuracy) -> Accuracy:
         return Accuracy(self.value - other.value, math.hypot(self.error, other.error))
 
@@ -110,7 +115,7 @@ class Answers:
         whole = _MISLEADING if experiment == "table4" else _TEST
         mean, images = float(each.mean()), _GROUP if metric == WORST else whole
         std = float(each.std()) if len(each) > 1 else self._spread(pair)
-        return Accuracy(mean, math.sqrt(mean * (100 - mean) / images + std**2 / len(each)))
+        return Accuracy.over_seeds(mean, std, len(each), images)
 
     def _spread(self, pair: tuple[str, str]) -> float:
         """Returns the standard deviation over distillation seeds of the headline's row.

@@ -42,7 +42,8 @@ def keep_settings(checkpoints: Path, settings: dict[str, Any]) -> None:
     """
     path = epath.Path(checkpoints / SETTINGS)
     before = files.read_json(path)
-    if checkpoints.exists() and before != settings:
+    # What ended before its first checkpoint, as with too large a batch, holds nobody to its flags.
+    if any(each.is_dir() for each in checkpoints.glob("*")) and before != settings:
         known = (before or {}).items()
         other = [f"--{name}={value}" for name, value in known if settings.get(name) != value]
         began = " ".join(other) or "an earlier version of this tool"
